@@ -1,0 +1,35 @@
+"""Every error airdraft raises on purpose. Each message names the thing and the remedy, in one line."""
+
+from __future__ import annotations
+
+
+class AirdraftError(Exception):
+    """Something the user or the peer can mend. Command lines print it as one line and exit with 2."""
+
+
+class LocalProtocolError(AirdraftError):
+    """We misused one of the machines of `airdraft.core` (called it in the wrong state, say)."""
+
+
+class RemoteProtocolError(AirdraftError):
+    """The peer broke the protocol. `code` is one of `airdraft.core.messages.ERROR_CODES`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Refused(AirdraftError):
+    """The peer refused us, and said why in an error frame. `code` as in `RemoteProtocolError`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LinkError(AirdraftError):
+    """The edge cannot be reached, or went away."""
+
+
+class ModelError(AirdraftError):
+    """A model cannot be found, read or run."""
