@@ -1,0 +1,1 @@
+"""The link between device and edge: its rule (`pipe`) and its real-time form (`relay`)."""
