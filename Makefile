@@ -1,0 +1,49 @@
+# Needs Python 3.11 or newer (with venv) and PyPI; everything else is installed into .venv.
+PYTHON ?= python3
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help install demo test check clean
+
+help:
+	@echo "make install   set up .venv with airdraft and nothing more"
+	@echo "make demo      see device and edge write a text over a slow link"
+	@echo "make test      run the tests"
+	@echo "make check     lint, format, types and layers"
+	@echo "make clean     remove .venv and what the tools left"
+	@echo "PYTHON=...     the Python to use, 3.11 or newer (now: $(PYTHON))"
+
+install: .venv/.installed
+
+demo: .venv/.installed
+	@$(BIN)/airdraft demo
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"airdraft needs Python 3.11 or newer, this is %d.%d: try make PYTHON=python3.11" % sys.version_info[:2])'
+	@echo "Making .venv"
+	@$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | .venv/bin/python
+	@echo "Installing airdraft into .venv"
+	@$(PIP) install --editable .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/bin/python
+	@echo "Installing airdraft and its development tools into .venv"
+	@$(PIP) install --editable '.[dev]'
+	@touch $@ .venv/.installed
