@@ -19,7 +19,7 @@ class RemoteProtocolError(AirdraftError):
         self.code = code
 
 
-class Refused(AirdraftError):
+class RefusedError(AirdraftError):
     """The peer refused us, and said why in an error frame. `code` as in `RemoteProtocolError`."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -33,3 +33,7 @@ class LinkError(AirdraftError):
 
 class ModelError(AirdraftError):
     """A model cannot be found, read or run."""
+
+
+class BadParameterError(AirdraftError, ValueError):
+    """A parameter out of its range. A ValueError too, so that decoders report it as a bad message."""

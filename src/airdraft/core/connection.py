@@ -1,0 +1,94 @@
+"""What both machines share: frames in and out, heartbeats, and how a connection fails."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from airdraft.core.events import Event, Failed
+from airdraft.core.messages import MAX_FRAME, Decoder, Error, Message, Ping, Pong, encode
+from airdraft.errors import BadParameterError, RemoteProtocolError
+
+HEARTBEAT_S = 10.0
+SILENCE = 3
+"""Heartbeats without a byte after which the peer is given up."""
+
+
+class Connection(ABC):
+    """One end of one connection. Bytes, model results and times go in; bytes, events and a deadline come out."""
+
+    def __init__(self, incoming: object, now: float, max_frame: int = MAX_FRAME) -> None:
+        self._decoder = Decoder(incoming, max_frame)
+        self._out = bytearray()
+        self._heard = self._spoke = now
+        self.heartbeat_s = HEARTBEAT_S
+        self.max_frame = max_frame
+        """Bytes of the largest frame the peer takes."""
+        self.rtt_s: float | None = None
+        """The last measured round-trip time."""
+        self.closed = False
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    @abstractmethod
+    def _handle(self, message: Message, now: float) -> Iterable[Event]:
+        """Act on one message. Faults of the peer are raised as `RemoteProtocolError` or `BadParameterError`."""
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """Bytes from the peer, cut anywhere. The events do not depend on the cuts."""
+        events: list[Event] = []
+        self._heard = now
+        self.bytes_in += len(data)
+        messages = self._decoder.feed(data)
+        while not self.closed:
+            try:
+                message = next(messages, None)
+                if message is None:
+                    break
+                if isinstance(message, Ping):
+                    self._send(Pong(message.t))
+                elif isinstance(message, Pong):
+                    self.rtt_s = max(0.0, now - message.t)
+                else:
+                    events += self._handle(message, now)
+            except RemoteProtocolError as error:
+                events.append(self.fail(error.code, str(error)))
+            except BadParameterError as error:
+                events.append(self.fail("scheme", str(error)))
+        return events
+
+    def take(self) -> bytes:
+        """The bytes to send now."""
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called, on the caller's clock; None when never."""
+        if self.closed:
+            return None
+        return min(self._spoke + self.heartbeat_s, self._heard + SILENCE * self.heartbeat_s)
+
+    def tick(self, now: float) -> list[Event]:
+        """Time has passed."""
+        if self.closed:
+            return []
+        if now >= self._heard + SILENCE * self.heartbeat_s:
+            return [self.fail("silent", f"nothing was heard from the peer for {SILENCE * self.heartbeat_s:g} s")]
+        if now >= self._spoke + self.heartbeat_s:
+            self._spoke = now
+            self._send(Ping(now))
+        return []
+
+    def fail(self, code: str, message: str) -> Failed:
+        """End the connection: tell the peer why, ignore whatever still arrives."""
+        self._send(Error(None, code, message))
+        self.closed = True
+        return Failed(None, code, message, ours=True)
+
+    def _send(self, message: Message) -> None:
+        if self.closed:
+            return
+        frame = encode(message)
+        self.bytes_out += len(frame)
+        self._out += frame

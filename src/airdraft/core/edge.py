@@ -1,0 +1,299 @@
+"""The edge's machine: holds the committed text of each session, verifies drafts, and says what is committed.
+
+OPENING ──prefill──▶ IDLE ──Draft──▶ VERIFYING ──Verdict──▶ IDLE … ──▶ (Close)
+OPENING ──prefill──▶ STREAMING ──Tokens──▶ STREAMING … ──▶ (Close)          scheme `server`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from airdraft.core import schemes
+from airdraft.core.bits import BitReader, id_width
+from airdraft.core.connection import HEARTBEAT_S, Connection
+from airdraft.core.events import Event, Failed, Finished, Forward
+from airdraft.core.messages import (
+    MAX_FRAME,
+    VERSION,
+    Close,
+    Digest,
+    Draft,
+    Error,
+    Extra,
+    Hello,
+    Message,
+    More,
+    Open,
+    Opened,
+    ToEdge,
+    Tokens,
+    Verdict,
+    Welcome,
+)
+from airdraft.core.schemes import EDGE, Drafted
+from airdraft.errors import BadParameterError, RemoteProtocolError
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the edge serves."""
+
+    software: str
+    model: str
+    tokenizer: bytes
+    vocab_size: int
+    max_context: int
+    eos_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one connection may ask of the edge."""
+
+    max_frame: int = MAX_FRAME
+    max_draft: int = 32
+    max_sessions: int = 16
+    heartbeat_s: float = HEARTBEAT_S
+
+
+class State(Enum):
+    """Where a session stands."""
+
+    OPENING = "opening"
+    IDLE = "idle"
+    VERIFYING = "verifying"
+    STREAMING = "streaming"
+    DONE = "done"
+
+
+class EdgeMachine(Connection):
+    """The edge's end of one connection from a device."""
+
+    def __init__(self, target: Target, limits: Limits, now: float) -> None:
+        super().__init__(ToEdge, now, limits.max_frame)
+        self.heartbeat_s = limits.heartbeat_s
+        self._target = target
+        self._limits = limits
+        self._greeted = False
+        self._sessions: dict[int, _Session] = {}
+
+    def forwarded(self, session: int, logits: np.ndarray) -> list[Event]:
+        """Told: the logits that a `Forward` asked for, [rows, vocab]. Ignored when the session is gone."""
+        return self._sessions[session].forwarded(logits) if session in self._sessions else []
+
+    def failed(self, session: int, code: str, message: str) -> list[Event]:
+        """Told: a `Forward` cannot be run. Ends that session only."""
+        if self._sessions.pop(session, None) is None:
+            return []
+        self._send(Error(session, code, message))
+        return [Failed(session, code, message, ours=True)]
+
+    def _handle(self, message: Message, now: float) -> Iterable[Event]:
+        if isinstance(message, Error):
+            if message.session is None:
+                self.closed = True
+                return [Failed(None, message.code, message.message, ours=False)]
+            return [Finished(message.session, "refused")] if self._sessions.pop(message.session, None) else []
+        if isinstance(message, Hello):
+            return self._greet(message)
+        if not self._greeted:
+            raise RemoteProtocolError("state", f"{type(message).__name__} arrived before Hello")
+        if isinstance(message, Open):
+            return self._open(message)
+        number: int = message.session  # type: ignore[attr-defined]
+        if isinstance(message, Close):
+            return [Finished(number, message.reason)] if self._sessions.pop(number, None) else []
+        session = self._sessions.get(number)
+        if session is None:  # what was in flight when the session was refused or failed
+            return []
+        try:
+            return session.handle(message)
+        except RemoteProtocolError as error:
+            return self.failed(number, error.code, str(error))
+
+    def _greet(self, hello: Hello) -> list[Event]:
+        target, limits = self._target, self._limits
+        if self._greeted:
+            raise RemoteProtocolError("state", "a second Hello arrived")
+        if hello.version != VERSION:
+            raise RemoteProtocolError(
+                "version", f"the device speaks protocol version {hello.version}, this edge {VERSION}; upgrade the older"
+            )
+        if (hello.tokenizer, hello.vocab_size) != (target.tokenizer, target.vocab_size):
+            raise RemoteProtocolError(
+                "vocabulary",
+                f"draft model {hello.model} ({hello.vocab_size} tokens) and target {target.model} ({target.vocab_size} "
+                "tokens) do not share one vocabulary; pick a draft with the target's own tokenizer",
+            )
+        self._greeted = True
+        self._send(
+            Welcome(
+                VERSION,
+                target.software,
+                target.model,
+                target.max_context,
+                limits.max_frame,
+                limits.max_draft,
+                limits.max_sessions,
+                limits.heartbeat_s,
+                target.eos_ids,
+            )
+        )
+        return []
+
+    def _open(self, message: Open) -> list[Event]:
+        number = message.session
+        if number in self._sessions:
+            raise RemoteProtocolError("state", f"session {number} is open already")
+        if len(self._sessions) >= self._limits.max_sessions:
+            self._send(Error(number, "busy", f"{len(self._sessions)} sessions are open on this connection; close one"))
+            return []
+        try:
+            session = _Session(self, message, self._target, self._limits)
+        except BadParameterError as error:
+            self._send(Error(number, "scheme", str(error)))
+            return []
+        except RemoteProtocolError as error:
+            self._send(Error(number, error.code, str(error)))
+            return []
+        self._sessions[number] = session
+        return session.opened()
+
+
+class _Session:
+    """One text at the edge."""
+
+    def __init__(self, machine: EdgeMachine, message: Open, target: Target, limits: Limits) -> None:
+        if not 1 <= message.prompt_length <= message.length:
+            raise RemoteProtocolError("state", "the prompt is empty, or longer than the tokens that came with it")
+        if message.length >= target.max_context:
+            raise RemoteProtocolError(
+                "context",
+                f"the prompt is {message.length} tokens, the context of {target.model} is {target.max_context}; "
+                "shorten the prompt",
+            )
+        packed = BitReader(message.tokens)
+        self._tokens: list[int] = packed.read(message.length, id_width(target.vocab_size)).tolist()
+        packed.finish()
+        self._digest = Digest(self._tokens)
+        if max(self._tokens) >= target.vocab_size or self._digest.value != message.digest:
+            raise RemoteProtocolError("garbage", "the prompt does not match its digest, or leaves the vocabulary")
+        self._end = min(message.prompt_length + message.max_tokens, target.max_context)
+        if self._end <= message.length:
+            raise RemoteProtocolError("state", "nothing is left to write: every token asked for is committed")
+        self._scheme = schemes.make(
+            message.scheme, message.params, message.seed, target.vocab_size, EDGE, message.length
+        )
+        self._number = message.session
+        self._machine = machine
+        self._vocab_size = target.vocab_size
+        self._eos = frozenset(target.eos_ids)
+        self._max_draft = limits.max_draft
+        self._state = State.OPENING
+        self._waiting: Draft | None = None  # a draft that came before the prefill was done
+        self._seq = 0
+        self._drafts: list[Drafted] = []
+        self._awaits_recovery = False
+
+    def opened(self) -> list[Event]:
+        """Tell the device, and prefill all of the prompt but its last token, which the first verification feeds."""
+        self._machine._send(Opened(self._number, len(self._tokens), self._digest.value))
+        if len(self._tokens) > 1:
+            return [Forward(self._number, 0, tuple(self._tokens[:-1]), 0)]
+        return self._prefilled()
+
+    def _prefilled(self) -> list[Event]:
+        if not self._scheme.rounds:
+            self._state = State.STREAMING
+            return self._ask(())
+        self._state = State.IDLE
+        waiting, self._waiting = self._waiting, None
+        return self._verify(waiting) if waiting else []
+
+    def _ask(self, drafts: tuple[int, ...]) -> list[Event]:
+        """A forward of the last committed token and the drafts: one row for each draft, and one for the token after."""
+        return [Forward(self._number, len(self._tokens) - 1, (self._tokens[-1], *drafts), len(drafts) + 1)]
+
+    def handle(self, message: Message) -> list[Event]:
+        """A message of the device's to this session."""
+        if isinstance(message, Draft) and self._scheme.rounds:
+            if self._state is State.OPENING and self._waiting is None:
+                self._waiting = message
+                return []
+            if self._state is State.IDLE:
+                return self._verify(message)
+        if isinstance(message, More) and self._state is State.IDLE and self._awaits_recovery:
+            if message.seq != self._seq:
+                raise RemoteProtocolError("state", f"draft {message.seq} is not the one that was rejected last")
+            self._machine._send(Extra(self._number, self._seq, self._scheme.more()))
+            return []
+        raise RemoteProtocolError("state", f"{type(message).__name__} arrived while {self._state.value}")
+
+    def _verify(self, message: Draft) -> list[Event]:
+        if (message.recovered is not None) != self._awaits_recovery:
+            raise RemoteProtocolError("state", "a recovered token is missing, or came where none was due")
+        if message.recovered is not None:
+            if message.recovered >= self._vocab_size:
+                raise RemoteProtocolError("garbage", "the recovered token is outside the vocabulary")
+            self._append([message.recovered])
+            self._awaits_recovery = False
+        if (message.start, message.digest) != (len(self._tokens), self._digest.value):
+            raise RemoteProtocolError("state", "the draft follows another text: its start or digest does not match")
+        room = min(self._max_draft, self._end - len(self._tokens) - 1)
+        if not 0 <= message.count <= room:
+            raise RemoteProtocolError("state", f"a draft of {message.count} tokens where at most {room} may follow")
+        self._seq = message.seq
+        self._drafts = self._scheme.decode(message.count, message.body)
+        self._state = State.VERIFYING
+        return self._ask(tuple(draft.token for draft in self._drafts))
+
+    def forwarded(self, logits: np.ndarray) -> list[Event]:
+        """The target's rows."""
+        if self._state is State.OPENING:
+            return self._prefilled()
+        if self._state is State.STREAMING:
+            return self._streamed(logits)
+        ruling = self._scheme.verify(self._drafts, logits, len(self._tokens))
+        tokens = [draft.token for draft in self._drafts[: ruling.accepted]]
+        ending = next((at for at, token in enumerate(tokens) if token in self._eos), None)
+        if ending is not None:  # an accepted token ended the text: nothing follows it
+            ruling = schemes.Ruling(ending + 1, None)
+            tokens = tokens[: ending + 1]
+        if ruling.token is not None:
+            tokens.append(ruling.token)
+        self._append(tokens)
+        self._state = State.DONE if self._over() else State.IDLE
+        self._awaits_recovery = ruling.token is None and self._state is State.IDLE
+        self._machine._send(
+            Verdict(
+                self._number,
+                self._seq,
+                ruling.accepted,
+                ruling.token,
+                len(self._tokens),
+                self._digest.value,
+                ruling.extra,
+            )
+        )
+        return []
+
+    def _streamed(self, logits: np.ndarray) -> list[Event]:
+        start = len(self._tokens)
+        token = self._scheme.verify([], logits, start).token
+        self._append([token] if token is not None else [])
+        self._machine._send(Tokens(self._number, start, tuple(self._tokens[start:]), self._digest.value))
+        if self._over():
+            self._state = State.DONE
+            return []
+        return self._ask(())
+
+    def _append(self, tokens: list[int]) -> None:
+        self._tokens += tokens
+        self._digest.extend(tokens)
+
+    def _over(self) -> bool:
+        return len(self._tokens) >= self._end or self._tokens[-1] in self._eos

@@ -1,0 +1,267 @@
+"""The messages of protocol version 1, and their frames. docs/protocol.md is the specification.
+
+A frame is a length (unsigned LEB128) and a MessagePack array whose first element is the message's number. New fields
+are appended with defaults, so an older peer's shorter array still decodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import msgspec
+
+from airdraft.core.noise import GAMMA, MASK, mix
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import RemoteProtocolError
+
+VERSION = 1
+MAX_FRAME = 4 << 20
+"""Bytes a frame may hold unless a side says otherwise: eight dense rows of a 150 000-token vocabulary fit."""
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Word = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+ERROR_CODES = {
+    "version": "the two sides speak different versions of the protocol",
+    "vocabulary": "draft and target model do not share one vocabulary",
+    "scheme": "the scheme is unknown, or an option of it is out of range",
+    "context": "the text does not fit the target's context",
+    "frame": "a frame is longer than the receiver allows",
+    "garbage": "bytes that are no message of this protocol",
+    "state": "a message that does not fit the session's state",
+    "busy": "the edge has no room for another session",
+    "silent": "nothing was heard for three heartbeats",
+    "engine": "the model at the edge failed",
+}
+
+
+class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
+    """A scheme and its options; a scheme ignores the options that are not its own."""
+
+    name: str
+    k: int = 64
+    """`topk`: most tokens in a transmitted distribution."""
+    bits: int = 16
+    """`topk`, `split`: bits of a transmitted probability."""
+    downlink: str = "row"
+    """`split`: what a rejection sends down, the target's `row` or `candidates` drawn from it."""
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True):
+    """One message. Sessions are numbered by the device, positions count from the start of the prompt."""
+
+
+class Hello(Message, tag=1, frozen=True):
+    """Device → edge, first of all."""
+
+    version: Count
+    software: str
+    model: str
+    tokenizer: bytes
+    """16 bytes that two tokenizers share iff their tables of tokens are the same."""
+    vocab_size: Count
+
+
+class Welcome(Message, tag=2, frozen=True):
+    """Edge → device, the answer to `Hello`."""
+
+    version: Count
+    software: str
+    model: str
+    max_context: Count
+    max_frame: Count
+    max_draft: Count
+    max_sessions: Count
+    heartbeat_s: float
+    eos_ids: tuple[Count, ...]
+
+
+class Open(Message, tag=3, frozen=True):
+    """Device → edge: a new text, or an old one to be continued from its committed prefix."""
+
+    session: Count
+    scheme: SchemeSpec
+    params: SamplingParams
+    seed: Word
+    max_tokens: Count
+    prompt_length: Count
+    length: Count
+    """Prompt and committed tokens together; more than `prompt_length` when a text is resumed."""
+    tokens: bytes
+    """`length` ids, packed at `bits.id_width` bits each."""
+    digest: Count
+    """`Digest` of those ids."""
+    key: bytes = b""
+    """A secret of the device's by which an edge that still holds this text's cache may find it again."""
+
+
+class Opened(Message, tag=4, frozen=True):
+    """Edge → device: the session exists, and its committed prefix is this long."""
+
+    session: Count
+    committed: Count
+    digest: Count
+
+
+class Draft(Message, tag=5, frozen=True):
+    """Device → edge: `count` drafted tokens that follow the first `start` tokens of the text."""
+
+    session: Count
+    seq: Count
+    start: Count
+    acked: Count
+    """Committed length the device has seen."""
+    digest: Count
+    """Of the tokens before `start`."""
+    count: Count
+    body: bytes
+    """The scheme's own encoding of the drafts."""
+    recovered: Count | None = None
+    """`split`: the token before `start`, which the device drew itself after a rejection."""
+
+
+class Verdict(Message, tag=6, frozen=True):
+    """Edge → device: how many tokens of draft `seq` were accepted, and the token that follows them."""
+
+    session: Count
+    seq: Count
+    accepted: Count
+    token: Count | None
+    """The recovered or bonus token. None: the text ended with an accepted token, or `extra` says how to draw it."""
+    committed: Count
+    digest: Count
+    extra: bytes = b""
+
+
+class More(Message, tag=7, frozen=True):
+    """Device → edge, `split`: none of the candidates of verdict `seq` would do."""
+
+    session: Count
+    seq: Count
+
+
+class Extra(Message, tag=8, frozen=True):
+    """Edge → device, `split`: the answer to `More`."""
+
+    session: Count
+    seq: Count
+    extra: bytes
+
+
+class Tokens(Message, tag=9, frozen=True):
+    """Edge → device: tokens committed without a draft, from position `start` on."""
+
+    session: Count
+    start: Count
+    tokens: tuple[Count, ...]
+    digest: Count
+
+
+class Close(Message, tag=10, frozen=True):
+    """Either way: this side is done with the session."""
+
+    session: Count
+    reason: str
+
+
+class Ping(Message, tag=11, frozen=True):
+    """Either way: are you there? `t` is the sender's clock in seconds and comes back untouched."""
+
+    t: float
+
+
+class Pong(Message, tag=12, frozen=True):
+    """Either way: the answer to `Ping`."""
+
+    t: float
+
+
+class Error(Message, tag=13, frozen=True):
+    """Either way: a refusal, of one session or (session None) of the connection, which then ends."""
+
+    session: Count | None
+    code: str
+    message: str
+
+
+ToEdge = Hello | Open | Draft | More | Close | Ping | Pong | Error
+ToDevice = Welcome | Opened | Verdict | Extra | Tokens | Close | Ping | Pong | Error
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """One frame: the length of the message and the message."""
+    body = _encoder.encode(message)
+    head = bytearray()
+    length = len(body)
+    while length >= 0x80:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + body
+
+
+class Decoder:
+    """Turns bytes, cut anywhere, into messages. One per direction of a connection."""
+
+    def __init__(self, side: object, max_frame: int = MAX_FRAME) -> None:
+        """`side` is what may arrive: `ToEdge` or `ToDevice`."""
+        self._decoder = msgspec.msgpack.Decoder(side)
+        self._buffer = bytearray()
+        self.max_frame = max_frame
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """The messages that `data` completes.
+
+        Raises: `RemoteProtocolError` "frame" or "garbage" once the messages before the fault were handed out.
+        """
+        self._buffer += data
+        while (frame := self._take_frame()) is not None:
+            try:
+                yield self._decoder.decode(frame)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise RemoteProtocolError("garbage", f"a frame is no message of this protocol: {error}") from error
+
+    def _take_frame(self) -> bytes | None:
+        length = shift = 0
+        for at, octet in enumerate(self._buffer):
+            length |= (octet & 0x7F) << shift
+            if length > self.max_frame or shift > 28:
+                raise RemoteProtocolError(
+                    "frame", f"a frame announces at least {length} bytes, the limit is {self.max_frame}"
+                )
+            if octet < 0x80:
+                start = at + 1
+                break
+            shift += 7
+        else:
+            return None
+        if len(self._buffer) < start + length:
+            return None
+        frame = bytes(self._buffer[start : start + length])
+        del self._buffer[: start + length]
+        return frame
+
+
+class Digest:
+    """A running 32-bit digest of a token sequence, by which two sides notice that their prefixes differ.
+
+    h starts at 0; each token sets h = mix((h ^ (token + 1)) * GAMMA); the digest is the low 32 bits. It guards
+    against mistakes, not against a forger.
+    """
+
+    def __init__(self, tokens: Iterable[int] = ()) -> None:
+        self._state = 0
+        self.extend(tokens)
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """Append tokens."""
+        for token in tokens:
+            self._state = mix(((self._state ^ (token + 1)) * GAMMA) & MASK)
+
+    @property
+    def value(self) -> int:
+        """The digest as it stands."""
+        return self._state & 0xFFFFFFFF

@@ -1,0 +1,96 @@
+"""The shared noise: a counter-based pseudo-random function of (seed, position, token id), turned into Gumbel noise.
+
+Device and edge compute the same noise from the same seed, so that one random choice is made in two places
+(`coupled`, see `airdraft.core.schemes.coupled`). The function is defined bit by bit in docs/protocol.md, with test
+vectors, and depends on no library's generator:
+
+    mix(z)             the finaliser of SplitMix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers
+    key(seed, t)       mix(mix(seed + GAMMA) + (t + 1) * GAMMA)
+    word(seed, t, v)   mix(key(seed, t) ^ mix((v + 1) * GAMMA))
+    u                  ((word >> 12) + 1/2) * 2^-52, strictly between 0 and 1
+    G                  -log(-log(u))
+
+The token is mixed before it meets the key, so two rows are never one stream read at two offsets.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+WordArray = NDArray[np.uint64]
+
+GAMMA = 0x9E3779B97F4A7C15
+_M1 = 0xBF58476D1CE4E5B9
+_M2 = 0x94D049BB133111EB
+MASK = (1 << 64) - 1
+
+# Steps of the mixer in place over a scratch of this many words stay in the second-level cache.
+_CHUNK = 16384
+
+
+def mix(z: int) -> int:
+    """SplitMix64's finaliser on one 64-bit integer."""
+    z &= MASK
+    z = ((z ^ (z >> 30)) * _M1) & MASK
+    z = ((z ^ (z >> 27)) * _M2) & MASK
+    return z ^ (z >> 31)
+
+
+def row_key(seed: int, position: int) -> int:
+    """The 64-bit key of one row of noise. `position` is the index, in the whole sequence, of the token chosen."""
+    return mix(mix(seed + GAMMA) + (position + 1) * GAMMA)
+
+
+def _mix_in_place(z: WordArray, scratch: WordArray) -> None:
+    for shift, factor in ((30, _M1), (27, _M2), (31, None)):
+        np.right_shift(z, np.uint64(shift), out=scratch)
+        np.bitwise_xor(z, scratch, out=z)
+        if factor is not None:
+            np.multiply(z, np.uint64(factor), out=z)
+
+
+@lru_cache(maxsize=8)
+def _token_words(vocab_size: int) -> WordArray:
+    """mix((v + 1) * GAMMA) for every token v: the part of the noise that never changes. uint64 [vocab_size]."""
+    words = np.arange(1, vocab_size + 1, dtype=np.uint64)
+    words *= np.uint64(GAMMA)
+    _mix_in_place(words, np.empty_like(words))
+    words.flags.writeable = False
+    return words
+
+
+def noise_words(seed: int, position: int, vocab_size: int, ids: IntArray | None = None) -> WordArray:
+    """word(seed, position, v) for the tokens `ids` (all of the vocabulary if None). uint64 [len(ids)]."""
+    words = _token_words(vocab_size)
+    if ids is not None:
+        words = words[ids]
+    out = np.bitwise_xor(words, np.uint64(row_key(seed, position)))
+    scratch = np.empty(min(_CHUNK, out.size), np.uint64)
+    for at in range(0, out.size, _CHUNK):
+        part = out[at : at + _CHUNK]
+        _mix_in_place(part, scratch[: part.size])
+    return out
+
+
+def gumbel(seed: int, position: int, vocab_size: int, ids: IntArray | None = None) -> FloatArray:
+    """Standard Gumbel noise for the tokens `ids` (all of the vocabulary if None) at `position`.
+
+    Returns float64 [len(ids)]. Adding it to log-probabilities and taking the argmax draws from the distribution
+    (Gumbel 1954; Maddison, Tarlow, Minka 2014).
+    """
+    words = noise_words(seed, position, vocab_size, ids)
+    # The 52 high bits become the fraction of a double in [1, 2); the half step keeps u away from both 0 and 1.
+    np.right_shift(words, np.uint64(12), out=words)
+    np.bitwise_or(words, np.uint64(0x3FF0000000000000), out=words)
+    u = words.view(np.float64)
+    u -= 1.0 - 2.0**-53
+    np.log(u, out=u)
+    np.negative(u, out=u)
+    np.log(u, out=u)
+    np.negative(u, out=u)
+    return u

@@ -1,0 +1,99 @@
+"""What a row of logits means once the user's sampling parameters have acted on it.
+
+The parameters act in this order on both sides, before any scheme sees a row: temperature, top-k, top-p, min-p.
+Ties at a cut are broken by the lower token id, so that a cut always keeps the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+
+from airdraft.core.noise import FloatArray, IntArray, gumbel
+from airdraft.errors import BadParameterError
+
+
+class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
+    """How the target's tokens are drawn. Sent once per session."""
+
+    temperature: float = 1.0
+    """0 is greedy: the most likely token, always."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of most likely tokens whose probability reaches p; 1 keeps all."""
+    min_p: float = 0.0
+    """Keep tokens at least min_p times as likely as the most likely one; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise BadParameterError(f"temperature is {self.temperature}; give a number of at least 0 (0 is greedy)")
+        if self.top_k < 0:
+            raise BadParameterError(f"top-k is {self.top_k}; give a whole number of at least 0 (0 keeps every token)")
+        if not 0 < self.top_p <= 1:
+            raise BadParameterError(f"top-p is {self.top_p}; give a number above 0 and at most 1 (1 keeps every token)")
+        if not 0 <= self.min_p <= 1:
+            raise BadParameterError(f"min-p is {self.min_p}; give a number from 0 to 1 (0 keeps every token)")
+
+
+def candidates(logits: np.ndarray, params: SamplingParams) -> tuple[IntArray, FloatArray]:
+    """The tokens that may be drawn, and their logits after the temperature.
+
+    Args: logits: any float dtype, [vocab].
+    Returns: ids int64 [m] ascending, and logits float64 [m], not normalised.
+    """
+    if params.temperature == 0:
+        return np.array([int(np.argmax(logits))]), np.zeros(1)
+    scaled = logits.astype(np.float64) / params.temperature
+    ids = np.arange(scaled.size)
+    if 0 < params.top_k < scaled.size:
+        kth = np.partition(scaled, -params.top_k)[-params.top_k]
+        above = np.flatnonzero(scaled > kth)
+        ties = np.flatnonzero(scaled == kth)[: params.top_k - above.size]
+        ids = np.sort(np.concatenate([above, ties]))
+    if params.top_p < 1:
+        probs = softmax(scaled[ids])
+        order = np.argsort(-probs, kind="stable")
+        reached = int(np.searchsorted(np.cumsum(probs[order]), params.top_p)) + 1
+        ids = np.sort(ids[order[:reached]])
+    if params.min_p > 0:
+        kept = scaled[ids]
+        ids = ids[kept >= kept.max() + math.log(params.min_p)]
+    return ids, scaled[ids]
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities of one row. float64 [m] in, float64 [m] out."""
+    weights = np.exp(logits - logits.max())
+    return np.asarray(weights / weights.sum())
+
+
+def distribution(logits: np.ndarray, params: SamplingParams) -> FloatArray:
+    """The distribution one row of logits [vocab] stands for. float64 [vocab], zero outside `candidates`."""
+    ids, kept = candidates(logits, params)
+    probs = np.zeros(logits.shape[-1])
+    probs[ids] = softmax(kept)
+    return probs
+
+
+def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int) -> int:
+    """The token that (seed, position) draws from one row of logits [vocab]: argmax(log p + G).
+
+    This is the target alone: every coupled text is a sequence of these choices.
+    """
+    ids, kept = candidates(logits, params)
+    if ids.size == 1:
+        return int(ids[0])
+    every = ids.size == logits.shape[-1]
+    noise = gumbel(seed, position, logits.shape[-1], None if every else ids)
+    return int(ids[np.argmax(kept + noise)])
+
+
+def draw(weights: FloatArray, rng: np.random.Generator) -> int:
+    """An index drawn in proportion to `weights` [m], which need not be normalised but must not be all zero."""
+    cumulative = np.cumsum(weights)
+    index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    # Rounding can put the point on the very end; the last token with any weight owns it.
+    return index if index < weights.size else int(np.flatnonzero(weights)[-1])

@@ -1,0 +1,49 @@
+"""The schemes by name. One protocol, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams
+from airdraft.core.schemes.base import Context, Drafted, Ruling, Scheme
+from airdraft.core.schemes.coupled import Coupled, Server
+from airdraft.core.schemes.dense import Dense
+from airdraft.core.schemes.split import Split
+from airdraft.core.schemes.topk import TopK
+from airdraft.errors import BadParameterError
+
+SCHEMES: dict[str, Callable[[Context], Scheme]] = {
+    "server": Server,
+    "dense": Dense,
+    "topk": TopK,
+    "split": Split,
+    "coupled": Coupled,
+}
+
+DEVICE, EDGE = 1, 2
+"""Which side's coins: the two sides draw from independent streams of one seed."""
+
+
+def make(spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, side: int, start: int) -> Scheme:
+    """A scheme for one session on one side (`DEVICE` or `EDGE`), whose first token stands at position `start`.
+
+    The coins depend on `start`, so that a resumed text does not toss again what its first part tossed.
+
+    Raises: `BadParameterError` naming an unknown scheme or an option out of range.
+    """
+    if spec.name not in SCHEMES:
+        raise BadParameterError(f"scheme {spec.name!r} is unknown; choose one of {', '.join(SCHEMES)}")
+    if spec.k < 1:
+        raise BadParameterError(f"k is {spec.k}; give the number of tokens to transmit, at least 1")
+    if not 1 <= spec.bits <= 24:
+        raise BadParameterError(f"bits is {spec.bits}; give 1 to 24 bits a probability")
+    if spec.downlink not in ("row", "candidates"):
+        raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates")
+    rng = np.random.Generator(np.random.PCG64([seed, side, start]))
+    return SCHEMES[spec.name](Context(spec, params, seed, vocab_size, rng))
+
+
+__all__ = ["DEVICE", "EDGE", "SCHEMES", "Context", "Drafted", "Ruling", "Scheme", "make"]

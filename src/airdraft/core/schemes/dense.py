@@ -1,0 +1,45 @@
+"""`dense`: the whole draft distribution travels, in half precision. The textbook baseline (DSD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from airdraft.core.bits import BitReader, BitWriter
+from airdraft.core.noise import FloatArray, IntArray
+from airdraft.core.schemes.base import Drafted
+from airdraft.core.schemes.rejection import Rejection
+from airdraft.errors import RemoteProtocolError
+
+
+class Dense(Rejection):
+    """Body: the ids, `id_width` bits each; then V weights of 16 bits (IEEE 754 half precision) for each draft."""
+
+    def quantise(self, probs: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Half precision. What underflows is neither sent nor drawn; the rest is renormalised by its own sum."""
+        return np.arange(self._vocab_size), probs.astype(np.float16).astype(np.float64)
+
+    def encode(self, drafts: Sequence[Drafted]) -> bytes:
+        """See `Scheme.encode`."""
+        out = BitWriter()
+        out.write([draft.token for draft in drafts], self._id_width)
+        for draft in drafts:
+            out.write(draft.row()[1].astype(np.float16).view(np.uint16), 16)
+        return out.bytes()
+
+    def decode(self, count: int, body: bytes) -> list[Drafted]:
+        """See `Scheme.decode`."""
+        data = BitReader(body)
+        tokens = data.read(count, self._id_width)
+        rows = data.read(count * self._vocab_size, 16).astype(np.uint16).view(np.float16).astype(np.float64)
+        data.finish()
+        ids = np.arange(self._vocab_size)
+        drafts = []
+        for token, weights in zip(tokens.tolist(), rows.reshape(count, self._vocab_size), strict=True):
+            if token >= self._vocab_size or not (np.isfinite(weights).all() and (weights >= 0).all()):
+                raise RemoteProtocolError("garbage", "a draft names no token, or its row holds no probabilities")
+            if weights[token] == 0:
+                raise RemoteProtocolError("garbage", f"token {token} was drafted at probability 0")
+            drafts.append(Drafted(token, ids, weights, float(weights.sum())))
+        return drafts

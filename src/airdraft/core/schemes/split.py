@@ -1,0 +1,124 @@
+"""`split`: the edge accepts, the device recovers (DSSD's split verification).
+
+Uplink carries each token with the draft's probability of it, all that acceptance needs. After a rejection the device,
+which has the draft's whole row, needs the target's side of the residual. Two forms of that downlink:
+
+`row`         the target's distribution itself (DSSD). Single precision and only where it is not zero: in half
+              precision, as published, the recovered token would be drawn from a rounded target.
+`candidates`  independent draws y from the target, each with target_probs[y]; the device takes the first with
+              u < max(0, 1 - draft_probs[y] / target_probs[y]). Taken ones are distributed as
+              target_probs * max(0, 1 - draft_probs / target_probs), the residual. 1/TV draws on average; when a batch
+              is used up the device asks for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from airdraft.core.bits import BitReader, BitWriter, lattice
+from airdraft.core.noise import FloatArray, IntArray
+from airdraft.core.sampling import draw
+from airdraft.core.schemes.base import Context, Drafted, Ruling
+from airdraft.core.schemes.rejection import Rejection, draw_residual
+from airdraft.errors import RemoteProtocolError
+
+CANDIDATES = 8
+"""Draws in one batch: enough nine times in ten for a total variation of 0.25."""
+
+
+class Split(Rejection):
+    """Body, bit-packed: all ids; all weights of `bits` bits, out of 2**bits - 1.
+
+    `extra`, bit-packed: 1 bit, whether the ids 0..V-1 are implied; else 32 bits, their number, and the ids. Then the
+    target's probabilities as IEEE 754 single precision.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._bits = context.spec.bits
+        self._total = (1 << self._bits) - 1
+        self._candidates = context.spec.downlink == "candidates"
+        self._rejected: FloatArray | None = None
+
+    def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
+        """The whole row on a lattice; it stays on the device."""
+        weights = lattice(probs, self._total)
+        ids = np.flatnonzero(weights)
+        return ids, weights[ids]
+
+    def encode(self, drafts: Sequence[Drafted]) -> bytes:
+        """See `Scheme.encode`."""
+        out = BitWriter()
+        out.write([draft.token for draft in drafts], self._id_width)
+        out.write([round(draft.prob() * self._total) for draft in drafts], self._bits)
+        return out.bytes()
+
+    def decode(self, count: int, body: bytes) -> list[Drafted]:
+        """See `Scheme.decode`. The edge knows the row at the drafted token only."""
+        data = BitReader(body)
+        tokens = data.read(count, self._id_width)
+        weights = data.read(count, self._bits)
+        data.finish()
+        if count and (tokens.max() >= self._vocab_size or weights.min() < 1):
+            raise RemoteProtocolError("garbage", "a draft names no token, or a probability of 0")
+        return [
+            Drafted(int(token), np.array([token]), np.array([weight]), float(self._total))
+            for token, weight in zip(tokens, weights, strict=True)
+        ]
+
+    def replace(self, accepted: int, target_probs: FloatArray, draft: Drafted) -> Ruling:
+        """Leave the token to the device."""
+        self._rejected = target_probs
+        return Ruling(accepted, None, self._draws(target_probs) if self._candidates else self._row(target_probs))
+
+    def more(self) -> bytes:
+        """Another batch of candidates."""
+        if self._rejected is None or not self._candidates:
+            raise RemoteProtocolError("state", "the device asked for candidates where none were sent")
+        return self._draws(self._rejected)
+
+    def recover(self, draft: Drafted, extra: bytes) -> int | None:
+        """See `Scheme.recover`."""
+        ids, target_probs = self._decode_extra(extra)
+        draft_row = np.zeros(self._vocab_size)
+        draft_row[draft.ids] = draft.probs()
+        if self._candidates:
+            taken = self._rng.random(ids.size) * target_probs < target_probs - draft_row[ids]
+            return int(ids[np.argmax(taken)]) if taken.any() else None
+        row = np.zeros(self._vocab_size)
+        row[ids] = target_probs
+        return draw_residual(np.maximum(row - draft_row, 0.0), row, self._rng)
+
+    def _row(self, target_probs: FloatArray) -> bytes:
+        support = np.flatnonzero(target_probs)
+        # A sparse row costs id_width bits more a token than a dense one.
+        sparse = support.size * (32 + self._id_width) + 32 < target_probs.size * 32
+        return self._encode_extra(support if sparse else None, target_probs[support] if sparse else target_probs)
+
+    def _draws(self, target_probs: FloatArray) -> bytes:
+        ids = np.array([draw(target_probs, self._rng) for _ in range(CANDIDATES)])
+        return self._encode_extra(ids, target_probs[ids])
+
+    def _encode_extra(self, ids: IntArray | None, target_probs: FloatArray) -> bytes:
+        out = BitWriter()
+        out.write([int(ids is None)], 1)
+        if ids is not None:
+            out.write([ids.size], 32)
+            out.write(ids, self._id_width)
+        out.write(target_probs.astype(np.float32).view(np.uint32), 32)
+        return out.bytes()
+
+    def _decode_extra(self, extra: bytes) -> tuple[IntArray, FloatArray]:
+        data = BitReader(extra)
+        if data.read(1, 1)[0]:
+            ids = np.arange(self._vocab_size)
+        else:
+            count = int(data.read(1, 32)[0])
+            ids = data.read(count, self._id_width)
+        probs = data.read(ids.size, 32).astype(np.uint32).view(np.float32).astype(np.float64)
+        data.finish()
+        if ids.size == 0 or ids.max() >= self._vocab_size or not (np.isfinite(probs).all() and (probs > 0).any()):
+            raise RemoteProtocolError("garbage", "the target's side of a residual is malformed")
+        return ids, probs

@@ -1,0 +1,60 @@
+"""`topk`: only the K most likely draft tokens travel (TK-SLT's sparse transmission), as integer weights.
+
+The draft distribution is cut to its K most likely tokens, renormalised, rounded to integers of `bits` bits that sum
+to 2**bits - 1, and only then sampled, so the edge knows exactly what the token was drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from airdraft.core.bits import BitReader, BitWriter, lattice
+from airdraft.core.noise import FloatArray, IntArray
+from airdraft.core.schemes.base import Context, Drafted
+from airdraft.core.schemes.rejection import Rejection
+from airdraft.errors import RemoteProtocolError
+
+
+class TopK(Rejection):
+    """Body, bit-packed: all ids; all support sizes m (1..K); all supports' ids; all weights."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._k = min(context.spec.k, context.vocab_size)
+        self._bits = context.spec.bits
+        self._total = (1 << self._bits) - 1
+
+    def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
+        """The K most likely tokens on a lattice; tokens rounded to nothing leave the support."""
+        top = np.sort(np.argsort(-probs, kind="stable")[: self._k])
+        weights = lattice(probs[top] / probs[top].sum(), self._total)
+        return top[weights > 0], weights[weights > 0]
+
+    def encode(self, drafts: Sequence[Drafted]) -> bytes:
+        """See `Scheme.encode`."""
+        out = BitWriter()
+        out.write([draft.token for draft in drafts], self._id_width)
+        out.write([draft.row()[0].size for draft in drafts], self._k.bit_length())
+        for draft in drafts:
+            out.write(draft.row()[0], self._id_width)
+        for draft in drafts:
+            out.write(draft.row()[1], self._bits)
+        return out.bytes()
+
+    def decode(self, count: int, body: bytes) -> list[Drafted]:
+        """See `Scheme.decode`."""
+        data = BitReader(body)
+        tokens = data.read(count, self._id_width)
+        sizes = data.read(count, self._k.bit_length())
+        supports = np.split(data.read(int(sizes.sum()), self._id_width), np.cumsum(sizes)[:-1])
+        weights = np.split(data.read(int(sizes.sum()), self._bits), np.cumsum(sizes)[:-1])
+        data.finish()
+        drafts = []
+        for token, ids, weight in zip(tokens.tolist(), supports, weights, strict=False):
+            in_order = ids.size > 0 and ids[-1] < self._vocab_size and bool((np.diff(ids) > 0).all())
+            if not in_order or token not in ids or (weight < 1).any() or weight.sum() != self._total:
+                raise RemoteProtocolError("garbage", f"token {token}'s sparse distribution is malformed")
+            drafts.append(Drafted(token, ids, weight, float(self._total)))
+        return drafts

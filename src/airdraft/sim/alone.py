@@ -1,0 +1,25 @@
+"""A model by itself: the text every exact scheme must reproduce, and the text of a device without an edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from airdraft.core.sampling import SamplingParams, choose
+from airdraft.models.base import LanguageModel
+
+
+def write(
+    model: LanguageModel, prompt: Sequence[int], params: SamplingParams, seed: int, max_tokens: int
+) -> Iterator[int]:
+    """The tokens that `model` writes after `prompt`, one forward each, until an end-of-text token or `max_tokens`."""
+    cache = model.new_cache()
+    end = min(len(prompt) + max_tokens, model.max_context)
+    feed, length = list(prompt), 0
+    while length + len(feed) < end:
+        logits = model.forward(cache, length, feed, 1)
+        length += len(feed)
+        token = choose(logits[0], params, seed, length)
+        yield token
+        if token in model.eos_ids:
+            return
+        feed = [token]

@@ -1,0 +1,124 @@
+"""The conformance test: is what a scheme writes distributed as the target's own text?
+
+Many short texts are written through both machines, each with a seed of its own, and counted by what they say. The
+target's exact probability of every such text is the product of its rows, so Pearson's χ² applies. A small p-value
+means the scheme is not exact; an exact one gives p-values uniform in (0, 1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import chi2
+
+from airdraft.core.device import Request
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams, distribution
+from airdraft.models.base import FloatArray, LanguageModel
+from airdraft.sim.pair import Pair
+
+MIN_EXPECTED = 5.0
+"""Texts expected less often than this are counted together (Cochran's rule)."""
+
+
+class TableModel:
+    """A language model given as a function from a prefix to a row of logits; rows are computed once."""
+
+    def __init__(self, row: Callable[[tuple[int, ...]], FloatArray], vocab_size: int, max_context: int = 4096) -> None:
+        self.name = "table"
+        self.vocab_size = vocab_size
+        self.max_context = max_context
+        self.eos_ids: tuple[int, ...] = ()
+        self._row = row
+        self._rows: dict[tuple[int, ...], FloatArray] = {}
+
+    def new_cache(self) -> list[int]:
+        """The cache is the prefix itself."""
+        return []
+
+    def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        """See `LanguageModel.forward`."""
+        del cache[keep:]
+        cache += tokens
+        return np.array([self.row(tuple(cache[: len(cache) - rows + 1 + i])) for i in range(rows)], np.float32)
+
+    def row(self, prefix: tuple[int, ...]) -> FloatArray:
+        """The logits [vocab] that follow `prefix`."""
+        if prefix not in self._rows:
+            self._rows[prefix] = self._row(prefix)
+        return self._rows[prefix]
+
+
+def remembered(model: LanguageModel) -> TableModel:
+    """A real model whose rows are computed once a prefix, so that thousands of short texts cost few forwards."""
+
+    def row(prefix: tuple[int, ...]) -> FloatArray:
+        return np.asarray(model.forward(model.new_cache(), 0, prefix, 1)[0])
+
+    return TableModel(row, model.vocab_size, model.max_context)
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """The outcome of one test."""
+
+    trials: int
+    cells: int
+    statistic: float
+    p_value: float
+
+
+def conformance(
+    draft: TableModel,
+    target: TableModel,
+    scheme: SchemeSpec,
+    params: SamplingParams,
+    *,
+    prompt: Sequence[int] = (0,),
+    depth: int = 3,
+    draft_length: int = 2,
+    trials: int = 5000,
+    seed: int = 0,
+) -> Conformance:
+    """Compare `trials` texts of `depth` tokens with the target's own distribution."""
+    pair = Pair(draft, target)
+    counts: Counter[tuple[int, ...]] = Counter()
+    for trial in range(trials):
+        request = Request(prompt, scheme, params, seed * trials + trial, depth, draft_length)
+        counts[tuple(pair.write(request).tokens)] += 1
+    expected = dict(_texts(target, tuple(prompt), params, depth))
+    return chi_squared(counts, expected, trials)
+
+
+def chi_squared(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float], trials: int) -> Conformance:
+    """Pearson's χ² of `counts` against probabilities `expected`; a text that cannot occur decides the test at once."""
+    if any(text not in expected for text in counts):
+        return Conformance(trials, len(expected), float("inf"), 0.0)
+    common = [text for text, probability in expected.items() if probability * trials >= MIN_EXPECTED]
+    observed = [counts[text] for text in common]
+    wanted = [expected[text] * trials for text in common]
+    rest = trials - sum(wanted)
+    if rest >= MIN_EXPECTED:
+        observed.append(trials - sum(observed))
+        wanted.append(rest)
+    else:  # too rare to be a cell of its own
+        wanted = [value * sum(observed) / sum(wanted) for value in wanted]
+    statistic = float(sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True)))
+    freedom = max(1, len(wanted) - 1)
+    return Conformance(trials, len(wanted), statistic, float(chi2.sf(statistic, freedom)))
+
+
+def _texts(
+    target: TableModel, prefix: tuple[int, ...], params: SamplingParams, depth: int
+) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Every text of `depth` tokens after `prefix`, with its probability under the target."""
+    if depth == 0:
+        yield (), 1.0
+        return
+    probs = distribution(target.row(prefix), params)
+    for token in np.flatnonzero(probs).tolist():
+        for rest, probability in _texts(target, (*prefix, token), params, depth - 1):
+            yield (token, *rest), float(probs[token]) * probability

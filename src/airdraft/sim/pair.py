@@ -1,0 +1,87 @@
+"""A device and an edge joined by a wire that never loses a byte and takes no time."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from airdraft.core.device import Counts, DeviceMachine, Request
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.events import Committed, Event, Failed, Finished, Forward
+from airdraft.core.messages import VERSION, Hello
+from airdraft.errors import RefusedError
+from airdraft.models.base import LanguageModel
+
+
+@dataclass
+class Text:
+    """What one request gave."""
+
+    tokens: list[int] = field(default_factory=list)
+    commits: list[Committed] = field(default_factory=list)
+    reason: str = ""
+    counts: Counts = field(default_factory=Counts)
+
+
+class Pair:
+    """Both machines and both models in one thread. Events are served in the order in which they arise."""
+
+    def __init__(
+        self, draft: LanguageModel, target: LanguageModel, *, limits: Limits | None = None, chunk: int = 1 << 30
+    ) -> None:
+        """`chunk` is how many bytes the wire carries at a time."""
+        tokenizer = bytes(16)
+        identity = Target("airdraft", target.name, tokenizer, target.vocab_size, target.max_context, target.eos_ids)
+        self.edge = EdgeMachine(identity, limits or Limits(), now=0.0)
+        hello = Hello(VERSION, "airdraft", draft.name, tokenizer, draft.vocab_size)
+        self.device = DeviceMachine(hello, draft.max_context, now=0.0)
+        self._draft, self._target, self._chunk = draft, target, chunk
+        self._caches: dict[tuple[str, int], object] = {}
+        self._pump(Text())
+
+    def write(self, request: Request) -> Text:
+        """Serve one request to its end.
+
+        Raises: `RefusedError` with the code and message of whatever ended the session or the connection early.
+        """
+        text = Text()
+        number, events = self.device.open(request)
+        text.counts = self.device.counts(number)
+        self._pump(text, events)
+        self._caches.clear()
+        return text
+
+    def _pump(self, text: Text, events: list[Event] | None = None) -> None:
+        todo: deque[tuple[str, Event]] = deque(("device", event) for event in events or [])
+        while True:
+            uplink, downlink = self.device.take(), self.edge.take()
+            todo.extend(("edge", event) for event in self._carry(uplink, self.edge))
+            todo.extend(("device", event) for event in self._carry(downlink, self.device))
+            if uplink or downlink:
+                continue
+            if not todo:
+                return
+            side, event = todo.popleft()
+            if isinstance(event, Forward):
+                todo.extend((side, more) for more in self._forward(side, event))
+            elif isinstance(event, Failed):
+                raise RefusedError(event.code, event.message)
+            elif side == "device" and isinstance(event, Committed):
+                text.commits.append(event)
+                text.tokens += event.tokens
+            elif side == "device" and isinstance(event, Finished):
+                text.reason = event.reason
+
+    def _carry(self, data: bytes, to: DeviceMachine | EdgeMachine) -> list[Event]:
+        events: list[Event] = []
+        for at in range(0, len(data), self._chunk):
+            events += to.receive(data[at : at + self._chunk], now=0.0)
+        return events
+
+    def _forward(self, side: str, event: Forward) -> list[Event]:
+        model = self._draft if side == "device" else self._target
+        machine = self.device if side == "device" else self.edge
+        key = (side, event.session)
+        if key not in self._caches:
+            self._caches[key] = model.new_cache()
+        return machine.forwarded(event.session, model.forward(self._caches[key], event.keep, event.tokens, event.rows))
