@@ -1,0 +1,1 @@
+"""Language models: found by name, run with a cache that rolls back, and the text that goes in and out."""
