@@ -1,0 +1,113 @@
+"""Text to token ids and back, whole or token by token."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from airdraft.errors import ModelError
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+class Tokenizer:
+    """The tokenizer of a model, from the `tokenizer.json` in its folder."""
+
+    vocab_size: int
+    """Tokens the tokenizer knows; the model may score more, padding."""
+    digest: bytes
+    """16 bytes that are equal for two tokenizers exactly when every id stands for the same token in both.
+
+    Only ids cross the link, so only their meaning has to agree. Merges (and pre-tokenizers) decide how a text is
+    cut into ids; device and edge never cut the same text, so there they may differ.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `ModelError` if `tokenizer.json` is missing or broken."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(f"{folder} has no tokenizer.json; copy it from the model the graph was exported from")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as problem:  # the library raises bare Exception
+            raise ModelError(f"{path} is no tokenizer ({problem}); fetch it again") from problem
+        # Left over from training in many published files: it would cut a long prompt without a word.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        table = sorted((i, token) for token, i in self._tokenizer.get_vocab(with_added_tokens=True).items())
+        self.vocab_size = len(table)
+        self.digest = _digest(table)
+        self._special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        self._bytes = {i for i, token in table if _BYTE.fullmatch(token)}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, with the special tokens that the tokenizer's own post-processor adds.
+
+        A special token spelt out in `text` is encoded as that token. Raises `ModelError` if `text` holds half a
+        surrogate pair, which is no text.
+        """
+        try:
+            return list(self._tokenizer.encode(text).ids)
+        except (UnicodeEncodeError, TypeError) as problem:
+            raise ModelError("the text holds half a surrogate pair; decode its bytes as UTF-8 first") from problem
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids` without special tokens; bytes that are no UTF-8 become U+FFFD."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def stream(self) -> TextStream:
+        """A decoder for one text that arrives token by token."""
+        return TextStream(self, self._special, self._bytes)
+
+
+class TextStream:
+    """Decodes token by token: what `push` and then `flush` return, joined, is `Tokenizer.decode` of all tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, special: set[int], single_bytes: set[int]) -> None:
+        self._tokenizer = tokenizer
+        self._special = special
+        self._bytes = single_bytes
+        self._shown: list[int] = []
+        """The tokens of the last piece of text: how a token is written may hang on the one before it."""
+        self._held: list[int] = []
+        """Tokens whose text is not certain yet."""
+
+    def push(self, token: int) -> str:
+        """The text that `token` makes certain, often all of its own; "" while a character is incomplete."""
+        if token in self._special:
+            return ""
+        self._held.append(token)
+        # A run of byte tokens is decoded as a whole: one wrong byte at its end would change the characters before.
+        if token in self._bytes:
+            return ""
+        text = self._rest()
+        # Either bytes that await the rest of their character or bytes that never will be one: the next token tells.
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        if text:
+            self._shown, self._held = self._held, []
+        return text
+
+    def flush(self) -> str:
+        """What is left at the end of the text; an incomplete character becomes U+FFFD."""
+        text = self._rest()
+        self._shown, self._held = [], []
+        return text
+
+    def _rest(self) -> str:
+        before = self._tokenizer.decode(self._shown)
+        return self._tokenizer.decode(self._shown + self._held)[len(before) :]
+
+
+def _digest(table: list[tuple[int, str]]) -> bytes:
+    """SHA-256, cut to 16 bytes, of id, length and UTF-8 of each token in id order (little-endian 32-bit numbers)."""
+    whole = hashlib.sha256()
+    for i, token in table:
+        raw = token.encode()
+        whole.update(struct.pack("<II", i, len(raw)) + raw)
+    return whole.digest()[:16]
