@@ -1,0 +1,96 @@
+"""Models by name: the shipped pair, folders, and the hub as far as it can be had offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from airdraft.errors import ModelError
+from airdraft.models.folder import load, resolve, shipped
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_shipped_pair() -> None:
+    assert resolve("target") == shipped("target")
+    assert resolve("draft") == shipped("draft")
+    assert shipped("draft").parts[-2:] == ("pair", "draft")
+
+
+def test_load() -> None:
+    model, tokenizer = load("draft")
+    row = model.forward(model.new_cache(), 0, tokenizer.encode("def "), 1)
+    assert row.shape == (1, model.vocab_size)
+    assert model.name == "draft"
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    assert resolve(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "nothing", "../nothing", "a/b/c", "", "org/"])
+def test_neither_a_folder_nor_an_id(name: str) -> None:
+    with pytest.raises(ModelError, match=r"no model '.*'; name 'target', 'draft', a folder .* or a hub id org/name"):
+        resolve(name)
+
+
+def test_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ModelError, match=r"model\.onnx is a file; name the folder that holds it"):
+        resolve(str(tmp_path / "model.onnx"))
+
+
+def test_a_tokenizer_larger_than_the_model(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shipped("draft"), tmp_path / "mixed"))
+    table = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    table["model"]["vocab"]["never seen before"] = 4096
+    (folder / "tokenizer.json").write_text(json.dumps(table), "utf-8")
+    with pytest.raises(ModelError, match="has 4097 tokens and the model scores 4096; take both from one model"):
+        load(str(folder))
+
+
+def _offline(home: Path, name: str) -> str:
+    """What a fresh, offline process says of `name`: the hub's settings are read when it is imported."""
+    script = (
+        "import sys\n"
+        "from airdraft.errors import ModelError\n"
+        "from airdraft.models.folder import load\n"
+        "try:\n"
+        "    model, _ = load(sys.argv[1])\n"
+        "    print('loaded', model.name, model.forward(model.new_cache(), 0, [1], 1).shape)\n"
+        "except ModelError as problem:\n"
+        "    print(problem)\n"
+    )
+    source = Path(__file__).parents[2] / "src"
+    environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(source)}
+    for name_of_cache in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        environment.pop(name_of_cache, None)
+    done = subprocess.run(
+        [sys.executable, "-c", script, name], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_a_hub_model_from_the_cache(tmp_path: Path) -> None:
+    cached = tmp_path / "hub" / "models--some--pair"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(REVISION)
+    snapshot, blobs = cached / "snapshots" / REVISION, cached / "blobs"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(shipped("draft"), blobs)
+    for blob in blobs.iterdir():  # as the hub's own cache does it; the weights must be found through the links
+        (snapshot / blob.name).symlink_to(Path("../../blobs") / blob.name)
+    assert _offline(tmp_path, "some/pair") == "loaded some/pair (1, 4096)"
+
+
+def test_a_hub_model_that_cannot_be_had(tmp_path: Path) -> None:
+    said = _offline(tmp_path, "some/nothing")
+    assert said.startswith("no folder 'some/nothing', and the hub did not give a model of that id (")
+    assert said.endswith("; check the path or the id, and that the network or the cache at HF_HOME has it")
+    assert "\n" not in said
