@@ -17,7 +17,7 @@ from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 
 TOLERANCE = 1e-4
-"""Between rows of forwards of different widths: rounding, 5e-6 as a rule. Two tokens swapped far back are off by 0.8."""
+"""Between rows of forwards of different widths: rounding, 5e-6 as a rule. Two tokens swapped far back make 0.8."""
 
 TEXT = [0, 300, 17, 2049, 900, 31, 4000, 300, 300, 77, 1234, 5]
 

@@ -26,8 +26,8 @@ _DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
 }
-# A forward of a small model is over before a second thread has woken: on two cores, one thread took 0.8 of the
-# time of two for 7 M parameters, and the same time for 60 M (0.24 GB).
+# A forward of a small model is over before a second thread has woken: on two cores, one thread took 0.7 to 0.95 of
+# the time of two for 7 M parameters, and about the same time for 60 M (0.24 GB).
 _SMALL_BYTES = 256_000_000
 
 
@@ -96,8 +96,8 @@ class OnnxModel:
             else:  # num_logits_to_keep, in newer exports; 0 would mean all
                 feeds[name] = np.array(max(rows, 1), dtype)
         # Plain arrays: rolling back is a slice, which ONNX Runtime copies on the way in. Binding OrtValues instead
-        # spares the copies out but costs more than it saves: at 500 positions of 7 M parameters plain arrays took
-        # 0.95 of the bound time feeding one token, 0.94 feeding six after a rollback.
+        # spares the copies out but costs as much or more: at 500 positions of 7 M parameters plain arrays took 0.92
+        # to 1.01 of the bound time (median 0.94), feeding one token as well as six after a rollback.
         for name, tensor in zip(self._past, cache.tensors, strict=True):
             feeds[name] = tensor[:, :, :keep]
         try:
