@@ -10,7 +10,7 @@ The first draft is sent right behind `Open`, without waiting for `Opened`: a tex
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -80,6 +80,8 @@ class Request:
     """Most tokens drafted in one round (γ)."""
     committed: Sequence[int] = ()
     """Tokens an earlier session committed, when a text is resumed."""
+    counts: Counts = field(default_factory=Counts)
+    """Filled while the text is written."""
 
 
 class DeviceMachine(Connection):
@@ -139,9 +141,12 @@ class DeviceMachine(Connection):
         if self._sessions.pop(session, None):
             self._send(Close(session, reason))
 
-    def counts(self, session: int) -> Counts:
-        """What an open session has cost so far. Keep the object: it stays valid when the session ends."""
-        return self._sessions[session].counts
+    def failed(self, session: int, code: str, message: str) -> list[Event]:
+        """Told: a `Forward` cannot be run. Ends that session only."""
+        if session not in self._sessions:
+            return []
+        self.cancel(session, "failed")
+        return [Failed(session, code, message, ours=True)]
 
     def _handle(self, message: Message, now: float) -> Iterable[Event]:
         if isinstance(message, Error):
@@ -190,7 +195,7 @@ class _Session:
         draft_context: int,
     ) -> None:
         self.number = number
-        self.counts = Counts()
+        self.counts = request.counts
         self._machine = machine
         self._request = request
         self._scheme = scheme

@@ -44,9 +44,8 @@ class Pair:
 
         Raises: `RefusedError` with the code and message of whatever ended the session or the connection early.
         """
-        text = Text()
-        number, events = self.device.open(request)
-        text.counts = self.device.counts(number)
+        text = Text(counts=request.counts)
+        _, events = self.device.open(request)
         self._pump(text, events)
         self._caches.clear()
         return text

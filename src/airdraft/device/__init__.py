@@ -1,0 +1,1 @@
+"""The device: drafts with a small model and lets an edge verify."""

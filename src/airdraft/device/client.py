@@ -1,0 +1,149 @@
+"""The device's side of a connection to an edge, as an asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidURI, WebSocketException
+
+from airdraft import __version__
+from airdraft.core.device import DeviceMachine, Request
+from airdraft.core.events import Committed, Event, Failed, Finished, Ready
+from airdraft.core.messages import MAX_FRAME, VERSION, Hello, Welcome
+from airdraft.errors import LinkError, RefusedError
+from airdraft.models.base import LanguageModel
+from airdraft.transport import Driver
+
+CONNECT_S = 10.0
+
+
+class Client:
+    """One connection to an edge. Several texts may be written over it at once.
+
+    >>> async with await Client.connect("ws://edge:8571", draft, tokenizer.digest, tokenizer.vocab_size) as client:
+    ...     async for event in client.write(request):
+    ...         print(event)
+    """
+
+    def __init__(self, url: str, socket: ClientConnection, draft: LanguageModel, hello: Hello) -> None:
+        """Use `connect`."""
+        self.url = url
+        self.welcome: Welcome | None = None
+        self._socket = socket
+        self._executor = ThreadPoolExecutor(1, "draft")
+        machine = DeviceMachine(hello, draft.max_context, asyncio.get_running_loop().time())
+        self._machine = machine
+        self._driver = Driver(machine, socket, draft, self._executor, self._on_event)
+        self._greeting: asyncio.Queue[Event] = asyncio.Queue()
+        self._texts: dict[int, asyncio.Queue[Event]] = {}
+        self._task = asyncio.create_task(self._run())
+
+    @classmethod
+    async def connect(cls, url: str, draft: LanguageModel, tokenizer: bytes, vocab_size: int) -> Self:
+        """Connect and shake hands. `tokenizer` is the digest, `vocab_size` the size of the draft's vocabulary.
+
+        Raises: `LinkError` if the edge cannot be reached, `RefusedError` or `RemoteProtocolError` if it and this
+        device cannot work together.
+        """
+        try:
+            socket = await connect(
+                url, compression=None, max_size=MAX_FRAME + 16, ping_interval=None, open_timeout=CONNECT_S
+            )
+        except InvalidURI as error:
+            raise LinkError(f"{url!r} is no address of an edge; write it as ws://HOST:PORT") from error
+        except (OSError, TimeoutError, WebSocketException) as error:
+            why = str(error) or type(error).__name__
+            raise LinkError(f"no edge answers at {url} ({why}); start one with `airdraft edge`") from error
+        client = cls(url, socket, draft, Hello(VERSION, f"airdraft {__version__}", draft.name, tokenizer, vocab_size))
+        try:
+            event = await asyncio.wait_for(client._greeting.get(), CONNECT_S)
+        except TimeoutError:
+            await client.close()
+            raise LinkError(f"{url} took the connection and says nothing; is an airdraft edge there?") from None
+        if isinstance(event, Ready):
+            client.welcome = event.welcome
+            return client
+        await client.close()
+        raise client._error(event)
+
+    async def write(self, request: Request) -> AsyncIterator[Committed | Finished]:
+        """The events of one text, as they happen; the last is `Finished`. `request.counts` says what it has cost.
+
+        Raises: `BadParameterError` before anything is sent, `RefusedError` if the edge refuses the text, `LinkError`
+        if the edge goes away. What was committed until then has been handed out and stands.
+        """
+        if self._task.done():
+            raise self._gone()
+        number, events = self._machine.open(request)
+        queue = self._texts[number] = asyncio.Queue()
+        try:
+            self._driver.handle(events)
+            await self._driver.flush()
+            while True:
+                event = await queue.get()
+                if isinstance(event, Failed):
+                    raise self._error(event)
+                if isinstance(event, Committed | Finished):
+                    yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            del self._texts[number]
+            if not self._task.done():
+                self._machine.cancel(number)
+                await self._driver.flush()
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes sent so far, every header of ours and of the WebSocket's included."""
+        return self._driver.bytes_out
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes received so far, likewise."""
+        return self._driver.bytes_in
+
+    async def close(self) -> None:
+        """End the connection."""
+        await self._socket.close()
+        await self._task
+        self._executor.shutdown(cancel_futures=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self) -> None:
+        await self._driver.run()
+        gone = Failed(None, "gone", "", ours=False)
+        for queue in (self._greeting, *self._texts.values()):
+            queue.put_nowait(gone)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Ready):
+            self._greeting.put_nowait(event)
+        elif isinstance(event, Failed) and event.session is None:
+            for queue in (self._greeting, *self._texts.values()):
+                queue.put_nowait(event)
+        elif isinstance(event, Committed | Finished | Failed) and event.session in self._texts:
+            self._texts[event.session].put_nowait(event)
+
+    def _error(self, event: Event) -> LinkError | RefusedError:
+        if isinstance(event, Failed) and event.code != "gone":
+            return RefusedError(event.code, event.message)
+        return self._gone()
+
+    def _gone(self) -> LinkError:
+        code = self._socket.close_code
+        if code == 1009:
+            return LinkError(f"the edge at {self.url} takes no message that long; lower --draft-length or --k")
+        return LinkError(f"the edge at {self.url} went away (close code {code}); the text so far stands")

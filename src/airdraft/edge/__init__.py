@@ -1,0 +1,1 @@
+"""The edge: serves a target model to devices."""

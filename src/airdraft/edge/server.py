@@ -1,0 +1,88 @@
+"""The edge's process: a WebSocket server around one target model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+
+from airdraft import __version__
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.events import Event, Failed
+from airdraft.errors import LinkError
+from airdraft.models.base import LanguageModel
+from airdraft.transport import Driver
+
+_log = logging.getLogger(__name__)
+
+
+class EdgeServer:
+    """Serves one target to any number of devices; a fault of one ends its session or connection, no other's."""
+
+    def __init__(self, model: LanguageModel, tokenizer: bytes, vocab_size: int, limits: Limits | None = None) -> None:
+        """`tokenizer` is the digest, and `vocab_size` the size, of the vocabulary the model was trained with."""
+        self._model = model
+        self._limits = limits or Limits()
+        self._target = Target(
+            f"airdraft {__version__}", model.name, tokenizer, vocab_size, model.max_context, model.eos_ids
+        )
+        # One worker: forwards of one engine take turns, so that each has the cores to itself.
+        self._executor = ThreadPoolExecutor(1, "target")
+        self._server: Server | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen. Port 0 picks a free one, see `port`.
+
+        Raises: `LinkError` if the address cannot be had.
+        """
+        try:
+            self._server = await serve(
+                self._serve,
+                host,
+                port,
+                compression=None,  # ids and probabilities do not compress, and it costs time
+                max_size=self._limits.max_frame + 16,
+                ping_interval=None,  # the protocol has heartbeats of its own
+            )
+        except OSError as error:
+            raise LinkError(
+                f"the edge cannot listen on {host}:{port} ({error.strerror}); choose a free port, or port 0"
+            ) from error
+
+    @property
+    def port(self) -> int:
+        """The port that devices connect to."""
+        if self._server is None:
+            raise LinkError("the edge is not listening; start it first")
+        port: int = next(iter(self._server.sockets)).getsockname()[1]
+        return port
+
+    async def close(self) -> None:
+        """Stop listening, end every connection."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+        self._executor.shutdown(cancel_futures=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        machine = EdgeMachine(self._target, self._limits, asyncio.get_running_loop().time())
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Failed):
+                what = "the connection" if event.session is None else f"session {event.session}"
+                _log.warning("%s of %s ended: %s: %s", what, socket.remote_address, event.code, event.message)
+
+        await Driver(machine, socket, self._model, self._executor, on_event).run()
