@@ -1,0 +1,5 @@
+"""`python -m airdraft` is `airdraft`."""
+
+from airdraft.cli import main
+
+main()

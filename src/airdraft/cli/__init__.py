@@ -1,0 +1,61 @@
+"""The command line. Every mistake ends in one line that names the thing and the remedy, and exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from airdraft import __version__
+from airdraft.cli.demo import demo
+from airdraft.cli.edge import edge
+from airdraft.cli.link import link
+from airdraft.cli.run import run
+from airdraft.errors import AirdraftError
+
+app = typer.Typer(
+    name="airdraft",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Draft on the device, verify at the edge.
+
+A small draft model here proposes tokens; a large target model at the edge verifies them over a link that may be slow.
+What you read is exactly what the target alone would have written.
+
+[bold]Start here[/bold]
+
+  airdraft demo                             every scheme side by side, with the pair that ships
+  airdraft run "def fibonacci(n):"          one text, from an edge of its own on this machine
+  airdraft edge --port 8571                 serve a target model; then, on the device:
+  airdraft run "def f(x):" --edge ws://HOST:8571
+
+MODEL is `target` or `draft` (the pair that ships), a folder, or a hub id such as org/name.
+""",
+)
+
+for command in (demo, run, edge, link):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False) -> None:
+    if version:
+        typer.echo(f"airdraft {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point of the `airdraft` command."""
+    logging.basicConfig(level=logging.WARNING, format="airdraft: %(levelname)s: %(message)s")
+    logging.getLogger("websockets").setLevel(logging.ERROR)  # a port scanner's bytes are no news
+    try:
+        app()
+    except AirdraftError as error:
+        print(f"airdraft: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,68 @@
+"""`airdraft demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from airdraft import local
+from airdraft.cli import options
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams
+from airdraft.demo import measure, report
+from airdraft.errors import BadParameterError
+
+
+def demo(
+    draft: options.Draft = "draft",
+    target: options.Target = "target",
+    profile_name: options.Profile = "phone-8b",
+    uplink_mbps: options.Uplink = 20.0,
+    downlink_mbps: options.DownlinkRate = 100.0,
+    rtt_ms: options.Rtt = 20.0,
+    draft_length: options.DraftLength = 3,
+    k: options.K = 64,
+    bits: options.Bits = 16,
+    downlink: options.Downlink = "row",
+    temperature: options.Temperature = 0.7,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    min_p: options.MinP = 0.0,
+    seed: options.Seed = 0,
+    max_tokens: options.MaxTokens = 96,
+    trials: Annotated[int, typer.Option(help="Texts per conformance test.")] = 2000,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Also draw what is shown to this file.")] = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """See device and edge write three texts over an emulated link, then every scheme in one table.
+
+    Two real models, an edge process, a link process and a device process on this machine. Since the models that ship
+    are tiny, the default profile slows them to what a phone and an 8 B target take; every time is labelled so.
+    """
+    plan = measure.Plan(
+        draft=draft,
+        target=target,
+        profile=profile_name,
+        link=local.Link(uplink_mbps, downlink_mbps, rtt_ms),
+        spec=SchemeSpec("coupled", k, bits, downlink),
+        params=SamplingParams(temperature, top_k, top_p, min_p),
+        seed=seed,
+        max_tokens=max_tokens,
+        draft_length=draft_length,
+        trials=trials,
+    )
+    console = Console(no_color=no_color, record=svg is not None, highlight=False)
+    for path in (json_file, svg):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise BadParameterError(f"{path} cannot be written: there is no folder {path.resolve().parent}; make it")
+    results = asyncio.run(report.demo(plan, console))
+    if json_file is not None:
+        json_file.write_text(json.dumps(results, indent=2) + "\n")
+    if svg is not None:
+        console.save_svg(str(svg), title="airdraft demo")

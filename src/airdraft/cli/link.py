@@ -1,0 +1,49 @@
+"""`airdraft link`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from airdraft.cli import options
+from airdraft.cli.waiting import until_stopped
+from airdraft.errors import BadParameterError
+from airdraft.link.relay import LinkSpec, Relay
+
+
+def link(
+    to: Annotated[str, typer.Option(help="The edge behind the link, ws://HOST:PORT.")] = "ws://127.0.0.1:8571",
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8572,
+    uplink_mbps: options.Uplink = math.inf,
+    downlink_mbps: options.DownlinkRate = math.inf,
+    rtt_ms: options.Rtt = 0.0,
+    as_json: options.Json = False,
+) -> None:
+    """Emulate a slow link in front of an edge, in real time and without root."""
+    spec = LinkSpec(uplink_mbps * 1e6, downlink_mbps * 1e6, rtt_ms / 1e3)
+    try:
+        parts = urlsplit(to)
+        target = (parts.hostname or "", parts.port or 0)
+    except ValueError:
+        target = ("", 0)
+    if not all(target):
+        raise BadParameterError(f"--to is {to!r}; write the edge's address as ws://HOST:PORT")
+    asyncio.run(_relay(spec, host, port, target, as_json))
+
+
+async def _relay(spec: LinkSpec, host: str, port: int, target: tuple[str, int], as_json: bool) -> None:
+    async with await Relay.start(spec, host, port, *target) as relay:
+        url = f"ws://{host}:{relay.port}"
+        if as_json:
+            print(json.dumps({"event": "listening", "url": url}), flush=True)  # noqa: T201
+        else:
+            typer.echo(f"airdraft link carries {url} to {target[0]}:{target[1]} (Ctrl-C stops it)")
+        await until_stopped()
+        if not as_json:
+            typer.echo(f"carried {relay.uplink_bytes} bytes up and {relay.downlink_bytes} down")

@@ -1,0 +1,47 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from airdraft.core.schemes import SCHEMES
+from airdraft.models.profile import PROFILES
+
+Draft = Annotated[str, typer.Option(help="Draft MODEL, on this device.", rich_help_panel="Models")]
+Target = Annotated[str, typer.Option(help="Target MODEL, at the edge.", rich_help_panel="Models")]
+Profile = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        help=f"Imitate the compute of other hardware: {', '.join(PROFILES)}. Times are then labelled imitated.",
+        rich_help_panel="Models",
+    ),
+]
+Scheme = Annotated[str, typer.Option(help=f"One of {', '.join(SCHEMES)}.", rich_help_panel="Scheme")]
+K = Annotated[int, typer.Option("--k", help="topk: tokens in a sent distribution.", rich_help_panel="Scheme")]
+Bits = Annotated[int, typer.Option(help="topk, split: bits of a sent probability.", rich_help_panel="Scheme")]
+Downlink = Annotated[
+    str,
+    typer.Option(
+        help="split: what a rejection sends down, the target's `row` or `candidates` drawn from it.",
+        rich_help_panel="Scheme",
+    ),
+]
+DraftLength = Annotated[
+    int, typer.Option(help="Most tokens drafted before the edge is asked (γ).", rich_help_panel="Scheme")
+]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel="Sampling")]
+TopK = Annotated[int, typer.Option("--top-k", help="0 keeps every token.", rich_help_panel="Sampling")]
+TopP = Annotated[float, typer.Option("--top-p", help="1 keeps every token.", rich_help_panel="Sampling")]
+MinP = Annotated[float, typer.Option("--min-p", help="0 keeps every token.", rich_help_panel="Sampling")]
+Seed = Annotated[int, typer.Option(help="Same seed, same text (coupled, server, greedy).", rich_help_panel="Sampling")]
+MaxTokens = Annotated[int, typer.Option(help="Most tokens to write.", rich_help_panel="Sampling")]
+Uplink = Annotated[float, typer.Option("--uplink-mbps", help="Device to edge, Mbit/s.", rich_help_panel="Link")]
+DownlinkRate = Annotated[float, typer.Option("--downlink-mbps", help="Edge to device, Mbit/s.", rich_help_panel="Link")]
+Rtt = Annotated[float, typer.Option("--rtt-ms", help="Round-trip time, ms.", rich_help_panel="Link")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text.")]

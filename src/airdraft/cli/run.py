@@ -1,0 +1,129 @@
+"""`airdraft run`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from airdraft import local
+from airdraft.cli import options
+from airdraft.core.device import Request
+from airdraft.core.events import Committed
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams
+from airdraft.demo.show import TokenPrinter
+from airdraft.device.client import Client
+from airdraft.device.cost import Cost
+from airdraft.errors import BadParameterError
+from airdraft.models.folder import load
+from airdraft.models.profile import Paced, profile
+from airdraft.models.text import Tokenizer
+
+
+def run(
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
+    edge: Annotated[
+        str | None, typer.Option(help="The edge, ws://HOST:PORT. Without it, one is started on this machine.")
+    ] = None,
+    draft: options.Draft = "draft",
+    target: options.Target = "target",
+    profile_name: options.Profile = "none",
+    scheme: options.Scheme = "coupled",
+    draft_length: options.DraftLength = 4,
+    k: options.K = 64,
+    bits: options.Bits = 16,
+    downlink: options.Downlink = "row",
+    temperature: options.Temperature = 0.7,
+    top_k: options.TopK = 0,
+    top_p: options.TopP = 1.0,
+    min_p: options.MinP = 0.0,
+    seed: options.Seed = 0,
+    max_tokens: options.MaxTokens = 128,
+    uplink_mbps: options.Uplink = math.inf,
+    downlink_mbps: options.DownlinkRate = math.inf,
+    rtt_ms: options.Rtt = 0.0,
+    as_json: options.Json = False,
+    no_color: options.NoColor = False,
+) -> None:
+    """Continue PROMPT: draft on this device, verify at the edge, print tokens as they are committed.
+
+    Green tokens were drafted here and accepted; yellow ones corrected a draft; cyan ones came on top. A rate or a
+    round-trip time emulates a link between this device and an edge that it starts itself.
+    """
+    link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
+    emulated = link != local.Link(math.inf, math.inf, 0.0)
+    if edge is not None and emulated:
+        raise BadParameterError(
+            "--edge and an emulated link are given; put `airdraft link --to EDGE` between, and pass its address"
+        )
+    params = SamplingParams(temperature, top_k, top_p, min_p)
+    spec = SchemeSpec(scheme, k, bits, downlink)
+    words = sys.stdin.read() if prompt == "-" else prompt
+    pace = profile(profile_name)
+
+    async def device() -> None:
+        model, tokenizer = load(draft)
+        request = Request(tokenizer.encode(words), spec, params, seed, max_tokens, draft_length)
+        async with contextlib.AsyncExitStack() as stack:
+            url = edge
+            if url is None:
+                own = local.edge(target, profile_name, link if emulated else None)
+                url = await stack.enter_async_context(own)
+            client = await stack.enter_async_context(
+                await Client.connect(url, Paced(model, pace.draft_s), tokenizer.digest, tokenizer.vocab_size)
+            )
+            if as_json:
+                await _as_json(client, request, tokenizer, profile_name)
+            else:
+                console = Console(no_color=no_color, highlight=False)
+                console.print(Text(words, "dim"), end="", soft_wrap=True)
+                await _as_text(client, request, tokenizer, profile_name, console)
+
+    asyncio.run(device())
+
+
+async def _as_text(client: Client, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:
+    """Tokens as they are committed. What was committed before an error is printed, and stands."""
+    printer = TokenPrinter(console, tokenizer)
+    cost = Cost()
+    try:
+        with cost.measuring(client, request.counts):
+            async for event in client.write(request):
+                if isinstance(event, Committed):
+                    printer.committed(event)
+    finally:
+        printer.end()
+    parts = [f"{cost.committed} tokens in {cost.seconds:.2f} s"]
+    if profile_name != "none":
+        parts[0] += f" (compute imitates {profile_name})"
+    if cost.drafted:
+        parts.append(f"{cost.accepted} of {cost.drafted} drafts accepted in {cost.rounds} rounds")
+    figures = cost.figures()
+    parts.append(
+        f"{figures['uplink_bits_per_token']:.0f} bits up and {figures['downlink_bits_per_token']:.0f} down a token"
+    )
+    console.print(Text(", ".join(parts), "dim"), soft_wrap=True)
+
+
+async def _as_json(client: Client, request: Request, tokenizer: Tokenizer, profile_name: str) -> None:
+    """One object at the end, with what was committed even when an error follows it."""
+    tokens: list[int] = []
+    reason, cost = "error", Cost()
+    try:
+        with cost.measuring(client, request.counts):
+            async for event in client.write(request):
+                if isinstance(event, Committed):
+                    tokens += event.tokens
+                else:
+                    reason = event.reason
+    finally:
+        record = {"text": tokenizer.decode(tokens), "ids": tokens, "reason": reason, "seed": request.seed}
+        print(json.dumps(record | {"profile": profile_name} | cost.figures()))  # noqa: T201

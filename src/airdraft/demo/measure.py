@@ -1,0 +1,159 @@
+"""Runs the same prompts under every scheme, over real processes and sockets, and checks what was written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from airdraft import local
+from airdraft.core.device import Request
+from airdraft.core.events import Committed
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams
+from airdraft.device.client import Client
+from airdraft.device.cost import Cost
+from airdraft.models.base import LanguageModel
+from airdraft.models.folder import load
+from airdraft.models.profile import Paced, profile
+from airdraft.models.text import Tokenizer
+from airdraft.sim import alone
+from airdraft.sim.conformance import Conformance, conformance, remembered
+
+PROMPTS = (
+    'def fibonacci(n):\n    """Return the n-th Fibonacci number."""\n',
+    'def read_lines(path):\n    """Return the lines of a text file, without their newlines."""\n',
+    'class Stack:\n    """A last-in, first-out container."""\n\n    def __init__(self):\n',
+)
+
+ROUNDS = ("dense", "topk", "split", "coupled")
+
+CONFORMS = 1e-4
+"""A p-value below this says that a scheme is not exact."""
+
+CONFORMANCE_TOP_K = 8
+"""Conformance counts whole texts, so it looks at the likeliest tokens only; otherwise every text would be rare."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the demo does."""
+
+    draft: str
+    target: str
+    profile: str
+    link: local.Link
+    spec: SchemeSpec
+    """The options of the schemes; its name is not used."""
+    params: SamplingParams
+    seed: int
+    max_tokens: int
+    draft_length: int
+    trials: int
+
+
+@dataclass
+class Row:
+    """One scheme over all prompts."""
+
+    scheme: str
+    cost: Cost = field(default_factory=Cost)
+    texts: list[list[int]] = field(default_factory=list)
+    identical: int = 0
+    """How many texts equal the target alone with the same seed, token for token."""
+    conformance: Conformance | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the texts are the target's: the very same, or drawn from its distribution."""
+        if self.identical == len(self.texts):
+            return True
+        return self.conformance is not None and self.conformance.p_value >= CONFORMS
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        tested = self.conformance
+        return {
+            "scheme": self.scheme,
+            **self.cost.figures(),
+            "exact": self.exact,
+            "identical_texts": self.identical,
+            "texts": len(self.texts),
+            "p_value": tested.p_value if tested else None,
+            "trials": tested.trials if tested else None,
+        }
+
+
+class Bench:
+    """The device's side of the demo: both models (the target only to know what it writes alone) and a connection."""
+
+    def __init__(self, plan: Plan, draft: LanguageModel, target: LanguageModel, tokenizer: Tokenizer, client: Client):
+        self.plan = plan
+        self.draft, self.target, self.tokenizer = draft, target, tokenizer
+        self._client = client
+        self.prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+        self.truth: list[list[int]] = []
+        self._draft_rows, self._target_rows = remembered(draft), remembered(target)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(cls, plan: Plan) -> AsyncIterator[Bench]:
+        """Start an edge process and, before it, a link process; connect to them."""
+        draft, tokenizer = load(plan.draft)
+        target, _ = load(plan.target)
+        async with local.edge(plan.target, plan.profile, plan.link) as url:
+            paced = Paced(draft, profile(plan.profile).draft_s)
+            async with await Client.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
+                yield cls(plan, draft, target, tokenizer, client)
+
+    def write_truth(self) -> None:
+        """What the target alone writes, in this process, without device, edge, link or profile."""
+        plan = self.plan
+        self.truth = [list(alone.write(self.target, p, plan.params, plan.seed, plan.max_tokens)) for p in self.prompts]
+
+    async def scheme(self, name: str, on_text: Callable[[int], None], on_commit: Callable[[Committed], None]) -> Row:
+        """All prompts under one scheme. `on_text` is told the number of each prompt as it starts."""
+        row, plan = Row(name), self.plan
+        spec = _named(plan.spec, name)
+        for at, prompt in enumerate(self.prompts):
+            on_text(at)
+            request = Request(prompt, spec, plan.params, plan.seed, plan.max_tokens, plan.draft_length)
+            tokens: list[int] = []
+            with row.cost.measuring(self._client, request.counts):
+                async for event in self._client.write(request):
+                    if isinstance(event, Committed):
+                        tokens += event.tokens
+                        on_commit(event)
+            row.texts.append(tokens)
+            row.identical += tokens == self.truth[at]
+        return row
+
+    async def device_only(self) -> Row:
+        """The draft model writes by itself: fast, and not the target's text."""
+        row, plan = Row("device"), self.plan
+        paced = Paced(self.draft, profile(plan.profile).draft_s)
+        for prompt, truth in zip(self.prompts, self.truth, strict=True):
+            began = time.perf_counter()
+            writing = alone.write(paced, prompt, plan.params, plan.seed, plan.max_tokens)
+            tokens = await asyncio.to_thread(list, writing)
+            row.cost += Cost(seconds=time.perf_counter() - began, committed=len(tokens))
+            row.texts.append(tokens)
+            row.identical += tokens == truth
+        return row
+
+    def conform(self, name: str) -> Conformance:
+        """The conformance test of one scheme on the pair's own rows, after the first prompt."""
+        plan, params = self.plan, self.plan.params
+        if params.temperature > 0 and not 0 < params.top_k <= CONFORMANCE_TOP_K:
+            params = SamplingParams(params.temperature, CONFORMANCE_TOP_K, params.top_p, params.min_p)
+        return conformance(
+            self._draft_rows, self._target_rows, _named(plan.spec, name), params,
+            prompt=self.prompts[0], depth=3, draft_length=2, trials=plan.trials, seed=plan.seed,
+        )  # fmt: skip
+
+
+def _named(spec: SchemeSpec, name: str) -> SchemeSpec:
+    return SchemeSpec(name, spec.k, spec.bits, spec.downlink)

@@ -1,0 +1,172 @@
+"""What the demo shows: the texts as they are written, the table, and what the table says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from airdraft.core.events import Committed
+from airdraft.demo.measure import PROMPTS, ROUNDS, Bench, Plan, Row
+from airdraft.demo.show import TokenPrinter, legend
+from airdraft.models.profile import profile
+
+
+async def demo(plan: Plan, console: Console) -> dict[str, Any]:
+    """Run the whole demonstration. Returns what `--json` writes."""
+    imitated = "" if plan.profile == "none" else f" (compute imitates {plan.profile})"
+    console.print(_introduction(plan))
+    with console.status("starting the edge and the link"):
+        stack = Bench.start(plan)
+        bench = await stack.__aenter__()
+    try:
+        console.print(legend())
+        await asyncio.to_thread(bench.write_truth)
+        rows = {"coupled": await _watch(bench, console)}
+        with _progress(console) as progress:
+            task = progress.add_task("", total=2 + 2 * len(ROUNDS))
+            for name in ("server", "device", *ROUNDS):
+                progress.update(task, description=f"the same prompts: {name}{imitated}")
+                if name == "device":
+                    rows[name] = await bench.device_only()
+                elif name not in rows:
+                    rows[name] = await bench.scheme(name, lambda _: None, lambda _: None)
+                progress.advance(task)
+            for name in ROUNDS:
+                progress.update(task, description=f"is it exact? {plan.trials} short texts: {name}")
+                rows[name].conformance = await asyncio.to_thread(bench.conform, name)
+                progress.advance(task)
+    finally:
+        await stack.__aexit__(None, None, None)
+    shown = [rows[name] for name in ("server", "device", *ROUNDS)]
+    console.print(_table(shown, plan, imitated))
+    for line in conclusions(shown):
+        console.print(Text(f"  {line}{imitated if 'tokens/s' in line else ''}"))
+    return {
+        "pair": {"draft": bench.draft.name, "target": bench.target.name, "vocab_size": bench.tokenizer.vocab_size},
+        "profile": plan.profile,
+        "imitated_compute": plan.profile != "none",
+        "link": {
+            "uplink_mbps": plan.link.uplink_mbps,
+            "downlink_mbps": plan.link.downlink_mbps,
+            "rtt_ms": plan.link.rtt_ms,
+            "emulated": True,
+        },
+        "params": {"temperature": plan.params.temperature, "top_k": plan.params.top_k, "top_p": plan.params.top_p,
+                   "min_p": plan.params.min_p},
+        "seed": plan.seed,
+        "draft_length": plan.draft_length,
+        "prompts": list(PROMPTS),
+        "rows": [row.record() for row in shown],
+        "conclusions": conclusions(shown),
+    }  # fmt: skip
+
+
+def conclusions(rows: list[Row]) -> list[str]:
+    """What the figures say, in words, whoever wins."""
+    speed = {row.scheme: row.cost.figures()["tokens_per_s"] or 0.0 for row in rows}
+    server = speed["server"]
+    best = max(ROUNDS, key=lambda name: speed[name])
+    if speed[best] < server:
+        lines = [
+            f"Plain server streaming wins here: {server:.1f} tokens/s against {speed[best]:.1f} of the best scheme, "
+            f"{best}. Every round waits for one round trip, which at this link costs more than speculation saves."
+        ]
+    else:
+        lines = [f"{best} wins here: {speed[best]:.1f} tokens/s against {server:.1f} of plain server streaming."]
+    payload = {row.scheme: row.cost.figures()["uplink_payload_bits_per_token"] or 0.0 for row in rows}
+    if payload["coupled"]:
+        lines.append(
+            f"coupled sends {payload['coupled']:.1f} bits of draft payload a token; topk "
+            f"{payload['topk'] / payload['coupled']:.0f} times, dense {payload['dense'] / payload['coupled']:.0f} times "
+            "as many."
+        )
+    wrong = [row.scheme for row in rows if row.scheme != "device" and not row.exact]
+    lines.append(f"NOT EXACT: {', '.join(wrong)}." if wrong else "Every scheme but the device alone is exact.")
+    return lines
+
+
+def _introduction(plan: Plan) -> Panel:
+    pace = profile(plan.profile)
+    compute = "real, both models at their own speed"
+    if plan.profile != "none":
+        times = f"{pace.draft_s * 1e3:g} ms a draft token, {pace.target_s * 1e3:g} ms a target forward"
+        compute = f"imitated: {times} ({plan.profile})"
+    text = Text.assemble(
+        ("draft on the device, verify at the edge\n", "bold"),
+        f"models   {plan.draft} drafts, {plan.target} verifies: real models, real processes, real sockets\n",
+        f"link     {plan.link}: emulated in real time\n",
+        f"compute  {compute}",
+    )
+    return Panel(text, title="airdraft", title_align="left")
+
+
+async def _watch(bench: Bench, console: Console) -> Row:
+    """`coupled`, before the eyes of the reader."""
+    printer: TokenPrinter | None = None
+
+    def on_text(at: int) -> None:
+        nonlocal printer
+        if printer:
+            printer.end()
+        console.rule(f"text {at + 1} of {len(PROMPTS)}", style="dim")
+        console.print(Text(PROMPTS[at], "dim"), end="", soft_wrap=True)
+        printer = TokenPrinter(console, bench.tokenizer)
+
+    def on_commit(event: Committed) -> None:
+        if printer:
+            printer.committed(event)
+
+    row = await bench.scheme("coupled", on_text, on_commit)
+    if printer:
+        printer.end()
+    return row
+
+
+def _progress(console: Console) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _table(rows: list[Row], plan: Plan, imitated: str) -> Table:
+    table = Table(
+        title=f"{len(PROMPTS)} texts, {plan.link}, draft length {plan.draft_length}{imitated}", title_justify="left"
+    )
+    table.add_column("scheme")
+    for heading in ("tokens/s", "acceptance", "tokens/round", "rounds", "up bits/token", "down bits/token"):
+        table.add_column(heading, justify="right")
+    table.add_column("the target's own text?")
+    fastest = max((row for row in rows if row.exact), key=lambda row: row.cost.figures()["tokens_per_s"] or 0.0)
+    for row in rows:
+        figures = row.cost.figures()
+        cells = [
+            _number(figures["tokens_per_s"], ".1f"),
+            _number(figures["acceptance_rate"], ".2f"),
+            _number(figures["mean_acceptance_length"], ".2f"),
+            _number(figures["rounds"] or None, ".0f"),
+            _number(figures["uplink_bits_per_token"] or None, ",.0f"),
+            _number(figures["downlink_bits_per_token"] or None, ",.0f"),
+            _exactness(row),
+        ]
+        table.add_row(row.scheme, *cells, style="bold" if row is fastest else "")
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _exactness(row: Row) -> str:
+    if row.scheme == "device":
+        return "no: the draft's text"
+    if row.identical == len(row.texts):
+        return f"identical, {row.identical} of {len(row.texts)}"
+    if row.conformance is None:
+        return f"only {row.identical} of {len(row.texts)}"
+    verdict = "in distribution" if row.exact else "NO"
+    return f"{verdict}, p = {row.conformance.p_value:.2f}"

@@ -1,0 +1,78 @@
+"""An edge, and an emulated link before it, as processes of their own on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from airdraft.errors import LinkError
+
+START_S = 60.0
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link to emulate."""
+
+    uplink_mbps: float
+    downlink_mbps: float
+    rtt_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.uplink_mbps:g} Mbit/s up, {self.downlink_mbps:g} down, {self.rtt_ms:g} ms RTT"
+
+
+@contextlib.asynccontextmanager
+async def edge(target: str, profile: str, link: Link | None = None) -> AsyncIterator[str]:
+    """Start an edge that serves `target` on loopback, behind `link` if one is given. Yields the URL to connect to.
+
+    Both processes end with the context. Raises: `LinkError` with the child's own last words if it does not start.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        serving = _child("edge", "--target", target, "--profile", profile, "--port", "0", "--json")
+        url: str = (await stack.enter_async_context(serving))["url"]
+        if link is not None:
+            options = [("--uplink-mbps", link.uplink_mbps), ("--downlink-mbps", link.downlink_mbps)]
+            numbers = [str(word) for option in [*options, ("--rtt-ms", link.rtt_ms)] for word in option]
+            relaying = _child("link", "--to", url, "--port", "0", "--json", *numbers)
+            url = (await stack.enter_async_context(relaying))["url"]
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def _child(command: str, *options: str) -> AsyncIterator[dict[str, Any]]:
+    """One airdraft process, and the line of JSON with which it says that it listens."""
+    with tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "airdraft", command, *options, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=errors,
+        )  # fmt: skip
+        try:
+            if process.stdout is None:
+                raise LinkError(f"the {command} process has no output to listen to")
+            try:
+                line = await asyncio.wait_for(process.stdout.readline(), START_S)
+            except TimeoutError:
+                raise LinkError(
+                    f"the {command} process said nothing for {START_S:g} s; try `airdraft {command}`"
+                ) from None
+            if not line:
+                errors.seek(0)
+                words = errors.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
+                raise LinkError(words[-1].removeprefix("airdraft: "))
+            yield json.loads(line)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 5.0)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
