@@ -5,13 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
+import numpy as np
+
 from airdraft.core.events import Event, Failed
 from airdraft.core.messages import MAX_FRAME, Decoder, Error, Message, Ping, Pong, encode
-from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
 
 HEARTBEAT_S = 10.0
 SILENCE = 3
 """Heartbeats without a byte after which the peer is given up."""
+
+
+def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
+    """What a forward gave, [rows, vocab or more], without the columns that are no token: models pad vocabularies."""
+    if logits.ndim != 2 or len(logits) != rows or logits.shape[1] < vocab_size:
+        raise LocalProtocolError(f"forwarded() got {logits.shape} logits where ({rows}, {vocab_size}) were asked for")
+    return logits[:, :vocab_size]
 
 
 class Connection(ABC):
@@ -20,15 +29,11 @@ class Connection(ABC):
     def __init__(self, incoming: object, now: float, max_frame: int = MAX_FRAME) -> None:
         self._decoder = Decoder(incoming, max_frame)
         self._out = bytearray()
-        self._heard = self._spoke = now
+        self._heard = self._pinged = now
         self.heartbeat_s = HEARTBEAT_S
-        self.max_frame = max_frame
-        """Bytes of the largest frame the peer takes."""
         self.rtt_s: float | None = None
         """The last measured round-trip time."""
         self.closed = False
-        self.bytes_in = 0
-        self.bytes_out = 0
 
     @abstractmethod
     def _handle(self, message: Message, now: float) -> Iterable[Event]:
@@ -38,7 +43,6 @@ class Connection(ABC):
         """Bytes from the peer, cut anywhere. The events do not depend on the cuts."""
         events: list[Event] = []
         self._heard = now
-        self.bytes_in += len(data)
         messages = self._decoder.feed(data)
         while not self.closed:
             try:
@@ -48,7 +52,8 @@ class Connection(ABC):
                 if isinstance(message, Ping):
                     self._send(Pong(message.t))
                 elif isinstance(message, Pong):
-                    self.rtt_s = max(0.0, now - message.t)
+                    if message.t == self._pinged:  # any other t is of no ping of ours
+                        self.rtt_s = now - message.t
                 else:
                     events += self._handle(message, now)
             except RemoteProtocolError as error:
@@ -67,7 +72,7 @@ class Connection(ABC):
         """When `tick` wants to be called, on the caller's clock; None when never."""
         if self.closed:
             return None
-        return min(self._spoke + self.heartbeat_s, self._heard + SILENCE * self.heartbeat_s)
+        return min(self._pinged + self.heartbeat_s, self._heard + SILENCE * self.heartbeat_s)
 
     def tick(self, now: float) -> list[Event]:
         """Time has passed."""
@@ -75,8 +80,8 @@ class Connection(ABC):
             return []
         if now >= self._heard + SILENCE * self.heartbeat_s:
             return [self.fail("silent", f"nothing was heard from the peer for {SILENCE * self.heartbeat_s:g} s")]
-        if now >= self._spoke + self.heartbeat_s:
-            self._spoke = now
+        if now >= self._pinged + self.heartbeat_s:
+            self._pinged = now
             self._send(Ping(now))
         return []
 
@@ -87,8 +92,5 @@ class Connection(ABC):
         return Failed(None, code, message, ours=True)
 
     def _send(self, message: Message) -> None:
-        if self.closed:
-            return
-        frame = encode(message)
-        self.bytes_out += len(frame)
-        self._out += frame
+        if not self.closed:
+            self._out += encode(message)

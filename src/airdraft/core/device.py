@@ -1,8 +1,9 @@
 """The device's machine: drafts, sends, and commits what the edge rules.
 
-    OPENED ──Forward──▶ DRAFTING ──Draft──▶ VERIFYING ──Verdict──▶ DRAFTING … ──▶ DONE
-                                                │ `split`, no candidate taken
-                                                └──More──▶ RECOVERING ──Extra──▶ DRAFTING
+    DRAFTING ──Draft──▶ VERIFYING ──Verdict──▶ DRAFTING … ──▶ DONE
+                            │ `split`, no candidate taken
+                            └──More──▶ RECOVERING ──Extra──▶ DRAFTING
+    STREAMING ──Tokens──▶ STREAMING … ──▶ DONE                            scheme `server`
 
 The first draft is sent right behind `Open`, without waiting for `Opened`: a text costs no round trip to start.
 """
@@ -17,7 +18,7 @@ import numpy as np
 
 from airdraft.core import schemes
 from airdraft.core.bits import BitWriter, id_width
-from airdraft.core.connection import Connection
+from airdraft.core.connection import Connection, known_rows
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward, Ready
 from airdraft.core.messages import (
     VERSION,
@@ -41,6 +42,9 @@ from airdraft.core.messages import (
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import DEVICE, Drafted
 from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
+
+DRAFT_HEADER = 80
+"""Most bytes of a `Draft` message around its body."""
 
 
 class State(Enum):
@@ -120,6 +124,9 @@ class DeviceMachine(Connection):
             raise BadParameterError("max-tokens must be at least 1 and draft-length at least 0")
         if not 0 <= request.seed < 1 << 63:
             raise BadParameterError(f"seed is {request.seed}; give a whole number from 0 to 2^63 - 1")
+        ended = request.committed and request.committed[-1] in welcome.eos_ids
+        if ended or len(request.committed) >= request.max_tokens:
+            raise BadParameterError("nothing is left to write: the text to be resumed is complete")
         scheme = schemes.make(request.scheme, request.params, request.seed, vocab, DEVICE, len(tokens))
         self._opened += 1
         session = _Session(self, self._opened, request, scheme, tokens, welcome, self._draft_context)
@@ -177,7 +184,6 @@ class DeviceMachine(Connection):
             )
         self._welcome = welcome
         self.heartbeat_s = welcome.heartbeat_s
-        self.max_frame = welcome.max_frame
         return [Ready(welcome)]
 
 
@@ -203,7 +209,8 @@ class _Session:
         self._committed = len(tokens)
         self._end = min(len(request.prompt) + request.max_tokens, welcome.max_context)
         self._draft_end = min(self._end - 1, draft_context)  # the bonus token needs a place of its own
-        self._draft_length = min(request.draft_length, welcome.max_draft)
+        fitting = max(0, welcome.max_frame - DRAFT_HEADER) * 8 // scheme.draft_bits
+        self._draft_length = min(request.draft_length, welcome.max_draft, fitting)
         self._eos = frozenset(welcome.eos_ids)
         self._digest = Digest(tokens)
         self._cached = 0  # positions in the draft model's cache that agree with `_tokens`
@@ -211,6 +218,7 @@ class _Session:
         self._recovered: int | None = None
         self._rejected: Drafted | None = None
         self._seq = 0
+        self._opened = False
         self._state = State.DRAFTING if scheme.rounds else State.STREAMING
 
     def opening(self, vocab_size: int) -> Open:
@@ -262,24 +270,29 @@ class _Session:
         """The draft model's row for the next token."""
         if self._state is not State.DRAFTING:
             raise LocalProtocolError(f"forwarded() while {self._state.value}: no forward was asked for")
+        row = known_rows(logits, 1, self._machine._hello.vocab_size)[0]
+        drafted = self._scheme.propose(row, len(self._tokens))
         self._cached = len(self._tokens)
-        drafted = self._scheme.propose(logits[-1], len(self._tokens))
         self._drafts.append(drafted)
         self._tokens.append(drafted.token)
         return self.advance()
 
     def handle(self, message: Message) -> list[Event]:
         """A message of the edge's to this session."""
-        if isinstance(message, Opened):
+        if isinstance(message, Opened) and not self._opened:
+            self._opened = True
             if (message.committed, message.digest) != (self._committed, self._digest.value):
                 raise RemoteProtocolError("state", "the edge opened the session with another prefix")
             return []
+        if not self._opened:
+            raise RemoteProtocolError("state", f"{type(message).__name__} arrived before Opened")
         if isinstance(message, Verdict) and self._state is State.VERIFYING and message.seq == self._seq:
             return self._ruled(message)
         if isinstance(message, Extra) and self._state is State.RECOVERING and message.seq == self._seq:
             return self._recover(message.extra)
         if isinstance(message, Tokens) and self._state is State.STREAMING and message.start == self._committed:
-            return self._commit(list(message.tokens), 0, "target", message.digest)
+            tokens = list(message.tokens)
+            return self._commit(tokens, 0, "target", (self._committed + len(tokens), message.digest))
         raise RemoteProtocolError("state", f"{type(message).__name__} arrived while {self._state.value}")
 
     def _ruled(self, verdict: Verdict) -> list[Event]:
@@ -289,14 +302,16 @@ class _Session:
         self.counts.downlink_payload_bytes += len(verdict.extra)
         tokens = [draft.token for draft in self._drafts[: verdict.accepted]]
         rejected = self._drafts[verdict.accepted] if verdict.accepted < len(self._drafts) else None
+        ended = bool(tokens) and tokens[-1] in self._eos
+        to_recover = rejected is not None and bool(verdict.extra) and not ended
+        if (verdict.token is None) != (ended or to_recover) or (verdict.extra and not to_recover):
+            raise RemoteProtocolError("state", "a verdict must hold one of a token and the means to draw one")
         if verdict.token is not None:
             tokens.append(verdict.token)
-        elif not (verdict.extra and rejected) and not (tokens and tokens[-1] in self._eos):
-            raise RemoteProtocolError("state", "a verdict holds neither a token nor the means to draw one")
         kind = "bonus" if rejected is None else "recovered"
         self._state = State.DRAFTING
-        events = self._commit(tokens, verdict.accepted, kind, verdict.digest) if tokens else []
-        if verdict.extra and rejected and self._state is not State.DONE:
+        events = self._commit(tokens, verdict.accepted, kind, (verdict.committed, verdict.digest))
+        if to_recover:
             self._rejected = rejected
             return events + self._recover(verdict.extra)
         return events + self.advance()
@@ -315,15 +330,17 @@ class _Session:
         events = self._commit([token], 0, "recovered", None)
         return events + self.advance()
 
-    def _commit(self, tokens: list[int], accepted: int, kind: str, digest: int | None) -> list[Event]:
-        """Make `tokens` part of the text, after checking that the edge means the same text."""
-        if not tokens or any(token >= self._machine._hello.vocab_size for token in tokens):
-            raise RemoteProtocolError("garbage", "the edge committed an id outside the vocabulary, or nothing")
-        if self._committed + len(tokens) > self._end:
+    def _commit(self, tokens: list[int], accepted: int, kind: str, theirs: tuple[int, int] | None) -> list[Event]:
+        """Make `tokens` part of the text, after checking it against the edge's: its length and digest."""
+        if any(token >= self._machine._hello.vocab_size for token in tokens):
+            raise RemoteProtocolError("garbage", "the edge committed an id outside the vocabulary")
+        if self._committed + len(tokens) > self._end or not self._eos.isdisjoint(tokens[:-1]):
             raise RemoteProtocolError("state", "the edge committed more tokens than were asked for")
         self._digest.extend(tokens)
-        if digest is not None and digest != self._digest.value:
-            raise RemoteProtocolError("state", "the edge's text differs from ours: its digest does not match")
+        if theirs is not None and theirs != (self._committed + len(tokens), self._digest.value):
+            raise RemoteProtocolError("state", "the edge's text differs from ours: its length or digest does not match")
+        if not tokens:  # the first draft was rejected, and its replacement is the device's to draw
+            return []
         # Drafts that were accepted are in the cache already, all but the last, which was never fed.
         self._cached = min(self._cached, self._committed + accepted)
         self._tokens[self._committed :] = tokens

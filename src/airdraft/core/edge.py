@@ -14,7 +14,7 @@ import numpy as np
 
 from airdraft.core import schemes
 from airdraft.core.bits import BitReader, id_width
-from airdraft.core.connection import HEARTBEAT_S, Connection
+from airdraft.core.connection import HEARTBEAT_S, Connection, known_rows
 from airdraft.core.events import Event, Failed, Finished, Forward
 from airdraft.core.messages import (
     MAX_FRAME,
@@ -35,7 +35,7 @@ from airdraft.core.messages import (
     Welcome,
 )
 from airdraft.core.schemes import EDGE, Drafted
-from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,13 @@ class EdgeMachine(Connection):
         self._limits = limits
         self._greeted = False
         self._sessions: dict[int, _Session] = {}
+        self._last_opened = 0
 
     def forwarded(self, session: int, logits: np.ndarray) -> list[Event]:
-        """Told: the logits that a `Forward` asked for, [rows, vocab]. Ignored when the session is gone."""
+        """Told: the logits that a `Forward` asked for, [rows, vocab]. Ignored when the session is gone.
+
+        Columns beyond the vocabulary, padding that some models score, are left out.
+        """
         return self._sessions[session].forwarded(logits) if session in self._sessions else []
 
     def failed(self, session: int, code: str, message: str) -> list[Event]:
@@ -147,8 +151,10 @@ class EdgeMachine(Connection):
 
     def _open(self, message: Open) -> list[Event]:
         number = message.session
-        if number in self._sessions:
-            raise RemoteProtocolError("state", f"session {number} is open already")
+        # A number used again could be handed the forward that its first owner asked for.
+        if number <= self._last_opened:
+            raise RemoteProtocolError("state", f"session {number} came after {self._last_opened}; numbers must rise")
+        self._last_opened = number
         if len(self._sessions) >= self._limits.max_sessions:
             self._send(Error(number, "busy", f"{len(self._sessions)} sessions are open on this connection; close one"))
             return []
@@ -244,7 +250,9 @@ class _Session:
         if (message.start, message.digest) != (len(self._tokens), self._digest.value):
             raise RemoteProtocolError("state", "the draft follows another text: its start or digest does not match")
         room = min(self._max_draft, self._end - len(self._tokens) - 1)
-        if not 0 <= message.count <= room:
+        if self._over():
+            raise RemoteProtocolError("state", "a draft came after the recovered token that ended the text")
+        if message.count > room:
             raise RemoteProtocolError("state", f"a draft of {message.count} tokens where at most {room} may follow")
         self._seq = message.seq
         self._drafts = self._scheme.decode(message.count, message.body)
@@ -255,6 +263,9 @@ class _Session:
         """The target's rows."""
         if self._state is State.OPENING:
             return self._prefilled()
+        if self._state not in (State.STREAMING, State.VERIFYING):
+            raise LocalProtocolError(f"forwarded() while {self._state.value}: no forward was asked for")
+        logits = known_rows(logits, len(self._drafts) + 1, self._vocab_size)
         if self._state is State.STREAMING:
             return self._streamed(logits)
         ruling = self._scheme.verify(self._drafts, logits, len(self._tokens))

@@ -73,7 +73,7 @@ class Welcome(Message, tag=2, frozen=True):
     max_frame: Count
     max_draft: Count
     max_sessions: Count
-    heartbeat_s: float
+    heartbeat_s: Annotated[float, msgspec.Meta(ge=0.01, le=3600)]
     eos_ids: tuple[Count, ...]
 
 
@@ -166,7 +166,7 @@ class Close(Message, tag=10, frozen=True):
 
 
 class Ping(Message, tag=11, frozen=True):
-    """Either way: are you there? `t` is the sender's clock in seconds and comes back untouched."""
+    """Either way: are you there? `t` is the sender's own and comes back untouched; here, its clock in seconds."""
 
     t: float
 
@@ -221,7 +221,8 @@ class Decoder:
         while (frame := self._take_frame()) is not None:
             try:
                 yield self._decoder.decode(frame)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            # RecursionError: fields beyond ours are skipped, however deeply they nest.
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise RemoteProtocolError("garbage", f"a frame is no message of this protocol: {error}") from error
 
     def _take_frame(self) -> bytes | None:
