@@ -15,6 +15,7 @@ The token is mixed before it meets the key, so two rows are never one stream rea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -29,8 +30,8 @@ _M1 = 0xBF58476D1CE4E5B9
 _M2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
 
-# Steps of the mixer in place over a scratch of this many words stay in the second-level cache.
-_CHUNK = 16384
+# A row is made in pieces of this many words, whose scratch stays in the second-level cache.
+_PIECE = 32768
 
 
 def mix(z: int) -> int:
@@ -46,34 +47,55 @@ def row_key(seed: int, position: int) -> int:
     return mix(mix(seed + GAMMA) + (position + 1) * GAMMA)
 
 
-def _mix_in_place(z: WordArray, scratch: WordArray) -> None:
-    for shift, factor in ((30, _M1), (27, _M2), (31, None)):
-        np.right_shift(z, np.uint64(shift), out=scratch)
-        np.bitwise_xor(z, scratch, out=z)
-        if factor is not None:
-            np.multiply(z, np.uint64(factor), out=z)
+# The mixer in two parts. The first shift is linear, fold(a ^ b) = fold(a) ^ fold(b), so it is done once a token.
+
+
+def _fold(z: WordArray, shift: int, scratch: WordArray) -> None:
+    np.right_shift(z, np.uint64(shift), out=scratch)
+    np.bitwise_xor(z, scratch, out=z)
+
+
+def _mix_folded(z: WordArray, scratch: WordArray) -> None:
+    np.multiply(z, np.uint64(_M1), out=z)
+    _fold(z, 27, scratch)
+    np.multiply(z, np.uint64(_M2), out=z)
+    _fold(z, 31, scratch)
 
 
 @lru_cache(maxsize=8)
 def _token_words(vocab_size: int) -> WordArray:
-    """mix((v + 1) * GAMMA) for every token v: the part of the noise that never changes. uint64 [vocab_size]."""
+    """mix((v + 1) * GAMMA), folded, for every token v: the part of a row that never changes. uint64 [vocab_size]."""
     words = np.arange(1, vocab_size + 1, dtype=np.uint64)
     words *= np.uint64(GAMMA)
-    _mix_in_place(words, np.empty_like(words))
+    scratch = np.empty_like(words)
+    _fold(words, 30, scratch)
+    _mix_folded(words, scratch)
+    _fold(words, 30, scratch)
     words.flags.writeable = False
     return words
 
 
-def noise_words(seed: int, position: int, vocab_size: int, ids: IntArray | None = None) -> WordArray:
-    """word(seed, position, v) for the tokens `ids` (all of the vocabulary if None). uint64 [len(ids)]."""
+def _pieces(seed: int, position: int, vocab_size: int, ids: IntArray | None, out: WordArray) -> Iterator[slice]:
+    """Fill `out` with word(seed, position, v), piece by piece, and say which piece is filled."""
     words = _token_words(vocab_size)
     if ids is not None:
         words = words[ids]
-    out = np.bitwise_xor(words, np.uint64(row_key(seed, position)))
-    scratch = np.empty(min(_CHUNK, out.size), np.uint64)
-    for at in range(0, out.size, _CHUNK):
-        part = out[at : at + _CHUNK]
-        _mix_in_place(part, scratch[: part.size])
+    key = row_key(seed, position)
+    folded_key = np.uint64(key ^ (key >> 30))
+    scratch = np.empty(min(_PIECE, out.size), np.uint64)
+    for at in range(0, out.size, _PIECE):
+        piece = slice(at, at + _PIECE)
+        z = out[piece]
+        np.bitwise_xor(words[piece], folded_key, out=z)
+        _mix_folded(z, scratch[: z.size])
+        yield piece
+
+
+def noise_words(seed: int, position: int, vocab_size: int, ids: IntArray | None = None) -> WordArray:
+    """word(seed, position, v) for the tokens `ids` (all of the vocabulary if None). uint64 [len(ids)]."""
+    out = np.empty(vocab_size if ids is None else ids.size, np.uint64)
+    for _ in _pieces(seed, position, vocab_size, ids, out):
+        pass
     return out
 
 
@@ -83,14 +105,16 @@ def gumbel(seed: int, position: int, vocab_size: int, ids: IntArray | None = Non
     Returns float64 [len(ids)]. Adding it to log-probabilities and taking the argmax draws from the distribution
     (Gumbel 1954; Maddison, Tarlow, Minka 2014).
     """
-    words = noise_words(seed, position, vocab_size, ids)
-    # The 52 high bits become the fraction of a double in [1, 2); the half step keeps u away from both 0 and 1.
-    np.right_shift(words, np.uint64(12), out=words)
-    np.bitwise_or(words, np.uint64(0x3FF0000000000000), out=words)
-    u = words.view(np.float64)
-    u -= 1.0 - 2.0**-53
-    np.log(u, out=u)
-    np.negative(u, out=u)
-    np.log(u, out=u)
-    np.negative(u, out=u)
-    return u
+    out = np.empty(vocab_size if ids is None else ids.size)
+    words = out.view(np.uint64)
+    for piece in _pieces(seed, position, vocab_size, ids, words):
+        word, u = words[piece], out[piece]
+        # The 52 high bits become the fraction of a double in [1, 2); the half step keeps u away from both 0 and 1.
+        np.right_shift(word, np.uint64(12), out=word)
+        np.bitwise_or(word, np.uint64(0x3FF0000000000000), out=word)
+        np.subtract(u, 1.0 - 2.0**-53, out=u)
+        np.log(u, out=u)
+        np.negative(u, out=u)
+        np.log(u, out=u)
+        np.negative(u, out=u)
+    return out

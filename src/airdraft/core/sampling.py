@@ -14,6 +14,8 @@ import numpy as np
 from airdraft.core.noise import FloatArray, IntArray, gumbel
 from airdraft.errors import BadParameterError
 
+MIN_TEMPERATURE = 1e-6
+
 
 class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
     """How the target's tokens are drawn. Sent once per session."""
@@ -28,8 +30,11 @@ class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
     """Keep tokens at least min_p times as likely as the most likely one; 0 keeps all."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise BadParameterError(f"temperature is {self.temperature}; give a number of at least 0 (0 is greedy)")
+        # Below the least temperature logits could overflow; the text would be the greedy one anyway.
+        if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
+            raise BadParameterError(
+                f"temperature is {self.temperature}; give 0, which is greedy, or a number of at least {MIN_TEMPERATURE}"
+            )
         if self.top_k < 0:
             raise BadParameterError(f"top-k is {self.top_k}; give a whole number of at least 0 (0 keeps every token)")
         if not 0 < self.top_p <= 1:
@@ -93,7 +98,14 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
 
 def draw(weights: FloatArray, rng: np.random.Generator) -> int:
     """An index drawn in proportion to `weights` [m], which need not be normalised but must not be all zero."""
+    return int(draws(weights, 1, rng)[0])
+
+
+def draws(weights: FloatArray, count: int, rng: np.random.Generator) -> IntArray:
+    """`count` independent such draws. int64 [count]."""
     cumulative = np.cumsum(weights)
-    index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    # Rounding can put the point on the very end; the last token with any weight owns it.
-    return index if index < weights.size else int(np.flatnonzero(weights)[-1])
+    indices = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
+    # Rounding can put a point on the very end; the last token with any weight owns it.
+    if indices.max() >= weights.size:
+        indices = np.minimum(indices, np.flatnonzero(weights)[-1])
+    return np.asarray(indices)

@@ -9,16 +9,24 @@ from airdraft.models.base import LanguageModel
 
 
 def write(
-    model: LanguageModel, prompt: Sequence[int], params: SamplingParams, seed: int, max_tokens: int
+    model: LanguageModel,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    seed: int,
+    max_tokens: int,
+    vocab_size: int | None = None,
 ) -> Iterator[int]:
-    """The tokens that `model` writes after `prompt`, one forward each, until an end-of-text token or `max_tokens`."""
+    """The tokens that `model` writes after `prompt`, one forward each, until an end-of-text token or `max_tokens`.
+
+    `vocab_size` is how many tokens there are where the model scores more, padding.
+    """
     cache = model.new_cache()
     end = min(len(prompt) + max_tokens, model.max_context)
     feed, length = list(prompt), 0
     while length + len(feed) < end:
         logits = model.forward(cache, length, feed, 1)
         length += len(feed)
-        token = choose(logits[0], params, seed, length)
+        token = choose(logits[0][:vocab_size], params, seed, length)
         yield token
         if token in model.eos_ids:
             return

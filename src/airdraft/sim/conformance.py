@@ -27,11 +27,17 @@ MIN_EXPECTED = 5.0
 class TableModel:
     """A language model given as a function from a prefix to a row of logits; rows are computed once."""
 
-    def __init__(self, row: Callable[[tuple[int, ...]], FloatArray], vocab_size: int, max_context: int = 4096) -> None:
+    def __init__(
+        self,
+        row: Callable[[tuple[int, ...]], FloatArray],
+        vocab_size: int,
+        max_context: int = 4096,
+        eos_ids: tuple[int, ...] = (),
+    ) -> None:
         self.name = "table"
         self.vocab_size = vocab_size
         self.max_context = max_context
-        self.eos_ids: tuple[int, ...] = ()
+        self.eos_ids = eos_ids
         self._row = row
         self._rows: dict[tuple[int, ...], FloatArray] = {}
 
@@ -114,11 +120,12 @@ def chi_squared(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...]
 def _texts(
     target: TableModel, prefix: tuple[int, ...], params: SamplingParams, depth: int
 ) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Every text of `depth` tokens after `prefix`, with its probability under the target."""
+    """Every text after `prefix` of `depth` tokens, or of fewer and an end-of-text token, with its probability."""
     if depth == 0:
         yield (), 1.0
         return
     probs = distribution(target.row(prefix), params)
     for token in np.flatnonzero(probs).tolist():
-        for rest, probability in _texts(target, (*prefix, token), params, depth - 1):
+        left = 0 if token in target.eos_ids else depth - 1
+        for rest, probability in _texts(target, (*prefix, token), params, left):
             yield (token, *rest), float(probs[token]) * probability

@@ -69,6 +69,8 @@ class Scheme(Protocol):
 
     rounds: bool
     """False: the edge needs no drafts and streams tokens by itself."""
+    draft_bits: int
+    """Most bits that one draft takes in a body."""
 
     def propose(self, logits: np.ndarray, position: int) -> Drafted:
         """Device: draw the draft token for `position` from the draft model's row [vocab]."""

@@ -25,7 +25,7 @@ class Coupled:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._id_width = id_width(context.vocab_size)
+        self._id_width = self.draft_bits = id_width(context.vocab_size)
 
     def _choose(self, logits: np.ndarray, position: int) -> int:
         return choose(logits, self._context.params, self._context.seed, position)

@@ -8,13 +8,17 @@ import numpy as np
 
 from airdraft.core.bits import BitReader, BitWriter
 from airdraft.core.noise import FloatArray, IntArray
-from airdraft.core.schemes.base import Drafted
+from airdraft.core.schemes.base import Context, Drafted
 from airdraft.core.schemes.rejection import Rejection
 from airdraft.errors import RemoteProtocolError
 
 
 class Dense(Rejection):
     """Body: the ids, `id_width` bits each; then V weights of 16 bits (IEEE 754 half precision) for each draft."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.draft_bits = self._id_width + 16 * self._vocab_size
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, FloatArray]:
         """Half precision. What underflows is neither sent nor drawn; the rest is renormalised by its own sum."""

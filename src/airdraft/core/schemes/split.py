@@ -8,7 +8,8 @@ which has the draft's whole row, needs the target's side of the residual. Two fo
 `candidates`  independent draws y from the target, each with target_probs[y]; the device takes the first with
               u < max(0, 1 - draft_probs[y] / target_probs[y]). Taken ones are distributed as
               target_probs * max(0, 1 - draft_probs / target_probs), the residual. 1/TV draws on average; when a batch
-              is used up the device asks for more.
+              is used up the device asks for more. Each batch is eight times the one before, and where that is no
+              longer cheaper than the row, the row comes: a tiny TV must not cost a round trip for every eight draws.
 """
 
 from __future__ import annotations
@@ -19,28 +20,33 @@ import numpy as np
 
 from airdraft.core.bits import BitReader, BitWriter, lattice
 from airdraft.core.noise import FloatArray, IntArray
-from airdraft.core.sampling import draw
+from airdraft.core.sampling import draws
 from airdraft.core.schemes.base import Context, Drafted, Ruling
 from airdraft.core.schemes.rejection import Rejection, draw_residual
 from airdraft.errors import RemoteProtocolError
 
 CANDIDATES = 8
-"""Draws in one batch: enough nine times in ten for a total variation of 0.25."""
+"""Draws in the first batch: enough nine times in ten for a total variation of 0.25."""
+
+_DRAWS, _SPARSE, _DENSE = 0, 1, 2
+"""What an `extra` holds: candidates, a row where it is not zero, a whole row."""
 
 
 class Split(Rejection):
     """Body, bit-packed: all ids; all weights of `bits` bits, out of 2**bits - 1.
 
-    `extra`, bit-packed: 1 bit, whether the ids 0..V-1 are implied; else 32 bits, their number, and the ids. Then the
-    target's probabilities as IEEE 754 single precision.
+    `extra`, bit-packed: 2 bits, what it holds (0 candidates, 1 a sparse row, 2 a dense row); unless dense, 32 bits, the
+    number of ids, and the ids. Then the target's probabilities as IEEE 754 single precision.
     """
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._bits = context.spec.bits
         self._total = (1 << self._bits) - 1
+        self.draft_bits = self._id_width + self._bits
         self._candidates = context.spec.downlink == "candidates"
-        self._rejected: FloatArray | None = None
+        self._rejected: FloatArray | None = None  # the target's row, while more of it may be asked for
+        self._batch = CANDIDATES
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
         """The whole row on a lattice; it stays on the device."""
@@ -70,21 +76,27 @@ class Split(Rejection):
 
     def replace(self, accepted: int, target_probs: FloatArray, draft: Drafted) -> Ruling:
         """Leave the token to the device."""
-        self._rejected = target_probs
-        return Ruling(accepted, None, self._draws(target_probs) if self._candidates else self._row(target_probs))
+        if not self._candidates:
+            return Ruling(accepted, None, self._row(target_probs))
+        self._rejected, self._batch = target_probs, CANDIDATES
+        return Ruling(accepted, None, self._draws(target_probs, CANDIDATES))
 
     def more(self) -> bytes:
-        """Another batch of candidates."""
-        if self._rejected is None or not self._candidates:
-            raise RemoteProtocolError("state", "the device asked for candidates where none were sent")
-        return self._draws(self._rejected)
+        """A larger batch of candidates; at last the row, which always suffices."""
+        if self._rejected is None:
+            raise RemoteProtocolError("state", "the device asked for more than the target's row")
+        self._batch *= 8
+        if self._batch < np.count_nonzero(self._rejected):
+            return self._draws(self._rejected, self._batch)
+        row, self._rejected = self._row(self._rejected), None
+        return row
 
     def recover(self, draft: Drafted, extra: bytes) -> int | None:
         """See `Scheme.recover`."""
-        ids, target_probs = self._decode_extra(extra)
+        kind, ids, target_probs = self._decode_extra(extra)
         draft_row = np.zeros(self._vocab_size)
         draft_row[draft.ids] = draft.probs()
-        if self._candidates:
+        if kind == _DRAWS:
             taken = self._rng.random(ids.size) * target_probs < target_probs - draft_row[ids]
             return int(ids[np.argmax(taken)]) if taken.any() else None
         row = np.zeros(self._vocab_size)
@@ -95,30 +107,34 @@ class Split(Rejection):
         support = np.flatnonzero(target_probs)
         # A sparse row costs id_width bits more a token than a dense one.
         sparse = support.size * (32 + self._id_width) + 32 < target_probs.size * 32
-        return self._encode_extra(support if sparse else None, target_probs[support] if sparse else target_probs)
+        if sparse:
+            return self._encode_extra(_SPARSE, support, target_probs[support])
+        return self._encode_extra(_DENSE, None, target_probs)
 
-    def _draws(self, target_probs: FloatArray) -> bytes:
-        ids = np.array([draw(target_probs, self._rng) for _ in range(CANDIDATES)])
-        return self._encode_extra(ids, target_probs[ids])
+    def _draws(self, target_probs: FloatArray, count: int) -> bytes:
+        ids = draws(target_probs, count, self._rng)
+        return self._encode_extra(_DRAWS, ids, target_probs[ids])
 
-    def _encode_extra(self, ids: IntArray | None, target_probs: FloatArray) -> bytes:
+    def _encode_extra(self, kind: int, ids: IntArray | None, target_probs: FloatArray) -> bytes:
         out = BitWriter()
-        out.write([int(ids is None)], 1)
+        out.write([kind], 2)
         if ids is not None:
             out.write([ids.size], 32)
             out.write(ids, self._id_width)
         out.write(target_probs.astype(np.float32).view(np.uint32), 32)
         return out.bytes()
 
-    def _decode_extra(self, extra: bytes) -> tuple[IntArray, FloatArray]:
+    def _decode_extra(self, extra: bytes) -> tuple[int, IntArray, FloatArray]:
         data = BitReader(extra)
-        if data.read(1, 1)[0]:
+        kind = int(data.read(1, 2)[0])
+        if kind == _DENSE:
             ids = np.arange(self._vocab_size)
         else:
             count = int(data.read(1, 32)[0])
             ids = data.read(count, self._id_width)
         probs = data.read(ids.size, 32).astype(np.uint32).view(np.float32).astype(np.float64)
         data.finish()
-        if ids.size == 0 or ids.max() >= self._vocab_size or not (np.isfinite(probs).all() and (probs > 0).any()):
+        fits = kind <= _DENSE and ids.size > 0 and ids.max() < self._vocab_size
+        if not (fits and np.isfinite(probs).all() and (probs >= 0).all() and probs.any()):
             raise RemoteProtocolError("garbage", "the target's side of a residual is malformed")
-        return ids, probs
+        return kind, ids, probs

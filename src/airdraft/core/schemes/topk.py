@@ -25,6 +25,7 @@ class TopK(Rejection):
         self._k = min(context.spec.k, context.vocab_size)
         self._bits = context.spec.bits
         self._total = (1 << self._bits) - 1
+        self.draft_bits = self._id_width + self._k.bit_length() + self._k * (self._id_width + self._bits)
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
         """The K most likely tokens on a lattice; tokens rounded to nothing leave the support."""
@@ -53,7 +54,7 @@ class TopK(Rejection):
         data.finish()
         drafts = []
         for token, ids, weight in zip(tokens.tolist(), supports, weights, strict=False):
-            in_order = ids.size > 0 and ids[-1] < self._vocab_size and bool((np.diff(ids) > 0).all())
+            in_order = 0 < ids.size <= self._k and ids[-1] < self._vocab_size and bool((np.diff(ids) > 0).all())
             if not in_order or token not in ids or (weight < 1).any() or weight.sum() != self._total:
                 raise RemoteProtocolError("garbage", f"token {token}'s sparse distribution is malformed")
             drafts.append(Drafted(token, ids, weight, float(self._total)))
