@@ -107,9 +107,8 @@ async def _as_text(client: Client, request: Request, tokenizer: Tokenizer, profi
     if cost.drafted:
         parts.append(f"{cost.accepted} of {cost.drafted} drafts accepted in {cost.rounds} rounds")
     figures = cost.figures()
-    parts.append(
-        f"{figures['uplink_bits_per_token']:.0f} bits up and {figures['downlink_bits_per_token']:.0f} down a token"
-    )
+    up, down = figures["uplink_bits_per_token"], figures["downlink_bits_per_token"]
+    parts.append(f"{up:.0f} bits up and {down:.0f} down a token")
     console.print(Text(", ".join(parts), "dim"), soft_wrap=True)
 
 

@@ -114,7 +114,12 @@ class Bench:
         plan = self.plan
         self.truth = [list(alone.write(self.target, p, plan.params, plan.seed, plan.max_tokens)) for p in self.prompts]
 
-    async def scheme(self, name: str, on_text: Callable[[int], None], on_commit: Callable[[Committed], None]) -> Row:
+    async def scheme(
+        self,
+        name: str,
+        on_text: Callable[[int], None] = lambda _: None,
+        on_commit: Callable[[Committed], None] = lambda _: None,
+    ) -> Row:
         """All prompts under one scheme. `on_text` is told the number of each prompt as it starts."""
         row, plan = Row(name), self.plan
         spec = _named(plan.spec, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from rich.console import Console
@@ -21,28 +22,23 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
     """Run the whole demonstration. Returns what `--json` writes."""
     imitated = "" if plan.profile == "none" else f" (compute imitates {plan.profile})"
     console.print(_introduction(plan))
-    with console.status("starting the edge and the link"):
-        stack = Bench.start(plan)
-        bench = await stack.__aenter__()
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        with console.status("starting the edge and the link"):
+            bench = await stack.enter_async_context(Bench.start(plan))
+            await asyncio.to_thread(bench.write_truth)
         console.print(legend())
-        await asyncio.to_thread(bench.write_truth)
         rows = {"coupled": await _watch(bench, console)}
         with _progress(console) as progress:
-            task = progress.add_task("", total=2 + 2 * len(ROUNDS))
+            task = progress.add_task("")
             for name in ("server", "device", *ROUNDS):
                 progress.update(task, description=f"the same prompts: {name}{imitated}")
                 if name == "device":
                     rows[name] = await bench.device_only()
                 elif name not in rows:
-                    rows[name] = await bench.scheme(name, lambda _: None, lambda _: None)
-                progress.advance(task)
+                    rows[name] = await bench.scheme(name)
             for name in ROUNDS:
                 progress.update(task, description=f"is it exact? {plan.trials} short texts: {name}")
                 rows[name].conformance = await asyncio.to_thread(bench.conform, name)
-                progress.advance(task)
-    finally:
-        await stack.__aexit__(None, None, None)
     shown = [rows[name] for name in ("server", "device", *ROUNDS)]
     console.print(_table(shown, plan, imitated))
     for line in conclusions(shown):
@@ -80,11 +76,10 @@ def conclusions(rows: list[Row]) -> list[str]:
     else:
         lines = [f"{best} wins here: {speed[best]:.1f} tokens/s against {server:.1f} of plain server streaming."]
     payload = {row.scheme: row.cost.figures()["uplink_payload_bits_per_token"] or 0.0 for row in rows}
-    if payload["coupled"]:
+    if coupled := payload["coupled"]:
+        topk, dense = payload["topk"] / coupled, payload["dense"] / coupled
         lines.append(
-            f"coupled sends {payload['coupled']:.1f} bits of draft payload a token; topk "
-            f"{payload['topk'] / payload['coupled']:.0f} times, dense {payload['dense'] / payload['coupled']:.0f} times "
-            "as many."
+            f"coupled sends {coupled:.1f} bits of draft payload a token, topk {topk:.0f} times as many, dense {dense:.0f}."
         )
     wrong = [row.scheme for row in rows if row.scheme != "device" and not row.exact]
     lines.append(f"NOT EXACT: {', '.join(wrong)}." if wrong else "Every scheme but the device alone is exact.")
@@ -137,10 +132,18 @@ def _table(rows: list[Row], plan: Plan, imitated: str) -> Table:
     table = Table(
         title=f"{len(PROMPTS)} texts, {plan.link}, draft length {plan.draft_length}{imitated}", title_justify="left"
     )
-    table.add_column("scheme")
-    for heading in ("tokens/s", "acceptance", "tokens/round", "rounds", "up bits/token", "down bits/token"):
-        table.add_column(heading, justify="right")
-    table.add_column("the target's own text?")
+    headings = (
+        "tokens\n/s",
+        "accept-\nance",
+        "tokens\n/round",
+        "\nrounds",
+        "uplink\nbits/token",
+        "downlink\nbits/token",
+    )
+    table.add_column("\nscheme")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("the target's\nown text?", no_wrap=True)
     fastest = max((row for row in rows if row.exact), key=lambda row: row.cost.figures()["tokens_per_s"] or 0.0)
     for row in rows:
         figures = row.cost.figures()
@@ -163,10 +166,7 @@ def _number(value: float | None, form: str) -> str:
 
 def _exactness(row: Row) -> str:
     if row.scheme == "device":
-        return "no: the draft's text"
-    if row.identical == len(row.texts):
-        return f"identical, {row.identical} of {len(row.texts)}"
-    if row.conformance is None:
-        return f"only {row.identical} of {len(row.texts)}"
-    verdict = "in distribution" if row.exact else "NO"
-    return f"{verdict}, p = {row.conformance.p_value:.2f}"
+        return "no"
+    if row.conformance is None or row.identical == len(row.texts):
+        return f"identical {row.identical}/{len(row.texts)}"
+    return f"{'yes' if row.exact else 'NO'}, p = {row.conformance.p_value:.2g}"
