@@ -79,7 +79,7 @@ def conclusions(rows: list[Row]) -> list[str]:
     if coupled := payload["coupled"]:
         topk, dense = payload["topk"] / coupled, payload["dense"] / coupled
         lines.append(
-            f"coupled sends {coupled:.1f} bits of draft payload a token, topk {topk:.0f} times as many, dense {dense:.0f}."
+            f"coupled sends {coupled:.1f} bits of draft payload a token; topk {topk:.0f} times that, dense {dense:.0f}."
         )
     wrong = [row.scheme for row in rows if row.scheme != "device" and not row.exact]
     lines.append(f"NOT EXACT: {', '.join(wrong)}." if wrong else "Every scheme but the device alone is exact.")
