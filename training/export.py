@@ -1,0 +1,37 @@
+"""Assembles the folders that ship: weights, graph, tokenizer and the small files other engines look for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from training import export_onnx, tokenizer
+from training.errors import UserError
+from training.model import load, save
+
+LIMIT_BYTES = 40_000_000  # of the whole pair in the repository
+
+
+def folder(source: Path, out: Path, tokenizer_json: Path) -> None:
+    """Writes one complete model folder `out` from a trained one."""
+    model = load(source)
+    save(model, out)
+    (out / "model.safetensors").chmod(0o644)  # the library writes 0600; other users serve these files
+    export_onnx.export(out)
+    shutil.copyfile(tokenizer_json, out / "tokenizer.json")
+    (out / "tokenizer_config.json").write_text(tokenizer.tokenizer_config(model.config.context), "utf-8")
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    (out / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n", "utf-8")
+
+
+def pair(target: Path, draft: Path, tokenizer_json: Path, out: Path) -> int:
+    """Writes `out/target` and `out/draft`; returns their size in bytes."""
+    folder(target, out / "target", tokenizer_json)
+    folder(draft, out / "draft", tokenizer_json)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    if size > LIMIT_BYTES:
+        print(f"note: the pair takes {size / 1e6:.1f} MB; the repository keeps at most {LIMIT_BYTES / 1e6:.0f} MB")
+    if load(target).config.vocab != load(draft).config.vocab:
+        raise UserError("target and draft have different vocabularies")
+    return size
