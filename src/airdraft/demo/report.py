@@ -57,6 +57,7 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
                    "min_p": plan.params.min_p},
         "seed": plan.seed,
         "draft_length": plan.draft_length,
+        "max_tokens": plan.max_tokens,
         "prompts": list(PROMPTS),
         "rows": [row.record() for row in shown],
         "conclusions": conclusions(shown),

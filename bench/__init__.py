@@ -1,0 +1,1 @@
+"""Measurements. Every figure in the README and in docs/ comes from a command here."""
