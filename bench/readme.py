@@ -20,10 +20,10 @@ def table(results: dict[str, Any]) -> str:
     """The block, in Markdown."""
     link, params = results["link"], results["params"]
     compute = "real" if results["profile"] == "none" else f"imitated, profile `{results['profile']}`"
+    emulated = f"{link['uplink_mbps']:g} Mbit/s up, {link['downlink_mbps']:g} down, {link['rtt_ms']:g} ms RTT"
     lines = [
-        f"`airdraft demo`: {len(results['prompts'])} texts of {results['max_tokens']} tokens at most, temperature "
-        f"{params['temperature']:g}, draft length {results['draft_length']}; emulated link of {link['uplink_mbps']:g} Mbit/s "
-        f"up, {link['downlink_mbps']:g} down, {link['rtt_ms']:g} ms RTT; compute {compute}.",
+        f"`airdraft demo`: {len(results['prompts'])} texts of at most {results['max_tokens']} tokens, temperature "
+        f"{params['temperature']:g}, draft length {results['draft_length']}; emulated link, {emulated}; compute {compute}.",
         "",
         "| scheme | tokens/s | acceptance | tokens/round | up bits/token | down bits/token | the target's own text? |",
         "|---|---:|---:|---:|---:|---:|---|",
