@@ -23,7 +23,8 @@ def table(results: dict[str, Any]) -> str:
     emulated = f"{link['uplink_mbps']:g} Mbit/s up, {link['downlink_mbps']:g} down, {link['rtt_ms']:g} ms RTT"
     lines = [
         f"`airdraft demo`: {len(results['prompts'])} texts of at most {results['max_tokens']} tokens, temperature "
-        f"{params['temperature']:g}, draft length {results['draft_length']}; emulated link, {emulated}; compute {compute}.",
+        f"{params['temperature']:g}, draft length {results['draft_length']}; emulated link, {emulated}; "
+        f"compute {compute}.",
         "",
         "| scheme | tokens/s | acceptance | tokens/round | up bits/token | down bits/token | the target's own text? |",
         "|---|---:|---:|---:|---:|---:|---|",
