@@ -290,8 +290,8 @@ class _Session:
             return self._ruled(message)
         if isinstance(message, Extra) and self._state is State.RECOVERING and message.seq == self._seq:
             return self._recover(message.extra)
-        if isinstance(message, Tokens) and self._state is State.STREAMING and message.start == self._committed:
-            tokens = list(message.tokens)
+        tokens = list(message.tokens) if isinstance(message, Tokens) and message.start == self._committed else []
+        if isinstance(message, Tokens) and tokens and self._state is State.STREAMING:
             return self._commit(tokens, 0, "target", (self._committed + len(tokens), message.digest))
         raise RemoteProtocolError("state", f"{type(message).__name__} arrived while {self._state.value}")
 

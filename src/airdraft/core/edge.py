@@ -87,7 +87,12 @@ class EdgeMachine(Connection):
 
         Columns beyond the vocabulary, padding that some models score, are left out.
         """
-        return self._sessions[session].forwarded(logits) if session in self._sessions else []
+        if session not in self._sessions:
+            return []
+        try:
+            return self._sessions[session].forwarded(logits)
+        except RemoteProtocolError as error:  # in a draft that had come before the prefill was done
+            return self.failed(session, error.code, str(error))
 
     def failed(self, session: int, code: str, message: str) -> list[Event]:
         """Told: a `Forward` cannot be run. Ends that session only."""

@@ -59,9 +59,9 @@ def candidates(logits: np.ndarray, params: SamplingParams) -> tuple[IntArray, Fl
         ties = np.flatnonzero(scaled == kth)[: params.top_k - above.size]
         ids = np.sort(np.concatenate([above, ties]))
     if params.top_p < 1:
-        probs = softmax(scaled[ids])
-        order = np.argsort(-probs, kind="stable")
-        reached = int(np.searchsorted(np.cumsum(probs[order]), params.top_p)) + 1
+        order = np.argsort(-scaled[ids], kind="stable")
+        probs = softmax(scaled[ids[order]])
+        reached = int(np.searchsorted(np.cumsum(probs), params.top_p)) + 1
         ids = np.sort(ids[order[:reached]])
     if params.min_p > 0:
         kept = scaled[ids]
