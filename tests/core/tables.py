@@ -1,0 +1,203 @@
+"""Small made-up models, and machines with a test at the other end of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from airdraft.core.bits import BitWriter, id_width
+from airdraft.core.device import DeviceMachine, Request
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.events import Event, Forward, Ready
+from airdraft.core.messages import (
+    VERSION,
+    Decoder,
+    Digest,
+    Draft,
+    Hello,
+    Message,
+    Open,
+    SchemeSpec,
+    ToDevice,
+    ToEdge,
+    Welcome,
+    encode,
+)
+from airdraft.core.sampling import SamplingParams
+from airdraft.models.base import FloatArray
+from airdraft.sim.conformance import TableModel
+
+SPECS = {
+    "server": SchemeSpec("server"),
+    "dense": SchemeSpec("dense"),
+    "topk-2x4": SchemeSpec("topk", k=2, bits=4),
+    "topk-3x8": SchemeSpec("topk", k=3, bits=8),
+    "topk-64x16": SchemeSpec("topk"),
+    "split-row-4": SchemeSpec("split", bits=4),
+    "split-row-16": SchemeSpec("split"),
+    "split-candidates-6": SchemeSpec("split", bits=6, downlink="candidates"),
+    "coupled": SchemeSpec("coupled"),
+}
+
+
+def table(
+    seed: int, vocab: int = 5, scale: float = 1.5, context: int = 4096, eos_ids: tuple[int, ...] = ()
+) -> TableModel:
+    """A model whose row after each prefix is drawn once: two seeds give two models that have nothing in common."""
+
+    def row(prefix: tuple[int, ...]) -> FloatArray:
+        return np.random.default_rng([seed, *prefix]).normal(0.0, scale, vocab).astype(np.float32)
+
+    return TableModel(row, vocab, context, eos_ids)
+
+
+def alike(base: TableModel, seed: int, noise: float = 0.5, context: int | None = None) -> TableModel:
+    """A model that resembles `base`, as a draft model does its target."""
+
+    def row(prefix: tuple[int, ...]) -> FloatArray:
+        bent = np.random.default_rng([seed, *prefix]).normal(0.0, noise, base.vocab_size)
+        return (base.row(prefix) + bent).astype(np.float32)
+
+    return TableModel(row, base.vocab_size, context or base.max_context, base.eos_ids)
+
+
+def packed(tokens: Iterable[int], vocab: int) -> bytes:
+    """Ids as they travel."""
+    out = BitWriter()
+    out.write(list(tokens), id_width(vocab))
+    return out.bytes()
+
+
+def hello(vocab: int = 5) -> Hello:
+    return Hello(VERSION, "test", "draft", bytes(16), vocab)
+
+
+def welcome(**changes: object) -> Welcome:
+    fields: dict[str, object] = {
+        "version": VERSION, "software": "test", "model": "target", "max_context": 64, "max_frame": 4096,
+        "max_draft": 8, "max_sessions": 4, "heartbeat_s": 10.0, "eos_ids": (4,),
+    }  # fmt: skip
+    return Welcome(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def opening(
+    session: int = 1,
+    tokens: tuple[int, ...] = (0, 1),
+    scheme: SchemeSpec = SPECS["coupled"],
+    max_tokens: int = 8,
+    vocab: int = 5,
+    params: SamplingParams | None = None,
+    seed: int = 7,
+) -> Open:
+    return Open(
+        session, scheme, params or SamplingParams(), seed, max_tokens, len(tokens), len(tokens),
+        packed(tokens, vocab), Digest(tokens).value,
+    )  # fmt: skip
+
+
+def drafting(before: tuple[int, ...], drafts: tuple[int, ...], session: int = 1, seq: int = 1, vocab: int = 5) -> Draft:
+    """A `coupled` draft after the text `before`."""
+    return Draft(session, seq, len(before), len(before), Digest(before).value, len(drafts), packed(drafts, vocab))
+
+
+class EdgeSide:
+    """An edge's machine with its model; the test is the device."""
+
+    def __init__(self, target: TableModel, limits: Limits | None = None, *, run: bool = True) -> None:
+        """With `run` False the forwards asked for wait in `forwards`."""
+        identity = Target("test", "target", bytes(16), target.vocab_size, target.max_context, target.eos_ids)
+        self.machine = EdgeMachine(identity, limits or Limits(), now=0.0)
+        self.events: list[Event] = []
+        self.forwards: list[Forward] = []
+        self.run = run
+        self._target = target
+        self._caches: dict[int, list[int]] = {}
+        self._decoder = Decoder(ToDevice)
+
+    def send(self, *messages: Message) -> list[Message]:
+        """Send messages, return the answers."""
+        return self.feed(b"".join(encode(message) for message in messages))
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Send bytes, return the answers."""
+        self._serve(self.machine.receive(data, now=0.0))
+        return list(self._decoder.feed(self.machine.take()))
+
+    def forward(self) -> list[Message]:
+        """Run the oldest forward that waits, return what the edge then says."""
+        event = self.forwards.pop(0)
+        cache = self._caches.setdefault(event.session, self._target.new_cache())
+        logits = self._target.forward(cache, event.keep, event.tokens, event.rows)
+        self._serve(self.machine.forwarded(event.session, logits))
+        return list(self._decoder.feed(self.machine.take()))
+
+    def _serve(self, events: list[Event]) -> None:
+        for event in events:
+            if not isinstance(event, Forward):
+                self.events.append(event)
+                continue
+            self.forwards.append(event)
+        while self.run and self.forwards:
+            event = self.forwards.pop(0)
+            cache = self._caches.setdefault(event.session, self._target.new_cache())
+            logits = self._target.forward(cache, event.keep, event.tokens, event.rows)
+            self._serve(self.machine.forwarded(event.session, logits))
+
+
+class DeviceSide:
+    """A device's machine with its model; the test is the edge."""
+
+    def __init__(self, draft: TableModel, answer: Welcome | None = None, *, run: bool = True) -> None:
+        self.machine = DeviceMachine(hello(draft.vocab_size), draft.max_context, now=0.0)
+        self.events: list[Event] = []
+        self.forwards: list[Forward] = []
+        self.run = run
+        self._draft = draft
+        self._caches: dict[int, list[int]] = {}
+        self._decoder = Decoder(ToEdge)
+        self.said = list(self._decoder.feed(self.machine.take()))
+        if answer:
+            self.send(answer)
+            assert isinstance(self.events.pop(), Ready)
+
+    def send(self, *messages: Message) -> list[Message]:
+        """What the edge says; returns what the device answers."""
+        return self.feed(b"".join(encode(message) for message in messages))
+
+    def feed(self, data: bytes) -> list[Message]:
+        self._serve(self.machine.receive(data, now=0.0))
+        return self._heard()
+
+    def open(self, request: Request) -> list[Message]:
+        """Start a text; returns what the device sends."""
+        _, events = self.machine.open(request)
+        self._serve(events)
+        return self._heard()
+
+    def _heard(self) -> list[Message]:
+        return list(self._decoder.feed(self.machine.take()))
+
+    def _serve(self, events: list[Event]) -> None:
+        for event in events:
+            if not isinstance(event, Forward):
+                self.events.append(event)
+                continue
+            self.forwards.append(event)
+        while self.run and self.forwards:
+            event = self.forwards.pop(0)
+            cache = self._caches.setdefault(event.session, self._draft.new_cache())
+            logits = self._draft.forward(cache, event.keep, event.tokens, event.rows)
+            self._serve(self.machine.forwarded(event.session, logits))
+
+
+def request(
+    scheme: SchemeSpec = SPECS["coupled"],
+    params: SamplingParams | None = None,
+    seed: int = 7,
+    max_tokens: int = 8,
+    draft_length: int = 3,
+    prompt: tuple[int, ...] = (0, 1),
+    committed: tuple[int, ...] = (),
+) -> Request:
+    return Request(prompt, scheme, params or SamplingParams(), seed, max_tokens, draft_length, committed)

@@ -1,0 +1,276 @@
+"""Every scheme writes what the target alone would have written, and this test would notice if one did not.
+
+Seeds are fixed, so the outcome is always the same. Had they been drawn anew, each conformance test would fail an exact
+scheme with probability 1e-4 (THRESHOLD), all of them together with less than 1 %. A broken scheme must come out
+below 1e-6 in the very same test.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from airdraft.core import schemes
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams, choose, distribution, draw
+from airdraft.core.schemes import Drafted, Ruling
+from airdraft.core.schemes.coupled import Coupled
+from airdraft.core.schemes.dense import Dense
+from airdraft.core.schemes.rejection import Rejection
+from airdraft.core.schemes.split import Split
+from airdraft.core.schemes.topk import TopK
+from airdraft.sim import alone
+from airdraft.sim.conformance import Conformance, conformance
+from airdraft.sim.pair import Pair
+
+from .tables import SPECS, alike, request, table
+
+_log = logging.getLogger(__name__)
+
+THRESHOLD = 1e-4
+BROKEN = 1e-6
+TRIALS = 600
+DRAFT, TARGET = table(1), table(2)
+
+PARAMS = {
+    "T0.7": SamplingParams(0.7),
+    "T1": SamplingParams(1.0),
+    "T1.3": SamplingParams(1.3),
+    "top-k": SamplingParams(1.0, top_k=3),
+    "top-p": SamplingParams(1.3, top_p=0.8),
+    "min-p": SamplingParams(1.3, min_p=0.2),
+    "all": SamplingParams(1.5, top_k=4, top_p=0.95, min_p=0.05),
+}
+
+
+def run(spec: SchemeSpec, params: SamplingParams, **changes: Any) -> Conformance:
+    return conformance(DRAFT, TARGET, spec, params, **{"trials": TRIALS, **changes})
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_texts_are_distributed_as_the_targets(spec: SchemeSpec, params: SamplingParams) -> None:
+    result = run(spec, params)
+    assert result.p_value > THRESHOLD, result
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_an_end_of_text_token_changes_no_law(spec: SchemeSpec) -> None:
+    target = table(2, eos_ids=(3,))
+    assert conformance(DRAFT, target, spec, SamplingParams(), trials=TRIALS, draft_length=3).p_value > THRESHOLD
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_draft_that_resembles_the_target_changes_no_law(spec: SchemeSpec) -> None:
+    """Most drafts are accepted here: the law of bonus tokens is what this one tests."""
+    result = conformance(alike(TARGET, 9, 0.2), TARGET, spec, SamplingParams(), trials=TRIALS)
+    assert result.p_value > THRESHOLD, result
+
+
+# ---- Broken on purpose -----------------------------------------------------------------------------------------------
+
+
+class Inverted:
+    """Accepts on draft/target, as published code has done."""
+
+    def accepts(self: Any, target_probs: Any, draft: Drafted) -> bool:
+        return bool(self._rng.random() * target_probs[draft.token] < draft.prob())
+
+
+class RawSample:
+    """Draws from the distribution before it was rounded, and sends the rounded one."""
+
+    def propose(self: Any, logits: Any, position: int) -> Drafted:
+        probs = distribution(logits, self._params)
+        ids, weights = self.quantise(probs)
+        return Drafted(int(ids[draw(probs[ids], self._rng)]), ids, weights, float(weights.sum()))
+
+
+class NoResidual:
+    """Replaces a rejected token by a draw from the target."""
+
+    def replace(self: Any, accepted: int, target_probs: Any, draft: Drafted) -> Ruling:
+        return Ruling(accepted, draw(target_probs, self._rng))
+
+
+class SwappedResidual:
+    """Replaces a rejected token by a draw from max(0, draft - target)."""
+
+    def replace(self: Any, accepted: int, target_probs: Any, draft: Drafted) -> Ruling:
+        residual = -target_probs
+        residual[draft.ids] += draft.probs()
+        return Ruling(accepted, draw(np.maximum(residual, 0.0), self._rng))
+
+
+class NextRow:
+    """Judges each draft by the target's row for the token after it."""
+
+    def verify(self: Any, drafts: Any, logits: Any, position: int) -> Ruling:
+        return Rejection.verify(self, drafts, np.roll(logits, -1, axis=0), position)
+
+
+class NoParams:
+    """Forgets the sampling parameters at the edge."""
+
+    def verify(self: Any, drafts: Any, logits: Any, position: int) -> Ruling:
+        self._params = SamplingParams()
+        return Rejection.verify(self, drafts, logits, position)
+
+
+class AlwaysAccepts:
+    def accepts(self: Any, target_probs: Any, draft: Drafted) -> bool:
+        return True
+
+
+class LastRow:
+    """A `split` device that recovers with the row of its last draft, not with the rejected draft's."""
+
+    def propose(self: Any, logits: Any, position: int) -> Drafted:
+        self._last = Split.propose(self, logits, position)
+        return self._last
+
+    def recover(self: Any, draft: Drafted, extra: bytes) -> int | None:
+        return Split.recover(self, self._last, extra)
+
+
+class IgnoresDraft:
+    """A `split` device that takes the target's row, or first candidate, as it comes."""
+
+    def recover(self: Any, draft: Drafted, extra: bytes) -> int | None:
+        _, ids, target_probs = self._decode_extra(extra)
+        return int(ids[draw(target_probs, self._rng)])
+
+
+class OneNoise:
+    """A `coupled` edge that uses the same noise at every position."""
+
+    def _choose(self: Any, logits: Any, position: int) -> int:
+        return choose(logits, self._context.params, self._context.seed, 0)
+
+
+ROW, CANDIDATES = SchemeSpec("split"), SchemeSpec("split", downlink="candidates")
+MUTANTS: list[tuple[type, type, SchemeSpec]] = [
+    (Inverted, Dense, SPECS["dense"]),
+    (Inverted, TopK, SPECS["topk-3x8"]),
+    (Inverted, Split, ROW),
+    (RawSample, TopK, SchemeSpec("topk", k=5, bits=2)),
+    (RawSample, Split, SchemeSpec("split", bits=2)),
+    (NoResidual, Dense, SPECS["dense"]),
+    (NoResidual, TopK, SPECS["topk-3x8"]),
+    (SwappedResidual, Dense, SPECS["dense"]),
+    (SwappedResidual, TopK, SPECS["topk-3x8"]),
+    (NextRow, Dense, SPECS["dense"]),
+    (NoParams, Dense, SPECS["dense"]),
+    (AlwaysAccepts, Dense, SPECS["dense"]),
+    (LastRow, Split, ROW),
+    (LastRow, Split, CANDIDATES),
+    (IgnoresDraft, Split, ROW),
+    (IgnoresDraft, Split, CANDIDATES),
+    (OneNoise, Coupled, SPECS["coupled"]),
+]
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, mutation: type, scheme: type, name: str) -> None:
+    monkeypatch.setitem(schemes.SCHEMES, name, type("Broken", (mutation, scheme), {}))
+
+
+@pytest.mark.parametrize(
+    ("mutation", "scheme", "spec"), MUTANTS, ids=[f"{m.__name__}-{s.name}{i}" for i, (m, _, s) in enumerate(MUTANTS)]
+)
+def test_a_broken_scheme_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+    mutation: type,
+    scheme: type,
+    spec: SchemeSpec,
+) -> None:
+    params = SamplingParams(0.5 if mutation is NoParams else 1.0)
+    # Where a token comes from matters most where the draft is sure of itself and the target is not.
+    draft, target = (table(2, scale=2.5), table(12, scale=0.8)) if mutation is LastRow else (DRAFT, TARGET)
+    # Rounding errs by little: it takes more texts to show.
+    trials = 3 * TRIALS if mutation is RawSample else TRIALS
+    assert conformance(draft, target, spec, params, draft_length=3, trials=trials).p_value > THRESHOLD
+    broken(monkeypatch, mutation, scheme, spec.name)
+    result = conformance(draft, target, spec, params, draft_length=3, trials=trials)
+    _log.info("%s with %s: p = %.1e", mutation.__name__, spec, result.p_value)
+    assert result.p_value < BROKEN, result
+
+
+# ---- `coupled`: the device cannot bias the text ----------------------------------------------------------------------
+
+
+def acceptance(spec: SchemeSpec, draft: Any, target: Any, texts: int = 150) -> tuple[float, list[list[int]]]:
+    pair, accepted, drafted, written = Pair(draft, target), 0, 0, []
+    for seed in range(texts):
+        asked = request(spec, seed=seed, max_tokens=6)
+        written.append(pair.write(asked).tokens)
+        accepted, drafted = accepted + asked.counts.accepted, drafted + asked.counts.drafted
+    return accepted / drafted, written
+
+
+class WrongPosition:
+    def propose(self: Any, logits: Any, position: int) -> Drafted:
+        return Drafted(self._choose(logits, position + 1))
+
+
+class OwnNoise:
+    def propose(self: Any, logits: Any, position: int) -> Drafted:
+        return Drafted(choose(logits, self._context.params, self._context.seed + 1_000_003, position))
+
+
+@pytest.mark.parametrize("mutation", [WrongPosition, OwnNoise])
+def test_a_device_with_other_noise_is_still_exact_but_accepted_less(
+    monkeypatch: pytest.MonkeyPatch, mutation: type
+) -> None:
+    spec, target = SPECS["coupled"], table(2)
+    draft = alike(target, 9, 0.3)
+    rate, texts = acceptance(spec, draft, target)
+    broken(monkeypatch, mutation, Coupled, "coupled")
+    worse, same = acceptance(spec, draft, target)
+    assert same == texts
+    assert worse < rate - 0.2, (worse, rate)
+
+
+def test_coupled_acceptance_is_close_to_the_optimum() -> None:
+    """Never under (1 - TV)/(1 + TV), whose mean over the positions judged is what the rate estimates."""
+    target = table(2, vocab=20)
+    draft = alike(target, 9, 0.5)
+    bounds, agreed = [], []
+    for seed in range(400):
+        prefix = (0, seed % 20)
+        a, b = (distribution(model.row(prefix), SamplingParams()) for model in (target, draft))
+        tv = 0.5 * float(np.abs(a - b).sum())
+        bounds.append(((1 - tv) / (1 + tv), 1 - tv))
+        agreed.append(
+            choose(target.row(prefix), SamplingParams(), seed, 2)
+            == choose(draft.row(prefix), SamplingParams(), seed, 2)
+        )
+    low, high = np.mean(bounds, axis=0)
+    error = 4 * np.sqrt(0.25 / len(agreed))
+    assert low - error < np.mean(agreed) < high + error
+
+
+def test_an_adversary_cannot_move_a_coupled_text() -> None:
+    target = table(2)
+    for seed in range(60):
+        truth = list(alone.write(target, (0, 1), SamplingParams(), seed, 6))
+        for draft in (table(77), table(78, scale=9.0)):
+            assert Pair(draft, target).write(request(seed=seed, max_tokens=6)).tokens == truth
+
+
+# ---- Temperature 0 ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_greedy_texts_equal_the_targets_token_for_token(spec: SchemeSpec) -> None:
+    target = table(2, vocab=40, eos_ids=(7,))
+    greedy = SamplingParams(0.0)
+    for draft in (alike(target, 9, 0.6), table(3, vocab=40)):
+        pair = Pair(draft, target)
+        for prompt in range(25):
+            truth = list(alone.write(target, (prompt, 1), greedy, 5, 12))
+            text = pair.write(request(spec, greedy, seed=prompt, max_tokens=12, prompt=(prompt, 1)))
+            assert text.tokens == truth
+            assert text.reason == ("stop" if truth[-1] == 7 else "length")
