@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import Any
@@ -22,6 +23,12 @@ from airdraft.errors import AirdraftError
 from airdraft.models.base import LanguageModel
 
 _log = logging.getLogger(__name__)
+
+MESSAGE_BYTES = 1 << 16
+"""Most bytes in one WebSocket message. Frames of the protocol are cut anywhere, so that no receiver has to take
+several that wait at once, or a long one, as one message."""
+CLOSE_S = 3.0
+"""How long the peer may take to read what was still to be said, and to close."""
 
 
 def websocket_header(length: int, masked: bool) -> int:
@@ -46,8 +53,12 @@ class Driver:
         self._executor = executor
         self._on_event = on_event
         self._caches: dict[int, Any] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._sending = asyncio.Lock()
+        self._forwards: dict[int, asyncio.Task[None]] = {}  # those that have not answered: at most one a session
+        self._unsent: deque[bytes] = deque()
+        self._has_unsent = asyncio.Event()
+        self._caught_up = asyncio.Event()  # everything is sent, or never will be
+        self._caught_up.set()
+        self._sooner = asyncio.Event()  # the machine's deadline came nearer
         self._is_device = isinstance(machine, DeviceMachine)
         self.bytes_in = 0
         """Received, WebSocket headers included."""
@@ -56,44 +67,84 @@ class Driver:
 
     async def run(self) -> None:
         """Serve the connection until either side ends it. Returns normally then; the events say why."""
-        clock = asyncio.create_task(self._keep_time())
+        helpers = [asyncio.create_task(self._keep_time()), asyncio.create_task(self._write())]
         try:
-            await self.flush()
+            self.flush()
             async for data in self._socket:
+                deadline = self.machine.deadline()
                 if isinstance(data, str):
                     self.handle([self.machine.fail("garbage", "a text message arrived; the protocol is binary")])
                 else:
                     self.bytes_in += len(data) + websocket_header(len(data), not self._is_device)
                     self.handle(self.machine.receive(data, self._now()))
-                await self.flush()
+                self.flush()
                 if self.machine.closed:
                     break
+                if deadline is not None and (self.machine.deadline() or 0) < deadline:
+                    self._sooner.set()
+                if not self._is_device:  # what is not read piles up: a device that does not read is not read from
+                    await self._caught_up.wait()
         except ConnectionClosed:
             pass  # the caller reads the close code off the socket
         finally:
-            for task in {clock, *self._tasks}:
+            await self.close()
+            tasks = [*helpers, *self._forwards.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(clock, *self._tasks, return_exceptions=True)
-            await self._socket.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End the connection, within `CLOSE_S` whatever the peer does."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._caught_up.wait()
+                await self._socket.close()
+        except TimeoutError:
+            self._socket.transport.abort()
+            await self._socket.wait_closed()
 
     def handle(self, events: Iterable[Event]) -> None:
         """Start the forwards that are asked for, pass everything else on. Call `flush` afterwards."""
         for event in events:
             if isinstance(event, Forward):
-                task = asyncio.create_task(self._forward(event))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._forwards[event.session] = asyncio.create_task(self._forward(event))
                 continue
             if isinstance(event, Finished | Failed) and event.session is not None:
-                self._caches.pop(event.session, None)
+                self.forget(event.session)
             self._on_event(event)
 
-    async def flush(self) -> None:
-        """Send what the machine has to say."""
-        async with self._sending:
-            if data := self.machine.take():
-                self.bytes_out += len(data) + websocket_header(len(data), self._is_device)
-                await self._socket.send(data)
+    def forget(self, session: int) -> None:
+        """Free what a session held that is over: its cache, and a forward that waits for its turn."""
+        self._caches.pop(session, None)
+        if task := self._forwards.pop(session, None):
+            task.cancel()
+
+    def flush(self) -> None:
+        """Send what the machine has to say, soon."""
+        data = self.machine.take()
+        for at in range(0, len(data), MESSAGE_BYTES):
+            message = data[at : at + MESSAGE_BYTES]
+            self.bytes_out += len(message) + websocket_header(len(message), self._is_device)
+            self._unsent.append(message)
+        if self._unsent:
+            self._caught_up.clear()
+            self._has_unsent.set()
+
+    async def _write(self) -> None:
+        # A task of its own: a caller cancelled half-way would tear a frame.
+        try:
+            while True:
+                await self._has_unsent.wait()
+                while self._unsent:
+                    await self._socket.send(self._unsent.popleft())
+                self._has_unsent.clear()
+                self._caught_up.set()
+        except ConnectionClosed:  # `run` notices
+            while True:
+                self._unsent.clear()
+                self._has_unsent.clear()
+                self._caught_up.set()
+                await self._has_unsent.wait()
 
     async def _forward(self, event: Forward) -> None:
         loop = asyncio.get_running_loop()
@@ -103,22 +154,27 @@ class Driver:
                 cache = self._caches[event.session] = self._model.new_cache()
             run = self._model.forward
             logits = await loop.run_in_executor(self._executor, run, cache, event.keep, event.tokens, event.rows)
+            self._forwards.pop(event.session, None)  # from here on this task is not to be cancelled by `forget`
             self.handle(self.machine.forwarded(event.session, logits))
         except AirdraftError as error:
+            self._forwards.pop(event.session, None)
             self.handle(self.machine.failed(event.session, "engine", str(error)))
         except Exception:  # whatever an engine throws ends its session and no other
+            self._forwards.pop(event.session, None)
             _log.exception("a forward of %s failed", self._model.name)
             why = f"{self._model.name} failed to run; see the log of the side that runs it"
             self.handle(self.machine.failed(event.session, "engine", why))
-        with contextlib.suppress(ConnectionClosed):  # `run` notices
-            await self.flush()
+        self.flush()
 
     async def _keep_time(self) -> None:
         while (deadline := self.machine.deadline()) is not None:
-            await asyncio.sleep(max(0.0, deadline - self._now()))
+            self._sooner.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._sooner.wait()
             self.handle(self.machine.tick(self._now()))
-            await self.flush()
-        await self._socket.close()
+            self.flush()
+        await self.close()
 
     @staticmethod
     def _now() -> float:

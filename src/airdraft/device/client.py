@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidURI, WebSocketException
@@ -15,11 +17,14 @@ from airdraft import __version__
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.events import Committed, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FRAME, VERSION, Hello, Welcome
-from airdraft.errors import LinkError, RefusedError
+from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError, RemoteProtocolError
 from airdraft.models.base import LanguageModel
 from airdraft.transport import Driver
 
+_log = logging.getLogger(__name__)
+
 CONNECT_S = 10.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Client:
@@ -51,39 +56,48 @@ class Client:
         device cannot work together.
         """
         try:
+            host = urlsplit(url).hostname
             socket = await connect(
-                url, compression=None, max_size=MAX_FRAME + 16, ping_interval=None, open_timeout=CONNECT_S
+                url,
+                compression=None,
+                max_size=MAX_FRAME + 16,
+                ping_interval=None,
+                open_timeout=CONNECT_S,
+                proxy=None if host in LOOPBACK else True,  # no proxy leads back to this machine
             )
-        except InvalidURI as error:
+        except (InvalidURI, ValueError) as error:  # ValueError: a port or a host that cannot be
             raise LinkError(f"{url!r} is no address of an edge; write it as ws://HOST:PORT") from error
         except (OSError, TimeoutError, WebSocketException) as error:
             why = str(error) or type(error).__name__
             raise LinkError(f"no edge answers at {url} ({why}); start one with `airdraft edge`") from error
         client = cls(url, socket, draft, Hello(VERSION, f"airdraft {__version__}", draft.name, tokenizer, vocab_size))
         try:
-            event = await asyncio.wait_for(client._greeting.get(), CONNECT_S)
+            async with asyncio.timeout(CONNECT_S):
+                event = await client._greeting.get()
+            if isinstance(event, Ready):
+                client.welcome = event.welcome
+                return client
         except TimeoutError:
-            await client.close()
             raise LinkError(f"{url} took the connection and says nothing; is an airdraft edge there?") from None
-        if isinstance(event, Ready):
-            client.welcome = event.welcome
-            return client
-        await client.close()
+        finally:
+            if client.welcome is None:
+                await client.close()
         raise client._error(event)
 
     async def write(self, request: Request) -> AsyncIterator[Committed | Finished]:
         """The events of one text, as they happen; the last is `Finished`. `request.counts` says what it has cost.
 
-        Raises: `BadParameterError` before anything is sent, `RefusedError` if the edge refuses the text, `LinkError`
-        if the edge goes away. What was committed until then has been handed out and stands.
+        Raises: `BadParameterError` before anything is sent, `RefusedError` if the edge refuses the text,
+        `RemoteProtocolError` if it breaks the protocol, `ModelError` if the draft model fails, `LinkError` if the edge
+        goes away. What was committed until then has been handed out and stands.
         """
-        if self._task.done():
+        if self._machine.closed or self._task.done():
             raise self._gone()
         number, events = self._machine.open(request)
         queue = self._texts[number] = asyncio.Queue()
         try:
             self._driver.handle(events)
-            await self._driver.flush()
+            self._driver.flush()
             while True:
                 event = await queue.get()
                 if isinstance(event, Failed):
@@ -94,9 +108,9 @@ class Client:
                     return
         finally:
             del self._texts[number]
-            if not self._task.done():
-                self._machine.cancel(number)
-                await self._driver.flush()
+            self._machine.cancel(number)
+            self._driver.forget(number)
+            self._driver.flush()
 
     @property
     def bytes_out(self) -> int:
@@ -110,7 +124,7 @@ class Client:
 
     async def close(self) -> None:
         """End the connection."""
-        await self._socket.close()
+        await self._driver.close()
         await self._task
         self._executor.shutdown(cancel_futures=True)
 
@@ -123,10 +137,12 @@ class Client:
         await self.close()
 
     async def _run(self) -> None:
-        await self._driver.run()
-        gone = Failed(None, "gone", "", ours=False)
-        for queue in (self._greeting, *self._texts.values()):
-            queue.put_nowait(gone)
+        try:
+            await self._driver.run()
+        except Exception:
+            _log.exception("the connection to %s failed", self.url)
+        finally:
+            self._on_event(Failed(None, "gone", "", ours=False))
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Ready):
@@ -137,10 +153,16 @@ class Client:
         elif isinstance(event, Committed | Finished | Failed) and event.session in self._texts:
             self._texts[event.session].put_nowait(event)
 
-    def _error(self, event: Event) -> LinkError | RefusedError:
-        if isinstance(event, Failed) and event.code != "gone":
+    def _error(self, event: Event) -> AirdraftError:
+        if not isinstance(event, Failed) or event.code == "gone":
+            return self._gone()
+        if not event.ours:
             return RefusedError(event.code, event.message)
-        return self._gone()
+        if event.code == "silent":
+            return LinkError(f"the edge at {self.url} went silent: {event.message}; the text so far stands")
+        if event.code == "engine":
+            return ModelError(event.message)
+        return RemoteProtocolError(event.code, f"the edge at {self.url} broke the protocol: {event.message}")
 
     def _gone(self) -> LinkError:
         code = self._socket.close_code

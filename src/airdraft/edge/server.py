@@ -15,7 +15,7 @@ from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Event, Failed
 from airdraft.errors import LinkError
 from airdraft.models.base import LanguageModel
-from airdraft.transport import Driver
+from airdraft.transport import CLOSE_S, MESSAGE_BYTES, Driver
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class EdgeServer:
         # One worker: forwards of one engine take turns, so that each has the cores to itself.
         self._executor = ThreadPoolExecutor(1, "target")
         self._server: Server | None = None
+        self._sockets: set[ServerConnection] = set()
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Port 0 picks a free one, see `port`.
@@ -45,7 +46,7 @@ class EdgeServer:
                 host,
                 port,
                 compression=None,  # ids and probabilities do not compress, and it costs time
-                max_size=self._limits.max_frame + 16,
+                max_size=max(self._limits.max_frame + 16, MESSAGE_BYTES),
                 ping_interval=None,  # the protocol has heartbeats of its own
             )
         except OSError as error:
@@ -64,9 +65,15 @@ class EdgeServer:
     async def close(self) -> None:
         """Stop listening, end every connection."""
         if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-            self._server = None
+            server, self._server = self._server, None
+            server.close()
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await server.wait_closed()
+            except TimeoutError:  # devices that do not read, or do not answer
+                for socket in self._sockets:
+                    socket.transport.abort()
+                await server.wait_closed()
         self._executor.shutdown(cancel_futures=True)
 
     async def __aenter__(self) -> Self:
@@ -85,4 +92,8 @@ class EdgeServer:
                 what = "the connection" if event.session is None else f"session {event.session}"
                 _log.warning("%s of %s ended: %s: %s", what, socket.remote_address, event.code, event.message)
 
-        await Driver(machine, socket, self._model, self._executor, on_event).run()
+        self._sockets.add(socket)
+        try:
+            await Driver(machine, socket, self._model, self._executor, on_event).run()
+        finally:
+            self._sockets.discard(socket)
