@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from airdraft.errors import LinkError
+from airdraft.errors import BadParameterError, LinkError
 
 START_S = 60.0
 
@@ -25,6 +26,13 @@ class Link:
     downlink_mbps: float
     rtt_ms: float
 
+    def __post_init__(self) -> None:
+        for name, rate in (("uplink", self.uplink_mbps), ("downlink", self.downlink_mbps)):
+            if not rate > 0:  # NaN lands here too
+                raise BadParameterError(f"{name}-mbps is {rate:g}; give a rate above 0 in Mbit/s, or inf for no limit")
+        if not 0 <= self.rtt_ms < math.inf:
+            raise BadParameterError(f"rtt-ms is {self.rtt_ms:g}; give a finite round-trip time of 0 ms or more")
+
     def __str__(self) -> str:
         return f"{self.uplink_mbps:g} Mbit/s up, {self.downlink_mbps:g} down, {self.rtt_ms:g} ms RTT"
 
@@ -33,15 +41,16 @@ class Link:
 async def edge(target: str, profile: str, link: Link | None = None) -> AsyncIterator[str]:
     """Start an edge that serves `target` on loopback, behind `link` if one is given. Yields the URL to connect to.
 
-    Both processes end with the context. Raises: `LinkError` with the child's own last words if it does not start.
+    Both processes end with the context, or with this process, however it ends: their standard input does then.
+    Raises: `LinkError` with the child's own last words if it does not start.
     """
     async with contextlib.AsyncExitStack() as stack:
-        serving = _child("edge", "--target", target, "--profile", profile, "--port", "0", "--json")
+        serving = _child("edge", "--target", target, "--profile", profile, "--port", "0", "--json", "--until-eof")
         url: str = (await stack.enter_async_context(serving))["url"]
         if link is not None:
             options = [("--uplink-mbps", link.uplink_mbps), ("--downlink-mbps", link.downlink_mbps)]
             numbers = [str(word) for option in [*options, ("--rtt-ms", link.rtt_ms)] for word in option]
-            relaying = _child("link", "--to", url, "--port", "0", "--json", *numbers)
+            relaying = _child("link", "--to", url, "--port", "0", "--json", "--until-eof", *numbers)
             url = (await stack.enter_async_context(relaying))["url"]
         yield url
 

@@ -48,6 +48,11 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
+def one_line(message: str) -> str:
+    """`message` as a line of printable text: parts of it may come from a peer or a file."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(message.split()))
+
+
 def main() -> None:
     """The entry point of the `airdraft` command."""
     logging.basicConfig(level=logging.WARNING, format="airdraft: %(levelname)s: %(message)s")
@@ -55,7 +60,7 @@ def main() -> None:
     try:
         app()
     except AirdraftError as error:
-        print(f"airdraft: {error}", file=sys.stderr)  # noqa: T201
+        print(f"airdraft: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

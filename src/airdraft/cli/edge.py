@@ -27,6 +27,7 @@ def edge(
     max_draft: Annotated[int, typer.Option(help="Tokens in one draft.")] = 32,
     max_frame: Annotated[int, typer.Option(help="Bytes in one frame.")] = MAX_FRAME,
     as_json: options.Json = False,
+    until_eof: options.UntilEof = False,
 ) -> None:
     """Serve a target model: verify what devices draft, and stream to devices that cannot draft.
 
@@ -35,15 +36,18 @@ def edge(
     """
     if min(max_sessions, max_draft) < 1 or max_frame < 1024:
         raise BadParameterError("--max-sessions and --max-draft must be at least 1, --max-frame at least 1024 bytes")
-    asyncio.run(_serve(target, host, port, profile_name, Limits(max_frame, max_draft, max_sessions), as_json))
+    limits = Limits(max_frame, max_draft, max_sessions)
+    asyncio.run(_serve(target, host, port, profile_name, limits, as_json, until_eof))
 
 
-async def _serve(target: str, host: str, port: int, profile_name: str, limits: Limits, as_json: bool) -> None:
+async def _serve(
+    target: str, host: str, port: int, profile_name: str, limits: Limits, as_json: bool, until_eof: bool
+) -> None:
     pace = profile(profile_name)
     model, tokenizer = load(target)
     async with EdgeServer(Paced(model, pace.target_s), tokenizer.digest, tokenizer.vocab_size, limits) as server:
         await server.start(host, port)
-        url = f"ws://{host}:{server.port}"
+        url = options.address(host, server.port)
         if as_json:
             print(json.dumps({"event": "listening", "url": url, "model": model.name}), flush=True)  # noqa: T201
         else:
@@ -52,4 +56,4 @@ async def _serve(target: str, host: str, port: int, profile_name: str, limits: L
                 typer.echo(f"compute is imitated: {pace.description}")
             if host not in ("127.0.0.1", "localhost", "::1"):
                 typer.echo(f"listening on {host}: anybody who reaches it may use it")
-        await until_stopped()
+        await until_stopped(until_eof)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from airdraft import local
 from airdraft.cli import options
 from airdraft.cli.waiting import until_stopped
 from airdraft.errors import BadParameterError
@@ -24,9 +25,11 @@ def link(
     downlink_mbps: options.DownlinkRate = math.inf,
     rtt_ms: options.Rtt = 0.0,
     as_json: options.Json = False,
+    until_eof: options.UntilEof = False,
 ) -> None:
     """Emulate a slow link in front of an edge, in real time and without root."""
-    spec = LinkSpec(uplink_mbps * 1e6, downlink_mbps * 1e6, rtt_ms / 1e3)
+    given = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
+    spec = LinkSpec(given.uplink_mbps * 1e6, given.downlink_mbps * 1e6, given.rtt_ms / 1e3)
     try:
         parts = urlsplit(to)
         target = (parts.hostname or "", parts.port or 0)
@@ -34,16 +37,16 @@ def link(
         target = ("", 0)
     if not all(target):
         raise BadParameterError(f"--to is {to!r}; write the edge's address as ws://HOST:PORT")
-    asyncio.run(_relay(spec, host, port, target, as_json))
+    asyncio.run(_relay(spec, host, port, target, as_json, until_eof))
 
 
-async def _relay(spec: LinkSpec, host: str, port: int, target: tuple[str, int], as_json: bool) -> None:
+async def _relay(spec: LinkSpec, host: str, port: int, target: tuple[str, int], as_json: bool, until_eof: bool) -> None:
     async with await Relay.start(spec, host, port, *target) as relay:
-        url = f"ws://{host}:{relay.port}"
+        url = options.address(host, relay.port)
         if as_json:
             print(json.dumps({"event": "listening", "url": url}), flush=True)  # noqa: T201
         else:
             typer.echo(f"airdraft link carries {url} to {target[0]}:{target[1]} (Ctrl-C stops it)")
-        await until_stopped()
+        await until_stopped(until_eof)
         if not as_json:
             typer.echo(f"carried {relay.uplink_bytes} bytes up and {relay.downlink_bytes} down")

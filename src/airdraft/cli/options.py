@@ -44,4 +44,10 @@ Rtt = Annotated[float, typer.Option("--rtt-ms", help="Round-trip time, ms.", ric
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True, help="End when standard input ends.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text.")]
+
+
+def address(host: str, port: int) -> str:
+    """The URL of a server on this machine."""
+    return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"

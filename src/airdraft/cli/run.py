@@ -66,7 +66,7 @@ def run(
         )
     params = SamplingParams(temperature, top_k, top_p, min_p)
     spec = SchemeSpec(scheme, k, bits, downlink)
-    words = sys.stdin.read() if prompt == "-" else prompt
+    words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
 
     async def device() -> None:
@@ -88,6 +88,14 @@ def run(
                 await _as_text(client, request, tokenizer, profile_name, console)
 
     asyncio.run(device())
+
+
+def _input() -> str:
+    """All of standard input."""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise BadParameterError(f"standard input is no UTF-8 text ({error.reason}); convert it first") from error
 
 
 async def _as_text(client: Client, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:
