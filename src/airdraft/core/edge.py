@@ -193,6 +193,7 @@ class _Session:
         self._digest = Digest(self._tokens)
         if max(self._tokens) >= target.vocab_size or self._digest.value != message.digest:
             raise RemoteProtocolError("garbage", "the prompt does not match its digest, or leaves the vocabulary")
+        self._begin = message.length
         self._end = min(message.prompt_length + message.max_tokens, target.max_context)
         if self._end <= message.length:
             raise RemoteProtocolError("state", "nothing is left to write: every token asked for is committed")
@@ -312,4 +313,6 @@ class _Session:
         self._digest.extend(tokens)
 
     def _over(self) -> bool:
-        return len(self._tokens) >= self._end or self._tokens[-1] in self._eos
+        # A prompt may end with what would end a text: many models have one token for both ends.
+        written = len(self._tokens) > self._begin
+        return len(self._tokens) >= self._end or (written and self._tokens[-1] in self._eos)
