@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airdraft.core import schemes
 from airdraft.core.edge import Limits
-from airdraft.core.events import Failed, Finished
+from airdraft.core.events import Committed, Failed, Finished
 from airdraft.core.messages import (
     VERSION,
     Close,
@@ -603,12 +603,15 @@ def test_silence_is_answered_with_a_ping_and_then_given_up() -> None:
 
 
 def test_any_byte_counts_as_a_sign_of_life() -> None:
+    """A frame that takes half a minute to arrive, byte by byte, is slow and not silent."""
     edge = EdgeSide(TARGET, Limits(heartbeat_s=1.0)).machine
-    for now in range(1, 20):
-        edge.receive(b"\x8f" if now == 1 else b"", now=float(now)) if now == 1 else edge.receive(b"\0", now=float(now))
-        assert edge.tick(now + 0.5) == []
-        if edge.closed:
-            break
+    frame = encode(Ping(1.0))
+    for at in range(len(frame)):
+        now = 2.5 * (at + 1)
+        edge.receive(frame[at : at + 1], now)
+        assert edge.tick(now + 2.4) == []
+    assert encode(Pong(1.0)) in edge.take()
+    assert not edge.closed
 
 
 def test_the_device_keeps_the_edges_heartbeat() -> None:
@@ -683,9 +686,19 @@ def test_a_scheme_without_a_residual_refuses_to_recover() -> None:
         bare.encode([schemes.Drafted(1)])
 
 
-def test_many_texts_share_a_connection() -> None:
-    """Sessions are served in turns; each text is what it would be alone."""
-    draft = alike(TARGET, 5)
-    pair = Pair(draft, TARGET)
-    texts = [pair.write(request(seed=seed)).tokens for seed in range(20)]
-    assert texts == [Pair(draft, TARGET).write(request(seed=seed)).tokens for seed in range(20)]
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_many_texts_share_a_connection(spec: SchemeSpec) -> None:
+    """Served in turns, each is what it would be alone."""
+    draft, target = alike(TARGET, 5), TARGET
+    edge, device = EdgeSide(target), DeviceSide(draft)
+    device.send(*edge.send(hello()))
+    device.events.clear()
+    wire = [message for seed in range(6) for message in device.open(request(spec, seed=seed))]
+    while wire:
+        wire = device.send(*edge.send(*wire))
+    for seed in range(6):
+        mine = [event for event in device.events if getattr(event, "session", None) == seed + 1]
+        tokens = [token for event in mine if isinstance(event, Committed) for token in event.tokens]
+        assert tokens == Pair(draft, target).write(request(spec, seed=seed)).tokens
+        assert isinstance(mine[-1], Finished)
+    assert len([event for event in edge.events if isinstance(event, Finished)]) == 6

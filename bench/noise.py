@@ -1,0 +1,117 @@
+"""`python -m bench.noise [--json FILE]`: how long the shared noise takes, and how much a coupled draft sends.
+
+One row is the noise of a whole vocabulary at one position, on one core. The table goes to the terminal, and into the
+marked block of docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from airdraft.core import schemes
+from airdraft.core.messages import Draft, SchemeSpec, encode
+from airdraft.core.noise import gumbel
+from airdraft.core.sampling import SamplingParams, choose
+
+BAR_MS = 0.5
+"""What one row of the largest vocabulary may take."""
+VOCABULARIES = (4096, 32000, 151936)
+ROUNDS = 300
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- noise:begin -->", "<!-- noise:end -->"
+
+
+def median_ms(run: Callable[[int], object]) -> float:
+    """The median of many runs, so that what else the machine does counts little."""
+    times = []
+    for at in range(-10, ROUNDS):
+        began = time.perf_counter()
+        run(at + 10)
+        if at >= 0:
+            times.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(times)
+
+
+def cpu_name() -> str:
+    """The processor, as the system calls it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def measure() -> dict[str, Any]:
+    """Everything the table says."""
+    rows = []
+    for vocab in VOCABULARIES:
+        logits = np.random.default_rng(0).normal(0.0, 3.0, vocab).astype(np.float32)
+        top = SamplingParams(0.8, top_k=50)
+        drafter = schemes.make(SchemeSpec("coupled"), top, 1, vocab, schemes.DEVICE, 0)
+        body = drafter.encode([drafter.propose(logits, 9)])
+        rows.append(
+            {
+                "vocab_size": vocab,
+                "row_ms": median_ms(lambda at, vocab=vocab: gumbel(1, at, vocab)),  # type: ignore[misc]
+                "choose_top_50_ms": median_ms(lambda at, row=logits, top=top: choose(row, top, 1, at)),  # type: ignore[misc]
+                "draft_body_bytes": len(body),
+                "draft_frame_bytes": len(encode(Draft(1, 1, 100, 100, 1 << 31, 1, body))),
+            }
+        )
+    return {"cpu": cpu_name(), "numpy": np.__version__, "bar_ms": BAR_MS, "rounds": ROUNDS, "rows": rows}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    lines = [
+        f"Median of {result['rounds']} runs on one core of: {result['cpu']}; numpy {result['numpy']}.",
+        "",
+        "| vocabulary | noise of one row | one choice at top-k 50 | one coupled draft: body | with its frame |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['vocab_size']} | {row['row_ms']:.3f} ms | {row['choose_top_50_ms']:.3f} ms "
+        f"| {row['draft_body_bytes']} bytes | {row['draft_frame_bytes']} bytes |"
+        for row in result["rows"]
+    ]
+    last = result["rows"][-1]
+    verdict = "kept" if last["row_ms"] <= result["bar_ms"] else "MISSED"
+    lines += ["", f"The bar for {last['vocab_size']} tokens is {result['bar_ms']} ms: {verdict}."]
+    return "\n".join(lines)
+
+
+def write_block(page: Path, text: str) -> None:
+    """Put `text` between the markers in `page`, which gets them if it has none."""
+    old = page.read_text("utf-8") if page.is_file() else "# Benchmarks\n"
+    block = f"{BEGIN}\n{text}\n{END}"
+    if BEGIN in old:
+        new = old[: old.index(BEGIN)] + block + old[old.index(END) + len(END) :]
+    else:
+        new = f"{old.rstrip()}\n\n## The shared noise\n\nMade by `python -m bench.noise`.\n\n{block}\n"
+    page.write_text(new, "utf-8")
+
+
+def main() -> int:
+    """Measure, print, write. Exit code 1 if the bar is missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.noise", description="Time the shared noise.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
+    asked = parser.parse_args()
+    result = measure()
+    print(table(result))
+    if asked.json:
+        asked.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    write_block(PAGE, table(result))
+    return int(result["rows"][-1]["row_ms"] > BAR_MS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
