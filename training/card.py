@@ -99,6 +99,8 @@ def measure(out: Path, work: Path, previous: dict[str, Any]) -> dict[str, Any]:
         own = work / "tokens" / "own.bin"
         card["training"]["own_text_tokens"] = own.stat().st_size // 2 if own.is_file() else 0
         card["training"]["hardware"] = card["hardware"]
+        notes = work / "notes.txt"  # what went on during the run that no log tells, in the words of who ran it
+        card["training"]["notes"] = notes.read_text("utf-8").strip() if notes.is_file() else ""
     elif previous:
         card |= {key: previous[key] for key in ("held_out", "corpus", "training")}
     else:

@@ -160,6 +160,8 @@ and on {training["own_text_tokens"] / 1e6:.2f} M tokens that the target wrote. I
 
 {table(["model", "minutes", "updates", "tokens", "loss, first → last logged"], rows)}
 
+{training["notes"]}
+
 To make the pair again, or a bigger one: `python -m training.pair --help`."""
 
 

@@ -20,12 +20,12 @@ TEMPERATURES = (1.0, 0.7)  # those at which the pair is used and measured
 class DraftPlan:
     """How long and on what; the defaults made the shipped draft."""
 
-    minutes: float = 28.0
+    minutes: float = 24.0
     rows: int = 8  # of the target's full context, per update
-    own_rows: int = 5  # of which from text that the target wrote
-    rate: float = 0.02
+    own_rows: int = 4  # of which from text that the target wrote
+    rate: float = 0.015
     decay: float = 0.02
-    turn: tuple[float, float] = (0.35, 0.6)  # share of the budget over which the loss turns from KL to TV
+    turn: tuple[float, float] = (0.2, 0.5)  # share of the budget over which the loss turns from KL to TV
     checkpoint_seconds: float = 240.0
     log_every: int = 50
     compile: bool = True
@@ -117,4 +117,5 @@ def run(target_folder: Path, config: Config, plan: DraftPlan, work: Path, out: P
             saved = time.monotonic()
     runtime.save_state(state, draft, opts, facts_now())
     save(draft, out)
+    log.write(step=step, tokens=seen, seconds=clock.spent)
     return out

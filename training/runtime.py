@@ -102,9 +102,14 @@ class Log:
         print(line, flush=True)
 
     def rows(self) -> list[dict[str, float]]:
-        if not self.path.is_file():
-            return []
-        return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
+        """The rows that led to the weights: what a restart from an older checkpoint undid is left out."""
+        kept: list[dict[str, float]] = []
+        for line in self.path.read_text("utf-8").splitlines() if self.path.is_file() else []:
+            row = json.loads(line)
+            while kept and kept[-1]["step"] > row["step"]:
+                kept.pop()
+            kept.append(row)
+        return kept
 
 
 def save_state(path: Path, model: Llama, opts: list[torch.optim.Optimizer], facts: dict[str, float]) -> None:

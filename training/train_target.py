@@ -20,15 +20,15 @@ from training.schedule import context
 class TargetPlan:
     """How long and how big; the defaults made the shipped target."""
 
-    minutes: float = 65.0
-    batch: int = 16384  # tokens per update
+    minutes: float = 67.0
+    batch: int = 8192  # tokens per update
     micro: int = 8192  # tokens per forward pass
-    rate: float = 0.02  # Muon's peak; the other groups scale with it
+    rate: float = 0.012  # Muon's peak; the other groups scale with it
     decay: float = 0.05
     checkpoint_seconds: float = 240.0
-    log_every: int = 20
+    log_every: int = 40
     repeat_share: float = 0.25  # of the rows, until `repeat_until` of the budget is used: see data.repeat_some
-    repeat_until: float = 0.25
+    repeat_until: float = 0.2
     compile: bool = True
 
 

@@ -111,3 +111,10 @@ def test_user_mistakes_exit_2(argv: list[str], tmp_path: Path, capsys: pytest.Ca
 def test_missing_corpus_exits_2(tmp_path: Path) -> None:
     assert pair.main(["tokenizer", "--work", str(tmp_path)]) == 2
     assert pair.main(["card", "--work", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
+
+
+def test_log_forgets_what_a_restart_undid(tmp_path: Path) -> None:
+    log = runtime.Log(tmp_path / "log.jsonl")
+    for step, loss in ((1, 9.0), (2, 8.0), (3, 7.0), (2, 6.0), (3, 5.0)):
+        log.write(step=step, loss=loss)
+    assert [row["loss"] for row in log.rows()] == [9.0, 8.0, 6.0, 5.0]
