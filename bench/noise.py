@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import statistics
@@ -67,13 +68,22 @@ def measure() -> dict[str, Any]:
                 "draft_frame_bytes": len(encode(Draft(1, 1, 100, 100, 1 << 31, 1, body))),
             }
         )
-    return {"cpu": cpu_name(), "numpy": np.__version__, "bar_ms": BAR_MS, "rounds": ROUNDS, "rows": rows}
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count() or 1,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        "numpy": np.__version__,
+        "bar_ms": BAR_MS,
+        "rounds": ROUNDS,
+        "rows": rows,
+    }
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     lines = [
-        f"Median of {result['rounds']} runs on one core of: {result['cpu']}; numpy {result['numpy']}.",
+        f"Median of {result['rounds']} runs on one core of: {result['cpu']} ({result['cores']} cores, load "
+        f"{result['load']:.1f} meanwhile); numpy {result['numpy']}.",
         "",
         "| vocabulary | noise of one row | one choice at top-k 50 | one coupled draft: body | with its frame |",
         "|---:|---:|---:|---:|---:|",

@@ -203,3 +203,10 @@ def test_a_padded_vocabulary_is_cut_to_its_tokens(spec: SchemeSpec) -> None:
     assert max(written) < 5
     if spec.name in SHARED:
         assert written == list(alone.write(target, (0, 1), SamplingParams(), 3, 6, vocab_size=5))
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_prompt_may_end_with_an_end_of_text_token(spec: SchemeSpec) -> None:
+    """Many models have one token for both ends of a text."""
+    text = Pair(script(1, 2, 4), script(1, 2, 4)).write(request(spec, prompt=(0, 4)))
+    assert (text.tokens, text.reason) == ([1, 2, 4], "stop")
