@@ -22,8 +22,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "transport": ("errors", "core", "models.base"),
     "device": ("errors", "core", "models", "transport"),
     "edge": ("errors", "core", "models", "transport"),
-    "demo": ("errors", "core", "models", "link", "sim", "device", "edge"),
-    "cli": ("errors", "core", "models", "link", "sim", "device", "edge", "demo"),
+    "local": ("errors",),
+    "demo": ("errors", "core", "models", "link", "sim", "device", "edge", "local"),
+    "cli": ("errors", "core", "models", "link", "sim", "device", "edge", "local", "demo"),
     "__main__": ("cli",),
 }
 
