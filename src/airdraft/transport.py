@@ -54,6 +54,7 @@ class Driver:
         self._on_event = on_event
         self._caches: dict[int, Any] = {}
         self._forwards: dict[int, asyncio.Task[None]] = {}  # those that have not answered: at most one a session
+        self._can_send = True
         self._unsent: deque[bytes] = deque()
         self._has_unsent = asyncio.Event()
         self._caught_up = asyncio.Event()  # everything is sent, or never will be
@@ -92,6 +93,8 @@ class Driver:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._forwards.clear()
+            self._caches.clear()
 
     async def close(self) -> None:
         """End the connection, within `CLOSE_S` whatever the peer does."""
@@ -122,6 +125,8 @@ class Driver:
     def flush(self) -> None:
         """Send what the machine has to say, soon."""
         data = self.machine.take()
+        if not self._can_send:
+            return
         for at in range(0, len(data), MESSAGE_BYTES):
             message = data[at : at + MESSAGE_BYTES]
             self.bytes_out += len(message) + websocket_header(len(message), self._is_device)
@@ -139,12 +144,11 @@ class Driver:
                     await self._socket.send(self._unsent.popleft())
                 self._has_unsent.clear()
                 self._caught_up.set()
-        except ConnectionClosed:  # `run` notices
-            while True:
-                self._unsent.clear()
-                self._has_unsent.clear()
-                self._caught_up.set()
-                await self._has_unsent.wait()
+        except ConnectionClosed:
+            pass  # `run` notices
+        finally:
+            self._can_send = False
+            self._caught_up.set()
 
     async def _forward(self, event: Forward) -> None:
         loop = asyncio.get_running_loop()
