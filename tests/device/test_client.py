@@ -1,0 +1,313 @@
+"""The device's client over real sockets: what it says when the edge is wrong, silent or gone, and what it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import perf_counter
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+
+from airdraft.core.messages import MAX_FRAME, VERSION, Close, Digest, Error, Message, Opened, Verdict, Welcome, encode
+from airdraft.device import client as client_module
+from airdraft.device.cost import Cost
+from airdraft.edge.server import EdgeServer
+from airdraft.errors import AirdraftError, BadParameterError, LinkError, ModelError, RefusedError, RemoteProtocolError
+from airdraft.link.relay import LinkSpec, Relay
+from airdraft.transport import websocket_header
+
+from ..edge.loopback import (
+    FAULT,
+    HOST,
+    SCHEMES,
+    TOKENIZER,
+    VOCAB,
+    WARM,
+    Table,
+    device,
+    request,
+    run,
+    serving,
+    truth,
+    until,
+    write,
+)
+
+FREE = LinkSpec(math.inf, math.inf, 0.0)
+
+
+def welcome(version: int = VERSION, heartbeat_s: float = 10.0) -> Welcome:
+    return Welcome(version, "a test", "a model", 512, MAX_FRAME, 32, 16, heartbeat_s, ())
+
+
+@contextlib.asynccontextmanager
+async def edge(behave: Callable[[ServerConnection], Awaitable[object]]) -> AsyncIterator[str]:
+    """An edge that behaves as told, and then keeps the connection open until the device ends it."""
+
+    async def handle(socket: ServerConnection) -> None:
+        await behave(socket)
+        await socket.wait_closed()
+
+    async with serve(handle, HOST, 0, compression=None, ping_interval=None) as server:
+        yield f"ws://{HOST}:{next(iter(server.sockets)).getsockname()[1]}"
+
+
+def says(*messages: Message) -> Callable[[ServerConnection], Awaitable[object]]:
+    return lambda socket: socket.send(b"".join(encode(message) for message in messages))
+
+
+@pytest.mark.parametrize(
+    ("edges_words", "kind", "words"),
+    [
+        (says(welcome(version=9)), RemoteProtocolError, "version 9, this device 1; upgrade the older"),
+        (says(Close(1, "hm")), RemoteProtocolError, "broke the protocol: Close arrived before Welcome"),
+        (says(Error(None, "vocabulary", "no shared vocabulary")), RefusedError, "no shared vocabulary"),
+        (lambda socket: socket.send(b"\x05hello"), RemoteProtocolError, "no message of this protocol"),
+        (lambda socket: socket.send("hello"), RemoteProtocolError, "text message"),
+        (lambda socket: socket.close(), LinkError, "went away"),
+    ],
+)
+def test_an_edge_that_does_not_shake_hands(
+    edges_words: Callable[[ServerConnection], Awaitable[object]], kind: type[AirdraftError], words: str
+) -> None:
+    async def main() -> None:
+        async with edge(edges_words) as url:
+            with pytest.raises(kind, match=words):
+                await device(url, Table(1))
+
+    run(main)
+
+
+def test_an_edge_that_refuses_the_vocabulary_names_the_remedy() -> None:
+    async def main() -> None:
+        async with serving(Table(1)) as url:
+            with pytest.raises(RefusedError, match="pick a draft with the target's own tokenizer") as refused:
+                await device(url, Table(1, vocab_size=VOCAB + 1))
+            assert refused.value.code == "vocabulary"
+
+    run(main)
+
+
+def test_something_that_accepts_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "CONNECT_S", 0.3)
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def mute(reader: StreamReader, writer: StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+            ended.set()
+
+        began = perf_counter()
+        server = await asyncio.start_server(mute, HOST, 0)
+        async with server:
+            with pytest.raises(LinkError, match=r"no edge answers at ws://.*start one with"):
+                await device(f"ws://{HOST}:{server.sockets[0].getsockname()[1]}", Table(1))
+            await ended.wait()
+        async with edge(lambda _: asyncio.sleep(0)) as url:  # a WebSocket server, and no edge
+            with pytest.raises(LinkError, match="says nothing; is an airdraft edge there"):
+                await device(url, Table(1))
+        assert perf_counter() - began < 5
+
+    run(main)
+
+
+def test_an_edge_that_falls_silent_is_given_up() -> None:
+    async def main() -> None:
+        async with edge(says(welcome(heartbeat_s=0.05))) as url:
+            began = perf_counter()
+            async with await device(url, Table(1)) as client:
+                with pytest.raises(LinkError, match="went silent"):
+                    await write(client, request())
+                assert perf_counter() - began < 3
+                with pytest.raises(LinkError):
+                    await write(client, request())
+
+    run(main)
+
+
+def test_an_edge_that_rules_nonsense_is_named() -> None:
+    async def main() -> None:
+        asked = request()
+
+        async def behave(socket: ServerConnection) -> None:
+            opened = Opened(1, len(asked.prompt), Digest(asked.prompt).value)
+            await says(welcome())(socket)
+            await socket.recv()
+            await says(opened, Verdict(1, 1, 99, 0, 4, 0))(socket)
+
+        async with edge(behave) as url, await device(url, Table(1)) as client:
+            with pytest.raises(RemoteProtocolError, match="broke the protocol"):
+                await write(client, asked)
+
+    run(main)
+
+
+def test_an_edge_that_goes_away_leaves_the_text_so_far() -> None:
+    async def main() -> None:
+        target, draft = Table(1, eos_ids=(), seconds=0.002), Table(1, 2, eos_ids=())
+        async with EdgeServer(target, TOKENIZER, VOCAB) as server:
+            await server.start(HOST, 0)
+            async with await device(f"ws://{HOST}:{server.port}", draft) as client:
+                asked = request("coupled", WARM, max_tokens=400)
+                texts: list[list[int]] = [[], []]
+                writing = [asyncio.create_task(write(client, asked, text)) for text in texts]
+                await until(lambda: all(len(text) > 20 for text in texts))
+                await server.close()
+                for task in writing:
+                    with pytest.raises(LinkError, match=r"went away .*the text so far stands"):
+                        await task
+                expected = truth(target, asked)
+                for text in texts:
+                    assert 20 < len(text) < len(expected)
+                    assert text == expected[: len(text)]
+                began = perf_counter()
+                with pytest.raises(LinkError):
+                    await write(client, asked)
+                assert perf_counter() - began < 1
+            await until(lambda: not draft.caches and not target.caches)
+
+    run(main)
+
+
+@pytest.mark.parametrize("fault", [lambda: ModelError("the draft is broken"), lambda: RuntimeError("secret")])
+def test_a_draft_model_that_fails_ends_only_its_text(
+    fault: Callable[[], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(100, "airdraft.transport")  # a captured traceback would hold on to the cache
+
+    async def main() -> None:
+        target, draft = Table(1), Table(1, 2, fault=fault)
+        async with serving(target) as url, await device(url, draft) as client:
+            asked = request("coupled", WARM, 5)
+            text = asyncio.create_task(write(client, asked))
+            with pytest.raises(ModelError):
+                await write(client, request(prompt=(1, FAULT)))
+            assert await text == truth(target, asked)
+            await until(lambda: not target.caches and not draft.caches)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        request(prompt=()),
+        request(prompt=(VOCAB,)),
+        request(prompt=(1,) * 512),
+        request(max_tokens=0),
+        request(seed=-1),
+        request(seed=1 << 63),
+        request(draft_length=-1),
+        request("nope"),
+    ],
+)
+def test_a_request_that_cannot_be_served_is_not_sent(asked: object) -> None:
+    async def main() -> None:
+        async with serving(Table(1)) as url, await device(url, Table(1, 2)) as client:
+            sent = client.bytes_out
+            with pytest.raises(BadParameterError):
+                await write(client, asked)  # type: ignore[arg-type]
+            assert client.bytes_out == sent
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "ws://", "http://127.0.0.1:1", f"ws://{HOST}:99999", "ws://[::1", f"ws://{'a' * 80}.x:1", ""]
+)
+def test_no_address(url: str) -> None:
+    async def main() -> None:
+        with pytest.raises(LinkError, match="write it as ws://HOST:PORT"):
+            await device(url, Table(1))
+
+    run(main)
+
+
+def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "ws_proxy"):
+        monkeypatch.setenv(name, f"http://{HOST}:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    async def main() -> None:
+        async with serving(Table(1)) as url, await device(url, Table(1, 2)) as client:
+            await write(client, request())
+
+    run(main)
+
+
+def test_a_text_cancelled_from_outside_leaves_the_others() -> None:
+    async def main() -> None:
+        target, draft = Table(1, eos_ids=(), seconds=0.001), Table(1, 2, eos_ids=())
+        async with serving(target) as url, await device(url, draft) as client:
+            asked = [request("coupled", WARM, seed, max_tokens=30) for seed in range(3)]
+            kept = [asyncio.create_task(write(client, one)) for one in asked]
+            for pause in range(5):  # at whatever stage each of them then is
+                text: list[int] = []
+                given_up = asyncio.create_task(write(client, request(max_tokens=300), text))
+                await asyncio.sleep(0.004 * pause)
+                given_up.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await given_up
+            assert await asyncio.gather(*kept) == [truth(target, one) for one in asked]
+            await until(lambda: not target.caches and not draft.caches)
+
+    run(main)
+
+
+def test_closing_amid_texts_ends_them() -> None:
+    async def main() -> None:
+        target, draft = Table(1, eos_ids=(), seconds=0.002), Table(1, 2, eos_ids=())
+        async with serving(target) as url:
+            client = await device(url, draft)
+            text: list[int] = []
+            writing = asyncio.create_task(write(client, request(max_tokens=400), text))
+            await until(lambda: len(text) > 5)
+            await client.close()
+            with pytest.raises(LinkError):
+                await writing
+            await until(lambda: not target.caches)
+
+    run(main)
+
+
+@pytest.mark.parametrize(("scheme", "vocab_size"), [*((scheme, VOCAB) for scheme in SCHEMES), ("dense", 8192)])
+def test_the_bytes_counted_are_those_on_the_wire(scheme: str, vocab_size: int) -> None:
+    async def main() -> None:
+        target, draft = Table(1, vocab_size=vocab_size), Table(1, 2, vocab_size=vocab_size)
+        async with EdgeServer(target, TOKENIZER, vocab_size) as server:
+            await server.start(HOST, 0)
+            async with (
+                await Relay.start(FREE, HOST, 0, HOST, server.port) as bare,
+                await Relay.start(FREE, HOST, 0, HOST, server.port) as relay,
+            ):
+                async with connect(f"ws://{HOST}:{bare.port}", compression=None, proxy=None):
+                    up, down = bare.uplink_bytes, bare.downlink_bytes  # the HTTP upgrade, and nothing else
+                async with await device(f"ws://{HOST}:{relay.port}", draft) as client:
+                    first, second = request(scheme, WARM, 1, max_tokens=6), request(scheme, WARM, 2, max_tokens=6)
+                    cost = Cost()
+                    greeting = client.bytes_out, client.bytes_in
+                    for asked in (first, second):
+                        with cost.measuring(client, asked.counts):
+                            await write(client, asked)
+                    sent, received = client.bytes_out, client.bytes_in
+                    await until(lambda: relay.uplink_bytes - up >= sent)
+                    await asyncio.sleep(0.02)
+                    assert relay.uplink_bytes - up == sent
+                    assert relay.downlink_bytes - down == received
+                    assert (greeting[0] + cost.uplink_bytes, greeting[1] + cost.downlink_bytes) == (sent, received)
+                    assert cost.uplink_payload_bytes < cost.uplink_bytes
+
+    run(main)
+
+
+@pytest.mark.parametrize(("length", "header"), [(0, 2), (125, 2), (126, 4), (65535, 4), (65536, 10)])
+def test_the_header_of_a_websocket(length: int, header: int) -> None:
+    assert websocket_header(length, masked=False) == header
+    assert websocket_header(length, masked=True) == header + 4

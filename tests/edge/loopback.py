@@ -1,0 +1,180 @@
+"""An edge and devices in one event loop, over real sockets, with models that are tables."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from websockets.asyncio.client import ClientConnection, connect
+
+from airdraft.core.device import Request
+from airdraft.core.edge import Limits
+from airdraft.core.events import Committed, Finished
+from airdraft.core.messages import VERSION, Decoder, Hello, Message, SchemeSpec, ToDevice, encode
+from airdraft.core.sampling import SamplingParams
+from airdraft.device.client import Client
+from airdraft.edge.server import EdgeServer
+from airdraft.models.base import FloatArray
+from airdraft.sim import alone
+from airdraft.sim.conformance import TableModel
+
+HOST = "127.0.0.1"
+VOCAB = 40
+EOS = 7
+FAULT = VOCAB - 1
+"""A prompt that holds this token makes a `Table` with a fault raise it."""
+TOKENIZER = bytes(range(16))
+SCHEMES = ("server", "dense", "topk", "split", "coupled")
+GREEDY = SamplingParams(0.0)
+WARM = SamplingParams(0.9)
+
+T = TypeVar("T")
+
+
+class Cache(list[int]):
+    """A cache that can be watched."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class Table(TableModel):
+    """A table that can be slow, can fail, and knows which of its caches are alive."""
+
+    def __init__(
+        self,
+        *seeds: int,
+        vocab_size: int = VOCAB,
+        eos_ids: tuple[int, ...] = (EOS,),
+        max_context: int = 512,
+        seconds: float = 0.0,
+        fault: Callable[[], Exception] | None = None,
+    ) -> None:
+        """Rows are sums of the rows of `seeds`: tables that share a seed resemble each other."""
+
+        def row(prefix: tuple[int, ...]) -> FloatArray:
+            parts = [np.random.default_rng([seed, *prefix[-3:]]).normal(size=vocab_size) for seed in seeds]
+            return np.asarray(2 * np.sum(parts, axis=0), np.float32)
+
+        super().__init__(row, vocab_size, max_context, eos_ids)
+        self.seconds = seconds
+        self.forwards = 0
+        self.caches: weakref.WeakSet[Cache] = weakref.WeakSet()
+        self._fault = fault
+
+    def new_cache(self) -> Cache:
+        cache = Cache()
+        self.caches.add(cache)
+        return cache
+
+    def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        self.forwards += 1
+        time.sleep(self.seconds)
+        if self._fault is not None and keep == 0 and FAULT in tokens:
+            raise self._fault()
+        return super().forward(cache, keep, tokens, rows)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30) -> T:
+    """Run `main` to its end in bounded time, and see that it leaves neither task nor thread behind."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(seconds):
+            result = await main()
+            while left := asyncio.all_tasks() - {asyncio.current_task()}:  # what is already ending
+                await asyncio.wait(left)
+        return result
+
+    threads = set(threading.enumerate())
+    result = asyncio.run(bounded())
+    assert set(threading.enumerate()) <= threads
+    gc.collect()  # an unclosed socket warns now, and warnings are errors
+    return result
+
+
+@contextlib.asynccontextmanager
+async def serving(target: Table, limits: Limits | None = None) -> AsyncIterator[str]:
+    """An edge; its URL."""
+    async with EdgeServer(target, TOKENIZER, target.vocab_size, limits) as server:
+        await server.start(HOST, 0)
+        yield f"ws://{HOST}:{server.port}"
+
+
+async def device(url: str, draft: Table) -> Client:
+    return await Client.connect(url, draft, TOKENIZER, draft.vocab_size)
+
+
+def request(
+    scheme: str = "coupled",
+    params: SamplingParams = GREEDY,
+    seed: int = 0,
+    max_tokens: int = 16,
+    prompt: Sequence[int] = (1, 2, 3),
+    **options: Any,
+) -> Request:
+    return Request(prompt, SchemeSpec(scheme, k=8), params, seed, max_tokens, **options)
+
+
+def truth(target: Table, asked: Request) -> list[int]:
+    """What the target alone writes."""
+    same = TableModel(target.row, target.vocab_size, target.max_context, target.eos_ids)
+    return list(alone.write(same, asked.prompt, asked.params, asked.seed, asked.max_tokens))
+
+
+async def write(client: Client, asked: Request, into: list[int] | None = None) -> list[int]:
+    """The tokens of one text, also put `into` a list as they come."""
+    tokens: list[int] = [] if into is None else into
+    reasons = []
+    async for event in client.write(asked):
+        assert not reasons
+        if isinstance(event, Committed):
+            tokens += event.tokens
+        if isinstance(event, Finished):
+            reasons.append(event.reason)
+    assert reasons in (["stop"], ["length"])
+    return tokens
+
+
+async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+class Raw:
+    """A peer that says whatever it likes."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self._decoder = Decoder(ToDevice)
+        self._messages: list[Message] = []
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, url: str, greet: bool = True) -> AsyncIterator[Raw]:
+        async with connect(url, compression=None, ping_interval=None, proxy=None) as socket:
+            raw = cls(socket)
+            if greet:
+                await raw.send(hello())
+                await raw.receive()
+            yield raw
+
+    async def send(self, *messages: Message) -> None:
+        await self.socket.send(b"".join(encode(message) for message in messages))
+
+    async def receive(self) -> Message:
+        while not self._messages:
+            data = await self.socket.recv()
+            assert isinstance(data, bytes)
+            self._messages += self._decoder.feed(data)
+        return self._messages.pop(0)
+
+
+def hello(version: int = VERSION, tokenizer: bytes = TOKENIZER, vocab_size: int = VOCAB) -> Hello:
+    return Hello(version, "a test", "a model", tokenizer, vocab_size)
