@@ -21,8 +21,9 @@ class DraftPlan:
     """How long and on what; the defaults made the shipped draft."""
 
     minutes: float = 24.0
-    rows: int = 8  # of the target's full context, per update
-    own_rows: int = 4  # of which from text that the target wrote
+    context: int = 512  # tokens of a row; prompt and completion of a demonstration fit
+    rows: int = 16  # per update
+    own_rows: int = 6  # of which from text that the target wrote
     rate: float = 0.015
     decay: float = 0.02
     turn: tuple[float, float] = (0.2, 0.5)  # share of the budget over which the loss turns from KL to TV
@@ -67,7 +68,7 @@ def run(target_folder: Path, config: Config, plan: DraftPlan, work: Path, out: P
     opts = runtime.optimisers(draft, plan.rate, plan.decay)
     state = work / "draft.state"
     facts = runtime.load_state(state, draft, opts)
-    context = target.config.context
+    context = min(plan.context, target.config.context)
     corpus = data.Reader(data.tokens(work, "train"), context, seed=5, cursor=int(facts.get("corpus", 0)))
     own = data.Reader(data.tokens(work, "own"), context, seed=6, cursor=int(facts.get("own", 0)))
     log = runtime.Log(work / "draft.jsonl")

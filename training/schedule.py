@@ -18,6 +18,6 @@ def momentum(done: float, warmup: float = 0.05) -> float:
     return 0.85 + 0.10 * min(max(done, 0.0) / warmup, 1.0)
 
 
-def context(done: float, longest: int, grow_at: float = 0.72) -> int:
+def context(done: float, longest: int, grow_at: float = 0.88) -> int:
     """Rows of half the context until `grow_at`, then full ones: half is cheaper and most of code is local."""
     return longest if done >= grow_at else longest // 2
