@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from airdraft.cli import options
-from airdraft.cli.waiting import until_stopped
+from airdraft.cli.waiting import stopping
 from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
 from airdraft.edge.server import EdgeServer
@@ -47,6 +47,7 @@ async def _serve(
     model, tokenizer = load(target)
     async with EdgeServer(Paced(model, pace.target_s), tokenizer.digest, tokenizer.vocab_size, limits) as server:
         await server.start(host, port)
+        stopped = stopping(until_eof)
         url = options.address(host, server.port)
         if as_json:
             print(json.dumps({"event": "listening", "url": url, "model": model.name}), flush=True)  # noqa: T201
@@ -56,4 +57,4 @@ async def _serve(
                 typer.echo(f"compute is imitated: {pace.description}")
             if host not in ("127.0.0.1", "localhost", "::1"):
                 typer.echo(f"listening on {host}: anybody who reaches it may use it")
-        await until_stopped(until_eof)
+        await stopped.wait()

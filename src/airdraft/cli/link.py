@@ -12,7 +12,7 @@ import typer
 
 from airdraft import local
 from airdraft.cli import options
-from airdraft.cli.waiting import until_stopped
+from airdraft.cli.waiting import stopping
 from airdraft.errors import BadParameterError
 from airdraft.link.relay import LinkSpec, Relay
 
@@ -42,11 +42,12 @@ def link(
 
 async def _relay(spec: LinkSpec, host: str, port: int, target: tuple[str, int], as_json: bool, until_eof: bool) -> None:
     async with await Relay.start(spec, host, port, *target) as relay:
+        stopped = stopping(until_eof)
         url = options.address(host, relay.port)
         if as_json:
             print(json.dumps({"event": "listening", "url": url}), flush=True)  # noqa: T201
         else:
             typer.echo(f"airdraft link carries {url} to {target[0]}:{target[1]} (Ctrl-C stops it)")
-        await until_stopped(until_eof)
+        await stopped.wait()
         if not as_json:
             typer.echo(f"carried {relay.uplink_bytes} bytes up and {relay.downlink_bytes} down")

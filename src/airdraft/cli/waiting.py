@@ -7,10 +7,11 @@ import os
 import signal
 
 
-async def until_stopped(until_eof: bool = False) -> None:
-    """Return when the process is asked to end: by SIGINT (Ctrl-C), SIGTERM or, if so wished, the end of its input.
+def stopping(until_eof: bool) -> asyncio.Event:
+    """Set when the process is asked to end: by SIGINT (Ctrl-C), SIGTERM or, if so wished, the end of its input.
 
-    A process that holds the other end of our input need not live to ask: however it dies, the pipe closes.
+    Call it before saying that the server is up: whoever reads that may ask at once. A process that holds the other end
+    of our input need not live to ask: however it dies, the pipe closes.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -24,4 +25,4 @@ async def until_stopped(until_eof: bool = False) -> None:
         loop.add_reader(0, read)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    return stopped
