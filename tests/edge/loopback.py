@@ -114,7 +114,7 @@ def request(
     scheme: str = "coupled",
     params: SamplingParams = GREEDY,
     seed: int = 0,
-    max_tokens: int = 16,
+    max_tokens: int = 10,
     prompt: Sequence[int] = (1, 2, 3),
     **options: Any,
 ) -> Request:

@@ -345,7 +345,7 @@ def test_a_device_that_does_not_read_neither_fills_the_edge_nor_holds_up_its_end
             url = f"ws://{HOST}:{server.port}"
             async with Raw.connect(url) as raw:
                 flood = asyncio.create_task(flooding(raw))
-                _, waiting = await asyncio.wait([flood], timeout=1)
+                _, waiting = await asyncio.wait([flood], timeout=0.5)
                 assert waiting  # all buffers on the way are full, and the edge reads no more
                 async with await device(url, draft) as client:
                     asked = request()

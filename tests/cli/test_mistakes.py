@@ -1,0 +1,254 @@
+"""Every mistake ends in one line that names the thing and the remedy, and exit code 2.
+
+In this process where that shows the same, since a start takes a second; through the command's own entry point.
+"""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from airdraft import cli
+from airdraft.models.folder import shipped
+
+from ..e2e.processes import ENVIRONMENT, airdraft, command
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command that must fail, and gives the line it says."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*words: str, stdin: bytes = b"") -> str:
+        monkeypatch.setattr(sys, "argv", ["airdraft", *words])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown, line = capfd.readouterr()
+        assert ended.value.code == 2
+        assert "Traceback" not in shown + line
+        assert line.startswith("airdraft: ")
+        assert line.endswith("\n")
+        assert line.count("\n") == 1
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "thing", "remedy"),
+    [
+        (("run", "x", "--draft", "nope"), "no model 'nope'", "a folder with a model.onnx or a hub id"),
+        (("run", "x", "--draft", "no-such-org/no-model"), "no-such-org/no-model", "check the path or the id"),
+        (("run", "x", "--draft", ""), "no model ''", "hub id"),
+        (("edge", "--target", "nope"), "no model 'nope'", "hub id"),
+        (("edge", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
+        (("run", "x", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
+        (("demo", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
+        (("run", "x", "--temperature", "-1"), "temperature is -1.0", "give 0, which is greedy"),
+        (("run", "x", "--temperature", "nan"), "temperature is nan", "give 0, which is greedy"),
+        (("demo", "--temperature", "-1"), "temperature is -1.0", "give 0, which is greedy"),
+        (("run", "x", "--top-p", "0"), "top-p is 0.0", "above 0 and at most 1"),
+        (("run", "x", "--top-k", "-1"), "top-k is -1", "at least 0"),
+        (("run", "x", "--min-p", "2"), "min-p is 2.0", "from 0 to 1"),
+        (("run", "x", "--uplink-mbps", "-1"), "uplink-mbps is -1", "above 0 in Mbit/s"),
+        (("run", "x", "--downlink-mbps", "0"), "downlink-mbps is 0", "above 0 in Mbit/s"),
+        (("run", "x", "--rtt-ms", "-1"), "rtt-ms is -1", "0 ms or more"),
+        (("demo", "--uplink-mbps", "nan"), "uplink-mbps is nan", "above 0 in Mbit/s"),
+        (("demo", "--rtt-ms", "inf"), "rtt-ms is inf", "finite"),
+        (("link", "--uplink-mbps", "0"), "uplink-mbps is 0", "above 0 in Mbit/s"),
+        (("link", "--downlink-mbps", "nan"), "downlink-mbps is nan", "above 0 in Mbit/s"),
+        (("link", "--rtt-ms", "nan"), "rtt-ms is nan", "0 ms or more"),
+        (("link", "--to", "nonsense"), "--to is 'nonsense'", "ws://HOST:PORT"),
+        (("link", "--to", "ws://h:99999"), "--to is 'ws://h:99999'", "ws://HOST:PORT"),
+        (("link", "--to", "ws://[::1"), "--to is", "ws://HOST:PORT"),
+        (("run", "x", "--edge", "nonsense"), "'nonsense' is no address", "ws://HOST:PORT"),
+        (("run", "x", "--edge", "ws://h:99999"), "'ws://h:99999' is no address", "ws://HOST:PORT"),
+        (("run", "x", "--edge", "ws://a\n..b:1"), "is no address", "ws://HOST:PORT"),
+        (("run", "x", "--edge", "http://127.0.0.1:1"), "is no address", "ws://HOST:PORT"),
+        (("run", "x", "--edge", "ws://h:1", "--rtt-ms", "9"), "--edge and an emulated link", "airdraft link --to"),
+        (("edge", "--max-draft", "0"), "--max-draft", "at least 1"),
+        (("demo", "--json", "no/such/folder.json"), "no/such/folder.json cannot be written", "make it"),
+        (("demo", "--svg", "no/such/folder.svg"), "no/such/folder.svg cannot be written", "make it"),
+    ],
+)
+def test_a_mistake_found_here(mistake: Run, words: tuple[str, ...], thing: str, remedy: str) -> None:
+    line = mistake(*words)
+    assert thing in line
+    assert remedy in line
+
+
+@pytest.mark.parametrize(
+    ("words", "thing", "remedy"),
+    [
+        (("--scheme", "nope"), "scheme 'nope'", "one of server, dense, topk, split, coupled"),
+        (("--seed", "-1"), "seed is -1", "from 0 to 2^63 - 1"),
+        (("--seed", str(1 << 63)), f"seed is {1 << 63}", "from 0 to 2^63 - 1"),
+        (("--max-tokens", "0"), "max-tokens", "at least 1"),
+        (("--draft-length", "-1"), "draft-length", "at least 0"),
+        (("--scheme", "topk", "--k", "0"), "k is 0", "at least 1"),
+        (("--scheme", "split", "--bits", "25"), "bits is 25", "1 to 24"),
+        (("--scheme", "split", "--downlink", "nope"), "downlink is 'nope'", "row or candidates"),
+    ],
+)
+def test_a_request_that_cannot_be_served(
+    mistake: Run, edge: str, words: tuple[str, ...], thing: str, remedy: str
+) -> None:
+    line = mistake("run", "x", "--edge", edge, *words)
+    assert thing in line
+    assert remedy in line
+
+
+def test_a_prompt_longer_than_the_context(mistake: Run, edge: str) -> None:
+    assert "shorten the prompt" in mistake("run", "-", "--edge", edge, stdin=b"word = other\n" * 5000)
+
+
+def test_standard_input_that_is_no_text(mistake: Run, edge: str) -> None:
+    assert "no UTF-8 text" in mistake("run", "-", "--edge", edge, stdin=b"\xff\xfe\x00")
+
+
+def test_a_folder_without_a_model(mistake: Run, tmp_path: Path) -> None:
+    line = mistake("run", "x", "--draft", str(tmp_path))
+    assert str(tmp_path) in line
+    assert "copy it" in line or "export it" in line
+
+
+def test_a_broken_model(mistake: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(shipped("draft"), folder)
+    (folder / "model.onnx").write_bytes(b"no graph\nat all")
+    line = mistake("edge", "--target", str(folder))
+    assert str(folder) in line
+    assert "again" in line
+
+
+def test_a_draft_of_another_vocabulary(mistake: Run, edge: str, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(shipped("draft"), folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    vocab = content["model"]["vocab"]
+    renamed = max((token for token in vocab), key=lambda token: vocab[token])  # no merge is built on the last one
+    vocab["\x00renamed"] = vocab.pop(renamed)
+    content["model"]["merges"] = [
+        pair
+        for pair in content["model"]["merges"]
+        if "".join(pair if isinstance(pair, list) else pair.split()) != renamed
+    ]
+    path.write_text(json.dumps(content), "utf-8")
+    line = mistake("run", "x", "--edge", edge, "--draft", str(folder))
+    assert "do not share one vocabulary" in line
+    assert "pick a draft with the target's own tokenizer" in line
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that is taken, by something that never answers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("server", ["edge", "link"])
+def test_a_port_in_use(mistake: Run, port: int, server: str) -> None:
+    line = mistake(server, "--port", str(port))
+    assert f"127.0.0.1:{port}" in line
+    assert "free port" in line
+
+
+def test_an_edge_that_is_not_there(mistake: Run) -> None:
+    with socket.socket() as bound:  # but does not listen
+        bound.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{bound.getsockname()[1]}"
+        line = mistake("run", "x", "--edge", url)
+    assert f"no edge answers at {url}" in line
+    assert "`airdraft edge`" in line
+
+
+def test_a_plain_http_server(mistake: Run) -> None:
+    class Quiet(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            line = mistake("run", "x", "--edge", f"ws://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert "no edge answers" in line
+    assert "200" in line
+
+
+@pytest.mark.slow
+def test_the_last_words_of_an_edge_that_does_not_start_are_passed_on() -> None:
+    code, out, line = airdraft("run", "x", "--target", "nope")
+    assert (code, out) == (2, "")
+    assert line.startswith("airdraft: no model 'nope'; name 'target'")
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("nope",), ("run",), ("edge", "--port", "70000"), ("run", "x", "--seed", "one")])
+def test_usage_errors_are_typers(words: tuple[str, ...], capfd: pytest.CaptureFixture[str],
+                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["airdraft", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "Usage: " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("words", [(), ("demo",), ("run",), ("edge",), ("link",)])
+def test_help_fits_80_columns(words: tuple[str, ...], capfd: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["airdraft", *words, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown, errors = capfd.readouterr()
+    assert (ended.value.code, errors) == (0, "")
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert "Usage: " in shown
+    assert "--until-eof" not in shown
+    assert "…" not in shown.replace("[OPTIONS] COMMAND [ARGS]…", "")  # nothing is cut off
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [("--help",), ("run", "x = 1\ny =", "--max-tokens", "40"), ("run", "x", "--json", "--max-tokens", "8")]
+)
+@pytest.mark.parametrize("lines", [0, 1])
+def test_output_that_nobody_reads_any_more(edge: str, words: tuple[str, ...], lines: int) -> None:
+    more = ("--edge", edge) if words[0] == "run" else ()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command(*words, *more), stdout=pipe, stderr=pipe, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) in (0, 1)
