@@ -86,7 +86,9 @@ class RawSample:
     def propose(self: Any, logits: Any, position: int) -> Drafted:
         probs = distribution(logits, self._params)
         ids, weights = self.quantise(probs)
-        return Drafted(int(ids[draw(probs[ids], self._rng)]), ids, weights, float(weights.sum()))
+        # Tokens rounded to nothing stay out: the edge would refuse them at once.
+        token = int(ids[draw(probs[ids] * (weights > 0), self._rng)])
+        return Drafted(token, ids, weights, float(weights.sum()))
 
 
 class NoResidual:

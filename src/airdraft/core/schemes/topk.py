@@ -18,26 +18,27 @@ from airdraft.errors import RemoteProtocolError
 
 
 class TopK(Rejection):
-    """Body, bit-packed: all ids; all support sizes m (1..K); all supports' ids; all weights."""
+    """Body, bit-packed: all ids; for each draft K ids, ascending; for each draft their K weights.
+
+    As published, always K pairs, though a peaked distribution has fewer tokens of any weight.
+    """
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._k = min(context.spec.k, context.vocab_size)
         self._bits = context.spec.bits
         self._total = (1 << self._bits) - 1
-        self.draft_bits = self._id_width + self._k.bit_length() + self._k * (self._id_width + self._bits)
+        self.draft_bits = self._id_width + self._k * (self._id_width + self._bits)
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
-        """The K most likely tokens on a lattice; tokens rounded to nothing leave the support."""
+        """The K most likely tokens on a lattice."""
         top = np.sort(np.argsort(-probs, kind="stable")[: self._k])
-        weights = lattice(probs[top] / probs[top].sum(), self._total)
-        return top[weights > 0], weights[weights > 0]
+        return top, lattice(probs[top] / probs[top].sum(), self._total)
 
     def encode(self, drafts: Sequence[Drafted]) -> bytes:
         """See `Scheme.encode`."""
         out = BitWriter()
         out.write([draft.token for draft in drafts], self._id_width)
-        out.write([draft.row()[0].size for draft in drafts], self._k.bit_length())
         for draft in drafts:
             out.write(draft.row()[0], self._id_width)
         for draft in drafts:
@@ -48,14 +49,13 @@ class TopK(Rejection):
         """See `Scheme.decode`."""
         data = BitReader(body)
         tokens = data.read(count, self._id_width)
-        sizes = data.read(count, self._k.bit_length())
-        supports = np.split(data.read(int(sizes.sum()), self._id_width), np.cumsum(sizes)[:-1])
-        weights = np.split(data.read(int(sizes.sum()), self._bits), np.cumsum(sizes)[:-1])
+        supports = data.read(count * self._k, self._id_width).reshape(count, self._k)
+        weights = data.read(count * self._k, self._bits).reshape(count, self._k)
         data.finish()
         drafts = []
-        for token, ids, weight in zip(tokens.tolist(), supports, weights, strict=False):
-            in_order = 0 < ids.size <= self._k and ids[-1] < self._vocab_size and bool((np.diff(ids) > 0).all())
-            if not in_order or token not in ids or (weight < 1).any() or weight.sum() != self._total:
+        for token, ids, weight in zip(tokens.tolist(), supports, weights, strict=True):
+            in_order = ids[-1] < self._vocab_size and bool((np.diff(ids) > 0).all())
+            if not in_order or not weight[ids == token].any() or weight.sum() != self._total:
                 raise RemoteProtocolError("garbage", f"token {token}'s sparse distribution is malformed")
             drafts.append(Drafted(token, ids, weight, float(self._total)))
         return drafts
