@@ -20,7 +20,8 @@ def table(results: dict[str, Any]) -> str:
     """The block, in Markdown."""
     link, params = results["link"], results["params"]
     compute = "real" if results["profile"] == "none" else f"imitated, profile `{results['profile']}`"
-    emulated = f"{link['uplink_mbps']:g} Mbit/s up, {link['downlink_mbps']:g} down, {link['rtt_ms']:g} ms RTT"
+    up, down = (number(link[way], "g") for way in ("uplink_mbps", "downlink_mbps"))
+    emulated = f"{up} Mbit/s up, {down} down, {link['rtt_ms']:g} ms RTT"
     lines = [
         f"`airdraft demo`: {len(results['prompts'])} texts of at most {results['max_tokens']} tokens, temperature "
         f"{params['temperature']:g}, draft length {results['draft_length']}; emulated link, {emulated}; "

@@ -14,7 +14,6 @@ from airdraft import local
 from airdraft.cli import options
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
-from airdraft.demo import measure, report
 from airdraft.errors import BadParameterError
 
 
@@ -35,16 +34,21 @@ def demo(
     min_p: options.MinP = 0.0,
     seed: options.Seed = 0,
     max_tokens: options.MaxTokens = 96,
-    trials: Annotated[int, typer.Option(help="Texts per conformance test.")] = 2000,
+    trials: Annotated[int, typer.Option(help="Texts per conformance test.", min=100)] = 2000,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
     svg: Annotated[Path | None, typer.Option(help="Also draw what is shown to this file.")] = None,
     no_color: options.NoColor = False,
 ) -> None:
     """See device and edge write three texts over an emulated link, then every scheme in one table.
 
-    Two real models, an edge process, a link process and a device process on this machine. Since the models that ship
-    are tiny, the default profile slows them to what a phone and an 8 B target take; every time is labelled so.
+    Two real models, an edge process, a link process and a device process on
+    this machine. Since the models that ship are tiny, the default profile
+    slows them to what a phone and an 8 B target take; every time is labelled
+    so.
     """
+    # Here, because it brings scipy, which takes longer to import than all the rest.
+    from airdraft.demo import measure, report  # noqa: PLC0415
+
     plan = measure.Plan(
         draft=draft,
         target=target,

@@ -31,8 +31,8 @@ def edge(
 ) -> None:
     """Serve a target model: verify what devices draft, and stream to devices that cannot draft.
 
-    Listens on this machine only unless told otherwise; there is no encryption and no password yet, so keep it behind
-    something that has both.
+    Listens on this machine only unless told otherwise; there is no encryption
+    and no password yet, so keep it behind something that has both.
     """
     if min(max_sessions, max_draft) < 1 or max_frame < 1024:
         raise BadParameterError("--max-sessions and --max-draft must be at least 1, --max-frame at least 1024 bytes")

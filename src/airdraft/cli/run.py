@@ -55,8 +55,9 @@ def run(
 ) -> None:
     """Continue PROMPT: draft on this device, verify at the edge, print tokens as they are committed.
 
-    Green tokens were drafted here and accepted; yellow ones corrected a draft; cyan ones came on top. A rate or a
-    round-trip time emulates a link between this device and an edge that it starts itself.
+    Green tokens were drafted here and accepted; yellow ones corrected a draft;
+    cyan ones came on top. A rate or a round-trip time emulates a link between
+    this device and an edge that it starts itself.
     """
     link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
     emulated = link != local.Link(math.inf, math.inf, 0.0)

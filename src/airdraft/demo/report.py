@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import Any
 
 from rich.console import Console
@@ -48,8 +49,8 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
         "profile": plan.profile,
         "imitated_compute": plan.profile != "none",
         "link": {
-            "uplink_mbps": plan.link.uplink_mbps,
-            "downlink_mbps": plan.link.downlink_mbps,
+            "uplink_mbps": _finite(plan.link.uplink_mbps),
+            "downlink_mbps": _finite(plan.link.downlink_mbps),
             "rtt_ms": plan.link.rtt_ms,
             "emulated": True,
         },
@@ -159,6 +160,11 @@ def _table(rows: list[Row], plan: Plan, imitated: str) -> Table:
         ]
         table.add_row(row.scheme, *cells, style="bold" if row is fastest else "")
     return table
+
+
+def _finite(rate_mbps: float) -> float | None:
+    """JSON has no infinity; null is a link without a limit."""
+    return rate_mbps if math.isfinite(rate_mbps) else None
 
 
 def _number(value: float | None, form: str) -> str:
