@@ -23,17 +23,19 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="""Draft on the device, verify at the edge.
 
-A small draft model here proposes tokens; a large target model at the edge verifies them over a link that may be slow.
-What you read is exactly what the target alone would have written.
+A small draft model here proposes tokens; a large target model at the edge
+verifies them over a link that may be slow. What you read is exactly what the
+target alone would have written.
 
 [bold]Start here[/bold]
 
-  airdraft demo                             every scheme side by side, with the pair that ships
-  airdraft run "def fibonacci(n):"          one text, from an edge of its own on this machine
-  airdraft edge --port 8571                 serve a target model; then, on the device:
+  airdraft demo                          every scheme, with the pair that ships
+  airdraft run "def fibonacci(n):"       one text, from an edge of its own
+  airdraft edge --port 8571              serve a target; then, on the device:
   airdraft run "def f(x):" --edge ws://HOST:8571
 
-MODEL is `target` or `draft` (the pair that ships), a folder, or a hub id such as org/name.
+MODEL is `target` or `draft` (the pair that ships), a folder, or a hub id
+such as org/name.
 """,
 )
 
