@@ -29,7 +29,7 @@ target alone would have written.
 
 [bold]Start here[/bold]
 
-  airdraft demo                          every scheme, with the pair that ships
+  airdraft demo                          every scheme side by side
   airdraft run "def fibonacci(n):"       one text, from an edge of its own
   airdraft edge --port 8571              serve a target; then, on the device:
   airdraft run "def f(x):" --edge ws://HOST:8571
