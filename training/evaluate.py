@@ -70,7 +70,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 @torch.no_grad()
-def bits_per_byte(model: Llama, tok: Tokenizer, work: Path, split: str, limit: int = 120_000) -> dict[str, float]:
+def bits_per_byte(model: Llama, tok: Tokenizer, work: Path, split: str, limit: int = 60_000) -> dict[str, float]:
     """Bits per byte of UTF-8 text in fp32, each window of the model's context starting cold.
 
     Reads windows spread over the split up to about `limit` tokens. Bytes are counted by decoding the windows.
