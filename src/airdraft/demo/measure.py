@@ -24,9 +24,12 @@ from airdraft.sim import alone
 from airdraft.sim.conformance import Conformance, conformance, remembered
 
 PROMPTS = (
-    'def fibonacci(n):\n    """Return the n-th Fibonacci number."""\n',
-    'def read_lines(path):\n    """Return the lines of a text file, without their newlines."""\n',
-    'class Stack:\n    """A last-in, first-out container."""\n\n    def __init__(self):\n',
+    'import argparse\n\n\ndef main(argv=None):\n    """Parse the command line and run."""\n'
+    "    parser = argparse.ArgumentParser(",
+    'class Stack:\n    """A last-in, first-out container."""\n\n    def __init__(self):\n        self._items = []\n\n'
+    "    def push(self, item):\n",
+    "import json\n\n\ndef load_config(path, default=None):\n"
+    '    """Read a JSON file and return its contents as a dict."""\n',
 )
 
 ROUNDS = ("dense", "topk", "split", "coupled")

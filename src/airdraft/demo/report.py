@@ -7,6 +7,7 @@ import contextlib
 import math
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -131,19 +132,17 @@ def _progress(console: Console) -> Progress:
 
 
 def _table(rows: list[Row], plan: Plan, imitated: str) -> Table:
-    table = Table(
-        title=f"{len(PROMPTS)} texts, {plan.link}, draft length {plan.draft_length}{imitated}", title_justify="left"
-    )
-    headings = (
+    title = f"{len(PROMPTS)} texts, draft length {plan.draft_length}\n{plan.link}{imitated}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("\nscheme", no_wrap=True)
+    for heading in (
         "tokens\n/s",
         "accept-\nance",
         "tokens\n/round",
         "\nrounds",
-        "uplink\nbits/token",
-        "downlink\nbits/token",
-    )
-    table.add_column("\nscheme")
-    for heading in headings:
+        "up bits\n/token",
+        "down bits\n/token",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("the target's\nown text?", no_wrap=True)
     fastest = max((row for row in rows if row.exact), key=lambda row: row.cost.figures()["tokens_per_s"] or 0.0)
