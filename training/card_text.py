@@ -72,7 +72,8 @@ Size of both folders: {card["bytes"] / 1e6:.1f} MB."""
 
 
 def _quality(card: dict[str, Any]) -> str:
-    held = card["held_out"]
+    held, splits = card["held_out"], card["corpus"]["splits"]
+    share = splits["held_files"]["files"] / (splits["held_files"]["files"] + splits["train"]["files"])
     rows = [
         [
             split.replace("_", "-out "),
@@ -93,7 +94,7 @@ def _quality(card: dict[str, Any]) -> str:
     parse = card["parse"]
     return f"""## Quality
 
-Held-out files are about 1 % of the files of the training packages; held-out packages were never trained on.
+Held-out files are {share:.1%} of the files of the training packages; held-out packages were never trained on.
 
 {table(["text", "model", "bits per byte", "nats per token", "tokens"], rows)}
 

@@ -20,7 +20,7 @@ TEMPERATURES = (1.0, 0.7)  # those at which the pair is used and measured
 class DraftPlan:
     """How long and on what; the defaults made the shipped draft."""
 
-    minutes: float = 12.0
+    minutes: float = 23.0
     context: int = 512  # tokens of a row; prompt and completion of a demonstration fit
     rows: int = 16  # per update
     own_rows: int = 6  # of which from text that the target wrote

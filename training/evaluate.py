@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -70,7 +71,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 @torch.no_grad()
-def bits_per_byte(model: Llama, tok: Tokenizer, work: Path, split: str, limit: int = 60_000) -> dict[str, float]:
+def bits_per_byte(model: Llama, tok: Tokenizer, work: Path, split: str, limit: int = 120_000) -> dict[str, float]:
     """Bits per byte of UTF-8 text in fp32, each window of the model's context starting cold.
 
     Reads windows spread over the split up to about `limit` tokens. Bytes are counted by decoding the windows.
@@ -81,7 +82,7 @@ def bits_per_byte(model: Llama, tok: Tokenizer, work: Path, split: str, limit: i
         nats += float(F.cross_entropy(model(x[None])[0], y, reduction="sum"))
         count += len(y)
         size += len(tok.decode(y.tolist(), skip_special_tokens=True).encode())
-    return {"bits_per_byte": nats / np.log(2) / size, "nats_per_token": nats / count, "tokens": count, "bytes": size}
+    return {"bits_per_byte": nats / math.log(2) / size, "nats_per_token": nats / count, "tokens": count, "bytes": size}
 
 
 def _score(model: Llama, rows: list[list[int]]) -> Tensor:

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=89.0, help="wall time for the target (default: 89)")
     add("--draft-layers", type=int, default=2, help="layers of the draft (default: 2)")
     add("--draft-width", type=int, default=128, help="width of the draft, a multiple of 32 (default: 128)")
-    add("--draft-minutes", type=float, default=12.0, help="wall time for the distillation (default: 12)")
+    add("--draft-minutes", type=float, default=23.0, help="wall time for the distillation (default: 23)")
     add("--own-minutes", type=float, default=1.3, help="wall time in which the target writes text (default: 1.3)")
     add("--batch", type=int, default=8192, help="tokens per update of the target (default: 8192)")
     add("--micro", type=int, default=8192, help="tokens per forward pass (default: 8192)")
