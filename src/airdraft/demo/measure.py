@@ -24,8 +24,8 @@ from airdraft.sim import alone
 from airdraft.sim.conformance import Conformance, conformance, remembered
 
 PROMPTS = (
-    'import argparse\n\n\ndef main(argv=None):\n    """Parse the command line and run."""\n'
-    "    parser = argparse.ArgumentParser(",
+    'import os\n\n\ndef read_lines(path):\n    """Return the lines of a text file, without their newlines."""\n'
+    "    with open(path",
     'class Stack:\n    """A last-in, first-out container."""\n\n    def __init__(self):\n        self._items = []\n\n'
     "    def push(self, item):\n",
     "import json\n\n\ndef load_config(path, default=None):\n"

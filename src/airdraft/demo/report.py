@@ -97,7 +97,7 @@ def _introduction(plan: Plan) -> Panel:
         compute = f"imitated: {times} ({plan.profile})"
     text = Text.assemble(
         ("draft on the device, verify at the edge\n", "bold"),
-        f"models   {plan.draft} drafts, {plan.target} verifies: real models, real processes, real sockets\n",
+        f"models   {plan.draft} drafts, {plan.target} verifies; real processes, real sockets\n",
         f"link     {plan.link}: emulated in real time\n",
         f"compute  {compute}",
     )
