@@ -78,8 +78,10 @@ async def _child(command: str, *options: str) -> AsyncIterator[dict[str, Any]]:
                 raise LinkError(words[-1].removeprefix("airdraft: "))
             yield json.loads(line)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+            # Closing the pipe ends it, see `--until-eof`. No signal: asyncio before 3.12 warns of a child that ends
+            # by itself at that moment.
+            if process.stdin is not None:
+                process.stdin.close()
             try:
                 await asyncio.wait_for(process.wait(), 5.0)
             except TimeoutError:
