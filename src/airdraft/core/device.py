@@ -64,11 +64,19 @@ class Counts:
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    rejected: int = 0
+    """Drafted tokens that were judged and refused: at most one a round, for nothing after it is judged."""
     committed: int = 0
     uplink_payload_bytes: int = 0
     """Bodies of drafts: ids and probabilities, without any header."""
     downlink_payload_bytes: int = 0
     """What `split` sends down for the device to recover from."""
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted share of the tokens that were judged, the literature's α; None before the first is."""
+        judged = self.accepted + self.rejected
+        return self.accepted / judged if judged else None
 
 
 @dataclass(frozen=True)
@@ -299,6 +307,7 @@ class _Session:
         if verdict.accepted > len(self._drafts):
             raise RemoteProtocolError("state", f"{verdict.accepted} of {len(self._drafts)} drafts were accepted")
         self.counts.accepted += verdict.accepted
+        self.counts.rejected += verdict.accepted < len(self._drafts)
         self.counts.downlink_payload_bytes += len(verdict.extra)
         tokens = [draft.token for draft in self._drafts[: verdict.accepted]]
         rejected = self._drafts[verdict.accepted] if verdict.accepted < len(self._drafts) else None

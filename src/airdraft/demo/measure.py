@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airdraft import local
-from airdraft.core.device import Request
+from airdraft.core.device import Counts, Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
@@ -22,6 +22,7 @@ from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 from airdraft.sim.conformance import Conformance, conformance, remembered
+from airdraft.sim.pair import Pair
 
 PROMPTS = (
     'import os\n\n\ndef read_lines(path):\n    """Return the lines of a text file, without their newlines."""\n'
@@ -36,6 +37,9 @@ ROUNDS = ("dense", "topk", "split", "coupled")
 
 CONFORMS = 1e-4
 """A p-value below this says that a scheme is not exact."""
+
+SEEDS = 40
+"""Acceptance is measured over so many further seeds: three texts are too few to tell the schemes apart."""
 
 CONFORMANCE_TOP_K = 8
 """Conformance counts whole texts, so it looks at the likeliest tokens only; otherwise every text would be rare."""
@@ -68,6 +72,8 @@ class Row:
     identical: int = 0
     """How many texts equal the target alone with the same seed, token for token."""
     conformance: Conformance | None = None
+    sample: Counts = field(default_factory=Counts)
+    """Drafts and acceptances of `SEEDS` texts a prompt, written in memory at full speed."""
 
     @property
     def exact(self) -> bool:
@@ -82,6 +88,9 @@ class Row:
         return {
             "scheme": self.scheme,
             **self.cost.figures(),
+            "acceptance_rate": self.sample.acceptance_rate,
+            "acceptance_sample": self.sample.accepted + self.sample.rejected,
+            "acceptance_rate_of_timed_texts": self.cost.figures()["acceptance_rate"],
             "exact": self.exact,
             "identical_texts": self.identical,
             "texts": len(self.texts),
@@ -151,6 +160,15 @@ class Bench:
             row.texts.append(tokens)
             row.identical += tokens == truth
         return row
+
+    def sample(self, name: str) -> Counts:
+        """What becomes of drafts, over many texts: both machines and models in this process, no link, no profile."""
+        plan, counts, pair = self.plan, Counts(), Pair(self.draft, self.target)
+        for seed in range(plan.seed + 1, plan.seed + 1 + SEEDS):
+            for prompt in self.prompts:
+                spec = _named(plan.spec, name)
+                pair.write(Request(prompt, spec, plan.params, seed, plan.max_tokens, plan.draft_length, counts=counts))
+        return counts
 
     def conform(self, name: str) -> Conformance:
         """The conformance test of one scheme on the pair's own rows, after the first prompt."""

@@ -20,6 +20,7 @@ class Cost:
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    rejected: int = 0
     uplink_bytes: int = 0
     """All that was sent: prompt, headers of ours and of the WebSocket's, payload. Not TCP/IP's."""
     downlink_bytes: int = 0
@@ -46,6 +47,7 @@ class Cost:
     def figures(self) -> dict[str, float | None]:
         """Rates and ratios; None where nothing was drafted or no round took place."""
         bits = 8 / max(1, self.committed)
+        judged = self.accepted + self.rejected
         return {
             "tokens": self.committed,
             "seconds": self.seconds,
@@ -53,7 +55,8 @@ class Cost:
             "rounds": self.rounds,
             "drafted": self.drafted,
             "accepted": self.accepted,
-            "acceptance_rate": self.accepted / self.drafted if self.drafted else None,
+            "rejected": self.rejected,
+            "acceptance_rate": self.accepted / judged if judged else None,
             "mean_acceptance_length": self.committed / self.rounds if self.rounds else None,
             "uplink_bits_per_token": self.uplink_bytes * bits,
             "downlink_bits_per_token": self.downlink_bytes * bits,
