@@ -24,13 +24,13 @@ from airdraft.core import schemes
 from airdraft.core.messages import Draft, SchemeSpec, encode
 from airdraft.core.noise import gumbel
 from airdraft.core.sampling import SamplingParams, choose
+from bench.blocks import replace_block
 
 BAR_MS = 0.5
 """What one row of the largest vocabulary may take."""
 VOCABULARIES = (4096, 32000, 151936)
 ROUNDS = 300
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- noise:begin -->", "<!-- noise:end -->"
 
 
 def median_ms(run: Callable[[int], object]) -> float:
@@ -99,17 +99,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_block(page: Path, text: str) -> None:
-    """Put `text` between the markers in `page`, which gets them if it has none."""
-    old = page.read_text("utf-8") if page.is_file() else "# Benchmarks\n"
-    block = f"{BEGIN}\n{text}\n{END}"
-    if BEGIN in old:
-        new = old[: old.index(BEGIN)] + block + old[old.index(END) + len(END) :]
-    else:
-        new = f"{old.rstrip()}\n\n## The shared noise\n\nMade by `python -m bench.noise`.\n\n{block}\n"
-    page.write_text(new, "utf-8")
-
-
 def main() -> int:
     """Measure, print, write. Exit code 1 if the bar is missed."""
     parser = argparse.ArgumentParser(prog="python -m bench.noise", description="Time the shared noise.")
@@ -119,7 +108,7 @@ def main() -> int:
     print(table(result))
     if asked.json:
         asked.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    write_block(PAGE, table(result))
+    replace_block(PAGE, "noise", table(result))
     return int(result["rows"][-1]["row_ms"] > BAR_MS)
 
 

@@ -102,19 +102,20 @@ def _input() -> str:
 async def _as_text(client: Client, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:
     """Tokens as they are committed. What was committed before an error is printed, and stands."""
     printer = TokenPrinter(console, tokenizer)
-    cost = Cost()
+    cost = Cost(request.counts)
     try:
-        with cost.measuring(client, request.counts):
+        with cost.measuring(client):
             async for event in client.write(request):
                 if isinstance(event, Committed):
                     printer.committed(event)
     finally:
         printer.end()
-    parts = [f"{cost.committed} tokens in {cost.seconds:.2f} s"]
+    counts = cost.counts
+    parts = [f"{counts.committed} tokens in {cost.seconds:.2f} s"]
     if profile_name != "none":
         parts[0] += f" (compute imitates {profile_name})"
-    if cost.drafted:
-        parts.append(f"{cost.accepted} of {cost.drafted} drafts accepted in {cost.rounds} rounds")
+    if counts.drafted:
+        parts.append(f"{counts.accepted} of {counts.drafted} drafts accepted in {counts.rounds} rounds")
     figures = cost.figures()
     up, down = figures["uplink_bits_per_token"], figures["downlink_bits_per_token"]
     parts.append(f"{up:.0f} bits up and {down:.0f} down a token")
@@ -124,9 +125,9 @@ async def _as_text(client: Client, request: Request, tokenizer: Tokenizer, profi
 async def _as_json(client: Client, request: Request, tokenizer: Tokenizer, profile_name: str) -> None:
     """One object at the end, with what was committed even when an error follows it."""
     tokens: list[int] = []
-    reason, cost = "error", Cost()
+    reason, cost = "error", Cost(request.counts)
     try:
-        with cost.measuring(client, request.counts):
+        with cost.measuring(client):
             async for event in client.write(request):
                 if isinstance(event, Committed):
                     tokens += event.tokens

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
+
 from airdraft import local
 from airdraft.core.device import Counts, Request
 from airdraft.core.events import Committed
@@ -134,12 +136,12 @@ class Bench:
     ) -> Row:
         """All prompts under one scheme. `on_text` is told the number of each prompt as it starts."""
         row, plan = Row(name), self.plan
-        spec = _named(plan.spec, name)
+        spec, counts = structs.replace(plan.spec, name=name), row.cost.counts
         for at, prompt in enumerate(self.prompts):
             on_text(at)
-            request = Request(prompt, spec, plan.params, plan.seed, plan.max_tokens, plan.draft_length)
+            request = Request(prompt, spec, plan.params, plan.seed, plan.max_tokens, plan.draft_length, counts=counts)
             tokens: list[int] = []
-            with row.cost.measuring(self._client, request.counts):
+            with row.cost.measuring(self._client):
                 async for event in self._client.write(request):
                     if isinstance(event, Committed):
                         tokens += event.tokens
@@ -156,7 +158,8 @@ class Bench:
             began = time.perf_counter()
             writing = alone.write(paced, prompt, plan.params, plan.seed, plan.max_tokens)
             tokens = await asyncio.to_thread(list, writing)
-            row.cost += Cost(seconds=time.perf_counter() - began, committed=len(tokens))
+            row.cost.seconds += time.perf_counter() - began
+            row.cost.counts.committed += len(tokens)
             row.texts.append(tokens)
             row.identical += tokens == truth
         return row
@@ -164,9 +167,9 @@ class Bench:
     def sample(self, name: str) -> Counts:
         """What becomes of drafts, over many texts: both machines and models in this process, no link, no profile."""
         plan, counts, pair = self.plan, Counts(), Pair(self.draft, self.target)
+        spec = structs.replace(plan.spec, name=name)
         for seed in range(plan.seed + 1, plan.seed + 1 + SEEDS):
             for prompt in self.prompts:
-                spec = _named(plan.spec, name)
                 pair.write(Request(prompt, spec, plan.params, seed, plan.max_tokens, plan.draft_length, counts=counts))
         return counts
 
@@ -176,10 +179,6 @@ class Bench:
         if params.temperature > 0 and not 0 < params.top_k <= CONFORMANCE_TOP_K:
             params = SamplingParams(params.temperature, CONFORMANCE_TOP_K, params.top_p, params.min_p)
         return conformance(
-            self._draft_rows, self._target_rows, _named(plan.spec, name), params,
+            self._draft_rows, self._target_rows, structs.replace(plan.spec, name=name), params,
             prompt=self.prompts[0], depth=3, draft_length=2, trials=plan.trials, seed=plan.seed,
         )  # fmt: skip
-
-
-def _named(spec: SchemeSpec, name: str) -> SchemeSpec:
-    return SchemeSpec(name, spec.k, spec.bits, spec.downlink)

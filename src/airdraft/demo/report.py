@@ -45,7 +45,8 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
                 rows[name].conformance = await asyncio.to_thread(bench.conform, name)
     shown = [rows[name] for name in ("server", "device", *ROUNDS)]
     console.print(_table(shown, plan, imitated))
-    for line in conclusions(shown):
+    said = conclusions(shown)
+    for line in said:
         console.print(Text(f"  {line}{imitated if 'tokens/s' in line else ''}"))
     return {
         "pair": {"draft": bench.draft.name, "target": bench.target.name, "vocab_size": bench.tokenizer.vocab_size},
@@ -64,7 +65,7 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
         "max_tokens": plan.max_tokens,
         "prompts": list(PROMPTS),
         "rows": [row.record() for row in shown],
-        "conclusions": conclusions(shown),
+        "conclusions": said,
     }  # fmt: skip
 
 
