@@ -23,8 +23,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "device": ("errors", "core", "models", "transport"),
     "edge": ("errors", "core", "models", "transport"),
     "local": ("errors",),
+    "lab": ("errors", "core", "models", "link", "sim", "device", "edge", "local", "transport"),
     "demo": ("errors", "core", "models", "link", "sim", "device", "edge", "local"),
-    "cli": ("errors", "core", "models", "link", "sim", "device", "edge", "local", "demo"),
+    "cli": ("errors", "core", "models", "link", "sim", "device", "edge", "local", "lab", "demo"),
     "__main__": ("cli",),
 }
 
