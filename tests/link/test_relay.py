@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.errors import LinkError
-from airdraft.link.relay import LinkSpec, Relay
+from airdraft.link.const import ConstLink
+from airdraft.link.relay import Relay
 
 HOST = "127.0.0.1"
-FREE = LinkSpec(math.inf, math.inf, 0.0)
+FREE = ConstLink(math.inf, math.inf, 0.0)
 
 T = TypeVar("T")
 Edge = Callable[[StreamReader, StreamWriter], Awaitable[None]]
@@ -35,7 +36,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 @contextlib.asynccontextmanager
-async def link(edge: Edge, spec: LinkSpec = FREE) -> AsyncIterator[Relay]:
+async def link(edge: Edge, spec: ConstLink = FREE) -> AsyncIterator[Relay]:
     """A relay to a server that runs `edge` for each connection."""
     failures: list[BaseException] = []
     serving: set[asyncio.Task[None]] = set()
@@ -115,7 +116,7 @@ def test_more_than_the_window_both_ways() -> None:
     data = bytes(range(256)) * (3 << 12)  # 3 MiB
 
     async def main() -> None:
-        async with link(echo, LinkSpec(math.inf, 1e9, 0.002)) as relay, device(relay) as (reader, writer):
+        async with link(echo, ConstLink(math.inf, 1e9, 0.002)) as relay, device(relay) as (reader, writer):
             receiving = asyncio.create_task(reader.read())
             writer.write(data)
             await writer.drain()
@@ -161,7 +162,7 @@ def test_half_close_reaches_the_edge_and_the_answer_the_device() -> None:
             question = await reader.read()  # returns only at the end of the stream
             writer.write(b"answer to " + question)
 
-        async with link(edge, LinkSpec(1e6, 1e6, 0.01)) as relay, device(relay) as (reader, writer):
+        async with link(edge, ConstLink(1e6, 1e6, 0.01)) as relay, device(relay) as (reader, writer):
             writer.write(b"question")
             writer.write_eof()
             assert await reader.read() == b"answer to question"
@@ -245,7 +246,7 @@ def test_an_unreachable_target_closes_the_devices_connection() -> None:
 
 def test_close_cuts_the_connections_and_frees_the_port() -> None:
     async def main() -> None:
-        async with link(echo, LinkSpec(1e3, 1e3, 1.0)) as relay, device(relay) as (reader, writer):
+        async with link(echo, ConstLink(1e3, 1e3, 1.0)) as relay, device(relay) as (reader, writer):
             writer.write(bytes(1000))
             await until(lambda: relay.uplink_bytes == 1000)
             port = relay.port
@@ -278,7 +279,7 @@ def test_round_trip_takes_the_rtt() -> None:
 
     async def main() -> list[float]:
         times = []
-        async with link(echo, LinkSpec(math.inf, math.inf, rtt_s)) as relay, device(relay) as (reader, writer):
+        async with link(echo, ConstLink(math.inf, math.inf, rtt_s)) as relay, device(relay) as (reader, writer):
             for _ in range(9):
                 start = perf_counter()
                 writer.write(b"ping")
@@ -300,7 +301,7 @@ def test_connections_share_the_rate() -> None:
                 assert len(await reader.read()) == nbytes
 
         start = perf_counter()
-        async with link(echo, LinkSpec(rate_bps, math.inf, 0.0)) as relay, asyncio.TaskGroup() as tasks:
+        async with link(echo, ConstLink(rate_bps, math.inf, 0.0)) as relay, asyncio.TaskGroup() as tasks:
             tasks.create_task(send(relay))
             tasks.create_task(send(relay))
         return perf_counter() - start

@@ -14,7 +14,8 @@ from airdraft import local
 from airdraft.cli import options
 from airdraft.cli.waiting import stopping
 from airdraft.errors import BadParameterError
-from airdraft.link.relay import LinkSpec, Relay
+from airdraft.link.const import ConstLink
+from airdraft.link.relay import Relay
 
 
 def link(
@@ -29,7 +30,7 @@ def link(
 ) -> None:
     """Emulate a slow link in front of an edge, in real time and without root."""
     given = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
-    spec = LinkSpec(given.uplink_mbps * 1e6, given.downlink_mbps * 1e6, given.rtt_ms / 1e3)
+    spec = ConstLink(given.uplink_mbps * 1e6, given.downlink_mbps * 1e6, given.rtt_ms / 1e3)
     try:
         parts = urlsplit(to)
         target = (parts.hostname or "", parts.port or 0)
@@ -40,7 +41,9 @@ def link(
     asyncio.run(_relay(spec, host, port, target, as_json, until_eof))
 
 
-async def _relay(spec: LinkSpec, host: str, port: int, target: tuple[str, int], as_json: bool, until_eof: bool) -> None:
+async def _relay(
+    spec: ConstLink, host: str, port: int, target: tuple[str, int], as_json: bool, until_eof: bool
+) -> None:
     async with await Relay.start(spec, host, port, *target) as relay:
         stopped = stopping(until_eof)
         url = options.address(host, relay.port)

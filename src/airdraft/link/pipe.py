@@ -1,63 +1,100 @@
-"""What a link does to bytes: one after another at its rate, then half a round trip through the air.
+"""A pipe with a rate and a delay: bytes leave one after another at the rate, and then spend the delay in the air.
 
-Pure arithmetic. Time is an argument, in seconds of whatever clock the caller keeps, so the real-time relay
-and a virtual-time simulation share this rule.
+Both may change in time, in steps. A rate is integrated over its steps exactly: what is sent at s has left at the
+earliest t with ∫ rate over [s, t] = bits, however many steps lie between. A rate of 0 is an outage: bytes wait.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import TypeAlias
 
-from airdraft.errors import AirdraftError
+import numpy as np
+from numpy.typing import NDArray
+
+from airdraft.link.base import wire_bytes
+
+Chunk: TypeAlias = tuple[list[float], list[float]]
+"""Rising ends of steps in s from the start, and the value before each end. The next chunk goes on where this ends."""
+
+_BLOCKS = 1024
+"""How many blocks are drawn at once."""
 
 
-class Pipe:
-    """One direction of a link. Everything that goes through it shares its rate, first come, first served."""
+class Steps:
+    """A value that changes in steps, read forwards in time."""
 
-    def __init__(self, rate_bps: float, delay_s: float) -> None:
-        self.rate_bps = rate_bps
-        self.delay_s = delay_s
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
+        self._ends_s, self._values = next(chunks)
+        self._at = 0
+        self.value = self._values[0]
+        self.end_s = self._ends_s[0]
+        """When `value` ends."""
+
+    def seek(self, time_s: float) -> None:
+        """Go to the step that holds `time_s`, which must not fall from call to call."""
+        if time_s < self.end_s:
+            return
+        at = self._at + 1
+        while time_s >= self._ends_s[-1]:
+            self._ends_s, self._values = next(self._chunks)
+            at = 0
+        self._at = bisect_right(self._ends_s, time_s, at)
+        self.value = self._values[self._at]
+        self.end_s = self._ends_s[self._at]
+
+
+def constant(value: float) -> Steps:
+    """A value that never changes."""
+    return Steps(iter([([math.inf], [value])]))
+
+
+def blocks(draw: Callable[[int], NDArray[np.float64]], block_s: float) -> Steps:
+    """Blocks of equal length, drawn when first needed: `draw(n)` gives the values of the next n, [n]."""
+
+    def chunks() -> Iterator[Chunk]:
+        for first in count(1, _BLOCKS):
+            ends_s = block_s * np.arange(first, first + _BLOCKS)
+            yield ends_s.tolist(), draw(_BLOCKS).tolist()
+
+    return Steps(chunks())
+
+
+class RatePipe:
+    """A `Pipe` of a rate in bit/s and a delay in s. The rate may be 0 for a while, but not for ever."""
+
+    def __init__(self, rate_bps: Steps, delay_s: Steps, header_bytes: int) -> None:
+        self._rate_bps = rate_bps
+        self._delay_s = delay_s
+        self._header_bytes = header_bytes
+        self._start_s = -math.inf
+        self._arrival_s = -math.inf
+        self.payload_bytes = 0
         self.sent_bytes = 0
-        """Bytes put on the link so far."""
         self.free_at_s = -math.inf
-        """When the last of them has left the sender."""
 
     def send(self, now: float, nbytes: int) -> float:
-        """Put `nbytes` on the link at time `now`; return when the last of them arrives.
-
-        Times of successive calls must not fall. 0 bytes cost nothing and arrive behind all that went before.
-        """
-        self.free_at_s = max(now, self.free_at_s) + 8 * nbytes / self.rate_bps
-        self.sent_bytes += nbytes
-        return self.free_at_s + self.delay_s
-
-
-@dataclass(frozen=True)
-class LinkSpec:
-    """A link of constant rates. `math.inf` as a rate means no limit."""
-
-    uplink_bps: float
-    """Device to edge, bits of payload a second."""
-    downlink_bps: float
-    """Edge to device."""
-    rtt_s: float
-    """Round trip of an empty message; half of it is spent in each direction."""
-
-    def __post_init__(self) -> None:
-        for field in ("uplink_bps", "downlink_bps"):
-            rate_bps = getattr(self, field)
-            if not rate_bps > 0:  # NaN lands here too
-                raise AirdraftError(
-                    f"{field} is {rate_bps}: give a rate above 0 in bits per second, or inf for no limit"
-                )
-        if not 0 <= self.rtt_s < math.inf:
-            raise AirdraftError(f"rtt_s is {self.rtt_s}: give a finite round trip of 0 seconds or more")
-
-    def uplink(self) -> Pipe:
-        """An idle pipe from device to edge."""
-        return Pipe(self.uplink_bps, self.rtt_s / 2)
-
-    def downlink(self) -> Pipe:
-        """An idle pipe from edge to device."""
-        return Pipe(self.downlink_bps, self.rtt_s / 2)
+        """See `airdraft.link.base.Pipe.send`."""
+        if self._start_s == -math.inf:
+            self._start_s = now
+        on_wire = wire_bytes(nbytes, self._header_bytes)
+        self.payload_bytes += nbytes
+        self.sent_bytes += on_wire
+        bits = 8.0 * on_wire
+        rate = self._rate_bps
+        at = max(now, self.free_at_s) - self._start_s
+        rate.seek(at)
+        while bits > 0 and (rate.value == 0 or at + bits / rate.value > rate.end_s):
+            bits -= (rate.end_s - at) * rate.value
+            at = rate.end_s
+            rate.seek(at)
+        if bits > 0:
+            at += bits / rate.value
+        self.free_at_s = self._start_s + at
+        self._delay_s.seek(at)
+        self._arrival_s = max(self._arrival_s, self.free_at_s + self._delay_s.value)
+        return self._arrival_s

@@ -1,8 +1,9 @@
 """An emulated link in real time: a TCP relay between a device and an edge, in user space, without root.
 
 Every connection through one relay shares one link, as the programs of one device share its radio. What is
-emulated is rate and delay of the payload; the packets' headers and TCP's own handshake (one round trip on a
-real link) are not. Rates up to some hundred Mbit/s are kept; above, copying in Python is what limits.
+emulated is when the bytes and the headers of their packets arrive; TCP's own handshake (one round trip on a real
+link) and its acknowledgements are not. Rates up to some hundred Mbit/s are kept; above, copying in Python is what
+limits.
 
 Deadlines come from the loop's clock and from the pipe, never from the previous wake-up, so a late timer
 (asyncio's are up to a millisecond late, never early) delays one delivery and none after it.
@@ -12,48 +13,47 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from asyncio import StreamReader, StreamWriter
 from types import TracebackType
 from typing import Self
 
 from airdraft.errors import LinkError
-from airdraft.link.pipe import LinkSpec, Pipe
+from airdraft.link.base import PACKET_BYTES, LinkModel, Pipe
+from airdraft.link.const import ConstLink as LinkSpec
 
 __all__ = ["LinkSpec", "Relay"]
 
 _log = logging.getLogger(__name__)
 
-_QUEUE_BYTES = 1 << 20
-"""How much one connection may have waiting for the link, beyond what is in the air."""
-_FASTEST_BPS = 4e9
-"""Faster than this process can copy: bounds the bytes in the air of a link without a limit."""
-_READ_S = 1e-3
-"""How much link time one read takes, so that big messages arrive bit by bit and connections take turns."""
-_READ_BYTES = (1500, 1 << 16)
-"""Least and greatest read: a packet, and the buffer of a stream."""
+_QUEUE_S = 0.1
+"""How far the link may be booked ahead before the relay stops reading, as a radio's buffer that is full."""
+_READ_PACKETS = 16
+"""Most packets taken at once, so that connections take turns."""
+_MERGE_S = 1e-3
+"""Packets that arrive within this time of each other are delivered together, at the time of the last."""
 
 
 class Relay:
-    """Listens for devices and carries each connection to the target through the one link of `spec`."""
+    """Listens for devices and carries each connection to the target through one link, `model`."""
 
-    def __init__(self, spec: LinkSpec, target_host: str, target_port: int) -> None:
-        self.spec = spec
+    def __init__(self, model: LinkModel, target_host: str, target_port: int) -> None:
         self._target = (target_host, target_port)
-        self._uplink = spec.uplink()
-        self._downlink = spec.downlink()
+        self.uplink: Pipe = model.uplink()
+        self.downlink: Pipe = model.downlink()
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     @classmethod
     async def start(
-        cls, spec: LinkSpec, listen_host: str, listen_port: int, target_host: str, target_port: int
+        cls, model: LinkModel, listen_host: str, listen_port: int, target_host: str, target_port: int
     ) -> Self:
         """A relay that listens. Port 0 picks a free one, see `port`. The target is first tried by a connection.
 
         Raises: `LinkError` if the address cannot be listened on.
         """
-        relay = cls(spec, target_host, target_port)
+        relay = cls(model, target_host, target_port)
         try:
             relay._server = await asyncio.start_server(relay._accept, listen_host, listen_port)
         except OSError as error:
@@ -73,13 +73,13 @@ class Relay:
 
     @property
     def uplink_bytes(self) -> int:
-        """Bytes that devices have put on the link."""
-        return self._uplink.sent_bytes
+        """Bytes that devices have put on the link, headers of packets apart (`uplink.sent_bytes` counts them)."""
+        return self.uplink.payload_bytes
 
     @property
     def downlink_bytes(self) -> int:
-        """Bytes that the edge has put on the link."""
-        return self._downlink.sent_bytes
+        """Bytes that the edge has put on the link, headers of packets apart."""
+        return self.downlink.payload_bytes
 
     async def close(self) -> None:
         """Stop listening and cut every connection. What is in flight is lost."""
@@ -119,7 +119,7 @@ class Relay:
             else:
                 writers.append(edge_writer)
                 await _join(
-                    _Flow(device_reader, edge_writer, self._uplink), _Flow(edge_reader, device_writer, self._downlink)
+                    _Flow(device_reader, edge_writer, self.uplink), _Flow(edge_reader, device_writer, self.downlink)
                 )
             for writer in writers:
                 writer.close()
@@ -149,33 +149,45 @@ class _Flow:
         self._sink = sink
         self._pipe = pipe
         self._clock = asyncio.get_running_loop().time
-        rate_bps = min(pipe.rate_bps, _FASTEST_BPS)
-        least, greatest = _READ_BYTES
-        self._read_bytes = min(max(least, int(rate_bps * _READ_S / 8)), greatest)
-        self._window_bytes = _QUEUE_BYTES + int(rate_bps * pipe.delay_s / 8)
-        self._in_flight_bytes = 0
-        self._has_room = asyncio.Event()
-        self._in_flight: asyncio.Queue[tuple[float, bytes | OSError]] = asyncio.Queue()
+        self._sink_reads = asyncio.Event()
+        self._sink_reads.set()
+        self._in_flight: asyncio.Queue[tuple[float, float, bytes | OSError]] = asyncio.Queue()
 
     async def take(self) -> None:
         """Put what the source sends on the link, and its end behind it: b"" for a half-close, or the error."""
         data: bytes | OSError = b"-"
         while data and not isinstance(data, OSError):
-            while self._in_flight_bytes >= self._window_bytes:
-                self._has_room.clear()
-                await self._has_room.wait()
+            await self._sink_reads.wait()
+            while (wait_s := self._pipe.free_at_s - self._clock() - _QUEUE_S) > 0:  # noqa: ASYNC110 (a time, no event)
+                await asyncio.sleep(wait_s)
             try:
-                data = await self._source.read(self._read_bytes)
+                data = await self._source.read(_READ_PACKETS * PACKET_BYTES)
             except OSError as error:
                 data = error
-            nbytes = 0 if isinstance(data, OSError) else len(data)
-            self._in_flight_bytes += nbytes
-            self._in_flight.put_nowait((self._pipe.send(self._clock(), nbytes), data))
+            self._put(data)
+
+    def _put(self, data: bytes | OSError) -> None:
+        """Book `data` on the link packet by packet, and its delivery in as few pieces as `_MERGE_S` allows."""
+        now = self._clock()
+        if isinstance(data, OSError) or not data:
+            self._book(self._pipe.send(now, 0), data)
+            return
+        begin, first_s, last_s = 0, math.inf, -math.inf
+        for at in range(0, len(data), PACKET_BYTES):
+            arrival_s = self._pipe.send(now, min(PACKET_BYTES, len(data) - at))
+            if arrival_s > first_s + _MERGE_S:
+                self._book(last_s, data[begin:at])
+                begin, first_s = at, arrival_s
+            first_s, last_s = min(first_s, arrival_s), arrival_s
+        self._book(last_s, data[begin:])
+
+    def _book(self, deliver_at: float, data: bytes | OSError) -> None:
+        self._in_flight.put_nowait((deliver_at, deliver_at - self._pipe.free_at_s, data))
 
     async def deliver(self) -> None:
-        """Hand each piece to the sink at its time. A sink that does not read fills the window and stops `take`."""
+        """Hand each piece to the sink at its time. A sink that does not read stops `take`."""
         while True:
-            deliver_at, data = await self._in_flight.get()
+            deliver_at, air_s, data = await self._in_flight.get()
             if (wait_s := deliver_at - self._clock()) > 0:
                 await asyncio.sleep(wait_s)
             if isinstance(data, OSError):
@@ -185,9 +197,9 @@ class _Flow:
                     self._sink.write_eof()
                     return
                 self._sink.write(data)
+                self._sink_reads.clear()
                 await self._sink.drain()
+                self._sink_reads.set()
             except OSError:
-                await asyncio.sleep(self._pipe.delay_s)  # the news travels back as slowly as all else
+                await asyncio.sleep(air_s)  # the news travels back as slowly as all else
                 raise
-            self._in_flight_bytes -= len(data)
-            self._has_room.set()

@@ -1,0 +1,78 @@
+"""What a link is: two pipes, and what every pipe does with the bytes that are put on it.
+
+Pure arithmetic. Time is an argument, in seconds of whatever clock the caller keeps, so the real-time relay and a
+virtual-time simulation share every model.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from airdraft.errors import BadParameterError
+
+PACKET_BYTES = 1460
+"""Most payload in one packet: what TCP over IPv4 leaves of Ethernet's 1500 bytes."""
+HEADER_BYTES = 40
+"""TCP and IPv4 headers without options."""
+
+
+class Pipe(Protocol):
+    """One direction of a link: reliable and in order. All that goes through it shares it, first come, first served.
+
+    What changes in a pipe by itself (rates, fading, outages) runs on its own time, which begins with the first call
+    of `send`. A pipe is a function of its link and of what is sent when: the same calls give the same arrivals.
+    """
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes put on the link so far."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """The same with the headers of their packets: what the link has carried."""
+
+    @property
+    def free_at_s(self) -> float:
+        """When the last of them leaves the sender; minus infinity before the first call."""
+
+    def send(self, now: float, nbytes: int) -> float:
+        """Put `nbytes` on the link at time `now`; return when the last of them arrives, both in s.
+
+        Every call starts a packet. `now` must not fall from call to call, and arrivals never do. 0 bytes cost
+        nothing and arrive behind all that went before.
+        """
+
+
+class LinkModel(Protocol):
+    """A link: parameters, a seed where anything is drawn, and as many pipes as asked for, each fresh and idle."""
+
+    def uplink(self) -> Pipe:
+        """From device to edge."""
+
+    def downlink(self) -> Pipe:
+        """From edge to device."""
+
+
+def wire_bytes(nbytes: int, header_bytes: int) -> int:
+    """`nbytes` of payload and the headers of the packets it takes."""
+    return nbytes + header_bytes * -(-nbytes // PACKET_BYTES)
+
+
+def check_range(name: str, value: float, least: float, most: float, what: str) -> None:
+    """Refuse a parameter outside least..most, or NaN. Raises: `BadParameterError` that asks for `what`."""
+    if not least <= value <= most:
+        raise BadParameterError(f"{name} is {value}: give {what}")
+
+
+def check_rate(name: str, rate_bps: float) -> None:
+    """Refuse a rate that never delivers. Raises: `BadParameterError`."""
+    if not rate_bps > 0:  # NaN lands here too
+        raise BadParameterError(f"{name} is {rate_bps}: give a rate above 0 in bits per second, or inf for no limit")
+
+
+def check_fixed(rtt_s: float, header_bytes: int) -> None:
+    """Refuse what no link can have as round trip or header. Raises: `BadParameterError`."""
+    if not 0 <= rtt_s < math.inf:
+        raise BadParameterError(f"rtt_s is {rtt_s}: give a finite round trip of 0 seconds or more")
+    check_range("header_bytes", header_bytes, 0, 1 << 16, "the bytes of a packet's headers, 0 or more")
