@@ -1,0 +1,117 @@
+"""Predicted speed of every way to write a text, with constant delays and independent acceptance.
+
+`server` and rounds are closed forms; `stream` is the mean cycle of `course.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from airdraft.core.control.course import MAX_DRAFT, cycle
+from airdraft.core.control.facts import Facts, Mode, Wire
+
+_FASTER = 0.8
+"""To find a bottleneck, each part in turn takes so much of its time."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a mode would give in the long run."""
+
+    mode: Mode
+    tokens_per_s: float
+    target_forwards_per_token: float
+    uplink_bits_per_token: float
+    """All that is sent, headers and drafts in vain included."""
+    downlink_bits_per_token: float
+    bottleneck: str
+    """What would help most if it were faster: `draft`, `target`, `round trip`, `uplink` or `downlink`."""
+
+
+def server(facts: Facts, wire: Wire) -> Prediction:
+    """Plain streaming: one forward and one answer a token, one behind the other."""
+    down_s = wire.answer_bits / facts.downlink_bps
+    slowest = max(facts.verify_s, down_s)
+    return Prediction(
+        Mode("server"), 1 / slowest, 1.0, 0.0, wire.answer_bits, "target" if slowest == facts.verify_s else "downlink"
+    )
+
+
+def mean_tokens(acceptance: float, length: int) -> float:
+    """E(γ) = (1 - α^(γ+1)) / (1 - α), the tokens a round commits, bonus included (Leviathan et al. 2023, eq. 1)."""
+    if acceptance == 1:
+        return length + 1.0
+    return (1 - acceptance ** (length + 1)) / (1 - acceptance)
+
+
+def rounds(facts: Facts, wire: Wire, length: int) -> Prediction:
+    """Stop and wait: draft `length` tokens, send them, wait for the verdict."""
+    up_bits = wire.packet_bits(length)
+    down_bits = wire.answer_bits + 8 * wire.reject_bytes * (1 - facts.acceptance**length)
+    parts = {
+        "draft": length * facts.draft_s,
+        "uplink": up_bits / facts.uplink_bps,
+        "round trip": facts.rtt_s,
+        "target": facts.verify_s,
+        "downlink": down_bits / facts.downlink_bps,
+    }
+    tokens = mean_tokens(facts.acceptance, length)
+    return Prediction(
+        Mode(wire.scheme, length),
+        tokens / sum(parts.values()),
+        1 / tokens,
+        up_bits / tokens,
+        down_bits / tokens,
+        max(parts, key=lambda part: parts[part]),
+    )
+
+
+def best_rounds(facts: Facts, wire: Wire, most: int = MAX_DRAFT) -> Prediction:
+    """The draft length of at most `most` that is fastest."""
+    return max((rounds(facts, wire, length) for length in range(1, most + 1)), key=lambda found: found.tokens_per_s)
+
+
+def stream(facts: Facts, wire: Wire, race: str, window: int, first: int = 1, then: int = 1) -> Prediction:
+    """No rounds: the mean of a cycle from one mismatch to the next.
+
+    `race`: `off`, or `always`; `idle` counts as `always`, as if the edge had nothing else to do.
+    """
+    mode = Mode(wire.scheme, window, race, first, then)
+    found = cycle(facts, wire, mode)
+    faster = {
+        "draft": replace(facts, draft_s=facts.draft_s * _FASTER),
+        "target": replace(facts, verify_s=facts.verify_s * _FASTER),
+        "round trip": replace(facts, rtt_s=facts.rtt_s * _FASTER),
+        "uplink": replace(facts, uplink_bps=facts.uplink_bps / _FASTER),
+        "downlink": replace(facts, downlink_bps=facts.downlink_bps / _FASTER),
+    }
+    return Prediction(
+        mode,
+        found.tokens_per_s,
+        found.forwards / found.tokens,
+        found.uplink_bits / found.tokens,
+        found.forwards * wire.answer_bits / found.tokens,
+        max(faster, key=lambda part: cycle(faster[part], wire, mode).tokens_per_s),
+    )
+
+
+def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT) -> Prediction:
+    """The fastest window of at most `max_window`, and sizes of packets that do not flood the uplink."""
+    mode = max(
+        _modes(facts, wire, race, max_window),
+        key=lambda mode: cycle(facts, wire, mode).tokens_per_s,
+    )
+    return stream(facts, wire, mode.race, mode.length, mode.first, mode.then)
+
+
+def _modes(facts: Facts, wire: Wire, race: str, max_window: int) -> Iterator[Mode]:
+    """The modes worth comparing, smaller windows first."""
+    # A packet must have left before the next is full; else a queue grows, and every mismatch waits behind it.
+    for least in range(1, max_window):
+        if wire.packet_bits(least) <= least * facts.draft_s * facts.uplink_bps:
+            break
+    else:
+        least = max_window
+    for first in sorted({1, min(2, least), least}):
+        yield Mode(wire.scheme, max_window, race, first, least)
