@@ -1,0 +1,284 @@
+"""Figures of a grid, drawn with matplotlib: who wins where, speed over RTT, and one text as it was written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+from airdraft.lab.results import (
+    SCHEMES,
+    SIMULATED,
+    Row,
+    Scheme,
+    Span,
+    Timeline,
+    best,
+    forwards,
+    typical,
+    typical_agreement,
+    winner,
+)
+
+# After Paul Tol's muted scheme, which the usual kinds of colour blindness can tell apart; darker where text needs it.
+COLOURS: dict[Scheme, str] = {
+    "server": "#6e6e6e",
+    "dense": "#aa4499",
+    "topk": "#cc8800",
+    "split": "#cc6677",
+    "coupled": "#6f6f10",
+    "stream/off": "#3388bb",
+    "stream/idle": "#44aa99",
+    "stream/always": "#117733",
+    "auto": "#332288",
+    "oracle": "#222222",
+    "device": "#8a8a8a",
+}
+_STYLES: dict[Scheme, tuple[str, float, str]] = {
+    "server": ("--", 1.8, ""),
+    "dense": ("-", 1.6, "v"),
+    "topk": ("-", 1.6, "^"),
+    "split": ("-", 1.6, "s"),
+    "coupled": ("-", 1.6, "D"),
+    "auto": ("-", 2.8, "o"),
+    "oracle": ("-.", 1.0, ""),
+    "device": (":", 1.6, ""),
+}
+_NOTES = {"oracle": " (a bound)", "device": " (not exact)"}
+_SPANS = {
+    "draft": ("#66bbee", "draft, accepted"),
+    "dead": ("#e2e2e2", "draft on a dead branch"),
+    "verify": ("#117733", "verify forward"),
+    "race": ("#ddaa33", "raced forward"),
+    "send": ("#3377aa", "uplink packet"),
+    "answer": ("#882255", "downlink packet"),
+    "mismatch": ("#cc3311", "mismatch"),
+}
+
+_LEADER = {"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.7, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)}
+
+_WIDTH = 9.0
+_INK, _FAINT = "#222222", "#8a8a8a"
+_TIMELINE_S = 1.2
+_STRIP_S = 0.6
+_LETTER_IN = 0.06
+"""Width of a letter in a span."""
+
+_STYLE: dict[Any, Any] = {
+    "figure.facecolor": "white",
+    "font.family": "sans-serif",
+    # Of one width, so that the text fits where the viewer has only one of them.
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
+    "font.size": 9.0,
+    "text.color": _INK,
+    "text.parse_math": False,  # tokens are code: a dollar is a dollar
+    "axes.edgecolor": "#bbbbbb",
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
+    "svg.hashsalt": "airdraft",  # ids are the same from run to run
+}
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write an SVG that depends on nothing but the figure: no date, no random ids. Returns `path`."""
+    with mpl.rc_context(_STYLE):
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    return path
+
+
+def winners(rows: Sequence[Row], agreement: str | None = None) -> Figure:
+    """Which exact scheme is fastest over RTT and uplink rate, and its gain over `server`; a panel for each pair of
+    forwards. For one agreement: the typical one unless named."""
+    agreement = agreement or typical_agreement(rows)
+    rows = [row for row in rows if row.agreement == agreement]
+    pairs = sorted({(row.draft_ms, row.verify_ms) for row in rows})
+    columns = min(3, len(pairs))
+    lines = math.ceil(len(pairs) / columns)
+    rtts, rates = sorted({row.rtt_ms for row in rows}), sorted({row.uplink_mbps for row in rows})
+    with mpl.rc_context(_STYLE):
+        figure = Figure((_WIDTH, 1.15 + lines * (0.75 + 0.34 * len(rates))), layout="constrained")
+        panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        seen: set[Scheme] = set()
+        for axes, (draft_ms, verify_ms) in zip(panels.flat, pairs, strict=False):
+            cells = [row for row in rows if (row.draft_ms, row.verify_ms) == (draft_ms, verify_ms)]
+            seen |= _winner_panel(axes, cells, rtts, rates, columns)
+            axes.set_title(forwards(draft_ms, verify_ms), fontsize=9)
+        for axes in panels.flat[len(pairs) :]:
+            axes.set_visible(False)
+        for axes in panels[-1]:
+            axes.set_xlabel("RTT, ms")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("uplink, Mbit/s")
+        _title(figure, "Which exact scheme is fastest, and its speed over server streaming", agreement)
+        handles = [Patch(color=COLOURS[scheme], label=scheme) for scheme in SCHEMES if scheme in seen]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) or 1, frameon=False)
+    return figure
+
+
+def _winner_panel(axes: Axes, rows: list[Row], rtts: list[float], rates: list[float], panels: int) -> set[Scheme]:
+    """Fill one of `panels` side by side; returns who won anywhere."""
+    seen: set[Scheme] = set()
+    room_in = (_WIDTH - 0.8) / panels / len(rtts)
+    size = min(8.0, 0.9 * room_in * 72 / (len("×1.00") * 0.62))  # a digit is 0.62 of its size wide
+    for x, rtt_ms in enumerate(rtts):
+        for y, rate in enumerate(rates):
+            cell = [row for row in rows if (row.rtt_ms, row.uplink_mbps) == (rtt_ms, rate)]
+            won, server = winner(cell), best(cell).get("server")
+            if won is None:
+                continue
+            seen.add(won.scheme)
+            axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, color=COLOURS[won.scheme], linewidth=0))
+            if server and server.tokens_per_s > 0:
+                gain = won.tokens_per_s / server.tokens_per_s
+                ink = _ink_on(COLOURS[won.scheme])
+                text = f"×{gain:.2f}" if gain < 10 else f"×{gain:.0f}"
+                axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=ink, fontsize=size)
+    axes.set(xlim=(0, len(rtts)), ylim=(0, len(rates)))
+    axes.set_xticks([x + 0.5 for x in range(len(rtts))], [f"{rtt_ms:g}" for rtt_ms in rtts])
+    axes.set_yticks([y + 0.5 for y in range(len(rates))], [f"{rate:g}" for rate in rates])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return seen
+
+
+def speed_over_rtt(rows: Sequence[Row]) -> Figure:
+    """Tokens/s of every scheme over RTT, in the typical setting."""
+    view = typical(rows)
+    rtts = sorted({row.rtt_ms for row in view.rows})
+    at = {rtt_ms: best([row for row in view.rows if row.rtt_ms == rtt_ms]) for rtt_ms in rtts}
+    top = max(row.tokens_per_s for row in view.rows) * 1.05 or 1.0
+    with mpl.rc_context(_STYLE):
+        figure = Figure((_WIDTH, 4.9), layout="constrained")
+        axes = figure.subplots()
+        ends: list[tuple[Scheme, float, float]] = []
+        for scheme in best(view.rows):
+            style, width, marker = _STYLES.get(scheme, ("-", 1.6, "o"))
+            points = [(rtt_ms, found[scheme].tokens_per_s) for rtt_ms, found in at.items() if scheme in found]
+            xs, ys = zip(*points, strict=True)
+            under = 1.9 if scheme == "auto" else 2.0  # the widest line lies beneath those it coincides with
+            axes.plot(
+                xs, ys, style, color=COLOURS[scheme], linewidth=width, marker=marker, markersize=3.5, zorder=under
+            )
+            ends.append((scheme, xs[-1], ys[-1]))
+        if rtts[-1] > 0:  # logarithmic, but for a step down to 0 if there is one
+            axes.set_xscale("symlog", linthresh=next(rtt_ms for rtt_ms in rtts if rtt_ms > 0), linscale=0.6)
+        axes.minorticks_off()
+        axes.set_xticks(rtts, [f"{rtt_ms:g}" for rtt_ms in rtts])
+        axes.set(xlabel="RTT, ms", ylabel="tokens/s", ylim=(0, top))
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        heights = spread([y / top for _, _, y in ends], 0.052)
+        for (scheme, x, y), height in zip(ends, heights, strict=True):
+            axes.annotate(
+                scheme + _NOTES.get(scheme, ""), (x, y), (1.035, height), textcoords="axes fraction",
+                color=COLOURS[scheme], va="center", fontweight="bold" if scheme == "auto" else "normal",
+                arrowprops=_LEADER,
+            )  # fmt: skip
+        _title(figure, "Speed over RTT, each scheme at its best draft length", str(view))
+    return figure
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights of labels in [0, 1], in the given order, near the wanted ones and `gap` apart where there is room."""
+    gap = min(gap, 1.0 / max(1, len(heights)))
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    placed = list(heights)
+    floor = 0.0
+    for at in order:
+        placed[at] = floor = max(heights[at], floor)
+        floor += gap
+    ceiling = 1.0
+    for at in reversed(order):
+        placed[at] = ceiling = min(placed[at], ceiling)
+        ceiling -= gap
+    return placed
+
+
+def timeline(text: Timeline) -> Figure:
+    """One text in virtual time: forwards on the device above and at the edge below, packets aslant between them."""
+    spans = sorted((span for span in text.spans if span.start_s < _TIMELINE_S), key=lambda span: span.start_s)
+    end = min(_TIMELINE_S, max((span.end_s for span in spans), default=_STRIP_S))
+    strips = max(1, math.ceil(round(end / _STRIP_S, 6)))
+    with mpl.rc_context(_STYLE):
+        figure = Figure((_WIDTH, 1.1 + 1.75 * strips), layout="constrained")
+        for strip, axes in enumerate(figure.subplots(strips, 1, squeeze=False).flat):
+            start = strip * _STRIP_S
+            for span in spans:
+                if span.start_s < start + _STRIP_S and span.end_s >= start:
+                    _span(axes, span)
+            axes.set(xlim=(start, start + _STRIP_S), ylim=(-0.15, 3.15))
+            ticks = [start + step * 0.1 for step in range(round(_STRIP_S / 0.1) + 1)]
+            axes.set_xticks(ticks, [f"{tick * 1e3:.0f}" for tick in ticks])
+            axes.set_yticks([2.75, 1.5, 0.25], ["device", "link", "edge"])
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+        axes.set_xlabel("time, ms")
+        _title(figure, text.title)
+        kinds = [kind for kind in _SPANS if any(span.kind == kind for span in spans)]
+        handles = [_key(kind) for kind in kinds]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def _span(axes: Axes, span: Span) -> None:
+    colour, _ = _SPANS[span.kind]
+    bottom = 2.5 if span.lane in {"device", "uplink"} else 0.0
+    if span.kind == "mismatch":
+        axes.plot(
+            [span.start_s], [2.38 if bottom else 0.62], "x", color=colour, markersize=6, markeredgewidth=1.8, zorder=4
+        )
+    elif span.lane == "uplink":
+        axes.plot([span.start_s, span.end_s], [2.5, 0.5], color=colour, linewidth=1.0, solid_capstyle="round")
+    elif span.lane == "downlink":
+        axes.plot([span.start_s, span.end_s], [0.5, 2.5], color=colour, linewidth=1.0, dashes=(4, 1.5))
+    else:
+        box = Rectangle(
+            (span.start_s, bottom), span.end_s - span.start_s, 0.5, facecolor=colour, edgecolor="white", linewidth=0.7
+        )  # fmt: skip
+        axes.add_patch(box)
+        label = _printable(span.label)
+        width_in = (span.end_s - span.start_s) / _STRIP_S * (_WIDTH - 1.0)
+        if len(label) * _LETTER_IN < width_in:
+            ink = _FAINT if span.kind == "dead" else _ink_on(colour)
+            middle = (span.start_s + span.end_s) / 2
+            axes.text(middle, bottom + 0.25, label, color=ink, fontsize=6.5, ha="center", va="center", clip_on=True)
+
+
+def _printable(label: str) -> str:
+    """A token as it can be drawn: line ends as arrows, what the font may lack as dots."""
+    label = label.strip(" ").replace("\n", "↵")
+    return "".join(letter if letter == "↵" or (letter.isprintable() and letter < "\u0250") else "·" for letter in label)
+
+
+def _key(kind: str) -> Patch | Line2D:
+    """The entry of one kind of span in the legend."""
+    colour, label = _SPANS[kind]
+    if kind == "mismatch":
+        return Line2D([], [], color=colour, marker="x", linestyle="", markeredgewidth=1.8, label=label)
+    if kind == "send":
+        return Line2D([], [], color=colour, linewidth=1.0, label=label)
+    if kind == "answer":
+        return Line2D([], [], color=colour, linewidth=1.0, dashes=(4, 1.5), label=label)
+    return Patch(color=colour, label=label)
+
+
+def _title(figure: Figure, title: str, setting: str = "") -> None:
+    """What is shown, and that no link and no clock took part."""
+    figure.suptitle(f"{title}\n{setting + '; ' if setting else ''}{SIMULATED}", fontsize=10, x=0.01, ha="left")
+
+
+def _ink_on(colour: str) -> str:
+    """White or black, whichever reads better on `colour` (#rrggbb)."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else _INK

@@ -1,0 +1,165 @@
+"""What a grid of simulated runs holds, and the questions that tables and figures ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from airdraft.errors import BadParameterError
+
+SIMULATED = "simulated (virtual time)"
+"""Stands beside everything that is shown."""
+
+Scheme = Literal[
+    "server",
+    "dense",
+    "topk",
+    "split",
+    "coupled",
+    "stream/off",
+    "stream/idle",
+    "stream/always",
+    "auto",
+    "oracle",
+    "device",
+]
+SCHEMES: tuple[Scheme, ...] = (
+    "server", "dense", "topk", "split", "coupled", "stream/off", "stream/idle", "stream/always", "auto", "oracle",
+    "device",
+)  # fmt: skip
+"""From the simplest to the most elaborate; then what cannot be had (a bound) and what is not exact."""
+
+_NEVER_WIN = {"oracle", "device"}
+_TIE = 0.005
+
+_TYPICAL_AGREEMENT = "pair T=0.7"
+_TYPICAL_UPLINK_MBPS = 5.0
+_TYPICAL_MS = (15.0, 30.0)
+
+T = TypeVar("T")
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One scheme at one cell of the grid."""
+
+    rtt_ms: float
+    uplink_mbps: float
+    draft_ms: float
+    """One forward of the draft model."""
+    verify_ms: float
+    """One forward of the target model."""
+    agreement: str
+    """Whose drafts and targets: `pair T=0.7`, `synthetic 0.75`."""
+    scheme: Scheme
+    length: int | None
+    """Drafts a round, or the window; None where there is neither."""
+    tokens_per_s: float
+    target_forwards_per_token: float
+    uplink_bits_per_token: float
+    downlink_bits_per_token: float
+    exact: bool
+    bottleneck: str
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Something said of every cell, and how the worst cell bears it out."""
+
+    claim: str
+    bar: float
+    worst: float
+    held: bool
+    cell: dict[str, Any]
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Something that took its time on one lane of a timeline."""
+
+    lane: Literal["device", "edge", "uplink", "downlink"]
+    start_s: float
+    end_s: float
+    kind: Literal["draft", "dead", "verify", "race", "send", "answer", "mismatch"]
+    label: str = ""
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """One text, as it was written."""
+
+    title: str
+    spans: list[Span]
+
+
+class Grid(msgspec.Struct, frozen=True):
+    """Everything that was run."""
+
+    rows: list[Row]
+    claims: list[Claim] = []
+    means: dict[str, float] = {}
+    """Geometric means over all cells of auto's speed over that scheme's."""
+    timeline: Timeline | None = None
+
+
+class View(msgspec.Struct, frozen=True):
+    """The rows of one agreement, uplink and pair of forwards: only RTT and scheme differ."""
+
+    agreement: str
+    uplink_mbps: float
+    draft_ms: float
+    verify_ms: float
+    rows: list[Row]
+
+    def __str__(self) -> str:
+        return f"{self.agreement}; {self.uplink_mbps:g} Mbit/s up; {forwards(self.draft_ms, self.verify_ms)}"
+
+
+def read(grid: dict[str, Any]) -> Grid:
+    """The grid out of plain JSON. Raises `BadParameterError` if it has no rows or a row is not as `Row` says."""
+    try:
+        results = msgspec.convert(grid, Grid)
+    except msgspec.ValidationError as problem:
+        raise BadParameterError(f"this is no grid of the laboratory ({problem}); run the grid again") from problem
+    if not results.rows:
+        raise BadParameterError("the grid has no rows; run the grid again")
+    return results
+
+
+def forwards(draft_ms: float, verify_ms: float) -> str:
+    """How long the two models take, in words."""
+    return f"draft {draft_ms:g} ms, verify {verify_ms:g} ms"
+
+
+def typical_agreement(rows: Iterable[Row]) -> str:
+    """The shipped pair at temperature 0.7, or whatever comes first."""
+    return _prefer([row.agreement for row in rows], _TYPICAL_AGREEMENT)
+
+
+def typical(rows: Sequence[Row]) -> View:
+    """The usual setting: the shipped pair at temperature 0.7, 5 Mbit/s up, 15 and 30 ms a forward; where the grid has
+    not got one of these, its first."""
+    agreement = typical_agreement(rows)
+    rows = [row for row in rows if row.agreement == agreement]
+    draft_ms, verify_ms = _prefer([(row.draft_ms, row.verify_ms) for row in rows], _TYPICAL_MS)
+    rows = [row for row in rows if (row.draft_ms, row.verify_ms) == (draft_ms, verify_ms)]
+    uplink_mbps = _prefer([row.uplink_mbps for row in rows], _TYPICAL_UPLINK_MBPS)
+    return View(agreement, uplink_mbps, draft_ms, verify_ms, [row for row in rows if row.uplink_mbps == uplink_mbps])
+
+
+def best(rows: Iterable[Row]) -> dict[Scheme, Row]:
+    """The fastest row of each scheme, in the order of `SCHEMES`: each at the draft length that suits it best."""
+    fastest: dict[Scheme, Row] = {}
+    for row in rows:
+        if row.scheme not in fastest or row.tokens_per_s > fastest[row.scheme].tokens_per_s:
+            fastest[row.scheme] = row
+    return {scheme: fastest[scheme] for scheme in SCHEMES if scheme in fastest}
+
+
+def winner(rows: Iterable[Row]) -> Row | None:
+    """The fastest exact scheme of one cell; within half a percent of it, the simplest. None if none is exact."""
+    runners = [row for row in best(rows).values() if row.exact and row.scheme not in _NEVER_WIN]
+    top = max((row.tokens_per_s for row in runners), default=0.0)
+    return next((row for row in runners if row.tokens_per_s >= (1 - _TIE) * top), None)
+
+
+def _prefer(values: list[T], wanted: T) -> T:
+    return wanted if wanted in values else values[0]
