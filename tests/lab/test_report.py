@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import BadParameterError
+from airdraft.lab.figures import spread
 from airdraft.lab.report import blocks, report
 from airdraft.lab.results import SCHEMES, read, typical, winner
 
@@ -77,7 +78,6 @@ def words(path: Path) -> str:
 
 
 def test_the_figures_say_what_they_show(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     paths = report(grid(), tmp_path / "docs" / "figures")
     assert [path.name for path in paths] == ["winner.svg", "rtt.svg", "timeline.svg"]
     said = {path.stem: words(path) for path in paths}
@@ -96,7 +96,6 @@ def test_the_figures_say_what_they_show(tmp_path: Path) -> None:
 
 
 def test_the_same_grid_gives_the_same_bytes(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     first, second = report(grid(), tmp_path / "1"), report(grid(), tmp_path / "2")
     for one, two in zip(first, second, strict=True):
         assert one.read_bytes() == two.read_bytes()
@@ -105,7 +104,6 @@ def test_the_same_grid_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_bare_grid_is_drawn(tmp_path: Path) -> None:
     """One row, no timeline, nothing exact: no figure has much to show, and none fails."""
-    pytest.importorskip("matplotlib")
     bare = {"rows": [row("device", 0.0, rtt_ms=0, agreement="synthetic 0.75", uplink_mbps=1)]}
     assert [path.name for path in report(bare, tmp_path)] == ["winner.svg", "rtt.svg"]
     assert "synthetic 0.75; 1 Mbit/s up" in words(tmp_path / "rtt.svg")
@@ -194,7 +192,6 @@ def test_without_matplotlib_the_remedy_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("")
     with pytest.raises(BadParameterError, match=r"cannot write figures into .*file"):
         report(grid(), tmp_path / "file")
@@ -202,9 +199,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25), st.floats(0.001, 0.2))
 def test_labels_keep_apart_and_in_order(heights: list[float], gap: float) -> None:
-    pytest.importorskip("matplotlib")
-    from airdraft.lab.figures import spread
-
     placed = spread(heights, gap)
     gap = min(gap, 1 / len(heights))
     order = sorted(range(len(heights)), key=heights.__getitem__)

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch, Rectangle
 from airdraft.lab.results import (
     SCHEMES,
     SIMULATED,
+    TIE,
     Row,
     Scheme,
     Span,
@@ -65,7 +66,7 @@ _SPANS = {
 _LEADER = {"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.7, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)}
 
 _WIDTH = 9.0
-_INK, _FAINT = "#222222", "#8a8a8a"
+_INK = "#222222"
 _TIMELINE_S = 1.2
 _STRIP_S = 0.6
 _LETTER_IN = 0.06
@@ -97,10 +98,10 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def winners(rows: Sequence[Row], agreement: str | None = None) -> Figure:
-    """Which exact scheme is fastest over RTT and uplink rate, and its gain over `server`; a panel for each pair of
-    forwards. For one agreement: the typical one unless named."""
-    agreement = agreement or typical_agreement(rows)
+def winners(rows: Sequence[Row]) -> Figure:
+    """Which exact scheme is fastest over RTT and uplink rate, and its gain over `server`, for the typical agreement; a
+    panel for each pair of forwards."""
+    agreement = typical_agreement(rows)
     rows = [row for row in rows if row.agreement == agreement]
     pairs = sorted({(row.draft_ms, row.verify_ms) for row in rows})
     columns = min(3, len(pairs))
@@ -120,7 +121,8 @@ def winners(rows: Sequence[Row], agreement: str | None = None) -> Figure:
             axes.set_xlabel("RTT, ms")
         for axes in panels[:, 0]:
             axes.set_ylabel("uplink, Mbit/s")
-        _title(figure, "Which exact scheme is fastest, and its speed over server streaming", agreement)
+        setting = f"{agreement}; within {TIE:.1%} the simpler scheme is named"
+        _title(figure, "Which exact scheme is fastest, and its speed over server streaming", setting)
         handles = [Patch(color=COLOURS[scheme], label=scheme) for scheme in SCHEMES if scheme in seen]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) or 1, frameon=False)
     return figure
@@ -130,7 +132,7 @@ def _winner_panel(axes: Axes, rows: list[Row], rtts: list[float], rates: list[fl
     """Fill one of `panels` side by side; returns who won anywhere."""
     seen: set[Scheme] = set()
     room_in = (_WIDTH - 0.8) / panels / len(rtts)
-    size = min(8.0, 0.9 * room_in * 72 / (len("×1.00") * 0.62))  # a digit is 0.62 of its size wide
+    size = min(8.0, 0.82 * room_in * 72 / (len("×1.00") * 0.62))  # a digit is 0.62 of its size wide
     for x, rtt_ms in enumerate(rtts):
         for y, rate in enumerate(rates):
             cell = [row for row in rows if (row.rtt_ms, row.uplink_mbps) == (rtt_ms, rate)]
@@ -250,7 +252,7 @@ def _span(axes: Axes, span: Span) -> None:
         label = _printable(span.label)
         width_in = (span.end_s - span.start_s) / _STRIP_S * (_WIDTH - 1.0)
         if len(label) * _LETTER_IN < width_in:
-            ink = _FAINT if span.kind == "dead" else _ink_on(colour)
+            ink = "#6e6e6e" if span.kind == "dead" else _ink_on(colour)
             middle = (span.start_s + span.end_s) / 2
             axes.text(middle, bottom + 0.25, label, color=ink, fontsize=6.5, ha="center", va="center", clip_on=True)
 

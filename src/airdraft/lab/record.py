@@ -86,23 +86,20 @@ class Recording(msgspec.Struct, frozen=True):
         return sum(text.near_ties for text in self.texts)
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, the matches of a text as one string of 0 and 1."""
+        """Write it as JSON, a match as 1 and none as 0."""
         plain = msgspec.to_builtins(self)
         for text in plain["texts"]:
-            text["matches"] = "".join("01"[match] for match in text["matches"])
+            text["matches"] = [int(match) for match in text["matches"]]
         path.write_bytes(msgspec.json.encode(plain) + b"\n")
 
     @classmethod
     def load(cls, path: Path) -> Recording:
         """Read what `save` wrote. Raises `BadParameterError` if the file is missing or no recording."""
         try:
-            plain = msgspec.json.decode(path.read_bytes())
-            for text in plain["texts"]:
-                text["matches"] = [{"0": False, "1": True}[match] for match in text["matches"]]
-            recording = msgspec.convert(plain, cls)
+            recording = msgspec.json.decode(path.read_bytes(), type=cls, strict=False)  # 0 and 1 are bools
         except OSError as problem:
             raise BadParameterError(f"cannot read the recording {path}: {problem.strerror or problem}") from problem
-        except (ValueError, TypeError, LookupError) as problem:  # msgspec's own errors are ValueErrors
+        except ValueError as problem:  # broken JSON, broken UTF-8 and whatever does not fit the types
             raise BadParameterError(f"{path} is no recording ({problem}); record it again") from problem
         if not recording.texts:
             raise BadParameterError(f"{path} holds no text; record it again")

@@ -32,7 +32,8 @@ SCHEMES: tuple[Scheme, ...] = (
 """From the simplest to the most elaborate; then what cannot be had (a bound) and what is not exact."""
 
 _NEVER_WIN = {"oracle", "device"}
-_TIE = 0.005
+TIE = 0.005
+"""Schemes whose speeds differ by less are equally fast."""
 
 _TYPICAL_AGREEMENT = "pair T=0.7"
 _TYPICAL_UPLINK_MBPS = 5.0
@@ -155,10 +156,10 @@ def best(rows: Iterable[Row]) -> dict[Scheme, Row]:
 
 
 def winner(rows: Iterable[Row]) -> Row | None:
-    """The fastest exact scheme of one cell; within half a percent of it, the simplest. None if none is exact."""
+    """The fastest exact scheme of one cell; within `TIE` of it, the simplest. None if none is exact."""
     runners = [row for row in best(rows).values() if row.exact and row.scheme not in _NEVER_WIN]
     top = max((row.tokens_per_s for row in runners), default=0.0)
-    return next((row for row in runners if row.tokens_per_s >= (1 - _TIE) * top), None)
+    return next((row for row in runners if row.tokens_per_s >= (1 - TIE) * top), None)
 
 
 def _prefer(values: list[T], wanted: T) -> T:
