@@ -1,14 +1,14 @@
 """One cycle of `stream`, with constant delays and independent acceptance.
 
-Renewal-reward (Ross, Stochastic Processes, §3.6): a cycle begins when the edge commits its own token where the device drafted another, and ends when that
-happens again; speed is the mean of its tokens by the mean of its time. Until the next mismatch, device and edge run one
-fixed course whatever the tokens are. So that course is walked once, and each step weighted with the chance that the
-cycle lives to see it.
+Renewal-reward (Ross, Stochastic Processes, §3.6): a cycle begins when the edge commits its own token where the device
+drafted another, and ends when that happens again; speed is the mean of its tokens by the mean of its time. Until the
+next mismatch, device and edge run one fixed course whatever the tokens are. So that course is walked, and each step
+weighted with the chance that the cycle lives to see it.
 
 The rules walked:
 - The device learns what a forward committed one downlink delay after its end, and drafts token after token, `draft_s`
   each, as long as the window past the committed length it knows of allows. A forward of the draft is not interrupted:
-  after a mismatch the one under way, on a dead branch, takes draft_s/2 more on average.
+  after a mismatch the one under way, on a dead branch, must end first.
 - Drafts leave in packets of `first`, then `then` tokens, one behind the other at the uplink's rate; a packet that the
   window keeps from filling leaves as it is. What leaves in vain after a mismatch is counted, but not queued for.
 - The edge, when free, takes the drafts that have arrived past the committed length, `MAX_DRAFT` at most, and commits
@@ -24,13 +24,14 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from airdraft.core.control.facts import Facts, Mode, Wire
+from airdraft.errors import BadParameterError
 
 MAX_DRAFT = 32
 """Drafts in one forward of the target, at most: an edge's usual limit."""
 
 _TAIL = 1e-3
 """The walk ends when a cycle outlives it with this chance; what is left goes on at the pace of the last half."""
-_MOST_FORWARDS = 300
+_MOST_FORWARDS = 150
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,27 @@ class Cycle:
 
 
 def cycle(facts: Facts, wire: Wire, mode: Mode) -> Cycle:
-    """The mean cycle of a stream of this `mode`."""
+    """The mean cycle of a stream of this `mode`. Raises: `BadParameterError` without a window."""
+    if mode.length < 1:
+        raise BadParameterError(f"the window of a stream is {mode.length}; give at least 1 token")
     down_s = facts.rtt_s / 2 + wire.answer_bits / facts.downlink_bps
-    # The device is under way with a dead draft when it learns of a mismatch, unless the window kept it waiting.
-    course = _Course(facts, wire, mode, down_s, down_s + facts.draft_s / 2)
-    if course.device.idle_s > 0:
-        busy = 1 - course.device.idle_s / (course.ends[-1][0] + down_s)
-        course = _Course(facts, wire, mode, down_s, down_s + busy * facts.draft_s / 2)
-    return course.mean(facts.acceptance)
+    busy, late_s = _Course(facts, wire, mode, down_s, facts.draft_s / 2).dead_draft()
+    if mode.race == "off":  # the edge waits for the device, so the delay is the same in every cycle
+        shares = {busy * late_s: 1.0}
+    else:  # each has a clock of its own, so any part of a forward may be left: three parts stand for all
+        third = busy / 3
+        shares = {0.0: 1 - busy, facts.draft_s / 6: third, facts.draft_s / 2: third, facts.draft_s * 5 / 6: third}
+    tokens = seconds = forwards = bits = 0.0
+    for late_s, share in shares.items():
+        if share > 0.01:
+            mean = _Course(facts, wire, mode, down_s, late_s).mean()
+            tokens += share * mean.tokens
+            seconds += share * mean.seconds
+            forwards += share * mean.forwards
+            bits += share * mean.uplink_bits
+    # Where a queue would grow, the link sets the pace.
+    seconds = max(seconds, bits / facts.uplink_bps, forwards * wire.answer_bits / facts.downlink_bps)
+    return Cycle(tokens, seconds, forwards, bits)
 
 
 class _Device:
@@ -78,8 +92,8 @@ class _Device:
         """Positions drafted before they were known, ascending."""
         self.packets: list[tuple[float, float, int, int]] = []
         """(sent, arrives, last position, bits), in order."""
-        self.idle_s = 0.0
-        """How long the window kept it waiting."""
+        self.done: list[float] = []
+        """Ends of its forwards, in order."""
 
     def tell(self, when_s: float, committed: int) -> None:
         """A commit will be known from `when_s` on. In order."""
@@ -93,7 +107,6 @@ class _Device:
                 if self._held:
                     self._send()
                 elif self._learned < len(self._commits) and self._commits[self._learned][0] <= until_s:
-                    self.idle_s += self._commits[self._learned][0] - self._free_s
                     self._free_s = self._commits[self._learned][0]
                 else:
                     return
@@ -102,6 +115,7 @@ class _Device:
             if done_s > until_s:
                 return
             self._free_s = done_s
+            self.done.append(done_s)
             drafting = self._position
             self._learn(done_s)
             if drafting > self._known:
@@ -129,65 +143,90 @@ class _Device:
 class _Course:
     """Device and edge until the next mismatch."""
 
-    def __init__(self, facts: Facts, wire: Wire, mode: Mode, down_s: float, start_s: float) -> None:
-        self.device = device = _Device(facts, wire, mode, start_s)
-        self.ends: list[tuple[float, int]] = [(0.0, 0)]
-        """(end of a forward, committed length), in order."""
-        self._down_s = down_s
-        acceptance = facts.acceptance
-        enough = math.inf if acceptance == 1 else math.log(_TAIL) / math.log(max(acceptance, _TAIL))
-        packets, taken = device.packets, 0
+    def __init__(self, facts: Facts, wire: Wire, mode: Mode, down_s: float, late_s: float) -> None:
+        """`late_s`: how long after hearing of the last mismatch the device is still busy with a dead draft."""
+        self._device = _Device(facts, wire, mode, down_s + late_s)
+        self._ends: list[tuple[float, int]] = [(0.0, 0)]  # (end of a forward, committed length), in order
+        self._down_s, self._draft_s, self._acceptance = down_s, facts.draft_s, facts.acceptance
+        self._walk(facts.verify_s, mode.race)
+        self._weigh()
+
+    def _walk(self, verify_s: float, race: str) -> None:
+        device, packets, taken = self._device, self._device.packets, 0
+        enough = math.inf if self._acceptance == 1 else math.log(_TAIL) / math.log(max(self._acceptance, _TAIL))
         now, committed, arrived = 0.0, 0, 0
-        while len(self.ends) <= _MOST_FORWARDS and bisect_right(device.drafted, committed) < enough:
-            if mode.race == "off":
+        while len(self._ends) <= _MOST_FORWARDS and bisect_right(device.drafted, committed) < enough:
+            if race == "off":
                 device.advance(math.inf, beyond=committed)
                 now = max(now, next(packet[1] for packet in packets[taken:] if packet[2] > committed))
-            else:
-                device.advance(now)
+            device.advance(now)
             while taken < len(packets) and packets[taken][1] <= now:
                 arrived = packets[taken][2]
                 taken += 1
-            now += facts.verify_s
+            now += verify_s
             committed += 1 + min(max(0, arrived - committed), MAX_DRAFT)
-            self.ends.append((now, committed))
-            device.tell(now + down_s, committed)
-        device.advance(now + down_s)  # what it drafts until the last commit is known
+            self._ends.append((now, committed))
+            device.tell(now + self._down_s, committed)
+        device.advance(now + self._down_s + self._draft_s)  # what it drafts until the last commit is known
 
-    def mean(self, acceptance: float) -> Cycle:
-        """The mean over where the mismatch comes."""
-        drafted, index, alive = self.device.drafted, 0, 1.0
-        tokens = seconds = bits = 0.0
-        lives = []  # the chance that each forward takes place
-        for (before_s, before), (end_s, committed) in itertools.pairwise(self.ends):
-            lives.append(alive)
-            seconds += alive * (end_s - before_s)
+    def _weigh(self) -> None:
+        """Chances that the cycle lives to see each forward, and the tokens it commits until the course ends."""
+        drafted, index, alive = self._device.drafted, 0, 1.0
+        self._tokens = 0.0
+        self._lives = [alive]  # before each forward, and after the last
+        for (_, before), (_, committed) in itertools.pairwise(self._ends):
             for position in range(before + 1, committed + 1):
-                tokens += alive
+                self._tokens += alive
                 if index < len(drafted) and drafted[index] == position:
-                    alive *= acceptance
+                    alive *= self._acceptance
                     index += 1
-        # A packet leaves if no mismatch is known by then.
-        running = 0
-        for sent_s, _, _, packet_bits in self.device.packets:
-            while running < len(lives) and self.ends[running + 1][0] <= sent_s - self._down_s:
+            self._lives.append(alive)
+
+    def dead_draft(self) -> tuple[float, float]:
+        """The chance that the device, hearing of the mismatch, is busy with a dead draft, and for how long if it is."""
+        done, chance, total_s = self._device.done, 0.0, 0.0
+        for number in range(1, len(self._ends)):
+            heard_s = self._ends[number][0] + self._down_s
+            following = bisect_right(done, heard_s)
+            left_s = done[following] - heard_s if following < len(done) else math.inf
+            if left_s < 0.999 * self._draft_s:  # else it starts just then, or later: the window kept it waiting
+                ends_here = self._lives[number - 1] - self._lives[number]
+                chance += ends_here
+                total_s += ends_here * left_s
+        died = 1 - self._lives[-1]
+        return (chance / died, total_s / chance) if chance else (0.0, 0.0)
+
+    def mean(self) -> Cycle:
+        """The mean over where the mismatch comes."""
+        lives, alive = self._lives, self._lives[-1]
+        seconds = sum(
+            life * (end[0] - begin[0])
+            for life, (begin, end) in zip(lives[:-1], itertools.pairwise(self._ends), strict=True)
+        )
+        bits, running = 0.0, 0
+        for sent_s, _, _, packet_bits in self._device.packets:  # each leaves if no mismatch is known by then
+            while running < len(self._ends) - 1 and self._ends[running + 1][0] <= sent_s - self._down_s:
                 running += 1
-            if running == len(lives):
+            if running == len(self._ends) - 1:
                 break
             bits += lives[running] * packet_bits
-        whole = Cycle(tokens, seconds, sum(lives), bits)
         if alive == 0:
-            return whole
-        half = len(self.ends) // 2
-        (begin_s, begin), (end_s, end) = self.ends[half], self.ends[-1]
-        sent = sum(packet[3] for packet in self.device.packets if begin_s <= packet[0] < end_s)
-        rest = Cycle(end - begin, end_s - begin_s, len(self.ends) - 1 - half, sent)
-        inside = bisect_right(drafted, end) - bisect_right(drafted, begin)
-        if acceptance == 1 or inside == 0:
+            return Cycle(self._tokens, seconds, sum(lives[:-1]), bits)
+        rest, drafted = self._last_half()
+        if self._acceptance == 1 or drafted == 0:
             return rest
-        times = alive / (1 - acceptance) / inside
+        times = alive / (1 - self._acceptance) / drafted
         return Cycle(
-            whole.tokens + times * rest.tokens,
-            whole.seconds + times * rest.seconds,
-            whole.forwards + times * rest.forwards,
-            whole.uplink_bits + times * rest.uplink_bits,
+            self._tokens + times * rest.tokens,
+            seconds + times * rest.seconds,
+            sum(lives[:-1]) + times * rest.forwards,
+            bits + times * rest.uplink_bits,
         )
+
+    def _last_half(self) -> tuple[Cycle, int]:
+        """What the last half of the course amounts to, and how many drafts were judged in it."""
+        half = len(self._ends) // 2
+        (begin_s, begin), (end_s, end) = self._ends[half], self._ends[-1]
+        sent = sum(bits for sent_s, _, _, bits in self._device.packets if begin_s <= sent_s < end_s)
+        judged = bisect_right(self._device.drafted, end) - bisect_right(self._device.drafted, begin)
+        return Cycle(end - begin, end_s - begin_s, len(self._ends) - 1 - half, sent), judged

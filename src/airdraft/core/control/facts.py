@@ -86,7 +86,7 @@ class Mode:
     scheme: str
     length: int = 0
     """Rounds: tokens drafted before the edge is asked (γ). `stream`: the window, how many tokens beyond the committed
-    length it knows of the device may draft."""
+    length it knows of the device may draft. 0: not decided yet."""
     race: str = "always"
     """`stream`: whether the edge decodes a token itself while no draft is at hand: `off`, `idle` or `always`."""
     first: int = 1

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from airdraft.core.control.course import MAX_DRAFT, cycle
@@ -13,6 +12,9 @@ from airdraft.core.control.facts import Facts, Mode, Wire
 
 _FASTER = 0.8
 """To find a bottleneck, each part in turn takes so much of its time."""
+_NEAR = 0.005
+"""A smaller window may cost so much of the speed: it spares forwards of the draft in vain."""
+_WINDOWS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
 @dataclass(frozen=True)
@@ -97,21 +99,24 @@ def stream(facts: Facts, wire: Wire, race: str, window: int, first: int = 1, the
 
 
 def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT) -> Prediction:
-    """The fastest window of at most `max_window`, and sizes of packets that do not flood the uplink."""
-    mode = max(
-        _modes(facts, wire, race, max_window),
-        key=lambda mode: cycle(facts, wire, mode).tokens_per_s,
-    )
-    return stream(facts, wire, mode.race, mode.length, mode.first, mode.then)
+    """Packets that do not flood the uplink, and the smallest window of at most `max_window` that is as good as any."""
 
+    def speed(mode: Mode) -> float:
+        return cycle(facts, wire, mode).tokens_per_s
 
-def _modes(facts: Facts, wire: Wire, race: str, max_window: int) -> Iterator[Mode]:
-    """The modes worth comparing, smaller windows first."""
     # A packet must have left before the next is full; else a queue grows, and every mismatch waits behind it.
-    for least in range(1, max_window):
-        if wire.packet_bits(least) <= least * facts.draft_s * facts.uplink_bps:
+    lasting = (n for n in range(1, max_window) if wire.packet_bits(n) <= n * facts.draft_s * facts.uplink_bps)
+    least = next(lasting, max_window)
+    # Without racing a forward must be worth its while; with it the edge is busy anyway, and earlier is better.
+    firsts = {1, 2, 3, 4, 6, 8, least} if race == "off" else {1, 2, least}
+    shapes = [
+        (first, then) for first in sorted(firsts) for then in (least, 2 * least) if max(first, then) <= max_window
+    ]
+    best = max((Mode(wire.scheme, max_window, race, *shape) for shape in shapes), key=speed)
+    enough = (1 - _NEAR) * speed(best)
+    for window in _WINDOWS:
+        smaller = replace(best, length=window)
+        if window < max_window and speed(smaller) >= enough:
+            best = smaller
             break
-    else:
-        least = max_window
-    for first in sorted({1, min(2, least), least}):
-        yield Mode(wire.scheme, max_window, race, first, least)
+    return stream(facts, wire, best.race, best.length, best.first, best.then)

@@ -1,0 +1,145 @@
+"""Which way to write: always the same, or the one that is predicted to be fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from airdraft.core.control import predict
+from airdraft.core.control.course import MAX_DRAFT
+from airdraft.core.control.facts import Facts, Mode, Wire, wire
+from airdraft.core.control.predict import Prediction
+from airdraft.errors import BadParameterError
+
+NEAR = 0.01
+"""Predictions that differ by less are taken as equal."""
+
+
+class Policy(Protocol):
+    """Decides what is to be done."""
+
+    def choose(self, facts: Facts, now: float) -> Mode:
+        """The mode for the time being. `now` in seconds of any clock; it must not go back."""
+        ...
+
+    def why(self) -> str:
+        """The last choice, in a line for people."""
+        ...
+
+
+class Steady:
+    """Always one mode. A stream without a window (length 0) takes the shape that the facts ask for, rounds likewise."""
+
+    def __init__(self, mode: Mode, wire: Wire, max_window: int = MAX_DRAFT) -> None:
+        self._mode, self._wire, self._max_window = mode, wire, max_window
+
+    def choose(self, facts: Facts, now: float) -> Mode:
+        """See `Policy.choose`."""
+        if self._mode.scheme == "server" or self._mode.length:
+            return self._mode
+        if self._mode.scheme == "stream":
+            return predict.best_stream(facts, self._wire, self._mode.race, self._max_window).mode
+        return predict.best_rounds(facts, self._wire, self._max_window).mode
+
+    def why(self) -> str:
+        """See `Policy.why`."""
+        return f"{self._mode.scheme}: as asked for"
+
+
+def predictions(
+    facts: Facts,
+    wires: Sequence[Wire],
+    races: Sequence[str] = ("always",),
+    max_window: int = MAX_DRAFT,
+    rounds: Callable[[Facts, Wire], Prediction] = predict.best_rounds,
+) -> list[Prediction]:
+    """Every way at its best, in the order given; a stream once for each race policy."""
+    found = []
+    for each in wires:
+        if each.scheme == "server":
+            found.append(predict.server(facts, each))
+        elif each.scheme == "stream":
+            found += [predict.best_stream(facts, each, race, max_window) for race in races]
+        else:
+            found.append(rounds(facts, each))
+    return found
+
+
+def preferred(found: Sequence[Prediction]) -> Prediction:
+    """The fastest; but `server`, which needs no draft and so spares the device, if it is no slower."""
+    best = max(found, key=lambda each: each.tokens_per_s)
+    for each in found:
+        if each.mode.scheme == "server" and each.tokens_per_s >= (1 - NEAR) * best.tokens_per_s:
+            return each
+    return best
+
+
+class Auto:
+    """The way that is predicted to be fastest, without changing it for little or for a moment.
+
+    The present way (a scheme and race policy) is left once another has been predicted `margin` faster for `dwell_s`, or
+    once `server` has been no slower for as long. Draft length, window and packets follow the facts at once: changing
+    them costs nothing.
+
+    TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        choices: Sequence[str] = ("server", "coupled", "stream"),
+        *,
+        races: Sequence[str] = ("always",),
+        k: int = 64,
+        bits: int = 16,
+        header_bytes: int = 40,
+        max_window: int = MAX_DRAFT,
+        rounds: Callable[[Facts, Wire], Prediction] = predict.best_rounds,
+        margin: float = 0.05,
+        dwell_s: float = 0.5,
+    ) -> None:
+        if not choices or not races:
+            raise BadParameterError("nothing to choose from; give at least one scheme and one race policy")
+        if not (margin >= 0 and dwell_s >= 0):
+            raise BadParameterError(f"margin is {margin:g} and dwell_s {dwell_s:g}; give 0 or more")
+        self._wires = [wire(scheme, vocab_size, k, bits, header_bytes) for scheme in choices]
+        self._races, self._max_window, self._rounds = tuple(races), max_window, rounds
+        self._margin, self._dwell_s = margin, dwell_s
+        self._present: Prediction | None = None
+        self._better_since: float | None = None
+        self._runner_up: Prediction | None = None
+
+    def choose(self, facts: Facts, now: float) -> Mode:
+        """See `Policy.choose`."""
+        found = predictions(facts, self._wires, self._races, self._max_window, self._rounds)
+        best = preferred(found)
+        present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
+        if self._worth_it(best, present):
+            self._better_since = now if self._better_since is None else self._better_since
+            if now - self._better_since >= self._dwell_s:
+                present, self._better_since = best, None
+        else:
+            self._better_since = None
+        self._present = present
+        others = [each for each in found if each is not present]
+        self._runner_up = max(others, key=lambda each: each.tokens_per_s, default=None)
+        return present.mode
+
+    def _worth_it(self, best: Prediction, present: Prediction) -> bool:
+        if best is present:
+            return False
+        return best.mode.scheme == "server" or best.tokens_per_s > (1 + self._margin) * present.tokens_per_s
+
+    def why(self) -> str:
+        """See `Policy.why`."""
+        if self._present is None:
+            return "nothing chosen yet"
+        line = f"{self._present.mode}: {self._present.tokens_per_s:.1f} tokens/s predicted"
+        if self._runner_up is None:
+            return f"{line}, the only choice"
+        other = self._runner_up
+        return f"{line}, {other.tokens_per_s:.1f} with {other.mode.scheme}; limited by {self._present.bottleneck}"
+
+
+def _way(prediction: Prediction) -> tuple[str, str]:
+    return prediction.mode.scheme, prediction.mode.race
