@@ -76,3 +76,9 @@ def check_fixed(rtt_s: float, header_bytes: int) -> None:
     if not 0 <= rtt_s < math.inf:
         raise BadParameterError(f"rtt_s is {rtt_s}: give a finite round trip of 0 seconds or more")
     check_range("header_bytes", header_bytes, 0, 1 << 16, "the bytes of a packet's headers, 0 or more")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that numpy's generators cannot take. Raises: `BadParameterError`."""
+    if seed < 0:
+        raise BadParameterError(f"seed is {seed}: give 0 or more")

@@ -1,0 +1,94 @@
+"""`trace`: a link that repeats rates and round trips from a file. docs/links.md describes the formats.
+
+A value holds from its time until the next one's, the last for as long as the one before it. The uplink, the downlink
+and the round trip each have a clock of their own and are each repeated, or held, when they end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+from airdraft.errors import BadParameterError
+from airdraft.link.base import HEADER_BYTES, check_fixed, check_rate
+from airdraft.link.pipe import Chunk, RatePipe, Steps, constant
+
+DOWNLINK_BPS = 100e6
+"""Of a trace that has none."""
+RTT_S = 0.02
+"""Of a trace that has none."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values that each hold for a while."""
+
+    ends_s: tuple[float, ...]
+    """When each value ends, in s after the first begins: above 0 and rising."""
+    values: tuple[float, ...]
+
+    def steps(self, repeat: bool, scale: float = 1.0) -> Steps:
+        """`scale` times the values in time: again and again if `repeat`, else the last for ever."""
+        values = [scale * value for value in self.values]
+
+        def chunks() -> Iterator[Chunk]:
+            if not repeat:
+                yield [*self.ends_s[:-1], math.inf], values
+                return
+            for turn in count():
+                yield [turn * self.ends_s[-1] + end_s for end_s in self.ends_s], values
+
+        return Steps(chunks())
+
+
+@dataclass(frozen=True)
+class TraceRun:
+    """One measured run. What was not measured is None."""
+
+    name: str
+    uplink_bps: Series
+    downlink_bps: Series | None = None
+    rtt_s: Series | None = None
+
+
+@dataclass(frozen=True)
+class TraceLink:
+    """A link that does what a run of a trace says. Raises: `BadParameterError`."""
+
+    run: TraceRun
+    downlink_bps: float | None = None
+    """Instead of the trace's; None leaves that, or is 100 Mbit/s if it has none."""
+    rtt_s: float | None = None
+    """Instead of the trace's; None leaves that, or is 20 ms if it has none."""
+    header_bytes: int = HEADER_BYTES
+    repeat: bool = True
+    """Whether the trace begins again at its end; else its last values hold."""
+
+    def __post_init__(self) -> None:
+        if self.downlink_bps is not None:
+            check_rate("downlink_bps", self.downlink_bps)
+        check_fixed(0.0 if self.rtt_s is None else self.rtt_s, self.header_bytes)
+        for rates in filter(None, (self.run.uplink_bps, self.run.downlink_bps)):
+            if not any(rates.values):
+                raise BadParameterError(f"{self.run.name} has no rate above 0: nothing would ever arrive")
+            if not self.repeat and rates.values[-1] == 0:
+                raise BadParameterError(f"{self.run.name} ends with a rate of 0 that would hold for ever: repeat it")
+
+    def uplink(self) -> RatePipe:
+        """An idle pipe from device to edge, at the beginning of the trace."""
+        return self._pipe(self.run.uplink_bps.steps(self.repeat))
+
+    def downlink(self) -> RatePipe:
+        """An idle pipe from edge to device, at the beginning of the trace."""
+        if self.downlink_bps is None and self.run.downlink_bps is not None:
+            return self._pipe(self.run.downlink_bps.steps(self.repeat))
+        return self._pipe(constant(DOWNLINK_BPS if self.downlink_bps is None else self.downlink_bps))
+
+    def _pipe(self, rate_bps: Steps) -> RatePipe:
+        if self.rtt_s is None and self.run.rtt_s is not None:
+            delay_s = self.run.rtt_s.steps(self.repeat, scale=0.5)
+        else:
+            delay_s = constant((RTT_S if self.rtt_s is None else self.rtt_s) / 2)
+        return RatePipe(rate_bps, delay_s, self.header_bytes)
