@@ -65,6 +65,7 @@ def grid() -> dict[str, Any]:
         "claims": [
             {"claim": "auto keeps up with server", "bar": 0.99, "worst": 1.0123, "held": True, "cell": cell},
             {"claim": "one | two\nlines", "bar": 2, "worst": 1.5, "held": False, "cell": {}},
+            {"claim": "odd", "bar": 1, "worst": 1, "held": True, "cell": {"rtt_ms": "a | trace", "seed": None}},
         ],
         "means": {"topk": 1.834, "split": 1.5},
         "timeline": {"title": "stream at RTT 20 ms & 5 Mbit/s", "spans": spans},
@@ -95,6 +96,13 @@ def test_the_figures_say_what_they_show(tmp_path: Path) -> None:
     assert "never" not in said["timeline"]
 
 
+def test_panels_beyond_a_line_start_the_next(tmp_path: Path) -> None:
+    """Every panel has its RTTs beneath it, also where the last line is not full."""
+    rows = [row("server", 30.0, draft_ms=draft_ms, rtt_ms=rtt_ms) for draft_ms in range(5) for rtt_ms in (77, 99)]
+    lines = words(report({"rows": rows}, tmp_path)[0]).splitlines()
+    assert [lines.count(text) for text in ("77", "99", "×1.00", "RTT, ms")] == [5, 5, 10, 3]
+
+
 def test_the_same_grid_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = report(grid(), tmp_path / "1"), report(grid(), tmp_path / "2")
     for one, two in zip(first, second, strict=True):
@@ -115,6 +123,7 @@ def test_the_tables_say_what_the_rows_say() -> None:
     where = "RTT 200 ms, 0.5 Mbit/s up, draft 15 ms, verify 30 ms, pair T=0.7, seed 3"
     assert f"| auto keeps up with server | 0.99 | 1.01 | yes | {where} |" in said["claims"]
     assert "| one \\| two lines | 2 | 1.5 | **NO** | – |" in said["claims"]
+    assert "| odd | 1 | 1 | yes | RTT a \\| trace ms, seed None |" in said["claims"]
     assert "1.83 × `topk`, 1.50 × `split`" in said["claims"]
     assert said["claims"].startswith("16 cells, simulated (virtual time)")
     typical = said["typical"].splitlines()

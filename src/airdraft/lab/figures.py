@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from airdraft.lab.results import (
+    NOTES,
     SCHEMES,
     SIMULATED,
     TIE,
@@ -52,7 +53,6 @@ _STYLES: dict[Scheme, tuple[str, float, str]] = {
     "oracle": ("-.", 1.0, ""),
     "device": (":", 1.6, ""),
 }
-_NOTES = {"oracle": " (a bound)", "device": " (not exact)"}
 _SPANS = {
     "draft": ("#66bbee", "draft, accepted"),
     "dead": ("#e2e2e2", "draft on a dead branch"),
@@ -75,7 +75,7 @@ _LETTER_IN = 0.06
 _STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "font.family": "sans-serif",
-    # Of one width, so that the text fits where the viewer has only one of them.
+    # The widest come first: text laid out in them fits with whichever of these the viewer has.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
     "font.size": 9.0,
     "text.color": _INK,
@@ -104,12 +104,12 @@ def winners(rows: Sequence[Row]) -> Figure:
     agreement = typical_agreement(rows)
     rows = [row for row in rows if row.agreement == agreement]
     pairs = sorted({(row.draft_ms, row.verify_ms) for row in rows})
-    columns = min(3, len(pairs))
-    lines = math.ceil(len(pairs) / columns)
+    lines = math.ceil(len(pairs) / 3)
+    columns = math.ceil(len(pairs) / lines)
     rtts, rates = sorted({row.rtt_ms for row in rows}), sorted({row.uplink_mbps for row in rows})
     with mpl.rc_context(_STYLE):
         figure = Figure((_WIDTH, 1.15 + lines * (0.75 + 0.34 * len(rates))), layout="constrained")
-        panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
         seen: set[Scheme] = set()
         for axes, (draft_ms, verify_ms) in zip(panels.flat, pairs, strict=False):
             cells = [row for row in rows if (row.draft_ms, row.verify_ms) == (draft_ms, verify_ms)]
@@ -117,7 +117,7 @@ def winners(rows: Sequence[Row]) -> Figure:
             axes.set_title(forwards(draft_ms, verify_ms), fontsize=9)
         for axes in panels.flat[len(pairs) :]:
             axes.set_visible(False)
-        for axes in panels[-1]:
+        for axes in panels.flat[max(0, len(pairs) - columns) : len(pairs)]:  # the lowest of each column
             axes.set_xlabel("RTT, ms")
         for axes in panels[:, 0]:
             axes.set_ylabel("uplink, Mbit/s")
@@ -183,7 +183,7 @@ def speed_over_rtt(rows: Sequence[Row]) -> Figure:
         heights = spread([y / top for _, _, y in ends], 0.052)
         for (scheme, x, y), height in zip(ends, heights, strict=True):
             axes.annotate(
-                scheme + _NOTES.get(scheme, ""), (x, y), (1.035, height), textcoords="axes fraction",
+                scheme + NOTES.get(scheme, ""), (x, y), (1.035, height), textcoords="axes fraction",
                 color=COLOURS[scheme], va="center", fontweight="bold" if scheme == "auto" else "normal",
                 arrowprops=_LEADER,
             )  # fmt: skip
@@ -251,7 +251,7 @@ def _span(axes: Axes, span: Span) -> None:
         axes.add_patch(box)
         label = _printable(span.label)
         width_in = (span.end_s - span.start_s) / _STRIP_S * (_WIDTH - 1.0)
-        if len(label) * _LETTER_IN < width_in:
+        if 0 < len(label) * _LETTER_IN < width_in:
             ink = "#6e6e6e" if span.kind == "dead" else _ink_on(colour)
             middle = (span.start_s + span.end_s) / 2
             axes.text(middle, bottom + 0.25, label, color=ink, fontsize=6.5, ha="center", va="center", clip_on=True)

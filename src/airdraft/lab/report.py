@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from airdraft.errors import BadParameterError
-from airdraft.lab.results import SIMULATED, Claim, Grid, Row, best, forwards, read, typical, winner
+from airdraft.lab.results import NOTES, SIMULATED, Claim, Grid, Row, best, read, typical, winner
 
 _TYPICAL_RTTS_MS = (5.0, 20.0, 50.0, 100.0, 200.0)
-_NOTES = {"oracle": " (a bound)", "device": " (not exact)"}
+_WORDS = {
+    "rtt_ms": "RTT {} ms",
+    "uplink_mbps": "{} Mbit/s up",
+    "draft_ms": "draft {} ms",
+    "verify_ms": "verify {} ms",
+    "agreement": "{}",
+}
 
 
 def report(grid: dict[str, Any], folder: Path) -> list[Path]:
@@ -59,18 +65,13 @@ def _claims(results: Grid) -> str:
 
 def _cell(claim: Claim) -> str:
     """A cell in words; what it names beyond the usual is shown as it is."""
-    cell = dict(claim.cell)
-    words = []
-    if "rtt_ms" in cell:
-        words.append(f"RTT {cell.pop('rtt_ms'):g} ms")
-    if "uplink_mbps" in cell:
-        words.append(f"{cell.pop('uplink_mbps'):g} Mbit/s up")
-    if "draft_ms" in cell and "verify_ms" in cell:
-        words.append(forwards(cell.pop("draft_ms"), cell.pop("verify_ms")))
-    if "agreement" in cell:
-        words.append(str(cell.pop("agreement")))
-    words += [f"{key} {value}" for key, value in cell.items()]
+    words = [form.format(_number(claim.cell[key])) for key, form in _WORDS.items() if key in claim.cell]
+    words += [f"{key} {_number(value)}" for key, value in claim.cell.items() if key not in _WORDS]
     return _plain(", ".join(words)) or "–"
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _typical(rows: list[Row]) -> str:
@@ -92,7 +93,7 @@ def _typical(rows: list[Row]) -> str:
             row = speeds[rtt_ms].get(scheme)
             value = f"{row.tokens_per_s:.1f}" if row else "–"
             cells.append(f"**{value}**" if row and row is winners[rtt_ms] else value)
-        lines.append(f"| `{scheme}`{_NOTES.get(scheme, '')} | " + " | ".join(cells) + " |")
+        lines.append(f"| `{scheme}`{NOTES.get(scheme, '')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -31,7 +31,8 @@ SCHEMES: tuple[Scheme, ...] = (
 )  # fmt: skip
 """From the simplest to the most elaborate; then what cannot be had (a bound) and what is not exact."""
 
-_NEVER_WIN = {"oracle", "device"}
+NOTES = {"oracle": " (a bound)", "device": " (not exact)"}
+"""Schemes that are shown and never win, with what stands beside their names."""
 TIE = 0.005
 """Schemes whose speeds differ by less are equally fast."""
 
@@ -157,7 +158,7 @@ def best(rows: Iterable[Row]) -> dict[Scheme, Row]:
 
 def winner(rows: Iterable[Row]) -> Row | None:
     """The fastest exact scheme of one cell; within `TIE` of it, the simplest. None if none is exact."""
-    runners = [row for row in best(rows).values() if row.exact and row.scheme not in _NEVER_WIN]
+    runners = [row for row in best(rows).values() if row.exact and row.scheme not in NOTES]
     top = max((row.tokens_per_s for row in runners), default=0.0)
     return next((row for row in runners if row.tokens_per_s >= (1 - TIE) * top), None)
 
