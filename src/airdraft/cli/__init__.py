@@ -12,6 +12,7 @@ from airdraft import __version__
 from airdraft.cli.demo import demo
 from airdraft.cli.edge import edge
 from airdraft.cli.link import link
+from airdraft.cli.plan import plan
 from airdraft.cli.run import run
 from airdraft.errors import AirdraftError
 
@@ -39,7 +40,7 @@ such as org/name.
 """,
 )
 
-for command in (demo, run, edge, link):
+for command in (demo, run, edge, link, plan):
     app.command()(command)
 
 

@@ -22,15 +22,15 @@ class _Share:
 
 
 class Positions:
-    """Acceptance by position in the round, 0 first. Only tokens that were judged count: those after a rejection are not.
+    """Acceptance by position in the round, 0 first. Only judged tokens count; those after a rejection are not judged.
 
     The draft drifts from the target the longer it goes on alone, and early places are judged more often than late ones.
     """
 
     def __init__(self, prior: float = 0.7, weight: float = 4.0, forgetting: float = 0.01) -> None:
-        """`prior` counts as `weight` judged tokens; each one seen outweighs the one before by 1 / (1 - `forgetting`)."""
+        """`prior` counts as `weight` judged tokens, each of which counts 1 - `forgetting` of the one after it."""
         _check(prior, weight, forgetting)
-        self._new = lambda: _Share(prior, weight, forgetting)
+        self._prior = prior, weight, forgetting
         self._shares: list[_Share] = []
 
     def judged(self, position: int, accepted: bool) -> None:
@@ -38,14 +38,14 @@ class Positions:
         if position < 0:
             raise BadParameterError(f"position is {position}; a round starts at 0")
         while len(self._shares) <= position:
-            self._shares.append(self._new())
+            self._shares.append(_Share(*self._prior))
         self._shares[position].see(accepted)
 
     def chance(self, position: int) -> float:
         """The chance that the token at `position` is accepted, given that all before it are."""
         if position < len(self._shares):
             return self._shares[position].mean
-        return self._shares[-1].mean if self._shares else self._new().mean
+        return self._shares[-1].mean if self._shares else self._prior[0]
 
 
 class Calibrated:

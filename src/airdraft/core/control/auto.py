@@ -27,8 +27,23 @@ class Policy(Protocol):
         ...
 
 
+class Given:
+    """Always this very mode."""
+
+    def __init__(self, mode: Mode) -> None:
+        self._mode = mode
+
+    def choose(self, facts: Facts, now: float) -> Mode:
+        """See `Policy.choose`."""
+        return self._mode
+
+    def why(self) -> str:
+        """See `Policy.why`."""
+        return f"{self._mode}: as asked for"
+
+
 class Steady:
-    """Always one mode. A stream without a window (length 0) takes the shape that the facts ask for, rounds likewise."""
+    """Always one scheme. Without a length (0), a stream takes the shape that the facts ask for, and rounds likewise."""
 
     def __init__(self, mode: Mode, wire: Wire, max_window: int = MAX_DRAFT) -> None:
         self._mode, self._wire, self._max_window = mode, wire, max_window

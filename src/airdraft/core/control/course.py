@@ -225,7 +225,7 @@ class _Course:
 
     def _last_half(self) -> tuple[Cycle, int]:
         """What the last half of the course amounts to, and how many drafts were judged in it."""
-        half = len(self._ends) // 2
+        half = (len(self._ends) - 1) // 2
         (begin_s, begin), (end_s, end) = self._ends[half], self._ends[-1]
         sent = sum(bits for sent_s, _, _, bits in self._device.packets if begin_s <= sent_s < end_s)
         judged = bisect_right(self._device.drafted, end) - bisect_right(self._device.drafted, begin)

@@ -91,25 +91,25 @@ class Estimator:
 
 
 def _slopes(seen: np.ndarray) -> tuple[float, float]:
-    """Seconds a byte up and down, by least absolute deviations; 0 where sizes vary too little or noise drowns them.
+    """Seconds a byte up and down, by robust regression; 0 where sizes vary too little or noise drowns them.
 
-    `seen` is [n, 3] as in `Estimator._link`. Least absolute deviations (iteratively reweighted least squares) because a
-    few exchanges are always late, by much.
+    `seen` is [n, 3] as in `Estimator._link`. Huber's estimator, by iteratively reweighted least squares, because a few
+    exchanges are always late by much: beyond the median deviation, weight falls as the deviation grows.
     """
     slopes = [0.0, 0.0]
     columns = [column for column in (1, 2) if np.ptp(seen[:, column]) >= _SPREAD_BYTES]
     while columns and len(seen) > 2 + len(columns):
         design = np.column_stack([np.ones(len(seen)), seen[:, columns]])
         weights = np.ones(len(seen))
-        for _ in range(12):
+        for _ in range(20):
             fitted = np.linalg.lstsq(design * weights[:, None], seen[:, 0] * weights, rcond=None)[0]
             off = np.abs(seen[:, 0] - design @ fitted)
-            weights = 1 / np.sqrt(np.maximum(off, 1e-5))
-        noise_s = float(np.median(off))
+            noise_s = max(float(np.median(off)), 1e-6)
+            weights = np.sqrt(noise_s / np.maximum(off, noise_s))
         # A slope that moves the longest exchange by less than the noise is noise. Drop the least telling, fit again.
         moves = [fitted[1 + at] * np.ptp(seen[:, column]) for at, column in enumerate(columns)]
         weakest = int(np.argmin(moves))
-        if moves[weakest] > max(2 * noise_s, 1e-4):
+        if moves[weakest] > max(3 * noise_s, 1e-4):
             for at, column in enumerate(columns):
                 slopes[column - 1] = float(fitted[1 + at])
             break

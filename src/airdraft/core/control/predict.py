@@ -108,10 +108,8 @@ def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT
     lasting = (n for n in range(1, max_window) if wire.packet_bits(n) <= n * facts.draft_s * facts.uplink_bps)
     least = next(lasting, max_window)
     # Without racing a forward must be worth its while; with it the edge is busy anyway, and earlier is better.
-    firsts = {1, 2, 3, 4, 6, 8, least} if race == "off" else {1, 2, least}
-    shapes = [
-        (first, then) for first in sorted(firsts) for then in (least, 2 * least) if max(first, then) <= max_window
-    ]
+    firsts, thens = ({1, 2, 3, 4, 6, 8, least}, (least, 2 * least)) if race == "off" else ({1, least}, (least,))
+    shapes = [(first, then) for first in sorted(firsts) for then in thens if max(first, then) <= max_window]
     best = max((Mode(wire.scheme, max_window, race, *shape) for shape in shapes), key=speed)
     enough = (1 - _NEAR) * speed(best)
     for window in _WINDOWS:

@@ -1,0 +1,158 @@
+"""`airdraft plan`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from airdraft import local
+from airdraft.cli import options
+from airdraft.core.control import auto
+from airdraft.core.control.facts import Facts, wire
+from airdraft.core.control.predict import Prediction
+from airdraft.errors import BadParameterError
+
+ALTERNATIVES = ("server", "dense", "topk", "split", "coupled", "stream")
+RACES = ("off", "always")
+
+_CAUSES = {
+    "draft": "the device's own forwards set the pace: a faster draft model would help most.",
+    "target": "the target's forwards set the pace: a faster target would help most.",
+    "round trip": "waiting for the link sets the pace: a shorter round trip would help most.",
+    "uplink": "the bits that go up set the pace: a faster uplink, or a scheme that sends less, would help.",
+    "downlink": "the bits that come down set the pace: a faster downlink, or a scheme that sends less, would help.",
+}
+
+
+def plan(
+    uplink_mbps: options.Uplink = 20.0,
+    downlink_mbps: options.DownlinkRate = 100.0,
+    rtt_ms: options.Rtt = 20.0,
+    draft_ms: Annotated[
+        float, typer.Option(help="A forward of the draft, for one token.", rich_help_panel="Models")
+    ] = 15.0,
+    verify_ms: Annotated[float, typer.Option(help="A forward of the target.", rich_help_panel="Models")] = 30.0,
+    acceptance: Annotated[
+        float, typer.Option(help="Chance that a judged draft token is accepted (α).", rich_help_panel="Models")
+    ] = 0.75,
+    vocab_size: Annotated[int, typer.Option(help="Tokens of the vocabulary.", rich_help_panel="Models")] = 32000,
+    k: options.K = 64,
+    bits: options.Bits = 16,
+    header_bytes: Annotated[
+        int, typer.Option(help="Headers below the WebSocket, a packet: 40 is TCP over IPv4.", rich_help_panel="Link")
+    ] = 40,
+    as_json: options.Json = False,
+    no_color: options.NoColor = False,
+) -> None:
+    """Predict which scheme is fastest for a link and a pair of models, before anything runs.
+
+    Nothing is measured: delays are taken as constant, and every drafted token
+    as equally likely to be accepted.
+    """
+    link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
+    facts = given(link, draft_ms, verify_ms, acceptance)
+    wires = [wire(scheme, vocab_size, k, bits, header_bytes) for scheme in ALTERNATIVES]
+    found = auto.predictions(facts, wires, RACES)
+    chosen = auto.preferred(found)
+    said = sentences(found, chosen)
+    if as_json:
+        rows = [{**_record(each), "chosen": each is chosen} for each in found]
+        print(json.dumps({"predicted": True, "facts": _finite(asdict(facts)), "rows": rows, "why": said}, indent=2))  # noqa: T201
+        return
+    console = Console(no_color=no_color, highlight=False)
+    console.print(f"Predicted, not measured: {link};")
+    console.print(
+        f"draft {draft_ms:g} ms, target {verify_ms:g} ms, acceptance {acceptance:g}, vocabulary {vocab_size:,}."
+    )
+    console.print(_table(found, chosen))
+    for line in said:
+        console.print(Text(f"  {line}"))
+
+
+def given(link: local.Link, draft_ms: float, verify_ms: float, acceptance: float) -> Facts:
+    """The facts, from options. Raises: `BadParameterError` naming an option out of range."""
+    for name, value in (("draft-ms", draft_ms), ("verify-ms", verify_ms)):
+        if not 0 < value < math.inf:  # NaN lands here too
+            raise BadParameterError(f"{name} is {value:g}; give a finite time above 0 ms")
+    if not 0 <= acceptance <= 1:
+        raise BadParameterError(f"acceptance is {acceptance:g}; give a probability, 0 to 1")
+    up_bps, down_bps = link.uplink_mbps * 1e6, link.downlink_mbps * 1e6
+    return Facts(draft_ms / 1e3, verify_ms / 1e3, link.rtt_ms / 1e3, up_bps, down_bps, acceptance)
+
+
+def sentences(found: list[Prediction], chosen: Prediction) -> list[str]:
+    """Why the chosen one, in words."""
+    server = next(each for each in found if each.mode.scheme == "server")
+    # Of equals the last, which sends least.
+    rounds = max(
+        (each for each in reversed(found) if each.mode.scheme not in ("server", "stream")),
+        key=lambda each: each.tokens_per_s,
+    )
+    best = f"{rounds.tokens_per_s:.1f} tokens/s of {rounds.mode.scheme}, the best with rounds"
+    if chosen is server:
+        lines = [f"Plain server streaming: no drafting is predicted to be faster than its {server.tokens_per_s:.1f} "
+                 f"tokens/s, against {best}."]  # fmt: skip
+    else:
+        gain = chosen.tokens_per_s / server.tokens_per_s
+        against = "" if chosen is rounds else f", against {best}"
+        lines = [f"{_name(chosen)}: {chosen.tokens_per_s:.1f} tokens/s predicted, {gain:.2f} times plain server "
+                 f"streaming{against}."]  # fmt: skip
+    return [*lines, f"With it {_CAUSES[chosen.bottleneck]}"]
+
+
+def _table(found: list[Prediction], chosen: Prediction) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("\nscheme", no_wrap=True)
+    # γ: draft length of a round. First, then: tokens in a stream's packets. Target: forwards of it.
+    for heading in ("tokens\n/s", "γ or\nwindow", "first,\nthen", "target\n/token", "up bits\n/token",
+                    "down b.\n/token"):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("\nbottleneck", no_wrap=True)
+    for each in found:
+        mode = each.mode
+        table.add_row(
+            _name(each) + (" ◀" if each is chosen else ""),
+            f"{each.tokens_per_s:.1f}",
+            "–" if mode.scheme == "server" else f"{mode.length}",
+            f"{mode.first}, {mode.then}" if mode.scheme == "stream" else "–",
+            f"{each.target_forwards_per_token:.2f}",
+            f"{each.uplink_bits_per_token:,.0f}",
+            f"{each.downlink_bits_per_token:,.0f}",
+            each.bottleneck,
+            style="bold" if each is chosen else "",
+        )
+    return table
+
+
+def _name(prediction: Prediction) -> str:
+    mode = prediction.mode
+    return mode.scheme + (", racing" if mode.scheme == "stream" and mode.race != "off" else "")
+
+
+def _record(prediction: Prediction) -> dict[str, Any]:
+    """A row for JSON: what does not apply to a scheme is null."""
+    mode, record = prediction.mode, asdict(prediction)
+    streams, drafts = mode.scheme == "stream", mode.scheme != "server"
+    del record["mode"]
+    return {
+        "scheme": mode.scheme,
+        "race": mode.race if streams else None,
+        "draft_length": mode.length if drafts and not streams else None,
+        "window": mode.length if streams else None,
+        "first": mode.first if streams else None,
+        "then": mode.then if streams else None,
+        **record,
+    }
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity; null is a rate without a limit."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

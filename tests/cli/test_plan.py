@@ -1,0 +1,101 @@
+"""`airdraft plan`: the table, the JSON, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from airdraft import cli
+
+NAMES = ["server", "dense", "topk", "split", "coupled", "stream", "stream"]
+
+
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str, int]:
+    """Standard output, standard error and exit code of `airdraft plan`."""
+    monkeypatch.setattr(sys, "argv", ["airdraft", "plan", *words])
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown, error = capsys.readouterr()
+    return shown, error, int(ended.value.code or 0)
+
+
+def rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    shown, _, code = say(monkeypatch, capsys, "--json", *words)
+    assert code == 0
+    found: dict[str, Any] = json.loads(shown)
+    return found
+
+
+def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, _, code = say(monkeypatch, capsys, "--rtt-ms", "50", "--uplink-mbps", "5", "--acceptance", "0.8")
+    assert code == 0
+    assert "Predicted, not measured: 5 Mbit/s up, 100 down, 50 ms RTT" in shown
+    assert "…" not in shown  # it fits 80 columns
+    lines = shown.splitlines()
+    assert [line.split()[0].strip(",") for line in lines if line[1:].startswith(tuple(NAMES))] == NAMES
+    assert next(line for line in lines if "◀" in line).startswith(" stream, racing ◀")
+    assert "times plain server streaming" in " ".join(shown.split())
+
+
+def test_json_holds_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(
+        monkeypatch, capsys, "--uplink-mbps", "inf", "--rtt-ms", "50", "--draft-ms", "5", "--acceptance", "0.8"
+    )
+    assert found["predicted"] is True
+    assert found["facts"] == {"draft_s": 0.005, "verify_s": 0.03, "rtt_s": 0.05, "uplink_bps": None,
+                              "downlink_bps": 100e6, "acceptance": 0.8}  # fmt: skip
+    by_name = {(row["scheme"], row["race"]): row for row in found["rows"]}
+    assert [row["scheme"] for row in found["rows"]] == NAMES
+    assert by_name["server", None]["tokens_per_s"] == pytest.approx(33.3, rel=0.01)
+    assert by_name["coupled", None]["tokens_per_s"] == pytest.approx(36.2, rel=0.02)
+    assert by_name["stream", "always"]["tokens_per_s"] == pytest.approx(51.5, rel=0.04)
+    assert [row["race"] for row in found["rows"] if row["chosen"]] == ["always"]
+    assert by_name["coupled", None]["draft_length"] > 1
+    assert by_name["coupled", None]["window"] is None
+    assert by_name["stream", "off"]["window"] > 1
+
+
+def test_it_says_so_where_plain_streaming_wins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = rows(monkeypatch, capsys, "--draft-ms", "50")
+    assert [row["scheme"] for row in found["rows"] if row["chosen"]] == ["server"]
+    assert found["why"][0].startswith("Plain server streaming: no drafting is predicted to be faster")
+
+
+def test_options_of_schemes_count(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    few, many = (rows(monkeypatch, capsys, "--k", k)["rows"][2] for k in ("4", "256"))
+    assert few["scheme"] == many["scheme"] == "topk"
+    assert few["uplink_bits_per_token"] < many["uplink_bits_per_token"]
+
+
+@pytest.mark.parametrize(
+    ("words", "thing", "remedy"),
+    [
+        (("--acceptance", "1.5"), "acceptance is 1.5", "0 to 1"),
+        (("--acceptance", "nan"), "acceptance is nan", "0 to 1"),
+        (("--draft-ms", "0"), "draft-ms is 0", "above 0 ms"),
+        (("--verify-ms", "inf"), "verify-ms is inf", "finite"),
+        (("--uplink-mbps", "0"), "uplink-mbps is 0", "above 0 in Mbit/s"),
+        (("--rtt-ms", "-1"), "rtt-ms is -1", "0 ms or more"),
+        (("--vocab-size", "1"), "vocab-size is 1", "at least 2"),
+        (("--header-bytes", "-1"), "header-bytes is -1", "0 or more"),
+        (("--k", "0"), "k is 0", "at least 1"),
+        (("--bits", "99"), "bits is 99", "1 to 24"),
+    ],
+)
+def test_mistakes(
+    words: tuple[str, ...],
+    thing: str,
+    remedy: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown, error, code = say(monkeypatch, capsys, *words)
+    assert (shown, code, error.count("\n")) == ("", 2, 1)
+    assert error.startswith(f"airdraft: {thing}")
+    assert remedy in error
