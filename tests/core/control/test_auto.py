@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from airdraft.core.control import lengths
-from airdraft.core.control.auto import Auto, Steady, preferred
+from airdraft.core.control.auto import Auto, Given, Steady, preferred
 from airdraft.core.control.facts import Facts, Mode, wire
 from airdraft.core.control.predict import Prediction
 from airdraft.errors import BadParameterError
@@ -55,12 +55,11 @@ def test_little_is_not_worth_a_change() -> None:
     even = next(
         rtt_s for rtt_s in rtts_s if Auto(32000, schemes).choose(replace(NEAR, rtt_s=rtt_s), 0).scheme == "server"
     )
-    for steady, eager in ((0.05, "coupled"), (0.0, "server")):
-        auto = Auto(32000, schemes, margin=steady, dwell_s=0.0)
+    for margin, after in ((0.05, "server"), (0.0, "coupled")):
+        auto = Auto(32000, schemes, margin=margin, dwell_s=0.0)
         auto.choose(NEAR, 0)
         assert auto.choose(replace(NEAR, rtt_s=even), 1).scheme == "server"  # no slower, and spares the device
-        back = auto.choose(replace(NEAR, rtt_s=even - 0.002), 2).scheme
-        assert back == ("server" if steady else "coupled"), eager
+        assert auto.choose(replace(NEAR, rtt_s=even - 0.002), 2).scheme == after
 
 
 def test_drafting_in_vain_ends_under_a_stream_too() -> None:
@@ -91,6 +90,12 @@ def test_it_says_why() -> None:
     assert "stream" in auto.why()
     assert "with coupled" in auto.why()
     assert "\n" not in auto.why()
+
+
+def test_given() -> None:
+    undecided = Mode("topk", 0)
+    assert Given(undecided).choose(NEAR, 0) is undecided
+    assert Given(Mode("server")).why() == "server: as asked for"
 
 
 def test_steady() -> None:

@@ -169,6 +169,13 @@ def test_packets_grow_until_the_uplink_keeps_up() -> None:
     assert STREAM.packet_bits(mode.then) <= mode.then * facts.draft_s * facts.uplink_bps
 
 
+@pytest.mark.parametrize("race", ["off", "always"])
+def test_more_drafts_may_arrive_than_a_forward_takes(race: str) -> None:
+    facts, mode = Facts(0.0005, 0.1, 0.02, math.inf, math.inf, 0.98), Mode("stream", 100, race)
+    played = Stream(facts, STREAM, mode, 3, max_draft=predict.MAX_DRAFT).play(200_000)
+    assert cycle(facts, STREAM, mode).tokens_per_s == pytest.approx(played.tokens_per_s, rel=0.02)
+
+
 def test_a_stream_needs_a_window() -> None:
     with pytest.raises(BadParameterError, match="window of a stream is 0"):
         predict.stream(Facts(0.01, 0.03, 0.01, 1e7, 1e8, 0.8), STREAM, "off", 0)

@@ -153,10 +153,11 @@ class _Course:
 
     def _walk(self, verify_s: float, race: str) -> None:
         device, packets, taken = self._device, self._device.packets, 0
-        enough = math.inf if self._acceptance == 1 else math.log(_TAIL) / math.log(max(self._acceptance, _TAIL))
+        alpha = min(max(self._acceptance, _TAIL), 0.98)  # beyond that the course is long, and steady well before
+        enough = math.log(_TAIL) / math.log(alpha)
         now, committed, arrived = 0.0, 0, 0
         while len(self._ends) <= _MOST_FORWARDS and bisect_right(device.drafted, committed) < enough:
-            if race == "off":
+            if race == "off" and arrived <= committed:
                 device.advance(math.inf, beyond=committed)
                 now = max(now, next(packet[1] for packet in packets[taken:] if packet[2] > committed))
             device.advance(now)

@@ -36,6 +36,7 @@ class Estimator:
         self._drafted: deque[float] = deque(maxlen=_DURATIONS)
         self._verified: deque[float] = deque(maxlen=_DURATIONS)
         self._exchanges: deque[tuple[float, int, int]] = deque(maxlen=_EXCHANGES)
+        self._fitted: tuple[float, float, float] | None = None
         self._accepted = _PRIOR_JUDGED * prior.acceptance
         self._judged = _PRIOR_JUDGED
 
@@ -55,6 +56,7 @@ class Estimator:
         if min(up_bytes, down_bytes) < 0:
             raise BadParameterError(f"an exchange of {up_bytes} and {down_bytes} bytes; give 0 or more")
         travelled_s = _duration("an exchange", seconds) - _duration("the time an answer was held", held_s)
+        self._fitted = None
         self._exchanges.append((max(0.0, travelled_s), up_bytes, down_bytes))
 
     def judged(self, accepted: int, rejected: int) -> None:
@@ -67,7 +69,8 @@ class Estimator:
 
     def facts(self) -> Facts:
         """The best guess now."""
-        rtt_s, up_s, down_s = self._link()
+        self._fitted = self._fitted or self._link()
+        rtt_s, up_s, down_s = self._fitted
         return Facts(
             draft_s=max(1e-6, median(self._drafted)) if self._drafted else self._prior.draft_s,
             verify_s=max(1e-6, median(self._verified)) if self._verified else self._prior.verify_s,

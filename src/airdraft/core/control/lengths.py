@@ -139,7 +139,7 @@ class Greedy:
 
 @dataclass(frozen=True)
 class SpecDecPlus:
-    """Draft on until some token is likely to be rejected (SpecDec++, Huang, Guo, Wang 2024, §3)."""
+    """Draft on until some token is likely to be rejected (SpecDec++, Huang, Guo, Wang 2024)."""
 
     threshold: float = 0.7
     """The chance that at least one of the drafts is rejected, beyond which to stop."""

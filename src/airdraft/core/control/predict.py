@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 from airdraft.core.control.course import MAX_DRAFT, cycle
@@ -14,6 +15,7 @@ _FASTER = 0.8
 """To find a bottleneck, each part in turn takes so much of its time."""
 _NEAR = 0.005
 """A smaller window may cost so much of the speed: it spares forwards of the draft in vain."""
+_LATE = 1.25
 _WINDOWS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -69,6 +71,7 @@ def rounds(facts: Facts, wire: Wire, length: int) -> Prediction:
     )
 
 
+@functools.lru_cache(maxsize=64)  # asked for at every token of a round
 def best_rounds(facts: Facts, wire: Wire, most: int = MAX_DRAFT) -> Prediction:
     """The draft length of at most `most` that is fastest."""
     return max((rounds(facts, wire, length) for length in range(1, most + 1)), key=lambda found: found.tokens_per_s)
@@ -111,10 +114,9 @@ def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT
     firsts, thens = ({1, 2, 3, 4, 6, 8, least}, (least, 2 * least)) if race == "off" else ({1, least}, (least,))
     shapes = [(first, then) for first in sorted(firsts) for then in thens if max(first, then) <= max_window]
     best = max((Mode(wire.scheme, max_window, race, *shape) for shape in shapes), key=speed)
-    enough = (1 - _NEAR) * speed(best)
-    for window in _WINDOWS:
-        smaller = replace(best, length=window)
-        if window < max_window and speed(smaller) >= enough:
-            best = smaller
-            break
+    # The window must last through a late answer, too.
+    facts_late = replace(facts, rtt_s=_LATE * facts.rtt_s)
+    enough = (1 - _NEAR) * cycle(facts_late, wire, best).tokens_per_s
+    smaller = (replace(best, length=window) for window in _WINDOWS if window < max_window)
+    best = next((mode for mode in smaller if cycle(facts_late, wire, mode).tokens_per_s >= enough), best)
     return stream(facts, wire, best.race, best.length, best.first, best.then)
