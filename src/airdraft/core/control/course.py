@@ -29,7 +29,7 @@ from airdraft.errors import BadParameterError
 MAX_DRAFT = 32
 """Drafts in one forward of the target, at most: an edge's usual limit."""
 
-_TAIL = 1e-3
+_TAIL = 0.02
 """The walk ends when a cycle outlives it with this chance; what is left goes on at the pace of the last half."""
 _MOST_FORWARDS = 150
 
@@ -153,7 +153,7 @@ class _Course:
 
     def _walk(self, verify_s: float, race: str) -> None:
         device, packets, taken = self._device, self._device.packets, 0
-        alpha = min(max(self._acceptance, _TAIL), 0.98)  # beyond that the course is long, and steady well before
+        alpha = min(max(self._acceptance, _TAIL), 0.97)  # beyond that the course is long, and steady well before
         enough = math.log(_TAIL) / math.log(alpha)
         now, committed, arrived = 0.0, 0, 0
         while len(self._ends) <= _MOST_FORWARDS and bisect_right(device.drafted, committed) < enough:
