@@ -94,7 +94,7 @@ class RatePipe:
             rate.seek(at)
         if bits > 0:
             at += bits / rate.value
-        self.free_at_s = self._start_s + at
+        self.free_at_s = max(now, self._start_s + at)  # the sum may round to just before now
         self._delay_s.seek(at)
         self._arrival_s = max(self._arrival_s, self.free_at_s + self._delay_s.value)
         return self._arrival_s

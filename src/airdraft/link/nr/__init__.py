@@ -50,7 +50,7 @@ class NrLink:
     prbs: int = 51
     """Resource blocks of the cell; 51 are 20 MHz."""
     first_prbs: int = 5
-    """Of the first transport block of a burst, and of those for little data."""
+    """Of the first transport block of a burst; the others have the whole cell."""
     most_mcs: int = 27
     grant: str = "request"
     """How a burst begins: a scheduling request and its answer, or a configured grant. One of `GRANTS`."""
@@ -97,7 +97,7 @@ class NrLink:
             ("frequency_ghz", 0.5, 100.0, "a carrier frequency from 0.5 to 100 GHz"),
             ("speed_mps", 0.1, 150.0, "a speed from 0.1 to 150 m/s"),
             ("prbs", 1, 273, "1 to 273 resource blocks"),
-            ("first_prbs", 1, self.prbs, f"1 to {self.prbs} resource blocks"),
+            ("first_prbs", 1, 273, "1 to 273 resource blocks"),
             ("most_mcs", 0, len(THRESHOLDS_DB) - 1, f"0 to {len(THRESHOLDS_DB) - 1}"),
             ("harq_transmissions", 1, 32, "1 to 32"),
             ("power_dbm", -40.0, 60.0, "a power from -40 to 60 dBm"),
@@ -176,8 +176,9 @@ class NrLink:
             rng.spawn(1)[0],
         )
         scheduling = Scheduling(
-            asks, self.prbs, self.first_prbs, self.most_mcs, self.prepare_s, self.grant_delay_s, self.decode_s,
-            self.harq_delay_s, self.harq_transmissions, self.rlc_stall_s, self.csi_age_s, self.bler_target,
+            asks, self.prbs, min(self.first_prbs, self.prbs), self.most_mcs, self.prepare_s, self.grant_delay_s,
+            self.decode_s, self.harq_delay_s, self.harq_transmissions, self.rlc_stall_s, self.csi_age_s,
+            self.bler_target,
         )  # fmt: skip
         mac = Mac(scheduling, slots, channel, mean_snr_db, rng)
         return NrPipe(mac, float(rng.uniform(0.0, _PHASE_S)), before_s, after_s, self.header_bytes)

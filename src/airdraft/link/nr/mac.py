@@ -31,9 +31,9 @@ class Scheduling:
     asks: Callable[[float], float] | None
     """From when data is ready to the slot of its first transport block; None where no grant is needed."""
     prbs: int
-    """Of a transport block for much data."""
+    """Of the blocks that the base station grants to what was reported."""
     first_prbs: int
-    """Of the block that reports the buffer, and of any in which the rest fits."""
+    """Of the block that reports."""
     most_mcs: int
     prepare_s: float
     """Before a slot, when its content is settled."""
@@ -107,7 +107,7 @@ class Mac:
         if self._sent_s[-1] >= settled_s:
             left -= self._take(left)
         while left > 0:
-            self._send_block(self._next_slot_s(settled_s), left, reported=self._sent_s[-1] >= settled_s)
+            self._send_block(*self._next_slot(settled_s))
             left -= self._take(left)
         return self._decoded_s
 
@@ -116,27 +116,24 @@ class Mac:
         self._room_bytes -= taken
         return taken
 
-    def _next_slot_s(self, settled_s: float) -> float:
-        """The slot of the next transport block for data that is settled by then."""
+    def _next_slot(self, settled_s: float) -> tuple[float, bool]:
+        """The slot of the next transport block for data that is settled by then, and whether it had to be asked for."""
         after_last_s = self._sent_s[-1] + SLOT_S
         asks = self._scheduling.asks
         if asks is None:
-            return self._slots.next_s(max(settled_s, after_last_s))
+            return self._slots.next_s(max(settled_s, after_last_s)), False
         del self._sent_s[: min(bisect_left(self._sent_s, settled_s), len(self._sent_s) - 1)]
         report_s = self._sent_s[0]
         if report_s < settled_s:
-            return self._slots.next_s(max(asks(settled_s), after_last_s))
-        return self._slots.next_s(max(report_s + self._scheduling.grant_delay_s, after_last_s))
+            return self._slots.next_s(max(asks(settled_s), after_last_s)), True
+        return self._slots.next_s(max(report_s + self._scheduling.grant_delay_s, after_last_s)), False
 
-    def _send_block(self, slot_s: float, nbytes: int, reported: bool) -> None:
-        """Send a transport block for `nbytes` from `slot_s` on, until it is decoded."""
+    def _send_block(self, slot_s: float, asked: bool) -> None:
+        """Send a transport block from `slot_s` on, until it is decoded."""
         scheduling = self._scheduling
         self._channel.forget(slot_s - scheduling.csi_age_s)
-        prbs = scheduling.first_prbs
+        prbs = scheduling.first_prbs if asked else scheduling.prbs
         mcs = self._mcs(slot_s, prbs)
-        if (reported or scheduling.asks is None) and transport_block_bits(prbs, mcs) < 8 * (nbytes + BLOCK_BYTES):
-            prbs = scheduling.prbs
-            mcs = self._mcs(slot_s, prbs)
         self._sent_s.append(slot_s)
         self._room_bytes = max(1, transport_block_bits(prbs, mcs) // 8 - BLOCK_BYTES)
         decoded_s = self._transmit(slot_s, prbs, mcs)
