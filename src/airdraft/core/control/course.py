@@ -31,7 +31,7 @@ MAX_DRAFT = 32
 
 _TAIL = 0.02
 """The walk ends when a cycle outlives it with this chance; what is left goes on at the pace of the last half."""
-_MOST_FORWARDS = 150
+_FEWEST_FORWARDS, _MOST_FORWARDS = 12, 150
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,11 @@ class _Course:
     def _walk(self, verify_s: float, race: str) -> None:
         device, packets, taken = self._device, self._device.packets, 0
         alpha = min(max(self._acceptance, _TAIL), 0.97)  # beyond that the course is long, and steady well before
-        enough = math.log(_TAIL) / math.log(alpha)
+        enough = math.log(_TAIL) / math.log(alpha)  # judged drafts
         now, committed, arrived = 0.0, 0, 0
-        while len(self._ends) <= _MOST_FORWARDS and bisect_right(device.drafted, committed) < enough:
+        for number in range(_MOST_FORWARDS):
+            if number >= _FEWEST_FORWARDS and bisect_right(device.drafted, committed) >= enough:
+                break
             if race == "off" and arrived <= committed:
                 device.advance(math.inf, beyond=committed)
                 now = max(now, next(packet[1] for packet in packets[taken:] if packet[2] > committed))
