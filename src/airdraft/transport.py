@@ -10,7 +10,6 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 from typing import Any
 
 from websockets.asyncio.connection import Connection as WebSocket
@@ -19,8 +18,9 @@ from websockets.exceptions import ConnectionClosed
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event, Failed, Finished, Forward
+from airdraft.core.messages import websocket_header
+from airdraft.engine import Engine
 from airdraft.errors import AirdraftError
-from airdraft.models.base import LanguageModel
 
 _log = logging.getLogger(__name__)
 
@@ -31,26 +31,19 @@ CLOSE_S = 3.0
 """How long the peer may take to read what was still to be said, and to close."""
 
 
-def websocket_header(length: int, masked: bool) -> int:
-    """Bytes that a WebSocket puts before a message of `length` bytes (RFC 6455 §5.2). Devices mask, edges do not."""
-    return 2 + (0 if length < 126 else 2 if length < 1 << 16 else 8) + 4 * masked
-
-
 class Driver:
-    """One machine, one WebSocket, one model, and a cache for each session."""
+    """One machine, one WebSocket, an engine, and a cache for each session."""
 
     def __init__(
         self,
         machine: DeviceMachine | EdgeMachine,
         socket: WebSocket,
-        model: LanguageModel,
-        executor: Executor,
+        engine: Engine,
         on_event: Callable[[Event], None],
     ) -> None:
         self.machine = machine
         self._socket = socket
-        self._model = model
-        self._executor = executor
+        self._engine = engine
         self._on_event = on_event
         self._caches: dict[int, Any] = {}
         self._forwards: dict[int, asyncio.Task[None]] = {}  # those that have not answered: at most one a session
@@ -151,22 +144,21 @@ class Driver:
             self._caught_up.set()
 
     async def _forward(self, event: Forward) -> None:
-        loop = asyncio.get_running_loop()
+        model = self._engine.model
         try:
             cache = self._caches.get(event.session)
             if cache is None:
-                cache = self._caches[event.session] = self._model.new_cache()
-            run = self._model.forward
-            logits = await loop.run_in_executor(self._executor, run, cache, event.keep, event.tokens, event.rows)
+                cache = self._caches[event.session] = model.new_cache()
+            logits = await self._engine.run(cache, lambda: self.machine.latest(event))
             self._forwards.pop(event.session, None)  # from here on this task is not to be cancelled by `forget`
-            self.handle(self.machine.forwarded(event.session, logits))
+            self.handle(self.machine.forwarded(event.session, logits, self._now()))
         except AirdraftError as error:
             self._forwards.pop(event.session, None)
             self.handle(self.machine.failed(event.session, "engine", str(error)))
         except Exception:  # whatever an engine throws ends its session and no other
             self._forwards.pop(event.session, None)
-            _log.exception("a forward of %s failed", self._model.name)
-            why = f"{self._model.name} failed to run; see the log of the side that runs it"
+            _log.exception("a forward of %s failed", model.name)
+            why = f"{model.name} failed to run; see the log of the side that runs it"
             self.handle(self.machine.failed(event.session, "engine", why))
         self.flush()
 

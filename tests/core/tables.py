@@ -40,6 +40,8 @@ SPECS = {
     "coupled": SchemeSpec("coupled"),
 }
 
+STREAMS = {race: SchemeSpec("stream", race=race) for race in ("off", "idle", "always")}
+
 
 def table(
     seed: int, vocab: int = 5, scale: float = 1.5, context: int = 4096, eos_ids: tuple[int, ...] = ()
@@ -129,7 +131,7 @@ class EdgeSide:
         event = self.forwards.pop(0)
         cache = self._caches.setdefault(event.session, self._target.new_cache())
         logits = self._target.forward(cache, event.keep, event.tokens, event.rows)
-        self._serve(self.machine.forwarded(event.session, logits))
+        self._serve(self.machine.forwarded(event.session, logits, now=0.0))
         return list(self._decoder.feed(self.machine.take()))
 
     def _serve(self, events: list[Event]) -> None:
@@ -142,7 +144,7 @@ class EdgeSide:
             event = self.forwards.pop(0)
             cache = self._caches.setdefault(event.session, self._target.new_cache())
             logits = self._target.forward(cache, event.keep, event.tokens, event.rows)
-            self._serve(self.machine.forwarded(event.session, logits))
+            self._serve(self.machine.forwarded(event.session, logits, now=0.0))
 
 
 class DeviceSide:
@@ -171,7 +173,7 @@ class DeviceSide:
 
     def open(self, request: Request) -> list[Message]:
         """Start a text; returns what the device sends."""
-        _, events = self.machine.open(request)
+        _, events = self.machine.open(request, now=0.0)
         self._serve(events)
         return self._heard()
 
@@ -188,7 +190,7 @@ class DeviceSide:
             event = self.forwards.pop(0)
             cache = self._caches.setdefault(event.session, self._draft.new_cache())
             logits = self._draft.forward(cache, event.keep, event.tokens, event.rows)
-            self._serve(self.machine.forwarded(event.session, logits))
+            self._serve(self.machine.forwarded(event.session, logits, now=0.0))
 
 
 def request(

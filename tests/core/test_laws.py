@@ -36,6 +36,7 @@ TO_EDGE = [
     ),
     st.builds(m.Draft, count, count, count, count, count, count, st.binary(), st.none() | count),
     st.builds(m.More, count, count),
+    st.builds(m.Switch, count, spec, st.none() | count),
 ]
 TO_DEVICE = [
     st.builds(
@@ -49,16 +50,17 @@ TO_DEVICE = [
         count,
         st.floats(0.01, 3600),
         st.tuples(count, count),
+        st.floats(0, 3600),
     ),
     st.builds(m.Opened, count, count, count),
     st.builds(m.Verdict, count, count, count, st.none() | count, count, count, st.binary()),
     st.builds(m.Extra, count, count, st.binary()),
-    st.builds(m.Tokens, count, count, st.lists(count, max_size=5).map(tuple), count),
+    st.builds(m.Tokens, count, count, st.lists(count, max_size=5).map(tuple), count, count, count),
 ]
 EITHER = [
     st.builds(m.Close, count, st.text()),
-    st.builds(m.Ping, number),
-    st.builds(m.Pong, number),
+    st.builds(m.Ping, number, st.binary(), st.integers(0, m.MAX_FILLER)),
+    st.builds(m.Pong, number, st.binary(), st.floats(0, 3600)),
     st.builds(m.Error, st.none() | count, st.text(), st.text()),
 ]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airdraft.core import schemes
@@ -28,6 +28,7 @@ from airdraft.core.messages import (
     Ping,
     Pong,
     SchemeSpec,
+    Switch,
     Tokens,
     Verdict,
     Welcome,
@@ -36,6 +37,7 @@ from airdraft.core.messages import (
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import DEVICE, EDGE
 from airdraft.errors import BadParameterError, LocalProtocolError, RefusedError, RemoteProtocolError
+from airdraft.sim import alone
 from airdraft.sim.pair import Pair
 
 from .tables import (
@@ -103,7 +105,6 @@ def test_events_do_not_depend_on_the_cuts(sizes: list[int]) -> None:
 
 def in_state(state: str) -> EdgeSide:
     """An edge whose session 1 is in `state`, and whose session 2 waits for a draft (but before `greeted`)."""
-    # 0 is what this model writes, so a draft of zeros is accepted.
     edge = EdgeSide(table(2), run=False)
     if state == "new":
         return edge
@@ -115,9 +116,11 @@ def in_state(state: str) -> EdgeSide:
     )
     if state in ("verifying", "done", "recovering"):
         edge.forward()
-        edge.send(drafting((0, 1), (0, 0)))
+        written = tuple(alone.write(table(2), (0, 1), SamplingParams(), 7, 2))  # accepted
+        edge.send(drafting((0, 1), written))
         while state == "done" and edge.forwards:
             edge.forward()
+        assert edge.machine._sessions[1]._state.value == ("done" if state == "done" else "verifying")
     if state == "streaming":
         edge.forward()
     return edge
@@ -129,29 +132,35 @@ EDGE_MESSAGES: dict[str, Callable[[], Message]] = {
     "Open again": lambda: opening(1),
     "Draft": lambda: drafting((2,), (0,), seq=2),
     "More": lambda: More(1, 1),
+    "Switch": lambda: Switch(1, SPECS["server"]),
     "Close": lambda: Close(1, "enough"),
     "Error": lambda: Error(1, "engine", "no"),
     "Ping": lambda: Ping(1.0),
     "Pong": lambda: Pong(1.0),
 }
 
+# fmt: off
 LAW = {  # message: what it does in each state
     "Hello": {"new": "ok", "*": "connection"},
     "Open": {"new": "connection", "*": "ok"},
     "Open again": {"new": "connection", "greeted": "ok", "*": "connection"},
-    "Draft": {"new": "connection", "greeted": "ignored", "opening": "ok", "idle": "ok", "*": "session"},
+    "Draft": {"new": "connection", "greeted": "ignored", "opening": "ok", "idle": "ok", "streaming": "ignored",
+              "*": "session"},
     "More": {"new": "connection", "greeted": "ignored", "*": "session"},
+    "Switch": {"new": "connection", "greeted": "ignored", "opening": "ok", "idle": "ok", "streaming": "ok",
+               "*": "session"},
     "Close": {"new": "connection", "greeted": "ignored", "*": "ok"},
     "Error": {"new": "ignored", "greeted": "ignored", "*": "ok"},
     "Ping": {"*": "ok"},
     "Pong": {"*": "ignored"},
 }
+# fmt: on
 
 
 def effect(edge: EdgeSide, message: Message) -> str:
     """What `message` does: ok, ignored, or which of session and connection it ends."""
     before = len(edge.forwards), len(edge.events), edge.machine._sessions.get(1), vars(edge.machine).copy()
-    waiting = before[2] and before[2]._waiting
+    waiting = before[2] and (before[2]._waiting, before[2]._switch)
     answers = edge.send(message)
     for answer in answers:
         if isinstance(answer, Error):
@@ -160,7 +169,7 @@ def effect(edge: EdgeSide, message: Message) -> str:
             return "session" if answer.session else "connection"
     session = edge.machine._sessions.get(1)
     moved = answers or len(edge.forwards) > before[0] or len(edge.events) > before[1]
-    return "ok" if moved or (session and session._waiting is not waiting) else "ignored"
+    return "ok" if moved or (session and (session._waiting, session._switch) != waiting) else "ignored"
 
 
 @pytest.mark.parametrize("state", ["new", "greeted", "opening", "idle", "verifying", "streaming", "done"])
@@ -431,6 +440,7 @@ def test_hostile_bodies_are_drafts_or_a_fault_of_the_peer(name: str, count: int,
 
 @pytest.mark.parametrize("name", ["split-row-16", "split-candidates-6"])
 @given(extra=st.binary(min_size=1, max_size=60))
+@example(extra=b"\x80" + bytes(15) + b"\x1f\xe0\0\0@")  # a signalling NaN
 @settings(max_examples=200, deadline=None)
 def test_hostile_extras_are_a_token_or_a_fault_of_the_peer(name: str, extra: bytes) -> None:
     scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, DEVICE, 0)
@@ -627,14 +637,14 @@ def test_misuse_is_a_local_error() -> None:
         DeviceSide(table(1)).open(request())
     device, *_ = verifying()
     with pytest.raises(LocalProtocolError, match="no forward was asked for"):
-        device.machine.forwarded(1, np.zeros((1, 5)))
+        device.machine.forwarded(1, np.zeros((1, 5)), now=0.0)
     device.machine.fail("engine", "gone")
     with pytest.raises(LocalProtocolError, match="after the connection ended"):
         device.open(request())
     edge = EdgeSide(TARGET)
     edge.send(hello(), opening(1))
     with pytest.raises(LocalProtocolError, match="no forward was asked for"):
-        edge.machine.forwarded(1, np.zeros((1, 5)))
+        edge.machine.forwarded(1, np.zeros((1, 5)), now=0.0)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (2, 5), (1, 4), (5,)])
@@ -642,11 +652,11 @@ def test_logits_of_another_shape_are_a_local_error(shape: tuple[int, ...]) -> No
     device = DeviceSide(table(1), welcome(), run=False)
     device.open(request())
     with pytest.raises(LocalProtocolError, match="asked for"):
-        device.machine.forwarded(1, np.zeros(shape))
+        device.machine.forwarded(1, np.zeros(shape), now=0.0)
     edge = EdgeSide(TARGET, run=False)
     edge.send(hello(), opening(1, (2,)), drafting((2,), ()))
     with pytest.raises(LocalProtocolError, match="asked for"):
-        edge.machine.forwarded(1, np.zeros(shape))
+        edge.machine.forwarded(1, np.zeros(shape), now=0.0)
 
 
 def test_forwards_that_fail_end_their_session_only() -> None:
@@ -654,12 +664,12 @@ def test_forwards_that_fail_end_their_session_only() -> None:
     edge.send(hello(), opening(1), opening(2))
     assert edge.machine.failed(1, "engine", "no") == [Failed(1, "engine", "no", ours=True)]
     assert edge.machine.failed(1, "engine", "no") == []
-    assert edge.machine.forwarded(1, np.zeros((0, 5))) == []
+    assert edge.machine.forwarded(1, np.zeros((0, 5)), now=0.0) == []
     device = DeviceSide(table(1), welcome(), run=False)
     device.open(request())
     assert device.machine.failed(1, "engine", "no") == [Failed(1, "engine", "no", ours=True)]
     assert device.send()[-1] == Close(1, "failed")
-    assert device.machine.forwarded(1, np.zeros((1, 5))) == []
+    assert device.machine.forwarded(1, np.zeros((1, 5)), now=0.0) == []
     assert device.machine.failed(1, "engine", "no") == []
 
 

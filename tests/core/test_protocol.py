@@ -22,7 +22,9 @@ from airdraft.core.connection import HEARTBEAT_S, SILENCE
 from airdraft.core.edge import Limits
 from airdraft.core.messages import (
     ERROR_CODES,
+    MAX_FILLER,
     MAX_FRAME,
+    REACH,
     VERSION,
     Digest,
     Draft,
@@ -68,7 +70,6 @@ MEANING = {  # of fields that every message spells alike
     "count": "number of drafted tokens, 0 included",
     "accepted": "drafts accepted, from the first on",
     "extra": "`split`: what the device recovers from; else empty",
-    "tokens": "the tokens",
     "reason": "for people: `stop`, `length`, `cancelled`, `failed`",
     "t": "the sender's own number, returned untouched",
     "code": "one of the error codes",
@@ -89,7 +90,7 @@ def _fields(struct: type[msgspec.Struct]) -> list[tuple[str, str, str]]:
         kind = re.sub(r"Annotated\[(\w+), .*\]", r"\1", kind)
         for python, plain in (
             ("tuple[Count, ...]", "array of integers"), ("Count", "integer"), ("Word", "integer"), ("bytes", "binary"),
-            ("str", "string"), (" | None", " or nil"),
+            ("Seconds", "float"), ("str", "string"), (" | None", " or nil"),
         ):  # fmt: skip
             kind = kind.replace(python, plain)
         kind = re.sub(r"\bint\b", "integer", kind)
@@ -124,6 +125,8 @@ def limits_block() -> str:
             f"| protocol version | {VERSION} |",
             f"| a frame, unless a side says otherwise | {MAX_FRAME} bytes |",
             f"| tokens in a draft (`max_draft`) | {limits.max_draft} |",
+            f"| a stream's drafts beyond the committed text, times `max_draft` | {REACH} |",
+            f"| filler a `Ping` may want | {MAX_FILLER} bytes |",
             f"| sessions on a connection (`max_sessions`) | {limits.max_sessions} |",
             f"| heartbeat | {HEARTBEAT_S:g} s |",
             f"| heartbeats of silence until the peer is given up | {SILENCE} |",

@@ -20,7 +20,7 @@ from airdraft.device.cost import Cost
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, LinkError, ModelError, RefusedError, RemoteProtocolError
 from airdraft.link.relay import LinkSpec, Relay
-from airdraft.transport import websocket_header
+from airdraft.core.messages import websocket_header
 
 from ..edge.loopback import (
     FAULT,

@@ -117,7 +117,7 @@ def test_long_frames_are_cut() -> None:
         target, draft = Table(1, vocab_size=8192), Table(1, 2, vocab_size=8192)
         async with serving(target) as url, await device(url, draft) as client:
             for scheme in ("dense", "split"):
-                asked = request(scheme, max_tokens=10)
+                asked = request(scheme, max_tokens=10, draft_length=4)
                 assert await write(client, asked) == truth(target, asked)
             assert client.bytes_out > 4 * transport.MESSAGE_BYTES
 

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from airdraft.core.events import Event, Failed
+from airdraft.core.events import Echo, Event, Failed
 from airdraft.core.messages import MAX_FRAME, Decoder, Error, Message, Ping, Pong, encode
 from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
 
 HEARTBEAT_S = 10.0
 SILENCE = 3
 """Heartbeats without a byte after which the peer is given up."""
+MAX_PINGS = 8
+"""Pings that may wait for their answer; an older one is forgotten."""
 
 
 def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
@@ -29,10 +31,13 @@ class Connection(ABC):
     def __init__(self, incoming: object, now: float, max_frame: int = MAX_FRAME) -> None:
         self._decoder = Decoder(incoming, max_frame)
         self._out = bytearray()
-        self._heard = self._pinged = now
+        self._now = self._heard = self._pinged = now
+        self._pings: dict[float, Ping] = {}  # those without an answer, by their time
         self.heartbeat_s = HEARTBEAT_S
         self.rtt_s: float | None = None
         """The last measured round-trip time."""
+        self.verify_s = 0.0
+        """How long a forward of the target takes; 0 when not known."""
         self.closed = False
 
     @abstractmethod
@@ -42,7 +47,7 @@ class Connection(ABC):
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Bytes from the peer, cut anywhere. The events do not depend on the cuts."""
         events: list[Event] = []
-        self._heard = now
+        self._now = self._heard = now
         messages = self._decoder.feed(data)
         while not self.closed:
             try:
@@ -50,10 +55,12 @@ class Connection(ABC):
                 if message is None:
                     break
                 if isinstance(message, Ping):
-                    self._send(Pong(message.t))
+                    self._send(Pong(message.t, bytes(message.want), self._own_verify_s()))
                 elif isinstance(message, Pong):
-                    if message.t == self._pinged:  # any other t is of no ping of ours
+                    ping = self._pings.pop(message.t, None)
+                    if ping is not None:  # any other t is of no ping of ours
                         self.rtt_s = now - message.t
+                        events.append(self._echoed(Echo(self.rtt_s, len(encode(ping)), len(encode(message))), message))
                 else:
                     events += self._handle(message, now)
             except RemoteProtocolError as error:
@@ -68,21 +75,41 @@ class Connection(ABC):
         self._out.clear()
         return data
 
+    def ping(self, now: float, filler: int = 0, want: int = 0) -> None:
+        """Ask for an `Echo`, with `filler` bytes of filler on the way out and `want` on the way back."""
+        self._pinged = now
+        self._pings[now] = ping = Ping(now, bytes(filler), want)
+        if len(self._pings) > MAX_PINGS:
+            del self._pings[next(iter(self._pings))]
+        self._send(ping)
+
+    def _own_verify_s(self) -> float:
+        """What a Pong of ours says of the target's speed."""
+        return 0.0
+
+    def _echoed(self, echo: Echo, pong: Pong) -> Echo:
+        """A ping was answered. A place to learn from it."""
+        return echo
+
+    def _ping_every_s(self) -> float:
+        """Seconds between pings."""
+        return self.heartbeat_s
+
     def deadline(self) -> float | None:
         """When `tick` wants to be called, on the caller's clock; None when never."""
         if self.closed:
             return None
-        return min(self._pinged + self.heartbeat_s, self._heard + SILENCE * self.heartbeat_s)
+        return min(self._pinged + self._ping_every_s(), self._heard + SILENCE * self.heartbeat_s)
 
     def tick(self, now: float) -> list[Event]:
         """Time has passed."""
+        self._now = now
         if self.closed:
             return []
         if now >= self._heard + SILENCE * self.heartbeat_s:
             return [self.fail("silent", f"nothing was heard from the peer for {SILENCE * self.heartbeat_s:g} s")]
-        if now >= self._pinged + self.heartbeat_s:
-            self._pinged = now
-            self._send(Ping(now))
+        if now >= self._pinged + self._ping_every_s():
+            self.ping(now)
         return []
 
     def fail(self, code: str, message: str) -> Failed:

@@ -18,6 +18,8 @@ class Forward:
     """Ids to feed after those."""
     rows: int
     """How many of the last rows of logits to return; 0 is a prefill."""
+    spare: bool = False
+    """Edge: only worth running while the engine has nothing else to do."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,18 @@ class Committed:
     accepted: int
     """The first so many were drafted on the device."""
     kind: str
-    """What the last token is if it was not drafted: `recovered`, `bonus` or `target` (server streaming)."""
+    """What the last token is if it was not drafted: `recovered`, `bonus` or `target` (written without any draft)."""
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A ping was answered."""
+
+    seconds: float
+    """Round trip, the transmission of both messages included."""
+    bytes_out: int
+    """Of the ping, its frame included; headers below are not."""
+    bytes_in: int
 
 
 @dataclass(frozen=True)
@@ -58,4 +71,4 @@ class Failed:
     """True: we found the fault and told the peer. False: the peer told us."""
 
 
-Event = Forward | Ready | Committed | Finished | Failed
+Event = Forward | Ready | Committed | Echo | Finished | Failed

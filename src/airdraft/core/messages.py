@@ -19,7 +19,13 @@ VERSION = 1
 MAX_FRAME = 4 << 20
 """Bytes a frame may hold unless a side says otherwise: eight dense rows of a 150 000-token vocabulary fit."""
 
+REACH = 4
+"""A stream's drafts may run ahead of the committed text by so many times `max_draft`."""
+MAX_FILLER = 1 << 16
+"""Bytes of filler a `Ping` may want back."""
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 Word = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 ERROR_CODES = {
@@ -46,6 +52,9 @@ class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
     """`topk`, `split`: bits of a transmitted probability."""
     downlink: str = "row"
     """`split`: what a rejection sends down, the target's `row` or `candidates` drawn from it."""
+    race: str = "always"
+    """`stream`: whether the edge writes by itself while no draft is at hand: `off`, `idle` (when the engine has nothing
+    else to do) or `always`."""
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
@@ -75,6 +84,8 @@ class Welcome(Message, tag=2, frozen=True):
     max_sessions: Count
     heartbeat_s: Annotated[float, msgspec.Meta(ge=0.01, le=3600)]
     eos_ids: tuple[Count, ...]
+    verify_s: Seconds = 0.0
+    """How long a forward of the target takes at present, waiting for its turn included; 0 when not known yet."""
 
 
 class Open(Message, tag=3, frozen=True):
@@ -97,7 +108,7 @@ class Open(Message, tag=3, frozen=True):
 
 
 class Opened(Message, tag=4, frozen=True):
-    """Edge → device: the session exists, and its committed prefix is this long."""
+    """Edge → device, the answer to `Open` and to `Switch`: the session exists, and its text is this long."""
 
     session: Count
     committed: Count
@@ -150,12 +161,17 @@ class Extra(Message, tag=8, frozen=True):
 
 
 class Tokens(Message, tag=9, frozen=True):
-    """Edge → device: tokens committed without a draft, from position `start` on."""
+    """Edge → device, without rounds: what a forward committed, from position `start` on."""
 
     session: Count
     start: Count
     tokens: tuple[Count, ...]
+    """What follows the accepted drafts."""
     digest: Count
+    accepted: Count = 0
+    """`stream`: the first so many tokens are the device's own drafts, and are not repeated here."""
+    drafted: Count = 0
+    """`stream`: how many drafts the forward verified; 0 when the edge raced."""
 
 
 class Close(Message, tag=10, frozen=True):
@@ -169,12 +185,20 @@ class Ping(Message, tag=11, frozen=True):
     """Either way: are you there? `t` is the sender's own and comes back untouched; here, its clock in seconds."""
 
     t: float
+    filler: bytes = b""
+    """Ignored: bytes whose transmission tells the rate of the link."""
+    want: Annotated[int, msgspec.Meta(ge=0, le=MAX_FILLER)] = 0
+    """Bytes of filler to be sent back."""
 
 
 class Pong(Message, tag=12, frozen=True):
     """Either way: the answer to `Ping`."""
 
     t: float
+    filler: bytes = b""
+    """As many bytes as were wanted."""
+    verify_s: Seconds = 0.0
+    """From the edge: as in `Welcome`."""
 
 
 class Error(Message, tag=13, frozen=True):
@@ -185,7 +209,16 @@ class Error(Message, tag=13, frozen=True):
     message: str
 
 
-ToEdge = Hello | Open | Draft | More | Close | Ping | Pong | Error
+class Switch(Message, tag=14, frozen=True):
+    """Device → edge: go on with another scheme from the next commit on. The edge answers `Opened` when it does."""
+
+    session: Count
+    scheme: SchemeSpec
+    recovered: Count | None = None
+    """As in `Draft`."""
+
+
+ToEdge = Hello | Open | Draft | More | Close | Ping | Pong | Error | Switch
 ToDevice = Welcome | Opened | Verdict | Extra | Tokens | Close | Ping | Pong | Error
 
 _encoder = msgspec.msgpack.Encoder()
@@ -201,6 +234,11 @@ def encode(message: Message) -> bytes:
         length >>= 7
     head.append(length)
     return bytes(head) + body
+
+
+def websocket_header(length: int, masked: bool) -> int:
+    """Bytes that a WebSocket puts before a message of `length` bytes (RFC 6455 §5.2). Devices mask, edges do not."""
+    return 2 + (0 if length < 126 else 2 if length < 1 << 16 else 8) + 4 * masked
 
 
 class Decoder:
@@ -261,6 +299,12 @@ class Digest:
         """Append tokens."""
         for token in tokens:
             self._state = mix(((self._state ^ (token + 1)) * GAMMA) & MASK)
+
+    def copy(self) -> Digest:
+        """One that goes on from here by itself."""
+        other = Digest()
+        other._state = self._state
+        return other
 
     @property
     def value(self) -> int:

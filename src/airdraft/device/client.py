@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from airdraft import __version__
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.events import Committed, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FRAME, VERSION, Hello, Welcome
+from airdraft.engine import Engine
 from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError, RemoteProtocolError
 from airdraft.models.base import LanguageModel
 from airdraft.transport import Driver
@@ -40,10 +40,10 @@ class Client:
         self.url = url
         self.welcome: Welcome | None = None
         self._socket = socket
-        self._executor = ThreadPoolExecutor(1, "draft")
+        self._engine = Engine(draft, "draft")
         machine = DeviceMachine(hello, draft.max_context, asyncio.get_running_loop().time())
         self._machine = machine
-        self._driver = Driver(machine, socket, draft, self._executor, self._on_event)
+        self._driver = Driver(machine, socket, self._engine, self._on_event)
         self._greeting: asyncio.Queue[Event] = asyncio.Queue()
         self._texts: dict[int, asyncio.Queue[Event]] = {}
         self._task = asyncio.create_task(self._run())
@@ -93,7 +93,7 @@ class Client:
         """
         if self._machine.closed or self._task.done():
             raise self._gone()
-        number, events = self._machine.open(request)
+        number, events = self._machine.open(request, asyncio.get_running_loop().time())
         queue = self._texts[number] = asyncio.Queue()
         try:
             self._driver.handle(events)
@@ -126,7 +126,7 @@ class Client:
         """End the connection."""
         await self._driver.close()
         await self._task
-        self._executor.shutdown(cancel_futures=True)
+        self._engine.close()
 
     async def __aenter__(self) -> Self:
         return self

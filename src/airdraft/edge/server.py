@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +12,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from airdraft import __version__
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Event, Failed
+from airdraft.engine import Engine
 from airdraft.errors import LinkError
 from airdraft.models.base import LanguageModel
 from airdraft.transport import CLOSE_S, MESSAGE_BYTES, Driver
@@ -25,13 +25,12 @@ class EdgeServer:
 
     def __init__(self, model: LanguageModel, tokenizer: bytes, vocab_size: int, limits: Limits | None = None) -> None:
         """`tokenizer` is the digest, and `vocab_size` the size, of the vocabulary the model was trained with."""
-        self._model = model
         self._limits = limits or Limits()
         self._target = Target(
             f"airdraft {__version__}", model.name, tokenizer, vocab_size, model.max_context, model.eos_ids
         )
-        # One worker: forwards of one engine take turns, so that each has the cores to itself.
-        self._executor = ThreadPoolExecutor(1, "target")
+        self._engine = Engine(model, "target")
+        self._verify_s = 0.0  # as the last connection found it
         self._server: Server | None = None
         self._sockets: set[ServerConnection] = set()
 
@@ -74,7 +73,7 @@ class EdgeServer:
                 for socket in self._sockets:
                     socket.transport.abort()
                 await server.wait_closed()
-        self._executor.shutdown(cancel_futures=True)
+        self._engine.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,7 +84,7 @@ class EdgeServer:
         await self.close()
 
     async def _serve(self, socket: ServerConnection) -> None:
-        machine = EdgeMachine(self._target, self._limits, asyncio.get_running_loop().time())
+        machine = EdgeMachine(self._target, self._limits, asyncio.get_running_loop().time(), self._verify_s)
 
         def on_event(event: Event) -> None:
             if isinstance(event, Failed):
@@ -94,6 +93,7 @@ class EdgeServer:
 
         self._sockets.add(socket)
         try:
-            await Driver(machine, socket, self._model, self._executor, on_event).run()
+            await Driver(machine, socket, self._engine, on_event).run()
         finally:
+            self._verify_s = machine.verify_s
             self._sockets.discard(socket)

@@ -88,13 +88,14 @@ def conformance(
     draft_length: int = 2,
     trials: int = 5000,
     seed: int = 0,
+    pair: type[Pair] = Pair,
 ) -> Conformance:
     """Compare `trials` texts of `depth` tokens with the target's own distribution."""
-    pair = Pair(draft, target)
+    both = pair(draft, target)
     counts: Counter[tuple[int, ...]] = Counter()
     for trial in range(trials):
         request = Request(prompt, scheme, params, seed * trials + trial, depth, draft_length)
-        counts[tuple(pair.write(request).tokens)] += 1
+        counts[tuple(both.write(request).tokens)] += 1
     expected = dict(_texts(target, tuple(prompt), params, depth))
     return chi_squared(counts, expected, trials)
 

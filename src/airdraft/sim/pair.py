@@ -45,7 +45,7 @@ class Pair:
         Raises: `RefusedError` with the code and message of whatever ended the session or the connection early.
         """
         text = Text(counts=request.counts)
-        _, events = self.device.open(request)
+        _, events = self.device.open(request, now=0.0)
         self._pump(text, events)
         self._caches.clear()
         return text
@@ -83,4 +83,6 @@ class Pair:
         key = (side, event.session)
         if key not in self._caches:
             self._caches[key] = model.new_cache()
-        return machine.forwarded(event.session, model.forward(self._caches[key], event.keep, event.tokens, event.rows))
+        event = machine.latest(event)
+        logits = model.forward(self._caches[key], event.keep, event.tokens, event.rows)
+        return machine.forwarded(event.session, logits, now=0.0)

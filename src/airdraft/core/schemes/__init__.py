@@ -9,7 +9,7 @@ import numpy as np
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes.base import Context, Drafted, Ruling, Scheme
-from airdraft.core.schemes.coupled import Coupled, Server
+from airdraft.core.schemes.coupled import Coupled, Server, Stream
 from airdraft.core.schemes.dense import Dense
 from airdraft.core.schemes.split import Split
 from airdraft.core.schemes.topk import TopK
@@ -21,7 +21,10 @@ SCHEMES: dict[str, Callable[[Context], Scheme]] = {
     "topk": TopK,
     "split": Split,
     "coupled": Coupled,
+    "stream": Stream,
 }
+
+RACES = ("off", "idle", "always")
 
 DEVICE, EDGE = 1, 2
 """Which side's coins: the two sides draw from independent streams of one seed."""
@@ -42,8 +45,10 @@ def make(spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, s
         raise BadParameterError(f"bits is {spec.bits}; give 1 to 24 bits a probability")
     if spec.downlink not in ("row", "candidates"):
         raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates")
+    if spec.race not in RACES:
+        raise BadParameterError(f"race is {spec.race!r}; choose one of {', '.join(RACES)}")
     rng = np.random.Generator(np.random.PCG64([seed, side, start]))
     return SCHEMES[spec.name](Context(spec, params, seed, vocab_size, rng))
 
 
-__all__ = ["DEVICE", "EDGE", "SCHEMES", "Context", "Drafted", "Ruling", "Scheme", "make"]
+__all__ = ["DEVICE", "EDGE", "RACES", "SCHEMES", "Context", "Drafted", "Ruling", "Scheme", "make"]

@@ -68,7 +68,9 @@ class Scheme(Protocol):
     """How drafts are drawn, sent, verified and, after a rejection, recovered."""
 
     rounds: bool
-    """False: the edge needs no drafts and streams tokens by itself."""
+    """True: one draft is in flight at a time, and waits for its verdict. False: drafts and tokens flow freely."""
+    race: str
+    """Without rounds, whether the edge writes on while no draft is at hand: `off`, `idle` or `always`."""
     draft_bits: int
     """Most bits that one draft takes in a body."""
 

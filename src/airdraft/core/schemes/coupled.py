@@ -1,4 +1,4 @@
-"""`coupled`: both sides draw with the same noise, so that no probability travels, and `server`, which needs no draft.
+"""`coupled`: both sides draw with the same noise, and no probability travels; without rounds, `stream` and `server`.
 
 At position t both add the same Gumbel noise G_t to their own log-probabilities and take the argmax. A draft is
 accepted iff it is the edge's own choice, and the edge's own choice is what is committed. So the text is the target's
@@ -22,6 +22,7 @@ class Coupled:
     """Body: the ids, `id_width` bits each."""
 
     rounds = True
+    race = "off"
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -66,7 +67,19 @@ class Coupled:
         raise RemoteProtocolError("state", "the device asked for candidates, which this scheme never sends")
 
 
-class Server(Coupled):
-    """`server`: plain streaming, one target forward a token, with the same choices as `coupled`."""
+class Stream(Coupled):
+    """`stream`: the same choices without rounds. Drafts travel as they are made, and the edge takes what has come."""
 
     rounds = False
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.race = context.spec.race
+
+
+class Server(Stream):
+    """`server`: a stream without drafts, plain streaming: one target forward a token."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.race = "always"

@@ -36,12 +36,16 @@ class Dense(Rejection):
         """See `Scheme.decode`."""
         data = BitReader(body)
         tokens = data.read(count, self._id_width)
-        rows = data.read(count * self._vocab_size, 16).astype(np.uint16).view(np.float16).astype(np.float64)
+        rows = data.read(count * self._vocab_size, 16).astype(np.uint16).view(np.float16)
         data.finish()
+        if not np.isfinite(rows).all():  # before the cast, which warns of a signalling NaN
+            raise RemoteProtocolError("garbage", "a draft's row holds no probabilities")
         ids = np.arange(self._vocab_size)
         drafts = []
-        for token, weights in zip(tokens.tolist(), rows.reshape(count, self._vocab_size), strict=True):
-            if token >= self._vocab_size or not (np.isfinite(weights).all() and (weights >= 0).all()):
+        for token, weights in zip(
+            tokens.tolist(), rows.astype(np.float64).reshape(count, self._vocab_size), strict=True
+        ):
+            if token >= self._vocab_size or not (weights >= 0).all():
                 raise RemoteProtocolError("garbage", "a draft names no token, or its row holds no probabilities")
             if weights[token] == 0:
                 raise RemoteProtocolError("garbage", f"token {token} was drafted at probability 0")

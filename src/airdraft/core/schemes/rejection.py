@@ -23,6 +23,7 @@ class Rejection(ABC):
     """A scheme whose edge knows the draft's distribution, or at least its probability of the drafted token."""
 
     rounds = True
+    race = "off"
     draft_bits: int
 
     def __init__(self, context: Context) -> None:

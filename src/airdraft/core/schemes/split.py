@@ -132,9 +132,10 @@ class Split(Rejection):
         else:
             count = int(data.read(1, 32)[0])
             ids = data.read(count, self._id_width)
-        probs = data.read(ids.size, 32).astype(np.uint32).view(np.float32).astype(np.float64)
+        probs = data.read(ids.size, 32).astype(np.uint32).view(np.float32)
         data.finish()
         fits = kind <= _DENSE and ids.size > 0 and ids.max() < self._vocab_size
+        # Before the cast, which warns of a signalling NaN.
         if not (fits and np.isfinite(probs).all() and (probs >= 0).all() and probs.any()):
             raise RemoteProtocolError("garbage", "the target's side of a residual is malformed")
-        return kind, ids, probs
+        return kind, ids, probs.astype(np.float64)

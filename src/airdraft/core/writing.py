@@ -1,0 +1,446 @@
+"""One text on the device: drafts, sends, and commits what the edge rules.
+
+    DRAFTING ──Draft──▶ VERIFYING ──Verdict──▶ DRAFTING … ──▶ DONE            schemes with rounds
+                            │ `split`, no candidate taken
+                            └──More──▶ RECOVERING ──Extra──▶ DRAFTING
+    STREAMING ──Tokens──▶ STREAMING … ──▶ DONE                                `stream`, `server`
+    STREAMING ──Switch──▶ SWITCHING ──Opened──▶ DRAFTING                      back to rounds
+
+The first draft is sent right behind `Open`, without waiting for `Opened`: a text costs no round trip to start.
+
+A stream drafts on while its earlier drafts are in flight, as far as its window reaches beyond what is committed. A
+commit that differs from a draft ends that branch: drafting begins again behind it, and what is in flight is in vain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from msgspec import structs
+
+from airdraft.core import schemes
+from airdraft.core.bits import BitWriter, id_width
+from airdraft.core.connection import known_rows
+from airdraft.core.control.auto import Given, Policy, Steady
+from airdraft.core.control.facts import Mode, wire
+from airdraft.core.control.lengths import Length
+from airdraft.core.events import Committed, Event, Finished, Forward
+from airdraft.core.messages import (
+    REACH,
+    Digest,
+    Draft,
+    Extra,
+    Message,
+    More,
+    Open,
+    Opened,
+    SchemeSpec,
+    Switch,
+    Tokens,
+    Verdict,
+    Welcome,
+    encode,
+)
+from airdraft.core.sampling import SamplingParams
+from airdraft.core.schemes import DEVICE, Drafted
+from airdraft.errors import LocalProtocolError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from airdraft.core.device import DeviceMachine
+
+DRAFT_HEADER = 80
+"""Most bytes of a `Draft` message around its body."""
+DRAFT_BYTES, VERDICT_BYTES = 19, 14
+"""What the two take apart from their bodies, nearly: good enough to learn the link's rate from."""
+REVIEW_S = 0.25
+"""Seconds after which the policy is asked again, at the next commit."""
+
+
+class State(Enum):
+    """Where a text stands."""
+
+    DRAFTING = "drafting"
+    VERIFYING = "verifying"
+    RECOVERING = "recovering"
+    STREAMING = "streaming"
+    SWITCHING = "switching"
+    DONE = "done"
+
+
+@dataclass
+class Counts:
+    """What a text has cost so far."""
+
+    rounds: int = 0
+    forwards: int = 0
+    """Of the target, prefill apart."""
+    drafted: int = 0
+    """Drafted tokens that were sent."""
+    accepted: int = 0
+    rejected: int = 0
+    """Drafted tokens that were judged and refused: at most one a forward, for nothing after it is judged."""
+    raced: int = 0
+    """Tokens that the edge wrote while it had no draft."""
+    committed: int = 0
+    uplink_payload_bytes: int = 0
+    """Bodies of drafts: ids and probabilities, without any header."""
+    downlink_payload_bytes: int = 0
+    """What `split` sends down for the device to recover from."""
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted share of the tokens that were judged, the literature's α; None before the first is."""
+        judged = self.accepted + self.rejected
+        return self.accepted / judged if judged else None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to be written."""
+
+    prompt: Sequence[int]
+    scheme: SchemeSpec
+    """The scheme to begin with, and the options of whatever scheme the policy chooses."""
+    params: SamplingParams
+    seed: int
+    max_tokens: int
+    draft_length: int | None = None
+    """Most tokens drafted in one round (γ), or most drafts of a stream beyond what is committed (its window). None:
+    the best by what is measured."""
+    committed: Sequence[int] = ()
+    """Tokens an earlier session committed, when a text is resumed."""
+    counts: Counts = field(default_factory=Counts)
+    """Filled while the text is written."""
+    policy: Policy | None = None
+    """Who chooses scheme, draft length and window; None keeps the scheme."""
+    rule: Length | None = None
+    """What ends a round, token by token, within the draft length chosen; None: nothing but that."""
+
+
+def _policy(request: Request, vocab_size: int, max_draft: int) -> Policy:
+    """For a request that names none: its scheme, with its draft length or the best."""
+    spec = request.scheme
+    if request.draft_length is not None or spec.name not in schemes.SCHEMES:
+        return Given(Mode(spec.name, request.draft_length or 0, spec.race))
+    return Steady(Mode(spec.name, 0, spec.race), wire(spec.name, vocab_size, spec.k, spec.bits), max_draft)
+
+
+class Session:
+    """One text on the device. The machine's own; use `DeviceMachine.open`."""
+
+    def __init__(
+        self,
+        machine: DeviceMachine,
+        number: int,
+        request: Request,
+        tokens: list[int],
+        welcome: Welcome,
+        draft_context: int,
+        vocab_size: int,
+    ) -> None:
+        self.number = number
+        self.counts = request.counts
+        self._machine = machine
+        self._request = request
+        self._vocab_size = vocab_size
+        self._max_frame, self._max_draft = welcome.max_frame, welcome.max_draft
+        self._tokens = tokens  # prompt, committed, then the drafts under way
+        self._committed = len(tokens)
+        self._end = min(len(request.prompt) + request.max_tokens, welcome.max_context)
+        self._draft_end = min(self._end - 1, draft_context)  # the bonus token needs a place of its own
+        self._eos = frozenset(welcome.eos_ids)
+        self._digest = Digest(tokens)
+        self._cached = 0  # positions in the draft model's cache that agree with `_tokens`
+        self._asked: int | None = None  # the position whose row the draft model computes
+        self._asked_s = 0.0
+        self._stale = False  # a commit has changed what that row rests on
+        self._drafts: list[Drafted] = []
+        self._recovered: int | None = None
+        self._rejected: Drafted | None = None
+        self._seq = 0
+        self._opened = False
+        self._answers_due = 1  # `Opened`s: the answers to `Open` and to every `Switch`
+        self._opened_s = self._sent_s = machine._now
+        self._opening_bytes = self._sent_bytes = 0
+        self._sent = self._committed  # a stream's drafts before this position are on their way
+        self._sent_digest = self._digest.copy()
+        self._fresh = True  # nothing of this branch was sent yet
+        self.curious = request.policy is not None or request.draft_length is None
+        """Whether anything is decided by what is measured."""
+        self._policy = request.policy or _policy(request, vocab_size, welcome.max_draft)
+        self._facts = machine.estimator.facts()
+        self._mode = self._policy.choose(self._facts, machine._now)
+        self._reviewed_s = machine._now
+        self._spec = self._spec_of(self._mode)
+        self._scheme = self._make()
+        self._state = State.DRAFTING if self._scheme.rounds else State.STREAMING
+
+    def _spec_of(self, mode: Mode) -> SchemeSpec:
+        return structs.replace(self._request.scheme, name=mode.scheme, race=mode.race)
+
+    def _make(self) -> schemes.Scheme:
+        request = self._request
+        make = self._machine.make
+        return make(self._spec, request.params, request.seed, self._vocab_size, DEVICE, self._committed)
+
+    def opening(self) -> Open:
+        """The message that opens the session."""
+        packed = BitWriter()
+        packed.write(self._tokens, id_width(self._vocab_size))
+        request = self._request
+        message = Open(
+            self.number,
+            self._spec,
+            request.params,
+            request.seed,
+            request.max_tokens,
+            len(request.prompt),
+            len(self._tokens),
+            packed.bytes(),
+            self._digest.value,
+        )
+        self._opening_bytes = len(encode(message))
+        return message
+
+    def advance(self) -> list[Event]:
+        """Do what is to be done next: draft one token more, or send what is drafted."""
+        if self._state is State.STREAMING:
+            return self._advance_stream()
+        if self._state is not State.DRAFTING:
+            return []
+        fitting = max(0, self._max_frame - DRAFT_HEADER) * 8 // self._scheme.draft_bits
+        most = min(self._mode.length, self._max_draft, fitting, self._draft_end - self._committed)
+        if len(self._drafts) < most and not (self._drafts and self._drafts[-1].token in self._eos):
+            return self._ask()
+        self._send_drafts(self._committed, self._digest.value, self._drafts)
+        self.counts.rounds += 1
+        self._recovered = None
+        self._sent_s = self._machine._now
+        self._state = State.VERIFYING
+        return []
+
+    def _advance_stream(self) -> list[Event]:
+        window = min(self._mode.length, REACH * self._max_draft) if self._mode.scheme != "server" else 0
+        end = min(self._committed + window, self._draft_end)
+        ended = len(self._tokens) > self._committed and self._tokens[-1] in self._eos
+        more = len(self._tokens) < end and not ended
+        unsent = len(self._tokens) - self._sent
+        if unsent and (not more or unsent >= (self._mode.first if self._fresh else self._mode.then)):
+            drafts = [Drafted(token) for token in self._tokens[self._sent :]]
+            self._send_drafts(self._sent, self._sent_digest.value, drafts)
+            self._sent_digest.extend(self._tokens[self._sent :])
+            self._sent = len(self._tokens)
+            self._fresh = False
+        if self._committed >= self._draft_end and self._scheme.race == "off":
+            self._apply(Mode("server", 0))  # the draft model holds no more: from here on the edge writes alone
+        return self._ask() if more and self._asked is None else []
+
+    def _ask(self) -> list[Event]:
+        if self._asked is not None:
+            return []
+        feed = tuple(self._tokens[self._cached :])
+        forward = Forward(self.number, self._cached, feed, 1)
+        self._asked = self._cached = len(self._tokens)
+        self._asked_s = self._machine._now
+        self._stale = False
+        return [forward]
+
+    def _send_drafts(self, start: int, digest: int, drafts: Sequence[Drafted]) -> None:
+        body = self._scheme.encode(drafts)
+        self._seq += 1
+        self.counts.drafted += len(drafts)
+        self.counts.uplink_payload_bytes += len(body)
+        message = Draft(self.number, self._seq, start, self._committed, digest, len(drafts), body, self._recovered)
+        self._sent_bytes = len(body) + DRAFT_BYTES
+        self._machine._send(message)
+
+    def forwarded(self, logits: np.ndarray) -> list[Event]:
+        """The draft model's row for the next token."""
+        if self._asked is None:
+            raise LocalProtocolError(f"forwarded() while {self._state.value}: no forward was asked for")
+        row = known_rows(logits, 1, self._vocab_size)[0]
+        self._machine.estimator.drafted(self._machine._now - self._asked_s)
+        asked, self._asked = self._asked, None
+        drafting = self._state in (State.DRAFTING, State.STREAMING)
+        if drafting and asked == len(self._tokens) and not self._stale:
+            drafted = self._scheme.propose(row, asked)
+            self._tokens.append(drafted.token)
+            if self._state is State.DRAFTING:
+                self._drafts.append(drafted)
+        return self.advance()
+
+    def handle(self, message: Message) -> list[Event]:
+        """A message of the edge's to this session."""
+        if isinstance(message, Opened) and self._answers_due:
+            return self._answered(message)
+        if not self._opened:
+            raise RemoteProtocolError("state", f"{type(message).__name__} arrived before Opened")
+        if isinstance(message, Verdict) and self._state is State.VERIFYING and message.seq == self._seq:
+            return self._ruled(message)
+        if isinstance(message, Extra) and self._state is State.RECOVERING and message.seq == self._seq:
+            return self._recover(message.extra)
+        streaming = self._state in (State.STREAMING, State.SWITCHING)
+        if isinstance(message, Tokens) and streaming and message.start == self._committed:
+            return self._streamed(message)
+        raise RemoteProtocolError("state", f"{type(message).__name__} arrived while {self._state.value}")
+
+    def _answered(self, message: Opened) -> list[Event]:
+        if (message.committed, message.digest) != (self._committed, self._digest.value):
+            raise RemoteProtocolError("state", "the edge goes on from another prefix than ours")
+        if not self._opened:
+            elapsed_s = self._machine._now - self._opened_s
+            self._machine.estimator.round_trip(elapsed_s, self._opening_bytes, len(encode(message)), 0.0)
+        self._opened = True
+        self._answers_due -= 1
+        if self._state is not State.SWITCHING or self._answers_due:
+            return []
+        self._diverge(self._committed)
+        self._scheme = self._make()
+        self._state = State.DRAFTING
+        return self.advance()
+
+    def _ruled(self, verdict: Verdict) -> list[Event]:
+        if verdict.accepted > len(self._drafts):
+            raise RemoteProtocolError("state", f"{verdict.accepted} of {len(self._drafts)} drafts were accepted")
+        self._judged(verdict.accepted, verdict.accepted < len(self._drafts), verdict.accepted)
+        self.counts.downlink_payload_bytes += len(verdict.extra)
+        tokens = [draft.token for draft in self._drafts[: verdict.accepted]]
+        rejected = self._drafts[verdict.accepted] if verdict.accepted < len(self._drafts) else None
+        ended = bool(tokens) and tokens[-1] in self._eos
+        to_recover = rejected is not None and bool(verdict.extra) and not ended
+        if (verdict.token is None) != (ended or to_recover) or (verdict.extra and not to_recover):
+            raise RemoteProtocolError("state", "a verdict must hold one of a token and the means to draw one")
+        if verdict.token is not None:
+            tokens.append(verdict.token)
+        kind = "bonus" if rejected is None else "recovered"
+        self._state = State.DRAFTING
+        events = self._commit(tokens, verdict.accepted, kind, (verdict.committed, verdict.digest))
+        if to_recover:
+            self._rejected = rejected
+            return events + self._recover(verdict.extra)
+        return events + self._next_round()
+
+    def _recover(self, extra: bytes) -> list[Event]:
+        if self._rejected is None:
+            raise RemoteProtocolError("state", "nothing is to be recovered")
+        token = self._scheme.recover(self._rejected, extra)
+        if token is None:
+            self._state = State.RECOVERING
+            self._machine._send(More(self.number, self._seq))
+            return []
+        self._rejected = None
+        self._recovered = token
+        self._state = State.DRAFTING
+        events = self._commit([token], 0, "recovered", None)
+        return events + self._next_round()
+
+    def _next_round(self) -> list[Event]:
+        if self._state is State.DRAFTING:
+            self._review()
+        return self.advance()
+
+    def _streamed(self, message: Tokens) -> list[Event]:
+        accepted = self._tokens[self._committed : self._committed + message.accepted]
+        if len(accepted) < message.accepted or message.accepted > message.drafted:
+            raise RemoteProtocolError("state", "the edge accepted drafts that were never made")
+        tokens = [*accepted, *message.tokens]
+        if not tokens:
+            raise RemoteProtocolError("state", "the edge committed nothing")
+        drafted = self._tokens[self._committed : self._committed + len(tokens)]
+        agreeing = next((at for at, (a, b) in enumerate(zip(drafted, tokens, strict=False)) if a != b), len(drafted))
+        # What the edge wrote by itself tells as much about the draft model as what it verified.
+        self._judged(message.accepted, message.accepted < message.drafted and bool(message.tokens), agreeing)
+        self._machine.estimator.judged(0, int(agreeing < len(drafted)))
+        self.counts.raced += not message.drafted
+        kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
+        theirs = (self._committed + len(tokens), message.digest)
+        events = self._commit(tokens, message.accepted, kind, theirs)
+        if self._state is State.STREAMING:
+            self._review()
+        return events + self.advance()
+
+    def _judged(self, accepted: int, rejected: bool, agreeing: int) -> None:
+        """Count a forward of the target's."""
+        self.counts.forwards += 1
+        self.counts.accepted += accepted
+        self.counts.rejected += rejected
+        machine = self._machine
+        if self._state is State.VERIFYING:
+            machine.estimator.judged(accepted, int(rejected))
+            if self._seq > 1 and machine.verify_s:  # the first waits for the prefill
+                elapsed_s = machine._now - self._sent_s
+                machine.estimator.round_trip(elapsed_s, self._sent_bytes, VERDICT_BYTES, machine.verify_s)
+        else:
+            machine.estimator.judged(agreeing, 0)
+        if self.curious:
+            machine.wonder()
+
+    def _commit(self, tokens: list[int], accepted: int, kind: str, theirs: tuple[int, int] | None) -> list[Event]:
+        """Make `tokens` part of the text, after checking it against the edge's: its length and digest."""
+        if any(token >= self._vocab_size for token in tokens):
+            raise RemoteProtocolError("garbage", "the edge committed an id outside the vocabulary")
+        if self._committed + len(tokens) > self._end or not self._eos.isdisjoint(tokens[:-1]):
+            raise RemoteProtocolError("state", "the edge committed more tokens than were asked for")
+        self._digest.extend(tokens)
+        if theirs is not None and theirs != (self._committed + len(tokens), self._digest.value):
+            raise RemoteProtocolError("state", "the edge's text differs from ours: its length or digest does not match")
+        if not tokens:  # the first draft was rejected, and its replacement is the device's to draw
+            return []
+        drafted = self._tokens[self._committed :]
+        agreeing = next((at for at, (a, b) in enumerate(zip(drafted, tokens, strict=False)) if a != b), len(drafted))
+        if agreeing < len(tokens) or self._state is State.DRAFTING:
+            self._diverge(self._committed + min(agreeing, len(tokens)))
+            self._tokens[self._committed :] = tokens
+        self._committed += len(tokens)
+        if self._sent < self._committed:  # the device is behind: it goes on from the commit
+            self._sent, self._sent_digest, self._fresh = self._committed, self._digest.copy(), True
+        self._drafts = []
+        self.counts.committed += len(tokens)
+        events: list[Event] = [Committed(self.number, tuple(tokens), accepted, kind)]
+        reason = "stop" if tokens[-1] in self._eos else "length" if self._committed == self._end else None
+        if reason:
+            self._state = State.DONE
+            self._machine.cancel(self.number, reason)
+            events.append(Finished(self.number, reason))
+        return events
+
+    def _diverge(self, at: int) -> None:
+        """What was drafted from position `at` on is dead."""
+        del self._tokens[at:]
+        self._stale |= self._asked is not None and self._asked > at
+        self._cached = min(self._cached, at)
+        self._sent = min(self._sent, self._committed)
+
+    def _review(self) -> None:
+        """Ask the policy again, if the last time was a while ago."""
+        now = self._machine._now
+        if now - self._reviewed_s >= REVIEW_S:
+            self._reviewed_s = now
+            self._facts = self._machine.estimator.facts()
+            self._apply(self._policy.choose(self._facts, now))
+
+    def _apply(self, mode: Mode) -> None:
+        """Go on as `mode` says: at once, or once the edge has answered the switch that it takes.
+
+        May look at nothing that was drafted beyond the committed text: what follows is drawn afresh, and a choice that
+        knew the noise of those positions would bias it.
+        """
+        before, self._mode = self._scheme, mode
+        self._spec = self._spec_of(mode)
+        scheme = self._make()
+        alike = type(scheme) is type(before) if scheme.rounds else scheme.race == before.race
+        if scheme.rounds == before.rounds and alike:
+            return
+        self._machine._send(Switch(self.number, self._spec, self._recovered))
+        self._recovered = None
+        self._answers_due += 1
+        if scheme.rounds and not before.rounds:
+            self._state = State.SWITCHING
+            return
+        self._scheme = scheme
+        if not scheme.rounds:
+            self._state = State.STREAMING

@@ -1,0 +1,159 @@
+"""Replays a recording through both machines: schemes whose choices are the recorded ones, and models that do nothing.
+
+Messages keep their real sizes: a replayed `topk` body is as long as a real one, though only its ids say anything.
+Under the schemes that send probabilities a draft is accepted with the recorded probability, by coins tossed once for
+each position, so that every link and every draft length meets the same luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from airdraft.core import schemes
+from airdraft.core.bits import BitWriter
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams
+from airdraft.core.schemes import DEVICE, Context, Drafted, Ruling
+from airdraft.core.schemes.coupled import Coupled, Server, Stream
+from airdraft.errors import ModelError
+from airdraft.lab.record import RecordedText, Recording
+from airdraft.models.base import FloatArray
+
+
+class Blank:
+    """A language model whose logits say nothing: what it would have chosen is recorded."""
+
+    name = "replay"
+    eos_ids: tuple[int, ...] = ()  # texts end where the recorded ones do, by their length
+    max_context = 1 << 20
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self._row = np.zeros(1, np.float32)
+
+    def new_cache(self) -> list[int]:
+        """The number of cached positions, so that a machine that loses count is found out."""
+        return [0]
+
+    def forward(self, cache: Any, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        """See `LanguageModel.forward`. All rows share one zero."""
+        if keep > cache[0] or not tokens or rows > len(tokens):
+            raise ModelError(f"a forward keeps {keep} of {cache[0]} positions and asks {rows} rows of {len(tokens)}")
+        cache[0] = keep + len(tokens)
+        return np.broadcast_to(self._row, (rows, self.vocab_size))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What one scheme chooses along one text."""
+
+    prompt_length: int
+    target: list[int]
+    draft: list[int]
+
+    def token(self, side: int, position: int) -> int:
+        tokens = self.draft if side == DEVICE else self.target
+        return tokens[position - self.prompt_length]
+
+
+class Replay:
+    """The recorded texts as schemes. A request's seed is the number of its text."""
+
+    def __init__(self, recording: Recording, seed: int = 0, oracle: bool = False) -> None:
+        """`seed` tosses the coins of rejection sampling. `oracle`: every draft is accepted."""
+        self.recording = recording
+        self._lines: dict[str, list[_Line]] = {"coupled": [], "accept": [], "topk": []}
+        self._coins = np.random.default_rng([seed, 1])
+        for text in recording.texts:
+            coins = self._coins.random(len(text.tokens))
+            matches = [True] * len(text.tokens) if oracle else text.matches
+            self._lines["coupled"].append(_line(text, matches, recording.vocab_size))
+            for name, chances in (("accept", text.accept), ("topk", text.accept_topk)):
+                self._lines[name].append(_line(text, coins < np.array(chances), recording.vocab_size))
+
+    def make(
+        self, spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, side: int, start: int
+    ) -> schemes.Scheme:
+        """Instead of `schemes.make`."""
+        real = schemes.make(spec, params, seed, vocab_size, side, start)
+        kind = {"dense": "accept", "split": "accept", "topk": "topk"}.get(spec.name, "coupled")
+        line = self._lines[kind][seed]
+        context = Context(spec, params, seed, vocab_size, np.random.default_rng(0))
+        if spec.name in ("stream", "server"):
+            return (_Stream if spec.name == "stream" else _Server)(context, line, side)
+        if spec.name == "coupled":
+            return _Coupled(context, line, side)
+        row_bytes = 0
+        if spec.name == "split":
+            row_bytes = _row_bytes(max(self.recording.texts[seed].support), vocab_size, real.draft_bits - spec.bits)
+        return _Padded(context, line, side, real.draft_bits, row_bytes)
+
+
+def _line(text: RecordedText, matches: Any, vocab_size: int) -> _Line:
+    draft = [token if match else (token + 1) % vocab_size for token, match in zip(text.tokens, matches, strict=True)]
+    return _Line(text.prompt_length, text.tokens, draft)
+
+
+def _row_bytes(support: int, vocab_size: int, id_width: int) -> int:
+    """`split`: a target's row with so many tokens, dense or sparse, whichever is shorter."""
+    sparse = 34 + support * (32 + id_width)
+    return -(-min(sparse, 2 + 32 * vocab_size) // 8)
+
+
+class _Coupled(Coupled):
+    def __init__(self, context: Context, line: _Line, side: int) -> None:
+        super().__init__(context)
+        self._line, self._side = line, side
+
+    def _choose(self, logits: FloatArray, position: int) -> int:
+        return self._line.token(self._side, position)
+
+
+class _Stream(_Coupled, Stream):
+    rounds = False
+
+
+class _Server(_Coupled, Server):
+    rounds = False
+
+
+@dataclass(frozen=True)
+class _Placed(Drafted):
+    """A draft that knows where it stands, so that the device can recover what follows."""
+
+    position: int = 0
+
+
+class _Padded(_Coupled):
+    """A scheme that sends probabilities: as many bytes, of which only the ids mean anything."""
+
+    def __init__(self, context: Context, line: _Line, side: int, draft_bits: int, row_bytes: int) -> None:
+        super().__init__(context, line, side)
+        self.draft_bits = draft_bits
+        self._row_bytes = row_bytes
+
+    def propose(self, logits: FloatArray, position: int) -> Drafted:
+        return _Placed(self._choose(logits, position), position=position)
+
+    def encode(self, drafts: Sequence[Drafted]) -> bytes:
+        out = BitWriter()
+        out.write([draft.token for draft in drafts], self._id_width)
+        return out.bytes().ljust(-(-self.draft_bits * len(drafts) // 8), b"\0")
+
+    def decode(self, count: int, body: bytes) -> list[Drafted]:
+        return super().decode(count, body[: -(-self._id_width * count // 8)])
+
+    def verify(self, drafts: Sequence[Drafted], logits: FloatArray, position: int) -> Ruling:
+        ruling = super().verify(drafts, logits, position)
+        if self._row_bytes and ruling.accepted < len(drafts):
+            return Ruling(ruling.accepted, None, bytes(self._row_bytes))
+        return ruling
+
+    def recover(self, draft: Drafted, extra: bytes) -> int | None:
+        if not isinstance(draft, _Placed):
+            return super().recover(draft, extra)
+        return self._line.target[draft.position - self._line.prompt_length]

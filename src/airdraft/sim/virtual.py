@@ -1,0 +1,201 @@
+"""Both machines in virtual time: the clock jumps from one event to the next, over any link and at any compute speed.
+
+What runs is the machines themselves, so every message, byte and decision is the real one; only the time that forwards
+and bytes take is computed. Nothing is approximated but the sockets and the Python that moves the bytes, which take no
+time here.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from airdraft.core.device import Counts, DeviceMachine, Request
+from airdraft.core.edge import EdgeMachine
+from airdraft.core.events import Committed, Event, Failed, Finished, Forward
+from airdraft.core.messages import websocket_header
+from airdraft.errors import LinkError, RefusedError
+from airdraft.link.base import LinkModel, Pipe
+from airdraft.models.base import LanguageModel
+
+Side = Literal["device", "edge"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How long a forward takes, in seconds, however many tokens it feeds."""
+
+    draft_s: float
+    verify_s: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something that took time: a forward (lanes `device` and `edge`) or a flight (`uplink` and `downlink`)."""
+
+    lane: str
+    start_s: float
+    end_s: float
+    tokens: int
+    """Drafts verified, fed or carried; bytes for a flight."""
+
+
+@dataclass
+class VirtualText:
+    """What one request gave, and when. Times are in seconds of the virtual clock."""
+
+    began_s: float
+    ended_s: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    commits: list[tuple[float, Committed]] = field(default_factory=list)
+    reason: str = ""
+    counts: Counts = field(default_factory=Counts)
+
+
+class _Side:
+    """One machine, its model, and the pipe that it sends into."""
+
+    def __init__(self, name: Side, machine: DeviceMachine | EdgeMachine, model: LanguageModel, pipe: Pipe) -> None:
+        self.name = name
+        self.machine = machine
+        self.model = model
+        self.pipe = pipe
+        self.caches: dict[int, Any] = {}
+        self.free_s = 0.0
+        self.busy_s = 0.0
+        self.sending_s = 0.0
+
+
+class Virtual:
+    """A device and an edge joined by a link, under one clock that starts at 0. Texts are written one after another."""
+
+    def __init__(
+        self,
+        device: DeviceMachine,
+        edge: EdgeMachine,
+        draft: LanguageModel,
+        target: LanguageModel,
+        link: LinkModel,
+        compute: Compute,
+        spans: list[Span] | None = None,
+    ) -> None:
+        """Both machines must have been made at time 0. `spans` is filled if given.
+
+        Raises: `RefusedError` if the two sides do not shake hands.
+        """
+        self.now = 0.0
+        self._device = _Side("device", device, draft, link.uplink())
+        self._edge = _Side("edge", edge, target, link.downlink())
+        self._compute = compute
+        self._spans = spans
+        self._todo: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = itertools.count()
+        self._text: VirtualText | None = None
+        self._flush(self._device)
+        self._run(lambda: device.ready)
+
+    @property
+    def busy_s(self) -> dict[str, float]:
+        """Seconds that each resource was at work."""
+        return {
+            "draft": self._device.busy_s,
+            "target": self._edge.busy_s,
+            "uplink": self._device.sending_s,
+            "downlink": self._edge.sending_s,
+        }
+
+    @property
+    def sent_bytes(self) -> tuple[int, int]:
+        """Bytes on the uplink and on the downlink, all headers included."""
+        return self._device.pipe.sent_bytes, self._edge.pipe.sent_bytes
+
+    def write(self, request: Request) -> VirtualText:
+        """Serve one request to its end.
+
+        Raises: `RefusedError` with the code and message of whatever ended the session or the connection early.
+        """
+        text = self._text = VirtualText(self.now, counts=request.counts)
+        machine = self._device.machine
+        if not isinstance(machine, DeviceMachine):
+            raise TypeError("the device's side holds another machine")
+        _, events = machine.open(request, self.now)
+        self._serve(self._device, events)
+        self._run(lambda: bool(text.reason))
+        self._device.caches.clear()
+        return text
+
+    def _run(self, done: Callable[[], bool]) -> None:
+        sides = (self._device, self._edge)
+        while not done():
+            deadlines = [side.machine.deadline() for side in sides]
+            tick_s = min((at for at in deadlines if at is not None), default=None)
+            if self._todo and (tick_s is None or self._todo[0][0] <= tick_s):
+                self.now, _, act, given = heapq.heappop(self._todo)
+                act(*given)
+            elif tick_s is not None:
+                self.now = max(self.now, tick_s)
+                for side in sides:
+                    self._serve(side, side.machine.tick(self.now))
+            else:
+                raise LinkError("both machines are idle and the text is not done")
+
+    def _at(self, time_s: float, act: Callable[..., None], *given: Any) -> None:
+        heapq.heappush(self._todo, (time_s, next(self._order), act, given))
+
+    def _serve(self, side: _Side, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Forward):
+                if side.free_s <= self.now:
+                    self._start(side, event)
+                else:
+                    self._at(side.free_s, self._start, side, event)
+            elif isinstance(event, Failed):
+                raise RefusedError(event.code, event.message)
+            elif isinstance(event, Finished) and side is self._edge:
+                side.caches.pop(event.session, None)
+            elif side is self._device and self._text is not None:
+                if isinstance(event, Committed):
+                    self._text.commits.append((self.now, event))
+                    self._text.tokens += event.tokens
+                elif isinstance(event, Finished):
+                    self._text.reason, self._text.ended_s = event.reason, self.now
+        self._flush(side)
+
+    def _start(self, side: _Side, forward: Forward) -> None:
+        if side.free_s > self.now:  # another took the turn
+            self._at(side.free_s, self._start, side, forward)
+            return
+        forward = side.machine.latest(forward)
+        took_s = self._compute.draft_s if side is self._device else self._compute.verify_s
+        side.free_s = self.now + took_s
+        side.busy_s += took_s
+        if self._spans is not None:
+            self._spans.append(Span(side.name, self.now, side.free_s, len(forward.tokens)))
+        self._at(side.free_s, self._finish, side, forward)
+
+    def _finish(self, side: _Side, forward: Forward) -> None:
+        cache = side.caches.get(forward.session)
+        if cache is None:
+            cache = side.caches[forward.session] = side.model.new_cache()
+        logits = side.model.forward(cache, forward.keep, forward.tokens, forward.rows)
+        self._serve(side, side.machine.forwarded(forward.session, logits, self.now))
+
+    def _flush(self, side: _Side) -> None:
+        data = side.machine.take()
+        if not data:
+            return
+        other = self._edge if side is self._device else self._device
+        nbytes = len(data) + websocket_header(len(data), side is self._device)
+        before_s = max(self.now, side.pipe.free_at_s)
+        arrival_s = side.pipe.send(self.now, nbytes)
+        side.sending_s += side.pipe.free_at_s - before_s
+        if self._spans is not None:
+            lane = "uplink" if side is self._device else "downlink"
+            self._spans.append(Span(lane, self.now, arrival_s, len(data)))
+        self._at(arrival_s, self._receive, other, data)
+
+    def _receive(self, side: _Side, data: bytes) -> None:
+        self._serve(side, side.machine.receive(data, self.now))

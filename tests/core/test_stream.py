@@ -1,0 +1,259 @@
+"""Streams: the text is the target's own under every order of events, window, packet size and race policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airdraft.core.control.facts import Facts, Mode
+from airdraft.core.device import DeviceMachine, Request
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.events import Committed, Event, Failed, Finished, Forward
+from airdraft.core.messages import Decoder, Digest, Draft, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
+from airdraft.core.sampling import SamplingParams, choose
+from airdraft.sim import alone
+from airdraft.sim.conformance import TableModel, conformance
+from airdraft.sim.pair import Pair
+
+from .tables import STREAMS, DeviceSide, EdgeSide, alike, drafting, hello, opening, packed, request, table, welcome
+
+MODES = [
+    Mode("server", 0),
+    Mode("coupled", 3),
+    Mode("stream", 1, "off"),
+    Mode("stream", 5, "off", 2, 3),
+    Mode("stream", 9, "idle"),
+    Mode("stream", 30, "always", 1, 4),
+]
+
+
+@dataclass
+class Fickle:
+    """A policy that changes its mind whenever it is asked."""
+
+    modes: list[Mode]
+    asked: int = 0
+
+    def choose(self, facts: Facts, now: float) -> Mode:
+        self.asked += 1
+        return self.modes[(self.asked - 1) % len(self.modes)]
+
+
+@dataclass
+class Anyhow:
+    """Both machines, and a scheduler that picks what happens next: bytes come in any pieces, forwards end whenever."""
+
+    draft: TableModel
+    target: TableModel
+    max_draft: int = 4
+    now: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    over: bool = False
+    heard: list[Message] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        identity = Target("test", "t", bytes(16), self.target.vocab_size, self.target.max_context, self.target.eos_ids)
+        self.edge = EdgeMachine(identity, Limits(max_draft=self.max_draft), now=0.0)
+        self.device = DeviceMachine(hello(self.draft.vocab_size), self.draft.max_context, now=0.0)
+        self.wires = {"up": bytearray(self.device.take()), "down": bytearray()}
+        self.running: dict[str, Forward] = {}
+        self.caches: dict[str, list[int]] = {"device": [], "edge": []}
+        self._spy = Decoder(ToEdge)
+        self._heard(bytes(self.wires["up"]))
+        while not self.device.ready:
+            self.step(self.actions()[0], 1 << 20)
+
+    def open(self, request: Request) -> None:
+        self.serve("device", self.device.open(request, self.now)[1])
+
+    def actions(self) -> list[str]:
+        return [name for name, wire in self.wires.items() if wire] + sorted(self.running)
+
+    def step(self, action: str, size: int) -> None:
+        """Deliver up to `size` bytes, or end a forward."""
+        self.now += 0.3  # the policy is asked at every commit
+        if action in self.wires:
+            wire = self.wires[action]
+            data = bytes(wire[:size])
+            del wire[:size]
+            side = "edge" if action == "up" else "device"
+            self.serve(side, self.machine(side).receive(data, self.now))
+            return
+        forward = self.machine(action).latest(self.running.pop(action)) if size % 2 else self.running.pop(action)
+        model = self.draft if action == "device" else self.target
+        logits = model.forward(self.caches[action], forward.keep, forward.tokens, forward.rows)
+        self.serve(action, self.machine(action).forwarded(forward.session, logits, self.now))
+
+    def machine(self, side: str) -> DeviceMachine | EdgeMachine:
+        return self.device if side == "device" else self.edge
+
+    def serve(self, side: str, events: list[Event]) -> None:
+        for event in events:
+            assert not isinstance(event, Failed), event
+            if isinstance(event, Forward):
+                assert side not in self.running, "two forwards of one text at once"
+                self.running[side] = event
+            elif side == "device" and isinstance(event, Committed):
+                self.tokens += event.tokens
+            elif side == "device" and isinstance(event, Finished):
+                self.over = True
+        self.check_drafts()
+        sent = self.machine(side).take()
+        if side == "device":
+            self._heard(sent)
+        self.wires["up" if side == "device" else "down"] += sent
+
+    def check_drafts(self) -> None:
+        """Whatever was rolled back, every draft is the draft model's own choice after all that stands before it."""
+        for session in self.device._sessions.values():
+            for at in range(session._committed, len(session._tokens)):
+                row = self.draft.row(tuple(session._tokens[:at]))
+                assert session._tokens[at] == choose(row, session._request.params, session._request.seed, at)
+
+    def _heard(self, data: bytes) -> None:
+        self.heard += self._spy.feed(data)
+
+
+@given(data=st.data())
+@settings(max_examples=250, deadline=None)
+def test_the_text_is_the_targets_own_however_events_fall(data: st.DataObject) -> None:
+    vocab = 6
+    eos_ids = data.draw(st.sampled_from([(), (5,)]))
+    target = table(data.draw(st.integers(0, 50)), vocab=vocab, scale=2.5, eos_ids=eos_ids)
+    draft = alike(target, 9, data.draw(st.sampled_from([0.0, 0.4, 5.0])), data.draw(st.sampled_from([4096, 9])))
+    params = data.draw(st.sampled_from([SamplingParams(1.0), SamplingParams(0.0), SamplingParams(0.8, top_k=3)]))
+    modes = data.draw(st.lists(st.sampled_from(MODES), min_size=1, max_size=4))
+    seed, length = data.draw(st.integers(0, 1000)), data.draw(st.integers(1, 24))
+    world = Anyhow(draft, target, data.draw(st.integers(1, 6)))
+    prompt = (0, 1, 2)[: data.draw(st.integers(1, 3))]
+    world.open(Request(prompt, SchemeSpec("stream"), params, seed, length, policy=Fickle(modes)))
+    while not world.over:
+        actions = world.actions()
+        assert actions, "nobody does anything, and the text is not done"
+        world.step(data.draw(st.sampled_from(actions)), data.draw(st.integers(1, 40)))
+    assert world.tokens == list(alone.write(target, prompt, params, seed, length))
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 7, 99])
+@pytest.mark.parametrize("race", STREAMS)
+def test_streams_write_the_targets_own_text(race: str, window: int | None) -> None:
+    target = table(3, vocab=50, scale=2.0, eos_ids=(49,))
+    for draft in (alike(target, 4), table(5, vocab=50), alike(target, 4, context=6)):
+        pair = Pair(draft, target)
+        for seed in range(20):
+            asked = request(STREAMS[race], SamplingParams(0.9), seed, 12, window)
+            assert pair.write(asked).tokens == list(alone.write(target, (0, 1), SamplingParams(0.9), seed, 12))
+
+
+def test_a_race_that_is_off_writes_nothing_without_a_draft_but_the_last_token() -> None:
+    target = table(3, vocab=50, scale=2.0)
+    pair = Pair(table(5, vocab=50), target)
+    asked = request(STREAMS["off"], seed=1, max_tokens=30, draft_length=4)
+    pair.write(asked)
+    assert asked.counts.raced <= 1
+    assert asked.counts.forwards >= 29 - asked.counts.accepted - 1
+
+
+def test_every_pair_of_schemes_may_follow_each_other_and_the_text_keeps_its_distribution() -> None:
+    """A text whose scheme changes at every commit, through all of them, among them those that toss coins."""
+    target = table(11, vocab=4, scale=1.0)
+    modes = [
+        Mode("topk", 2), Mode("stream", 3, "off"), Mode("split", 1), Mode("server", 0), Mode("dense", 2),
+        Mode("stream", 4, "always"), Mode("coupled", 1), Mode("split", 2), Mode("stream", 2, "idle", 2, 2),
+    ]  # fmt: skip
+
+    class Restless(Pair):
+        def write(self, request: Request):  # type: ignore[no-untyped-def]
+            self.rounds = getattr(self, "rounds", 0) + 1
+            turned = modes[self.rounds % len(modes) :] + modes[: self.rounds % len(modes)]
+            policy = Fickle(turned)
+            asked = Request(
+                request.prompt, request.scheme, request.params, request.seed, request.max_tokens, policy=policy
+            )
+            self.asked = policy
+            return super().write(asked)
+
+    result = conformance(
+        alike(target, 12, 0.8), target, SchemeSpec("stream"), SamplingParams(), depth=4, trials=6000, seed=5,
+        pair=Restless,
+    )  # fmt: skip
+    assert result.p_value > 1e-4, result
+
+
+def tokens(start: int, drafted: int, accepted: int, last: tuple[int, ...], text: tuple[int, ...]) -> Tokens:
+    return Tokens(1, start, last, Digest(text).value, accepted, drafted)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        tokens(2, 1, 9, (3,), (0, 1, 3)),  # accepts what was never made
+        tokens(2, 0, 1, (3,), (0, 1, 3)),  # accepts more than it verified
+        tokens(3, 0, 0, (3,), (0, 1, 3)),  # leaves a gap
+        tokens(2, 0, 0, (), (0, 1)),  # commits nothing
+        tokens(2, 0, 0, (3,), (0, 1, 2)),  # another text
+        tokens(2, 0, 0, (7,), (0, 1, 7)),  # outside the vocabulary
+    ],
+)
+def test_a_false_commit_ends_the_connection(bad: Tokens) -> None:
+    device = DeviceSide(table(1), welcome())
+    device.open(request(STREAMS["always"], draft_length=3))
+    device.send(Opened(1, 2, tokens(2, 0, 0, (), (0, 1)).digest))
+    said = device.send(bad)
+    assert device.machine.closed
+    assert type(said[-1]).__name__ == "Error"
+
+
+def test_drafts_of_a_dead_branch_cost_nothing_but_the_uplink() -> None:
+    target = table(3, vocab=5)
+    edge = EdgeSide(target, run=False)
+    edge.send(hello(), opening(scheme=STREAMS["off"]))
+    edge.forward()  # the prefill
+    truth = list(alone.write(target, (0, 1), SamplingParams(), 7, 8))
+    wrong = (truth[0] + 1) % 5
+    edge.send(drafting((0, 1), (wrong,)))
+    (verdict,) = edge.forward()
+    assert isinstance(verdict, Tokens)
+    assert (verdict.tokens, verdict.accepted, verdict.drafted) == ((truth[0],), 0, 1)
+    assert edge.send(drafting((0, 1, wrong), (1, 2))) == []  # sent before the device could know
+    assert not edge.forwards
+    edge.send(drafting((0, 1, truth[0]), (truth[1],)))
+    (verdict,) = edge.forward()
+    assert isinstance(verdict, Tokens)
+    assert (verdict.start, verdict.accepted, verdict.tokens) == (3, 1, (truth[2],))
+
+
+def test_a_draft_that_the_edge_has_overtaken_still_counts_for_its_end() -> None:
+    target = table(3, vocab=5)
+    truth = tuple(alone.write(target, (0, 1), SamplingParams(), 7, 8))
+    edge = EdgeSide(target, run=False)
+    edge.send(hello(), opening(scheme=STREAMS["always"]))
+    edge.forward()  # the prefill; the edge races from here on
+    edge.forward()
+    edge.send(drafting((0, 1), truth[:4]))  # the first of them is committed already, the second under way
+    edge.forward()
+    (commit,) = edge.forward()
+    assert isinstance(commit, Tokens)
+    assert (commit.start, commit.accepted, commit.drafted) == (4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Draft(1, 1, 2, 2, 0, 99, packed([1] * 99, 5)),  # farther than anybody may
+        Draft(1, 1, 2, 2, 0, 1, packed([1], 5), recovered=1),
+        Switch(1, SchemeSpec("nonsense")),
+        Switch(1, SchemeSpec("coupled"), recovered=1),
+    ],
+)
+def test_what_no_device_may_say_ends_its_text_only(message: Message) -> None:
+    edge = EdgeSide(table(3), run=False)
+    edge.send(hello(), opening(scheme=STREAMS["off"]), opening(2, scheme=STREAMS["off"]))
+    (error,) = edge.send(message)
+    assert (type(error).__name__, getattr(error, "session", 0)) == ("Error", 1)
+    assert not edge.machine.closed
+    edge.forward()
+    assert edge.send(drafting((0, 1), (1,), session=2)) == []
