@@ -69,8 +69,9 @@ def cycle(facts: Facts, wire: Wire, mode: Mode) -> Cycle:
             seconds += share * mean.seconds
             forwards += share * mean.forwards
             bits += share * mean.uplink_bits
-    # Where a queue would grow, the link sets the pace.
-    seconds = max(seconds, bits / facts.uplink_bps, forwards * wire.answer_bits / facts.downlink_bps)
+    # Where a queue would grow, the link sets the pace; but an edge that races needs no uplink to go on.
+    queue_s = bits / facts.uplink_bps if mode.race == "off" else min(bits / facts.uplink_bps, tokens * facts.verify_s)
+    seconds = max(seconds, queue_s, forwards * wire.answer_bits / facts.downlink_bps)
     return Cycle(tokens, seconds, forwards, bits)
 
 
