@@ -114,9 +114,12 @@ def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT
     firsts, thens = ({1, 2, 3, 4, 6, 8, least}, (least, 2 * least)) if race == "off" else ({1, least}, (least,))
     shapes = [(first, then) for first in sorted(firsts) for then in thens if max(first, then) <= max_window]
     best = max((Mode(wire.scheme, max_window, race, *shape) for shape in shapes), key=speed)
-    # The window must last through a late answer, too.
-    facts_late = replace(facts, rtt_s=_LATE * facts.rtt_s)
-    enough = (1 - _NEAR) * cycle(facts_late, wire, best).tokens_per_s
-    smaller = (replace(best, length=window) for window in _WINDOWS if window < max_window)
-    best = next((mode for mode in smaller if cycle(facts_late, wire, mode).tokens_per_s >= enough), best)
+    # A window that does now, and would if answers came later.
+    cases = (facts, replace(facts, rtt_s=_LATE * facts.rtt_s))
+    enough = [(1 - _NEAR) * cycle(case, wire, best).tokens_per_s for case in cases]
+    for window in (window for window in _WINDOWS if window < max_window):
+        smaller = replace(best, length=window)
+        if all(cycle(case, wire, smaller).tokens_per_s >= bar for case, bar in zip(cases, enough, strict=True)):
+            best = smaller
+            break
     return stream(facts, wire, best.race, best.length, best.first, best.then)
