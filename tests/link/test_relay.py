@@ -17,8 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.errors import LinkError
+from airdraft.link.base import HEADER_BYTES, LinkModel
 from airdraft.link.const import ConstLink
+from airdraft.link.markov2 import Markov2Link
+from airdraft.link.nr import NrLink
+from airdraft.link.rayleigh import RayleighLink
 from airdraft.link.relay import Relay
+from airdraft.link.trace import Series, TraceLink, TraceRun
 
 HOST = "127.0.0.1"
 FREE = ConstLink(math.inf, math.inf, 0.0)
@@ -36,7 +41,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 @contextlib.asynccontextmanager
-async def link(edge: Edge, spec: ConstLink = FREE) -> AsyncIterator[Relay]:
+async def link(edge: Edge, model: LinkModel = FREE) -> AsyncIterator[Relay]:
     """A relay to a server that runs `edge` for each connection."""
     failures: list[BaseException] = []
     serving: set[asyncio.Task[None]] = set()
@@ -53,7 +58,7 @@ async def link(edge: Edge, spec: ConstLink = FREE) -> AsyncIterator[Relay]:
         serving.add(asyncio.create_task(serve(reader, writer)))
 
     server = await asyncio.start_server(accept, HOST, 0)
-    async with await Relay.start(spec, HOST, 0, HOST, server.sockets[0].getsockname()[1]) as relay:
+    async with await Relay.start(model, HOST, 0, HOST, server.sockets[0].getsockname()[1]) as relay:
         yield relay
     server.close()
     await asyncio.gather(*serving)
@@ -307,3 +312,42 @@ def test_connections_share_the_rate() -> None:
         return perf_counter() - start
 
     assert run(main()) >= 2 * 8 * nbytes / rate_bps
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ConstLink(1e6, math.inf, 0.04),
+        Markov2Link(block_s=0.02, rtt_s=0.04, seed=1),
+        RayleighLink(snr_db=5.0, bandwidth_hz=1e6, rtt_s=0.04, seed=1),
+        TraceLink(TraceRun("an outage", Series((0.01, 0.08, 1.0), (1e6, 0.0, 4e6)), None), rtt_s=0.04),
+        NrLink(core_s=0.06, seed=1),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_real_time_and_virtual_time_agree(model: LinkModel) -> None:
+    """The first message on a fresh link takes as long as the same link says in virtual time."""
+    nbytes = 5000
+    predicted_s = model.uplink().send(0.0, nbytes)
+    assert predicted_s > 0.04
+
+    async def main() -> float:
+        done = asyncio.Event()
+        ended_at = 0.0
+
+        async def edge(reader: StreamReader, writer: StreamWriter) -> None:
+            nonlocal ended_at
+            await reader.readexactly(nbytes)
+            ended_at = perf_counter()
+            done.set()
+
+        async with link(edge, model) as relay, device(relay) as (_, writer):
+            start = perf_counter()
+            writer.write(bytes(nbytes))
+            await done.wait()
+        assert relay.uplink.sent_bytes >= nbytes + 4 * HEADER_BYTES
+        return ended_at - start
+
+    times = [run(main()) for _ in range(3)]
+    assert min(times) >= predicted_s - 1e-6
+    assert statistics.median(times) < 1.9 * predicted_s

@@ -149,9 +149,10 @@ class _Flow:
         self._sink = sink
         self._pipe = pipe
         self._clock = asyncio.get_running_loop().time
+        self._air_s = 0.0
         self._sink_reads = asyncio.Event()
         self._sink_reads.set()
-        self._in_flight: asyncio.Queue[tuple[float, float, bytes | OSError]] = asyncio.Queue()
+        self._in_flight: asyncio.Queue[tuple[float, bytes | OSError]] = asyncio.Queue()
 
     async def take(self) -> None:
         """Put what the source sends on the link, and its end behind it: b"" for a half-close, or the error."""
@@ -170,24 +171,26 @@ class _Flow:
         """Book `data` on the link packet by packet, and its delivery in as few pieces as `_MERGE_S` allows."""
         now = self._clock()
         if isinstance(data, OSError) or not data:
-            self._book(self._pipe.send(now, 0), data)
+            self._in_flight.put_nowait((self._send(now, 0), data))
             return
         begin, first_s, last_s = 0, math.inf, -math.inf
         for at in range(0, len(data), PACKET_BYTES):
-            arrival_s = self._pipe.send(now, min(PACKET_BYTES, len(data) - at))
+            arrival_s = self._send(now, min(PACKET_BYTES, len(data) - at))
             if arrival_s > first_s + _MERGE_S:
-                self._book(last_s, data[begin:at])
+                self._in_flight.put_nowait((last_s, data[begin:at]))
                 begin, first_s = at, arrival_s
             first_s, last_s = min(first_s, arrival_s), arrival_s
-        self._book(last_s, data[begin:])
+        self._in_flight.put_nowait((last_s, data[begin:]))
 
-    def _book(self, deliver_at: float, data: bytes | OSError) -> None:
-        self._in_flight.put_nowait((deliver_at, deliver_at - self._pipe.free_at_s, data))
+    def _send(self, now: float, nbytes: int) -> float:
+        arrival_s = self._pipe.send(now, nbytes)
+        self._air_s = arrival_s - self._pipe.free_at_s
+        return arrival_s
 
     async def deliver(self) -> None:
         """Hand each piece to the sink at its time. A sink that does not read stops `take`."""
         while True:
-            deliver_at, air_s, data = await self._in_flight.get()
+            deliver_at, data = await self._in_flight.get()
             if (wait_s := deliver_at - self._clock()) > 0:
                 await asyncio.sleep(wait_s)
             if isinstance(data, OSError):
@@ -201,5 +204,5 @@ class _Flow:
                 await self._sink.drain()
                 self._sink_reads.set()
             except OSError:
-                await asyncio.sleep(air_s)  # the news travels back as slowly as all else
+                await asyncio.sleep(self._air_s)  # the news travels back as slowly as all else
                 raise

@@ -224,6 +224,6 @@ class NrPipe:
             self.payload_bytes += payload
             self.sent_bytes += on_wire
             self._arrival_s = max(self._arrival_s, self.mac.put(ready_s, on_wire) + self._after_s + self._offset_s)
-            self.free_at_s = max(now, self.mac.free_at_s + self._offset_s)
+        self.free_at_s = max(now, self.mac.free_at_s + self._offset_s)
         self._arrival_s = max(self._arrival_s, now + self._before_s + self._after_s)
         return self._arrival_s

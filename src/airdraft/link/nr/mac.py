@@ -119,10 +119,10 @@ class Mac:
     def _next_slot(self, settled_s: float) -> tuple[float, bool]:
         """The slot of the next transport block for data that is settled by then, and whether it had to be asked for."""
         after_last_s = self._sent_s[-1] + SLOT_S
+        del self._sent_s[: min(bisect_left(self._sent_s, settled_s), len(self._sent_s) - 1)]
         asks = self._scheduling.asks
         if asks is None:
             return self._slots.next_s(max(settled_s, after_last_s)), False
-        del self._sent_s[: min(bisect_left(self._sent_s, settled_s), len(self._sent_s) - 1)]
         report_s = self._sent_s[0]
         if report_s < settled_s:
             return self._slots.next_s(max(asks(settled_s), after_last_s)), True

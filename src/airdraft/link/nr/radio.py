@@ -121,7 +121,7 @@ class Channel:
         block = int(time_s / self._block_s) - self._first
         while block >= len(self._gains):
             self._draw()
-        return self._gains[max(0, block)]
+        return self._gains[block]
 
     def forget(self, time_s: float) -> None:
         """Nobody will ask again for what was before `time_s`."""
