@@ -94,6 +94,13 @@ def test_a_list_has_several_runs_and_finds_their_round_trips(tmp_path: Path) -> 
     assert {run.rtt_s and run.rtt_s.values for run in read(path)} == {(0.07, 0.08)}  # its namesake's, if there is one
 
 
+def test_times_far_from_0_keep_their_steps(tmp_path: Path) -> None:
+    (run,) = read(write(tmp_path / "late", "time_s,uplink_mbps\n1e9,1\n1000000000.5,2\n"))
+    assert run.uplink_bps.ends_s == (0.5, 1.0)
+    (run,) = read(write(tmp_path / "alone", "time_s,uplink_mbps\n1e300,1\n"))
+    assert run.uplink_bps.ends_s == (1.0,)
+
+
 def test_a_list_alone_has_no_round_trips(tmp_path: Path) -> None:
     (run,) = read(write(tmp_path / "alone.list", "Run 1\n1,2\n"))
     assert run.rtt_s is None
@@ -135,9 +142,9 @@ def test_round_trips_are_no_rates(tmp_path: Path) -> None:
 
 def test_a_trace_that_never_delivers_is_refused() -> None:
     dead, ends_dead = Series((1.0,), (0.0,)), Series((1.0, 2.0), (1e6, 0.0))
-    with pytest.raises(BadParameterError, match="no rate above 0"):
+    with pytest.raises(BadParameterError, match="no rate of 1 bit/s or more"):
         TraceLink(TraceRun("dead", dead))
-    with pytest.raises(BadParameterError, match="no rate above 0"):
+    with pytest.raises(BadParameterError, match="no rate of 1 bit/s or more"):
         TraceLink(TraceRun("half dead", Series((1.0,), (1e6,)), dead))
     TraceLink(TraceRun("an outage", ends_dead))
     with pytest.raises(BadParameterError, match="ends with a rate of 0"):

@@ -19,6 +19,8 @@ DOWNLINK_BPS = 100e6
 """Of a trace that has none."""
 RTT_S = 0.02
 """Of a trace that has none."""
+_LEAST_BPS = 1.0
+"""Slower than this is an outage: a trace that is nothing else would never deliver."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,11 @@ class TraceLink:
             check_rate("downlink_bps", self.downlink_bps)
         check_fixed(0.0 if self.rtt_s is None else self.rtt_s, self.header_bytes)
         for rates in filter(None, (self.run.uplink_bps, self.run.downlink_bps)):
-            if not any(rates.values):
-                raise BadParameterError(f"{self.run.name} has no rate above 0: nothing would ever arrive")
-            if not self.repeat and rates.values[-1] == 0:
+            if max(rates.values) < _LEAST_BPS:
+                raise BadParameterError(
+                    f"{self.run.name} has no rate of 1 bit/s or more: give one at which bytes arrive"
+                )
+            if not self.repeat and rates.values[-1] < _LEAST_BPS:
                 raise BadParameterError(f"{self.run.name} ends with a rate of 0 that would hold for ever: repeat it")
 
     def uplink(self) -> RatePipe:

@@ -12,6 +12,7 @@ from airdraft.errors import BadParameterError
 from airdraft.link.trace import Series, TraceRun
 
 _COLUMNS = ("time_s", "uplink_mbps", "downlink_mbps", "rtt_ms")
+_LEAST_STEP_S = 1e-6
 _LIST_INTERVAL_S = 0.1
 """Between the samples of a `.list`."""
 
@@ -56,9 +57,9 @@ def _numbers(where: str, words: Iterable[str]) -> list[float]:
 
 def _series(times_s: list[float], values: Iterable[float], scale: float) -> Series:
     """`scale` times the values, each from its time to the next; a single one for 1 s."""
-    last_s = times_s[-1] - times_s[-2] if len(times_s) > 1 else 1.0
-    ends_s = [*times_s[1:], times_s[-1] + last_s]
-    return Series(tuple(end_s - times_s[0] for end_s in ends_s), tuple(scale * value for value in values))
+    begins_s = [time_s - times_s[0] for time_s in times_s]
+    last_s = begins_s[-1] - begins_s[-2] if len(begins_s) > 1 else 1.0
+    return Series((*begins_s[1:], begins_s[-1] + last_s), tuple(scale * value for value in values))
 
 
 def _read_own(path: Path) -> TraceRun:
@@ -74,8 +75,10 @@ def _read_own(path: Path) -> TraceRun:
         row = _numbers(where, line.split(","))
         if len(row) != len(names):
             raise BadParameterError(f"{where}: {len(row)} values for {len(names)} columns; give one for each")
-        if rows and row[0] <= rows[-1][0]:
-            raise BadParameterError(f"{where}: time {row[0]:g} s is not after {rows[-1][0]:g} s; times must rise")
+        if rows and row[0] - rows[-1][0] < _LEAST_STEP_S:
+            raise BadParameterError(
+                f"{where}: time {row[0]:g} s is not after {rows[-1][0]:g} s; times must rise, by {_LEAST_STEP_S:g} s or more"
+            )
         rows.append(row)
     if not rows:
         raise BadParameterError(f"{path} has no values; give a line for each change of rate")
@@ -125,8 +128,7 @@ def _samples(run: _Run, scale: float) -> list[Series]:
 
 
 def _read_list(path: Path) -> list[TraceRun]:
-    kinds = path.absolute().parts
-    if "ping" in kinds[-4:-3]:
+    if path.absolute().parent.parent.parent.name == "ping":
         raise BadParameterError(f"{path} holds round trips; give the file of rates under throughput, which finds them")
     rtts = _rtts(path)
     found = []
@@ -140,9 +142,9 @@ def _read_list(path: Path) -> list[TraceRun]:
 
 def _rtts(path: Path) -> list[Series]:
     """The round trips measured in the scenario of a throughput file, if they lie where the data set keeps them."""
-    *above, kind, scenario, technology, name = path.absolute().parts
-    if kind != "throughput":
+    technology = path.absolute().parent
+    if technology.parent.parent.name != "throughput":
         return []
-    folder = Path(*above, "ping", scenario, technology)
-    files = [folder / name] if (folder / name).is_file() else sorted(folder.glob("*.list"))
+    folder = technology.parents[2] / "ping" / technology.parent.name / technology.name
+    files = [folder / path.name] if (folder / path.name).is_file() else sorted(folder.glob("*.list"))
     return [series for file in files[:1] for run in _runs(file) for series in _samples(run, 1e-3)]

@@ -119,20 +119,21 @@ class NrLink:
             ("outage_s", 0.0, 60.0, "a time from 0 to 60 s"),
         ):
             check_range(name, getattr(self, name), least, most, what)
-        check_range("distance_m", self.distance, 1.0, 10_000.0, "a distance from 1 to 10000 m")
+        check_range("distance_m", self._distance_m, 1.0, 10_000.0, "a distance from 1 to 10000 m")
         check_fixed(0.0, self.header_bytes)
         check_seed(self.seed)
-        for pattern_direction in "DU":
-            Slots(self.tdd, pattern_direction)
-        for direction, snr_db in (("uplink", self._uplink_snr_db(1, 0.0)), ("downlink", self._downlink_snr_db(1, 0.0))):
+        for letter in "DU":
+            Slots(self.tdd, letter)
+        snrs_db = self._uplink_snr_db(self.prbs, 0.0), self._downlink_snr_db(self.prbs, 0.0)
+        for direction, snr_db in zip(("uplink", "downlink"), snrs_db, strict=True):
             if snr_db < THRESHOLDS_DB[0]:
                 raise BadParameterError(
-                    f"the {direction} has a mean SNR of {snr_db:.1f} dB at {self.distance:g} m: the device is out of "
-                    "the cell; give a smaller distance or more power"
+                    f"the {direction} has a mean SNR of {snr_db:.1f} dB at {self._distance_m:g} m: the device is out of "
+                    "the cell; give a smaller distance, more power or fewer PRB"
                 )
 
     @property
-    def distance(self) -> float:
+    def _distance_m(self) -> float:
         """From device to antenna, in m."""
         return SCENARIOS[self.scenario].distance_m if self.distance_m is None else self.distance_m
 
@@ -167,14 +168,9 @@ class NrLink:
         scenario = SCENARIOS[self.scenario]
         correlation = math.exp(-self.speed_mps * block_s / scenario.correlation_m)
         channel = Channel(
-            block_s,
-            scenario.shadow_db,
-            correlation,
-            self.branches,
-            self.outage_interval_s,
-            self.outage_s,
+            block_s, scenario.shadow_db, correlation, self.branches, self.outage_interval_s, self.outage_s,
             rng.spawn(1)[0],
-        )
+        )  # fmt: skip
         scheduling = Scheduling(
             asks, self.prbs, min(self.first_prbs, self.prbs), self.most_mcs, self.prepare_s, self.grant_delay_s,
             self.decode_s, self.harq_delay_s, self.harq_transmissions, self.rlc_stall_s, self.csi_age_s,
@@ -194,7 +190,7 @@ class NrLink:
 
     @cached_property
     def _path_loss_db(self) -> float:
-        return path_loss_db(SCENARIOS[self.scenario], self.distance, self.frequency_ghz)
+        return path_loss_db(SCENARIOS[self.scenario], self._distance_m, self.frequency_ghz)
 
 
 class NrPipe:
