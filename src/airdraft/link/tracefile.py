@@ -77,7 +77,7 @@ def _read_own(path: Path) -> TraceRun:
             raise BadParameterError(f"{where}: {len(row)} values for {len(names)} columns; give one for each")
         if rows and row[0] - rows[-1][0] < _LEAST_STEP_S:
             raise BadParameterError(
-                f"{where}: time {row[0]:g} s is not after {rows[-1][0]:g} s; times must rise, by {_LEAST_STEP_S:g} s or more"
+                f"{where}: time {row[0]:g} s is not after {rows[-1][0]:g} s; times must rise by a microsecond or more"
             )
         rows.append(row)
     if not rows:

@@ -128,8 +128,8 @@ class NrLink:
         for direction, snr_db in zip(("uplink", "downlink"), snrs_db, strict=True):
             if snr_db < THRESHOLDS_DB[0]:
                 raise BadParameterError(
-                    f"the {direction} has a mean SNR of {snr_db:.1f} dB at {self._distance_m:g} m: the device is out of "
-                    "the cell; give a smaller distance, more power or fewer PRB"
+                    f"the {direction} has a mean SNR of {snr_db:.1f} dB at {self._distance_m:g} m: the device is out "
+                    "of the cell; give a smaller distance, more power or fewer PRB"
                 )
 
     @property
