@@ -91,6 +91,10 @@ class Connection(ABC):
         """A ping was answered. A place to learn from it."""
         return echo
 
+    def _filler(self) -> int:
+        """Bytes of filler in the next ping."""
+        return 0
+
     def _ping_every_s(self) -> float:
         """Seconds between pings."""
         return self.heartbeat_s
@@ -109,7 +113,7 @@ class Connection(ABC):
         if now >= self._heard + SILENCE * self.heartbeat_s:
             return [self.fail("silent", f"nothing was heard from the peer for {SILENCE * self.heartbeat_s:g} s")]
         if now >= self._pinged + self._ping_every_s():
-            self.ping(now)
+            self.ping(now, self._filler())
         return []
 
     def fail(self, code: str, message: str) -> Failed:

@@ -16,6 +16,8 @@ from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtoco
 
 __all__ = ["Counts", "DeviceMachine", "Request"]
 
+FILLER = 200
+"""Bytes by which some pings are longer than others."""
 PING_S = 2.0
 """Seconds between pings while texts are written: what is known of the link must not grow old."""
 
@@ -38,6 +40,8 @@ class DeviceMachine(Connection):
         self._sessions: dict[int, Session] = {}
         self._opened = 0
         self._greeted_s = now
+        self._long = False
+        self._curious = False  # whether a text has asked for anything to be measured
         self.estimator = Estimator()
         """What is known of the models' and the link's speed."""
         self._send(hello)
@@ -83,6 +87,9 @@ class DeviceMachine(Connection):
             )
         self._sessions[session.number] = session
         self._send(message)
+        if session.curious and not self._curious:  # the prompt was long, this is short: together they tell the rate
+            self._curious = True
+            self.ping(now)
         return session.number, session.advance()
 
     def latest(self, forward: Forward) -> Forward:
@@ -110,6 +117,11 @@ class DeviceMachine(Connection):
         """Ask the edge how fast it is, if it could not say so yet."""
         if not self.verify_s and not self._pings:
             self.ping(self._now)
+
+    def _filler(self) -> int:
+        # Every other one is longer, so that a rate shows.
+        self._long = not self._long
+        return FILLER if self._curious and self._long else 0
 
     def _ping_every_s(self) -> float:
         curious = any(session.curious for session in self._sessions.values())

@@ -334,6 +334,7 @@ class _Session:
         end = message.start + message.count
         if message.recovered is not None or end > min(self._end - 1, len(self._tokens) + REACH * self._max_draft):
             raise RemoteProtocolError("state", f"drafts up to position {end} are beyond what may be drafted")
+        self._seq = message.seq
         self._tail.offer(message.start, message.digest, drafts)
         return self._go_on()
 
@@ -416,7 +417,9 @@ class _Session:
 
     def _streamed(self, start: int, ruling: schemes.Ruling) -> list[Event]:
         last = () if ruling.token is None else (ruling.token,)
-        self._machine._send(Tokens(self._number, start, last, self._tail.digest, ruling.accepted, len(self._drafts)))
+        self._machine._send(
+            Tokens(self._number, start, last, self._tail.digest, ruling.accepted, len(self._drafts), self._seq)
+        )
         if self._over():
             self._state = State.DONE
             return []

@@ -172,6 +172,8 @@ class Tokens(Message, tag=9, frozen=True):
     """`stream`: the first so many tokens are the device's own drafts, and are not repeated here."""
     drafted: Count = 0
     """`stream`: how many drafts the forward verified; 0 when the edge raced."""
+    seq: Count = 0
+    """`stream`: the last `Draft` that has arrived, dead or alive."""
 
 
 class Close(Message, tag=10, frozen=True):

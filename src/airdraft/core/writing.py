@@ -56,6 +56,8 @@ DRAFT_HEADER = 80
 """Most bytes of a `Draft` message around its body."""
 DRAFT_BYTES, VERDICT_BYTES = 19, 14
 """What the two take apart from their bodies, nearly: good enough to learn the link's rate from."""
+QUEUE = 2
+"""Drafts of a stream that may wait for the uplink."""
 REVIEW_S = 0.25
 """Seconds after which the policy is asked again, at the next commit."""
 
@@ -161,7 +163,7 @@ class Session:
         self._drafts: list[Drafted] = []
         self._recovered: int | None = None
         self._rejected: Drafted | None = None
-        self._seq = 0
+        self._seq = self._heard = 0  # the last draft that was sent, and that the edge is known to have
         self._opened = False
         self._answers_due = 1  # `Opened`s: the answers to `Open` and to every `Switch`
         self._opened_s = self._sent_s = machine._now
@@ -229,7 +231,8 @@ class Session:
         ended = len(self._tokens) > self._committed and self._tokens[-1] in self._eos
         more = len(self._tokens) < end and not ended
         unsent = len(self._tokens) - self._sent
-        if unsent and (not more or unsent >= (self._mode.first if self._fresh else self._mode.then)):
+        enough = self._mode.first if self._fresh else self._mode.then
+        if unsent and (not more or unsent >= enough) and (self._fresh or not self._congested()):
             drafts = [Drafted(token) for token in self._tokens[self._sent :]]
             self._send_drafts(self._sent, self._sent_digest.value, drafts)
             self._sent_digest.extend(self._tokens[self._sent :])
@@ -238,6 +241,16 @@ class Session:
         if self._committed >= self._draft_end and self._scheme.race == "off":
             self._apply(Mode("server", 0))  # the draft model holds no more: from here on the edge writes alone
         return self._ask() if more and self._asked is None else []
+
+    def _congested(self) -> bool:
+        """Whether drafts pile up before the uplink: more of them wait for the edge's word than a free one would leave.
+
+        Then they are better kept and sent together, once the edge has heard of the others. The first packet of a branch
+        always goes, so the edge has always something to answer.
+        """
+        facts = self._facts
+        answered_s = facts.rtt_s + 2 * facts.verify_s
+        return self._seq - self._heard > QUEUE + answered_s / (self._mode.then * facts.draft_s)
 
     def _ask(self) -> list[Event]:
         if self._asked is not None:
@@ -347,6 +360,9 @@ class Session:
         accepted = self._tokens[self._committed : self._committed + message.accepted]
         if len(accepted) < message.accepted or message.accepted > message.drafted:
             raise RemoteProtocolError("state", "the edge accepted drafts that were never made")
+        if not self._heard <= message.seq <= self._seq:
+            raise RemoteProtocolError("state", "the edge has heard of drafts that were never sent")
+        self._heard = message.seq
         tokens = [*accepted, *message.tokens]
         if not tokens:
             raise RemoteProtocolError("state", "the edge committed nothing")
@@ -418,7 +434,7 @@ class Session:
     def _review(self) -> None:
         """Ask the policy again, if the last time was a while ago."""
         now = self._machine._now
-        if now - self._reviewed_s >= REVIEW_S:
+        if self.curious and now - self._reviewed_s >= REVIEW_S:
             self._reviewed_s = now
             self._facts = self._machine.estimator.facts()
             self._apply(self._policy.choose(self._facts, now))

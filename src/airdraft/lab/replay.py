@@ -33,18 +33,20 @@ class Blank:
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
-        self._row = np.zeros(1, np.float32)
+        self._rows: dict[int, FloatArray] = {}
 
     def new_cache(self) -> list[int]:
         """The number of cached positions, so that a machine that loses count is found out."""
         return [0]
 
     def forward(self, cache: Any, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-        """See `LanguageModel.forward`. All rows share one zero."""
+        """See `LanguageModel.forward`. All entries are one zero."""
         if keep > cache[0] or not tokens or rows > len(tokens):
             raise ModelError(f"a forward keeps {keep} of {cache[0]} positions and asks {rows} rows of {len(tokens)}")
         cache[0] = keep + len(tokens)
-        return np.broadcast_to(self._row, (rows, self.vocab_size))
+        if rows not in self._rows:
+            self._rows[rows] = np.broadcast_to(np.zeros(1, np.float32), (rows, self.vocab_size))
+        return self._rows[rows]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -67,6 +68,7 @@ class _Side:
         self.free_s = 0.0
         self.busy_s = 0.0
         self.sending_s = 0.0
+        self.deadline_s = math.inf
 
 
 class Virtual:
@@ -94,6 +96,7 @@ class Virtual:
         self._todo: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._text: VirtualText | None = None
+        self._flush(self._edge)
         self._flush(self._device)
         self._run(lambda: device.ready)
 
@@ -128,16 +131,14 @@ class Virtual:
         return text
 
     def _run(self, done: Callable[[], bool]) -> None:
-        sides = (self._device, self._edge)
         while not done():
-            deadlines = [side.machine.deadline() for side in sides]
-            tick_s = min((at for at in deadlines if at is not None), default=None)
-            if self._todo and (tick_s is None or self._todo[0][0] <= tick_s):
+            tick_s = min(self._device.deadline_s, self._edge.deadline_s)
+            if self._todo and self._todo[0][0] <= tick_s:
                 self.now, _, act, given = heapq.heappop(self._todo)
                 act(*given)
-            elif tick_s is not None:
+            elif tick_s < math.inf:
                 self.now = max(self.now, tick_s)
-                for side in sides:
+                for side in (self._device, self._edge):
                     self._serve(side, side.machine.tick(self.now))
             else:
                 raise LinkError("both machines are idle and the text is not done")
@@ -185,6 +186,8 @@ class Virtual:
 
     def _flush(self, side: _Side) -> None:
         data = side.machine.take()
+        deadline_s = side.machine.deadline()
+        side.deadline_s = math.inf if deadline_s is None else deadline_s
         if not data:
             return
         other = self._edge if side is self._device else self._device

@@ -52,6 +52,7 @@ class Steady:
         """See `Policy.choose`."""
         if self._mode.scheme == "server" or self._mode.length:
             return self._mode
+        facts = facts.rounded()
         if self._mode.scheme == "stream":
             return predict.best_stream(facts, self._wire, self._mode.race, self._max_window).mode
         return predict.best_rounds(facts, self._wire, self._max_window).mode
@@ -93,8 +94,8 @@ class Auto:
     """The way that is predicted to be fastest, without changing it for little or for a moment.
 
     The present way (a scheme and race policy) is left once another has been predicted `margin` faster for `dwell_s`, or
-    once `server` has been no slower for as long. Draft length, window and packets follow the facts at once: changing
-    them costs nothing.
+    once `server` has been no slower for as long: not at once, for drafting costs nothing while the prompt is read. Draft
+    length, window and packets follow the facts at once: changing them costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
     """
@@ -104,7 +105,7 @@ class Auto:
         vocab_size: int,
         choices: Sequence[str] = ("server", "coupled", "stream"),
         *,
-        races: Sequence[str] = ("always",),
+        races: Sequence[str] = ("always", "off"),
         k: int = 64,
         bits: int = 16,
         header_bytes: int = 40,
@@ -126,9 +127,11 @@ class Auto:
 
     def choose(self, facts: Facts, now: float) -> Mode:
         """See `Policy.choose`."""
-        found = predictions(facts, self._wires, self._races, self._max_window, self._rounds)
+        found = predictions(facts.rounded(), self._wires, self._races, self._max_window, self._rounds)
         best = preferred(found)
-        present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
+        # Speed is predicted for the long run. At first the device drafts while the edge still reads the prompt.
+        first = max(found, key=lambda each: each.tokens_per_s * (1 + NEAR * (each.mode.scheme == "stream")))
+        present = next((each for each in found if self._present and _way(each) == _way(self._present)), first)
         if self._worth_it(best, present):
             self._better_since = now if self._better_since is None else self._better_since
             if now - self._better_since >= self._dwell_s:
@@ -153,8 +156,9 @@ class Auto:
         if self._runner_up is None:
             return f"{line}, the only choice"
         other = self._runner_up
-        return f"{line}, {other.tokens_per_s:.1f} with {other.mode.scheme}; limited by {self._present.bottleneck}"
+        return f"{line}, {other.tokens_per_s:.1f} with {'/'.join(_way(other))}; limited by {self._present.bottleneck}"
 
 
-def _way(prediction: Prediction) -> tuple[str, str]:
-    return prediction.mode.scheme, prediction.mode.race
+def _way(prediction: Prediction) -> tuple[str, ...]:
+    mode = prediction.mode
+    return (mode.scheme, mode.race) if mode.scheme == "stream" else (mode.scheme,)

@@ -101,7 +101,7 @@ def _slopes(seen: np.ndarray) -> tuple[float, float]:
     """
     slopes = [0.0, 0.0]
     columns = [column for column in (1, 2) if np.ptp(seen[:, column]) >= _SPREAD_BYTES]
-    while columns and len(seen) > 2 + len(columns):
+    while columns and len(seen) > 1 + len(columns):
         design = np.column_stack([np.ones(len(seen)), seen[:, columns]])
         weights = np.ones(len(seen))
         for _ in range(20):

@@ -54,6 +54,21 @@ class Facts:
         if not 0 <= self.acceptance <= 1:
             raise BadParameterError(f"acceptance is {self.acceptance:g}; give a probability, 0 to 1")
 
+    def rounded(self) -> Facts:
+        """The same to two digits, acceptance to 0.02: near enough, and what was predicted once may serve again."""
+        return Facts(
+            draft_s=_two_digits(self.draft_s),
+            verify_s=_two_digits(self.verify_s),
+            rtt_s=_two_digits(self.rtt_s),
+            uplink_bps=_two_digits(self.uplink_bps),
+            downlink_bps=_two_digits(self.downlink_bps),
+            acceptance=round(50 * self.acceptance) / 50,
+        )
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")
+
 
 @dataclass(frozen=True)
 class Wire:

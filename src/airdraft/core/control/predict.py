@@ -101,6 +101,7 @@ def stream(facts: Facts, wire: Wire, race: str, window: int, first: int = 1, the
     )
 
 
+@functools.lru_cache(maxsize=4096)  # takes milliseconds, and facts come back, see `Facts.rounded`
 def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT) -> Prediction:
     """Packets that do not flood the uplink, and the smallest window of at most `max_window` that is as good as any."""
 

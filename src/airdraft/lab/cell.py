@@ -1,0 +1,148 @@
+"""One cell of the laboratory: a recording, replayed under one scheme over one link at one compute speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from airdraft.core.control import predict
+from airdraft.core.control.auto import Auto, Policy
+from airdraft.core.control.course import MAX_DRAFT
+from airdraft.core.control.facts import Facts, wire
+from airdraft.core.device import Counts, DeviceMachine, Request
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.messages import VERSION, Hello, SchemeSpec
+from airdraft.lab.record import Recording
+from airdraft.lab.replay import Blank, Replay
+from airdraft.link.base import LinkModel
+from airdraft.link.const import ConstLink
+from airdraft.sim.virtual import Compute, Span, Virtual, VirtualText
+
+BUSY = 0.85
+"""A resource at work for so much of the time is what limits a cell; if none is, it is the round trip."""
+
+ROUNDS = ("dense", "topk", "split", "coupled")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where texts are written."""
+
+    link: LinkModel
+    compute: Compute
+
+
+def constant(
+    rtt_ms: float, uplink_mbps: float, draft_ms: float, verify_ms: float, downlink_mbps: float = 100.0
+) -> Setting:
+    """A link that never changes."""
+    link = ConstLink(uplink_mbps * 1e6, downlink_mbps * 1e6, rtt_ms / 1e3)
+    return Setting(link, Compute(draft_ms / 1e3, verify_ms / 1e3))
+
+
+@dataclass
+class Result:
+    """What a scheme did there. Times are virtual."""
+
+    scheme: str
+    length: int | None
+    """Draft length, for schemes with rounds."""
+    seconds: float = 0.0
+    counts: Counts = field(default_factory=Counts)
+    uplink_bytes: int = 0
+    """Every header included."""
+    downlink_bytes: int = 0
+    identical: bool = True
+    """Whether every text was the recorded one."""
+    bottleneck: str = ""
+    waits_s: list[float] = field(default_factory=list)
+    """For each token, how long after its predecessor the device had it; the first of a text counts from its start."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Committed tokens by the time of their texts."""
+        return self.counts.committed / self.seconds
+
+
+def run(
+    recording: Recording,
+    setting: Setting,
+    spec: SchemeSpec,
+    *,
+    length: int | None = None,
+    policy: Callable[[], Policy] | None = None,
+    label: str = "",
+    oracle: bool = False,
+    spans: list[Span] | None = None,
+    until_s: float = math.inf,
+) -> Result:
+    """Write the recorded texts, one after another over one connection, again from the first until `until_s`.
+
+    Without `length` the device finds draft length, window and packets by what it measures; with `policy`, which makes
+    one for each text, the scheme as well. The edge is one in service: it knows how long its forwards take.
+    """
+    replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
+    device = DeviceMachine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
+    target = Target("lab", "target", bytes(16), vocab, Blank.max_context, ())
+    edge = EdgeMachine(target, Limits(), 0.0, setting.compute.verify_s, replay.make)
+    world = Virtual(device, edge, Blank(vocab), Blank(vocab), setting.link, setting.compute, spans)
+    result = Result(label or spec.name, length)
+    began_s, before, busy = world.now, world.sent_bytes, world.busy_s
+    while True:
+        for at, text in enumerate(recording.texts):
+            prompt, tokens = [0] * text.prompt_length, text.tokens
+            request = Request(
+                prompt, spec, recording.params, at, len(tokens), length, counts=result.counts,
+                policy=policy() if policy else None,
+            )  # fmt: skip
+            written = world.write(request)
+            result.identical &= written.tokens == tokens
+            result.seconds += written.ended_s - written.began_s
+            result.waits_s += _waits(written)
+            if until_s < world.now:
+                break
+        if not world.now < until_s < math.inf:
+            break
+    result.uplink_bytes, result.downlink_bytes = (
+        after - first for after, first in zip(world.sent_bytes, before, strict=True)
+    )
+    result.bottleneck = _bottleneck({name: world.busy_s[name] - busy[name] for name in busy}, world.now - began_s)
+    return result
+
+
+def _waits(text: VirtualText) -> list[float]:
+    """A commit's first token waited for the link; the others came with it."""
+    waits, last_s = [], text.began_s
+    for at_s, event in text.commits:
+        waits += [at_s - last_s, *[0.0] * (len(event.tokens) - 1)]
+        last_s = at_s
+    return waits
+
+
+def _bottleneck(busy_s: dict[str, float], seconds: float) -> str:
+    most = max(busy_s, key=lambda name: busy_s[name])
+    return most if busy_s[most] >= BUSY * seconds else "round trip"
+
+
+def best_rounds(recording: Recording, setting: Setting, spec: SchemeSpec, facts: Facts) -> Result:
+    """A scheme with rounds at the draft length that is best here: found by walking from the predicted one."""
+    predicted = predict.best_rounds(facts, wire(spec.name, recording.vocab_size, spec.k, spec.bits)).mode.length
+    tried: dict[int, Result] = {}
+
+    def speed(length: int) -> float:
+        if length not in tried:
+            tried[length] = run(recording, setting, spec, length=length)
+        return tried[length].tokens_per_s
+
+    best = predicted
+    for step in (1, -1):
+        while 1 <= best + step <= MAX_DRAFT and speed(best + step) > speed(best):
+            best += step
+    speed(best)
+    return max(tried.values(), key=lambda result: result.tokens_per_s)
+
+
+def auto(vocab_size: int, spec: SchemeSpec) -> Callable[[], Policy]:
+    """What makes the policy that chooses by itself."""
+    return lambda: Auto(vocab_size, k=spec.k, bits=spec.bits)

@@ -1,0 +1,192 @@
+"""The grid: every scheme in every cell of RTT x uplink x compute x agreement, and what is claimed of all cells."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from statistics import geometric_mean
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from airdraft.core.control.facts import Facts
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams
+from airdraft.lab.cell import ROUNDS, Result, auto, best_rounds, constant, run
+from airdraft.lab.record import Recording, prompts, record, synthetic
+from airdraft.lab.results import Claim, Row
+from airdraft.link.base import HEADER_BYTES
+from airdraft.models.folder import load
+
+RTT_MS = (5.0, 20.0, 50.0, 100.0, 200.0)
+UPLINK_MBPS = (0.05, 0.5, 5.0, 50.0)
+DOWNLINK_MBPS = 100.0
+COMPUTE_MS = ((5.0, 30.0), (15.0, 30.0), (10.0, 60.0), (30.0, 30.0))
+"""(a forward of the draft, a forward of the target)."""
+TEMPERATURES = (0.0, 0.7, 1.0)
+ACCEPTANCE = (0.6, 0.75, 0.9)
+"""Of synthetic agreement."""
+
+TEXTS, TOKENS = 4, 128
+"""Texts a cell, and most tokens of one."""
+EXACT = ("server", "dense", "topk", "split", "coupled", "stream/off", "stream/idle", "stream/always")
+"""`auto` is held against the best of these."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where everything but the scheme is fixed."""
+
+    rtt_ms: float
+    uplink_mbps: float
+    draft_ms: float
+    verify_ms: float
+    agreement: str
+
+
+def recordings(texts: int = TEXTS, tokens: int = TOKENS) -> list[Recording]:
+    """The shipped pair at each temperature, and synthetic agreement. Takes seconds."""
+    (draft, tokenizer), (target, _) = load("draft"), load("target")
+    found = []
+    for temperature in TEMPERATURES:
+        params, name = SamplingParams(temperature), f"pair T={temperature:g}"
+        recorded = record(draft, target, prompts(6 * texts), params, tokens, 1, tokenizer.vocab_size, name)
+        # Many texts of a small model end early; long ones say more about a link.
+        longest = sorted(recorded.texts, key=lambda text: -len(text.tokens))[:texts]
+        found.append(structs.replace(recorded, texts=longest))
+    found += [synthetic(rate, texts, tokens, 1, tokenizer.vocab_size) for rate in ACCEPTANCE]
+    return found
+
+
+def cells(agreements: Iterable[str]) -> list[Cell]:
+    """All of them."""
+    product = itertools.product(agreements, COMPUTE_MS, RTT_MS, UPLINK_MBPS)
+    return [Cell(rtt, uplink, draft, verify, name) for name, (draft, verify), rtt, uplink in product]
+
+
+def rows(cell: Cell, recording: Recording) -> list[Row]:
+    """Every scheme in one cell; those with rounds at their best draft length, `stream/off` at its best window."""
+    setting = constant(cell.rtt_ms, cell.uplink_mbps, cell.draft_ms, cell.verify_ms, DOWNLINK_MBPS)
+    found = [run(recording, setting, SchemeSpec("server"))]
+    for name in ROUNDS:
+        spec = SchemeSpec(name)
+        found.append(best_rounds(recording, setting, spec, _facts(cell, recording, name)))
+    for race in ("off", "idle", "always"):
+        spec = SchemeSpec("stream", race=race)
+        tried = [run(recording, setting, spec, label=f"stream/{race}")]
+        if race == "off":
+            tried.append(run(recording, setting, spec, label=f"stream/{race}", length=1))
+        found.append(max(tried, key=lambda result: result.tokens_per_s))
+    spec = SchemeSpec("stream")
+    found.append(run(recording, setting, spec, label="auto", policy=auto(recording.vocab_size, spec)))
+    found.append(run(recording, setting, spec, label="oracle", oracle=True))
+    device = Row(
+        **structs_of(cell), scheme="device", length=None, tokens_per_s=1e3 / cell.draft_ms,
+        target_forwards_per_token=0.0, uplink_bits_per_token=0.0, downlink_bits_per_token=0.0, exact=False,
+        bottleneck="draft",
+    )  # fmt: skip
+    return [*(_row(cell, result) for result in found), device]
+
+
+def structs_of(cell: Cell) -> dict[str, Any]:
+    """The cell's fields, for a row or for JSON."""
+    return {name: getattr(cell, name) for name in Cell.__dataclass_fields__}
+
+
+def _facts(cell: Cell, recording: Recording, scheme: str) -> Facts:
+    acceptance = recording.acceptance
+    if scheme != "coupled":
+        chances = [text.accept_topk if scheme == "topk" else text.accept for text in recording.texts]
+        acceptance = sum(map(sum, chances)) / recording.length
+    return Facts(
+        cell.draft_ms / 1e3, cell.verify_ms / 1e3, cell.rtt_ms / 1e3, cell.uplink_mbps * 1e6, DOWNLINK_MBPS * 1e6,
+        min(1.0, acceptance),
+    )  # fmt: skip
+
+
+def _row(cell: Cell, result: Result) -> Row:
+    tokens = result.counts.committed
+    return Row(
+        **structs_of(cell),
+        scheme=result.scheme,  # type: ignore[arg-type]
+        length=result.length,
+        tokens_per_s=result.tokens_per_s,
+        target_forwards_per_token=result.counts.forwards / tokens,
+        uplink_bits_per_token=8 * result.uplink_bytes / tokens,
+        downlink_bits_per_token=8 * result.downlink_bytes / tokens,
+        exact=result.identical and result.scheme != "oracle",
+        bottleneck=result.bottleneck,
+    )
+
+
+def run_grid(
+    recorded: Sequence[Recording], jobs: int, on_cell: Callable[[int, int], None] = lambda done, of: None
+) -> list[Row]:
+    """Every cell, in `jobs` processes. `on_cell` is told how many are done."""
+    by_name = {recording.name: recording for recording in recorded}
+    todo = cells(by_name)
+    found: list[Row] = []
+    with ProcessPoolExecutor(jobs) as pool:
+        for done, cell_rows in enumerate(pool.map(rows, todo, [by_name[cell.agreement] for cell in todo], chunksize=4)):
+            found += cell_rows
+            on_cell(done + 1, len(todo))
+    return found
+
+
+def claims(found: Sequence[Row]) -> list[Claim]:
+    """What is claimed of every cell, and the worst cell of each."""
+    grouped = by_cell(found)
+
+    def worst(claim: str, bar: float, ratio: Callable[[dict[str, float]], float]) -> Claim:
+        cell = min(grouped, key=lambda cell: ratio(grouped[cell]))
+        least = ratio(grouped[cell])
+        return Claim(claim, bar, least, least >= bar, structs_of(cell) | grouped[cell])
+
+    best = "the best exact scheme"
+    return [
+        worst("stream/always against server", 0.99, lambda speed: speed["stream/always"] / speed["server"]),
+        worst(f"auto against {best}", 0.97, lambda speed: speed["auto"] / max(speed[name] for name in EXACT)),
+        worst("stream/off against coupled", 1.0, lambda speed: speed["stream/off"] / speed["coupled"]),
+    ]
+
+
+def by_cell(found: Iterable[Row]) -> dict[Cell, dict[str, float]]:
+    """Tokens/s of every scheme in every cell."""
+    grouped: dict[Cell, dict[str, float]] = {}
+    for row in found:
+        cell = Cell(*(getattr(row, name) for name in Cell.__dataclass_fields__))
+        grouped.setdefault(cell, {})[row.scheme] = row.tokens_per_s
+    return grouped
+
+
+def means(found: Iterable[Row]) -> dict[str, float]:
+    """Geometric means over all cells of auto's speed by that of each other exact scheme."""
+    grouped = list(by_cell(found).values())
+    return {name: geometric_mean(speed["auto"] / speed[name] for speed in grouped) for name in EXACT}
+
+
+def unheld(found: Iterable[Row]) -> list[Row]:
+    """Rows of exact schemes whose texts were not the target's. There must be none."""
+    return [row for row in found if not row.exact and row.scheme not in ("device", "oracle")]
+
+
+def record_of(recorded: Sequence[Recording], found: Sequence[Row]) -> dict[str, Any]:
+    """What `--json` writes."""
+    return {
+        "simulated": True,
+        "texts": TEXTS,
+        "max_tokens": TOKENS,
+        "downlink_mbps": DOWNLINK_MBPS,
+        "header_bytes": HEADER_BYTES,
+        "agreements": [
+            {"name": each.name, "tokens": each.length, "acceptance": each.acceptance, "near_ties": each.near_ties}
+            for each in recorded
+        ],
+        "rows": msgspec.to_builtins(found),
+        "claims": msgspec.to_builtins(claims(found)),
+        "means": {name: mean for name, mean in means(found).items() if not math.isnan(mean)},
+    }
