@@ -65,6 +65,7 @@ class _Side:
         self.model = model
         self.pipe = pipe
         self.caches: dict[int, Any] = {}
+        self.ended: set[int] = set()  # sessions whose forward under way is for nobody
         self.free_s = 0.0
         self.busy_s = 0.0
         self.sending_s = 0.0
@@ -157,6 +158,7 @@ class Virtual:
                 raise RefusedError(event.code, event.message)
             elif isinstance(event, Finished) and side is self._edge:
                 side.caches.pop(event.session, None)
+                side.ended.add(event.session)
             elif side is self._device and self._text is not None:
                 if isinstance(event, Committed):
                     self._text.commits.append((self.now, event))
@@ -169,6 +171,8 @@ class Virtual:
         if side.free_s > self.now:  # another took the turn
             self._at(side.free_s, self._start, side, forward)
             return
+        if forward.session in side.ended:
+            return
         forward = side.machine.latest(forward)
         took_s = self._compute.draft_s if side is self._device else self._compute.verify_s
         side.free_s = self.now + took_s
@@ -178,6 +182,8 @@ class Virtual:
         self._at(side.free_s, self._finish, side, forward)
 
     def _finish(self, side: _Side, forward: Forward) -> None:
+        if forward.session in side.ended:
+            return
         cache = side.caches.get(forward.session)
         if cache is None:
             cache = side.caches[forward.session] = side.model.new_cache()
