@@ -24,10 +24,10 @@ def table(results: dict[str, Any]) -> str:
     emulated = f"{up} Mbit/s up, {down} down, {link['rtt_ms']:g} ms RTT"
     lines = [
         f"`airdraft demo`: {len(results['prompts'])} texts of at most {results['max_tokens']} tokens, temperature "
-        f"{params['temperature']:g}, draft length {results['draft_length']}; emulated link, {emulated}; "
-        f"compute {compute}.",
+        f"{params['temperature']:g}, draft length {results['draft_length']} where there are rounds; emulated link, "
+        f"{emulated}; compute {compute}.",
         "",
-        "| scheme | tokens/s | acceptance | tokens/round | up bits/token | down bits/token | the target's own text? |",
+        "| scheme | tokens/s | acceptance | tokens/forward | up bits/token | down bits/token | the target's text? |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in results["rows"]:

@@ -79,6 +79,10 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("run", "x", "--edge", "ws://a\n..b:1"), "is no address", "ws://HOST:PORT"),
         (("run", "x", "--edge", "http://127.0.0.1:1"), "is no address", "ws://HOST:PORT"),
         (("run", "x", "--edge", "ws://h:1", "--rtt-ms", "9"), "--edge and an emulated link", "airdraft link --to"),
+        (("run", "x", "--scheme", "nope"), "scheme 'nope'", "split, coupled, stream, auto"),
+        (("run", "x", "--draft-length", "3"), "--draft-length is given, and auto", "name a --scheme"),
+        (("plan", "--probe", "nonsense"), "'nonsense' is no address", "ws://HOST:PORT"),
+        (("plan", "--probe", "ws://h:1", "--draft", "nope"), "no model 'nope'", "hub id"),
         (("edge", "--max-draft", "0"), "--max-draft", "at least 1"),
         (("demo", "--json", "no/such/folder.json"), "no/such/folder.json cannot be written", "make it"),
         (("demo", "--svg", "no/such/folder.svg"), "no/such/folder.svg cannot be written", "make it"),
@@ -93,11 +97,14 @@ def test_a_mistake_found_here(mistake: Run, words: tuple[str, ...], thing: str, 
 @pytest.mark.parametrize(
     ("words", "thing", "remedy"),
     [
-        (("--scheme", "nope"), "scheme 'nope'", "one of server, dense, topk, split, coupled"),
         (("--seed", "-1"), "seed is -1", "from 0 to 2^63 - 1"),
         (("--seed", str(1 << 63)), f"seed is {1 << 63}", "from 0 to 2^63 - 1"),
         (("--max-tokens", "0"), "max-tokens", "at least 1"),
-        (("--draft-length", "-1"), "draft-length", "at least 0"),
+        (("--scheme", "stream", "--draft-length", "-1"), "draft-length", "at least 0"),
+        (("--scheme", "coupled", "--draft-length", "-1"), "draft-length", "at least 0"),
+        (("--race", "nope"), "race is 'nope'", "off, idle, always"),
+        (("--scheme", "stream", "--race", "nope"), "race is 'nope'", "off, idle, always"),
+        (("--k", "0"), "k is 0", "at least 1"),
         (("--scheme", "topk", "--k", "0"), "k is 0", "at least 1"),
         (("--scheme", "split", "--bits", "25"), "bits is 25", "1 to 24"),
         (("--scheme", "split", "--downlink", "nope"), "downlink is 'nope'", "row or candidates"),
@@ -221,7 +228,7 @@ def test_usage_errors_are_typers(words: tuple[str, ...], capfd: pytest.CaptureFi
     assert "Usage: " in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("words", [(), ("demo",), ("run",), ("edge",), ("link",)])
+@pytest.mark.parametrize("words", [(), ("demo",), ("run",), ("edge",), ("link",), ("plan",)])
 def test_help_fits_80_columns(words: tuple[str, ...], capfd: pytest.CaptureFixture[str],
                               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setenv("COLUMNS", "80")

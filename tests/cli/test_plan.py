@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
 import pytest
 
 from airdraft import cli
+from airdraft.models.folder import load
 
 NAMES = ["server", "dense", "topk", "split", "coupled", "stream", "stream"]
 
@@ -46,6 +48,7 @@ def test_json_holds_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         monkeypatch, capsys, "--uplink-mbps", "inf", "--rtt-ms", "50", "--draft-ms", "5", "--acceptance", "0.8"
     )
     assert found["predicted"] is True
+    assert found["measured"] == {}
     assert found["facts"] == {"draft_s": 0.005, "verify_s": 0.03, "rtt_s": 0.05, "uplink_bps": None,
                               "downlink_bps": 100e6, "acceptance": 0.8}  # fmt: skip
     by_name = {(row["scheme"], row["race"]): row for row in found["rows"]}
@@ -71,6 +74,31 @@ def test_options_of_schemes_count(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     few, many = (rows(monkeypatch, capsys, "--k", k)["rows"][2] for k in ("4", "256"))
     assert few["scheme"] == many["scheme"] == "topk"
     assert few["uplink_bits_per_token"] < many["uplink_bits_per_token"]
+
+
+def test_what_is_not_given_is_measured(
+    edge: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = rows(monkeypatch, capsys, "--probe", edge, "--rtt-ms", "50", "--downlink-mbps", "8")
+    assert set(found["measured"]) == {"uplink_mbps", "draft_ms", "verify_ms", "vocab_size"}
+    facts, measured = found["facts"], found["measured"]
+    assert (facts["rtt_s"], facts["downlink_bps"]) == (0.05, 8e6)
+    assert facts["draft_s"] == pytest.approx(measured["draft_ms"] / 1e3)
+    assert facts["verify_s"] == pytest.approx(measured["verify_ms"] / 1e3)
+    assert 0 < facts["draft_s"] < 1
+    assert 0 < facts["verify_s"] < 1
+    assert measured["vocab_size"] == load("draft")[1].vocab_size
+
+
+def test_the_measured_figures_are_shown_before_the_plan(
+    edge: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, _, code = say(monkeypatch, capsys, "--probe", edge, "--uplink-mbps", "5", "--draft-ms", "12")
+    assert code == 0
+    measured, predicted = " ".join(shown.split()).split("Predicted, not measured: ")
+    assert re.fullmatch(rf"Measured, {edge}: \S+ down, \S+ ms RTT, target \S+ ms\. ", measured)
+    assert predicted.startswith("5 Mbit/s up, ")
+    assert "draft 12 ms" in predicted
 
 
 @pytest.mark.parametrize(

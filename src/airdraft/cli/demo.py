@@ -24,7 +24,9 @@ def demo(
     uplink_mbps: options.Uplink = 20.0,
     downlink_mbps: options.DownlinkRate = 100.0,
     rtt_ms: options.Rtt = 20.0,
-    draft_length: options.DraftLength = 3,
+    draft_length: Annotated[
+        int, typer.Option(help="Tokens drafted in a round (γ), where there are rounds.", rich_help_panel="Scheme")
+    ] = 3,
     k: options.K = 64,
     bits: options.Bits = 16,
     downlink: options.Downlink = "row",
@@ -33,8 +35,8 @@ def demo(
     top_p: options.TopP = 1.0,
     min_p: options.MinP = 0.0,
     seed: options.Seed = 0,
-    max_tokens: options.MaxTokens = 96,
-    trials: Annotated[int, typer.Option(help="Texts per conformance test.", min=100)] = 2000,
+    max_tokens: options.MaxTokens = 80,
+    trials: Annotated[int, typer.Option(help="Texts per conformance test.", min=100)] = 1000,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")] = None,
     svg: Annotated[Path | None, typer.Option(help="Also draw what is shown to this file.")] = None,
     no_color: options.NoColor = False,

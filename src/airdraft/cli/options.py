@@ -19,7 +19,21 @@ Profile = Annotated[
         rich_help_panel="Models",
     ),
 ]
-Scheme = Annotated[str, typer.Option(help=f"One of {', '.join(SCHEMES)}.", rich_help_panel="Scheme")]
+Scheme = Annotated[
+    str,
+    typer.Option(
+        help=f"One of {', '.join(SCHEMES)}; or auto: whichever is predicted to be fastest, by what is measured.",
+        rich_help_panel="Scheme",
+    ),
+]
+Race = Annotated[
+    str | None,
+    typer.Option(
+        help="stream: whether the edge writes on while no draft is at hand: `off`, `idle` (when it has nothing else to "
+        "do) or `always`. Without it: always; auto chooses.",
+        rich_help_panel="Scheme",
+    ),
+]
 K = Annotated[int, typer.Option("--k", help="topk: tokens in a sent distribution.", rich_help_panel="Scheme")]
 Bits = Annotated[int, typer.Option(help="topk, split: bits of a sent probability.", rich_help_panel="Scheme")]
 Downlink = Annotated[
@@ -30,7 +44,12 @@ Downlink = Annotated[
     ),
 ]
 DraftLength = Annotated[
-    int, typer.Option(help="Most tokens drafted before the edge is asked (γ).", rich_help_panel="Scheme")
+    int | None,
+    typer.Option(
+        help="Most tokens drafted before the edge is asked (γ); stream: most drafts beyond what is committed. "
+        "Without it: the best, by what is measured.",
+        rich_help_panel="Scheme",
+    ),
 ]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel="Sampling")]
 TopK = Annotated[int, typer.Option("--top-k", help="0 keeps every token.", rich_help_panel="Sampling")]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import time
 from dataclasses import asdict
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -18,10 +21,15 @@ from airdraft.cli import options
 from airdraft.core.control import auto
 from airdraft.core.control.facts import Facts, wire
 from airdraft.core.control.predict import Prediction
+from airdraft.device.client import Client
 from airdraft.errors import BadParameterError
+from airdraft.models.base import LanguageModel
+from airdraft.models.folder import load
 
 ALTERNATIVES = ("server", "dense", "topk", "split", "coupled", "stream")
 RACES = ("off", "always")
+WARM_FORWARDS, TIMED_FORWARDS = 3, 15
+"""Of the draft, to learn how long one takes."""
 
 _CAUSES = {
     "draft": "the device's own forwards set the pace: a faster draft model would help most.",
@@ -33,6 +41,15 @@ _CAUSES = {
 
 
 def plan(
+    context: typer.Context,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EDGE",
+            help="Measure the link to this edge, ws://HOST:PORT, its target and the draft; what is given stands.",
+        ),
+    ] = None,
+    draft: options.Draft = "draft",
     uplink_mbps: options.Uplink = 20.0,
     downlink_mbps: options.DownlinkRate = 100.0,
     rtt_ms: options.Rtt = 20.0,
@@ -54,27 +71,78 @@ def plan(
 ) -> None:
     """Predict which scheme is fastest for a link and a pair of models, before anything runs.
 
-    Nothing is measured: delays are taken as constant, and every drafted token
-    as equally likely to be accepted.
+    Delays are taken as constant, and every drafted token as equally likely to be
+    accepted. Nothing is measured, except with --probe: then round trip, rates and
+    forwards are, but for those that are given as options.
     """
-    link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
-    facts = given(link, draft_ms, verify_ms, acceptance)
-    wires = [wire(scheme, vocab_size, k, bits, header_bytes) for scheme in ALTERNATIVES]
-    found = auto.predictions(facts, wires, RACES)
-    chosen = auto.preferred(found)
-    said = sentences(found, chosen)
+    values: dict[str, float] = {
+        "uplink_mbps": uplink_mbps, "downlink_mbps": downlink_mbps, "rtt_ms": rtt_ms, "draft_ms": draft_ms,
+        "verify_ms": verify_ms, "vocab_size": vocab_size,
+    }  # fmt: skip
+    measured = {}
+    if probe is not None:
+        found = asyncio.run(_measure(probe, draft)).items()
+        measured = {name: value for name, value in found if _is_default(context, name)}
+        values |= measured
+    link = local.Link(values["uplink_mbps"], values["downlink_mbps"], values["rtt_ms"])
+    facts = given(link, values["draft_ms"], values["verify_ms"], acceptance)
+    wires = [wire(scheme, int(values["vocab_size"]), k, bits, header_bytes) for scheme in ALTERNATIVES]
+    predicted = auto.predictions(facts, wires, RACES)
+    chosen = auto.preferred(predicted)
+    said = sentences(predicted, chosen)
     if as_json:
-        rows = [{**_record(each), "chosen": each is chosen} for each in found]
-        print(json.dumps({"predicted": True, "facts": _finite(asdict(facts)), "rows": rows, "why": said}, indent=2))  # noqa: T201
+        rows = [{**_record(each), "chosen": each is chosen} for each in predicted]
+        record = {"predicted": True, "measured": _finite(measured), "facts": _finite(asdict(facts)), "rows": rows}
+        print(json.dumps(record | {"why": said}, indent=2))  # noqa: T201
         return
     console = Console(no_color=no_color, highlight=False)
+    if probe is not None:
+        console.print(Text(f"Measured, {probe}: {_listed(measured)}."))
     console.print(f"Predicted, not measured: {link};")
     console.print(
-        f"draft {draft_ms:g} ms, target {verify_ms:g} ms, acceptance {acceptance:g}, vocabulary {vocab_size:,}."
+        f"draft {values['draft_ms']:g} ms, target {values['verify_ms']:g} ms, acceptance {acceptance:g}, "
+        f"vocabulary {int(values['vocab_size']):,}."
     )
-    console.print(_table(found, chosen))
+    console.print(_table(predicted, chosen))
     for line in said:
         console.print(Text(f"  {line}"))
+
+
+def _is_default(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT"
+
+
+async def _measure(url: str, draft: str) -> dict[str, float]:
+    """What can be measured of a link, an edge and a draft model, by the names of the options it stands for."""
+    model, tokenizer = load(draft)
+    draft_s = _forward_s(model)
+    async with await Client.connect(url, model, tokenizer.digest, tokenizer.vocab_size) as client:
+        probe = await client.probe()
+    found = {
+        "uplink_mbps": probe.uplink_bps / 1e6, "downlink_mbps": probe.downlink_bps / 1e6,
+        "rtt_ms": probe.rtt_s * 1e3, "draft_ms": draft_s * 1e3, "verify_ms": probe.verify_s * 1e3,
+    }  # fmt: skip
+    return {name: float(f"{value:.3g}") for name, value in found.items()} | {"vocab_size": tokenizer.vocab_size}
+
+
+def _forward_s(model: LanguageModel) -> float:
+    """How long the model takes for one token, a few tokens into a text: the median."""
+    cache = model.new_cache()
+    seconds = []
+    for at in range(WARM_FORWARDS + TIMED_FORWARDS):
+        began = time.perf_counter()
+        model.forward(cache, at, (0,), 1)
+        seconds.append(time.perf_counter() - began)
+    return median(seconds[WARM_FORWARDS:])
+
+
+def _listed(measured: dict[str, float]) -> str:
+    forms = {
+        "uplink_mbps": "{:g} Mbit/s up", "downlink_mbps": "{:g} down", "rtt_ms": "{:g} ms RTT",
+        "draft_ms": "draft {:g} ms", "verify_ms": "target {:g} ms",
+    }  # fmt: skip
+    return ", ".join(form.format(measured[name]) for name, form in forms.items() if name in measured) or "nothing"
 
 
 def given(link: local.Link, draft_ms: float, verify_ms: float, acceptance: float) -> Facts:

@@ -15,10 +15,12 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.cli import options
+from airdraft.core.control.auto import Auto
 from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
+from airdraft.core.schemes import SCHEMES
 from airdraft.demo.show import TokenPrinter
 from airdraft.device.client import Client
 from airdraft.device.cost import Cost
@@ -36,8 +38,9 @@ def run(
     draft: options.Draft = "draft",
     target: options.Target = "target",
     profile_name: options.Profile = "none",
-    scheme: options.Scheme = "coupled",
-    draft_length: options.DraftLength = 4,
+    scheme: options.Scheme = "auto",
+    draft_length: options.DraftLength = None,
+    race: options.Race = None,
     k: options.K = 64,
     bits: options.Bits = 16,
     downlink: options.Downlink = "row",
@@ -56,8 +59,9 @@ def run(
     """Continue PROMPT: draft on this device, verify at the edge, print tokens as they are committed.
 
     Green tokens were drafted here and accepted; yellow ones corrected a draft;
-    cyan ones came on top. A rate or a round-trip time emulates a link between
-    this device and an edge that it starts itself.
+    cyan ones came on top; the rest the edge wrote by itself while no draft was
+    at hand. A rate or a round-trip time emulates a link between this device and
+    an edge that it starts itself.
     """
     link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
     emulated = link != local.Link(math.inf, math.inf, 0.0)
@@ -66,13 +70,19 @@ def run(
             "--edge and an emulated link are given; put `airdraft link --to EDGE` between, and pass its address"
         )
     params = SamplingParams(temperature, top_k, top_p, min_p)
-    spec = SchemeSpec(scheme, k, bits, downlink)
+    if scheme == "auto" and draft_length is not None:
+        raise BadParameterError("--draft-length is given, and auto chooses it; leave it out, or name a --scheme")
+    if scheme not in SCHEMES and scheme != "auto":
+        raise BadParameterError(f"scheme {scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, auto")
+    spec = SchemeSpec("stream" if scheme == "auto" else scheme, k, bits, downlink, race or "always")
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
 
     async def device() -> None:
         model, tokenizer = load(draft)
-        request = Request(tokenizer.encode(words), spec, params, seed, max_tokens, draft_length)
+        races = (race,) if race else ("always", "off")
+        policy = Auto(tokenizer.vocab_size, races=races, k=k, bits=bits) if scheme == "auto" else None
+        request = Request(tokenizer.encode(words), spec, params, seed, max_tokens, draft_length, policy=policy)
         async with contextlib.AsyncExitStack() as stack:
             url = edge
             if url is None:
@@ -115,11 +125,17 @@ async def _as_text(client: Client, request: Request, tokenizer: Tokenizer, profi
     if profile_name != "none":
         parts[0] += f" (compute imitates {profile_name})"
     if counts.drafted:
-        parts.append(f"{counts.accepted} of {counts.drafted} drafts accepted in {counts.rounds} rounds")
+        parts.append(f"{counts.accepted} of {counts.drafted} drafts accepted")
+    if counts.committed:
+        parts.append(f"{counts.forwards / counts.committed:.2f} target forwards a token")
+    if counts.raced:
+        parts.append(f"{counts.raced} raced")
     figures = cost.figures()
     up, down = figures["uplink_bits_per_token"], figures["downlink_bits_per_token"]
     parts.append(f"{up:.0f} bits up and {down:.0f} down a token")
     console.print(Text(", ".join(parts), "dim"), soft_wrap=True)
+    if request.policy is not None:
+        console.print(Text(f"auto chose last: {request.policy.why()}", "dim"), soft_wrap=True)
 
 
 async def _as_json(client: Client, request: Request, tokenizer: Tokenizer, profile_name: str) -> None:
@@ -135,4 +151,6 @@ async def _as_json(client: Client, request: Request, tokenizer: Tokenizer, profi
                     reason = event.reason
     finally:
         record = {"text": tokenizer.decode(tokens), "ids": tokens, "reason": reason, "seed": request.seed}
+        policy = request.policy
+        record |= {"scheme": "auto" if policy else request.scheme.name, "why": policy.why() if policy else None}
         print(json.dumps(record | {"profile": profile_name} | cost.figures()))  # noqa: T201

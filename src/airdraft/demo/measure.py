@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import structs
 
 from airdraft import local
+from airdraft.core.control.auto import Auto
 from airdraft.core.device import Counts, Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
@@ -35,12 +36,15 @@ PROMPTS = (
     '    """Read a JSON file and return its contents as a dict."""\n',
 )
 
-ROUNDS = ("dense", "topk", "split", "coupled")
+PUBLISHED = ("dense", "topk", "split")
+ROUNDS = (*PUBLISHED, "coupled")
+WITHOUT_ROUNDS = ("stream", "auto")
+DRAFTING = (*ROUNDS, *WITHOUT_ROUNDS)
 
 CONFORMS = 1e-4
 """A p-value below this says that a scheme is not exact."""
 
-SEEDS = 40
+SEEDS = 15
 """Acceptance is measured over so many further seeds: three texts are too few to tell the schemes apart."""
 
 CONFORMANCE_TOP_K = 8
@@ -61,6 +65,7 @@ class Plan:
     seed: int
     max_tokens: int
     draft_length: int
+    """Of the schemes with rounds; `stream` and `auto` choose for themselves."""
     trials: int
 
 
@@ -76,6 +81,8 @@ class Row:
     conformance: Conformance | None = None
     sample: Counts = field(default_factory=Counts)
     """Drafts and acceptances of `SEEDS` texts a prompt, written in memory at full speed."""
+    why: str | None = None
+    """`auto`: what it chose last, and why."""
 
     @property
     def exact(self) -> bool:
@@ -98,6 +105,7 @@ class Row:
             "texts": len(self.texts),
             "p_value": tested.p_value if tested else None,
             "trials": tested.trials if tested else None,
+            "why": self.why,
         }
 
 
@@ -126,7 +134,11 @@ class Bench:
     def write_truth(self) -> None:
         """What the target alone writes, in this process, without device, edge, link or profile."""
         plan = self.plan
-        self.truth = [list(alone.write(self.target, p, plan.params, plan.seed, plan.max_tokens)) for p in self.prompts]
+        vocab = self.tokenizer.vocab_size
+        self.truth = [
+            list(alone.write(self.target, prompt, plan.params, plan.seed, plan.max_tokens, vocab))
+            for prompt in self.prompts
+        ]
 
     async def scheme(
         self,
@@ -136,10 +148,14 @@ class Bench:
     ) -> Row:
         """All prompts under one scheme. `on_text` is told the number of each prompt as it starts."""
         row, plan = Row(name), self.plan
-        spec, counts = structs.replace(plan.spec, name=name), row.cost.counts
+        spec, counts = structs.replace(plan.spec, name="stream" if name == "auto" else name), row.cost.counts
+        length = None if name in WITHOUT_ROUNDS else plan.draft_length
         for at, prompt in enumerate(self.prompts):
             on_text(at)
-            request = Request(prompt, spec, plan.params, plan.seed, plan.max_tokens, plan.draft_length, counts=counts)
+            policy = Auto(self.tokenizer.vocab_size, k=spec.k, bits=spec.bits) if name == "auto" else None
+            request = Request(
+                prompt, spec, plan.params, plan.seed, plan.max_tokens, length, counts=counts, policy=policy
+            )
             tokens: list[int] = []
             with row.cost.measuring(self._client):
                 async for event in self._client.write(request):
@@ -148,6 +164,7 @@ class Bench:
                         on_commit(event)
             row.texts.append(tokens)
             row.identical += tokens == self.truth[at]
+            row.why = policy.why() if policy else None
         return row
 
     async def device_only(self) -> Row:
@@ -156,7 +173,7 @@ class Bench:
         paced = Paced(self.draft, profile(plan.profile).draft_s)
         for prompt, truth in zip(self.prompts, self.truth, strict=True):
             began = time.perf_counter()
-            writing = alone.write(paced, prompt, plan.params, plan.seed, plan.max_tokens)
+            writing = alone.write(paced, prompt, plan.params, plan.seed, plan.max_tokens, self.tokenizer.vocab_size)
             tokens = await asyncio.to_thread(list, writing)
             row.cost.seconds += time.perf_counter() - began
             row.cost.counts.committed += len(tokens)
@@ -167,7 +184,8 @@ class Bench:
     def sample(self, name: str) -> Counts:
         """What becomes of drafts, over many texts: both machines and models in this process, no link, no profile."""
         plan, counts, pair = self.plan, Counts(), Pair(self.draft, self.target)
-        spec = structs.replace(plan.spec, name=name)
+        # Racing decides which drafts are judged, not what becomes of them; without it all are.
+        spec = structs.replace(plan.spec, name=name, race="off")
         for seed in range(plan.seed + 1, plan.seed + 1 + SEEDS):
             for prompt in self.prompts:
                 pair.write(Request(prompt, spec, plan.params, seed, plan.max_tokens, plan.draft_length, counts=counts))

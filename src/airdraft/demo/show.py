@@ -14,12 +14,17 @@ MEANINGS = {
     "accepted": "drafted on the device, accepted by the edge",
     "recovered": "the edge's correction of a rejected draft",
     "bonus": "a token more after a fully accepted draft",
+    "target": "written by the edge while no draft was at hand",
 }
 
 
 def legend() -> Text:
     """One line a colour."""
-    lines = [Text.assemble("  ", (f"{kind:<10}", STYLES[kind]), meaning) for kind, meaning in MEANINGS.items()]
+    names = {"target": "raced"}
+    lines = [
+        Text.assemble("  ", (f"{names.get(kind, kind):<10}", STYLES[kind]), meaning)
+        for kind, meaning in MEANINGS.items()
+    ]
     return Text("\n").join(lines)
 
 

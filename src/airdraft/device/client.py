@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -14,8 +15,10 @@ from websockets.exceptions import InvalidURI, WebSocketException
 
 from airdraft import __version__
 from airdraft.core.device import DeviceMachine, Request
-from airdraft.core.events import Committed, Event, Failed, Finished, Ready
-from airdraft.core.messages import MAX_FRAME, VERSION, Hello, Welcome
+from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
+from airdraft.core.messages import MAX_FILLER, MAX_FRAME, VERSION, Hello, SchemeSpec, Welcome
+from airdraft.core.sampling import SamplingParams
+from airdraft.device import probe
 from airdraft.engine import Engine
 from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError, RemoteProtocolError
 from airdraft.models.base import LanguageModel
@@ -25,6 +28,12 @@ _log = logging.getLogger(__name__)
 
 CONNECT_S = 10.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PROBE_UP_BYTES = 1 << 18
+"""Filler of the longest ping of a probe: 20 ms at 100 Mbit/s."""
+PING_BYTES = 64
+"""More than a ping takes around its filler."""
+PROBE_TOKENS, PROBE_S = 8, 1.0
+"""A text that makes the edge run forwards, if it has run none yet, and the time after which it is stopped."""
 
 
 class Client:
@@ -46,6 +55,8 @@ class Client:
         self._driver = Driver(machine, socket, self._engine, self._on_event)
         self._greeting: asyncio.Queue[Event] = asyncio.Queue()
         self._texts: dict[int, asyncio.Queue[Event]] = {}
+        self._echoes: asyncio.Queue[Event] = asyncio.Queue()
+        self._probing = asyncio.Lock()
         self._task = asyncio.create_task(self._run())
 
     @classmethod
@@ -84,7 +95,7 @@ class Client:
                 await client.close()
         raise client._error(event)
 
-    async def write(self, request: Request) -> AsyncIterator[Committed | Finished]:
+    async def write(self, request: Request) -> AsyncGenerator[Committed | Finished, None]:
         """The events of one text, as they happen; the last is `Finished`. `request.counts` says what it has cost.
 
         Raises: `BadParameterError` before anything is sent, `RefusedError` if the edge refuses the text,
@@ -111,6 +122,45 @@ class Client:
             self._machine.cancel(number)
             self._driver.forget(number)
             self._driver.flush()
+
+    async def probe(self) -> probe.Probe:
+        """Measure the link and the edge, in a second or two; at its best while nothing is written over this connection.
+
+        It sends 1 MB at most, far less where that is slow. An edge that has run no forward yet is given a few tokens to
+        write.
+        Raises: as `write`.
+        """
+        async with self._probing:
+            most = PROBE_UP_BYTES if self.welcome is None else self.welcome.max_frame - PING_BYTES
+            rtt_s, up_bps, down_bps = await probe.link(self._ping, min(most, PROBE_UP_BYTES), MAX_FILLER)
+            if not self._machine.verify_s:
+                await self._write_a_little()
+                await self._ping(0, 0)
+            return probe.Probe(rtt_s, up_bps, down_bps, self._machine.verify_s)
+
+    async def _ping(self, filler: int, want: int) -> Echo:
+        """One ping and its answer, let through by `_on_event`."""
+        if self._machine.closed or self._task.done():
+            raise self._gone()
+        while not self._echoes.empty():  # heartbeats'
+            self._echoes.get_nowait()
+        self._machine.ping(asyncio.get_running_loop().time(), filler, want)
+        self._driver.flush()
+        while True:
+            event = await self._echoes.get()
+            if not isinstance(event, Echo):
+                raise self._error(event)
+            if event.bytes_out > filler and event.bytes_in > want:  # another's was on its way before
+                return event
+
+    async def _write_a_little(self) -> None:
+        now = asyncio.get_running_loop().time
+        deadline = now() + PROBE_S
+        request = Request((0,), SchemeSpec("server"), SamplingParams(0.0), 0, PROBE_TOKENS)
+        async with contextlib.aclosing(self.write(request)) as events:
+            async for _ in events:
+                if now() > deadline:
+                    return
 
     @property
     def bytes_out(self) -> int:
@@ -148,8 +198,10 @@ class Client:
         if isinstance(event, Ready):
             self._greeting.put_nowait(event)
         elif isinstance(event, Failed) and event.session is None:
-            for queue in (self._greeting, *self._texts.values()):
+            for queue in (self._greeting, self._echoes, *self._texts.values()):
                 queue.put_nowait(event)
+        elif isinstance(event, Echo) and self._probing.locked():
+            self._echoes.put_nowait(event)
         elif isinstance(event, Committed | Finished | Failed) and event.session in self._texts:
             self._texts[event.session].put_nowait(event)
 

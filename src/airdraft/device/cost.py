@@ -1,4 +1,4 @@
-"""What texts cost: time, rounds and bytes, and the figures people compare."""
+"""What texts cost: time, forwards, rounds and bytes, and the figures people compare."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ class Cost:
             self.downlink_bytes += client.bytes_in - back
 
     def figures(self) -> dict[str, float | None]:
-        """Rates and ratios; None where nothing was drafted or no round took place."""
+        """Rates and ratios; None where nothing was judged, or the target ran no forward.
+
+        `mean_acceptance_length` is the tokens that a forward of the target commits, its own token included: 1 for
+        plain streaming, whatever the scheme more for drafts that stand.
+        """
         counts = self.counts
         bits = 8 / max(1, counts.committed)
         return {
@@ -42,11 +46,13 @@ class Cost:
             "seconds": self.seconds,
             "tokens_per_s": counts.committed / self.seconds if self.seconds else None,
             "rounds": counts.rounds,
+            "forwards": counts.forwards,
             "drafted": counts.drafted,
             "accepted": counts.accepted,
             "rejected": counts.rejected,
+            "raced": counts.raced,
             "acceptance_rate": counts.acceptance_rate,
-            "mean_acceptance_length": counts.committed / counts.rounds if counts.rounds else None,
+            "mean_acceptance_length": counts.committed / counts.forwards if counts.forwards else None,
             "uplink_bits_per_token": self.uplink_bytes * bits,
             "downlink_bits_per_token": self.downlink_bytes * bits,
             "uplink_payload_bits_per_token": counts.uplink_payload_bytes * bits,

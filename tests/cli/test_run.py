@@ -1,0 +1,83 @@
+"""`airdraft run` against an edge: who chose the scheme, and what the text has cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from airdraft import cli
+from airdraft.core.sampling import SamplingParams
+from airdraft.models.folder import load
+from airdraft.sim import alone
+
+PROMPT = "def parse(text):\n"
+Say = Callable[..., str]
+
+
+@pytest.fixture
+def say(edge: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    """Standard output of `airdraft run`, which must end well and say nothing else."""
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["airdraft", "run", PROMPT, "--edge", edge, "--max-tokens", "24", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown, errors = capsys.readouterr()
+        assert (ended.value.code, errors) == (0, "")
+        return shown
+
+    return run
+
+
+def truth() -> list[int]:
+    target, tokenizer = load("target")
+    prompt = tokenizer.encode(PROMPT)
+    return list(alone.write(target, prompt, SamplingParams(0.7), 0, 24, vocab_size=tokenizer.vocab_size))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--race", "off"),
+        *(("--scheme", "stream", "--race", race) for race in ("off", "idle", "always")),
+        ("--scheme", "stream", "--draft-length", "3"),
+        ("--scheme", "coupled"),
+        ("--scheme", "coupled", "--draft-length", "2"),
+        ("--scheme", "server"),
+    ],
+)
+def test_whatever_way_it_is_written_the_text_is_the_same(say: Say, words: tuple[str, ...]) -> None:
+    record: dict[str, Any] = json.loads(say("--json", *words))
+    assert record["ids"] == truth()
+    asked = dict(zip(words[::2], words[1::2], strict=True))
+    assert record["scheme"] == asked.get("--scheme", "auto")
+    assert (record["why"] is None) == ("--scheme" in asked)
+    assert record["mean_acceptance_length"] == record["tokens"] / record["forwards"] >= 1
+    if record["scheme"] == "server":
+        assert (record["drafted"], record["raced"], record["forwards"]) == (0, 24, 24)
+    if record["scheme"] == "coupled" or ("off" in words and "stream" in words):
+        assert record["drafted"] > 0
+        assert record["raced"] <= 1  # the last token has no draft
+
+
+def test_auto_says_what_it_chose_and_why(say: Say) -> None:
+    shown = say("--no-color")
+    figures, why = shown.splitlines()[-2:]
+    assert re.fullmatch(
+        r"24 tokens in .* s, .*\d\.\d\d target forwards a token, .*bits up and \d+ down a token", figures
+    )
+    assert re.fullmatch(r"auto chose last: (server|coupled|stream).*: .* tokens/s predicted, .*; limited by .*", why)
+
+
+def test_other_schemes_end_with_their_figures(say: Say) -> None:
+    last = say("--no-color", "--scheme", "coupled", "--draft-length", "3").splitlines()[-1]
+    assert re.fullmatch(
+        r"24 tokens in .* s, \d+ of \d+ drafts accepted, 0\.\d\d target forwards a token, "
+        r"\d+ bits up and \d+ down a token", last
+    )  # fmt: skip
