@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.control import predict
 from airdraft.core.control.auto import Auto, Policy
 from airdraft.core.control.course import MAX_DRAFT
@@ -75,9 +75,14 @@ def run(
     label: str = "",
     oracle: bool = False,
     spans: list[Span] | None = None,
-    until_s: float = math.inf,
+    until_s: float | None = None,
+    heartbeat_s: float = HEARTBEAT_S,
+    on_text: Callable[[VirtualText], None] = lambda _: None,
 ) -> Result:
-    """Write the recorded texts, one after another over one connection, again from the first until `until_s`.
+    """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
+
+    Then the last text is the one that is being written `until_s` after the first began; it is written to its end. A
+    link that is silent for three times `heartbeat_s` ends the connection.
 
     Without `length` the device finds draft length, window and packets by what it measures; with `policy`, which makes
     one for each text, the scheme as well. The edge is one in service: it knows how long its forwards take.
@@ -85,7 +90,9 @@ def run(
     replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
     device = DeviceMachine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
     target = Target("lab", "target", bytes(16), vocab, Blank.max_context, ())
-    edge = EdgeMachine(target, Limits(), 0.0, setting.compute.verify_s, replay.make)
+    limits = Limits(heartbeat_s=heartbeat_s)
+    device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same
+    edge = EdgeMachine(target, limits, 0.0, setting.compute.verify_s, replay.make)
     world = Virtual(device, edge, Blank(vocab), Blank(vocab), setting.link, setting.compute, spans)
     result = Result(label or spec.name, length)
     began_s, before, busy = world.now, world.sent_bytes, world.busy_s
@@ -97,12 +104,13 @@ def run(
                 policy=policy() if policy else None,
             )  # fmt: skip
             written = world.write(request)
+            on_text(written)
             result.identical &= written.tokens == tokens
             result.seconds += written.ended_s - written.began_s
             result.waits_s += _waits(written)
-            if until_s < world.now:
+            if until_s is not None and result.seconds >= until_s:
                 break
-        if not world.now < until_s < math.inf:
+        if until_s is None or result.seconds >= until_s:
             break
     result.uplink_bytes, result.downlink_bytes = (
         after - first for after, first in zip(world.sent_bytes, before, strict=True)
