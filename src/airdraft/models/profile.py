@@ -23,6 +23,8 @@ class Profile:
 PROFILES = {
     "none": Profile(0.0, 0.0, "both models at their own speed"),
     "phone-8b": Profile(0.015, 0.030, "a phone that drafts a token in 15 ms, an edge that verifies with 8B in 30 ms"),
+    "laptop-8b": Profile(0.005, 0.030, "a laptop that drafts a token in 5 ms, an edge that verifies with 8B in 30 ms"),
+    "phone-70b": Profile(0.010, 0.060, "a phone that drafts a token in 10 ms, an edge that verifies with 70B in 60 ms"),
 }
 
 

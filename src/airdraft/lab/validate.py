@@ -1,0 +1,287 @@
+"""Virtual time held against the wall clock: the same texts over real processes and sockets, and replayed.
+
+An edge process, a link process in real time and a device in this process write texts with the shipped pair, slowed to
+a profile; then the virtual machines write the same texts with the profile's durations over the same link. One thing is
+added to these: the time to hand a forward to a thread and to hear of its end, some 0.6 ms on a small virtual machine. It
+is measured beforehand, apart from everything else. What virtual time leaves out (sockets, sampling, the timers of the
+emulated link) is what the two may differ by.
+
+With shared noise the recorded texts and matches are those of the real run. Under `topk`, `dense` and `split` the coins
+of a replay are others, so there the replay is of what the real run wrote, with the drafts accepted that were accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
+from typing import Any
+
+from airdraft import local
+from airdraft.core.control.auto import Auto
+from airdraft.core.device import Request
+from airdraft.core.events import Committed
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams
+from airdraft.device.client import Client
+from airdraft.errors import BadParameterError
+from airdraft.lab import cell
+from airdraft.lab.record import RecordedText, Recording, prompts, record
+from airdraft.models.base import LanguageModel
+from airdraft.models.folder import load
+from airdraft.models.profile import Paced, profile
+from airdraft.models.text import Tokenizer
+from airdraft.sim import alone
+
+MEDIAN_BAR, WORST_BAR = 0.08, 0.20
+"""Errors of virtual time that are allowed: of the median cell, and of any."""
+DOWNLINK_MBPS = 100.0
+PARAMS = SamplingParams(0.7)
+SEED = 1
+TEXTS, TOKENS = 3, 48
+CANDIDATES = 16
+"""Prompts from which those with the longest texts are taken."""
+HAND_OVERS, HAND_OVER_PACE_S = 40, 0.015
+"""Forwards of that pace from which the time of a hand-over is taken."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One scheme in one place."""
+
+    profile: str
+    rtt_ms: float
+    uplink_mbps: float
+    scheme: str
+    length: int | None = None
+    """Draft length; None lets the device choose."""
+
+    @property
+    def place(self) -> tuple[str, float, float]:
+        """What checks that share an edge and a link have in common."""
+        return self.profile, self.rtt_ms, self.uplink_mbps
+
+    @property
+    def spec(self) -> SchemeSpec:
+        """The scheme to begin with."""
+        name, _, race = self.scheme.partition("/")
+        return SchemeSpec("stream" if name == "auto" else name, race=race or "always")
+
+
+CHECKS = (
+    Check("phone-8b", 20.0, 20.0, "server"),
+    Check("phone-8b", 20.0, 20.0, "coupled", 3),
+    Check("phone-8b", 20.0, 20.0, "topk", 3),
+    Check("phone-8b", 20.0, 20.0, "split", 3),
+    Check("phone-8b", 20.0, 20.0, "stream/always"),
+    Check("laptop-8b", 50.0, 5.0, "coupled", 6),
+    Check("laptop-8b", 50.0, 5.0, "dense", 2),
+    Check("laptop-8b", 50.0, 5.0, "stream/off"),
+    Check("laptop-8b", 50.0, 5.0, "auto"),
+    Check("phone-70b", 5.0, 1.0, "topk", 4),
+    Check("phone-70b", 5.0, 1.0, "stream/always"),
+    Check("phone-70b", 5.0, 1.0, "auto"),
+    Check("phone-8b", 100.0, 0.5, "server"),
+    Check("phone-8b", 100.0, 0.5, "coupled", 4),
+    Check("phone-8b", 100.0, 0.5, "stream/off"),
+    Check("phone-8b", 100.0, 0.5, "auto"),
+)
+"""Those of one place stand together."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came out."""
+
+    check: Check
+    wall_tokens_per_s: float
+    virtual_tokens_per_s: float
+    bare_tokens_per_s: float
+    """In virtual time without the hand-over."""
+    identical: bool
+    """Whether the real run wrote the recorded texts; other texts are right where the scheme has coins of its own."""
+
+    @property
+    def error(self) -> float:
+        """How far virtual time is off, as a share of the wall clock's speed; above 0: it is too fast."""
+        return self.virtual_tokens_per_s / self.wall_tokens_per_s - 1
+
+    @property
+    def bare_error(self) -> float:
+        """The same without the hand-over."""
+        return self.bare_tokens_per_s / self.wall_tokens_per_s - 1
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        check, pace = self.check, profile(self.check.profile)
+        return {
+            "scheme": check.scheme,
+            "length": check.length,
+            "profile": check.profile,
+            "rtt_ms": check.rtt_ms,
+            "uplink_mbps": check.uplink_mbps,
+            "draft_ms": 1e3 * pace.draft_s,
+            "verify_ms": 1e3 * pace.target_s,
+            "wall_tokens_per_s": self.wall_tokens_per_s,
+            "virtual_tokens_per_s": self.virtual_tokens_per_s,
+            "error": self.error,
+            "error_without_hand_over": self.bare_error,
+            "identical": self.identical,
+        }
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text of the real run."""
+
+    tokens: list[int]
+    accepted: list[bool]
+    """For each token, whether it was a draft that was accepted."""
+
+
+class Pair:
+    """The shipped pair, and the texts that are written with it."""
+
+    def __init__(self, texts: int = TEXTS, tokens: int = TOKENS) -> None:
+        """Takes a second or two. Those prompts are taken whose texts are longest: these say most about a link."""
+        self.draft: LanguageModel
+        self.tokenizer: Tokenizer
+        (self.draft, self.tokenizer), (target, _) = load("draft"), load("target")
+        vocab = self.tokenizer.vocab_size
+        tried = [
+            (len(list(alone.write(target, prompt, PARAMS, SEED + at, tokens, vocab))), prompt, SEED + at)
+            for at, prompt in enumerate(prompts(CANDIDATES))
+        ]
+        longest = sorted(tried, key=lambda each: -each[0])[:texts]
+        self.prompts = [(prompt, seed) for _, prompt, seed in longest]
+        self.max_tokens = tokens
+        recorded = [
+            record(self.draft, target, [prompt], PARAMS, tokens, seed, vocab, "pair").texts[0]
+            for prompt, seed in self.prompts
+        ]
+        self.recording = Recording("pair", PARAMS, vocab, recorded)
+
+    @asynccontextmanager
+    async def client(self, url: str, draft_s: float) -> AsyncIterator[Client]:
+        """A connection of a device that drafts at that pace."""
+        paced = Paced(self.draft, draft_s)
+        async with await Client.connect(url, paced, self.tokenizer.digest, self.tokenizer.vocab_size) as client:
+            yield client
+
+    async def wall(self, url: str, check: Check) -> tuple[float, list[Written]]:
+        """Seconds by the wall clock, and the texts."""
+        spec, vocab = check.spec, self.tokenizer.vocab_size
+        seconds, texts = 0.0, []
+        async with self.client(url, profile(check.profile).draft_s) as client:
+            for prompt, seed in self.prompts:
+                policy = Auto(vocab, k=spec.k, bits=spec.bits) if check.scheme == "auto" else None
+                request = Request(prompt, spec, PARAMS, seed, self.max_tokens, check.length, policy=policy)
+                written = Written([], [])
+                began = time.perf_counter()
+                async for event in client.write(request):
+                    if isinstance(event, Committed):
+                        written.tokens.extend(event.tokens)
+                        written.accepted.extend(at < event.accepted for at in range(len(event.tokens)))
+                seconds += time.perf_counter() - began
+                texts.append(written)
+        return seconds, texts
+
+    async def hand_over_s(self) -> float:
+        """How much longer than its pace a forward takes that is run in a thread and awaited: the median of some."""
+        paced, took_s = Paced(self.draft, HAND_OVER_PACE_S), []
+        with ThreadPoolExecutor(1) as threads:
+            for _ in range(HAND_OVERS):
+                began = time.perf_counter()
+                await asyncio.get_running_loop().run_in_executor(threads, paced.forward, paced.new_cache(), 0, [0], 1)
+                took_s.append(time.perf_counter() - began - HAND_OVER_PACE_S)
+        return median(took_s)
+
+    def virtual(self, check: Check, texts: Sequence[Written], hand_over_s: float) -> float:
+        """Tokens/s of the replay."""
+        pace, spec, recording = profile(check.profile), check.spec, self.recording
+        if spec.name in ("dense", "topk", "split"):
+            known = zip(recording.texts, texts, strict=True)
+            recording = Recording("written", PARAMS, recording.vocab_size, [_as_written(*each) for each in known])
+        draft_ms, verify_ms = (1e3 * (seconds + hand_over_s) for seconds in (pace.draft_s, pace.target_s))
+        setting = cell.constant(check.rtt_ms, check.uplink_mbps, draft_ms, verify_ms, DOWNLINK_MBPS)
+        policy = cell.auto(recording.vocab_size, spec) if check.scheme == "auto" else None
+        return cell.run(recording, setting, spec, length=check.length, policy=policy).tokens_per_s
+
+
+def _as_written(recorded: RecordedText, written: Written) -> RecordedText:
+    """A recording of what a real run wrote, with its luck. Positions that were never judged do not matter: a replay at
+    the same draft length does not judge them either."""
+    chances = [float(accepted) for accepted in written.accepted]
+    length = len(written.tokens)
+    return RecordedText(
+        recorded.prompt_length, written.tokens, written.accepted, chances, chances, chances, [0.0] * length,
+        [max(recorded.support)] * length,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What came out of all checks."""
+
+    hand_over_s: float
+    found: list[Checked]
+
+    @property
+    def median_error(self) -> float:
+        """Of the sizes of all errors."""
+        return median(abs(each.error) for each in self.found)
+
+    @property
+    def worst_error(self) -> float:
+        """The greatest of them."""
+        return max(abs(each.error) for each in self.found)
+
+    @property
+    def held(self) -> bool:
+        """Whether both bars are."""
+        return self.median_error < MEDIAN_BAR and self.worst_error <= WORST_BAR
+
+    def record(self) -> dict[str, Any]:
+        """What `--json` writes."""
+        return {
+            "texts": TEXTS,
+            "max_tokens": TOKENS,
+            "downlink_mbps": DOWNLINK_MBPS,
+            "hand_over_ms": 1e3 * self.hand_over_s,
+            "median_error": self.median_error,
+            "worst_error": self.worst_error,
+            "median_bar": MEDIAN_BAR,
+            "worst_bar": WORST_BAR,
+            "held": self.held,
+            "cells": [each.record() for each in self.found],
+        }
+
+
+async def validate(
+    pair: Pair, checks: Sequence[Check] = CHECKS, on_check: Callable[[Check], None] = lambda _: None
+) -> Validation:
+    """Run every check, one after another. `on_check` is told each as it starts.
+
+    Raises: `LinkError` if a process does not start or goes away, `BadParameterError` if there is nothing to check.
+    """
+    if not checks:
+        raise BadParameterError("nothing to check; give at least one cell")
+    hand_over_s = await pair.hand_over_s()
+    found = []
+    for (name, rtt_ms, uplink_mbps), group in groupby(checks, key=lambda check: check.place):
+        async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms)) as url:
+            # The edge of a replay is in service, too: it knows how long its forwards take.
+            await pair.wall(url, Check(name, rtt_ms, uplink_mbps, "server"))
+            for check in group:
+                on_check(check)
+                seconds, texts = await pair.wall(url, check)
+                identical = [text.tokens for text in texts] == [text.tokens for text in pair.recording.texts]
+                speed = sum(len(text.tokens) for text in texts) / seconds
+                virtual, bare = (pair.virtual(check, texts, added_s) for added_s in (hand_over_s, 0.0))
+                found.append(Checked(check, speed, virtual, bare, identical))
+    return Validation(hand_over_s, found)
