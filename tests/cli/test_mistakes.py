@@ -81,6 +81,11 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("run", "x", "--edge", "ws://h:1", "--rtt-ms", "9"), "--edge and an emulated link", "airdraft link --to"),
         (("run", "x", "--scheme", "nope"), "scheme 'nope'", "split, coupled, stream, auto"),
         (("run", "x", "--draft-length", "3"), "--draft-length is given, and auto", "name a --scheme"),
+        (
+            ("run", "x", "--scheme", "stream", "--race", "off", "--draft-length", "0"),
+            "nobody would write",
+            "at least 1",
+        ),
         (("plan", "--probe", "nonsense"), "'nonsense' is no address", "ws://HOST:PORT"),
         (("plan", "--probe", "ws://h:1", "--draft", "nope"), "no model 'nope'", "hub id"),
         (("edge", "--max-draft", "0"), "--max-draft", "at least 1"),

@@ -14,13 +14,24 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from airdraft.core.messages import MAX_FRAME, VERSION, Close, Digest, Error, Message, Opened, Verdict, Welcome, encode
+from airdraft.core.messages import (
+    MAX_FRAME,
+    VERSION,
+    Close,
+    Digest,
+    Error,
+    Message,
+    Opened,
+    Verdict,
+    Welcome,
+    encode,
+    websocket_header,
+)
 from airdraft.device import client as client_module
 from airdraft.device.cost import Cost
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, LinkError, ModelError, RefusedError, RemoteProtocolError
 from airdraft.link.relay import LinkSpec, Relay
-from airdraft.core.messages import websocket_header
 
 from ..edge.loopback import (
     FAULT,
@@ -278,7 +289,9 @@ def test_closing_amid_texts_ends_them() -> None:
     run(main)
 
 
-@pytest.mark.parametrize(("scheme", "vocab_size"), [*((scheme, VOCAB) for scheme in SCHEMES), ("dense", 8192)])
+@pytest.mark.parametrize(
+    ("scheme", "vocab_size"), [*((scheme, VOCAB) for scheme in SCHEMES), ("stream", VOCAB), ("dense", 8192)]
+)
 def test_the_bytes_counted_are_those_on_the_wire(scheme: str, vocab_size: int) -> None:
     async def main() -> None:
         target, draft = Table(1, vocab_size=vocab_size), Table(1, 2, vocab_size=vocab_size)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.events import Echo
-from airdraft.device import probe
+from airdraft.device.probe import measure
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import LinkError
 from airdraft.link.const import ConstLink
@@ -42,14 +42,14 @@ RATES = st.floats(1e5, 5e8)
 
 @given(rtt_s=st.floats(0, 0.5), up_bps=RATES, down_bps=RATES)
 def test_an_ideal_link_is_measured_as_it_is(rtt_s: float, up_bps: float, down_bps: float) -> None:
-    found = asyncio.run(probe.link(Linear(rtt_s, up_bps, down_bps), 1 << 18, 1 << 16))
+    found = asyncio.run(measure(Linear(rtt_s, up_bps, down_bps), 1 << 18, 1 << 16))
     framed_s = 8 * FRAME * (1 / up_bps + 1 / down_bps)
     assert found == pytest.approx((rtt_s + framed_s, up_bps, down_bps), rel=1e-6)
 
 
 def test_a_link_without_limits_has_none() -> None:
     link = Linear(0.02, math.inf, math.inf)
-    assert asyncio.run(probe.link(link, 1 << 18, 1 << 16)) == (0.02, math.inf, math.inf)
+    assert asyncio.run(measure(link, 1 << 18, 1 << 16)) == (0.02, math.inf, math.inf)
     assert max(link.asked) == (1 << 18, 0)
     assert max(want for _, want in link.asked) == 1 << 16
 
@@ -57,13 +57,13 @@ def test_a_link_without_limits_has_none() -> None:
 @pytest.mark.parametrize(("rate_bps", "most"), [(1e5, 1 << 10), (1e6, 1 << 13), (1e7, 1 << 16)])
 def test_a_slow_link_is_asked_for_no_more_than_tells(rate_bps: float, most: int) -> None:
     link = Linear(0.05, rate_bps, rate_bps)
-    asyncio.run(probe.link(link, 1 << 18, 1 << 16))
+    asyncio.run(measure(link, 1 << 18, 1 << 16))
     assert max(filler for filler, _ in link.asked) == max(want for _, want in link.asked) == most
 
 
 def test_pings_that_are_late_in_turn_move_no_median() -> None:
     late_s = (0.0, 0.004, 0.002, 0.001, 0.003)
-    rtt_s, up_bps, down_bps = asyncio.run(probe.link(Linear(0.02, 5e6, 2e7, late_s), 1 << 18, 1 << 16))
+    rtt_s, up_bps, down_bps = asyncio.run(measure(Linear(0.02, 5e6, 2e7, late_s), 1 << 18, 1 << 16))
     assert rtt_s == pytest.approx(0.022, abs=1e-4)
     assert up_bps == pytest.approx(5e6, rel=0.1)
     assert down_bps == pytest.approx(2e7, rel=0.1)

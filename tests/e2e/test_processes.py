@@ -55,7 +55,7 @@ def test_a_text_from_an_edge_in_another_process_is_the_targets_own(edge: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["server", "dense", "topk", "split", "coupled"])
+@pytest.mark.parametrize("scheme", ["server", "dense", "topk", "split", "coupled", "stream", "auto"])
 def test_a_greedy_text_is_the_targets_under_every_scheme(edge: str, scheme: str) -> None:
     options = ("--scheme", scheme, "--temperature", "0", "--max-tokens", "24")
     code, out, errors = airdraft("run", PROMPT, "--edge", edge, "--json", *options)
@@ -83,7 +83,7 @@ def test_an_empty_prompt_and_one_from_standard_input(edge: str) -> None:
 def test_run_starts_an_edge_of_its_own_and_a_link() -> None:
     expected = truth(0.7, 0, 12)
     for link in ((), ("--uplink-mbps", "5", "--downlink-mbps", "20", "--rtt-ms", "30")):
-        code, out, errors = airdraft("run", PROMPT, "--json", "--max-tokens", "12", *link)
+        code, out, errors = airdraft("run", PROMPT, "--json", "--scheme", "coupled", "--max-tokens", "12", *link)
         assert (code, errors) == (0, "")
         record = json.loads(out)
         assert record["ids"] == expected
@@ -98,20 +98,57 @@ def test_plain_output_is_the_prompt_the_text_and_a_line_of_figures(edge: str) ->
     assert (code, errors) == (0, "")
     text = load("target")[1].decode(truth(0.7, 0, 8))
     assert out.startswith(PROMPT + text)
-    assert re.fullmatch(r"8 tokens in .* s, .* accepted in .*, .* bits up and .* down a token", out.splitlines()[-1])
+    figures, why = out.splitlines()[-2:]
+    assert re.fullmatch(r"8 tokens in .* s, .* target forwards a token, .*bits up and .* down a token", figures)
+    assert why.startswith("auto chose last: ")
 
 
 @pytest.mark.slow
 def test_a_link_between(edge: str) -> None:
     with started("link", "--to", edge, "--port", "0", "--json", "--rtt-ms", "20") as link:
         url = announced(link)["url"]
-        code, out, errors = airdraft("run", PROMPT, "--edge", url, "--json", "--max-tokens", "8")
+        options = ("--scheme", "coupled", "--max-tokens", "8")
+        code, out, errors = airdraft("run", PROMPT, "--edge", url, "--json", *options)
         assert (code, errors) == (0, "")
         record = json.loads(out)
         assert record["ids"] == truth(0.7, 0, 8)
         assert record["seconds"] >= 0.02 * record["rounds"]
         link.send_signal(signal.SIGINT)
         assert link.wait(20) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["stream", "auto"])
+@pytest.mark.parametrize("race", [(), ("--race", "off"), ("--race", "idle")])
+def test_a_text_without_rounds_over_a_slow_link_is_the_targets_own(
+    edge: str, scheme: str, race: tuple[str, ...]
+) -> None:
+    slow = ("--uplink-mbps", "0.5", "--downlink-mbps", "2", "--rtt-ms", "40")
+    with started("link", "--to", edge, "--port", "0", "--json", *slow) as link:
+        options = ("--scheme", scheme, "--seed", "5", "--max-tokens", "64", *race)
+        code, out, errors = airdraft("run", PROMPT, "--edge", announced(link)["url"], "--json", *options)
+    assert (code, errors) == (0, "")
+    record = json.loads(out)
+    assert record["ids"] == truth(0.7, 5, 64)
+    assert record["forwards"] <= record["tokens"]
+    if scheme == "stream":
+        assert record["rounds"] == 0
+        assert record["drafted"] > 0
+
+
+@pytest.mark.slow
+def test_a_slow_targets_text_is_raced_and_drafted_alike() -> None:
+    # Models as slow as those imitated: drafts arrive while the target runs, so both kinds of forward occur.
+    link = ("--profile", "phone-8b", "--uplink-mbps", "5", "--downlink-mbps", "20", "--rtt-ms", "20")
+    for scheme in ("stream", "auto"):
+        code, out, errors = airdraft("run", PROMPT, "--json", "--scheme", scheme, "--max-tokens", "80", *link)
+        assert (code, errors) == (0, "")
+        record = json.loads(out)
+        assert record["ids"] == truth(0.7, 0, 80)
+        if scheme == "stream":
+            assert record["accepted"] > 0
+            assert record["raced"] > 0
+            assert record["forwards"] < record["tokens"]
 
 
 @pytest.mark.slow
@@ -125,17 +162,24 @@ def test_the_demo_writes_what_it_found(tmp_path: Path) -> None:
     results = json.loads(file.read_text())
     assert set(results["pair"]) == {"draft", "target", "vocab_size"}
     rows = {row["scheme"]: row for row in results["rows"]}
-    assert {"server", "dense", "topk", "split", "coupled"} <= set(rows)
+    assert list(rows) == ["server", "device", "dense", "topk", "split", "coupled", "stream", "auto"]
+    assert len({tuple(row) for row in results["rows"]}) == 1  # the same keys
     for name, row in rows.items():
         assert row["tokens"] > 0
         assert row["tokens_per_s"] > 0
-        if name not in ("server", "device"):
+        if name in ("server", "device", "auto"):
+            assert row["acceptance_rate"] is None
+        else:
             assert 0 <= row["acceptance_rate"] <= 1
-            assert row["mean_acceptance_length"] >= 1
-            assert row["exact"] is True
+        if name in ("server", "stream", "auto", "coupled"):
+            assert row["identical_texts"] == row["texts"] == 3
+        assert (row["why"] is not None) == (name == "auto")
         if name != "device":
+            assert row["exact"] is True
+            assert row["mean_acceptance_length"] >= 1
             assert row["uplink_bits_per_token"] > 0
             assert row["downlink_bits_per_token"] > 0
+    assert rows["server"]["mean_acceptance_length"] == 1
     payload = "uplink_payload_bits_per_token"
     # How many tokens of 64 a distribution keeps, and so how many times more topk sends, is the pair's own affair.
     assert 0 < rows["coupled"][payload] * 40 <= rows["topk"][payload]

@@ -74,6 +74,8 @@ def run(
         raise BadParameterError("--draft-length is given, and auto chooses it; leave it out, or name a --scheme")
     if scheme not in SCHEMES and scheme != "auto":
         raise BadParameterError(f"scheme {scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, auto")
+    if (scheme, race, draft_length) == ("stream", "off", 0):
+        raise BadParameterError("--draft-length is 0 and --race is off, so nobody would write; give at least 1")
     spec = SchemeSpec("stream" if scheme == "auto" else scheme, k, bits, downlink, race or "always")
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)

@@ -49,8 +49,10 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
     shown = [rows[name] for name in SCHEMES]
     console.print(_table(shown, plan, imitated))
     said = conclusions(shown)
+    points = Table.grid(padding=(0, 1))
     for line in said:
-        console.print(Text(f"  {line}{imitated if 'tokens/s' in line else ''}"))
+        points.add_row(" -", Text(f"{line}{imitated if 'tokens/s' in line else ''}"))
+    console.print(points)
     return {
         "pair": {"draft": bench.draft.name, "target": bench.target.name, "vocab_size": bench.tokenizer.vocab_size},
         "profile": plan.profile,

@@ -18,7 +18,7 @@ from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, VERSION, Hello, SchemeSpec, Welcome
 from airdraft.core.sampling import SamplingParams
-from airdraft.device import probe
+from airdraft.device.probe import Probe, measure
 from airdraft.engine import Engine
 from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError, RemoteProtocolError
 from airdraft.models.base import LanguageModel
@@ -87,6 +87,8 @@ class Client:
                 event = await client._greeting.get()
             if isinstance(event, Ready):
                 client.welcome = event.welcome
+                client._machine.measure(asyncio.get_running_loop().time())
+                client._driver.flush()
                 return client
         except TimeoutError:
             raise LinkError(f"{url} took the connection and says nothing; is an airdraft edge there?") from None
@@ -123,20 +125,20 @@ class Client:
             self._driver.forget(number)
             self._driver.flush()
 
-    async def probe(self) -> probe.Probe:
+    async def probe(self) -> Probe:
         """Measure the link and the edge, in a second or two; at its best while nothing is written over this connection.
 
         It sends 1 MB at most, far less where that is slow. An edge that has run no forward yet is given a few tokens to
-        write.
+        write. Texts that are written later over this connection profit from what it has learnt.
         Raises: as `write`.
         """
         async with self._probing:
             most = PROBE_UP_BYTES if self.welcome is None else self.welcome.max_frame - PING_BYTES
-            rtt_s, up_bps, down_bps = await probe.link(self._ping, min(most, PROBE_UP_BYTES), MAX_FILLER)
+            rtt_s, up_bps, down_bps = await measure(self._ping, max(1, min(most, PROBE_UP_BYTES)), MAX_FILLER)
             if not self._machine.verify_s:
                 await self._write_a_little()
                 await self._ping(0, 0)
-            return probe.Probe(rtt_s, up_bps, down_bps, self._machine.verify_s)
+            return Probe(rtt_s, up_bps, down_bps, self._machine.verify_s)
 
     async def _ping(self, filler: int, want: int) -> Echo:
         """One ping and its answer, let through by `_on_event`."""

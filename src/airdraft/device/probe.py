@@ -38,7 +38,7 @@ class Probe:
     """A forward of the target, waiting for its turn included, as the edge says."""
 
 
-async def link(ask: Callable[[int, int], Awaitable[Echo]], max_up: int, max_down: int) -> tuple[float, float, float]:
+async def measure(ask: Callable[[int, int], Awaitable[Echo]], max_up: int, max_down: int) -> tuple[float, float, float]:
     """Measure RTT in seconds, uplink and downlink rate in bits a second; about a second, or a dozen round trips.
 
     `ask(filler, want)` pings with so many bytes of filler, up to `max_up` on the way up and `max_down` on the way down,
