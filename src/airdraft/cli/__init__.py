@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from airdraft import __version__
+from airdraft.cli.bench import bench
 from airdraft.cli.demo import demo
 from airdraft.cli.edge import edge
 from airdraft.cli.link import link
@@ -42,6 +43,7 @@ such as org/name.
 
 for command in (demo, run, edge, link, plan):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 @app.callback(invoke_without_command=True)

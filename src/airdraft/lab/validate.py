@@ -2,8 +2,8 @@
 
 An edge process, a link process in real time and a device in this process write texts with the shipped pair, slowed to
 a profile; then the virtual machines write the same texts with the profile's durations over the same link. One thing is
-added to these: the time to hand a forward to a thread and to hear of its end, some 0.6 ms on a small virtual machine. It
-is measured beforehand, apart from everything else. What virtual time leaves out (sockets, sampling, the timers of the
+added to these: the time to hand a forward to a thread and to hear of its end, some 0.6 ms on a small virtual machine,
+measured beforehand and apart from everything else. What virtual time leaves out (sockets, sampling, the timers of the
 emulated link) is what the two may differ by.
 
 With shared noise the recorded texts and matches are those of the real run. Under `topk`, `dense` and `split` the coins
@@ -201,12 +201,16 @@ class Pair:
                 took_s.append(time.perf_counter() - began - HAND_OVER_PACE_S)
         return median(took_s)
 
+    def recording_for(self, check: Check, texts: Sequence[Written]) -> Recording:
+        """What is to be replayed: the recorded texts, or `texts` where the scheme has coins of its own."""
+        if check.spec.name not in ("dense", "topk", "split"):
+            return self.recording
+        known = zip(self.recording.texts, texts, strict=True)
+        return Recording("written", PARAMS, self.recording.vocab_size, [_as_written(*each) for each in known])
+
     def virtual(self, check: Check, texts: Sequence[Written], hand_over_s: float) -> float:
         """Tokens/s of the replay."""
-        pace, spec, recording = profile(check.profile), check.spec, self.recording
-        if spec.name in ("dense", "topk", "split"):
-            known = zip(recording.texts, texts, strict=True)
-            recording = Recording("written", PARAMS, recording.vocab_size, [_as_written(*each) for each in known])
+        pace, spec, recording = profile(check.profile), check.spec, self.recording_for(check, texts)
         draft_ms, verify_ms = (1e3 * (seconds + hand_over_s) for seconds in (pace.draft_s, pace.target_s))
         setting = cell.constant(check.rtt_ms, check.uplink_mbps, draft_ms, verify_ms, DOWNLINK_MBPS)
         policy = cell.auto(recording.vocab_size, spec) if check.scheme == "auto" else None

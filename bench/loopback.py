@@ -1,0 +1,156 @@
+"""`python -m bench.loopback [--json FILE]`: what the machines, the messages, the sockets and the threads cost.
+
+The shipped pair writes the same texts twice with the same draft length: by a loop of a few lines in this process, and
+by device and edge, two processes joined by a WebSocket over loopback. Both choose with the library's shared noise, so
+the texts must be identical. They take turns; each turn of one is held against the next of the other. First at the
+models' own speed, where a forward takes about a millisecond; then slowed to the profile phone-8b.
+The table goes to the terminal, and into the marked block of docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from airdraft import local
+from airdraft.core.device import Request
+from airdraft.core.events import Committed
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams, choose
+from airdraft.device.client import Client
+from airdraft.lab.record import prompts
+from airdraft.models.base import LanguageModel
+from airdraft.models.folder import load
+from airdraft.models.profile import Paced, profile
+from bench.blocks import replace_block
+from bench.noise import cpu_name
+
+BAR = 0.9
+"""What the stack must reach of the plain loop's speed."""
+LENGTH = 4
+PARAMS = SamplingParams(0.7)
+TOKENS = 128
+TURNS = {"none": (8, 5), "phone-8b": (3, 2)}
+"""By profile: prompts, and times that each is written both ways."""
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+def plain(
+    draft: LanguageModel, target: LanguageModel, prompt: Sequence[int], seed: int, vocab_size: int
+) -> tuple[list[int], int]:
+    """The text and the rounds it took: draft, verify, keep what agrees and the target's own token after it."""
+    text, end, rounds = list(prompt), len(prompt) + TOKENS, 0
+    draft_cache, target_cache = draft.new_cache(), target.new_cache()
+    target.forward(target_cache, 0, text[:-1], 0)
+    cached = 0  # positions of the draft's cache that agree with the text
+    while len(text) < end and text[-1] not in target.eos_ids:
+        drafted = list(text)
+        while len(drafted) < min(len(text) + LENGTH, end - 1) and (
+            len(drafted) == len(text) or drafted[-1] not in target.eos_ids
+        ):
+            row = draft.forward(draft_cache, cached, drafted[cached:], 1)[0, :vocab_size]
+            cached = len(drafted)
+            drafted.append(choose(row, PARAMS, seed, cached))
+        drafts = drafted[len(text) :]
+        rows = target.forward(target_cache, len(text) - 1, [text[-1], *drafts], len(drafts) + 1)[:, :vocab_size]
+        rounds += 1
+        for row, proposed in zip(rows, [*drafts, None], strict=True):
+            text.append(choose(row, PARAMS, seed, len(text)))
+            if text[-1] != proposed or text[-1] in target.eos_ids:
+                break
+        cached = min(cached, len(text) - 1)
+    return text[len(prompt) :], rounds
+
+
+async def stack(client: Client, prompt: Sequence[int], seed: int) -> list[int]:
+    """The text by device and edge."""
+    tokens: list[int] = []
+    async for event in client.write(Request(prompt, SchemeSpec("coupled"), PARAMS, seed, TOKENS, LENGTH)):
+        if isinstance(event, Committed):
+            tokens += event.tokens
+    return tokens
+
+
+async def measure(name: str) -> dict[str, Any]:
+    """One profile."""
+    (draft, tokenizer), (target, _) = load("draft"), load("target")
+    pace, vocab = profile(name), tokenizer.vocab_size
+    slow_draft, slow_target = Paced(draft, pace.draft_s), Paced(target, pace.target_s)
+    count, times = TURNS[name]
+    heads = prompts(count)
+    ratios, plain_s, stack_s, rounds, tokens, identical = [], 0.0, 0.0, 0, 0, 0
+    async with (
+        local.edge("target", name) as url,
+        await Client.connect(url, slow_draft, tokenizer.digest, vocab) as client,
+    ):
+        await stack(client, heads[0], 0)
+        plain(slow_draft, slow_target, heads[0], 0, vocab)
+        for _ in range(times):
+            for seed, head in enumerate(heads):
+                began = time.perf_counter()
+                expected, needed = plain(slow_draft, slow_target, head, seed, vocab)
+                between = time.perf_counter()
+                written = await stack(client, head, seed)
+                ended = time.perf_counter()
+                ratios.append((between - began) / (ended - between))
+                plain_s, stack_s = plain_s + between - began, stack_s + ended - between
+                rounds, tokens, identical = rounds + needed, tokens + len(written), identical + (written == expected)
+    return {
+        "profile": name,
+        "texts": len(ratios),
+        "identical": identical,
+        "tokens": tokens,
+        "plain_tokens_per_s": tokens / plain_s,
+        "stack_tokens_per_s": tokens / stack_s,
+        "plain_ms_per_round": 1e3 * plain_s / rounds,
+        "stack_ms_per_round": 1e3 * stack_s / rounds,
+        "ratio": statistics.median(ratios),
+        "held": statistics.median(ratios) >= BAR and identical == len(ratios),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    lines = [
+        f"Draft length {LENGTH}, temperature {PARAMS.temperature:g}, at most {TOKENS} tokens; {result['cpu']} "
+        f"({result['cores']} cores, load {result['load']:.1f} meanwhile). Speed by speed: the median of paired texts.",
+        "",
+        "| compute | plain loop, tokens/s | device and edge, tokens/s | ratio | ms a round | identical texts |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        compute = "the models' own" if row["profile"] == "none" else f"imitated, `{row['profile']}`"
+        lines.append(
+            f"| {compute} | {row['plain_tokens_per_s']:.1f} | {row['stack_tokens_per_s']:.1f} | {row['ratio']:.3f} "
+            f"| {row['plain_ms_per_round']:.1f} and {row['stack_ms_per_round']:.1f} "
+            f"| {row['identical']} of {row['texts']} |"
+        )
+    verdicts = ", ".join(f"{row['profile']}: {'kept' if row['held'] else 'MISSED'}" for row in result["rows"])
+    return "\n".join([*lines, "", f"The bar is {BAR:g} with identical texts; {verdicts}."])
+
+
+def main() -> int:
+    """Measure, print, write. Exit code 1 if the bar is missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.loopback", description="What the stack costs.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
+    asked = parser.parse_args()
+    result: dict[str, Any] = {"bar": BAR, "cpu": cpu_name(), "cores": os.cpu_count() or 1}
+    result["rows"] = [asyncio.run(measure(name)) for name in TURNS]
+    result["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    print(table(result))
+    if asked.json:
+        asked.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    replace_block(PAGE, "loopback", table(result))
+    return int(not all(row["held"] for row in result["rows"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""`airdraft bench`: the laboratory's commands. What imports them late is the laboratory, which takes long to import."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from airdraft.cli import options
+from airdraft.cli.pages import renew
+from airdraft.errors import BadParameterError
+
+if TYPE_CHECKING:
+    from airdraft.lab.tracing import Traced
+    from airdraft.lab.validate import Validation
+
+SIMULATED = "simulated (virtual time)"
+
+bench = typer.Typer(
+    no_args_is_help=True,
+    help="""The laboratory: every scheme over many links, in virtual time.
+
+The two models' texts are recorded once; then the real machines write them
+again over any link, at any compute speed, in milliseconds.
+""",
+)
+
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results to FILE.")]
+Jobs = Annotated[int, typer.Option(help="Processes that share the work; 0: one for each core.", min=0)]
+Pages = Annotated[
+    list[Path] | None,
+    typer.Option("--page", metavar="FILE", help="Renew the marked blocks of this Markdown page; may be given again."),
+]
+
+
+@bench.command()
+def grid(json_file: JsonFile = None, jobs: Jobs = 0, no_color: options.NoColor = False) -> None:
+    """Every scheme in every cell of RTT, uplink, compute and agreement; what is claimed of all cells. Minutes.
+
+    Ends with exit code 1 if a claim is not held.
+    """
+    from airdraft.lab import grid as lab  # noqa: PLC0415
+
+    console = _console(no_color, json_file)
+    recorded = lab.recordings()
+    with _progress(console, "cells") as on_cell:
+        found = lab.run_grid(recorded, _jobs(jobs), on_cell)
+    record = lab.record_of(recorded, found)
+    _write(json_file, record)
+    console.print(f"{len(found):,} runs, {SIMULATED}. Each claim is about every cell; its worst is shown.")
+    table = _table("claim", bar="bar", worst="worst", held="held?")
+    for claim in record["claims"]:
+        table.add_row(claim["claim"], f"{claim['bar']:g}", f"{claim['worst']:.3f}", _held(claim["held"]))
+    console.print(table)
+    for claim in record["claims"]:
+        where = ", ".join(f"{name} {value}" if isinstance(value, str) else f"{name} {value:.4g}"
+                          for name, value in claim["cell"].items())  # fmt: skip
+        console.print(Text(f"{claim['claim']}, worst: {where}", "dim"))
+    means = ", ".join(f"{mean:.2f} × {scheme}" for scheme, mean in record["means"].items())
+    console.print(f"Speed of auto, geometric mean over all cells: {means}.")
+    inexact = lab.unheld(found)
+    if inexact:
+        console.print(f"NOT EXACT: {len(inexact)} runs, first {inexact[0]}")
+    if inexact or not all(claim["held"] for claim in record["claims"]):
+        raise typer.Exit(1)
+
+
+@bench.command()
+def report(
+    grid_file: Annotated[Path, typer.Argument(metavar="GRID", help="What `airdraft bench grid --json` wrote.")],
+    folder: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("docs/figures"),
+    page: Pages = None,
+) -> None:
+    """Draw a grid: who wins where, speed over RTT, one text as it was written. Prints its tables as Markdown.
+
+    Blocks `claims` and `typical` of a --page are renewed.
+    """
+    from airdraft.lab import report as lab  # noqa: PLC0415
+
+    try:
+        results = json.loads(grid_file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadParameterError(f"{grid_file} cannot be read ({error.strerror}); give a grid's JSON") from error
+    except ValueError as error:
+        raise BadParameterError(f"{grid_file} is no JSON ({error}); run `airdraft bench grid --json` again") from error
+    if not isinstance(results, dict):
+        raise BadParameterError(f"{grid_file} holds no grid; run `airdraft bench grid --json` again")
+    for path in lab.report(results, folder):
+        typer.echo(f"wrote {path}")
+    blocks = lab.blocks(results)
+    _renew(page, blocks)
+    if not page:
+        typer.echo("\n" + "\n\n".join(blocks.values()))
+
+
+@bench.command()
+def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
+    """Hold virtual time against the wall clock: real processes over an emulated link, and their replay. 2 minutes.
+
+    Ends with exit code 1 if the median or the worst cell is off by too much.
+    Other work on this machine makes the real runs slower.
+    """
+    from airdraft.lab import validate as lab  # noqa: PLC0415
+
+    console = _console(no_color, json_file)
+    pair = lab.Pair()
+    with _progress(console, "cells") as on_cell:
+        started = iter(range(len(lab.CHECKS)))
+        found = asyncio.run(lab.validate(pair, on_check=lambda _: on_cell(next(started), len(lab.CHECKS))))
+    _write(json_file, found.record())
+    console.print(
+        f"Wall clock: {lab.TEXTS} texts of at most {lab.TOKENS} tokens over real processes, compute imitated. "
+        f"Virtual time: profile and {1e3 * found.hand_over_s:.2f} ms a forward, the measured hand-over to a thread.",
+        soft_wrap=True,
+    )
+    table = _table("scheme", profile="profile", link="RTT, uplink", wall="tokens/s,\nwall", virtual="virtual",
+                   error="error", bare="without\nhand-over")  # fmt: skip
+    for row in _validation_rows(found):
+        table.add_row(*row)
+    console.print(table)
+    console.print(_verdict(found))
+    _renew(page, {"validate": validation_block(found)})
+    if not found.held:
+        raise typer.Exit(1)
+
+
+@bench.command()
+def trace(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Traces, see docs/links.md.")],
+    seconds: Annotated[float, typer.Option(help="Virtual time for each run of a trace, at most.")] = 60.0,
+    rtt_ms: Annotated[float, typer.Option("--rtt-ms", help="Round trip of traces that have none.")] = 20.0,
+    draft_ms: Annotated[float, typer.Option(help="A forward of the draft, for one token.")] = 15.0,
+    verify_ms: Annotated[float, typer.Option(help="A forward of the target.")] = 30.0,
+    json_file: JsonFile = None,
+    jobs: Jobs = 0,
+    no_color: options.NoColor = False,
+) -> None:
+    """Every scheme over traces of real links, in virtual time: tokens/s, and how long a token is waited for.
+
+    Schemes with rounds run at the draft length that is best for the whole run.
+    Ends with exit code 1 if auto falls short of the best exact scheme by more
+    than 5 % on any run.
+    """
+    from airdraft.lab import tracing as lab  # noqa: PLC0415
+
+    console = _console(no_color, json_file)
+    todo = lab.tasks(files, rtt_ms, draft_ms, verify_ms, seconds)
+    recorded = lab.recording()
+    with _progress(console, "runs") as on_run:
+        found = lab.trace_all(recorded, todo, _jobs(jobs), on_run)
+    record = lab.record_of(found, todo[0].compute)
+    _write(json_file, record)
+    console.print(f"Pair at temperature {lab.TEMPERATURE:g}, draft {draft_ms:g} ms, target {verify_ms:g} ms, "
+                  f"{SIMULATED}: the first {seconds:g} s of each run, or all of it.", soft_wrap=True)  # fmt: skip
+    console.print(_speeds(found))
+    console.print(_waits(found))
+    worst = lab.worst(found)
+    console.print(
+        f"auto against the best exact scheme: {worst.ratio:.3f} at worst ({worst.name}: {worst.best.scheme}); "
+        f"bar {lab.BAR:g}: {_held(record['held'])}.",
+        soft_wrap=True,
+    )
+    inexact = [f"{each.name}: {row.scheme}" for each in found for row in each.speeds if not row.exact]
+    if inexact:
+        console.print(f"NOT EXACT: {'; '.join(inexact)}")
+    if inexact or not record["held"]:
+        raise typer.Exit(1)
+
+
+def _speeds(found: list[Traced]) -> Table:
+    schemes = {row.scheme: row.scheme.replace("/", "/\n") for row in found[0].speeds}
+    table = _table("run", mbps="Mbit/s", outage="out-\nage", rtt="RTT\nms", **schemes, ratio="auto by\nbest")
+    table.title, table.title_justify = "tokens/s (draft length)", "left"
+    for each in found:
+        cells = [
+            Text(f"{row.tokens_per_s:.1f}" + (f" ({row.length})" if row.length else ""),
+                 "bold" if row is each.best else "")
+            for row in each.speeds
+        ]  # fmt: skip
+        link = (f"{each.mean_mbps:.1f}", f"{each.outage:.0%}", f"{each.rtt_ms:.0f}")
+        table.add_row(each.name, *link, *cells, f"{each.ratio:.3f}")
+    return table
+
+
+def _waits(found: list[Traced]) -> Table:
+    """Median over the runs of each percentile."""
+    from statistics import median  # noqa: PLC0415
+
+    table = _table("scheme", p50="p50", p95="p95", p99="p99")
+    table.title, table.title_justify = "wait for a token, ms: percentiles of a run, the median run", "left"
+    for rows in zip(*(each.speeds for each in found), strict=True):
+        percentiles = (median(getattr(row, f"wait_p{p}_ms") for row in rows) for p in (50, 95, 99))
+        table.add_row(rows[0].scheme, *(f"{value:.0f}" for value in percentiles))
+    return table
+
+
+def _validation_rows(found: Validation) -> Iterator[tuple[str, ...]]:
+    for each in found.found:
+        check = each.check
+        yield (
+            check.scheme + (f", γ {check.length}" if check.length else ""),
+            check.profile,
+            f"{check.rtt_ms:g} ms, {check.uplink_mbps:g} Mbit/s",
+            f"{each.wall_tokens_per_s:.1f}",
+            f"{each.virtual_tokens_per_s:.1f}",
+            f"{each.error:+.1%}",
+            f"{each.bare_error:+.1%}",
+        )
+
+
+def _verdict(found: Validation) -> str:
+    from airdraft.lab.validate import MEDIAN_BAR, WORST_BAR  # noqa: PLC0415
+
+    return (
+        f"Virtual time is off by {found.median_error:.1%} in the median cell and {found.worst_error:.1%} in the worst; "
+        f"bars {MEDIAN_BAR:.0%} and {WORST_BAR:.0%}: {_held(found.held)}."
+    )
+
+
+def validation_block(found: Validation) -> str:
+    """The table of `airdraft bench validate`, in Markdown."""
+    rows = "\n".join("| " + " | ".join(cells) + " |" for cells in _validation_rows(found))
+    return f"""\
+Tokens/s over real processes and an emulated link, and of the same texts in virtual time, whose forwards take the
+profile's time and {1e3 * found.hand_over_s:.2f} ms, the measured hand-over to a thread.
+
+| scheme | profile | RTT, uplink | wall clock | virtual | error | without the hand-over |
+|---|---|---|---:|---:|---:|---:|
+{rows}
+
+{_verdict(found)}"""
+
+
+def _console(no_color: bool, json_file: Path | None) -> Console:
+    """Where results go. Looks first whether the file can be written: the runs take minutes."""
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        folder = json_file.resolve().parent
+        raise BadParameterError(f"{json_file} cannot be written: there is no folder {folder}; make it")
+    return Console(no_color=no_color, highlight=False)
+
+
+def _write(json_file: Path | None, record: dict[str, Any]) -> None:
+    if json_file is None:
+        return
+    try:
+        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadParameterError(f"{json_file} cannot be written ({error.strerror}); give another file") from error
+
+
+def _renew(pages: list[Path] | None, blocks: dict[str, str]) -> None:
+    for page in pages or []:
+        typer.echo(f"wrote {', '.join(renew(page, blocks))} into {page}")
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that disappears when all is done; give it what is done and of how many."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+def _jobs(given: int) -> int:
+    return given or os.cpu_count() or 1
+
+
+def _held(held: bool) -> str:
+    return "yes" if held else "NO"
+
+
+def _table(first: str, **headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first)
+    for heading in headings.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
