@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from statistics import median
 from typing import Annotated, Any
@@ -221,6 +222,7 @@ def _record(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity; null is a rate without a limit."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+def _finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """JSON has no infinity; null is a rate without a limit. What is not known is left out."""
+    known = {name: value for name, value in values.items() if value is not None}
+    return {name: value if math.isfinite(value) else None for name, value in known.items()}

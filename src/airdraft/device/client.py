@@ -152,8 +152,8 @@ class Client:
             event = await self._echoes.get()
             if not isinstance(event, Echo):
                 raise self._error(event)
-            if event.bytes_out > filler and event.bytes_in > want:  # another's was on its way before
-                return event
+            if 0 < event.bytes_out - filler <= PING_BYTES and 0 < event.bytes_in - want <= PING_BYTES:
+                return event  # any other answers a ping of the machine's own
 
     async def _write_a_little(self) -> None:
         now = asyncio.get_running_loop().time
