@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -98,7 +99,7 @@ def test_resources_are_never_busier_than_the_clock() -> None:
     assert all(0 < busy_s <= here.now for busy_s in here.busy_s.values())
     for lane in ("device", "edge"):
         lanes = [span for span in spans if span.lane == lane]
-        assert all(a.end_s <= b.start_s + 1e-9 for a, b in zip(lanes, lanes[1:], strict=False))
+        assert all(a.end_s <= b.start_s + 1e-9 for a, b in itertools.pairwise(lanes))
     assert {span.lane for span in spans} == {"device", "edge", "uplink", "downlink"}
 
 

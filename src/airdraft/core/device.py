@@ -8,6 +8,7 @@ import numpy as np
 
 from airdraft.core import schemes
 from airdraft.core.connection import Connection
+from airdraft.core.control.acceptance import Calibrated
 from airdraft.core.control.estimate import Estimator
 from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Ready
 from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Pong, ToDevice, Welcome, encode
@@ -16,8 +17,10 @@ from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtoco
 
 __all__ = ["Counts", "DeviceMachine", "Request"]
 
-FILLER = 200
-"""Bytes by which some pings are longer than others."""
+HEADER_BYTES = 46
+"""Of a packet: TCP/IP's and a WebSocket's, as far as this side can know."""
+FILLER, MEASURES = 200, 2
+"""Bytes by which some pings are longer than others, and how many of these a connection begins with."""
 PING_S = 2.0
 """Seconds between pings while texts are written: what is known of the link must not grow old."""
 
@@ -41,9 +44,12 @@ class DeviceMachine(Connection):
         self._opened = 0
         self._greeted_s = now
         self._long = False
-        self._curious = False  # whether a text has asked for anything to be measured
+        self._queued_s: dict[float, float] = {}  # of pings without an answer: what they waited before they left
+        self._to_measure = 0  # pings to come
         self.estimator = Estimator()
         """What is known of the models' and the link's speed."""
+        self.sureness = Calibrated()
+        """How often drafts are accepted, by the draft model's own probability of them."""
         self._send(hello)
 
     @property
@@ -87,10 +93,27 @@ class DeviceMachine(Connection):
             )
         self._sessions[session.number] = session
         self._send(message)
-        if session.curious and not self._curious:  # the prompt was long, this is short: together they tell the rate
-            self._curious = True
-            self.ping(now)
         return session.number, session.advance()
+
+    def measure(self, now: float) -> None:
+        """Send a few longer pings, one after another. With the handshake they tell the uplink's rate, so that a first
+        text need not find it out. To be called while the link is idle.
+        """
+        self._to_measure = MEASURES - 1
+        self.ping(now, FILLER)
+
+    def ping(self, now: float, filler: int = 0, want: int = 0) -> None:
+        """See `Connection.ping`."""
+        self._queued_s = {t: queued_s for t, queued_s in self._queued_s.items() if t in self._pings}
+        self._queued_s[now] = self.estimator.queued_s(now)
+        super().ping(now, filler, want)
+
+    def take(self) -> bytes:
+        """See `Connection.take`."""
+        data = super().take()
+        if data:
+            self.estimator.sent(self._now, len(data) + HEADER_BYTES)
+        return data
 
     def latest(self, forward: Forward) -> Forward:
         """Asked for when a forward's turn has come: the device's never change."""
@@ -121,14 +144,21 @@ class DeviceMachine(Connection):
     def _filler(self) -> int:
         # Every other one is longer, so that a rate shows.
         self._long = not self._long
-        return FILLER if self._curious and self._long else 0
+        return FILLER if self._is_curious() and self._long else 0
+
+    def _is_curious(self) -> bool:
+        return any(session.curious for session in self._sessions.values())
 
     def _ping_every_s(self) -> float:
-        curious = any(session.curious for session in self._sessions.values())
-        return min(PING_S, self.heartbeat_s) if curious else self.heartbeat_s
+        return min(PING_S, self.heartbeat_s) if self._is_curious() else self.heartbeat_s
 
     def _echoed(self, echo: Echo, pong: Pong) -> Echo:
-        self.estimator.round_trip(echo.seconds, echo.bytes_out, echo.bytes_in, 0.0)
+        # Behind drafts of ours it waited, which is none of the link's doing.
+        held_s = min(echo.seconds, self._queued_s.pop(pong.t, 0.0))
+        self.estimator.round_trip(echo.seconds, echo.bytes_out, echo.bytes_in, held_s)
+        if self._to_measure:
+            self._to_measure -= 1
+            self.ping(self._now, FILLER)
         if pong.verify_s:
             self.verify_s = pong.verify_s
             self.estimator.verified(pong.verify_s)

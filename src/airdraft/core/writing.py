@@ -45,7 +45,7 @@ from airdraft.core.messages import (
     Welcome,
     encode,
 )
-from airdraft.core.sampling import SamplingParams
+from airdraft.core.sampling import SamplingParams, distribution
 from airdraft.core.schemes import DEVICE, Drafted
 from airdraft.errors import LocalProtocolError, RemoteProtocolError
 
@@ -120,7 +120,7 @@ class Request:
     policy: Policy | None = None
     """Who chooses scheme, draft length and window; None keeps the scheme."""
     rule: Length | None = None
-    """What ends a round, token by token, within the draft length chosen; None: nothing but that."""
+    """What ends a round, token by token, in place of a draft length; None: nothing."""
 
 
 def _policy(request: Request, vocab_size: int, max_draft: int) -> Policy:
@@ -161,17 +161,19 @@ class Session:
         self._asked_s = 0.0
         self._stale = False  # a commit has changed what that row rests on
         self._drafts: list[Drafted] = []
+        self._probs: list[float] = []  # the draft model's, of its drafts, for a rule to judge by
         self._recovered: int | None = None
         self._rejected: Drafted | None = None
         self._seq = self._heard = 0  # the last draft that was sent, and that the edge is known to have
         self._opened = False
         self._answers_due = 1  # `Opened`s: the answers to `Open` and to every `Switch`
         self._opened_s = self._sent_s = machine._now
+        self._queued_s = machine.estimator.queued_s(machine._now)  # what `Open` waits behind
         self._opening_bytes = self._sent_bytes = 0
         self._sent = self._committed  # a stream's drafts before this position are on their way
         self._sent_digest = self._digest.copy()
         self._fresh = True  # nothing of this branch was sent yet
-        self.curious = request.policy is not None or request.draft_length is None
+        self.curious = request.policy is not None or request.draft_length is None or request.rule is not None
         """Whether anything is decided by what is measured."""
         self._policy = request.policy or _policy(request, vocab_size, welcome.max_draft)
         self._facts = machine.estimator.facts()
@@ -215,8 +217,9 @@ class Session:
         if self._state is not State.DRAFTING:
             return []
         fitting = max(0, self._max_frame - DRAFT_HEADER) * 8 // self._scheme.draft_bits
-        most = min(self._mode.length, self._max_draft, fitting, self._draft_end - self._committed)
-        if len(self._drafts) < most and not (self._drafts and self._drafts[-1].token in self._eos):
+        length = self._max_draft if self._request.rule else self._mode.length
+        most = min(length, self._max_draft, fitting, self._draft_end - self._committed)
+        if len(self._drafts) < most and not (self._drafts and self._round_ends()):
             return self._ask()
         self._send_drafts(self._committed, self._digest.value, self._drafts)
         self.counts.rounds += 1
@@ -224,6 +227,14 @@ class Session:
         self._sent_s = self._machine._now
         self._state = State.VERIFYING
         return []
+
+    def _round_ends(self) -> bool:
+        """Whether what is drafted is enough, though more would be allowed."""
+        rule = self._request.rule
+        if self._drafts[-1].token in self._eos:
+            return True
+        sureness = self._machine.sureness
+        return rule is not None and not rule.more([sureness.chance(p) for p in self._probs], self._facts)
 
     def _advance_stream(self) -> list[Event]:
         window = min(self._mode.length, REACH * self._max_draft) if self._mode.scheme != "server" else 0
@@ -284,6 +295,8 @@ class Session:
             self._tokens.append(drafted.token)
             if self._state is State.DRAFTING:
                 self._drafts.append(drafted)
+                if self._request.rule:
+                    self._probs.append(float(distribution(row, self._request.params)[drafted.token]))
         return self.advance()
 
     def handle(self, message: Message) -> list[Event]:
@@ -306,7 +319,8 @@ class Session:
             raise RemoteProtocolError("state", "the edge goes on from another prefix than ours")
         if not self._opened:
             elapsed_s = self._machine._now - self._opened_s
-            self._machine.estimator.round_trip(elapsed_s, self._opening_bytes, len(encode(message)), 0.0)
+            waited_s = min(elapsed_s, self._queued_s)
+            self._machine.estimator.round_trip(elapsed_s, self._opening_bytes, len(encode(message)), waited_s)
         self._opened = True
         self._answers_due -= 1
         if self._state is not State.SWITCHING or self._answers_due:
@@ -321,6 +335,8 @@ class Session:
             raise RemoteProtocolError("state", f"{verdict.accepted} of {len(self._drafts)} drafts were accepted")
         self._judged(verdict.accepted, verdict.accepted < len(self._drafts), verdict.accepted)
         self.counts.downlink_payload_bytes += len(verdict.extra)
+        for at, prob in enumerate(self._probs[: verdict.accepted + 1]):
+            self._machine.sureness.judged(prob, at < verdict.accepted)
         tokens = [draft.token for draft in self._drafts[: verdict.accepted]]
         rejected = self._drafts[verdict.accepted] if verdict.accepted < len(self._drafts) else None
         ended = bool(tokens) and tokens[-1] in self._eos
@@ -372,6 +388,8 @@ class Session:
         self._judged(message.accepted, message.accepted < message.drafted and bool(message.tokens), agreeing)
         self._machine.estimator.judged(0, int(agreeing < len(drafted)))
         self.counts.raced += not message.drafted
+        if self._mode.scheme == "stream" and self._mode.race != "off":
+            self._machine.estimator.raced(len(tokens))
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
         theirs = (self._committed + len(tokens), message.digest)
         events = self._commit(tokens, message.accepted, kind, theirs)
@@ -414,7 +432,7 @@ class Session:
         self._committed += len(tokens)
         if self._sent < self._committed:  # the device is behind: it goes on from the commit
             self._sent, self._sent_digest, self._fresh = self._committed, self._digest.copy(), True
-        self._drafts = []
+        self._drafts, self._probs = [], []
         self.counts.committed += len(tokens)
         events: list[Event] = [Committed(self.number, tuple(tokens), accepted, kind)]
         reason = "stop" if tokens[-1] in self._eos else "length" if self._committed == self._end else None

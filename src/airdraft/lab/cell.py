@@ -22,6 +22,11 @@ from airdraft.sim.virtual import Compute, Span, Virtual, VirtualText
 BUSY = 0.85
 """A resource at work for so much of the time is what limits a cell; if none is, it is the round trip."""
 
+PATIENCE = 3
+"""Draft lengths tried beyond the best one."""
+SETTLE_S = 1.0
+"""Between a connection and its first text: the device has measured the link by then."""
+
 ROUNDS = ("dense", "topk", "split", "coupled")
 
 
@@ -94,6 +99,7 @@ def run(
     device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same
     edge = EdgeMachine(target, limits, 0.0, setting.compute.verify_s, replay.make)
     world = Virtual(device, edge, Blank(vocab), Blank(vocab), setting.link, setting.compute, spans)
+    world.rest(SETTLE_S)
     result = Result(label or spec.name, length)
     began_s, before, busy = world.now, world.sent_bytes, world.busy_s
     while True:
@@ -144,10 +150,14 @@ def best_rounds(recording: Recording, setting: Setting, spec: SchemeSpec, facts:
         return tried[length].tokens_per_s
 
     best = predicted
-    for step in (1, -1):
-        while 1 <= best + step <= MAX_DRAFT and speed(best + step) > speed(best):
-            best += step
-    speed(best)
+    for step in (1, -1):  # over small humps, which short texts make
+        at, patience = best, PATIENCE
+        while patience and 1 <= at + step <= MAX_DRAFT:
+            at += step
+            if speed(at) > speed(best):
+                best, patience = at, PATIENCE
+            else:
+                patience -= 1
     return max(tried.values(), key=lambda result: result.tokens_per_s)
 
 

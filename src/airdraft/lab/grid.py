@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import geometric_mean
 from typing import Any
 
 import msgspec
 from msgspec import structs
 
-from airdraft.core.control.facts import Facts
+from airdraft.core.control.auto import Given
+from airdraft.core.control.facts import Facts, Mode
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.lab.cell import ROUNDS, Result, auto, best_rounds, constant, run
 from airdraft.lab.record import Recording, prompts, record, synthetic
 from airdraft.lab.results import Claim, Row
+from airdraft.lab.timeline import timeline
 from airdraft.link.base import HEADER_BYTES
 from airdraft.models.folder import load
 
@@ -69,7 +71,8 @@ def cells(agreements: Iterable[str]) -> list[Cell]:
 
 
 def rows(cell: Cell, recording: Recording) -> list[Row]:
-    """Every scheme in one cell; those with rounds at their best draft length, `stream/off` at its best window."""
+    """Every scheme in one cell. Those with rounds have their best draft length. Streams find their shape by themselves;
+    `stream/off` also is given the shape of the best `coupled` rounds, and the faster counts."""
     setting = constant(cell.rtt_ms, cell.uplink_mbps, cell.draft_ms, cell.verify_ms, DOWNLINK_MBPS)
     found = [run(recording, setting, SchemeSpec("server"))]
     for name in ROUNDS:
@@ -79,7 +82,10 @@ def rows(cell: Cell, recording: Recording) -> list[Row]:
         spec = SchemeSpec("stream", race=race)
         tried = [run(recording, setting, spec, label=f"stream/{race}")]
         if race == "off":
-            tried.append(run(recording, setting, spec, label=f"stream/{race}", length=1))
+            window = found[-1].length or 1  # of `coupled`
+            for packet in (1, window):
+                mode = Mode("stream", window, race, packet, packet)
+                tried.append(run(recording, setting, spec, label="stream/off", policy=partial(Given, mode)))
         found.append(max(tried, key=lambda result: result.tokens_per_s))
     spec = SchemeSpec("stream")
     found.append(run(recording, setting, spec, label="auto", policy=auto(recording.vocab_size, spec)))
@@ -188,5 +194,6 @@ def record_of(recorded: Sequence[Recording], found: Sequence[Row]) -> dict[str, 
         ],
         "rows": msgspec.to_builtins(found),
         "claims": msgspec.to_builtins(claims(found)),
-        "means": {name: mean for name, mean in means(found).items() if not math.isnan(mean)},
+        "means": means(found),
+        "timeline": msgspec.to_builtins(timeline(recorded[1])),
     }

@@ -40,8 +40,9 @@ class Span:
     lane: str
     start_s: float
     end_s: float
-    tokens: int
-    """Drafts verified, fed or carried; bytes for a flight."""
+    forward: Forward | None = None
+    nbytes: int = 0
+    """Of a flight, without headers."""
 
 
 @dataclass
@@ -100,6 +101,8 @@ class Virtual:
         self._flush(self._edge)
         self._flush(self._device)
         self._run(lambda: device.ready)
+        device.measure(self.now)
+        self._flush(self._device)
 
     @property
     def busy_s(self) -> dict[str, float]:
@@ -116,6 +119,12 @@ class Virtual:
         """Bytes on the uplink and on the downlink, all headers included."""
         return self._device.pipe.sent_bytes, self._edge.pipe.sent_bytes
 
+    def rest(self, seconds: float) -> None:
+        """Let time pass while nobody asks for a text."""
+        until_s = self.now + seconds
+        self._at(until_s, lambda: None)
+        self._run(lambda: self.now >= until_s)
+
     def write(self, request: Request) -> VirtualText:
         """Serve one request to its end.
 
@@ -128,7 +137,6 @@ class Virtual:
         _, events = machine.open(request, self.now)
         self._serve(self._device, events)
         self._run(lambda: bool(text.reason))
-        self._device.caches.clear()
         return text
 
     def _run(self, done: Callable[[], bool]) -> None:
@@ -156,15 +164,14 @@ class Virtual:
                     self._at(side.free_s, self._start, side, event)
             elif isinstance(event, Failed):
                 raise RefusedError(event.code, event.message)
-            elif isinstance(event, Finished) and side is self._edge:
+            elif isinstance(event, Finished):
                 side.caches.pop(event.session, None)
                 side.ended.add(event.session)
-            elif side is self._device and self._text is not None:
-                if isinstance(event, Committed):
-                    self._text.commits.append((self.now, event))
-                    self._text.tokens += event.tokens
-                elif isinstance(event, Finished):
+                if side is self._device and self._text is not None:
                     self._text.reason, self._text.ended_s = event.reason, self.now
+            elif isinstance(event, Committed) and self._text is not None:
+                self._text.commits.append((self.now, event))
+                self._text.tokens += event.tokens
         self._flush(side)
 
     def _start(self, side: _Side, forward: Forward) -> None:
@@ -178,7 +185,7 @@ class Virtual:
         side.free_s = self.now + took_s
         side.busy_s += took_s
         if self._spans is not None:
-            self._spans.append(Span(side.name, self.now, side.free_s, len(forward.tokens)))
+            self._spans.append(Span(side.name, self.now, side.free_s, forward))
         self._at(side.free_s, self._finish, side, forward)
 
     def _finish(self, side: _Side, forward: Forward) -> None:
@@ -203,7 +210,7 @@ class Virtual:
         side.sending_s += side.pipe.free_at_s - before_s
         if self._spans is not None:
             lane = "uplink" if side is self._device else "downlink"
-            self._spans.append(Span(lane, self.now, arrival_s, len(data)))
+            self._spans.append(Span(lane, self.now, arrival_s, nbytes=len(data)))
         self._at(arrival_s, self._receive, other, data)
 
     def _receive(self, side: _Side, data: bytes) -> None:

@@ -26,10 +26,7 @@ def test_it_takes_the_fastest() -> None:
 
 def test_it_drafts_nothing_where_that_is_no_slower() -> None:
     slow_draft = replace(NEAR, draft_s=0.04)
-    auto = Auto(32000)
-    assert auto.choose(slow_draft, 0).scheme == "stream"  # while the edge reads the prompt
-    assert auto.choose(slow_draft, 0.3).scheme == "stream"
-    assert auto.choose(slow_draft, 0.6).scheme == "server"
+    assert Auto(32000, ("server", "coupled")).choose(slow_draft, 0).scheme == "server"
 
 
 def test_equals_are_told_by_what_the_device_spends() -> None:
@@ -67,9 +64,16 @@ def test_little_is_not_worth_a_change() -> None:
 
 def test_drafting_in_vain_ends_under_a_stream_too() -> None:
     auto = Auto(32000, ("server", "stream"))
-    assert auto.choose(NEAR, 0).scheme == "stream"
-    assert auto.choose(POOR, 1.0).scheme == "stream"
-    assert auto.choose(POOR, 1.6).scheme == "server"
+    in_vain = replace(POOR, streamed=1.005)
+    assert auto.choose(POOR, 0).scheme == "stream"
+    assert auto.choose(replace(POOR, streamed=1.2), 1.0).scheme == "stream"  # better than anybody would think
+    assert auto.choose(in_vain, 1.0).scheme == "stream"
+    assert auto.choose(in_vain, 1.6).scheme == "server"
+    assert auto.choose(in_vain, 4.0).scheme == "server"
+    auto.choose(in_vain, 6.7)
+    assert auto.choose(in_vain, 7.3).scheme == "stream"  # a trial
+    auto.choose(in_vain, 7.4)
+    assert auto.choose(in_vain, 8.0).scheme == "server"
 
 
 def test_lengths_follow_at_once() -> None:

@@ -23,7 +23,15 @@ from airdraft.core.control.lengths import (
     tk_slt_length,
     tk_slt_speedup,
 )
+from airdraft.core.device import Counts, Request
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
+from airdraft.sim import alone
+from airdraft.sim.conformance import TableModel
+from airdraft.sim.pair import Pair
+
+from ..tables import alike, table
 
 COUPLED, TOPK = wire("coupled", 32000), wire("topk", 32000)
 FACTS = Facts(0.005, 0.03, 0.05, 5e6, 100e6, 0.8)
@@ -128,3 +136,45 @@ def test_specdec_stops_once_a_rejection_is_likely() -> None:
     assert drafted(rule, [0.99, 0.2, 0.99, 0.99], FACTS) == 2
     with pytest.raises(BadParameterError, match="threshold is 1"):
         SpecDecPlus(1.0)
+
+
+RULES = {
+    "fixed": Fixed(3),
+    "tk-slt": TkSlt(wire("coupled", 50)),
+    "optimum": Optimum(wire("coupled", 50)),
+    "greedy": Greedy(wire("coupled", 50)),
+    "specdec++": SpecDecPlus(0.4),
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_rule_ends_rounds_and_leaves_the_text_alone(rule: Length) -> None:
+    target = table(3, vocab=50, scale=2.0, eos_ids=(49,))
+    pair, drafted = Pair(alike(target, 4), target), set()
+    for seed in range(12):
+        params = SamplingParams(0.9)
+        asked = Request((0, 1), SchemeSpec("coupled"), params, seed, 20, rule=rule)
+        assert pair.write(asked).tokens == list(alone.write(target, (0, 1), params, seed, 20))
+        drafted.add(round(asked.counts.drafted / asked.counts.rounds, 2))
+    assert min(drafted) >= 0.5
+    assert max(drafted) <= 32
+
+
+def test_rounds_end_where_the_draft_is_unsure() -> None:
+    """A draft model that is sure and right, and at every fourth position unsure and wrong."""
+
+    def row(prefix: tuple[int, ...], scale: float) -> np.ndarray:
+        logits = np.zeros(6, np.float32)
+        wild = len(prefix) % 4 == 3
+        logits[(len(prefix) * 7 + (2 if wild and scale < 5 else 0)) % 6] = 1.0 if wild and scale < 5 else scale
+        return logits
+
+    target, draft = (TableModel(lambda prefix, scale=scale: row(prefix, scale), 6) for scale in (9.0, 4.0))
+    rejected = {}
+    for name, rule in (("fixed", Fixed(8)), ("specdec++", SpecDecPlus(0.3))):
+        pair, counts = Pair(draft, target), Counts()
+        for seed in range(6):
+            params = SamplingParams(0.5)
+            pair.write(Request((0,), SchemeSpec("coupled"), params, seed, 60, counts=counts, rule=rule))
+        rejected[name] = (counts.drafted - counts.accepted) / counts.committed
+    assert rejected["specdec++"] < 0.7 * rejected["fixed"]

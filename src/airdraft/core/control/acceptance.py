@@ -1,4 +1,4 @@
-"""How likely a drafted token is to be accepted: by its place in the round, or by how sure the draft model was of it."""
+"""How likely a drafted token is to be accepted, by how sure the draft model was of it."""
 
 from __future__ import annotations
 
@@ -21,33 +21,6 @@ class _Share:
         return (self._weight * self._prior + self._held) / (self._weight + self._seen)
 
 
-class Positions:
-    """Acceptance by position in the round, 0 first. Only judged tokens count; those after a rejection are not judged.
-
-    The draft drifts from the target the longer it goes on alone, and early places are judged more often than late ones.
-    """
-
-    def __init__(self, prior: float = 0.7, weight: float = 4.0, forgetting: float = 0.01) -> None:
-        """`prior` counts as `weight` judged tokens, each of which counts 1 - `forgetting` of the one after it."""
-        _check(prior, weight, forgetting)
-        self._prior = prior, weight, forgetting
-        self._shares: list[_Share] = []
-
-    def judged(self, position: int, accepted: bool) -> None:
-        """The token at `position` of a round was judged."""
-        if position < 0:
-            raise BadParameterError(f"position is {position}; a round starts at 0")
-        while len(self._shares) <= position:
-            self._shares.append(_Share(*self._prior))
-        self._shares[position].see(accepted)
-
-    def chance(self, position: int) -> float:
-        """The chance that the token at `position` is accepted, given that all before it are."""
-        if position < len(self._shares):
-            return self._shares[position].mean
-        return self._shares[-1].mean if self._shares else self._prior[0]
-
-
 class Calibrated:
     """Acceptance by the draft's probability of its own token, learned in a few buckets of equal width.
 
@@ -58,7 +31,10 @@ class Calibrated:
     def __init__(self, buckets: int = 8, weight: float = 4.0, forgetting: float = 0.01) -> None:
         if buckets < 1:
             raise BadParameterError(f"buckets is {buckets}; give at least 1")
-        _check(0.5, weight, forgetting)
+        if not (weight > 0 and 0 <= forgetting < 1):
+            raise BadParameterError(
+                f"weight {weight:g} and forgetting {forgetting:g}; give a number above 0, and a share below 1"
+            )
         self._shares = [_Share((i + 0.5) / buckets, weight, forgetting) for i in range(buckets)]
 
     def judged(self, confidence: float, accepted: bool) -> None:
@@ -73,11 +49,3 @@ class Calibrated:
         if not 0 <= confidence <= 1:
             raise BadParameterError(f"confidence is {confidence:g}; give the draft's probability of its token, 0 to 1")
         return self._shares[min(len(self._shares) - 1, int(confidence * len(self._shares)))]
-
-
-def _check(prior: float, weight: float, forgetting: float) -> None:
-    if not (0 <= prior <= 1 and weight > 0 and 0 <= forgetting < 1):
-        raise BadParameterError(
-            f"prior is {prior:g}, weight {weight:g}, forgetting {forgetting:g}; give a probability, a number above 0, "
-            "and a share of at least 0 and below 1"
-        )

@@ -11,6 +11,8 @@ from airdraft.core.control.facts import Facts, Mode, Wire, wire
 from airdraft.core.control.predict import Prediction
 from airdraft.errors import BadParameterError
 
+RETRY_S = 5.0
+"""Seconds of `server` after which a stream is tried again."""
 NEAR = 0.01
 """Predictions that differ by less are taken as equal."""
 
@@ -94,8 +96,8 @@ class Auto:
     """The way that is predicted to be fastest, without changing it for little or for a moment.
 
     The present way (a scheme and race policy) is left once another has been predicted `margin` faster for `dwell_s`, or
-    once `server` has been no slower for as long: not at once, for drafting costs nothing while the prompt is read.
-    Draft length, window and packets follow the facts at once: changing them costs nothing.
+    once `server` has been no slower for as long; than a raced stream it is, when that is seen to give no more than a token
+    a forward. Draft length, window and packets follow the facts at once: changing them costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
     """
@@ -123,30 +125,51 @@ class Auto:
         self._margin, self._dwell_s = margin, dwell_s
         self._present: Prediction | None = None
         self._better_since: float | None = None
+        self._since = 0.0  # when the present way began
         self._runner_up: Prediction | None = None
 
     def choose(self, facts: Facts, now: float) -> Mode:
         """See `Policy.choose`."""
         found = predictions(facts.rounded(), self._wires, self._races, self._max_window, self._rounds)
-        best = preferred(found)
-        # Speed is predicted for the long run. At first the device drafts while the edge still reads the prompt.
-        first = max(found, key=lambda each: each.tokens_per_s * (1 + NEAR * (each.mode.scheme == "stream")))
-        present = next((each for each in found if self._present and _way(each) == _way(self._present)), first)
+        best = self._best(found, facts.streamed, now)
+        present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
         if self._worth_it(best, present):
             self._better_since = now if self._better_since is None else self._better_since
             if now - self._better_since >= self._dwell_s:
                 present, self._better_since = best, None
         else:
             self._better_since = None
+        if self._present is None or _way(present) != _way(self._present):
+            self._since = now
         self._present = present
         others = [each for each in found if each is not present]
         self._runner_up = max(others, key=lambda each: each.tokens_per_s, default=None)
         return present.mode
 
+    def _best(self, found: Sequence[Prediction], streamed: float | None, now: float) -> Prediction:
+        racing = [each for each in found if each.mode.scheme == "stream" and each.mode.race != "off"]
+        if not racing:
+            return preferred(found)
+        # A raced stream is never slower than `server`, and how much faster no average foretells: drafts come in runs.
+        # So it is tried, and left where it is seen to be in vain; and tried again after a while.
+        # At the start of a text, too: while the edge reads the prompt, drafts cost nothing.
+        begun = self._present is not None and not (
+            self._present.mode.scheme == "server" and now - self._since >= RETRY_S
+        )
+        in_vain = begun and streamed is not None and streamed < 1 + NEAR
+        left = [each for each in found if each not in racing] if in_vain else found
+        return (
+            preferred(left)
+            if in_vain
+            else max((each for each in left if each.mode.scheme != "server"), key=lambda each: each.tokens_per_s)
+        )
+
     def _worth_it(self, best: Prediction, present: Prediction) -> bool:
         if best is present:
             return False
-        return best.mode.scheme == "server" or best.tokens_per_s > (1 + self._margin) * present.tokens_per_s
+        if best.mode.scheme == "server" or (present.mode.scheme, best.mode.scheme) == ("server", "stream"):
+            return True  # the one spares drafting, the other is a trial
+        return best.tokens_per_s > (1 + self._margin) * present.tokens_per_s
 
     def why(self) -> str:
         """See `Policy.why`."""

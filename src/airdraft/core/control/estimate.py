@@ -39,6 +39,8 @@ class Estimator:
         self._fitted: tuple[float, float, float] | None = None
         self._accepted = _PRIOR_JUDGED * prior.acceptance
         self._judged = _PRIOR_JUDGED
+        self._raced = 0.0, 0.0  # tokens, forwards
+        self._free_s = 0.0  # when the uplink has sent everything
 
     def drafted(self, seconds: float) -> None:
         """A forward of the draft model took so long."""
@@ -59,6 +61,14 @@ class Estimator:
         self._fitted = None
         self._exchanges.append((max(0.0, travelled_s), up_bytes, down_bytes))
 
+    def sent(self, now: float, nbytes: int) -> None:
+        """So many bytes were put on the uplink, headers included."""
+        self._free_s = max(now, self._free_s) + nbytes * self._known()[1]
+
+    def queued_s(self, now: float) -> float:
+        """How long what is sent now waits behind what was sent before, by the rate that is known."""
+        return max(0.0, self._free_s - now)
+
     def judged(self, accepted: int, rejected: int) -> None:
         """So many drafted tokens were accepted and rejected; those after a rejection are neither."""
         if min(accepted, rejected) < 0:
@@ -67,10 +77,14 @@ class Estimator:
         self._accepted = keep * self._accepted + accepted
         self._judged = keep * self._judged + accepted + rejected
 
+    def raced(self, tokens: int) -> None:
+        """While drafts are streamed and the edge races, a forward of the target gave so many tokens."""
+        keep = math.exp(-tokens / _JUDGED)
+        self._raced = keep * self._raced[0] + tokens, keep * self._raced[1] + 1
+
     def facts(self) -> Facts:
         """The best guess now."""
-        self._fitted = self._fitted or self._link()
-        rtt_s, up_s, down_s = self._fitted
+        rtt_s, up_s, down_s = self._known()
         return Facts(
             draft_s=max(1e-6, median(self._drafted)) if self._drafted else self._prior.draft_s,
             verify_s=max(1e-6, median(self._verified)) if self._verified else self._prior.verify_s,
@@ -78,7 +92,12 @@ class Estimator:
             uplink_bps=8 / up_s if up_s else self._prior.uplink_bps,
             downlink_bps=8 / down_s if down_s else self._prior.downlink_bps,
             acceptance=min(1.0, self._accepted / self._judged),
+            streamed=self._raced[0] / self._raced[1] if self._raced[0] > _JUDGED / 2 else None,
         )
+
+    def _known(self) -> tuple[float, float, float]:
+        self._fitted = self._fitted or self._link()
+        return self._fitted
 
     def _link(self) -> tuple[float, float, float]:
         """RTT, and seconds a byte up and down; 0 where the sizes seen so far do not tell."""

@@ -39,6 +39,9 @@ class Facts:
     """Edge to device."""
     acceptance: float
     """α, the chance that a drafted token which is judged is accepted; taken as the same and independent for all."""
+    streamed: float | None = None
+    """Tokens that a forward of the target gave lately while drafts were streamed and the edge raced: 1 if they were in
+    vain. None: not known."""
 
     def __post_init__(self) -> None:
         for name in ("draft_s", "verify_s"):
@@ -55,7 +58,8 @@ class Facts:
             raise BadParameterError(f"acceptance is {self.acceptance:g}; give a probability, 0 to 1")
 
     def rounded(self) -> Facts:
-        """The same to two digits, acceptance to 0.02: near enough, and what was predicted once may serve again."""
+        """What predictions rest on, to two digits, acceptance to 0.02: near enough, and what was predicted once may
+        serve again."""
         return Facts(
             draft_s=_two_digits(self.draft_s),
             verify_s=_two_digits(self.verify_s),

@@ -1,0 +1,103 @@
+"""A replay writes the recorded text under every scheme, and a cell says what it cost."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from airdraft.core.messages import SchemeSpec
+from airdraft.lab.cell import auto, best_rounds, constant, run
+from airdraft.lab.grid import Cell, _facts, rows
+from airdraft.lab.record import synthetic
+from airdraft.lab.timeline import timeline
+
+RECORDING = synthetic(0.8, 5, 40, 3, 5000)
+SPECS = [SchemeSpec(name) for name in ("server", "dense", "topk", "split", "coupled")] + [
+    SchemeSpec("stream", race=race) for race in ("off", "idle", "always")
+]
+
+
+@pytest.mark.parametrize("length", [None, 1, 3, 9])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.name}-{spec.race}")
+def test_every_scheme_writes_the_recorded_texts(spec: SchemeSpec, length: int | None) -> None:
+    result = run(RECORDING, constant(30, 2, 10, 30), spec, length=length)
+    assert result.identical
+    assert result.counts.committed == RECORDING.length
+    assert len(result.waits_s) == RECORDING.length
+    assert sum(result.waits_s) == pytest.approx(result.seconds)
+
+
+def test_rejection_sampling_meets_the_recorded_chances() -> None:
+    recording = synthetic(0.7, 20, 120, 5, 300)
+    counts = run(recording, constant(0, math.inf, 1, 1), SchemeSpec("topk", k=8), length=4).counts
+    rate = counts.acceptance_rate
+    assert rate is not None
+    assert abs(rate - 0.7) < 4 * math.sqrt(0.7 * 0.3 / (counts.accepted + counts.rejected))
+
+
+@pytest.mark.parametrize(("name", "bits"), [("coupled", 13), ("topk", 13 + 64 * 29), ("split", 29), ("dense", 80013)])
+def test_messages_have_their_real_sizes(name: str, bits: int) -> None:
+    spec = SchemeSpec(name)
+    result = run(RECORDING, constant(0, math.inf, 1, 1), spec, length=1)
+    assert result.counts.uplink_payload_bytes == result.counts.drafted * -(-bits // 8)
+    assert (result.counts.downlink_payload_bytes > 0) == (name == "split")
+
+
+def test_an_oracle_has_nothing_refused() -> None:
+    setting = constant(30, 2, 10, 30)
+    oracle = run(RECORDING, setting, SchemeSpec("stream"), oracle=True)
+    assert oracle.counts.rejected == 0
+    assert oracle.tokens_per_s > run(RECORDING, setting, SchemeSpec("stream")).tokens_per_s
+
+
+@pytest.mark.parametrize(
+    ("setting", "scheme", "bottleneck"),
+    [
+        (constant(0, 50, 1, 80), "stream", "target"),
+        (constant(400, 50, 10, 20), "coupled", "round trip"),
+        (constant(5, 0.01, 5, 5), "dense", "uplink"),
+        (constant(0, 50, 80, 1), "coupled", "draft"),
+    ],
+)
+def test_a_cell_names_what_limits_it(setting: object, scheme: str, bottleneck: str) -> None:
+    assert run(RECORDING, setting, SchemeSpec(scheme), length=3).bottleneck == bottleneck  # type: ignore[arg-type]
+
+
+def test_the_best_draft_length_is_found() -> None:
+    cell = Cell(40, 5, 5, 30, RECORDING.name)
+    setting, spec = constant(40, 5, 5, 30), SchemeSpec("coupled")
+    found = best_rounds(RECORDING, setting, spec, _facts(cell, RECORDING, "coupled"))
+    every = {length: run(RECORDING, setting, spec, length=length).tokens_per_s for length in range(1, 16)}
+    assert found.tokens_per_s >= 0.97 * max(every.values())  # small texts make small humps
+    assert every[found.length or 0] == found.tokens_per_s
+
+
+def test_a_replay_may_go_on_for_a_time() -> None:
+    setting, spec = constant(10, 5, 10, 30), SchemeSpec("stream")
+    once, long = run(RECORDING, setting, spec), run(RECORDING, setting, spec, until_s=30.0)
+    assert 30 <= long.seconds < 33
+    assert long.counts.committed > 2 * once.counts.committed
+
+
+def test_auto_keeps_the_text_and_the_pace() -> None:
+    for setting in (constant(5, 0.05, 5, 30), constant(200, 5, 5, 30), constant(5, 5, 30, 30)):
+        chosen = run(RECORDING, setting, SchemeSpec("stream"), policy=auto(RECORDING.vocab_size, SchemeSpec("stream")))
+        others = [run(RECORDING, setting, spec) for spec in SPECS]
+        assert chosen.identical
+        assert chosen.tokens_per_s > 0.95 * max(other.tokens_per_s for other in others)
+
+
+def test_a_cell_has_a_row_for_every_scheme() -> None:
+    found = {row.scheme: row for row in rows(Cell(20, 5, 15, 30, RECORDING.name), RECORDING)}
+    assert len(found) == 11
+    assert [name for name, row in found.items() if not row.exact] == ["oracle", "device"]
+    assert found["server"].target_forwards_per_token == 1
+    assert found["topk"].uplink_bits_per_token > 5 * found["coupled"].uplink_bits_per_token
+
+
+def test_a_timeline_tells_drafts_in_vain_from_others() -> None:
+    told = timeline(RECORDING).spans
+    kinds = {span.kind for span in told}
+    assert kinds == {"draft", "dead", "verify", "race", "send", "answer", "mismatch"}
+    assert all(0 <= span.start_s <= span.end_s for span in told)
