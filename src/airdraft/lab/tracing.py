@@ -1,7 +1,12 @@
-"""Traces of real links: the recorded pair over every run of a trace file, in virtual time."""
+"""Traces of real links: the recorded pair over every run of a trace file, in virtual time.
+
+Each scheme writes one text that is longer than the run. Were there many, their beginnings, which need the uplink, would
+fall into outages by luck, of each scheme at other times, and that would be most of the difference on a bad link.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +16,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
@@ -27,6 +33,9 @@ BAR = 0.95
 LENGTHS = (1, 2, 3, 4, 6, 8)
 """Draft lengths that are tried. The best is chosen afterwards, for the whole run: no device could know it."""
 TEMPERATURE, TEXTS, TOKENS, SEED = 0.7, 24, 128, 1
+AHEAD = 1.5
+"""So many times what the target alone would write in the time of a run are there to be written. Who is faster still
+begins again."""
 OUTAGE_BPS = 1e4
 """A lower rate is counted as none."""
 PATIENCE_S = 3600.0
@@ -115,6 +124,7 @@ def tasks(paths: Sequence[Path], rtt_ms: float, draft_ms: float, verify_ms: floa
 
 def trace(recorded: Recording, task: Task) -> Traced:
     """Every scheme over one run, each on an idle link at the beginning of the trace."""
+    recorded = _joined(recorded, math.ceil(AHEAD * task.seconds / task.compute.verify_s))
     link = TraceLink(task.run, rtt_s=None if task.run.rtt_s else task.rtt_s)
     setting = Setting(link, task.compute)
 
@@ -144,6 +154,14 @@ def trace(recorded: Recording, task: Task) -> Traced:
     )
 
 
+def _joined(recorded: Recording, length: int) -> Recording:
+    """The recorded texts one after another, again and again, as one text."""
+    texts = recorded.texts * math.ceil(length / recorded.length)
+    columns = ("tokens", "matches", "accept", "accept_topk", "draft_prob", "entropy", "support")
+    joined = {name: [value for text in texts for value in getattr(text, name)][:length] for name in columns}
+    return structs.replace(recorded, texts=[structs.replace(texts[0], **joined)])
+
+
 def _during(run: TraceRun, seconds: float) -> Iterator[tuple[float, float]]:
     """Rates of the first `seconds`, each with its share of the time."""
     begin_s = 0.0
@@ -153,7 +171,7 @@ def _during(run: TraceRun, seconds: float) -> Iterator[tuple[float, float]]:
 
 
 def _speed(result: Result, seconds: float) -> Speed:
-    """What was there after `seconds`: the last text went on beyond."""
+    """What was there after `seconds`: the text went on beyond."""
     ends_s = accumulate(result.waits_s)  # one text begins as the one before it ends
     waits_ms = [1e3 * wait_s for wait_s, end_s in zip(result.waits_s, ends_s, strict=True) if end_s <= seconds]
     p50, p95, p99 = np.percentile(waits_ms or [1e3 * seconds], (50, 95, 99)).tolist()

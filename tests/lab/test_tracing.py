@@ -1,0 +1,135 @@
+"""Traces: what is run, what is counted, and that silence ends nothing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airdraft.core.messages import SchemeSpec
+from airdraft.errors import BadParameterError
+from airdraft.lab import tracing
+from airdraft.lab.cell import Result, constant, run
+from airdraft.lab.record import synthetic
+from airdraft.lab.tracing import Speed, Task, Traced
+from airdraft.link.trace import Series, TraceRun
+from airdraft.sim.virtual import Compute
+
+COMPUTE = Compute(0.015, 0.030)
+RECORDING = synthetic(0.8, 3, 64, 1, 4096)
+SCHEMES = ["server", "dense", "topk", "split", "coupled", "stream/off", "stream/always", "auto"]
+
+
+def trace_run(*steps: tuple[float, float]) -> TraceRun:
+    """(seconds, Mbit/s), one after another."""
+    ends_s = np.cumsum([seconds for seconds, _ in steps]).tolist()
+    return TraceRun("made up", Series(tuple(ends_s), tuple(1e6 * mbps for _, mbps in steps)))
+
+
+def speed(scheme: str, tokens_per_s: float) -> Speed:
+    return Speed(scheme, None, round(10 * tokens_per_s), tokens_per_s, 1.0, 2.0, 3.0, True)
+
+
+def traced(**speeds: float) -> Traced:
+    return Traced("made up", 10.0, 5.0, 0.0, 20.0, [speed(scheme, value) for scheme, value in speeds.items()])
+
+
+@pytest.fixture(autouse=True)
+def few_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "LENGTHS", (1, 3))
+
+
+def test_a_constant_trace_is_a_constant_link() -> None:
+    task = Task("made up", trace_run((20, 5)), 0.05, COMPUTE, 6.0)
+    found = tracing.trace(RECORDING, task)
+    assert [row.scheme for row in found.speeds] == SCHEMES
+    assert all(row.exact for row in found.speeds)
+    assert (found.mean_mbps, found.outage, found.rtt_ms) == (5.0, 0.0, 50.0)
+    coupled = found.speeds[SCHEMES.index("coupled")]
+    long, setting = tracing._joined(RECORDING, 300), constant(50, 5, 15, 30)
+    over_const = [tracing._speed(run(long, setting, SchemeSpec("coupled"), length=n), 6.0) for n in tracing.LENGTHS]
+    assert coupled == max(over_const, key=lambda row: row.tokens_per_s)
+    server = found.speeds[0]
+    assert (server.length, server.wait_p50_ms) == (None, pytest.approx(30.0))
+    assert server.tokens == (6000 - 50 - 30) // 30 - 1  # a round trip and the prefill come first, and headers
+
+
+def test_an_outage_stops_rounds_and_not_the_edge() -> None:
+    """Half a minute without an uplink is longer than any patience with a silent peer."""
+    task = Task("made up", trace_run((2, 5), (38, 0), (10, 5)), 0.02, COMPUTE, 40.0)
+    found = tracing.trace(RECORDING, task)
+    assert found.outage == pytest.approx(38 / 40)
+    by_scheme = {row.scheme: row for row in found.speeds}
+    assert by_scheme["server"].tokens_per_s > 32
+    assert by_scheme["stream/always"].tokens_per_s > 32
+    assert 0 < by_scheme["coupled"].tokens < 2 * 40
+    assert by_scheme["coupled"].tokens_per_s == by_scheme["coupled"].tokens / 40
+    assert found.best.scheme in ("server", "stream/always")
+
+
+def test_nothing_was_committed_in_time() -> None:
+    row = tracing._speed(Result("server", None, waits_s=[0.5]), 0.25)
+    assert (row.tokens, row.tokens_per_s, row.wait_p50_ms) == (0, 0.0, 250.0)
+
+
+def test_texts_are_joined() -> None:
+    joined = tracing._joined(RECORDING, 3 * 64 + 70)
+    text, texts = joined.texts[0], RECORDING.texts
+    assert len(joined.texts) == 1
+    assert text.tokens == [*texts[0].tokens, *texts[1].tokens, *texts[2].tokens, *texts[0].tokens, *texts[1].tokens[:6]]
+    assert text.matches[64:128] == texts[1].matches
+
+
+@given(st.lists(st.floats(0, 2), min_size=1, max_size=60), st.floats(0.1, 30))
+def test_tokens_count_that_were_there_in_time(waits_s: list[float], seconds: float) -> None:
+    row = tracing._speed(Result("server", None, waits_s=waits_s), seconds)
+    arrived = np.cumsum(waits_s)
+    assert abs(row.tokens - int((arrived <= seconds).sum())) <= int(np.isclose(arrived, seconds).sum())
+    assert row.tokens_per_s == row.tokens / seconds
+    assert row.wait_p50_ms <= row.wait_p95_ms <= row.wait_p99_ms
+
+
+def test_auto_is_held_against_the_best_of_the_others() -> None:
+    bad, good = traced(server=30.0, coupled=40.0, auto=37.0), traced(server=30.0, coupled=20.0, auto=31.0)
+    assert (bad.best.scheme, bad.ratio, good.best.scheme) == ("coupled", 0.925, "server")
+    assert tracing.worst([good, bad]) is bad
+    record = tracing.record_of([good, bad], COMPUTE)
+    assert (record["held"], record["worst_ratio"]) == (False, 0.925)
+    assert [(each["best"], each["ratio"]) for each in record["runs"]] == [("server", 31 / 30), ("coupled", 0.925)]
+    assert tracing.record_of([good], COMPUTE)["held"]
+
+
+def test_tasks(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("time_s,uplink_mbps,rtt_ms\n0,5,30\n1,8,60\n")
+    many = tmp_path / "many.list"
+    many.write_text("Run 1\n1,2,3\nRun 2\n" + ",".join(["4"] * 40) + "\n")
+    todo = tracing.tasks([own, many], 40, 15, 30, 3.0)
+    assert [each.name.rpartition("/")[2] for each in todo] == ["own.csv", "many.list, Run 1", "many.list, Run 2"]
+    assert [each.seconds for each in todo] == pytest.approx([2.0, 0.3, 3.0])
+    assert all(each.name.startswith("/".join(tmp_path.parts[-2:])) for each in todo)
+    found = tracing.trace_all(RECORDING, todo[:2], 1)
+    assert [each.rtt_ms for each in found] == [45.0, 40.0]  # its own, and the one given
+    assert [each.mean_mbps for each in found] == pytest.approx([6.5, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seconds": 0.0}, "seconds is 0; give a finite number above 0"),
+        ({"seconds": math.inf}, "seconds is inf"),
+        ({"draft_ms": math.nan}, "draft-ms is nan"),
+        ({"verify_ms": -1.0}, "verify-ms is -1"),
+        ({"rtt_ms": -1.0}, "rtt_s is -0.001: give a finite round trip"),
+    ],
+)
+def test_mistakes(changes: dict[str, float], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text("time_s,uplink_mbps\n0,5\n")
+    given = {"rtt_ms": 20.0, "draft_ms": 15.0, "verify_ms": 30.0, "seconds": 5.0} | changes
+    with pytest.raises(BadParameterError, match=message):
+        tracing.tasks([path], **given)
