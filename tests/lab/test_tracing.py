@@ -55,7 +55,7 @@ def test_a_constant_trace_is_a_constant_link() -> None:
     assert coupled == max(over_const, key=lambda row: row.tokens_per_s)
     server = found.speeds[0]
     assert (server.length, server.wait_p50_ms) == (None, pytest.approx(30.0))
-    assert server.tokens == (6000 - 50 - 30) // 30 - 1  # a round trip and the prefill come first, and headers
+    assert server.tokens == 1 + (6000 - 50 - 30 - 30) // 30  # the first after a round trip, the prefill and a forward
 
 
 def test_an_outage_stops_rounds_and_not_the_edge() -> None:

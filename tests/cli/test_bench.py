@@ -1,0 +1,172 @@
+"""`airdraft bench`: tables, JSON, pages, exit codes, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airdraft import cli
+from airdraft.cli.bench import validation_block
+from airdraft.cli.pages import renew
+from airdraft.errors import BadParameterError
+from airdraft.lab import grid as lab_grid
+from airdraft.lab import tracing
+from airdraft.lab.record import synthetic
+from airdraft.lab.results import SCHEMES
+from airdraft.lab.validate import Check, Checked, Validation
+
+TRACE = "time_s,uplink_mbps,rtt_ms\n0,5,30\n2,8,30\n4,8,30\n"
+
+
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str, int]:
+    """Standard output, standard error and exit code of `airdraft bench`."""
+    monkeypatch.setattr(sys, "argv", ["airdraft", "bench", *words])
+    monkeypatch.setenv("COLUMNS", "160")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown, error = capsys.readouterr()
+    return shown, error, int(ended.value.code or 0)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid of two cells."""
+    for name, value in {"RTT_MS": (20.0,), "UPLINK_MBPS": (5.0,), "COMPUTE_MS": ((15.0, 30.0),)}.items():
+        monkeypatch.setattr(lab_grid, name, value)
+    made_up = [synthetic(acceptance, 1, 32, 1, 4096) for acceptance in (0.6, 0.75)]
+    monkeypatch.setattr(lab_grid, "recordings", lambda: made_up)
+
+
+def test_a_grid_and_its_report(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = tmp_path / "grid.json"
+    shown, _, code = say(monkeypatch, capsys, "grid", "--json", str(results), "--jobs", "1")
+    record: dict[str, Any] = json.loads(results.read_text())
+    assert code == (0 if all(claim["held"] for claim in record["claims"]) else 1)
+    assert f"{2 * len(SCHEMES)} runs, simulated (virtual time)" in shown
+    for claim in record["claims"]:
+        assert f"{claim['claim']}, worst: rtt_ms 20" in shown
+    assert f"{record['means']['server']:.2f} × server" in shown
+
+    page = tmp_path / "page.md"
+    page.write_text("<!-- typical:begin -->\nold\n<!-- typical:end -->\n")
+    shown, _, code = say(
+        monkeypatch, capsys, "report", str(results), "--folder", str(tmp_path / "f"), "--page", str(page)
+    )
+    assert code == 0
+    assert f"wrote typical into {page}" in shown
+    assert "| `stream/always` |" in page.read_text()
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {"winner.svg", "rtt.svg", "timeline.svg"}
+    shown, _, code = say(monkeypatch, capsys, "report", str(results), "--folder", str(tmp_path / "f"))
+    assert "| claim | bar |" in shown  # without a page, to the terminal
+
+
+def test_a_text_that_is_not_the_targets(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lab_grid, "unheld", lambda found: found[:1])
+    shown, _, code = say(monkeypatch, capsys, "grid", "--jobs", "1")
+    assert code == 1
+    assert "NOT EXACT: 1 runs" in shown
+
+
+@pytest.fixture
+def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A trace file; and fewer and shorter texts, so that a test is quick."""
+    for name, value in {"TEXTS": 6, "TOKENS": 32, "LENGTHS": (2, 3)}.items():
+        monkeypatch.setattr(tracing, name, value)
+    path = tmp_path / "drive.csv"
+    path.write_text(TRACE)
+    return path
+
+
+def test_a_trace(
+    trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = tmp_path / "t.json"
+    shown, _, code = say(
+        monkeypatch, capsys, "trace", str(trace), "--json", str(results), "--seconds", "4", "--jobs", "1"
+    )
+    record: dict[str, Any] = json.loads(results.read_text())
+    assert code == (0 if record["held"] else 1)
+    (run,) = record["runs"]
+    assert [row["scheme"] for row in run["speeds"]] == [
+        "server", "dense", "topk", "split", "coupled", "stream/off", "stream/always", "auto"]  # fmt: skip
+    assert (run["seconds"], run["rtt_ms"], run["mean_mbps"]) == (4.0, pytest.approx(30), pytest.approx(6.5))
+    assert "simulated (virtual time): the first 4 s of each run" in shown
+    assert f"{run['speeds'][0]['tokens_per_s']:.1f}" in shown
+    assert f"auto against the best exact scheme: {run['ratio']:.3f} at worst" in shown
+    assert "wait for a token, ms" in shown
+
+
+def test_auto_that_falls_short(
+    trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracing, "BAR", 2.0)
+    shown, _, code = say(monkeypatch, capsys, "trace", str(trace), "--seconds", "1", "--jobs", "1")
+    assert code == 1
+    assert "bar 2: NO" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "thing", "remedy"),
+    [
+        (("trace", "gone.csv"), "the trace gone.csv cannot be read", "give the path of a trace file"),
+        (("trace", "{trace}", "--seconds", "0"), "seconds is 0", "above 0"),
+        (("trace", "{trace}", "--draft-ms", "nan"), "draft-ms is nan", "above 0"),
+        (("trace", "{trace}", "--json", "nowhere/t.json"), "nowhere/t.json cannot be written", "make it"),
+        (("validate", "--json", "nowhere/v.json"), "nowhere/v.json cannot be written", "make it"),
+        (("grid", "--json", "nowhere/g.json"), "nowhere/g.json cannot be written", "make it"),
+        (("report", "gone.json"), "gone.json cannot be read", "give a grid's JSON"),
+        (("report", "{trace}"), "drive.csv is no JSON", "bench grid --json"),
+        (("report", "{list}"), "list.json holds no grid", "bench grid --json"),
+        (("report", "{empty}"), "this is no grid", "run the grid again"),
+    ],
+)
+def test_mistakes(
+    words: tuple[str, ...],
+    thing: str,
+    remedy: str,
+    trace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "empty.json").write_text("{}")
+    given = [word.format(trace=trace, list=tmp_path / "list.json", empty=tmp_path / "empty.json") for word in words]
+    shown, error, code = say(monkeypatch, capsys, *given)
+    assert (shown, code, error.count("\n")) == ("", 2, 1)
+    assert error.startswith("airdraft: ")
+    assert thing in error
+    assert remedy in error
+
+
+def test_pages(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb <!-- y:begin --><!-- y:end --> c\n<!-- z:begin -->")
+    assert renew(page, {"x": "new", "y": "1\n2", "z": "never", "w": "nowhere"}) == ["x", "y"]
+    assert page.read_text() == (
+        "a\n<!-- x:begin -->\nnew\n<!-- x:end -->\nb <!-- y:begin -->\n1\n2\n<!-- y:end --> c\n<!-- z:begin -->"
+    )
+    with pytest.raises(BadParameterError, match="lacks the marks <!-- z:begin --> and <!-- z:end -->; put them"):
+        renew(page, {"z": "never"})
+    with pytest.raises(BadParameterError, match="cannot be renewed \\(No such file or directory\\); give a page"):
+        renew(tmp_path / "gone.md", {"z": "never"})
+    page.write_bytes(b"\xff")
+    with pytest.raises(BadParameterError, match="no UTF-8"):
+        renew(page, {"z": "never"})
+
+
+def test_the_table_of_a_validation() -> None:
+    check = Check("phone-8b", 20.0, 5.0, "coupled", 3)
+    block = validation_block(Validation(6e-4, [Checked(check, 20.0, 21.0, 22.0, True)]))
+    assert "0.60 ms" in block
+    assert "| coupled, γ 3 | phone-8b | 20 ms, 5 Mbit/s | 20.0 | 21.0 | +5.0% | +10.0% |" in block
+    assert "off by 5.0% in the median cell and 5.0% in the worst; bars 8% and 20%: yes." in block

@@ -1,0 +1,126 @@
+"""Virtual time against the wall clock: what is compared, and the verdict. The slow test does it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from airdraft.core.messages import SchemeSpec
+from airdraft.edge.server import EdgeServer
+from airdraft.errors import BadParameterError
+from airdraft.lab import cell, validate
+from airdraft.lab.validate import CHECKS, Check, Checked, Pair, Validation, Written
+from airdraft.models.folder import load
+from airdraft.models.profile import profile
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return Pair(texts=2, tokens=24)
+
+
+def at_full_speed(pair: Pair, check: Check) -> list[Written]:
+    """What device and edge write over a socket, in one event loop."""
+
+    async def both() -> list[Written]:
+        model, tokenizer = load("target")
+        async with EdgeServer(model, tokenizer.digest, tokenizer.vocab_size) as server:
+            await server.start("127.0.0.1", 0)
+            _, texts = await pair.wall(f"ws://127.0.0.1:{server.port}", check)
+            return texts
+
+    return asyncio.run(both())
+
+
+@pytest.mark.parametrize(("scheme", "length"), [("topk", 3), ("split", 2), ("dense", 1)])
+def test_a_replay_has_the_luck_of_the_real_run(scheme: str, length: int, pair: Pair) -> None:
+    check = Check("none", 0.0, 1e3, scheme, length)
+    texts = at_full_speed(pair, check)
+    # A replay does not know of an end of text: its last token is written by the edge.
+    accepted = sum(sum(text.accepted[:-1]) for text in texts)
+    assert 0 < accepted < sum(len(text.tokens) for text in texts)
+    replayed = cell.run(
+        pair.recording_for(check, texts), cell.constant(1, 1e3, 1, 1), SchemeSpec(scheme), length=length
+    )
+    assert replayed.identical
+    assert replayed.counts.accepted == accepted
+    assert replayed.counts.committed == sum(len(text.tokens) for text in texts)
+
+
+@pytest.mark.parametrize(("scheme", "length"), [("server", None), ("coupled", 3), ("stream/always", None)])
+def test_under_shared_noise_the_recorded_texts_come_out(scheme: str, length: int | None, pair: Pair) -> None:
+    check = Check("none", 0.0, 1e3, scheme, length)
+    texts = at_full_speed(pair, check)
+    assert [text.tokens for text in texts] == [text.tokens for text in pair.recording.texts]
+    assert pair.recording_for(check, texts) is pair.recording
+    if scheme == "coupled":
+        replayed = cell.run(pair.recording, cell.constant(1, 1e3, 1, 1), check.spec, length=length)
+        assert replayed.counts.accepted == sum(sum(text.accepted[:-1]) for text in texts)
+
+
+def test_a_hand_over_slows_a_replay(pair: Pair) -> None:
+    check = Check("phone-8b", 20.0, 20.0, "server")
+    bare, slower = (pair.virtual(check, [], added_s) for added_s in (0.0, 0.003))
+    assert slower == pytest.approx(bare * 30 / 33, rel=0.02)
+    assert 0 <= asyncio.run(pair.hand_over_s()) < 1
+
+
+def test_the_checks() -> None:
+    assert len(CHECKS) >= 8
+    assert {check.scheme for check in CHECKS} >= {"server", "coupled", "topk", "split", "stream/off", "auto"}
+    places = [check.place for check in CHECKS]
+    assert len(set(places)) == 1 + sum(a != b for a, b in pairwise(places))  # started once each
+    assert all(profile(check.profile).draft_s for check in CHECKS)
+    assert CHECKS[0].spec == SchemeSpec("server")
+    assert Check("none", 0, 1, "stream/off").spec == SchemeSpec("stream", race="off")
+    assert Check("none", 0, 1, "auto").spec == SchemeSpec("stream")
+
+
+def validation(*errors: float) -> Validation:
+    check = Check("phone-8b", 20.0, 5.0, "coupled", 3)
+    return Validation(5e-4, [Checked(check, 20.0, 20.0 * (1 + error), 22.0, True) for error in errors])
+
+
+@pytest.mark.parametrize(
+    ("errors", "held"),
+    [
+        ((0.01, -0.02, 0.03), True),
+        ((0.01, 0.02, -0.19), True),
+        ((0.01, 0.02, 0.21), False),
+        ((-0.09, 0.01, -0.1), False),
+    ],
+)
+def test_the_verdict(errors: tuple[float, ...], held: bool) -> None:
+    found = validation(*errors)
+    sizes = sorted(map(abs, errors))
+    assert (found.median_error, found.worst_error) == (pytest.approx(sizes[1]), pytest.approx(sizes[2]))
+    assert found.held is held
+    record = found.record()
+    assert record["held"] is held
+    assert (record["median_bar"], record["worst_bar"]) == (0.08, 0.20)
+    first = record["cells"][0]
+    assert first["error"] == pytest.approx(errors[0])
+    assert first["error_without_hand_over"] == pytest.approx(0.1)
+    assert (first["scheme"], first["length"], first["draft_ms"], first["verify_ms"]) == ("coupled", 3, 15.0, 30.0)
+
+
+def test_nothing_to_check(pair: Pair) -> None:
+    with pytest.raises(BadParameterError, match="give at least one cell"):
+        asyncio.run(validate.validate(pair, []))
+
+
+@pytest.mark.slow
+def test_real_processes(pair: Pair) -> None:
+    """Not the bars of the command: a machine that does much else may be slow, and never fast."""
+    checks = (Check("phone-8b", 20.0, 20.0, "server"), Check("phone-8b", 20.0, 20.0, "split", 2))
+    heard: list[Check] = []
+    on_check: Callable[[Check], None] = heard.append
+    found = asyncio.run(validate.validate(pair, checks, on_check))
+    assert heard == list(checks)
+    assert [each.check for each in found.found] == heard
+    assert found.found[0].identical
+    assert all(-0.05 < each.error < 1 for each in found.found)
+    assert all(each.bare_tokens_per_s > each.virtual_tokens_per_s for each in found.found)
