@@ -86,6 +86,8 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
             "nobody would write",
             "at least 1",
         ),
+        (("run", "x", "--rule", "greedy"), "--rule takes the place of --draft-length", "--scheme dense"),
+        (("run", "x", "--scheme", "coupled", "--rule", "nope"), "rule 'nope'", "tk-slt, optimum, greedy, specdec++"),
         (("plan", "--probe", "nonsense"), "'nonsense' is no address", "ws://HOST:PORT"),
         (("plan", "--probe", "ws://h:1", "--draft", "nope"), "no model 'nope'", "hub id"),
         (("edge", "--max-draft", "0"), "--max-draft", "at least 1"),

@@ -49,6 +49,8 @@ def truth() -> list[int]:
         ("--scheme", "stream", "--draft-length", "3"),
         ("--scheme", "coupled"),
         ("--scheme", "coupled", "--draft-length", "2"),
+        ("--scheme", "coupled", "--rule", "greedy"),
+        ("--scheme", "coupled", "--rule", "specdec++"),
         ("--scheme", "server"),
     ],
 )

@@ -137,7 +137,7 @@ def test_the_text_is_the_targets_own_however_events_fall(data: st.DataObject) ->
     assert world.tokens == list(alone.write(target, prompt, params, seed, length))
 
 
-@pytest.mark.parametrize("window", [None, 1, 2, 7, 99])
+@pytest.mark.parametrize("window", [None, 0, 1, 2, 7, 99])
 @pytest.mark.parametrize("race", STREAMS)
 def test_streams_write_the_targets_own_text(race: str, window: int | None) -> None:
     target = table(3, vocab=50, scale=2.0, eos_ids=(49,))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from airdraft.core.control.lengths import RULES
 from airdraft.core.schemes import SCHEMES
 from airdraft.models.profile import PROFILES
 
@@ -42,6 +43,10 @@ Downlink = Annotated[
         help="split: what a rejection sends down, the target's `row` or `candidates` drawn from it.",
         rich_help_panel="Scheme",
     ),
+]
+Rule = Annotated[
+    str | None,
+    typer.Option(help=f"With rounds: what ends one, token by token: {', '.join(RULES)}.", rich_help_panel="Scheme"),
 ]
 DraftLength = Annotated[
     int | None,

@@ -16,6 +16,8 @@ from rich.text import Text
 from airdraft import local
 from airdraft.cli import options
 from airdraft.core.control.auto import Auto
+from airdraft.core.control.facts import wire
+from airdraft.core.control.lengths import RULES
 from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
@@ -29,6 +31,8 @@ from airdraft.models.folder import load
 from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
 
+ROUNDS = ("dense", "topk", "split", "coupled")
+
 
 def run(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
@@ -40,6 +44,7 @@ def run(
     profile_name: options.Profile = "none",
     scheme: options.Scheme = "auto",
     draft_length: options.DraftLength = None,
+    rule: options.Rule = None,
     race: options.Race = None,
     k: options.K = 64,
     bits: options.Bits = 16,
@@ -76,6 +81,10 @@ def run(
         raise BadParameterError(f"scheme {scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, auto")
     if (scheme, race, draft_length) == ("stream", "off", 0):
         raise BadParameterError("--draft-length is 0 and --race is off, so nobody would write; give at least 1")
+    if rule is not None and rule not in RULES:
+        raise BadParameterError(f"rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
+    if rule is not None and (scheme not in ROUNDS or draft_length is not None):
+        raise BadParameterError(f"--rule takes the place of --draft-length, and needs --scheme {', '.join(ROUNDS)}")
     spec = SchemeSpec("stream" if scheme == "auto" else scheme, k, bits, downlink, race or "always")
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
@@ -84,7 +93,10 @@ def run(
         model, tokenizer = load(draft)
         races = (race,) if race else ("always", "off")
         policy = Auto(tokenizer.vocab_size, races=races, k=k, bits=bits) if scheme == "auto" else None
-        request = Request(tokenizer.encode(words), spec, params, seed, max_tokens, draft_length, policy=policy)
+        ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits)) if rule else None
+        request = Request(
+            tokenizer.encode(words), spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends
+        )
         async with contextlib.AsyncExitStack() as stack:
             url = edge
             if url is None:

@@ -249,8 +249,8 @@ class Session:
             self._sent_digest.extend(self._tokens[self._sent :])
             self._sent = len(self._tokens)
             self._fresh = False
-        if self._committed >= self._draft_end and self._scheme.race == "off":
-            self._apply(Mode("server", 0))  # the draft model holds no more: from here on the edge writes alone
+        if end <= self._committed and self._scheme.race == "off":
+            self._apply(Mode("server", 0))  # nothing may be drafted: from here on the edge writes alone
         return self._ask() if more and self._asked is None else []
 
     def _congested(self) -> bool:
@@ -405,7 +405,7 @@ class Session:
         machine = self._machine
         if self._state is State.VERIFYING:
             machine.estimator.judged(accepted, int(rejected))
-            if self._seq > 1 and machine.verify_s:  # the first waits for the prefill
+            if self.curious and self._seq > 1 and machine.verify_s:  # the first waits for the prefill
                 elapsed_s = machine._now - self._sent_s
                 machine.estimator.round_trip(elapsed_s, self._sent_bytes, VERDICT_BYTES, machine.verify_s)
         else:

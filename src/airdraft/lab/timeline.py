@@ -32,8 +32,8 @@ def timeline(recording: Recording) -> results.Timeline:
         results.Span(each.lane, each.start_s - text.began_s, each.end_s - text.began_s, each.kind, each.label)
         for each in told
     ]
-    title = f"{recording.name}: RTT {RTT_MS:g} ms, {UPLINK_MBPS:g} Mbit/s up, draft {DRAFT_MS:g} ms, verify {VERIFY_MS:g} ms"
-    return results.Timeline(title, sorted(began, key=lambda span: span.start_s))
+    link, compute = f"RTT {RTT_MS:g} ms, {UPLINK_MBPS:g} Mbit/s up", f"draft {DRAFT_MS:g} ms, verify {VERIFY_MS:g} ms"
+    return results.Timeline(f"{recording.name}: {link}, {compute}", sorted(began, key=lambda span: span.start_s))
 
 
 def _learned(recorded: RecordedText, text: VirtualText) -> dict[int, float]:

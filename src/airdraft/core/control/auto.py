@@ -96,8 +96,8 @@ class Auto:
     """The way that is predicted to be fastest, without changing it for little or for a moment.
 
     The present way (a scheme and race policy) is left once another has been predicted `margin` faster for `dwell_s`, or
-    once `server` has been no slower for as long; than a raced stream it is, when that is seen to give no more than a token
-    a forward. Draft length, window and packets follow the facts at once: changing them costs nothing.
+    once `server` has been no slower for as long. A raced stream is left for it when it is seen to give no more than one
+    token a forward. Draft length, window and packets follow the facts at once: changing them costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
     """

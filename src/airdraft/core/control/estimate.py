@@ -40,6 +40,7 @@ class Estimator:
         self._accepted = _PRIOR_JUDGED * prior.acceptance
         self._judged = _PRIOR_JUDGED
         self._raced = 0.0, 0.0  # tokens, forwards
+        self._up_s = 0.0  # seconds a byte
         self._free_s = 0.0  # when the uplink has sent everything
 
     def drafted(self, seconds: float) -> None:
@@ -63,10 +64,10 @@ class Estimator:
 
     def sent(self, now: float, nbytes: int) -> None:
         """So many bytes were put on the uplink, headers included."""
-        self._free_s = max(now, self._free_s) + nbytes * self._known()[1]
+        self._free_s = max(now, self._free_s) + nbytes * self._up_s
 
     def queued_s(self, now: float) -> float:
-        """How long what is sent now waits behind what was sent before, by the rate that is known."""
+        """How long what is sent now waits behind what was sent before, by the rate that `facts` last told."""
         return max(0.0, self._free_s - now)
 
     def judged(self, accepted: int, rejected: int) -> None:
@@ -84,7 +85,9 @@ class Estimator:
 
     def facts(self) -> Facts:
         """The best guess now."""
-        rtt_s, up_s, down_s = self._known()
+        self._fitted = self._fitted or self._link()
+        rtt_s, up_s, down_s = self._fitted
+        self._up_s = up_s
         return Facts(
             draft_s=max(1e-6, median(self._drafted)) if self._drafted else self._prior.draft_s,
             verify_s=max(1e-6, median(self._verified)) if self._verified else self._prior.verify_s,
@@ -94,10 +97,6 @@ class Estimator:
             acceptance=min(1.0, self._accepted / self._judged),
             streamed=self._raced[0] / self._raced[1] if self._raced[0] > _JUDGED / 2 else None,
         )
-
-    def _known(self) -> tuple[float, float, float]:
-        self._fitted = self._fitted or self._link()
-        return self._fitted
 
     def _link(self) -> tuple[float, float, float]:
         """RTT, and seconds a byte up and down; 0 where the sizes seen so far do not tell."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -151,3 +151,12 @@ class SpecDecPlus:
     def more(self, chances: Sequence[float], facts: Facts) -> bool:
         """See `Length.more`."""
         return 1 - math.prod(chances) <= self.threshold
+
+
+RULES: dict[str, Callable[[Wire], Length]] = {
+    "tk-slt": TkSlt,
+    "optimum": Optimum,
+    "greedy": Greedy,
+    "specdec++": lambda _: SpecDecPlus(),
+}
+"""The rules by name, each for a scheme with this `Wire`."""
