@@ -12,7 +12,8 @@ from airdraft.core.control.acceptance import Calibrated
 from airdraft.core.control.estimate import Estimator
 from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Ready
 from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Pong, ToDevice, Welcome, encode
-from airdraft.core.writing import Counts, Request, Session
+from airdraft.core.request import Counts, Request
+from airdraft.core.writing import Session
 from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
 
 __all__ = ["Counts", "DeviceMachine", "Request"]

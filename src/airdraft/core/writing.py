@@ -15,7 +15,6 @@ commit that differs from a draft ends that branch: drafting begins again behind 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,6 @@ from airdraft.core.bits import BitWriter, id_width
 from airdraft.core.connection import known_rows
 from airdraft.core.control.auto import Given, Policy, Steady
 from airdraft.core.control.facts import Mode, wire
-from airdraft.core.control.lengths import Length
 from airdraft.core.events import Committed, Event, Finished, Forward
 from airdraft.core.messages import (
     REACH,
@@ -45,7 +43,8 @@ from airdraft.core.messages import (
     Welcome,
     encode,
 )
-from airdraft.core.sampling import SamplingParams, distribution
+from airdraft.core.request import Request
+from airdraft.core.sampling import distribution
 from airdraft.core.schemes import DEVICE, Drafted
 from airdraft.errors import LocalProtocolError, RemoteProtocolError
 
@@ -71,56 +70,6 @@ class State(Enum):
     STREAMING = "streaming"
     SWITCHING = "switching"
     DONE = "done"
-
-
-@dataclass
-class Counts:
-    """What a text has cost so far."""
-
-    rounds: int = 0
-    forwards: int = 0
-    """Of the target, prefill apart."""
-    drafted: int = 0
-    """Drafted tokens that were sent."""
-    accepted: int = 0
-    rejected: int = 0
-    """Drafted tokens that were judged and refused: at most one a forward, for nothing after it is judged."""
-    raced: int = 0
-    """Tokens that the edge wrote while it had no draft."""
-    committed: int = 0
-    uplink_payload_bytes: int = 0
-    """Bodies of drafts: ids and probabilities, without any header."""
-    downlink_payload_bytes: int = 0
-    """What `split` sends down for the device to recover from."""
-
-    @property
-    def acceptance_rate(self) -> float | None:
-        """Accepted share of the tokens that were judged, the literature's α; None before the first is."""
-        judged = self.accepted + self.rejected
-        return self.accepted / judged if judged else None
-
-
-@dataclass(frozen=True)
-class Request:
-    """One text to be written."""
-
-    prompt: Sequence[int]
-    scheme: SchemeSpec
-    """The scheme to begin with, and the options of whatever scheme the policy chooses."""
-    params: SamplingParams
-    seed: int
-    max_tokens: int
-    draft_length: int | None = None
-    """Most tokens drafted in one round (γ), or most drafts of a stream beyond what is committed (its window). None:
-    the best by what is measured."""
-    committed: Sequence[int] = ()
-    """Tokens an earlier session committed, when a text is resumed."""
-    counts: Counts = field(default_factory=Counts)
-    """Filled while the text is written."""
-    policy: Policy | None = None
-    """Who chooses scheme, draft length and window; None keeps the scheme."""
-    rule: Length | None = None
-    """What ends a round, token by token, in place of a draft length; None: nothing."""
 
 
 def _policy(request: Request, vocab_size: int, max_draft: int) -> Policy:
