@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from typing import Any
 
 from airdraft.core.events import Forward
 from airdraft.models.base import FloatArray, LanguageModel
+
+SHORT_S = 0.002
+"""A forward that takes less runs in the loop's own thread. To hand it to another, and to wake for its result, takes up
+to half a millisecond on a small machine, and is worth it only to keep the loop free."""
+SHORT_TOKENS = 16
+"""Tokens that such a forward may feed: the time of the last one says nothing about a long prompt."""
 
 
 class Engine:
@@ -18,6 +25,7 @@ class Engine:
         """`name` is the thread's."""
         self.model = model
         self._executor = ThreadPoolExecutor(1, name)
+        self._took_s = SHORT_S  # the last one; unknown is not short
         self._busy = False
         self._waiting: list[tuple[Callable[[], Forward], asyncio.Future[None]]] = []
 
@@ -29,11 +37,18 @@ class Engine:
         await self._turn(latest)
         try:
             forward = latest()
-            return await asyncio.get_running_loop().run_in_executor(
-                self._executor, self.model.forward, cache, forward.keep, forward.tokens, forward.rows
-            )
+            if self._took_s < SHORT_S and len(forward.tokens) <= SHORT_TOKENS:
+                return self._forward(cache, forward)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._forward, cache, forward)
         finally:
             self._next()
+
+    def _forward(self, cache: Any, forward: Forward) -> FloatArray:
+        began_s = perf_counter()
+        try:
+            return self.model.forward(cache, forward.keep, forward.tokens, forward.rows)
+        finally:
+            self._took_s = perf_counter() - began_s
 
     def close(self) -> None:
         """Nothing more is to be run."""
