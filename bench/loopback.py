@@ -121,7 +121,7 @@ def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     lines = [
         f"Draft length {LENGTH}, temperature {PARAMS.temperature:g}, at most {TOKENS} tokens; {result['cpu']} "
-        f"({result['cores']} cores, load {result['load']:.1f} meanwhile). Speed by speed: the median of paired texts.",
+        f"({result['cores']} cores, load {result['load']:.1f} meanwhile). The ratio is the median of paired texts.",
         "",
         "| compute | plain loop, tokens/s | device and edge, tokens/s | ratio | ms a round | identical texts |",
         "|---|---:|---:|---:|---:|---:|",
