@@ -91,8 +91,7 @@ def run(
 
     async def device() -> None:
         model, tokenizer = load(draft)
-        races = (race,) if race else ("always", "off")
-        policy = Auto(tokenizer.vocab_size, races=races, k=k, bits=bits) if scheme == "auto" else None
+        policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits)) if rule else None
         request = Request(
             tokenizer.encode(words), spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends

@@ -122,9 +122,9 @@ class Session:
         self._sent = self._committed  # a stream's drafts before this position are on their way
         self._sent_digest = self._digest.copy()
         self._fresh = True  # nothing of this branch was sent yet
-        self.curious = request.policy is not None or request.draft_length is None or request.rule is not None
-        """Whether anything is decided by what is measured."""
         self._policy = request.policy or _policy(request, vocab_size, welcome.max_draft)
+        self.curious = not isinstance(self._policy, Given) or request.rule is not None
+        """Whether anything is decided by what is measured."""
         self._facts = machine.estimator.facts()
         self._mode = self._policy.choose(self._facts, machine._now)
         self._reviewed_s = machine._now

@@ -95,7 +95,7 @@ def test_it_says_why() -> None:
     assert auto.why() == "nothing chosen yet"
     auto.choose(NEAR, 0)
     assert "stream" in auto.why()
-    assert "with stream/" in auto.why()
+    assert "with coupled" in auto.why()
     assert "\n" not in auto.why()
 
 

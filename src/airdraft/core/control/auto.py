@@ -107,7 +107,7 @@ class Auto:
         vocab_size: int,
         choices: Sequence[str] = ("server", "coupled", "stream"),
         *,
-        races: Sequence[str] = ("always", "off"),
+        races: Sequence[str] = ("always",),
         k: int = 64,
         bits: int = 16,
         header_bytes: int = 40,
