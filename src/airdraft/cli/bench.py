@@ -179,17 +179,17 @@ def trace(
 
 
 def _speeds(found: list[Traced]) -> Table:
-    schemes = {row.scheme: row.scheme.replace("/", "/\n") for row in found[0].speeds}
-    table = _table("run", mbps="Mbit/s", outage="out-\nage", rtt="RTT\nms", **schemes, ratio="auto by\nbest")
-    table.title, table.title_justify = "tokens/s (draft length)", "left"
+    """A line a run, within 80 columns; draft lengths, outages and round trips are in the JSON."""
+    schemes = {row.scheme: row.scheme.removeprefix("stream/") for row in found[0].speeds}
+    table = _table("run", mbps="Mbit\n/s", **schemes, ratio="auto/\nbest")
+    table.title, table.title_justify = "tokens/s; off and always: stream, by its race policy", "left"
+    table.columns[0].overflow = "fold"
     for each in found:
-        cells = [
-            Text(f"{row.tokens_per_s:.1f}" + (f" ({row.length})" if row.length else ""),
-                 "bold" if row is each.best else "")
-            for row in each.speeds
-        ]  # fmt: skip
-        link = (f"{each.mean_mbps:.1f}", f"{each.outage:.0%}", f"{each.rtt_ms:.0f}")
-        table.add_row(each.name, *link, *cells, f"{each.ratio:.3f}")
+        file, _, run = each.name.partition(", ")
+        folder = file.rpartition("/")[0] or file
+        name = f"{folder} {run.replace('Run ', '').replace(', part ', '.')}".strip()
+        cells = [Text(f"{row.tokens_per_s:.1f}", "bold" if row is each.best else "") for row in each.speeds]
+        table.add_row(name, f"{each.mean_mbps:.0f}", *cells, f"{each.ratio:.3f}")
     return table
 
 

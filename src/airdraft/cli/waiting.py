@@ -22,7 +22,10 @@ def stopping(until_eof: bool) -> asyncio.Event:
             stopped.set()
 
     if until_eof:
-        loop.add_reader(0, read)
+        try:
+            loop.add_reader(0, read)
+        except OSError:  # a file or /dev/null, whose end nobody can wait for
+            stopped.set()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     return stopped

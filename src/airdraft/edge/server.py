@@ -31,6 +31,7 @@ class EdgeServer:
         )
         self._engine = Engine(model, "target")
         self._verify_s = 0.0  # as the last connection found it
+        self._machines: set[EdgeMachine] = set()
         self._server: Server | None = None
         self._sockets: set[ServerConnection] = set()
 
@@ -83,8 +84,12 @@ class EdgeServer:
     ) -> None:
         await self.close()
 
+    def _speed(self) -> float:
+        """Seconds that a forward takes, as far as any connection knows."""
+        return next((machine.verify_s for machine in self._machines if machine.verify_s), self._verify_s)
+
     async def _serve(self, socket: ServerConnection) -> None:
-        machine = EdgeMachine(self._target, self._limits, asyncio.get_running_loop().time(), self._verify_s)
+        machine = EdgeMachine(self._target, self._limits, asyncio.get_running_loop().time(), self._speed())
 
         def on_event(event: Event) -> None:
             if isinstance(event, Failed):
@@ -92,8 +97,10 @@ class EdgeServer:
                 _log.warning("%s of %s ended: %s: %s", what, socket.remote_address, event.code, event.message)
 
         self._sockets.add(socket)
+        self._machines.add(machine)
         try:
             await Driver(machine, socket, self._engine, on_event).run()
         finally:
-            self._verify_s = machine.verify_s
+            self._verify_s = machine.verify_s or self._verify_s
+            self._machines.discard(machine)
             self._sockets.discard(socket)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from airdraft.core.control.auto import Given
+from airdraft.core.control.auto import Given, Policy
 from airdraft.core.control.facts import Facts, Mode
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
@@ -33,8 +33,8 @@ TEMPERATURES = (0.0, 0.7, 1.0)
 ACCEPTANCE = (0.6, 0.75, 0.9)
 """Of synthetic agreement."""
 
-TEXTS, TOKENS = 4, 128
-"""Texts a cell, and most tokens of one."""
+TEXTS, TOKENS, SEARCHED = 12, 128, 4
+"""Texts a cell, most tokens of one, and on how many of the texts the best draft length is looked for."""
 EXACT = ("server", "dense", "topk", "split", "coupled", "stream/off", "stream/idle", "stream/always")
 """`auto` is held against the best of these."""
 
@@ -56,7 +56,7 @@ def recordings(texts: int = TEXTS, tokens: int = TOKENS) -> list[Recording]:
     found = []
     for temperature in TEMPERATURES:
         params, name = SamplingParams(temperature), f"pair T={temperature:g}"
-        recorded = record(draft, target, prompts(6 * texts), params, tokens, 1, tokenizer.vocab_size, name)
+        recorded = record(draft, target, prompts(min(100, 6 * texts)), params, tokens, 1, tokenizer.vocab_size, name)
         # Many texts of a small model end early; long ones say more about a link.
         longest = sorted(recorded.texts, key=lambda text: -len(text.tokens))[:texts]
         found.append(structs.replace(recorded, texts=longest))
@@ -72,21 +72,23 @@ def cells(agreements: Iterable[str]) -> list[Cell]:
 
 def rows(cell: Cell, recording: Recording) -> list[Row]:
     """Every scheme in one cell. Those with rounds have their best draft length. Streams find their shape by themselves;
-    `stream/off` also is given the shape of the best `coupled` rounds, and the faster counts."""
+    `stream/off` also is given the shape of the best `coupled` rounds, and the fastest counts. Best and fastest are looked
+    for on the first `SEARCHED` texts."""
+    some = structs.replace(recording, texts=recording.texts[:SEARCHED])
     setting = constant(cell.rtt_ms, cell.uplink_mbps, cell.draft_ms, cell.verify_ms, DOWNLINK_MBPS)
     found = [run(recording, setting, SchemeSpec("server"))]
     for name in ROUNDS:
         spec = SchemeSpec(name)
-        found.append(best_rounds(recording, setting, spec, _facts(cell, recording, name)))
+        length = best_rounds(some, setting, spec, _facts(cell, recording, name)).length
+        found.append(run(recording, setting, spec, length=length))
     for race in ("off", "idle", "always"):
         spec = SchemeSpec("stream", race=race)
-        tried = [run(recording, setting, spec, label=f"stream/{race}")]
+        shapes: list[Callable[[], Policy] | None] = [None]
         if race == "off":
             window = found[-1].length or 1  # of `coupled`
-            for packet in (1, window):
-                mode = Mode("stream", window, race, packet, packet)
-                tried.append(run(recording, setting, spec, label="stream/off", policy=partial(Given, mode)))
-        found.append(max(tried, key=lambda result: result.tokens_per_s))
+            shapes += [partial(Given, Mode("stream", window, race, packet, packet)) for packet in (1, window)]
+            shapes.sort(key=lambda shape: -run(some, setting, spec, policy=shape).tokens_per_s)
+        found.append(run(recording, setting, spec, label=f"stream/{race}", policy=shapes[0]))
     spec = SchemeSpec("stream")
     found.append(run(recording, setting, spec, label="auto", policy=auto(recording.vocab_size, spec)))
     found.append(run(recording, setting, spec, label="oracle", oracle=True))

@@ -11,8 +11,10 @@ from airdraft.core.control.facts import Facts, Mode, Wire, wire
 from airdraft.core.control.predict import Prediction
 from airdraft.errors import BadParameterError
 
-RETRY_S = 5.0
-"""Seconds of `server` after which a stream is tried again."""
+VAIN_S = 2.0
+"""Seconds for which a raced stream must be in vain to be left."""
+RETRY_S = (1.0, 16.0)
+"""Seconds of `server` after which a stream is tried again: at first, and at most. They double while trials fail."""
 NEAR = 0.01
 """Predictions that differ by less are taken as equal."""
 
@@ -105,7 +107,7 @@ class Auto:
     def __init__(
         self,
         vocab_size: int,
-        choices: Sequence[str] = ("server", "coupled", "stream"),
+        choices: Sequence[str] = ("server", "stream"),
         *,
         races: Sequence[str] = ("always",),
         k: int = 64,
@@ -126,6 +128,7 @@ class Auto:
         self._present: Prediction | None = None
         self._better_since: float | None = None
         self._since = 0.0  # when the present way began
+        self._retry_s = RETRY_S[0]
         self._runner_up: Prediction | None = None
 
     def choose(self, facts: Facts, now: float) -> Mode:
@@ -135,11 +138,15 @@ class Auto:
         present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
         if self._worth_it(best, present):
             self._better_since = now if self._better_since is None else self._better_since
-            if now - self._better_since >= self._dwell_s:
+            serves_best = best.mode.scheme == "server" and present.mode.scheme == "stream"
+            if now - self._better_since >= (max(VAIN_S, self._dwell_s) if serves_best else self._dwell_s):
                 present, self._better_since = best, None
         else:
             self._better_since = None
         if self._present is None or _way(present) != _way(self._present):
+            if self._present and present.mode.scheme == "server":
+                failed = now - self._since < 2 * VAIN_S
+                self._retry_s = min(2 * self._retry_s, RETRY_S[1]) if failed else RETRY_S[0]
             self._since = now
         self._present = present
         others = [each for each in found if each is not present]
@@ -154,7 +161,7 @@ class Auto:
         # So it is tried, and left where it is seen to be in vain; and tried again after a while.
         # At the start of a text, too: while the edge reads the prompt, drafts cost nothing.
         begun = self._present is not None and not (
-            self._present.mode.scheme == "server" and now - self._since >= RETRY_S
+            self._present.mode.scheme == "server" and now - self._since >= self._retry_s
         )
         in_vain = begun and streamed is not None and streamed < 1 + NEAR
         left = [each for each in found if each not in racing] if in_vain else found
