@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from airdraft.cli.pages import renew
 from airdraft.link.base import LinkModel
 from airdraft.link.nr import NrPipe
 from airdraft.link.presets import preset
-from bench.blocks import replace_block
 
 PAGE = Path(__file__).parents[1] / "docs" / "links.md"
 PERCENTILES = (5, 50, 95, 99, 99.9)
@@ -110,8 +110,8 @@ def main() -> None:
     rows = [measure(name) for name in SHOWN]
     edaf, links = edaf_table(rows[-1]), links_table(rows)
     print(f"{edaf}\n\n{links}")
-    replace_block(PAGE, "edaf", edaf)
-    replace_block(PAGE, "delays", links)
+    renew(PAGE, {"edaf": edaf})
+    renew(PAGE, {"delays": links})
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from airdraft import local
+from airdraft.cli.pages import renew
 from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
@@ -30,7 +31,6 @@ from airdraft.lab.record import prompts
 from airdraft.models.base import LanguageModel
 from airdraft.models.folder import load
 from airdraft.models.profile import Paced, profile
-from bench.blocks import replace_block
 from bench.noise import cpu_name
 
 BAR = 0.9
@@ -148,7 +148,7 @@ def main() -> int:
     print(table(result))
     if asked.json:
         asked.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    replace_block(PAGE, "loopback", table(result))
+    renew(PAGE, {"loopback": table(result)})
     return int(not all(row["held"] for row in result["rows"]))
 
 

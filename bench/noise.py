@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from airdraft.cli.pages import renew
 from airdraft.core import schemes
 from airdraft.core.messages import Draft, SchemeSpec, encode
 from airdraft.core.noise import gumbel
 from airdraft.core.sampling import SamplingParams, choose
-from bench.blocks import replace_block
 
 BAR_MS = 0.5
 """What one row of the largest vocabulary may take."""
@@ -108,7 +108,7 @@ def main() -> int:
     print(table(result))
     if asked.json:
         asked.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    replace_block(PAGE, "noise", table(result))
+    renew(PAGE, {"noise": table(result)})
     return int(result["rows"][-1]["row_ms"] > BAR_MS)
 
 

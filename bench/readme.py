@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.blocks import replace_block
+from airdraft.cli.pages import renew
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="what `airdraft demo --json` wrote")
     results = json.loads(parser.parse_args().results.read_text())
-    replace_block(README, "demo", table(results))
+    renew(README, {"demo": table(results)})
     print(f"wrote the table into {README.name}")
 
 

@@ -72,8 +72,9 @@ def cells(agreements: Iterable[str]) -> list[Cell]:
 
 def rows(cell: Cell, recording: Recording) -> list[Row]:
     """Every scheme in one cell. Those with rounds have their best draft length. Streams find their shape by themselves;
-    `stream/off` also is given the shape of the best `coupled` rounds, and the fastest counts. Best and fastest are looked
-    for on the first `SEARCHED` texts."""
+    `stream/off` also is given the shape of the best `coupled` rounds, and the fastest counts. Best and fastest are
+    looked for on the first `SEARCHED` texts.
+    """
     some = structs.replace(recording, texts=recording.texts[:SEARCHED])
     setting = constant(cell.rtt_ms, cell.uplink_mbps, cell.draft_ms, cell.verify_ms, DOWNLINK_MBPS)
     found = [run(recording, setting, SchemeSpec("server"))]

@@ -132,7 +132,7 @@ def _slopes(seen: np.ndarray) -> tuple[float, float]:
         weakest = int(np.argmin(moves))
         if moves[weakest] > max(3 * noise_s, 1e-4):
             for at, column in enumerate(columns):
-                # Nothing arrives before it was sent: a late exchange, after an outage say, must not pass for a slow link.
+                # No exchange is faster than its bytes: late ones, after an outage say, must not pass for a slow link.
                 recent = seen[-_RECENT:]
                 bound = float((recent[:, 0] / np.maximum(recent[:, column], 1)).min())
                 slopes[column - 1] = min(float(fitted[1 + at]), bound)
