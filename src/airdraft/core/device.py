@@ -137,6 +137,10 @@ class DeviceMachine(Connection):
         self.cancel(session, "failed")
         return [Failed(session, code, message, ours=True)]
 
+    def exchanged(self, seconds: float, up_bytes: int, down_bytes: int, held_s: float) -> None:
+        """A message of so many bytes was answered by one of so many; see `Estimator.round_trip`."""
+        self.estimator.round_trip(seconds, up_bytes + HEADER_BYTES, down_bytes + HEADER_BYTES, held_s)
+
     def wonder(self) -> None:
         """Ask the edge how fast it is, if it could not say so yet."""
         if not self.verify_s and not self._pings:
@@ -156,7 +160,7 @@ class DeviceMachine(Connection):
     def _echoed(self, echo: Echo, pong: Pong) -> Echo:
         # Behind drafts of ours it waited, which is none of the link's doing.
         held_s = min(echo.seconds, self._queued_s.pop(pong.t, 0.0))
-        self.estimator.round_trip(echo.seconds, echo.bytes_out, echo.bytes_in, held_s)
+        self.exchanged(echo.seconds, echo.bytes_out, echo.bytes_in, held_s)
         if self._to_measure:
             self._to_measure -= 1
             self.ping(self._now, FILLER)
@@ -194,7 +198,7 @@ class DeviceMachine(Connection):
             )
         self._welcome = welcome
         elapsed_s = self._now - self._greeted_s
-        self.estimator.round_trip(elapsed_s, len(encode(self._hello)), len(encode(welcome)), 0.0)
+        self.exchanged(elapsed_s, len(encode(self._hello)), len(encode(welcome)), 0.0)
         if welcome.verify_s:
             self.verify_s = welcome.verify_s
             self.estimator.verified(welcome.verify_s)

@@ -269,7 +269,7 @@ class Session:
         if not self._opened:
             elapsed_s = self._machine._now - self._opened_s
             waited_s = min(elapsed_s, self._queued_s)
-            self._machine.estimator.round_trip(elapsed_s, self._opening_bytes, len(encode(message)), waited_s)
+            self._machine.exchanged(elapsed_s, self._opening_bytes, len(encode(message)), waited_s)
         self._opened = True
         self._answers_due -= 1
         if self._state is not State.SWITCHING or self._answers_due:
@@ -356,7 +356,7 @@ class Session:
             machine.estimator.judged(accepted, int(rejected))
             if self.curious and self._seq > 1 and machine.verify_s:  # the first waits for the prefill
                 elapsed_s = machine._now - self._sent_s
-                machine.estimator.round_trip(elapsed_s, self._sent_bytes, VERDICT_BYTES, machine.verify_s)
+                machine.exchanged(elapsed_s, self._sent_bytes, VERDICT_BYTES, machine.verify_s)
         else:
             machine.estimator.judged(agreeing, 0)
         if self.curious:

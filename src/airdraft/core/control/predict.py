@@ -112,11 +112,11 @@ def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT
     lasting = (n for n in range(1, max_window) if wire.packet_bits(n) <= n * facts.draft_s * facts.uplink_bps)
     least = next(lasting, max_window)
     # Without racing a forward must be worth its while; with it the edge is busy anyway, and earlier is better.
-    firsts, thens = ({1, 2, 3, 4, 6, 8, least}, (least, 2 * least)) if race == "off" else ({1, least}, (least,))
+    firsts, thens = ({1, 2, 3, 4, 6, 8, least}, (least, 2 * least)) if race == "off" else ({1, 2, least}, (least,))
     shapes = [(first, then) for first in sorted(firsts) for then in thens if max(first, then) <= max_window]
     best = max((Mode(wire.scheme, max_window, race, *shape) for shape in shapes), key=speed)
     # A window that does now, would if answers came later, and does in the runs that acceptance comes in.
-    lucky = (1 + facts.acceptance) / 2
+    lucky = (1 + 3 * facts.acceptance) / 4
     cases = (facts, replace(facts, rtt_s=_LATE * facts.rtt_s), replace(facts, acceptance=lucky))
     enough = [(1 - _NEAR) * cycle(case, wire, best).tokens_per_s for case in cases]
     for window in (window for window in _WINDOWS if window < max_window):
