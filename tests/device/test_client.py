@@ -31,7 +31,8 @@ from airdraft.device import client as client_module
 from airdraft.device.cost import Cost
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, LinkError, ModelError, RefusedError, RemoteProtocolError
-from airdraft.link.relay import LinkSpec, Relay
+from airdraft.link.const import ConstLink
+from airdraft.link.relay import Relay
 
 from ..edge.loopback import (
     FAULT,
@@ -50,7 +51,7 @@ from ..edge.loopback import (
     write,
 )
 
-FREE = LinkSpec(math.inf, math.inf, 0.0)
+FREE = ConstLink(math.inf, math.inf, 0.0)
 
 
 def welcome(version: int = VERSION, heartbeat_s: float = 10.0) -> Welcome:

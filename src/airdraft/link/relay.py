@@ -21,9 +21,8 @@ from typing import Self
 
 from airdraft.errors import LinkError
 from airdraft.link.base import PACKET_BYTES, LinkModel, Pipe
-from airdraft.link.const import ConstLink as LinkSpec
 
-__all__ = ["LinkSpec", "Relay"]
+__all__ = ["Relay"]
 
 _log = logging.getLogger(__name__)
 
