@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from airdraft.errors import BadParameterError
-from airdraft.lab.results import NOTES, SIMULATED, Claim, Grid, Row, best, read, typical, winner
+from airdraft.lab.results import NOTES, SCHEMES, SIMULATED, Claim, Grid, Row, best, read, typical, winner
 
 _TYPICAL_RTTS_MS = (5.0, 20.0, 50.0, 100.0, 200.0)
 _WORDS = {
@@ -66,7 +66,8 @@ def _claims(results: Grid) -> str:
 def _cell(claim: Claim) -> str:
     """A cell in words; what it names beyond the usual is shown as it is."""
     words = [form.format(_number(claim.cell[key])) for key, form in _WORDS.items() if key in claim.cell]
-    words += [f"{key} {_number(value)}" for key, value in claim.cell.items() if key not in _WORDS]
+    others = (key for key in claim.cell if key not in _WORDS and key not in SCHEMES)
+    words += [f"{key} {_number(claim.cell[key])}" for key in others]
     return _plain(", ".join(words)) or "–"
 
 
