@@ -332,7 +332,7 @@ class Session:
         if not tokens:
             raise RemoteProtocolError("state", "the edge committed nothing")
         drafted = self._tokens[self._committed : self._committed + len(tokens)]
-        agreeing = next((at for at, (a, b) in enumerate(zip(drafted, tokens, strict=False)) if a != b), len(drafted))
+        agreeing = self._agreeing(tokens)
         # What the edge wrote by itself tells as much about the draft model as what it verified.
         self._judged(message.accepted, message.accepted < message.drafted and bool(message.tokens), agreeing)
         self._machine.estimator.judged(0, int(agreeing < len(drafted)))
@@ -373,10 +373,9 @@ class Session:
             raise RemoteProtocolError("state", "the edge's text differs from ours: its length or digest does not match")
         if not tokens:  # the first draft was rejected, and its replacement is the device's to draw
             return []
-        drafted = self._tokens[self._committed :]
-        agreeing = next((at for at, (a, b) in enumerate(zip(drafted, tokens, strict=False)) if a != b), len(drafted))
+        agreeing = self._agreeing(tokens)
         if agreeing < len(tokens) or self._state is State.DRAFTING:
-            self._diverge(self._committed + min(agreeing, len(tokens)))
+            self._diverge(self._committed + agreeing)
             self._tokens[self._committed :] = tokens
         self._committed += len(tokens)
         if self._sent < self._committed:  # the device is behind: it goes on from the commit
@@ -390,6 +389,11 @@ class Session:
             self._machine.cancel(self.number, reason)
             events.append(Finished(self.number, reason))
         return events
+
+    def _agreeing(self, tokens: Sequence[int]) -> int:
+        """How many of the tokens to be committed the drafts foretell."""
+        both = list(zip(self._tokens[self._committed :], tokens, strict=False))
+        return next((at for at, (drafted, token) in enumerate(both) if drafted != token), len(both))
 
     def _diverge(self, at: int) -> None:
         """What was drafted from position `at` on is dead."""

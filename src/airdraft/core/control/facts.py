@@ -17,8 +17,6 @@ from airdraft.errors import BadParameterError
 WEBSOCKET_UP_BYTES, WEBSOCKET_DOWN_BYTES = 6, 2
 """Header of a short WebSocket message (RFC 6455 §5.2); a client's is masked."""
 
-RACES = ("off", "idle", "always")
-
 # A session like any other: some hundred tokens in, with a digest that takes its full five bytes.
 _SESSION, _SEQ, _POSITION, _DIGEST, _COUNT = 1, 200, 600, 0xFFFFFFFF, 4
 
@@ -116,8 +114,8 @@ class Mode:
     def __post_init__(self) -> None:
         if self.length < 0:
             raise BadParameterError(f"the draft length of {self.scheme} is {self.length}; give 0 or more")
-        if self.race not in RACES:
-            raise BadParameterError(f"race is {self.race!r}; choose one of {', '.join(RACES)}")
+        if self.race not in schemes.RACES:
+            raise BadParameterError(f"race is {self.race!r}; choose one of {', '.join(schemes.RACES)}")
         if min(self.first, self.then) < 1:
             raise BadParameterError(f"packets of {self.first} and {self.then} tokens; give at least 1 each")
 
