@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from airdraft.errors import ModelError
-from airdraft.models.base import FloatArray
+from airdraft.models.base import FloatArray, check
 from airdraft.models.config import read_config
 from airdraft.models.weights import weight_bytes
 
@@ -84,7 +84,7 @@ class OnnxModel:
     def forward(self, cache: OnnxCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`. A forward that raises leaves the cache as it was."""
         n, total = len(tokens), keep + len(tokens)
-        self._check(cache, keep, tokens, rows)
+        check(self, cache.length, keep, tokens, rows)
         feeds: dict[str, NDArray[Any]] = {}
         for name, dtype in self._whole.items():
             if name == "input_ids":
@@ -112,22 +112,6 @@ class OnnxModel:
         # A copy where rows are left behind, so that a prefill's unused rows do not stay in memory with the last one.
         last: FloatArray = logits[0, held - rows :].astype(np.float32, copy=rows < held)
         return last
-
-    def _check(self, cache: OnnxCache, keep: int, tokens: Sequence[int], rows: int) -> None:
-        n = len(tokens)
-        if not 0 <= keep <= cache.length:
-            raise ModelError(f"cannot keep {keep} positions of a cache of {cache.length}; feed the tokens again")
-        if n == 0:
-            raise ModelError("a forward needs at least one token; feed the last one again with keep one less")
-        if not 0 <= rows <= n:
-            raise ModelError(f"{n} tokens give 0 to {n} rows, not {rows}; ask for fewer or feed more tokens")
-        if keep + n > self.max_context:
-            raise ModelError(
-                f"{keep + n} positions exceed the {self.max_context} of {self.name}; shorten the prompt or the answer"
-            )
-        # A negative id would wrap around inside the graph and score another token without a word.
-        if min(tokens) < 0 or max(tokens) >= self.vocab_size:
-            raise ModelError(f"a token id is outside 0 to {self.vocab_size - 1}; use the tokenizer of {self.name}")
 
 
 def graph_path(folder: Path) -> Path:
