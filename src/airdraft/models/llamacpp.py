@@ -1,0 +1,303 @@
+"""GGUF models run by llama.cpp, through the low-level functions of llama-cpp-python (extra `llamacpp`)."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from ctypes import POINTER, c_int8, c_int32, create_string_buffer
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from airdraft.errors import AirdraftError, ModelError
+from airdraft.models.base import FloatArray, Part, check
+
+# A small model is over before a second thread has woken, as in ONNX Runtime; workers of llama.cpp also spin.
+_SMALL_BYTES = 256_000_000
+_MOST_POSITIONS = 32_768
+"""By default, in all caches together: 4 GB of keys and values for a model of 8 B parameters, as 16-bit floats."""
+_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
+_ALL_F32 = "0"  # LLAMA_FTYPE_ALL_F32
+_F32 = 0  # GGML_TYPE_F32
+_NO_FLASH = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
+_ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
+
+
+@dataclass(eq=False)
+class LlamaCppCache:
+    """One sequence of the context that all caches of a model share. Dropping it gives the sequence back."""
+
+    sequence: int
+
+
+class LlamaCppModel:
+    """A `LanguageModel` and a `TargetEngine` over a GGUF file: a batch is one `llama_decode`, whatever its lengths.
+
+    All caches share one pool of positions. Calls from several threads take turns.
+    """
+
+    top_k = None
+    max_rollback = None
+    max_calls = 1
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        name: str | None = None,
+        sequences: int = 8,
+        positions: int | None = None,
+    ) -> None:
+        """Loads the model.
+
+        path: a GGUF file, or a folder that holds one.
+        threads: of one call; None takes 1 for a small model (under 256 MB), else half the logical cores.
+        name: what the model is called; None takes the folder's name, or the file's.
+        sequences: most caches at once, up to 256.
+        positions: most in all caches together, whose memory is taken now; None takes the model's context times
+        `sequences`, but at most 32,768. A text never exceeds it, so it may lower `max_context`.
+        Raises: `ModelError` if llama-cpp-python or the file is missing, the file is broken, or the model is none whose
+        cache rolls back.
+        """
+        self._library = _library()
+        api = self._library.api
+        if not 1 <= sequences <= api.llama_max_parallel_sequences():
+            most = api.llama_max_parallel_sequences()
+            raise ModelError(f"llama.cpp keeps 1 to {most} sequences, not {sequences}; choose a number between")
+        if positions is not None and positions < 1:
+            raise ModelError(f"caches of {positions} positions hold nothing; give 1 or more")
+        file = gguf_file(path)
+        self.name = name if name is not None else path.resolve().stem if path.is_file() else path.resolve().name
+        model = self._library.load(file)
+        free = weakref.finalize(self, api.llama_model_free, model)
+        facts = _metadata(api, model)
+        _refuse(api, model, file, facts)
+
+        vocabulary = api.llama_model_get_vocab(model)
+        self.vocab_size = int(api.llama_vocab_n_tokens(vocabulary))
+        self.eos_ids = tuple(i for i in range(self.vocab_size) if api.llama_vocab_is_eog(vocabulary, i))
+        trained = int(api.llama_model_n_ctx_train(model))
+        if positions is None:
+            positions = min(trained * sequences, _MOST_POSITIONS)
+        self.max_context = min(trained, positions)
+        self.max_batch = self.max_caches = sequences
+        self.max_positions = positions
+        """Most in all caches together."""
+
+        if threads is None:
+            threads = 1 if file.stat().st_size < _SMALL_BYTES else max(1, (os.cpu_count() or 1) // 2)
+        params = api.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = positions, sequences
+        params.n_threads = params.n_threads_batch = threads
+        # One pool: sequences need not be of one length, and a batch of any of them is one pass over the weights.
+        params.kv_unified = True
+        # Of sliding-window models keep everything: what has slid out of the window could not be rolled back to.
+        params.swa_full = True
+        if facts.get("general.file_type") == _ALL_F32:
+            # Keys and values in half precision, which flash attention rounds to as well, would set the rows of an
+            # fp32 model 5e-3 apart from other engines', and 2e-3 from its own of another batch; so it is 1e-5.
+            params.type_k = params.type_v = _F32
+            params.flash_attn_type = _NO_FLASH
+        self._context = api.llama_init_from_model(model, params)
+        if not self._context:
+            raise ModelError(
+                f"llama.cpp cannot hold {positions} positions of {file} ({self._library.complaint()}); give fewer"
+            )
+        free.detach()
+        weakref.finalize(self, _free, api, self._context, model)
+        self._memory = api.llama_get_memory(self._context)
+        if not self._memory:
+            raise ModelError(f"{file} has no key-value cache, so it writes no text; choose a causal decoder")
+        self._width = int(api.llama_n_batch(self._context))
+        """Most tokens of one llama_decode."""
+        self._held = [0] * sequences
+        """Positions each sequence holds."""
+        self._unused = list(reversed(range(sequences)))
+        # A cache is dropped in whatever thread, during a call maybe: its sequence waits here for the next one.
+        self._dropped: deque[int] = deque()
+        self._turn = threading.Lock()
+
+    def new_cache(self) -> LlamaCppCache:
+        """An empty cache. Raises: `ModelError` if `max_caches` are in use."""
+        with self._turn:
+            self._reclaim()
+            if not self._unused:
+                raise ModelError(f"{self.name} has all {self.max_caches} caches in use; drop one, or load it with more")
+            made = LlamaCppCache(self._unused.pop())
+        weakref.finalize(made, self._dropped.append, made.sequence)
+        return made
+
+    def forward(self, cache: LlamaCppCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        """See `LanguageModel.forward`."""
+        [found] = self.verify([Part(cache, keep, tokens, rows)])
+        if isinstance(found, AirdraftError):
+            raise found
+        return found
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        """See `TargetEngine.verify`. If llama.cpp itself fails, the caches of the batch are empty afterwards."""
+        with self._turn:
+            self._reclaim()
+            found = [self._roll_back(part) for part in batch]
+            fed = [part for part, error in zip(batch, found, strict=True) if error is None]
+            try:
+                rows = iter(self._decode(fed))
+            except ModelError as failure:
+                for part in fed:
+                    self._empty(part.cache.sequence)
+                return [error or failure for error in found]
+            return [error or next(rows) for error in found]
+
+    def _roll_back(self, part: Part) -> ModelError | None:
+        """Make room for a part of a batch and count it as fed; or say why not, and leave its cache as it is."""
+        sequence, keep, n = part.cache.sequence, part.keep, len(part.tokens)
+        held = self._held[sequence]
+        try:
+            check(self, held, keep, part.tokens, part.rows)
+        except ModelError as error:
+            return error
+        free = self.max_positions - sum(self._held)
+        if keep + n - held > free:
+            return ModelError(
+                f"{self.name} has {free} of its {self.max_positions} positions free, and a text needs "
+                f"{keep + n - held} more; drop a cache, or load it with more positions"
+            )
+        if keep < held and not self._library.api.llama_memory_seq_rm(self._memory, sequence, keep, -1):
+            return ModelError(f"llama.cpp cannot roll {self.name} back to {keep} positions; choose another model")
+        self._held[sequence] = keep + n
+        return None
+
+    def _decode(self, parts: Sequence[Part]) -> list[FloatArray]:
+        """The rows of each part, float32 [rows, vocab_size]."""
+        api = self._library.api
+        ids = {part.cache.sequence: (c_int32 * 1)(part.cache.sequence) for part in parts}
+        fed = [
+            (token, part.keep + i, ids[part.cache.sequence], i >= len(part.tokens) - part.rows)
+            for part in parts
+            for i, token in enumerate(part.tokens)
+        ]
+        logits = np.empty((sum(part.rows for part in parts), self.vocab_size), np.float32)
+        done = 0
+        for start in range(0, len(fed), self._width):
+            tokens, positions, sequences, wanted = zip(*fed[start : start + self._width], strict=True)
+            n = len(tokens)
+            code = api.llama_decode(self._context, api.llama_batch(
+                n, (c_int32 * n)(*tokens), None, (c_int32 * n)(*positions), (c_int32 * n)(*[1] * n),
+                (POINTER(c_int32) * n)(*sequences), (c_int8 * n)(*wanted),
+            ))  # fmt: skip
+            if code != 0:
+                raise ModelError(
+                    f"{self.name} cannot run {n} tokens (llama_decode: {code}, {self._library.complaint()}); "
+                    "its caches are empty now, feed the texts again"
+                )
+            if rows := sum(wanted):
+                # llama.cpp's own buffer, which the next call overwrites: the rows wanted, in order.
+                logits[done : done + rows] = np.ctypeslib.as_array(
+                    api.llama_get_logits(self._context), (rows, self.vocab_size)
+                )
+                done += rows
+        return np.split(logits, np.cumsum([part.rows for part in parts])[:-1])
+
+    def _reclaim(self) -> None:
+        while self._dropped:
+            sequence = self._dropped.popleft()
+            self._empty(sequence)
+            self._unused.append(sequence)
+
+    def _empty(self, sequence: int) -> None:
+        self._library.api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        self._held[sequence] = 0
+
+
+def gguf_file(path: Path) -> Path:
+    """The one GGUF file that `path` is or holds, the first part of one in parts. Raises: `ModelError`."""
+    if path.is_file():
+        return path
+    found = sorted(file for file in path.glob("*.gguf") if not _LATER_PART.search(file.name))
+    if not found:
+        raise ModelError(f"{path} has no .gguf file; fetch one, or write it with `airdraft gguf`")
+    if len(found) > 1:
+        raise ModelError(f"{path} has {', '.join(file.name for file in found)}; name the file you mean")
+    return found[0]
+
+
+class _Library:
+    """llama.cpp, loaded once and silent: the last error it logged goes into ours."""
+
+    def __init__(self) -> None:
+        try:
+            from llama_cpp import llama_cpp as api  # noqa: PLC0415  # an extra, and half a second
+        except ImportError as problem:
+            raise ModelError("the llamacpp engine needs llama-cpp-python; install airdraft[llamacpp]") from problem
+        self.api: Any = api
+        self._errors: deque[str] = deque(maxlen=1)
+
+        def listen(level: int, text: bytes, _: object) -> None:
+            if level == _ERROR_LEVEL:
+                self._errors.append(" ".join(text.decode(errors="replace").split()))
+
+        self._listener = api.llama_log_callback(listen)  # kept: llama.cpp calls it for as long as the process lives
+        api.llama_log_set(self._listener, None)
+        api.llama_backend_init()
+
+    def load(self, file: Path) -> Any:
+        """The model in `file`. Raises: `ModelError`."""
+        params = self.api.llama_model_default_params()
+        # The buffers for repacked weights end in a segmentation fault on CPUs with AMX.
+        params.use_extra_bufts = False
+        self._errors.clear()
+        model = self.api.llama_model_load_from_file(os.fsencode(file), params)
+        if not model:
+            raise ModelError(f"{file} cannot be loaded ({self.complaint()}); fetch or write it again")
+        return model
+
+    def complaint(self) -> str:
+        """The last error llama.cpp logged, one line."""
+        return self._errors[-1] if self._errors else "llama.cpp does not say why"
+
+
+@cache
+def _library() -> _Library:
+    return _Library()
+
+
+def _free(api: Any, context: Any, model: Any) -> None:
+    api.llama_free(context)
+    api.llama_model_free(model)
+
+
+def _metadata(api: Any, model: Any) -> dict[str, str]:
+    """The scalar metadata of a model, as llama.cpp spells it."""
+
+    def text(read: Any, i: int) -> str:
+        buffer = create_string_buffer(256)
+        read(model, i, buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
+
+    names = range(api.llama_model_meta_count(model))
+    key, value = api.llama_model_meta_key_by_index, api.llama_model_meta_val_str_by_index
+    return {text(key, i): text(value, i) for i in names}
+
+
+def _refuse(api: Any, model: Any, file: Path, facts: dict[str, str]) -> None:
+    """Raises: `ModelError` naming the architecture if it is no causal decoder whose cache rolls back."""
+    family = facts.get("general.architecture", "unknown")
+    kind = None
+    if api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model):
+        kind = "its recurrent state cannot be rolled back"
+    elif api.llama_model_has_encoder(model) or not api.llama_model_has_decoder(model):
+        kind = "it has an encoder"
+    elif api.llama_model_is_diffusion(model) or facts.get(f"{family}.attention.causal") == "false":
+        kind = "it is not causal"
+    elif facts.get(f"{family}.pooling_type", "0") != "0":
+        kind = "it makes embeddings"
+    if kind is not None:
+        raise ModelError(f"{file} is a {family} model and {kind}; choose a causal decoder with attention throughout")
