@@ -26,6 +26,10 @@ class Shape:
     """fp16 weights, cache and logits."""
     position_ids: bool = True
     """False: the graph counts positions from `attention_mask` itself."""
+    batch: bool = True
+    """False: the graph takes one sequence at a time."""
+    masked: bool = True
+    """False: the graph takes no more from `attention_mask` than its length."""
     few_logits: bool = False
     """True: the graph scores only the last `num_logits_to_keep` tokens."""
     extra_input: str | None = None
@@ -72,7 +76,7 @@ class _Builder:
         return self.op("Div", x, self.op("Sqrt", self.op("Add", mean, self.number(1e-3))))
 
     def split_heads(self, x: str, heads: int) -> str:
-        x = self.op("Reshape", x, self.ints(1, -1, heads, self.shape.head_dim))
+        x = self.op("Reshape", x, self.ints(0, -1, heads, self.shape.head_dim))
         return self.op("Transpose", x, perm=[0, 2, 1, 3])
 
     def rotate(self, x: str, cos: str, sin: str) -> str:
@@ -95,7 +99,7 @@ class _Builder:
         scores = self.op("MatMul", q, self.op("Transpose", k, perm=[0, 1, 3, 2]))
         scores = self.op("Add", self.op("Mul", scores, self.number(s.head_dim**-0.5)), bias)
         y = self.op("MatMul", self.op("Softmax", scores, axis=-1), v)
-        y = self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.ints(1, -1, s.width))
+        y = self.op("Reshape", self.op("Transpose", y, perm=[0, 2, 1, 3]), self.ints(0, -1, s.width))
         return self.op("MatMul", y, self.weight(s.width, s.width))
 
     def feed_forward(self, x: str) -> str:
@@ -104,13 +108,18 @@ class _Builder:
         return self.op("MatMul", gate, self.weight(2 * self.shape.width, self.shape.width))
 
     def causal_bias(self) -> str:
-        """[n, total]: 0 where a query may look, very negative where it may not."""
+        """[batch or 1, 1, n, total]: 0 where a query may look, very negative where it may not."""
         total, n = self.size("attention_mask", 1), self.size("input_ids", 1)
         scalar = self.op("Squeeze", total)
         one = self.const(np.int64(1))
         keys = self.op("Range", self.const(np.int64(0)), scalar, one)
         queries = self.op("Range", self.op("Squeeze", self.op("Sub", total, n)), scalar, one)
-        seen = self.op("LessOrEqual", keys, self.op("Unsqueeze", queries, self.ints(1)))
+        seen = self.op(
+            "Unsqueeze", self.op("LessOrEqual", keys, self.op("Unsqueeze", queries, self.ints(1))), self.ints(0, 1)
+        )
+        if self.shape.masked:
+            real = self.op("Cast", "attention_mask", to=TensorProto.BOOL)
+            seen = self.op("And", seen, self.op("Unsqueeze", real, self.ints(1, 2)))
         return self.op("Where", seen, self.number(0.0), self.number(-6e4))
 
     def positions(self) -> str:
@@ -139,15 +148,16 @@ class _Builder:
 
         real = TensorProto.FLOAT16 if s.half else TensorProto.FLOAT
         whole = TensorProto.INT64
-        inputs = [("input_ids", whole, [1, "n"]), ("attention_mask", whole, [1, "total"])]
-        inputs += [("position_ids", whole, [1, "n"])] if s.position_ids else []
+        batch: int | str = "batch" if s.batch else 1
+        inputs = [("input_ids", whole, [batch, "n"]), ("attention_mask", whole, [batch, "total"])]
+        inputs += [("position_ids", whole, [batch, "n"])] if s.position_ids else []
         inputs += [("num_logits_to_keep", whole, [])] if s.few_logits else []
         inputs += [(s.extra_input, whole, [1])] if s.extra_input else []
-        outputs = [("logits", real, [1, "rows", s.vocab])]
+        outputs = [("logits", real, [batch, "rows", s.vocab])]
         for layer in range(s.layers):
             for part in ("key", "value"):
-                inputs.append((f"past_key_values.{layer}.{part}", real, [1, s.kv_heads, "past", s.head_dim]))
-                outputs.append((f"present.{layer}.{part}", real, [1, s.kv_heads, "total", s.head_dim]))
+                inputs.append((f"past_key_values.{layer}.{part}", real, [batch, s.kv_heads, "past", s.head_dim]))
+                outputs.append((f"present.{layer}.{part}", real, [batch, s.kv_heads, "total", s.head_dim]))
         graph = helper.make_graph(
             self.nodes,
             "decoder",
@@ -175,3 +185,28 @@ def write_decoder(folder: Path, shape: Shape, *, hub_layout: bool = False) -> Pa
     }
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     return folder
+
+
+def to_int4(model: onnx.ModelProto, block: int = 32) -> onnx.ModelProto:
+    """Products with constants become MatMulNBits: blocks of 4-bit numbers, 8 for zero, with a scale each.
+
+    The block is a power of two, and at least 16. Layout of the bytes: ONNX Runtime's ContribOperators.md.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in weights:
+            continue
+        x, name = node.input
+        columns = numpy_helper.to_array(weights[name]).T
+        n, k = columns.shape
+        blocks = np.pad(columns, ((0, 0), (0, -k % block))).reshape(n, -1, block)
+        scales = np.abs(blocks).max(axis=2, keepdims=True) / 7
+        numbers = (np.round(blocks / scales) + 8).astype(np.uint8)
+        packed = numpy_helper.from_array(numbers[..., ::2] | numbers[..., 1::2] << 4, f"{name}.int4")
+        model.graph.initializer.remove(weights.pop(name))
+        model.graph.initializer.extend([packed, numpy_helper.from_array(scales.ravel(), f"{name}.scales")])
+        sizes = {"K": k, "N": n, "bits": 4, "block_size": block}
+        inputs, domain = [x, f"{name}.int4", f"{name}.scales"], "com.microsoft"
+        node.CopyFrom(helper.make_node("MatMulNBits", inputs, list(node.output), domain=domain, **sizes))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model

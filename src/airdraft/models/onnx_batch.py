@@ -1,0 +1,147 @@
+"""Many sequences in one call of an ONNX graph: which go together, and where their keys and values lie meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensor = NDArray[Any]
+
+# What a call costs besides its first token and its positions, in tokens; and how often the bytes of a position are
+# moved, where those of the weights are read once. Fitted to calls of the shipped target with 1 to 32 sequences of 100
+# and 400 positions and 1 and 6 tokens: 0.43 ms a call, 0.047 ms a token, 0.75 µs a position of 8 KB.
+_CALL_TOKENS = 9
+_POSITION_PASSES = 4.5
+_MOST_BYTES = 1 << 30
+"""Of keys and values in one call."""
+
+
+class OnnxCache:
+    """Keys and values of one sequence: the first `length` positions of [1, kv_heads, any, head_dim] in each tensor.
+
+    `stack` is where the last batch had a copy of them: row `row` there agrees in its first `copied` positions as long
+    as this cache owns it.
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+        self.length = 0
+        self.stack: Stack | None = None
+        self.row = self.copied = 0
+
+    def replace(self, tensors: list[Tensor]) -> None:
+        """Take `tensors` instead, and leave the stack: who runs alone from now on must not keep it in memory."""
+        self.tensors, self.length = tensors, tensors[0].shape[2]
+        self.stack, self.copied = None, 0
+
+    def append(self, keep: int, new: list[Tensor]) -> None:
+        """Roll back to `keep` positions and add those of `new`, each [kv_heads, n, head_dim]."""
+        total = keep + new[0].shape[1]
+        if self.tensors[0].shape[2] < total:
+            self.tensors = [_longer(tensor[:, :, :keep], total + total // 4) for tensor in self.tensors]
+        for tensor, columns in zip(self.tensors, new, strict=True):
+            tensor[0, :, keep:total] = columns
+        self.length = total
+
+
+class Stack:
+    """Keys and values of the last batch side by side, kept for the next one: most of them come again.
+
+    Copies only: every cache has its own. A row belongs to the cache that was last put there, and just the positions
+    that it does not have yet are copied. The caches in it keep it alive, so its memory goes with the last of them.
+    """
+
+    def __init__(self) -> None:
+        self._memory: list[Tensor] = []
+        self._positions = 0
+        self._owners: WeakValueDictionary[int, OnnxCache] = WeakValueDictionary()
+
+    def fill(self, caches: Sequence[OnnxCache], keeps: Sequence[int]) -> tuple[list[Tensor], list[int]]:
+        """Returns: the first `keeps[i]` positions of each cache i in tensors [rows, kv_heads, positions, head_dim],
+        zeros after them, and the row of each cache."""
+        self._reserve(caches[0].tensors, len(caches), max(keeps))
+        heads_and_dims = [(tensor.shape[1], tensor.shape[3]) for tensor in caches[0].tensors]
+        stacked = [
+            memory[: len(caches) * heads * self._positions * dim].reshape(len(caches), heads, self._positions, dim)
+            for memory, (heads, dim) in zip(self._memory, heads_and_dims, strict=True)
+        ]
+        mine = [cache.row < len(caches) and self._owners.get(cache.row) is cache for cache in caches]
+        taken = {cache.row for cache, has in zip(caches, mine, strict=True) if has}
+        free = iter([row for row in range(len(caches)) if row not in taken])
+        for cache, has, keep in zip(caches, mine, keeps, strict=True):
+            cache.stack = self
+            if not has:
+                cache.row, cache.copied = next(free), 0
+                self._owners[cache.row] = cache
+                for tensor in stacked:  # what is masked is multiplied by 0, and must not be NaN
+                    tensor[cache.row, :, keep:] = 0
+            start = min(cache.copied, keep)
+            if start < keep:
+                for tensor, own in zip(stacked, cache.tensors, strict=True):
+                    tensor[cache.row, :, start:keep] = own[0, :, start:keep]
+            cache.copied = keep
+        return stacked, [cache.row for cache in caches]
+
+    def _reserve(self, like: list[Tensor], rows: int, positions: int) -> None:
+        """Rows move where their length changes, and memory that was never touched is slow: so there is some slack."""
+        if not positions <= self._positions <= positions + 64 + positions // 8:
+            self._positions = positions + 32
+            self._owners.clear()
+        sizes = [rows * self._positions * tensor.shape[1] * tensor.shape[3] for tensor in like]
+        # All tensors of a model grow alike, so one tells for all.
+        if not self._memory or not sizes[0] <= self._memory[0].size <= 4 * sizes[0]:
+            self._memory = [np.empty(size, tensor.dtype) for size, tensor in zip(sizes, like, strict=True)]
+            self._owners.clear()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which sequences go into one call: a sequence joins where its padding costs less than a call of its own.
+
+    Costs are in tokens: B sequences cost `_CALL_TOKENS` + B × (most tokens + `position` × most positions).
+    Finer groups by length would spare padding too, but push each other out of the stack, which costs about as much:
+    0.4 µs to copy a position, 0.75 µs to pad one.
+    """
+
+    position: float
+    most: int
+    """Positions in one call."""
+
+    @classmethod
+    def of(cls, weight_bytes: int, position_bytes: int) -> Rule:
+        """The rule of a model with so many bytes of weights, and of keys and values at each position."""
+        position = _CALL_TOKENS * _POSITION_PASSES * position_bytes / max(weight_bytes, 1)
+        return cls(position, _MOST_BYTES // position_bytes)
+
+    def groups(self, sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Indices into `sizes`, each (tokens, positions), grouped by call."""
+        order = sorted(range(len(sizes)), key=lambda i: self._cost([sizes[i]]), reverse=True)
+        found: list[list[int]] = []
+        for i in order:
+            last = [sizes[j] for j in found[-1]] if found else []
+            together = [*last, sizes[i]]
+            if (
+                last
+                and self._cost(together) < self._cost(last) + self._cost([sizes[i]])
+                and len(together) * max(positions for _, positions in together) <= self.most
+            ):
+                found[-1].append(i)
+            else:
+                found.append([i])
+        return found
+
+    def _cost(self, sizes: Sequence[tuple[int, int]]) -> float:
+        width, length = max(tokens for tokens, _ in sizes), max(positions for _, positions in sizes)
+        return _CALL_TOKENS + len(sizes) * (width + self.position * length)
+
+
+def _longer(tensor: Tensor, positions: int) -> Tensor:
+    """A copy with room for `positions`."""
+    longer = np.empty((*tensor.shape[:2], positions, tensor.shape[3]), tensor.dtype)
+    longer[:, :, : tensor.shape[2]] = tensor
+    return longer
