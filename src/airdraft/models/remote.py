@@ -1,0 +1,152 @@
+"""What targets behind HTTP share: replicas of one model, a sequence's place among them, and rows of its top tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from airdraft.errors import AirdraftError, ModelError
+from airdraft.models.base import FloatArray, Part, check
+from airdraft.models.config import read_config
+from airdraft.models.replicas import FailedError, Replicas, decode
+
+Top = Iterable[tuple[int, float]]
+"""The most likely tokens of one row: ids and log-probabilities, in any order."""
+
+
+@dataclass
+class RemoteCache:
+    """A sequence: its tokens, and the replica that has their keys and values in its prefix cache."""
+
+    replica: int
+    tokens: list[int] = field(default_factory=list)
+
+
+class RemoteTarget(ABC):
+    """A `TargetEngine` whose model runs elsewhere. Each forward posts all tokens; the prefix cache spares the rest.
+
+    Rows hold the log-probabilities of the `top_k` most likely tokens. Of tokens that tie for the last place the
+    engine returns some; a target alone that breaks ties otherwise may differ there, as it may by rounding.
+    A sequence stays with one replica and moves to another when that fails.
+    """
+
+    engine: str
+    """What it is called in messages."""
+    spare: int
+    """Positions of the engine's context that a prompt cannot use."""
+    advice: str
+    """What to do where the engine refuses top_k or the vocabulary; `{k}` is top_k."""
+    max_rollback: int | None = None
+    max_batch = 1
+    max_calls = 64  # the server batches what comes at once
+    max_caches: int | None = None
+
+    def __init__(
+        self, folder: Path, urls: Sequence[str], *, top_k: int = 20, timeout_s: float = 60.0, name: str | None = None
+    ) -> None:
+        """Asks every replica what it serves, and for one row.
+
+        folder: holds config.json of the model that is served, and its tokenizer; the weights need not be there.
+        urls: replicas of it, like http://127.0.0.1:8000.
+        top_k: tokens in a row. timeout_s: the longest silence of a replica before another is asked.
+        name: what the model is called; None takes the folder's name.
+        Raises: `ModelError` if one cannot be reached, serves something else, or does not give `top_k` tokens.
+        """
+        config = read_config(folder)
+        self.name = name if name is not None else folder.resolve().name
+        self.vocab_size = config.vocab_size
+        self.eos_ids = config.eos_ids
+        if not 1 <= top_k <= self.vocab_size:
+            raise ModelError(f"rows of {top_k} tokens are not to be had; give a top_k from 1 to {self.vocab_size}")
+        self.top_k: int | None = top_k
+        self._k = top_k
+        self._replicas = Replicas(urls, timeout_s=timeout_s, connections=self.max_calls)
+        self._turn = count()
+        try:
+            served = [_served(url, self._replicas.ask(i, "/v1/models")) for i, url in enumerate(self._replicas.urls)]
+        except FailedError as problem:
+            raise ModelError(f"{problem}; start {self.engine} there, or mend the address") from problem
+        self._model = served[0].id
+        for url, other in zip(self._replicas.urls, served, strict=True):
+            if other.id != self._model:
+                raise ModelError(
+                    f"{url} serves {other.id}, not {self._model} like the first; serve one model, one name"
+                )
+        lengths = [model.max_model_len - self.spare for model in served if model.max_model_len is not None]
+        self.max_context = min([config.max_context, *lengths])
+        path, body = self._request([self.vocab_size - 1], 1)
+        for i in range(len(served)):
+            try:
+                self._logits(self._tops(self._replicas.ask(i, path, body)), 1)
+            except ModelError as problem:
+                raise ModelError(f"{problem}: {self.advice.format(k=top_k)}") from problem
+
+    def new_cache(self) -> RemoteCache:
+        """An empty sequence, at the next replica in turn."""
+        return RemoteCache(next(self._turn) % len(self._replicas.urls))
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        """See `TargetEngine.verify`."""
+        found: list[FloatArray | AirdraftError] = []
+        for part in batch:
+            try:
+                found.append(self._forward(part.cache, part.keep, part.tokens, part.rows))
+            except AirdraftError as error:
+                found.append(error)
+        return found
+
+    def _forward(self, cache: RemoteCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        """See `LanguageModel.forward`. A prefill is posted too: it leaves its keys and values in the prefix cache."""
+        check(self, len(cache.tokens), keep, tokens, rows)
+        whole = cache.tokens[:keep] + [int(token) for token in tokens]
+        replica, reply = self._replicas.ask_any(cache.replica, *self._request(whole, rows))
+        logits = self._logits(self._tops(reply) if rows else [], rows)
+        cache.tokens, cache.replica = whole, replica
+        return logits
+
+    def _logits(self, tops: Sequence[Top], rows: int) -> FloatArray:
+        """float32 [rows, vocab_size] with the `top_k` best of each row. Raises: `ModelError` if the reply lacks any."""
+        if len(tops) != rows:
+            raise ModelError(f"{self.engine} returned {len(tops)} rows, not {rows}; its version may not fit airdraft's")
+        logits = np.full((rows, self.vocab_size), -np.inf, np.float32)
+        for row, top in zip(logits, tops, strict=True):
+            # The token that was drawn comes besides, and may not be among the most likely: it goes out again.
+            best = sorted(set(top), key=lambda entry: (-entry[1], entry[0]))[: self._k]
+            if len({token for token, _ in best}) < self._k:
+                raise ModelError(f"{self.engine} returned a row of {len(best)} tokens, not {self._k}")
+            for token, logprob in best:
+                if not 0 <= token < self.vocab_size:
+                    raise ModelError(f"{self.engine} returned token {token}, outside 0 to {self.vocab_size - 1}")
+                row[token] = logprob
+        return logits
+
+    @abstractmethod
+    def _request(self, tokens: list[int], rows: int) -> tuple[str, bytes]:
+        """The path and the body of a POST that asks for the last `rows` rows of `tokens`."""
+
+    @abstractmethod
+    def _tops(self, reply: bytes) -> list[Top]:
+        """The rows in a reply, first to last. Raises: `ModelError` if it is malformed."""
+
+
+class _Model(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+def _served(url: str, reply: bytes) -> _Model:
+    """The model itself: adapters come after it in the list."""
+    models = decode(reply, _Models, f"{url}/v1/models").data
+    if not models:
+        raise ModelError(f"{url} serves no model; start it with one")
+    return models[0]

@@ -1,0 +1,120 @@
+"""Small engines over real HTTP: one that answers what a test tells it to, and one that speaks vLLM's format."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+
+from airdraft.models.base import FloatArray
+from airdraft.models.onnx import OnnxModel
+
+Answer = Callable[[str, Any], tuple[int, Any]]
+"""Of a path and a decoded body (None for a GET): the status, and what to send: a value as JSON, bytes as they are."""
+
+
+class Engine(ThreadingHTTPServer):
+    """Answers in threads, keeps connections open as real engines do, and notes what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.asked: list[tuple[str, Any]] = []
+        self._open = set[socket.socket]()
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def stop(self) -> None:
+        """Ends as a killed process would: its port is closed, and so are its connections."""
+        if self._thread.is_alive():
+            self.shutdown()
+            self._thread.join()
+            self.server_close()
+            for connection in self._open:
+                with contextlib.suppress(OSError):  # the other side may have closed it
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that does not wait for its answer is not worth a traceback."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Engine
+
+    def do_GET(self) -> None:
+        self._answer(None)
+
+    def do_POST(self) -> None:
+        self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def _answer(self, body: Any) -> None:
+        self.server.asked.append((self.path, body))
+        status, reply = self.server.answer(self.path, body)
+        if status == 0:  # break off
+            self.close_connection = True
+            return
+        data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Not to the tests' output."""
+
+
+@contextlib.contextmanager
+def serve(answer: Answer) -> Iterator[Engine]:
+    engine = Engine(answer)
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+def served(name: str, max_model_len: int | None = None) -> dict[str, Any]:
+    """What /v1/models says of one model."""
+    return {"object": "list", "data": [{"id": name, "object": "model", "max_model_len": max_model_len}]}
+
+
+def like_vllm(model: OnnxModel, *, name: str = "target", max_model_len: int = 1024) -> Answer:
+    """Answers /v1/models and /v1/completions of token ids as vLLM does, with the rows of `model`."""
+
+    def answer(path: str, body: Any) -> tuple[int, Any]:
+        if path == "/v1/models":
+            return 200, served(name, max_model_len)
+        if path != "/v1/completions":
+            return 404, {"detail": "Not Found"}
+        if (body["logprobs"] or 0) > 20:
+            return 400, {"error": {"message": f"Requested sample logprobs of {body['logprobs']}, max allowed: 20"}}
+        if max(map(len, body["prompt"])) + body["max_tokens"] > max_model_len:
+            return 400, {"error": {"message": "max_tokens must be at least 1, got 0."}}
+        choices = []
+        for index, prompt in enumerate(body["prompt"]):
+            logprobs = log_softmax(model.forward(model.new_cache(), 0, prompt, 1))[0]
+            best = np.argsort(-logprobs)[: body["logprobs"]]
+            top = {f"token_id:{i}": float(logprobs[i]) for i in best}
+            choices.append({"index": index, "text": "", "logprobs": {"top_logprobs": [top]}})
+        return 200, {"choices": choices}
+
+    return answer
+
+
+def log_softmax(logits: FloatArray) -> Any:
+    """float64 [rows, vocab]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
