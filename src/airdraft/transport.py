@@ -1,4 +1,4 @@
-"""Drives one machine over one WebSocket: bytes in and out, model forwards in worker threads, time.
+"""Drives one machine over one WebSocket: bytes in and out, model forwards through the scheduler, time.
 
 Device and edge are the same here; they differ in what they do with the events that are not forwards.
 """
@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from websockets.asyncio.connection import Connection as WebSocket
 from websockets.exceptions import ConnectionClosed
@@ -19,10 +17,8 @@ from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event, Failed, Finished, Forward
 from airdraft.core.messages import websocket_header
-from airdraft.engine import Engine
-from airdraft.errors import AirdraftError
-
-_log = logging.getLogger(__name__)
+from airdraft.errors import AirdraftError, RefusedError
+from airdraft.scheduler import Owner, Scheduler, Text
 
 MESSAGE_BYTES = 1 << 16
 """Most bytes in one WebSocket message. Frames of the protocol are cut anywhere, so that no receiver has to take
@@ -32,20 +28,21 @@ CLOSE_S = 3.0
 
 
 class Driver:
-    """One machine, one WebSocket, an engine, and a cache for each session."""
+    """One machine, one WebSocket, and a text in the scheduler for each session."""
 
     def __init__(
         self,
         machine: DeviceMachine | EdgeMachine,
         socket: WebSocket,
-        engine: Engine,
+        scheduler: Scheduler,
         on_event: Callable[[Event], None],
     ) -> None:
         self.machine = machine
         self._socket = socket
-        self._engine = engine
+        self._scheduler = scheduler
+        self._owner = Owner()
         self._on_event = on_event
-        self._caches: dict[int, Any] = {}
+        self._texts: dict[int, Text] = {}
         self._forwards: dict[int, asyncio.Task[None]] = {}  # those that have not answered: at most one a session
         self._can_send = True
         self._unsent: deque[bytes] = deque()
@@ -87,7 +84,9 @@ class Driver:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._forwards.clear()
-            self._caches.clear()
+            for text in self._texts.values():
+                self._scheduler.drop(text)
+            self._texts.clear()
 
     async def close(self) -> None:
         """End the connection, within `CLOSE_S` whatever the peer does."""
@@ -110,10 +109,11 @@ class Driver:
             self._on_event(event)
 
     def forget(self, session: int) -> None:
-        """Free what a session held that is over: its cache, and a forward that waits for its turn."""
-        self._caches.pop(session, None)
+        """Free what a session held that is over: its text in the engine, and a forward that waits for its turn."""
         if task := self._forwards.pop(session, None):
             task.cancel()
+        if text := self._texts.pop(session, None):
+            self._scheduler.drop(text)
 
     def flush(self) -> None:
         """Send what the machine has to say, soon."""
@@ -144,23 +144,23 @@ class Driver:
             self._caught_up.set()
 
     async def _forward(self, event: Forward) -> None:
-        model = self._engine.model
+        number = event.session
         try:
-            cache = self._caches.get(event.session)
-            if cache is None:
-                cache = self._caches[event.session] = model.new_cache()
-            logits = await self._engine.run(cache, lambda: self.machine.latest(event))
-            self._forwards.pop(event.session, None)  # from here on this task is not to be cancelled by `forget`
-            self.handle(self.machine.forwarded(event.session, logits, self._now()))
+            text = self._texts.get(number)
+            if text is None:
+                text = self._texts[number] = self._scheduler.open(self._owner)
+            logits = await self._scheduler.run(text, lambda: self.machine.latest(event))
+            self._forwards.pop(number, None)  # from here on this task is not to be cancelled by `forget`
+            self.handle(self.machine.forwarded(number, logits, self._now()))
+        except RefusedError as error:
+            self._failed(number, error.code, str(error))
         except AirdraftError as error:
-            self._forwards.pop(event.session, None)
-            self.handle(self.machine.failed(event.session, "engine", str(error)))
-        except Exception:  # whatever an engine throws ends its session and no other
-            self._forwards.pop(event.session, None)
-            _log.exception("a forward of %s failed", model.name)
-            why = f"{model.name} failed to run; see the log of the side that runs it"
-            self.handle(self.machine.failed(event.session, "engine", why))
+            self._failed(number, "engine", str(error))
         self.flush()
+
+    def _failed(self, session: int, code: str, message: str) -> None:
+        self._forwards.pop(session, None)
+        self.handle(self.machine.failed(session, code, message))
 
     async def _keep_time(self) -> None:
         while (deadline := self.machine.deadline()) is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from airdraft.edge.server import EdgeServer
+from airdraft.models.base import OneByOne
 from airdraft.models.folder import load
 
 
@@ -19,7 +20,7 @@ def edge() -> Iterator[str]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    server = EdgeServer(model, tokenizer.digest, tokenizer.vocab_size)
+    server = EdgeServer(OneByOne(model), tokenizer.digest, tokenizer.vocab_size)
     try:
         asyncio.run_coroutine_threadsafe(server.start("127.0.0.1", 0), loop).result(30)
         yield f"ws://127.0.0.1:{server.port}"

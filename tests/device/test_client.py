@@ -33,6 +33,7 @@ from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, LinkError, ModelError, RefusedError, RemoteProtocolError
 from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
+from airdraft.models.base import OneByOne
 
 from ..edge.loopback import (
     FAULT,
@@ -165,7 +166,7 @@ def test_an_edge_that_rules_nonsense_is_named() -> None:
 def test_an_edge_that_goes_away_leaves_the_text_so_far() -> None:
     async def main() -> None:
         target, draft = Table(1, eos_ids=(), seconds=0.002), Table(1, 2, eos_ids=())
-        async with EdgeServer(target, TOKENIZER, VOCAB) as server:
+        async with EdgeServer(OneByOne(target), TOKENIZER, VOCAB) as server:
             await server.start(HOST, 0)
             async with await device(f"ws://{HOST}:{server.port}", draft) as client:
                 asked = request("coupled", WARM, max_tokens=400)
@@ -193,7 +194,7 @@ def test_an_edge_that_goes_away_leaves_the_text_so_far() -> None:
 def test_a_draft_model_that_fails_ends_only_its_text(
     fault: Callable[[], Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(100, "airdraft.transport")  # a captured traceback would hold on to the cache
+    caplog.set_level(100, "airdraft.scheduler")  # a captured traceback would hold on to the cache
 
     async def main() -> None:
         target, draft = Table(1), Table(1, 2, fault=fault)
@@ -296,7 +297,7 @@ def test_closing_amid_texts_ends_them() -> None:
 def test_the_bytes_counted_are_those_on_the_wire(scheme: str, vocab_size: int) -> None:
     async def main() -> None:
         target, draft = Table(1, vocab_size=vocab_size), Table(1, 2, vocab_size=vocab_size)
-        async with EdgeServer(target, TOKENIZER, vocab_size) as server:
+        async with EdgeServer(OneByOne(target), TOKENIZER, vocab_size) as server:
             await server.start(HOST, 0)
             async with (
                 await Relay.start(FREE, HOST, 0, HOST, server.port) as bare,

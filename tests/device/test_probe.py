@@ -15,6 +15,7 @@ from airdraft.edge.server import EdgeServer
 from airdraft.errors import LinkError
 from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
+from airdraft.models.base import OneByOne
 
 from ..edge.loopback import HOST, TOKENIZER, VOCAB, Table, device, request, run, serving, truth, write
 
@@ -72,7 +73,7 @@ def test_pings_that_are_late_in_turn_move_no_median() -> None:
 @pytest.mark.parametrize(("up_mbps", "down_mbps", "rtt_s"), [(1, 4, 0.03), (20, 10, 0.01)])
 def test_an_emulated_link(up_mbps: float, down_mbps: float, rtt_s: float) -> None:
     async def main() -> None:
-        async with EdgeServer(Table(1, seconds=0.005), TOKENIZER, VOCAB) as server:
+        async with EdgeServer(OneByOne(Table(1, seconds=0.005)), TOKENIZER, VOCAB) as server:
             await server.start(HOST, 0)
             model = ConstLink(up_mbps * 1e6, down_mbps * 1e6, rtt_s)
             async with (
@@ -107,7 +108,7 @@ def test_texts_are_written_before_beside_and_after_a_probe() -> None:
 
 def test_an_edge_that_goes_away_amid_a_probe() -> None:
     async def main() -> None:
-        async with EdgeServer(Table(1), TOKENIZER, VOCAB) as server:
+        async with EdgeServer(OneByOne(Table(1)), TOKENIZER, VOCAB) as server:
             await server.start(HOST, 0)
             model = ConstLink(1e5, 1e5, 0.05)
             async with (

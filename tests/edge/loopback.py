@@ -21,7 +21,7 @@ from airdraft.core.messages import VERSION, Decoder, Hello, Message, SchemeSpec,
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import Client
 from airdraft.edge.server import EdgeServer
-from airdraft.models.base import FloatArray
+from airdraft.models.base import FloatArray, OneByOne
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 
@@ -101,7 +101,7 @@ def run(main: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30) -> T:
 @contextlib.asynccontextmanager
 async def serving(target: Table, limits: Limits | None = None) -> AsyncIterator[str]:
     """An edge; its URL."""
-    async with EdgeServer(target, TOKENIZER, target.vocab_size, limits) as server:
+    async with EdgeServer(OneByOne(target), TOKENIZER, target.vocab_size, limits) as server:
         await server.start(HOST, 0)
         yield f"ws://{HOST}:{server.port}"
 

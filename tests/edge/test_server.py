@@ -20,6 +20,7 @@ from airdraft.core.messages import Close, Digest, Draft, Error, Message, Open, O
 from airdraft.edge import server as server_module
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import LinkError, ModelError, RefusedError
+from airdraft.models.base import OneByOne
 
 from .loopback import (
     FAULT,
@@ -220,7 +221,7 @@ def test_a_bad_session_is_told_and_ends_alone(code: str, messages: list[Message]
 def test_an_engine_that_fails_ends_only_its_session(
     fault: Callable[[], Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(100, "airdraft.transport")  # a captured traceback would hold on to the cache
+    caplog.set_level(100, "airdraft.scheduler")  # a captured traceback would hold on to the cache
 
     async def main() -> None:
         target, draft = Table(1, seconds=0.002, fault=fault), Table(1, 2)
@@ -340,7 +341,7 @@ def test_a_device_that_does_not_read_neither_fills_the_edge_nor_holds_up_its_end
 
     async def main() -> None:
         target, draft = Table(1), Table(1, 2)
-        async with EdgeServer(target, TOKENIZER, VOCAB) as server:
+        async with EdgeServer(OneByOne(target), TOKENIZER, VOCAB) as server:
             await server.start(HOST, 0)
             url = f"ws://{HOST}:{server.port}"
             async with Raw.connect(url) as raw:
@@ -365,7 +366,7 @@ def test_a_port_that_is_taken_is_named() -> None:
             taken.bind((HOST, 0))
             taken.listen()
             port = taken.getsockname()[1]
-            async with EdgeServer(Table(1), TOKENIZER, VOCAB) as server:
+            async with EdgeServer(OneByOne(Table(1)), TOKENIZER, VOCAB) as server:
                 with pytest.raises(LinkError, match=rf"{HOST}:{port} .*free port"):
                     await server.start(HOST, port)
                 with pytest.raises(LinkError, match="not listening"):
@@ -376,9 +377,9 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 def test_close_twice_and_never_started_leave_nothing() -> None:
     async def main() -> None:
-        server = EdgeServer(Table(1), TOKENIZER, VOCAB)
+        server = EdgeServer(OneByOne(Table(1)), TOKENIZER, VOCAB)
         await server.close()
-        async with EdgeServer(Table(1), TOKENIZER, VOCAB) as server:
+        async with EdgeServer(OneByOne(Table(1)), TOKENIZER, VOCAB) as server:
             await server.start(HOST, 0)
             url = f"ws://{HOST}:{server.port}"
             client = await device(url, Table(1, 2))

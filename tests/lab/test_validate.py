@@ -13,6 +13,7 @@ from airdraft.edge.server import EdgeServer
 from airdraft.errors import BadParameterError
 from airdraft.lab import cell, validate
 from airdraft.lab.validate import CHECKS, Check, Checked, Pair, Validation, Written
+from airdraft.models.base import OneByOne
 from airdraft.models.folder import load
 from airdraft.models.profile import profile
 
@@ -27,7 +28,7 @@ def at_full_speed(pair: Pair, check: Check) -> list[Written]:
 
     async def both() -> list[Written]:
         model, tokenizer = load("target")
-        async with EdgeServer(model, tokenizer.digest, tokenizer.vocab_size) as server:
+        async with EdgeServer(OneByOne(model), tokenizer.digest, tokenizer.vocab_size) as server:
             await server.start("127.0.0.1", 0)
             _, texts = await pair.wall(f"ws://127.0.0.1:{server.port}", check)
             return texts

@@ -14,8 +14,9 @@ from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import BadParameterError
+from airdraft.models.base import OneByOne
 from airdraft.models.folder import load
-from airdraft.models.profile import Paced, profile
+from airdraft.models.profile import PacedEngine, profile
 
 
 def edge(
@@ -45,7 +46,9 @@ async def _serve(
 ) -> None:
     pace = profile(profile_name)
     model, tokenizer = load(target)
-    async with EdgeServer(Paced(model, pace.target_s), tokenizer.digest, tokenizer.vocab_size, limits) as server:
+    async with EdgeServer(
+        PacedEngine(OneByOne(model), pace.target_s), tokenizer.digest, tokenizer.vocab_size, limits
+    ) as server:
         await server.start(host, port)
         stopped = stopping(until_eof)
         url = options.address(host, server.port)

@@ -33,9 +33,10 @@ from airdraft.core.messages import (
     Tokens,
     Verdict,
 )
+from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import EDGE, Drafted
 from airdraft.core.tail import Tail
-from airdraft.errors import LocalProtocolError, RemoteProtocolError
+from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
     from airdraft.core.edge import EdgeMachine
@@ -51,6 +52,20 @@ class Target:
     vocab_size: int
     max_context: int
     eos_ids: tuple[int, ...]
+    top_k: int | None = None
+    """How many of the most likely tokens its rows hold; None: all."""
+
+    def check(self, params: SamplingParams) -> None:
+        """Whether texts with these parameters can be exact, under any scheme.
+
+        A row that lacks the unlikely tokens says all about a distribution that is cut to fewer, and nothing about the
+        sum that any other is divided by. Raises: `BadParameterError`.
+        """
+        if self.top_k is not None and params.temperature != 0 and not 1 <= params.top_k <= self.top_k:
+            raise BadParameterError(
+                f"top-k is {params.top_k}, and the engine of {self.model} tells only its {self.top_k} most likely "
+                f"tokens, so the text would not be exact; give top-k 1 to {self.top_k}, or temperature 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,7 @@ class Session:
         self._number = message.session
         self._machine = machine
         self._vocab_size = target.vocab_size
+        target.check(message.params)
         self._params, self._seed = message.params, message.seed
         self._scheme = self._make(message.scheme)
         self._eos = frozenset(target.eos_ids)

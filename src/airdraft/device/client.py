@@ -19,9 +19,9 @@ from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, VERSION, Hello, SchemeSpec, Welcome
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.probe import Probe, measure
-from airdraft.engine import Engine
 from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError, RemoteProtocolError
-from airdraft.models.base import LanguageModel
+from airdraft.models.base import LanguageModel, OneByOne
+from airdraft.scheduler import Scheduler
 from airdraft.transport import Driver
 
 _log = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ class Client:
         self.url = url
         self.welcome: Welcome | None = None
         self._socket = socket
-        self._engine = Engine(draft, "draft")
+        self._scheduler = Scheduler(OneByOne(draft), "draft")
         machine = DeviceMachine(hello, draft.max_context, asyncio.get_running_loop().time())
         self._machine = machine
-        self._driver = Driver(machine, socket, self._engine, self._on_event)
+        self._driver = Driver(machine, socket, self._scheduler, self._on_event)
         self._greeting: asyncio.Queue[Event] = asyncio.Queue()
         self._texts: dict[int, asyncio.Queue[Event]] = {}
         self._echoes: asyncio.Queue[Event] = asyncio.Queue()
@@ -178,7 +178,7 @@ class Client:
         """End the connection."""
         await self._driver.close()
         await self._task
-        self._engine.close()
+        self._scheduler.close()
 
     async def __aenter__(self) -> Self:
         return self

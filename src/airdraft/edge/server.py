@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -12,24 +13,50 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from airdraft import __version__
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Event, Failed
-from airdraft.engine import Engine
 from airdraft.errors import LinkError
-from airdraft.models.base import LanguageModel
+from airdraft.models.base import TargetEngine
+from airdraft.scheduler import Scheduler
 from airdraft.transport import CLOSE_S, MESSAGE_BYTES, Driver
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What all connections together may ask of the engine; None: as much as it takes."""
+
+    texts: int | None = 1024
+    """Written at once; one more is refused."""
+    batch: int | None = None
+    """Texts in one call."""
+    positions: int | None = None
+    """Key-value positions held at once; a text that loses its cache to another is fed again, not refused."""
+
+
 class EdgeServer:
     """Serves one target to any number of devices; a fault of one ends its session or connection, no other's."""
 
-    def __init__(self, model: LanguageModel, tokenizer: bytes, vocab_size: int, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        engine: TargetEngine,
+        tokenizer: bytes,
+        vocab_size: int,
+        limits: Limits | None = None,
+        capacity: Capacity | None = None,
+    ) -> None:
         """`tokenizer` is the digest, and `vocab_size` the size, of the vocabulary the model was trained with."""
-        self._limits = limits or Limits()
+        limits, capacity = limits or Limits(), capacity or Capacity()
+        if engine.max_rollback is not None:  # what is rejected is taken back
+            limits = replace(limits, max_draft=min(limits.max_draft, engine.max_rollback))
+        self._limits = limits
         self._target = Target(
-            f"airdraft {__version__}", model.name, tokenizer, vocab_size, model.max_context, model.eos_ids
-        )
-        self._engine = Engine(model, "target")
+            f"airdraft {__version__}", engine.name, tokenizer, vocab_size, engine.max_context, engine.eos_ids,
+            engine.top_k,
+        )  # fmt: skip
+        self._scheduler = Scheduler(
+            engine, "target",
+            max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,
+        )  # fmt: skip
         self._verify_s = 0.0  # as the last connection found it
         self._machines: set[EdgeMachine] = set()
         self._server: Server | None = None
@@ -74,7 +101,7 @@ class EdgeServer:
                 for socket in self._sockets:
                     socket.transport.abort()
                 await server.wait_closed()
-        self._engine.close()
+        self._scheduler.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,7 +126,7 @@ class EdgeServer:
         self._sockets.add(socket)
         self._machines.add(machine)
         try:
-            await Driver(machine, socket, self._engine, on_event).run()
+            await Driver(machine, socket, self._scheduler, on_event).run()
         finally:
             self._verify_s = machine.verify_s or self._verify_s
             self._machines.discard(machine)

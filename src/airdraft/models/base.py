@@ -85,10 +85,11 @@ class TargetEngine(Protocol):
 class OneByOne:
     """A `TargetEngine` over a `LanguageModel`: each call runs one sequence."""
 
-    top_k = None
-    max_rollback = None
-    max_batch = max_calls = 1
-    max_caches = None
+    top_k: int | None = None
+    max_rollback: int | None = None
+    max_batch = 1
+    max_calls = 1
+    max_caches: int | None = None
 
     def __init__(self, model: LanguageModel) -> None:
         self.name = model.name
@@ -105,7 +106,7 @@ class OneByOne:
             try:
                 found.append(self._model.forward(part.cache, part.keep, part.tokens, part.rows))
             except AirdraftError as error:
-                found.append(error)
+                found.append(error.with_traceback(None))  # which would hold on to the cache
         return found
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airdraft.errors import ModelError
-from airdraft.models.base import FloatArray, LanguageModel
+from airdraft.errors import AirdraftError, ModelError
+from airdraft.models.base import FloatArray, LanguageModel, Part, TargetEngine
 
 
 @dataclass(frozen=True)
@@ -37,31 +37,60 @@ def profile(name: str) -> Profile:
 
 
 class Paced:
-    """A `LanguageModel` whose forwards each take at least `seconds_per_forward`, whatever they feed.
+    """A `LanguageModel` whose forwards each take at least `seconds`, whatever they feed. It blocks its thread."""
 
-    It blocks its thread, as a forward does. Forwards in several threads run side by side, each at its own pace:
-    on the hardware imitated they would share one batch, which costs about one forward.
-    """
-
-    def __init__(self, model: LanguageModel, seconds_per_forward: float) -> None:
-        """Raises `ModelError` if `seconds_per_forward` is negative or no number."""
-        if not 0 <= seconds_per_forward < float("inf"):
-            raise ModelError(f"a forward cannot take {seconds_per_forward} s; give 0 or more seconds")
+    def __init__(self, model: LanguageModel, seconds: float) -> None:
+        """Raises `ModelError` if `seconds` is negative or no number."""
         self.name = model.name
         self.vocab_size = model.vocab_size
         self.max_context = model.max_context
         self.eos_ids = model.eos_ids
+        self.new_cache = model.new_cache
         self._model = model
-        self._seconds = seconds_per_forward
-
-    def new_cache(self) -> Any:
-        """An empty cache of the model itself."""
-        return self._model.new_cache()
+        self._seconds = _pace(seconds)
 
     def forward(self, cache: Any, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`. Returns no earlier than the pace allows; an error comes at once."""
         deadline = time.perf_counter() + self._seconds
         logits = self._model.forward(cache, keep, tokens, rows)
-        while (left := deadline - time.perf_counter()) > 0:  # a sleep may end early by the clock it is measured with
-            time.sleep(left)
+        _sleep_until(deadline)
         return logits
+
+
+class PacedEngine:
+    """A `TargetEngine` whose calls each take at least `seconds`, whatever is in the batch: on the hardware imitated
+    a batch of a few texts costs about as much as one of them.
+    """
+
+    def __init__(self, engine: TargetEngine, seconds: float) -> None:
+        """Raises `ModelError` if `seconds` is negative or no number."""
+        self.name = engine.name
+        self.vocab_size = engine.vocab_size
+        self.max_context = engine.max_context
+        self.eos_ids = engine.eos_ids
+        self.top_k = engine.top_k
+        self.max_rollback = engine.max_rollback
+        self.max_batch = engine.max_batch
+        self.max_calls = engine.max_calls
+        self.max_caches = engine.max_caches
+        self.new_cache = engine.new_cache
+        self._engine = engine
+        self._seconds = _pace(seconds)
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        """See `TargetEngine.verify`."""
+        deadline = time.perf_counter() + self._seconds
+        found = self._engine.verify(batch)
+        _sleep_until(deadline)
+        return found
+
+
+def _pace(seconds: float) -> float:
+    if not 0 <= seconds < float("inf"):
+        raise ModelError(f"a forward cannot take {seconds} s; give 0 or more seconds")
+    return seconds
+
+
+def _sleep_until(deadline: float) -> None:
+    while (left := deadline - time.perf_counter()) > 0:  # a sleep may end early by the clock it is measured with
+        time.sleep(left)

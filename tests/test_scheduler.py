@@ -1,0 +1,334 @@
+"""The scheduler: batches of what is ready, prompts in pieces, turns that are fair, memory that is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airdraft.core.events import Forward
+from airdraft.errors import AirdraftError, ModelError, RefusedError
+from airdraft.models.base import FloatArray, Part
+from airdraft.scheduler import PIECE, SHORT_S, SHORT_TOKENS, Owner, Scheduler, Text
+
+FAULT = 7777
+
+
+def contents(tokens: Sequence[int]) -> FloatArray:
+    """Two numbers that tell a sequence from others: its length, and a sum that knows the order."""
+    return np.array([len(tokens), sum(at * token for at, token in enumerate(tokens, 1))], np.float32)
+
+
+class Noting:
+    """An engine whose caches are lists of what was fed, whose rows say what is in them, and that notes its calls."""
+
+    name, vocab_size, max_context, eos_ids = "noting", 2, 10_000, ()
+    top_k = max_rollback = None
+
+    def __init__(self, max_batch: int = 8, max_calls: int = 1, max_caches: int | None = None) -> None:
+        self.max_batch, self.max_calls, self.max_caches = max_batch, max_calls, max_caches
+        self.calls: list[list[Part]] = []
+        self.fed: list[list[int]] = []
+        """Tokens of each part, in the order of the calls."""
+        self.threads: list[threading.Thread] = []
+        self.made = 0
+        self.held: list[list[int]] = []
+        self.gate = threading.Semaphore(0)
+        """What a call waits for, if `gated`."""
+        self.gated = False
+
+    def new_cache(self) -> list[int]:
+        self.made += 1
+        cache: list[int] = []
+        self.held.append(cache)
+        return cache
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        self.threads.append(threading.current_thread())
+        self.calls.append(list(batch))
+        if self.gated:
+            self.gate.acquire()
+        found: list[FloatArray | AirdraftError] = []
+        for part in batch:
+            if FAULT in part.tokens:
+                found.append(ModelError("a fault"))
+                continue
+            assert 0 <= part.keep <= len(part.cache)
+            part.cache[part.keep :] = part.tokens
+            self.fed.append(list(part.tokens))
+            found.append(np.tile(contents(part.cache), (part.rows, 1)))
+        return found
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await main()
+
+    asyncio.run(bounded())
+
+
+def forward(keep: int, tokens: Sequence[int], rows: int, spare: bool = False) -> Callable[[], Forward]:
+    return lambda: Forward(1, keep, tuple(tokens), rows, spare)
+
+
+async def held_up(scheduler: Scheduler, engine: Noting, *jobs: tuple[Text, Callable[[], Forward]]) -> None:
+    """While a call is under way, ask for all of these; let it go on when they wait."""
+    engine.gated = True
+    blocker = scheduler.open(Owner())
+    first = asyncio.create_task(scheduler.run(blocker, forward(0, [1], 1)))
+    while not engine.calls:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    tasks = [asyncio.create_task(scheduler.run(*job)) for job in jobs]
+    await asyncio.sleep(0.01)
+    engine.gated = False
+    engine.gate.release()
+    await asyncio.gather(first, *tasks)
+    scheduler.drop(blocker)
+
+
+def test_what_gathers_during_a_call_shares_the_next() -> None:
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting")
+        texts = [scheduler.open(Owner()) for _ in range(3)]
+        await held_up(scheduler, engine, *((text, forward(0, [at, at], 1)) for at, text in enumerate(texts, 1)))
+        assert [len(call) for call in engine.calls] == [1, 3]
+        scheduler.close()
+
+    run(main)
+
+
+def test_no_batch_is_larger_than_was_asked_for() -> None:
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting", max_batch=2)
+        texts = [scheduler.open(Owner()) for _ in range(5)]
+        await held_up(scheduler, engine, *((text, forward(0, [7], 1)) for text in texts))
+        assert [len(call) for call in engine.calls] == [1, 2, 2, 1]
+        scheduler.close()
+
+    run(main)
+
+
+def test_a_long_prompt_holds_nobody_up() -> None:
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting")
+        long, short = scheduler.open(Owner()), scheduler.open(Owner())
+        prompt = list(range(2, 2 + PIECE)) * 3 + [5, 6]
+        await held_up(scheduler, engine, (long, forward(0, prompt, 0)), (short, forward(0, [7], 1)))
+        assert sorted(len(part.tokens) for part in engine.calls[1]) == [1, PIECE]
+        assert [len(part.tokens) for call in engine.calls[2:] for part in call] == [PIECE, PIECE, 2]
+        assert engine.held[1] == prompt or engine.held[2] == prompt
+        scheduler.close()
+
+    run(main)
+
+
+def test_an_engine_that_takes_calls_side_by_side_gets_whole_prompts() -> None:
+    async def main() -> None:
+        engine = Noting(max_batch=1, max_calls=2)
+        scheduler = Scheduler(engine, "noting")
+        text = scheduler.open(Owner())
+        await scheduler.run(text, forward(0, [3] * (5 * PIECE), 0))
+        assert [len(part.tokens) for call in engine.calls for part in call] == [5 * PIECE]
+        scheduler.close()
+
+    run(main)
+
+
+def test_one_with_many_texts_leaves_the_others_their_turns() -> None:
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting", max_batch=1)
+        greedy, modest = Owner(), Owner()
+        jobs = [(scheduler.open(greedy), forward(0, [2], 1)) for _ in range(6)]
+        jobs.append((scheduler.open(modest), forward(0, [3], 1)))
+        await held_up(scheduler, engine, *jobs)
+        assert [3] in engine.fed[1:3]
+        scheduler.close()
+
+    run(main)
+
+
+def test_spare_forwards_take_what_others_leave() -> None:
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting", max_batch=2)
+        jobs = [(scheduler.open(Owner()), forward(0, [2], 1, spare=True)) for _ in range(2)]
+        jobs += [(scheduler.open(Owner()), forward(0, [3], 1)) for _ in range(3)]
+        await held_up(scheduler, engine, *jobs)
+        assert engine.fed[1:] == [[3], [3], [3], [2], [2]]
+        scheduler.close()
+
+    run(main)
+
+
+def test_a_fault_of_one_part_is_no_other_ones() -> None:
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting")
+        good, bad = scheduler.open(Owner()), scheduler.open(Owner())
+        with pytest.raises(ModelError, match="a fault"):
+            await held_up(scheduler, engine, (bad, forward(0, [FAULT], 1)), (good, forward(0, [4], 1)))
+        assert [4] in engine.fed
+        scheduler.close()
+
+    run(main)
+
+
+def test_a_text_too_many_is_refused() -> None:
+    scheduler = Scheduler(Noting(), "noting", max_texts=1)
+    text = scheduler.open(Owner())
+    with pytest.raises(RefusedError, match="try again later") as refused:
+        scheduler.open(Owner())
+    assert refused.value.code == "busy"
+    scheduler.drop(text)
+    scheduler.open(Owner())
+    scheduler.close()
+
+
+def test_a_text_that_lost_its_cache_is_fed_again() -> None:
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting", max_positions=310)
+        texts = [scheduler.open(Owner()) for _ in range(3)]
+        for at, text in enumerate(texts, 1):
+            await scheduler.run(text, forward(0, [at] * 150, 0))
+        assert scheduler.evictions == 1
+        rows = await scheduler.run(texts[0], forward(150, [8, 9], 2))
+        assert rows[-1, 0] == 152
+        assert [1] * 150 + [8, 9] in engine.held
+        assert scheduler.evictions == 2
+        scheduler.close()
+
+    run(main)
+
+
+def test_one_text_may_be_longer_than_the_memory_for_all() -> None:
+    async def main() -> None:
+        scheduler = Scheduler(Noting(), "noting", max_positions=10)
+        text = scheduler.open(Owner())
+        rows = await scheduler.run(text, forward(0, [1] * 40, 1))
+        assert rows[0, 0] == 40
+        scheduler.close()
+
+    run(main)
+
+
+def test_an_engine_with_few_caches_serves_many_texts() -> None:
+    async def main() -> None:
+        engine = Noting(max_caches=2)
+        scheduler = Scheduler(engine, "noting")
+        texts = [scheduler.open(Owner()) for _ in range(5)]
+        for turn in range(3):
+            rows = await asyncio.gather(
+                *(scheduler.run(text, forward(2 * turn, [at, turn], 1)) for at, text in enumerate(texts, 10))
+            )
+            assert [row[0, 0] for row in rows] == [2 * turn + 2] * 5
+        assert engine.made == 2
+        for text in texts:
+            scheduler.drop(text)
+        await scheduler.run(scheduler.open(Owner()), forward(0, [1], 1))
+        assert engine.made == 2
+        scheduler.close()
+
+    run(main)
+
+
+def test_who_gives_up_waiting_is_forgotten() -> None:
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting")
+        text, other = scheduler.open(Owner()), scheduler.open(Owner())
+        engine.gated = True
+        running = asyncio.create_task(scheduler.run(text, forward(0, [1], 1)))
+        waiting = asyncio.create_task(scheduler.run(other, forward(0, [2], 1)))
+        await asyncio.sleep(0.01)
+        for task in (running, waiting):
+            task.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        scheduler.drop(text)
+        scheduler.drop(other)
+        engine.gated = False
+        engine.gate.release()
+        last = scheduler.open(Owner())
+        assert (await scheduler.run(last, forward(0, [3], 1)))[0, 0] == 1
+        assert engine.fed == [[1], [3]]
+        assert text.cache is None
+        scheduler.close()
+
+    run(main)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_whatever_the_limits_every_text_is_fed_right(data: st.DataObject) -> None:
+    """Texts grow, roll back and wait for each other; each cache must hold just the text when its rows come."""
+    engine = Noting(
+        data.draw(st.integers(1, 4)), data.draw(st.integers(1, 2)), data.draw(st.sampled_from([None, 2, 3]))
+    )
+    limits = {"max_positions": data.draw(st.sampled_from([None, 50, 400]))}
+    plans = data.draw(
+        st.lists(
+            st.lists(st.tuples(st.integers(0, 6), st.integers(1, 2 * PIECE), st.integers(0, 4)), max_size=4),
+            min_size=1, max_size=5,
+        )
+    )  # fmt: skip
+
+    async def write(scheduler: Scheduler, at: int, plan: list[tuple[int, int, int]]) -> None:
+        text, tokens = scheduler.open(Owner()), []
+        for step, (back, more, rows) in enumerate(plan):
+            keep = max(0, len(tokens) - back)
+            new = [(at + step + each) % 90 for each in range(more)]
+            tokens = tokens[:keep] + new
+            found = await scheduler.run(text, forward(keep, new, min(rows, more)))
+            assert len(found) == min(rows, more)
+            assert (found == contents(tokens)).all()
+        scheduler.drop(text)
+
+    async def main() -> None:
+        scheduler = Scheduler(engine, "noting", **limits)  # type: ignore[arg-type]
+        await asyncio.gather(*(write(scheduler, at, plan) for at, plan in enumerate(plans)))
+        scheduler.close()
+
+    run(main)
+
+
+def clock(took_s: Sequence[float]) -> Callable[[], float]:
+    """Read before and after each call: these take what they are said to, whatever the machine does."""
+    times = iter([time for seconds in took_s for time in (0.0, seconds)])
+    return lambda: next(times)
+
+
+@pytest.mark.parametrize(
+    ("took_s", "tokens", "texts", "here"),
+    [
+        ((0, 0, 0), (1, 1, SHORT_TOKENS), 1, [False, True, True]),
+        ((0, 0, 0), (1, SHORT_TOKENS + 1, 1), 1, [False, False, True]),
+        ((0, 2 * SHORT_S, 0, 0), (1, 1, 1, 1), 1, [False, True, False, True]),
+        ((0, 0, 0), (1, 1, 1), 2, [False, False, False]),
+    ],
+)
+def test_only_short_calls_for_a_text_alone_hold_the_loop_up(
+    took_s: Sequence[float], tokens: Sequence[int], texts: int, here: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airdraft.scheduler.perf_counter", clock(took_s))
+    engine = Noting()
+
+    async def main() -> None:
+        scheduler = Scheduler(engine, "noting")
+        text, *_ = [scheduler.open(Owner()) for _ in range(texts)]
+        for count in tokens:
+            await scheduler.run(text, forward(0, (1,) * count, count))
+        scheduler.close()
+
+    run(main)
+    assert [thread is threading.main_thread() for thread in engine.threads] == here
