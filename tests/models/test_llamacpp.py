@@ -241,7 +241,7 @@ def test_dropped_caches_give_back_sequence_and_positions(folders: Path) -> None:
     model.forward(kept, 0, TEXT, 0)
     for _ in range(10):
         cache = model.new_cache()
-        model.forward(cache, 0, [1] * 250, 0)
+        model.forward(cache, 0, [1] * 280, 0)  # what another sequence leaves of the one pool
         with pytest.raises(ModelError, match="all 2 caches in use; drop one, or load it with more"):
             model.new_cache()
         del cache
@@ -345,45 +345,25 @@ def test_it_is_silent(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_recurrent_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is a mamba model and its recurrent state cannot be rolled back; choose"):
-        LlamaCppModel(_mamba(tmp_path / "mamba.gguf"))
+def test_models_with_recurrent_layers_are_refused(tmp_path: Path) -> None:
+    from .ggufs import write_lfm2, write_mamba
+
+    for family, write in (("mamba", write_mamba), ("lfm2", write_lfm2)):
+        with pytest.raises(ModelError, match=f"is a {family} model and its recurrent state cannot be rolled back; ch"):
+            LlamaCppModel(write(tmp_path / "model.gguf"))
 
 
-def _mamba(path: Path) -> Path:
-    """One layer of width 8 with 4 tokens."""
-    width, inner, state, rank, tokens = 8, 16, 4, 1, 4
-    writer = gguf.GGUFWriter(path, "mamba")
-    writer.add_context_length(64)
-    writer.add_embedding_length(width)
-    writer.add_feed_forward_length(0)
-    writer.add_head_count(0)
-    writer.add_block_count(1)
-    writer.add_ssm_conv_kernel(4)
-    writer.add_ssm_inner_size(inner)
-    writer.add_ssm_state_size(state)
-    writer.add_ssm_time_step_rank(rank)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(tokens)
-    writer.add_tokenizer_model("no_vocab")
-    shapes = {
-        "token_embd.weight": (tokens, width), "output_norm.weight": (width,), "blk.0.attn_norm.weight": (width,),
-        "blk.0.ssm_in.weight": (2 * inner, width), "blk.0.ssm_conv1d.weight": (inner, 4),
-        "blk.0.ssm_conv1d.bias": (inner,), "blk.0.ssm_x.weight": (rank + 2 * state, inner),
-        "blk.0.ssm_dt.weight": (inner, rank), "blk.0.ssm_dt.bias": (inner,), "blk.0.ssm_a": (inner, state),
-        "blk.0.ssm_d": (inner,), "blk.0.ssm_out.weight": (width, inner),
-    }  # fmt: skip
-    for name, shape in shapes.items():
-        writer.add_tensor(name, np.ones(shape, np.float32))
-    return _write(writer, path)
+def test_a_model_with_a_sliding_window_rolls_back_further_than_its_window(tmp_path: Path) -> None:
+    from .ggufs import TOKENS, WINDOW, write_gemma2
 
-
-def _write(writer: Any, path: Path) -> Path:
-    writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    model = LlamaCppModel(write_gemma2(tmp_path / "model.gguf"), sequences=2)
+    assert (model.vocab_size, model.max_context, model.eos_ids) == (TOKENS, 2048, ())
+    tokens = np.random.default_rng(1).integers(0, TOKENS, 1800).tolist()
+    keep = 3 * WINDOW
+    cache = model.new_cache()
+    rows = model.forward(cache, 0, tokens, len(tokens))
+    model.forward(cache, keep, [5], 1)
+    close(model.forward(cache, keep, tokens[keep : keep + 9], 9), rows[keep : keep + 9])
 
 
 @pytest.mark.parametrize(
@@ -397,6 +377,8 @@ def test_models_that_write_no_text_are_refused(
     fact: tuple[str, Any], message: str, folders: Path, tmp_path: Path
 ) -> None:
     """The draft once more, with a metadatum that says what it is not."""
+    from .ggufs import save
+
     reader = gguf.GGUFReader(folders / "draft-f32" / "model.gguf")
     writer = gguf.GGUFWriter(None, "llama")
     for field in reader.fields.values():
@@ -409,7 +391,7 @@ def test_models_that_write_no_text_are_refused(
     name, value = fact
     writer.add_bool(name, value) if isinstance(value, bool) else writer.add_uint32(name, value)
     with pytest.raises(ModelError, match=message):
-        LlamaCppModel(_write(writer, tmp_path / "other.gguf"))
+        LlamaCppModel(save(writer, tmp_path / "other.gguf"))
 
 
 def test_without_the_extra_the_module_imports_and_says_what_to_install(folders: Path) -> None:
