@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import shutil
 import subprocess
 import sys
@@ -308,12 +309,33 @@ def test_scattered_positions_are_found(folders: Path) -> None:
     [
         ({"sequences": 0}, "1 to 256 sequences, not 0; choose"),
         ({"sequences": 257}, "1 to 256 sequences, not 257; choose"),
-        ({"positions": 0}, "0 positions hold nothing; give 1 or more"),
+        ({"positions": 0}, "1 to 2147483647 positions, not 0; choose"),
+        ({"positions": 2**31}, "1 to 2147483647 positions, not 2147483648; choose"),
+        ({"threads": 0}, "1 to 512 threads, not 0; choose"),
     ],
 )
 def test_sizes_out_of_range(options: dict[str, int], message: str, folders: Path) -> None:
     with pytest.raises(ModelError, match=message):
         LlamaCppModel(folders / "draft-f32", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to a limit of its memory")
+def test_more_positions_than_memory(folders: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from airdraft.errors import ModelError\n"
+        "from airdraft.models.llamacpp import LlamaCppModel\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3_000_000_000,) * 2)\n"
+        "try: LlamaCppModel(Path(sys.argv[1]), positions=2_000_000)\n"  # 4 GB of keys and values
+        "except ModelError as error: print(error)\n"
+    )
+    said = _python(code, str(folders / "draft-f32"))
+    assert re.fullmatch(r"llama\.cpp cannot hold 2000000 positions of \S+model\.gguf \(.+\); give fewer\n", said)
+
+
+def _python(code: str, *words: str) -> str:
+    """Standard output of a process of its own."""
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stdout
 
 
 def test_a_file_or_its_folder(folders: Path, tmp_path: Path) -> None:
@@ -403,10 +425,8 @@ def test_without_the_extra_the_module_imports_and_says_what_to_install(folders: 
         "try: LlamaCppModel(Path(sys.argv[1]))\n"
         "except ModelError as error: print(error)\n"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code, str(folders / "draft-f32")], capture_output=True, text=True, check=True
-    )
-    assert ran.stdout == "the llamacpp engine needs llama-cpp-python; install airdraft[llamacpp]\n"
+    said = _python(code, str(folders / "draft-f32"))
+    assert said == "the llamacpp engine needs llama-cpp-python; install airdraft[llamacpp]\n"
 
 
 def test_a_model_is_freed_when_it_is_dropped(folders: Path, tmp_path: Path) -> None:

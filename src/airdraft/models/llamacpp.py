@@ -24,6 +24,8 @@ _SMALL_BYTES = 256_000_000
 _MOST_POSITIONS = 32_768
 """By default, in all caches together: 4 GB of keys and values for a model of 8 B parameters, as 16-bit floats."""
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
+_MOST_32_BITS = 2**31 - 1
+_MOST_THREADS = 512  # GGML_MAX_N_THREADS
 _ALL_F32 = "0"  # LLAMA_FTYPE_ALL_F32
 _F32 = 0  # GGML_TYPE_F32
 _NO_FLASH = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -43,8 +45,8 @@ class LlamaCppModel:
     All caches share one pool of positions. Calls from several threads take turns.
     """
 
-    top_k = None
-    max_rollback = None
+    top_k: int | None = None
+    max_rollback: int | None = None
     max_calls = 1
 
     def __init__(
@@ -69,11 +71,9 @@ class LlamaCppModel:
         """
         self._library = _library()
         api = self._library.api
-        if not 1 <= sequences <= api.llama_max_parallel_sequences():
-            most = api.llama_max_parallel_sequences()
-            raise ModelError(f"llama.cpp keeps 1 to {most} sequences, not {sequences}; choose a number between")
-        if positions is not None and positions < 1:
-            raise ModelError(f"caches of {positions} positions hold nothing; give 1 or more")
+        _within("sequences", sequences, api.llama_max_parallel_sequences())
+        _within("positions", positions, _MOST_32_BITS)
+        _within("threads", threads, _MOST_THREADS)
         file = gguf_file(path)
         self.name = name if name is not None else path.resolve().stem if path.is_file() else path.resolve().name
         model = self._library.load(file)
@@ -215,6 +215,12 @@ class LlamaCppModel:
     def _empty(self, sequence: int) -> None:
         self._library.api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         self._held[sequence] = 0
+
+
+def _within(what: str, value: int | None, most: int) -> None:
+    """llama.cpp aborts the process on some numbers that make no sense. Raises: `ModelError`."""
+    if value is not None and not 1 <= value <= most:
+        raise ModelError(f"llama.cpp takes 1 to {most} {what}, not {value}; choose a number between")
 
 
 def gguf_file(path: Path) -> Path:
