@@ -54,7 +54,7 @@ def close(found: FloatArray, expected: FloatArray) -> None:
 def test_it_is_a_target_engine(target: OnnxModel, draft: OnnxModel) -> None:
     for model in (target, draft):
         engine: TargetEngine = model
-        assert (engine.top_k, engine.max_rollback, engine.max_caches) == (None, None, None)
+        assert (engine.top_k, engine.max_rollback, engine.max_caches, engine.max_positions) == (None,) * 4
         assert (engine.max_batch, engine.max_calls) == (64, 1)
 
 
@@ -195,7 +195,7 @@ def test_dropped_caches_are_freed(draft: OnnxModel) -> None:
     caches = [fed(draft, text(seed, 30)) for seed in range(4)]
     draft.verify([Part(cache, 30, [1], 1) for cache in caches] + [Part(draft.new_cache(), 3, [1], 1)])
     gone = [weakref.ref(cache) for cache in caches]
-    gone += [weakref.ref(cache.tensors[0]) for cache in caches]  # type: ignore[misc]
+    gone += [weakref.ref(cache.tensors[0]) for cache in caches]
     gc.disable()  # at once, not when the collector comes round
     try:
         del caches

@@ -107,6 +107,7 @@ def test_a_graph_for_one_sequence_runs_one_by_one(decoder: Decoder, shape: dict[
     ("said", "most"),
     [
         ({"sliding_window": 16}, 1),
+        ({"window_size": 16}, 1),
         ({"sliding_window": 4096}, 64),
         ({"sliding_window": 16, "use_sliding_window": False}, 64),
         ({"sliding_window": None}, 64),
