@@ -29,7 +29,7 @@ from airdraft.core.sampling import SamplingParams, choose
 from airdraft.device.client import Client
 from airdraft.lab.record import prompts
 from airdraft.models.base import LanguageModel
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
 from bench.noise import cpu_name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -25,33 +26,41 @@ def contents(tokens: Sequence[int]) -> FloatArray:
     return np.array([len(tokens), sum(at * token for at, token in enumerate(tokens, 1))], np.float32)
 
 
+class Cache(list[int]):
+    """A cache that can be watched."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
 class Noting:
     """An engine whose caches are lists of what was fed, whose rows say what is in them, and that notes its calls."""
 
     name, vocab_size, max_context, eos_ids = "noting", 2, 10_000, ()
-    top_k = max_rollback = None
+    top_k = max_rollback = max_positions = None
 
     def __init__(self, max_batch: int = 8, max_calls: int = 1, max_caches: int | None = None) -> None:
         self.max_batch, self.max_calls, self.max_caches = max_batch, max_calls, max_caches
-        self.calls: list[list[Part]] = []
+        self.calls: list[list[int]] = []
+        """Lengths of the parts of each."""
         self.fed: list[list[int]] = []
         """Tokens of each part, in the order of the calls."""
         self.threads: list[threading.Thread] = []
-        self.made = 0
-        self.held: list[list[int]] = []
+        self.caches: weakref.WeakSet[Cache] = weakref.WeakSet()
+        self.most = 0
+        """Caches that were alive at once."""
         self.gate = threading.Semaphore(0)
         """What a call waits for, if `gated`."""
         self.gated = False
 
-    def new_cache(self) -> list[int]:
-        self.made += 1
-        cache: list[int] = []
-        self.held.append(cache)
+    def new_cache(self) -> Cache:
+        cache = Cache()
+        self.caches.add(cache)
+        self.most = max(self.most, len(self.caches))
         return cache
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         self.threads.append(threading.current_thread())
-        self.calls.append(list(batch))
+        self.calls.append([len(part.tokens) for part in batch])
         if self.gated:
             self.gate.acquire()
         found: list[FloatArray | AirdraftError] = []
@@ -124,9 +133,9 @@ def test_a_long_prompt_holds_nobody_up() -> None:
         long, short = scheduler.open(Owner()), scheduler.open(Owner())
         prompt = list(range(2, 2 + PIECE)) * 3 + [5, 6]
         await held_up(scheduler, engine, (long, forward(0, prompt, 0)), (short, forward(0, [7], 1)))
-        assert sorted(len(part.tokens) for part in engine.calls[1]) == [1, PIECE]
-        assert [len(part.tokens) for call in engine.calls[2:] for part in call] == [PIECE, PIECE, 2]
-        assert engine.held[1] == prompt or engine.held[2] == prompt
+        assert sorted(engine.calls[1]) == [1, PIECE]
+        assert engine.calls[2:] == [[PIECE], [PIECE], [2]]
+        assert list(long.cache) == prompt
         scheduler.close()
 
     run(main)
@@ -138,7 +147,7 @@ def test_an_engine_that_takes_calls_side_by_side_gets_whole_prompts() -> None:
         scheduler = Scheduler(engine, "noting")
         text = scheduler.open(Owner())
         await scheduler.run(text, forward(0, [3] * (5 * PIECE), 0))
-        assert [len(part.tokens) for call in engine.calls for part in call] == [5 * PIECE]
+        assert engine.calls == [[5 * PIECE]]
         scheduler.close()
 
     run(main)
@@ -205,7 +214,7 @@ def test_a_text_that_lost_its_cache_is_fed_again() -> None:
         assert scheduler.evictions == 1
         rows = await scheduler.run(texts[0], forward(150, [8, 9], 2))
         assert rows[-1, 0] == 152
-        assert [1] * 150 + [8, 9] in engine.held
+        assert list(texts[0].cache) == [1] * 150 + [8, 9]
         assert scheduler.evictions == 2
         scheduler.close()
 
@@ -233,11 +242,11 @@ def test_an_engine_with_few_caches_serves_many_texts() -> None:
                 *(scheduler.run(text, forward(2 * turn, [at, turn], 1)) for at, text in enumerate(texts, 10))
             )
             assert [row[0, 0] for row in rows] == [2 * turn + 2] * 5
-        assert engine.made == 2
+            assert engine.most <= 2
         for text in texts:
             scheduler.drop(text)
-        await scheduler.run(scheduler.open(Owner()), forward(0, [1], 1))
-        assert engine.made == 2
+        await asyncio.gather(*(scheduler.run(scheduler.open(Owner()), forward(0, [1], 1)) for _ in range(4)))
+        assert engine.most == 2
         scheduler.close()
 
     run(main)
@@ -275,6 +284,7 @@ def test_whatever_the_limits_every_text_is_fed_right(data: st.DataObject) -> Non
     engine = Noting(
         data.draw(st.integers(1, 4)), data.draw(st.integers(1, 2)), data.draw(st.sampled_from([None, 2, 3]))
     )
+    limit = engine.max_caches or 100
     limits = {"max_positions": data.draw(st.sampled_from([None, 50, 400]))}
     plans = data.draw(
         st.lists(
@@ -292,6 +302,7 @@ def test_whatever_the_limits_every_text_is_fed_right(data: st.DataObject) -> Non
             found = await scheduler.run(text, forward(keep, new, min(rows, more)))
             assert len(found) == min(rows, more)
             assert (found == contents(tokens)).all()
+            assert engine.most <= limit
         scheduler.drop(text)
 
     async def main() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -54,9 +55,9 @@ class Text:
     used: int = 0
     """When it was run last, in calls."""
     running: bool = False
-    halfway: bool = False
-    """More pieces of its forward are to come; it keeps its cache until then, or two long texts would for ever take it
-    from each other."""
+    since: float = math.inf
+    """Arrival of the forward that it is halfway through, more pieces to come. No later one may take its cache, or two
+    long texts would for ever take it from each other."""
     over: bool = False
 
 
@@ -106,10 +107,10 @@ class Scheduler:
         """
         self.engine = engine
         self._max_batch = min(engine.max_batch, max_batch or engine.max_batch)
-        self._max_positions, self._max_texts = max_positions, max_texts
+        self._max_positions = min(engine.max_positions or math.inf, max_positions or math.inf)
+        self._max_texts = max_texts
         self._executor = ThreadPoolExecutor(engine.max_calls, name)
         self._texts: set[Text] = set()
-        self._unused: list[Any] = []  # caches of an engine that has only so many, of texts that are over
         self._waiting: list[_Job] = []
         self._closed = False
         self._calls = 0
@@ -136,8 +137,6 @@ class Scheduler:
 
     def _forget(self, text: Text) -> None:
         self._texts.discard(text)
-        if self.engine.max_caches is not None and text.cache is not None:
-            self._unused.append(text.cache)
         text.cache = None
 
     async def run(self, text: Text, latest: Callable[[], Forward]) -> FloatArray:
@@ -153,7 +152,7 @@ class Scheduler:
         finally:
             if job in self._waiting:  # cancelled before its turn
                 self._waiting.remove(job)
-                text.halfway = False
+                text.since = math.inf
             del job  # a traceback would hold on to it, and through it to itself
 
     def close(self) -> None:
@@ -199,7 +198,7 @@ class Scheduler:
         self._under_way -= 1
         for piece, rows in zip(batch, found, strict=True):
             job, text = piece.job, piece.job.text
-            text.running = text.halfway = False
+            text.running, text.since = False, math.inf
             if not isinstance(rows, AirdraftError):
                 text.tokens, text.cached = piece.tokens, piece.end
             if text.over:
@@ -211,7 +210,7 @@ class Scheduler:
             elif piece.last:
                 job.done.set_result(rows)
             else:
-                text.halfway = True
+                text.since = job.arrival
                 self._waiting.append(job)
 
     def _gather(self) -> list[_Piece]:
@@ -223,12 +222,11 @@ class Scheduler:
             if len(batch) == self._max_batch:
                 break
             piece = self._piece(job, forward, left)
-            if piece is None or not self._has_cache(job, batch):
+            if piece is None or not self._has_room(piece, batch):
                 continue
             if piece.end - piece.start > max(piece.rows, 1):
                 left -= piece.end - piece.start
             batch.append(piece)
-        self._make_room(batch)
         return batch
 
     def _piece(self, job: _Job, forward: Forward, left: int) -> _Piece | None:
@@ -248,47 +246,37 @@ class Scheduler:
             return _Piece(job, tokens, start, end, forward.rows)
         return _Piece(job, tokens, start, min(start + left, end - max(forward.rows, 1)), 0)
 
-    def _has_cache(self, job: _Job, batch: list[_Piece]) -> bool:
-        """See that its text has a cache. False: each of those that may exist is in use just now, or there is none."""
-        text, limit = job.text, self.engine.max_caches
-        if text.cache is not None:
-            return True
-        if self._unused:
-            text.cache = self._unused.pop()
-        elif limit is not None and sum(each.cache is not None for each in self._texts) >= limit:
-            resting = self._resting(batch)
-            if not resting:
-                return False
-            text.cache = resting[0].cache  # rolled back to nothing, it is as good as new
-            self._evict(resting[0])
-        else:
+    def _has_room(self, piece: _Piece, batch: list[_Piece]) -> bool:
+        """See that its text has a cache and there is room in it, if need be by taking those of others.
+
+        False: what there is, is needed by who runs just now or came before; or there is none at all.
+        """
+        text = piece.job.text
+        held = [each for each in self._texts if each.cache is not None and each is not text]
+        busy = {each.job.text for each in batch}
+        free = [each for each in held if not (each.running or each in busy) and each.since > piece.job.arrival]
+        free.sort(key=lambda each: each.used)
+        positions = (
+            sum(each.cached for each in held) + sum(each.end - each.job.text.cached for each in batch) + piece.end
+        )
+        over = positions - self._max_positions
+        missing = 0 if text.cache is not None else len(held) + 1 - (self.engine.max_caches or math.inf)
+        taken = 0
+        while taken < len(free) and (over > 0 or taken < missing):
+            over -= free[taken].cached
+            taken += 1
+        if (over > 0 or taken < missing) and taken < len(held):
+            return False  # a text that has all memory to itself may try, however long it is
+        for each in free[:taken]:
+            each.cache, each.cached = None, 0
+            self.evictions += 1
+        if text.cache is None:
             try:
                 text.cache = self.engine.new_cache()
             except AirdraftError as error:
-                job.done.set_exception(error)
+                piece.job.done.set_exception(error)
                 return False
-        text.cached = 0
         return True
-
-    def _make_room(self, batch: list[_Piece]) -> None:
-        if self._max_positions is None:
-            return
-        held = sum(text.cached for text in self._texts) + sum(each.end - each.job.text.cached for each in batch)
-        for text in self._resting(batch):
-            if held <= self._max_positions:
-                return
-            held -= text.cached
-            self._evict(text)
-
-    def _resting(self, batch: list[_Piece]) -> list[Text]:
-        """Texts with a cache that no call uses, the one that has rested longest first."""
-        busy = {each.job.text for each in batch}
-        resting = [each for each in self._texts if not (each.cache is None or each.running or each.halfway)]
-        return sorted((each for each in resting if each not in busy), key=lambda text: text.used)
-
-    def _evict(self, text: Text) -> None:
-        text.cache, text.cached = None, 0
-        self.evictions += 1
 
 
 def _in_turn(ready: list[tuple[_Job, Forward]]) -> list[tuple[_Job, Forward]]:

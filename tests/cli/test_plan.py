@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airdraft import cli
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 
 NAMES = ["server", "dense", "topk", "split", "coupled", "stream", "stream"]
 

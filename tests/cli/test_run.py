@@ -12,7 +12,7 @@ import pytest
 
 from airdraft import cli
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 from airdraft.sim import alone
 
 PROMPT = "def parse(text):\n"

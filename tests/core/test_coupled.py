@@ -12,7 +12,8 @@ from airdraft.core.noise import gumbel
 from airdraft.core.sampling import SamplingParams, candidates
 from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel
-from airdraft.models.folder import load, shipped
+from airdraft.models.engines import load
+from airdraft.models.folder import shipped
 from airdraft.sim import alone
 from airdraft.sim.pair import Pair
 

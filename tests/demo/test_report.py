@@ -13,7 +13,7 @@ from airdraft.demo.measure import DRAFTING, Row
 from airdraft.demo.report import SCHEMES, conclusions
 from airdraft.demo.show import STYLES, TokenPrinter, legend
 from airdraft.device.cost import Cost
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 
 
 def rows(**speeds: float) -> list[Row]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 from airdraft.sim import alone
 
 from .processes import airdraft, all_end, announced, children, read_until, started

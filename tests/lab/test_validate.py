@@ -14,7 +14,7 @@ from airdraft.errors import BadParameterError
 from airdraft.lab import cell, validate
 from airdraft.lab.validate import CHECKS, Check, Checked, Pair, Validation, Written
 from airdraft.models.base import OneByOne
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 from airdraft.models.profile import profile
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.folder import load, resolve, shipped
+from airdraft.models.engines import load
+from airdraft.models.folder import resolve, shipped
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -60,7 +61,7 @@ def _offline(home: Path, name: str) -> str:
     script = (
         "import sys\n"
         "from airdraft.errors import ModelError\n"
-        "from airdraft.models.folder import load\n"
+        "from airdraft.models.engines import load\n"
         "try:\n"
         "    model, _ = load(sys.argv[1])\n"
         "    print('loaded', model.name, model.forward(model.new_cache(), 0, [1], 1).shape)\n"

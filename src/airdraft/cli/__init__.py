@@ -12,6 +12,7 @@ from airdraft import __version__
 from airdraft.cli.bench import bench
 from airdraft.cli.demo import demo
 from airdraft.cli.edge import edge
+from airdraft.cli.gguf import gguf
 from airdraft.cli.link import link
 from airdraft.cli.plan import plan
 from airdraft.cli.run import run
@@ -41,7 +42,7 @@ such as org/name.
 """,
 )
 
-for command in (demo, run, edge, link, plan):
+for command in (demo, run, edge, link, plan, gguf):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

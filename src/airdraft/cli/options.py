@@ -8,10 +8,19 @@ import typer
 
 from airdraft.core.control.lengths import RULES
 from airdraft.core.schemes import SCHEMES
+from airdraft.models.engines import HERE
 from airdraft.models.profile import PROFILES
 
 Draft = Annotated[str, typer.Option(help="Draft MODEL, on this device.", rich_help_panel="Models")]
 Target = Annotated[str, typer.Option(help="Target MODEL, at the edge.", rich_help_panel="Models")]
+DraftEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-engine",
+        help=f"What runs the draft: {', '.join(HERE)}. Without it: the one whose files the folder holds.",
+        rich_help_panel="Models",
+    ),
+]
 Profile = Annotated[
     str,
     typer.Option(

@@ -25,7 +25,7 @@ from airdraft.core.control.predict import Prediction
 from airdraft.device.client import Client
 from airdraft.errors import BadParameterError
 from airdraft.models.base import LanguageModel
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 
 ALTERNATIVES = ("server", "dense", "topk", "split", "coupled", "stream")
 RACES = ("off", "always")

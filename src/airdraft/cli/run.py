@@ -27,7 +27,7 @@ from airdraft.demo.show import TokenPrinter
 from airdraft.device.client import Client
 from airdraft.device.cost import Cost
 from airdraft.errors import BadParameterError
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
 
@@ -40,6 +40,7 @@ def run(
         str | None, typer.Option(help="The edge, ws://HOST:PORT. Without it, one is started on this machine.")
     ] = None,
     draft: options.Draft = "draft",
+    draft_engine: options.DraftEngine = None,
     target: options.Target = "target",
     profile_name: options.Profile = "none",
     scheme: options.Scheme = "auto",
@@ -90,7 +91,7 @@ def run(
     pace = profile(profile_name)
 
     async def device() -> None:
-        model, tokenizer = load(draft)
+        model, tokenizer = load(draft, engine=draft_engine)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits)) if rule else None
         request = Request(

@@ -20,7 +20,7 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import Client
 from airdraft.device.cost import Cost
 from airdraft.models.base import LanguageModel
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone

@@ -22,7 +22,7 @@ from airdraft.lab.record import Recording, prompts, record, synthetic
 from airdraft.lab.results import Claim, Row
 from airdraft.lab.timeline import timeline
 from airdraft.link.base import HEADER_BYTES
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 
 RTT_MS = (5.0, 20.0, 50.0, 100.0, 200.0)
 UPLINK_MBPS = (0.05, 0.5, 5.0, 50.0)

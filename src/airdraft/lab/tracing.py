@@ -25,7 +25,7 @@ from airdraft.lab.cell import ROUNDS, Result, Setting, auto, run
 from airdraft.lab.record import Recording, prompts, record
 from airdraft.link.trace import TraceLink, TraceRun
 from airdraft.link.tracefile import read
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 from airdraft.sim.virtual import Compute
 
 BAR = 0.95

@@ -33,7 +33,7 @@ from airdraft.errors import BadParameterError
 from airdraft.lab import cell
 from airdraft.lab.record import RecordedText, Recording, prompts, record
 from airdraft.models.base import LanguageModel
-from airdraft.models.folder import load
+from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone

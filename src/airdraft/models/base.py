@@ -69,6 +69,8 @@ class TargetEngine(Protocol):
     """Most calls at once, each from a thread of its own."""
     max_caches: int | None
     """Most caches that may exist at once; None: as many as memory holds."""
+    max_positions: int | None
+    """Most positions that all caches may hold together; None: as many as memory holds."""
 
     def new_cache(self) -> Any:
         """See `LanguageModel.new_cache`."""
@@ -90,6 +92,7 @@ class OneByOne:
     max_batch = 1
     max_calls = 1
     max_caches: int | None = None
+    max_positions: int | None = None
 
     def __init__(self, model: LanguageModel) -> None:
         self.name = model.name

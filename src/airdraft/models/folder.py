@@ -9,14 +9,19 @@ from typing import Literal
 import huggingface_hub
 
 from airdraft.errors import ModelError
-from airdraft.models.onnx import OnnxModel, graph_path
-from airdraft.models.text import Tokenizer
+from airdraft.models.onnx import graph_path
 from airdraft.models.weights import external_files
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Weights beyond 2 GB lie beside the graph. The other variants of the graph (model_q4.onnx and so on) stay where they
 # are: together they are many times the size.
-_HUB_FILES = ["*.json", "model.onnx*", "onnx/model.onnx*"]
+_HUB_FILES = {
+    "onnx": ["*.json", "model.onnx*", "onnx/model.onnx*"],
+    "hf": ["*.json", "*.safetensors"],
+    "llamacpp": ["*.json", "*.gguf"],
+    "vllm": ["*.json"],
+    "sglang": ["*.json"],
+}
 
 
 def shipped(which: Literal["target", "draft"]) -> Path:
@@ -29,10 +34,11 @@ def shipped(which: Literal["target", "draft"]) -> Path:
     raise ModelError(f"the shipped {which} model is missing; install airdraft again, or name a folder or a hub id")
 
 
-def resolve(name: str) -> Path:
-    """The folder of the model called `name`: `target` or `draft`, a folder's path, or a hub id `org/name`.
+def resolve(name: str, engine: str | None = None) -> Path:
+    """Where the model called `name` lies: `target` or `draft`, a folder, a GGUF file, or a hub id `org/name`.
 
-    A hub model is downloaded once, into the hub's own cache. Raises `ModelError` if there is no such model.
+    Of a hub model the files that `engine` needs (None: onnx) are downloaded once, into the hub's own cache.
+    Raises `ModelError` if there is no such model.
     """
     if name == "target":
         return shipped("target")
@@ -41,16 +47,21 @@ def resolve(name: str) -> Path:
     folder = Path(name).expanduser()
     if name and folder.is_dir():  # an empty name would be the current folder
         return folder
+    if folder.is_file() and folder.suffix == ".gguf":
+        return folder
     if folder.is_file():
         raise ModelError(f"{name} is a file; name the folder that holds it")
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"no model {name!r}; name 'target', 'draft', a folder with a model.onnx or a hub id org/name")
+    files = _HUB_FILES[engine or "onnx"]
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
+        if files is not _HUB_FILES["onnx"]:
+            return folder
         graph = graph_path(folder)
         named = [(graph.parent / file).relative_to(folder).as_posix() for file in external_files(graph)]
         if not all((folder / file).is_file() for file in named):  # weights under a name of their own
-            huggingface_hub.snapshot_download(name, allow_patterns=[*_HUB_FILES, *named])
+            huggingface_hub.snapshot_download(name, allow_patterns=[*files, *named])
     except ModelError:
         raise
     except Exception as problem:  # its errors and those of the HTTP library beneath share no base class
@@ -59,16 +70,3 @@ def resolve(name: str) -> Path:
             "check the path or the id, and that the network or the cache at HF_HOME has it"
         ) from problem
     return folder
-
-
-def load(name: str, *, threads: int | None = None) -> tuple[OnnxModel, Tokenizer]:
-    """The model called `name` (see `resolve`) and its tokenizer. Raises `ModelError` if either cannot be had."""
-    folder = resolve(name)
-    tokenizer = Tokenizer(folder)
-    model = OnnxModel(folder, threads=threads, name=name)
-    if tokenizer.vocab_size > model.vocab_size:
-        raise ModelError(
-            f"the tokenizer of {name} has {tokenizer.vocab_size} tokens and the model scores {model.vocab_size}; "
-            "take both from one model"
-        )
-    return model, tokenizer

@@ -40,10 +40,11 @@ class HfModel:
     widths or batches differ by rounding (1e-5 in fp32; far more in the 16-bit types).
     """
 
-    top_k = None
-    max_rollback = None
+    top_k: int | None = None
+    max_rollback: int | None = None
     max_calls = 1
-    max_caches = None
+    max_caches: int | None = None
+    max_positions: int | None = None
 
     def __init__(
         self,

@@ -88,9 +88,10 @@ class LlamaCppModel:
         if positions is None:
             positions = min(trained * sequences, _MOST_POSITIONS)
         self.max_context = min(trained, positions)
-        self.max_batch = self.max_caches = sequences
-        self.max_positions = positions
-        """Most in all caches together."""
+        self.max_batch = sequences
+        self.max_caches: int | None = sequences
+        self.max_positions: int | None = positions
+        self._positions = positions
 
         if threads is None:
             threads = 1 if file.stat().st_size < _SMALL_BYTES else max(1, (os.cpu_count() or 1) // 2)
@@ -164,10 +165,10 @@ class LlamaCppModel:
             check(self, held, keep, part.tokens, part.rows)
         except ModelError as error:
             return error
-        free = self.max_positions - sum(self._held)
+        free = self._positions - sum(self._held)
         if keep + n - held > free:
             return ModelError(
-                f"{self.name} has {free} of its {self.max_positions} positions free, and a text needs "
+                f"{self.name} has {free} of its {self._positions} positions free, and a text needs "
                 f"{keep + n - held} more; drop a cache, or load it with more positions"
             )
         if keep < held and not self._library.api.llama_memory_seq_rm(self._memory, sequence, keep, -1):

@@ -73,6 +73,7 @@ class PacedEngine:
         self.max_batch = engine.max_batch
         self.max_calls = engine.max_calls
         self.max_caches = engine.max_caches
+        self.max_positions = engine.max_positions
         self.new_cache = engine.new_cache
         self._engine = engine
         self._seconds = _pace(seconds)
