@@ -86,6 +86,15 @@ def test_one_forward_of_n_tokens_has_the_rows_of_n_forwards_of_one(model: LlamaC
     close([model.forward(cache, i, [token], 1)[0] for i, token in enumerate(TEXT)], rows_of(model, TEXT, len(TEXT)))
 
 
+def test_8_bit_weights_do_not_set_forwards_of_different_widths_apart(folders: Path) -> None:
+    model = LlamaCppModel(folders / "target-q8_0")
+    tokens = np.random.default_rng(1).integers(0, 4096, 300).tolist()
+    together, cache = rows_of(model, tokens, 300), model.new_cache()
+    for start in range(0, 300, 6):
+        close(model.forward(cache, start, tokens[start : start + 6], 6), together[start : start + 6])
+    close(model.forward(cache, 299, tokens[299:], 1), together[299:])
+
+
 def test_rows_are_the_last_ones(model: LlamaCppModel) -> None:
     everything = rows_of(model, TEXT, len(TEXT))
     for rows in range(len(TEXT) + 1):

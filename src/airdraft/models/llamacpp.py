@@ -21,12 +21,11 @@ from airdraft.models.base import FloatArray, Part, check
 
 # A small model is over before a second thread has woken, as in ONNX Runtime; workers of llama.cpp also spin.
 _SMALL_BYTES = 256_000_000
-_MOST_POSITIONS = 32_768
-"""By default, in all caches together: 4 GB of keys and values for a model of 8 B parameters, as 16-bit floats."""
+_MOST_POSITIONS = 16_384
+"""By default, in all caches together: 4 GB of keys and values for a Llama 3 of 8 B parameters."""
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 _MOST_32_BITS = 2**31 - 1
 _MOST_THREADS = 512  # GGML_MAX_N_THREADS
-_ALL_F32 = "0"  # LLAMA_FTYPE_ALL_F32
 _F32 = 0  # GGML_TYPE_F32
 _NO_FLASH = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
 _ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
@@ -65,7 +64,7 @@ class LlamaCppModel:
         name: what the model is called; None takes the folder's name, or the file's.
         sequences: most caches at once, up to 256.
         positions: most in all caches together, whose memory is taken now; None takes the model's context times
-        `sequences`, but at most 32,768. A text never exceeds it, so it may lower `max_context`.
+        `sequences`, but at most 16,384. A text never exceeds it, so it may lower `max_context`.
         Raises: `ModelError` if llama-cpp-python or the file is missing, the file is broken, or the model is none whose
         cache rolls back.
         """
@@ -78,8 +77,7 @@ class LlamaCppModel:
         self.name = name if name is not None else path.resolve().stem if path.is_file() else path.resolve().name
         model = self._library.load(file)
         free = weakref.finalize(self, api.llama_model_free, model)
-        facts = _metadata(api, model)
-        _refuse(api, model, file, facts)
+        _refuse(api, model, file)
 
         vocabulary = api.llama_model_get_vocab(model)
         self.vocab_size = int(api.llama_vocab_n_tokens(vocabulary))
@@ -102,11 +100,11 @@ class LlamaCppModel:
         params.kv_unified = True
         # Of sliding-window models keep everything: what has slid out of the window could not be rolled back to.
         params.swa_full = True
-        if facts.get("general.file_type") == _ALL_F32:
-            # Keys and values in half precision, which flash attention rounds to as well, would set the rows of an
-            # fp32 model 5e-3 apart from other engines', and 2e-3 from its own of another batch; so it is 1e-5.
-            params.type_k = params.type_v = _F32
-            params.flash_attn_type = _NO_FLASH
+        # A row must not depend on how many tokens are fed at once, or a verification takes another token for the most
+        # likely one than a forward would. Flash attention and half-precision keys and values set rows of 1 and of 6
+        # tokens 6e-3 apart in fp32, and rows of 1 and of 64 0.24 in Q8_0. Without either it is 1e-5, and nothing.
+        params.type_k = params.type_v = _F32
+        params.flash_attn_type = _NO_FLASH
         self._context = api.llama_init_from_model(model, params)
         if not self._context:
             raise ModelError(
@@ -294,8 +292,9 @@ def _metadata(api: Any, model: Any) -> dict[str, str]:
     return {text(key, i): text(value, i) for i in names}
 
 
-def _refuse(api: Any, model: Any, file: Path, facts: dict[str, str]) -> None:
+def _refuse(api: Any, model: Any, file: Path) -> None:
     """Raises: `ModelError` naming the architecture if it is no causal decoder whose cache rolls back."""
+    facts = _metadata(api, model)
     family = facts.get("general.architecture", "unknown")
     kind = None
     if api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model):
