@@ -156,6 +156,7 @@ def test_an_engine_killed_in_the_middle_of_a_text(target: OnnxModel) -> None:
         first.stop()
         for cache in (here, there):
             is_top(forward(model, cache, 6, TEXT[6:], 3), target, TEXT, 20)
+            assert cache.replica == 1  # whose prefix cache has the text now
         second.stop()
         with pytest.raises(ModelError, match=rf"{second.url} cannot.*; {first.url} cannot be reached .*; start it"):
             forward(model, there, 12, [5], 1)

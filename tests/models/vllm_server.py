@@ -1,0 +1,94 @@
+"""A real vLLM as a process of its own, on the CPU: `with vllm_server(python, folder) as url`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import urllib3
+
+PATIENCE_S = 300
+"""Three processes import torch one after the other: 40 s on two idle cores."""
+
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    # The engine binds itself to all cores but one; more threads in the HTTP server would only take turns.
+    "OMP_NUM_THREADS": "1",
+}
+FLAGS = [
+    *("--host", "127.0.0.1"),  # nobody else may ask it
+    *("--dtype", "float32"),  # to be compared with ONNX Runtime's rows
+    "--enforce-eager",  # compiling takes longer than the tests
+    *("--max-model-len", "1024"),
+    *("--block-size", "32"),  # of the prefix cache, the least on a CPU: more of its edges are met, and less is computed
+]
+
+
+def python_with_vllm() -> Path:
+    """The interpreter that AIRDRAFT_VLLM names. Skips the test if it names none."""
+    path = os.environ.get("AIRDRAFT_VLLM")
+    if not path:
+        pytest.skip("AIRDRAFT_VLLM names no python with vLLM; `.ci/vllm FOLDER` makes FOLDER/bin/python")
+    return Path(path)
+
+
+@dataclass
+class Server:
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Ends all its processes at once, as a failure of the machine would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def vllm_server(python: Path, folder: Path) -> Iterator[Server]:
+    """Serves the model in `folder` (config.json, tokenizer.json, model.safetensors) under the name `target`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [*words, "--served-model-name", "target", *FLAGS],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # its workers are in its group, and end with it
+        )
+        server = Server(f"http://127.0.0.1:{port}", process)
+        try:
+            if not _answers(server):
+                log.seek(0)
+                pytest.fail(f"vLLM did not start; the end of its log:\n{log.read().decode(errors='replace')[-5000:]}")
+            yield server
+        finally:
+            server.kill()
+
+
+def _answers(server: Server) -> bool:
+    until = time.monotonic() + PATIENCE_S
+    with urllib3.PoolManager(retries=False) as pool:
+        while time.monotonic() < until and server.process.poll() is None:
+            try:
+                if pool.request("GET", f"{server.url}/health", timeout=5).status == 200:
+                    return True
+            except urllib3.exceptions.HTTPError:
+                pass  # not yet
+            time.sleep(0.5)
+    return False
