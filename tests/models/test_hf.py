@@ -37,6 +37,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": PLAIN | {"sliding_window": 8},
     "gemma2": PLAIN | SLIDING | {"query_pre_attn_scalar": 8},
     "gemma3_text": PLAIN | SLIDING | {"query_pre_attn_scalar": 8},
+    # The last two layers look into the caches of the first two.
+    "gemma3n_text": PLAIN | SLIDING | {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "laurel_rank": 4,
+                                       "layer_types": ["sliding_attention", "full_attention"] * 2,
+                                       "vocab_size_per_layer_input": 97, "hidden_size_per_layer_input": 8,
+                                       "activation_sparsity_pattern": [0.0] * 4},
     "gpt2": {"vocab_size": 97, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "initializer_range": 0.3,
              "bos_token_id": 0, "eos_token_id": 2},
     # Positions by a bias on distance, and none as an input.
