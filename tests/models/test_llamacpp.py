@@ -259,6 +259,16 @@ def test_dropped_caches_give_back_sequence_and_positions(folders: Path) -> None:
     close(model.forward(kept, len(TEXT), [5], 1), rows_of(model, [*TEXT, 5]))
 
 
+def test_an_error_does_not_hold_on_to_its_cache(folders: Path) -> None:
+    model = LlamaCppModel(folders / "draft-f32", sequences=1)
+    cache = model.new_cache()
+    errors = model.verify([Part(cache, 9, [1], 1)])
+    del cache
+    gc.collect()
+    model.new_cache()
+    assert isinstance(errors[0], ModelError)
+
+
 def test_a_full_pool_is_named_and_leaves_the_caches(folders: Path) -> None:
     model = LlamaCppModel(folders / "draft-f32", sequences=3, positions=300)
     assert model.max_context == 300
