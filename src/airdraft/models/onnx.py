@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from weakref import ref
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnxruntime as ort
@@ -85,7 +85,7 @@ class OnnxModel:
         self._empty = [_empty(path, inputs[name], config.kv_heads, config.head_dim) for name in self._past]
 
         self._rule = Rule.of(size, sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in self._empty))
-        self._stack: ref[Stack] | None = None
+        self._stacks: WeakValueDictionary[int, Stack] = WeakValueDictionary()  # of the first, second... group of a call
         self.max_batch = 64 if self._batches(folder) else 1
 
     def new_cache(self) -> OnnxCache:
@@ -116,10 +116,10 @@ class OnnxModel:
             except ModelError as error:
                 found[i] = error.with_traceback(None)  # which would hold on to the cache
         groups = self._rule.groups([(len(batch[i].tokens), batch[i].keep) for i in fit])
-        for group in ([fit[j] for j in group] for group in groups):
+        for which, group in enumerate([fit[j] for j in group] for group in groups):
             if len(group) > 1 and self.max_batch > 1:
                 try:
-                    found.update(zip(group, self._together([batch[i] for i in group]), strict=True))
+                    found.update(zip(group, self._together([batch[i] for i in group], which), strict=True))
                     continue
                 except ModelError:
                     pass  # whose it is shows one by one
@@ -130,12 +130,9 @@ class OnnxModel:
                     found[i] = error.with_traceback(None)
         return [found[i] for i in range(len(batch))]
 
-    def _together(self, parts: Sequence[Part]) -> list[FloatArray]:
+    def _together(self, parts: Sequence[Part], which: int = 0) -> list[FloatArray]:
         """One run of the graph. Raises: `ModelError`; all caches are then as they were."""
-        stack = self._stack() if self._stack else None
-        if stack is None:
-            stack = Stack()
-            self._stack = ref(stack)
+        stack = self._stacks[which] = self._stacks.get(which) or Stack()
         past, rows = stack.fill([part.cache for part in parts], [part.keep for part in parts])
         held, n = past[0].shape[2], max(len(part.tokens) for part in parts)
         # Keys carry their positions, so a gap between the past and the new tokens does no harm if it is masked.

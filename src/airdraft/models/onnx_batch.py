@@ -1,9 +1,9 @@
 """Many sequences in one call of an ONNX graph: which go together, and where their keys and values lie meanwhile.
 
 What it gains, with the shipped target: 16 sequences take 0.35 of the time one by one at 100 positions each, 0.5 at 400,
-and 0.65 (1 token) to 0.75 (6) where lengths spread from 100 to 600; two take 0.7 to 0.95. The rest is keys and values:
-each forward of a graph with past copies all of them, batched or not. A batch of other sequences than the last one's
-takes 1.15 to 1.4 times as long.
+and 0.6 where lengths spread from 100 to 600 (0.7 if all went into one call); two take 0.7 to 0.95. The rest is keys and
+values: each forward of a graph with past copies all of them, batched or not. A batch of other sequences than the last
+one's takes 1.15 to 1.4 times as long.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _MOST_BYTES = 1 << 30
 class OnnxCache:
     """Keys and values of one sequence: the first `length` positions of [1, kv_heads, any, head_dim] in each tensor.
 
-    `stack` is where the last batch had a copy of them: row `row` there agrees in its first `copied` positions as long
-    as this cache owns it.
+    `stack` is where their last call in company had a copy of them: row `row` there agrees in its first `copied`
+    positions as long as this cache owns it.
     """
 
     def __init__(self, tensors: list[Tensor]) -> None:
@@ -56,7 +56,7 @@ class OnnxCache:
 
 
 class Stack:
-    """Keys and values of the last batch side by side, kept for the next one: most of them come again.
+    """Keys and values of one call's sequences side by side, kept for the next one: most of them come again.
 
     Copies only: every cache has its own. A row belongs to the cache that was last put there, and just the positions
     that it does not have yet are copied. The caches in it keep it alive, so its memory goes with the last of them.
@@ -76,7 +76,9 @@ class Stack:
             memory[: len(caches) * heads * self._positions * dim].reshape(len(caches), heads, self._positions, dim)
             for memory, (heads, dim) in zip(self._memory, heads_and_dims, strict=True)
         ]
-        mine = [cache.row < len(caches) and self._owners.get(cache.row) is cache for cache in caches]
+        mine = [
+            cache.stack is self and cache.row < len(caches) and self._owners.get(cache.row) is cache for cache in caches
+        ]
         taken = {cache.row for cache, has in zip(caches, mine, strict=True) if has}
         free = iter([row for row in range(len(caches)) if row not in taken])
         for cache, has, keep in zip(caches, mine, keeps, strict=True):
@@ -111,12 +113,8 @@ class Stack:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which sequences go into one call: a sequence joins where its padding costs less than a call of its own.
-
-    Costs are in tokens: B sequences cost `_CALL_TOKENS` + B × (most tokens + `position` × most positions).
-    Finer groups by length would spare padding too, but push each other out of the stack, which costs about as much:
-    0.4 µs to copy a position, 0.75 µs to pad one.
-    """
+    """Which sequences go into one call: those of like tokens and positions, as long as all their padding costs less
+    than another call would. Costs are in tokens; `position` is that of a position."""
 
     position: float
     most: int
@@ -130,24 +128,21 @@ class Rule:
 
     def groups(self, sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
         """Indices into `sizes`, each (tokens, positions), grouped by call."""
-        order = sorted(range(len(sizes)), key=lambda i: self._cost([sizes[i]]), reverse=True)
+        order = sorted(range(len(sizes)), key=lambda i: sizes[i][0] + self.position * sizes[i][1], reverse=True)
         found: list[list[int]] = []
         for i in order:
             last = [sizes[j] for j in found[-1]] if found else []
             together = [*last, sizes[i]]
-            if (
-                last
-                and self._cost(together) < self._cost(last) + self._cost([sizes[i]])
-                and len(together) * max(positions for _, positions in together) <= self.most
-            ):
+            longest = max(positions for _, positions in together)
+            if last and self._padding(together) < _CALL_TOKENS and len(together) * longest <= self.most:
                 found[-1].append(i)
             else:
                 found.append([i])
         return found
 
-    def _cost(self, sizes: Sequence[tuple[int, int]]) -> float:
+    def _padding(self, sizes: Sequence[tuple[int, int]]) -> float:
         width, length = max(tokens for tokens, _ in sizes), max(positions for _, positions in sizes)
-        return _CALL_TOKENS + len(sizes) * (width + self.position * length)
+        return sum(width - tokens + self.position * (length - positions) for tokens, positions in sizes)
 
 
 def _longer(tensor: Tensor, positions: int) -> Tensor:
