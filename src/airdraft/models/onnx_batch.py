@@ -88,10 +88,9 @@ class Stack:
                 self._owners[cache.row] = cache
                 for tensor in stacked:  # what is masked is multiplied by 0, and must not be NaN
                     tensor[cache.row, :, keep:] = 0
-            start = min(cache.copied, keep)
-            if start < keep:
+            if cache.copied < keep:
                 for tensor, own in zip(stacked, cache.tensors, strict=True):
-                    tensor[cache.row, :, start:keep] = own[0, :, start:keep]
+                    tensor[cache.row, :, cache.copied : keep] = own[0, :, cache.copied : keep]
             cache.copied = keep
         return stacked, [cache.row for cache in caches]
 
