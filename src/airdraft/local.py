@@ -9,7 +9,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,18 +38,21 @@ class Link:
 
 
 @contextlib.asynccontextmanager
-async def edge(target: str, profile: str, link: Link | None = None) -> AsyncIterator[str]:
+async def edge(target: str, profile: str, link: Link | None = None, options: Sequence[str] = ()) -> AsyncIterator[str]:
     """Start an edge that serves `target` on loopback, behind `link` if one is given. Yields the URL to connect to.
+
+    options: more of `airdraft edge`.
 
     Both processes end with the context, or with this process, however it ends: their standard input does then.
     Raises: `LinkError` with the child's own last words if it does not start.
     """
     async with contextlib.AsyncExitStack() as stack:
-        serving = _child("edge", "--target", target, "--profile", profile, "--port", "0", "--json", "--until-eof")
+        fixed = ("--target", target, "--profile", profile, "--port", "0", "--json", "--until-eof")
+        serving = _child("edge", *fixed, *options)
         url: str = (await stack.enter_async_context(serving))["url"]
         if link is not None:
-            options = [("--uplink-mbps", link.uplink_mbps), ("--downlink-mbps", link.downlink_mbps)]
-            numbers = [str(word) for option in [*options, ("--rtt-ms", link.rtt_ms)] for word in option]
+            rates = [("--uplink-mbps", link.uplink_mbps), ("--downlink-mbps", link.downlink_mbps)]
+            numbers = [str(word) for option in [*rates, ("--rtt-ms", link.rtt_ms)] for word in option]
             relaying = _child("link", "--to", url, "--port", "0", "--json", "--until-eof", *numbers)
             url = (await stack.enter_async_context(relaying))["url"]
         yield url

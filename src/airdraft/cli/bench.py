@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich import box
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -132,6 +134,27 @@ def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.N
     console.print(_verdict(found))
     _renew(page, {"validate": validation_block(found)})
     if not found.held:
+        raise typer.Exit(1)
+
+
+@bench.command()
+def sessions(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
+    """Many devices at once on one edge, which batches or does not, in wall clock. 3 minutes.
+
+    Ends with exit code 1 if batching gains too little, or a text is not the target's.
+    """
+    from airdraft.lab import sessions as lab  # noqa: PLC0415
+
+    console = _console(no_color, json_file)
+    total = len(lab.PROFILES) * len(lab.DEVICES) * 2
+    with _progress(console, "measurements") as on_cell:
+        done = iter(range(1, total + 1))
+        rows = asyncio.run(lab.sessions(lambda _: on_cell(next(done), total)))
+    gains = {name: lab.gain(rows, name) for name in lab.PROFILES}
+    _write(json_file, {"rows": msgspec.to_builtins(rows), "gain": gains, "bar": lab.BAR, "devices": lab.BAR_AT})
+    console.print(Markdown(lab.table(rows)))
+    _renew(page, {"sessions": lab.table(rows)})
+    if min(gains.values()) < lab.BAR or any(row.identical < row.texts for row in rows):
         raise typer.Exit(1)
 
 

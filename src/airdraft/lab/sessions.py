@@ -1,0 +1,207 @@
+"""Many devices at one edge, in wall clock: an edge in a process of its own, batching or not, and all devices in this.
+
+The edge runs the shipped target for real, at its own speed or slowed to a profile. The devices' drafts were recorded:
+what a draft model chooses at each position is known, so that a device costs this machine little and the edge is what
+is measured. Links are loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from airdraft import local
+from airdraft.core.events import Committed
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Counts, Request
+from airdraft.core.sampling import SamplingParams
+from airdraft.device.client import Client
+from airdraft.errors import BadParameterError
+from airdraft.lab.record import prompts, record
+from airdraft.models.base import FloatArray, LanguageModel
+from airdraft.models.engines import load
+from airdraft.models.profile import Paced, profile
+
+DEVICES = (1, 4, 16, 64)
+PROFILES = ("none", "phone-8b")
+SECONDS = 6.0
+"""That each row is measured for, after all devices have begun."""
+WARM_S = 1.5
+"""Before that: all devices have connected and begun."""
+PARAMS = SamplingParams(0.7)
+TEXTS, TOKENS = 16, 200
+BAR, BAR_AT = 1.5, 16
+"""How much more a batching edge must commit than one that does not, at so many devices."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One measurement."""
+
+    profile: str
+    devices: int
+    batched: bool
+    tokens_per_s: float
+    """Committed, of all devices together."""
+    token_p50_ms: float
+    """Between a token and the one before it, at the device; what comes in one commit shares its wait."""
+    token_p99_ms: float
+    target_forwards_per_token: float
+    """Texts that calls have run, by tokens committed."""
+    identical: int
+    """Texts that were the recorded ones, to the token, as far as they were written."""
+    texts: int
+
+
+class Told:
+    """A draft model that was recorded: its rows say what it chose at each position of the text being written."""
+
+    name = "recorded draft"
+
+    def __init__(self, like: LanguageModel) -> None:
+        self.vocab_size, self.max_context, self.eos_ids = like.vocab_size, like.max_context, like.eos_ids
+        self.choices: list[int] = []
+        """From position 0 on; what stands in the prompt does not matter."""
+
+    def new_cache(self) -> Any:
+        """None is needed: a position says all."""
+        return None
+
+    def forward(self, cache: Any, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        """See `LanguageModel.forward`. One token is certain, the others impossible."""
+        logits = np.full((rows, self.vocab_size), -np.inf, np.float32)
+        first = keep + len(tokens) - rows + 1
+        for row, position in enumerate(range(first, first + rows)):
+            logits[row, self.choices[position] if position < len(self.choices) else 0] = 0.0
+        return logits
+
+
+@dataclass(frozen=True)
+class Work:
+    """One text that devices write again and again."""
+
+    prompt: list[int]
+    seed: int
+    tokens: list[int]
+    """Of the target."""
+    choices: list[int]
+    """Of the draft model, from position 0 on."""
+
+
+def works(draft: LanguageModel, target: LanguageModel, vocab_size: int) -> list[Work]:
+    """The longest of some texts of a pair. Takes seconds."""
+    found = []
+    for seed, prompt in enumerate(prompts(4 * TEXTS)):
+        with contextlib.suppress(BadParameterError):  # too short
+            [text] = record(draft, target, [prompt], PARAMS, TOKENS, seed, vocab_size, "").texts
+            drafted = [
+                token if match else (token + 1) % vocab_size
+                for token, match in zip(text.tokens, text.matches, strict=True)
+            ]
+            found.append(Work(prompt, seed, text.tokens, [*prompt, *drafted]))
+    return sorted(found, key=lambda work: -len(work.tokens))[:TEXTS]
+
+
+class _Tally:
+    """What devices tell, while it counts."""
+
+    def __init__(self) -> None:
+        self.counting = False
+        self.tokens = self.forwards = self.texts = self.identical = 0
+        self.waits_s: list[float] = []
+
+
+async def _device(client: Client, told: Told, todo: Iterator[Work], tally: _Tally) -> None:
+    """Write text after text, until cancelled."""
+    for work in todo:
+        told.choices = work.choices
+        counts, written, last_s, forwards = Counts(), list[int](), time.perf_counter(), 0
+        request = Request(work.prompt, SchemeSpec("stream"), PARAMS, work.seed, len(work.tokens), counts=counts)
+        async for event in client.write(request):
+            if not isinstance(event, Committed):
+                continue
+            now_s = time.perf_counter()
+            if tally.counting and written:  # the first token waits for the prompt
+                tally.tokens += len(event.tokens)
+                tally.forwards += counts.forwards - forwards
+                tally.waits_s += [(now_s - last_s) / len(event.tokens)] * len(event.tokens)
+            forwards, last_s = counts.forwards, now_s
+            written += event.tokens
+        if tally.counting:
+            tally.texts += 1
+            tally.identical += written == work.tokens
+
+
+async def measure(draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], devices: int,
+                  batched: bool, profile_name: str) -> Row:  # fmt: skip
+    """One row."""
+    tally, pace = _Tally(), profile(profile_name).draft_s
+    options = () if batched else ("--max-batch", "1")
+    async with local.edge("target", profile_name, options=options) as url, contextlib.AsyncExitStack() as stack:
+        tasks = []
+        for at in range(devices):
+            told = Told(draft)
+            client = await Client.connect(url, Paced(told, pace), tokenizer, vocab_size)
+            await stack.enter_async_context(client)
+            turns = itertools.islice(itertools.cycle(todo), at % len(todo), None)
+            tasks.append(asyncio.create_task(_device(client, told, turns, tally)))
+        await asyncio.sleep(WARM_S)
+        tally.counting, began_s = True, time.perf_counter()
+        await asyncio.wait(tasks, timeout=SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+        tally.counting, took_s = False, time.perf_counter() - began_s
+        failed = [task for task in tasks if task.done()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in failed:
+            task.result()
+    p50, p99 = np.percentile(tally.waits_s, (50, 99))
+    return Row(
+        profile_name, devices, batched, tally.tokens / took_s, float(1e3 * p50), float(1e3 * p99),
+        tally.forwards / tally.tokens, tally.identical, tally.texts,
+    )  # fmt: skip
+
+
+async def sessions(on_row: Callable[[Row], None] = lambda _: None) -> list[Row]:
+    """All rows."""
+    (draft, tokenizer), (target, _) = load("draft"), load("target")
+    todo = works(draft, target, tokenizer.vocab_size)
+    found = []
+    for profile_name, devices, batched in itertools.product(PROFILES, DEVICES, (False, True)):
+        found.append(await measure(draft, tokenizer.digest, tokenizer.vocab_size, todo, devices, batched, profile_name))
+        on_row(found[-1])
+    return found
+
+
+def gain(rows: Sequence[Row], profile_name: str, devices: int = BAR_AT) -> float:
+    """Tokens/s of the batching edge by those of the other."""
+    speed = {row.batched: row.tokens_per_s for row in rows if (row.profile, row.devices) == (profile_name, devices)}
+    return speed[True] / speed[False]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """As Markdown."""
+    lines = [
+        "| compute | devices | batched | tokens/s, all devices | ms a token, p50 | p99 | target forwards a token |",
+        "|---|---:|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        compute = "the models' own" if row.profile == "none" else f"imitated, `{row.profile}`"
+        lines.append(
+            f"| {compute} | {row.devices} | {'yes' if row.batched else 'no'} | {row.tokens_per_s:.0f} "
+            f"| {row.token_p50_ms:.1f} | {row.token_p99_ms:.1f} | {row.target_forwards_per_token:.2f} |"
+        )
+    names = dict.fromkeys(row.profile for row in rows)
+    gains = ", ".join(f"{name}: {gain(rows, name):.2f}" for name in names)
+    right, texts = sum(row.identical for row in rows), sum(row.texts for row in rows)
+    return "\n".join([
+        *lines, "", f"Batching by not batching at {BAR_AT} devices: {gains} (bar {BAR:g}). {right} of {texts} texts "
+        "were the target's own, to the token.",
+    ])  # fmt: skip

@@ -1,0 +1,193 @@
+"""One suite for all engines: rows as the oracle's, rollback, sessions side by side, the oracle's texts over the wire.
+
+The oracle is ONNX Runtime running one sequence at a time, which writes what the target alone would write. Rows of two
+engines differ by rounding, so two candidates that lie closer than that may change places: such positions of a text are
+counted, and the oracle's own row is asked how close they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from airdraft.core.events import Committed
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.noise import gumbel
+from airdraft.core.request import Request
+from airdraft.core.sampling import SamplingParams, candidates, choose
+from airdraft.device.client import Client
+from airdraft.edge.server import EdgeServer
+from airdraft.errors import ModelError, RefusedError
+from airdraft.models.base import FloatArray, Part, TargetEngine
+from airdraft.models.onnx import OnnxModel
+from airdraft.models.text import Tokenizer
+from airdraft.sim import alone
+
+pytestmark = pytest.mark.timeout(600)  # a server may have to start
+
+TOLERANCE = 5e-4
+"""Between log-probabilities of two engines in fp32; 7e-5 as a rule. Two tokens swapped far back make whole numbers."""
+HOST = "127.0.0.1"
+PROMPTS = ('def parse(text):\n    """Parse a line."""\n', "import os\n\nclass Tree:\n", "for line in lines:\n")
+TEXT = [0, 300, 17, 2049, 900, 31, 4000, 300, 300, 77, 1234, 5, 18, 700, 42, 3999]
+GREEDY = SamplingParams(0.0)
+WARM = SamplingParams(0.7, top_k=20)
+Model = tuple[Any, Tokenizer]
+
+
+def log_softmax(rows: FloatArray) -> np.ndarray:
+    wide = rows.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(-1, keepdims=True)))
+
+
+def agree(engine: TargetEngine, found: Any, oracle: OnnxModel, tokens: Sequence[int]) -> None:
+    """Each row has the oracle's log-probabilities: of every token, or of the engine's most likely ones."""
+    if isinstance(found, Exception):
+        raise found
+    wanted = log_softmax(oracle.forward(oracle.new_cache(), 0, tokens, max(len(found), 1)))[: len(found)]
+    assert found.dtype == np.float32
+    assert found.shape == wanted.shape
+    kept = np.isfinite(found)
+    assert kept.sum(-1).tolist() == [engine.top_k or engine.vocab_size] * len(found)
+    own = found if engine.top_k else log_softmax(found)
+    np.testing.assert_allclose(own[kept], wanted[kept], rtol=0, atol=TOLERANCE)
+    if engine.top_k:
+        weakest = np.where(kept, wanted, np.inf).min(-1)
+        strongest = np.where(kept, -np.inf, wanted).max(-1)
+        assert (strongest <= weakest + TOLERANCE).all()
+
+
+def run(engine: TargetEngine, *parts: tuple[Any, int, Sequence[int], int]) -> list[Any]:
+    return list(engine.verify([Part(*part) for part in parts]))
+
+
+def test_rows_are_the_oracles(engine: TargetEngine, oracle: OnnxModel) -> None:
+    for rows in (0, 1, 5, len(TEXT)):
+        [found] = run(engine, (engine.new_cache(), 0, TEXT, rows))
+        agree(engine, found, oracle, TEXT)
+
+
+def test_what_it_declares_holds(engine: TargetEngine) -> None:
+    assert engine.max_batch >= 1
+    assert engine.max_calls >= 1
+    assert (engine.vocab_size, engine.eos_ids) == (4096, (0,))
+    assert 1000 <= engine.max_context <= 1024
+    assert engine.max_rollback is None or engine.max_rollback >= 32
+
+
+def test_it_rolls_back_to_every_depth(engine: TargetEngine, oracle: OnnxModel) -> None:
+    cache = engine.new_cache()
+    for keep in (*range(len(TEXT), 0, -1), *range(1, len(TEXT))):
+        run(engine, (cache, 0, TEXT, 0))
+        branch = [*TEXT[:keep], 7, 8, 9]
+        [found] = run(engine, (cache, keep, branch[keep:], 3))
+        agree(engine, found, oracle, branch)
+
+
+def test_sessions_take_turns_and_share_calls(engine: TargetEngine, oracle: OnnxModel) -> None:
+    rng = np.random.default_rng(3)
+    count = min(engine.max_batch, 4)
+    caches = [engine.new_cache() for _ in range(count)]
+    texts: list[list[int]] = [[] for _ in range(count)]
+    for step in range(12):
+        parts, which = [], []
+        for at in range(count):
+            if step and rng.random() < 0.3:  # not ready this time
+                continue
+            keep = max(0, len(texts[at]) - int(rng.integers(0, 5)))
+            new = rng.integers(4096, size=int(rng.integers(1, 9))).tolist()
+            texts[at] = [*texts[at][:keep], *new]
+            parts.append((caches[at], keep, new, int(rng.integers(0, len(new) + 1))))
+            which.append(at)
+        for at, found in zip(which, run(engine, *parts) if parts else [], strict=True):
+            agree(engine, found, oracle, texts[at])
+
+
+def test_a_wrong_part_ends_no_other(engine: TargetEngine, oracle: OnnxModel) -> None:
+    good, bad = engine.new_cache(), engine.new_cache()
+    parts = [(bad, 0, [5, engine.vocab_size], 1), (good, 0, TEXT, 2)]
+    found = run(engine, *parts) if engine.max_batch > 1 else [run(engine, part)[0] for part in parts]
+    assert isinstance(found[0], ModelError)
+    agree(engine, found[1], oracle, TEXT)
+    [again] = run(engine, (bad, 0, TEXT, 1))  # and its cache is as it was
+    agree(engine, again, oracle, TEXT)
+
+
+async def _write(engine: TargetEngine, model: Model, requests: Sequence[Request]) -> list[list[int]]:
+    """All at once, over the wire."""
+    draft, tokenizer = model
+    async with EdgeServer(engine, tokenizer.digest, tokenizer.vocab_size) as server:
+        await server.start(HOST, 0)
+        url = f"ws://{HOST}:{server.port}"
+        async with await Client.connect(url, draft, tokenizer.digest, tokenizer.vocab_size) as client:
+
+            async def one(request: Request) -> list[int]:
+                written: list[int] = []
+                async for event in client.write(request):
+                    if isinstance(event, Committed):
+                        written += event.tokens
+                return written
+
+            return list(await asyncio.gather(*map(one, requests)))
+
+
+def near(oracle: OnnxModel, request: Request, tokens: list[int], other: int) -> bool:
+    """Whether the last of `tokens` and `other` are too close for rounding to be sure of either."""
+    before = [*request.prompt, *tokens[:-1]]
+    row = oracle.forward(oracle.new_cache(), 0, before, 1)[0]
+    ids, kept = candidates(row, request.params)
+    if request.params.temperature == 0:
+        ids, kept = np.arange(row.size), row.astype(float)
+    else:
+        kept = kept + gumbel(request.seed, len(before), row.size, ids)
+        kept = kept * request.params.temperature
+    score = dict(zip(ids.tolist(), kept.tolist(), strict=True))
+    return other not in score or abs(score[tokens[-1]] - score[other]) < 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("params", [GREEDY, WARM], ids=["greedy", "warm"])
+@pytest.mark.parametrize("scheme", ["server", "coupled", "stream"])
+def test_texts_over_the_wire_are_the_oracles(
+    engine: TargetEngine, oracle: OnnxModel, draft: Model, scheme: str, params: SamplingParams
+) -> None:
+    tokenizer = draft[1]
+    requests = [
+        Request(tokenizer.encode(prompt), SchemeSpec(scheme), params, seed, 48) for seed, prompt in enumerate(PROMPTS)
+    ]
+    texts = asyncio.run(_write(engine, draft, requests))
+    assert sum(map(len, texts)) > 60
+    for request, text in zip(requests, texts, strict=True):
+        truth = list(alone.write(oracle, request.prompt, params, request.seed, 48))
+        if text != truth:
+            at = next(at for at, (one, other) in enumerate(zip(truth, text, strict=False)) if one != other)
+            assert near(oracle, request, truth[: at + 1], text[at]), f"{scheme} differs at token {at}"
+
+
+@pytest.mark.parametrize("scheme", ["server", "dense", "topk", "split", "coupled", "stream"])
+@pytest.mark.parametrize("top_k", [0, 20, 21])
+def test_what_cannot_be_exact_is_refused(engine: TargetEngine, draft: Model, scheme: str, top_k: int) -> None:
+    request = Request([1, 2, 3], SchemeSpec(scheme), SamplingParams(0.7, top_k=top_k), 0, 4)
+    if engine.top_k is None or 1 <= top_k <= engine.top_k:
+        [text] = asyncio.run(_write(engine, draft, [request]))
+        assert 1 <= len(text) <= 4
+        return
+    with pytest.raises(RefusedError, match=f"tells only its {engine.top_k} most likely tokens.* top-k 1 to") as refused:
+        asyncio.run(_write(engine, draft, [request]))
+    assert refused.value.code == "scheme"
+
+
+def test_the_suite_would_notice(oracle: OnnxModel) -> None:
+    """A row of another position, and another token than the oracle's, do not pass."""
+    rows = oracle.forward(oracle.new_cache(), 0, TEXT, 2)
+    engine: TargetEngine = oracle
+    with pytest.raises(AssertionError):
+        agree(engine, rows[::-1], oracle, TEXT)
+    request = Request(TEXT, SchemeSpec("coupled"), WARM, 5, 4)
+    first = choose(rows[-1], WARM, 5, len(TEXT))
+    others = [int(token) for token in candidates(rows[-1], WARM)[0] if token != first]
+    assert not any(near(oracle, request, [first], token) for token in others)
