@@ -63,6 +63,7 @@ def main() -> None:
     """The entry point of the `airdraft` command."""
     logging.basicConfig(level=logging.WARNING, format="airdraft: %(levelname)s: %(message)s")
     logging.getLogger("websockets").setLevel(logging.ERROR)  # a port scanner's bytes are no news
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it retries in vain becomes an error of ours
     try:
         app()
     except AirdraftError as error:

@@ -75,12 +75,16 @@ def _load(
 
 
 def _engine_of(path: Path) -> Literal["onnx", "hf", "llamacpp"]:
-    """Whose files are there; onnx also where nobody's are, for it says what it misses."""
-    if path.is_file() or (not _has(path, "*.onnx", "onnx/*.onnx") and _has(path, "*.gguf")):
+    """Whose files are there."""
+    if path.is_file():
         return "llamacpp"
-    if not _has(path, "*.onnx", "onnx/*.onnx") and _has(path, "*.safetensors", "pytorch_model*.bin"):
+    if _has(path, "*.onnx", "onnx/*.onnx"):
+        return "onnx"
+    if _has(path, "*.gguf"):
+        return "llamacpp"
+    if _has(path, "*.safetensors", "pytorch_model*.bin"):
         return "hf"
-    return "onnx"
+    raise ModelError(f"{path} holds no model; it needs a model.onnx, a .gguf file or a checkpoint in safetensors")
 
 
 def _has(path: Path, *patterns: str) -> bool:
