@@ -136,7 +136,7 @@ def test_standard_input_that_is_no_text(mistake: Run, edge: str) -> None:
 def test_a_folder_without_a_model(mistake: Run, tmp_path: Path) -> None:
     line = mistake("run", "x", "--draft", str(tmp_path))
     assert str(tmp_path) in line
-    assert "copy it" in line or "export it" in line
+    assert "it needs a model.onnx" in line
 
 
 def test_a_broken_model(mistake: Run, tmp_path: Path) -> None:
