@@ -17,6 +17,9 @@ _NEAR = 0.005
 """A smaller window may cost so much of the speed: it spares forwards of the draft in vain."""
 _LATE = 1.25
 _WINDOWS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_FEW, _SPARE = 16, 2
+"""Where packets and forwards keep step, a window of few drafts that is just enough stalls at every turn: it gets some
+to spare. (In a larger one they would only queue on a slow uplink.)"""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ def stream(facts: Facts, wire: Wire, race: str, window: int, first: int = 1, the
 
 @functools.lru_cache(maxsize=4096)  # takes milliseconds, and facts come back, see `Facts.rounded`
 def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT) -> Prediction:
-    """Packets that do not flood the uplink, and the smallest window of at most `max_window` that is as good as any."""
+    """Packets that do not flood the uplink, and a window of at most `max_window`: a little more than the smallest that
+    is as good as any.
+    """
 
     def speed(mode: Mode) -> float:
         return cycle(facts, wire, mode).tokens_per_s
@@ -122,6 +127,6 @@ def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT
     for window in (window for window in _WINDOWS if window < max_window):
         smaller = replace(best, length=window)
         if all(cycle(case, wire, smaller).tokens_per_s >= bar for case, bar in zip(cases, enough, strict=True)):
-            best = smaller
+            best = replace(best, length=min(window + _SPARE, max_window) if window < _FEW else window)
             break
     return stream(facts, wire, best.race, best.length, best.first, best.then)
