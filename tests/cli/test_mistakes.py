@@ -91,6 +91,18 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("plan", "--probe", "nonsense"), "'nonsense' is no address", "ws://HOST:PORT"),
         (("plan", "--probe", "ws://h:1", "--draft", "nope"), "no model 'nope'", "hub id"),
         (("edge", "--max-draft", "0"), "--max-draft", "at least 1"),
+        (("edge", "--engine", "nope"), "no engine 'nope'", "onnx, hf, llamacpp, vllm, sglang"),
+        (("run", "x", "--draft-engine", "nope"), "no engine 'nope'", "onnx, hf, llamacpp"),
+        (("run", "x", "--draft-engine", "vllm"), "vllm serves targets", "onnx, hf, llamacpp"),
+        (("edge", "--engine", "vllm"), "name where it is", "--url http://HOST:PORT"),
+        (("edge", "--url", "http://h:1"), "a URL is for the engines vllm, sglang", "name one with --engine"),
+        (
+            ("edge", "--engine", "sglang", "--url", "http://127.0.0.1:9"),
+            "127.0.0.1:9 cannot be reached",
+            "start SGLang",
+        ),
+        (("edge", "--engine", "vllm", "--url", "nonsense"), "nonsense", "http://"),
+        (("gguf", "nope", "x.gguf"), "no folder 'nope'", "the folder of a Llama"),
         (("demo", "--json", "no/such/folder.json"), "no/such/folder.json cannot be written", "make it"),
         (("demo", "--svg", "no/such/folder.svg"), "no/such/folder.svg cannot be written", "make it"),
     ],
@@ -137,6 +149,22 @@ def test_a_folder_without_a_model(mistake: Run, tmp_path: Path) -> None:
     line = mistake("run", "x", "--draft", str(tmp_path))
     assert str(tmp_path) in line
     assert "it needs a model.onnx" in line
+
+
+@pytest.mark.parametrize(("engine", "module"), [("hf", "torch"), ("llamacpp", "llama_cpp")])
+def test_an_engine_whose_extra_is_not_installed(
+    mistake: Run, monkeypatch: pytest.MonkeyPatch, engine: str, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert f"install airdraft[{engine}]" in mistake("run", "x", "--draft-engine", engine)
+
+
+def test_a_checkpoint_of_an_unknown_architecture(mistake: Run, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the extra hf")
+    folder = Path(shutil.copytree(shipped("draft"), tmp_path / "odd"))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "odd"}), "utf-8")
+    assert "odd" in mistake("edge", "--target", str(folder), "--engine", "hf")
 
 
 def test_a_broken_model(mistake: Run, tmp_path: Path) -> None:

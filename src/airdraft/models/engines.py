@@ -48,11 +48,12 @@ def load_target(
     urls, top_k: of a remote engine: its replicas, and how many of the most likely tokens it is asked for.
     Raises: `ModelError` if either cannot be had.
     """
-    if (engine in REMOTE) != bool(urls):
-        wants = f"where it is, --url http://HOST:PORT, once a replica; {engine} runs elsewhere"
-        raise ModelError(f"name {wants}" if engine in REMOTE else f"a URL is for the engines {', '.join(REMOTE)}")
     if engine not in REMOTE:
+        if urls:
+            raise ModelError(f"a URL is for the engines {', '.join(REMOTE)}; name one with --engine, or leave it out")
         return _load(name, engine, None, TARGETS)
+    if not urls:
+        raise ModelError(f"{engine} runs elsewhere; name where it is, --url http://HOST:PORT, once for each replica")
     path = resolve(name, engine)
     remote: type[RemoteTarget] = VllmTarget if engine == "vllm" else SglangTarget
     return _matching(name, remote(path, urls, top_k=top_k, name=name), path)
