@@ -1,9 +1,9 @@
 """`python -m bench.loopback [--json FILE]`: what the machines, the messages, the sockets and the threads cost.
 
-The shipped pair writes the same texts twice with the same draft length: by a loop of a few lines in this process, and
-by device and edge, two processes joined by a WebSocket over loopback. Both choose with the library's shared noise, so
-the texts must be identical. They take turns; each turn of one is held against the next of the other. First at the
-models' own speed, where a forward takes about a millisecond; then slowed to the profile phone-8b.
+The shipped pair writes the same texts twice with the same draft length: by the loop of `airdraft.sim.together` in this
+process, and by device and edge, two processes joined by a WebSocket over loopback. Both choose with the library's
+shared noise, so the texts must be identical. They take turns; each turn of one is held against the next of the other.
+First at the models' own speed, where a forward takes about a millisecond; then slowed to the profile phone-8b.
 The table goes to the terminal, and into the marked block of docs/benchmarks.md.
 """
 
@@ -25,12 +25,13 @@ from airdraft.cli.pages import renew
 from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.sampling import SamplingParams, choose
+from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import Client
 from airdraft.lab.record import prompts
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
+from airdraft.sim import together
 from bench.noise import cpu_name
 
 BAR = 0.9
@@ -46,28 +47,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 def plain(
     draft: LanguageModel, target: LanguageModel, prompt: Sequence[int], seed: int, vocab_size: int
 ) -> tuple[list[int], int]:
-    """The text and the rounds it took: draft, verify, keep what agrees and the target's own token after it."""
-    text, end, rounds = list(prompt), len(prompt) + TOKENS, 0
-    draft_cache, target_cache = draft.new_cache(), target.new_cache()
-    target.forward(target_cache, 0, text[:-1], 0)
-    cached = 0  # positions of the draft's cache that agree with the text
-    while len(text) < end and text[-1] not in target.eos_ids:
-        drafted = list(text)
-        while len(drafted) < min(len(text) + LENGTH, end - 1) and (
-            len(drafted) == len(text) or drafted[-1] not in target.eos_ids
-        ):
-            row = draft.forward(draft_cache, cached, drafted[cached:], 1)[0, :vocab_size]
-            cached = len(drafted)
-            drafted.append(choose(row, PARAMS, seed, cached))
-        drafts = drafted[len(text) :]
-        rows = target.forward(target_cache, len(text) - 1, [text[-1], *drafts], len(drafts) + 1)[:, :vocab_size]
-        rounds += 1
-        for row, proposed in zip(rows, [*drafts, None], strict=True):
-            text.append(choose(row, PARAMS, seed, len(text)))
-            if text[-1] != proposed or text[-1] in target.eos_ids:
-                break
-        cached = min(cached, len(text) - 1)
-    return text[len(prompt) :], rounds
+    """The text by the loop in one process, and the rounds it took."""
+    rounds = list(together.write(draft, target, prompt, PARAMS, seed, TOKENS, LENGTH, vocab_size))
+    return [token for tokens in rounds for token in tokens], len(rounds)
 
 
 async def stack(client: Client, prompt: Sequence[int], seed: int) -> list[int]:
