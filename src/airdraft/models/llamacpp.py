@@ -8,9 +8,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from ctypes import POINTER, c_int8, c_int32, create_string_buffer
+from ctypes import POINTER, c_int8, c_int32, create_string_buffer, memmove
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -204,11 +205,11 @@ class LlamaCppModel:
                 )
             if rows := sum(wanted):
                 # llama.cpp's own buffer, which the next call overwrites: the rows wanted, in order.
-                logits[done : done + rows] = np.ctypeslib.as_array(
-                    api.llama_get_logits(self._context), (rows, self.vocab_size)
-                )
+                wanted_rows = logits[done : done + rows]
+                memmove(wanted_rows.ctypes.data, api.llama_get_logits(self._context), wanted_rows.nbytes)
                 done += rows
-        return np.split(logits, np.cumsum([part.rows for part in parts])[:-1])
+        ends = list(accumulate(part.rows for part in parts))
+        return [logits[end - part.rows : end] for part, end in zip(parts, ends, strict=True)]
 
     def _reclaim(self) -> None:
         while self._dropped:
