@@ -10,6 +10,7 @@ import typer
 
 from airdraft import __version__
 from airdraft.cli.bench import bench
+from airdraft.cli.bench_engines import engines
 from airdraft.cli.demo import demo
 from airdraft.cli.edge import edge
 from airdraft.cli.gguf import gguf
@@ -44,6 +45,7 @@ such as org/name.
 
 for command in (demo, run, edge, link, plan, gguf):
     app.command()(command)
+bench.command()(engines)
 app.add_typer(bench, name="bench")
 
 

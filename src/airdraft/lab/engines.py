@@ -1,0 +1,172 @@
+"""How long the engines take for a token of the draft and for a verification, and in how much memory, in wall clock.
+
+All run in this process and take turns, forward by forward: so other work on the machine meets them alike, and none has
+more than the one thread that suits models so small. Memory is that of a process of its own for each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from airdraft.errors import AirdraftError, ModelError
+from airdraft.models.base import OneByOne, Part, TargetEngine
+from airdraft.models.engines import HERE, load, load_target
+from airdraft.models.folder import shipped
+from airdraft.models.gguf import write_gguf
+
+THREADS = 1
+HELD = 200
+"""Positions before what is timed; each time the cache is rolled back to them."""
+WIDTHS = tuple(range(1, 17))
+"""Tokens of a verification."""
+REPEATS = 21
+DEFAULT = "onnx"
+_NEEDS = {"onnx": ("onnxruntime",), "hf": ("torch", "transformers"), "llamacpp": ("llama_cpp", "gguf", "safetensors")}
+
+OnStep = Callable[[int, int], None]
+"""Told what is done, and of how many."""
+
+
+class EngineRow(msgspec.Struct, frozen=True):
+    """One engine with the shipped pair. Times are medians."""
+
+    engine: str
+    draft_ms: float | None
+    """One token of the draft; None of an engine for targets only."""
+    verify_ms: dict[int, float]
+    """So many tokens of the target, all their rows."""
+    verify_ratio_6: float
+    """Six tokens by one."""
+    memory_bytes: int | None
+    """None where it runs elsewhere, or this system does not say."""
+
+
+class Models(msgspec.Struct, frozen=True):
+    """What `load` calls the pair's models for one engine."""
+
+    draft: str
+    target: str
+
+
+def installed(folder: Path) -> dict[str, Models]:
+    """The engines whose libraries are here. What they need beside the pair's own files is written into `folder`."""
+    found = {}
+    for engine in HERE:
+        if all(find_spec(library) for library in _NEEDS[engine]):
+            found[engine] = _gguf(folder) if engine == "llamacpp" else Models("draft", "target")
+    return found
+
+
+def _gguf(folder: Path) -> Models:
+    draft, target = folder / "draft" / "model.gguf", folder / "target" / "model.gguf"
+    draft.parent.mkdir()
+    target.parent.mkdir()
+    write_gguf(shipped("draft"), draft)
+    write_gguf(shipped("target"), target)
+    return Models(str(draft), str(target))
+
+
+def engines(
+    here: Mapping[str, Models], vllm: str | None = None, on_step: OnStep = lambda done, of: None
+) -> list[EngineRow]:
+    """A row of each engine of `installed`, and of the vLLM at the URL `vllm`, which serves the target as `target`."""
+    drafts: dict[str, TargetEngine] = {}
+    targets: dict[str, TargetEngine] = {}
+    for engine, models in here.items():
+        drafts[engine] = OneByOne(load(models.draft, engine=engine, threads=THREADS)[0])
+        targets[engine] = OneByOne(load(models.target, engine=engine, threads=THREADS)[0])
+    if vllm is not None:
+        targets["vllm"] = load_target("target", engine="vllm", urls=[vllm])[0]
+    draft_ms = _times_ms(drafts, (1,), on_step)
+    verify_ms = _times_ms(targets, WIDTHS, on_step)
+    return [
+        EngineRow(
+            engine,
+            draft_ms[engine][1] if engine in drafts else None,
+            verify_ms[engine],
+            verify_ms[engine][6] / verify_ms[engine][1],
+            _memory_bytes(engine, here[engine]) if engine in here else None,
+        )
+        for engine in targets
+    ]
+
+
+def _times_ms(
+    models: Mapping[str, TargetEngine], widths: Sequence[int], on_step: OnStep
+) -> dict[str, dict[int, float]]:
+    """Of each model the median time of a forward of so many tokens."""
+    rng = np.random.default_rng(0)
+    caches = {}
+    for name, model in models.items():
+        caches[name] = model.new_cache()
+        _forward(model, Part(caches[name], 0, range(HELD), 1))
+    taken: dict[str, dict[int, list[float]]] = {name: {width: [] for width in widths} for name in models}
+    for done, (_, width, name) in enumerate(itertools.product(range(REPEATS), widths, models), start=1):
+        # The first of two only brings back into the CPU's caches what the engine before has pushed out. Their tokens
+        # differ, or a server with a prefix cache would have the second one's rows already.
+        for tokens in rng.integers(models[name].vocab_size, size=(2, width)).tolist():
+            began = time.perf_counter()
+            _forward(models[name], Part(caches[name], HELD, tokens, width))
+            took_ms = 1e3 * (time.perf_counter() - began)
+        taken[name][width].append(took_ms)
+        on_step(done, REPEATS * len(widths) * len(models))
+    return {name: {width: median(times) for width, times in rows.items()} for name, rows in taken.items()}
+
+
+def _forward(model: TargetEngine, part: Part) -> Any:
+    [found] = model.verify([part])
+    if isinstance(found, AirdraftError):
+        raise found
+    return found
+
+
+def _memory_bytes(engine: str, models: Models) -> int | None:
+    words = [sys.executable, "-m", "airdraft.lab.memory", engine, models.draft, models.target]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    if ended.returncode != 0:
+        last = (ended.stderr.strip() or "no reason given").splitlines()[-1]
+        raise ModelError(f"the process that measures the memory of {engine} failed ({last}); mend that engine")
+    grown: int | None = msgspec.json.decode(ended.stdout, type=int | None)
+    return grown
+
+
+def table(rows: Sequence[EngineRow]) -> str:
+    """As Markdown."""
+    lines = [
+        f"The shipped pair after {HELD} positions, ms: {THREADS} thread each, all in one process, taking turns; "
+        f"medians of {REPEATS}. Memory: a process of its own that loads both models, libraries included.",
+        "",
+        "| engine | draft, 1 token | verify 1 | verify 6 | verify 16 | 6 by 1 | memory, MB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        draft = "" if row.draft_ms is None else f"{row.draft_ms:.2f}"
+        memory = "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}"
+        verify = " | ".join(f"{row.verify_ms[width]:.2f}" for width in (1, 6, 16))
+        lines.append(f"| {row.engine} | {draft} | {verify} | {row.verify_ratio_6:.2f} | {memory} |")
+    return "\n".join([*lines, "", _against_the_quickest(rows)])
+
+
+def _against_the_quickest(rows: Sequence[EngineRow]) -> str:
+    """Where the default engine loses."""
+    drafts = {row.engine: row.draft_ms for row in rows if row.draft_ms is not None}
+    verifies = {row.engine: row.verify_ms[6] for row in rows}
+    said = []
+    for what, times_ms in (("a draft's token", drafts), ("verifying 6", verifies)):
+        engine, best_ms = min(times_ms.items(), key=lambda item: item[1])
+        if engine != DEFAULT:
+            said.append(f"{times_ms[DEFAULT] / best_ms:.2f} × the time of {engine} for {what}")
+    return (
+        f"{DEFAULT}, the default, takes {' and '.join(said)}." if said else f"{DEFAULT}, the default, is the quickest."
+    )

@@ -1,0 +1,41 @@
+"""`python -m airdraft.lab.memory ENGINE MODEL...`: how much memory this process takes to load models and run them once.
+
+A process of its own, and nothing large imported before it first looks: libraries count too. Prints bytes, or `null`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def resident_bytes() -> int | None:
+    """Of this process: now on Linux, at most so far on other Unix systems, unknown on Windows."""
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        [found] = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:")]
+    elif sys.platform == "win32":
+        found = None
+    else:
+        import resource  # noqa: PLC0415  # not on Windows
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found = most if sys.platform == "darwin" else 1024 * most
+    return found
+
+
+def grown_bytes(engine: str, names: list[str]) -> int | None:
+    """What loading the models `names` with `engine` and a forward of each add."""
+    before = resident_bytes()
+    from airdraft.models.engines import load  # noqa: PLC0415  # it counts
+
+    models = [load(name, engine=engine, threads=1)[0] for name in names]
+    for model in models:
+        model.forward(model.new_cache(), 0, range(200), 6)
+    after = resident_bytes()
+    return None if before is None or after is None else after - before
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(grown_bytes(sys.argv[1], sys.argv[2:])))
