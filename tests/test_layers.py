@@ -21,12 +21,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "sim": ("errors", "core", "models.base", "link"),
     "scheduler": ("errors", "core.events", "models.base"),
     "transport": ("errors", "core", "scheduler"),
-    "device": ("errors", "core", "models", "scheduler", "transport"),
-    "edge": ("errors", "core", "models", "scheduler", "transport"),
+    "telemetry": ("errors", "core"),
+    "device": ("errors", "core", "models", "scheduler", "transport", "telemetry"),
+    "edge": ("errors", "core", "models", "scheduler", "transport", "telemetry"),
     "local": ("errors",),
     "lab": ("errors", "core", "models", "link", "sim", "device", "edge", "local", "transport"),
     "demo": ("errors", "core", "models", "link", "sim", "device", "edge", "local"),
-    "cli": ("errors", "core", "models", "link", "sim", "device", "edge", "local", "lab", "demo"),
+    "cli": ("errors", "core", "models", "link", "sim", "telemetry", "device", "edge", "local", "lab", "demo"),
     "__main__": ("cli",),
 }
 

@@ -41,6 +41,16 @@ class Owner:
     """When it was served last, in calls."""
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of the engine, for who measures."""
+
+    seconds: float
+    texts: int
+    tokens: int
+    """Fed, of all texts."""
+
+
 @dataclass(eq=False)
 class Text:
     """One sequence in the engine."""
@@ -59,6 +69,8 @@ class Text:
     """Arrival of the forward that it is halfway through, more pieces to come. No later one may take its cache, or two
     long texts would for ever take it from each other."""
     over: bool = False
+    on_call: Callable[[Call], None] | None = None
+    """Told after every call that it had a part in."""
 
 
 @dataclass(eq=False)
@@ -117,6 +129,8 @@ class Scheduler:
         self._under_way = 0
         self._took_s = SHORT_S  # the last call; unknown is not short
         self._arrivals = itertools.count()
+        self.on_call: Callable[[Call], None] | None = None
+        """Told after every call."""
         self.evictions = 0
         """Caches taken from texts that were still being written."""
 
@@ -155,6 +169,21 @@ class Scheduler:
                 text.since = math.inf
             del job  # a traceback would hold on to it, and through it to itself
 
+    @property
+    def texts(self) -> int:
+        """Texts that are open."""
+        return len(self._texts)
+
+    @property
+    def waiting(self) -> int:
+        """Forwards that wait for their turn."""
+        return len(self._waiting)
+
+    @property
+    def positions(self) -> int:
+        """Key-value positions held."""
+        return sum(text.cached for text in self._texts if text.cache is not None)
+
     def close(self) -> None:
         """Nothing more is to be run. What waits is left waiting."""
         self._closed = True
@@ -171,34 +200,43 @@ class Scheduler:
                 self._waiting.remove(piece.job)
             short = self._took_s < SHORT_S and batch[0].end - batch[0].start <= SHORT_TOKENS
             if short and len(self._texts) == 1:
-                self._settle(batch, self._call(batch))
+                self._settle(batch, *self._call(batch))
                 continue
             future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, batch)
             future.add_done_callback(lambda done, batch=batch: self._settled(batch, done))  # type: ignore[misc]
 
-    def _call(self, batch: Sequence[_Piece]) -> Sequence[FloatArray | AirdraftError]:
+    def _call(self, batch: Sequence[_Piece]) -> tuple[Sequence[FloatArray | AirdraftError], float]:
+        """What the engine gave, and the seconds it took."""
         parts = [Part(each.job.text.cache, each.start, each.tokens[each.start : each.end], each.rows) for each in batch]
         began_s = perf_counter()
+        found: Sequence[FloatArray | AirdraftError]
         try:
-            return self.engine.verify(parts)
+            found = self.engine.verify(parts)
         except Exception:  # the engine's own fault: it ends these texts and no others
             name = self.engine.name
             _log.exception("a forward of %s failed", name)
-            return [ModelError(f"{name} failed to run; see the log of the side that runs it") for _ in parts]
-        finally:
-            self._took_s = perf_counter() - began_s
+            found = [ModelError(f"{name} failed to run; see the log of the side that runs it") for _ in parts]
+        self._took_s = took_s = perf_counter() - began_s
+        return found, took_s
 
-    def _settled(self, batch: list[_Piece], done: asyncio.Future[Sequence[FloatArray | AirdraftError]]) -> None:
+    def _settled(
+        self, batch: list[_Piece], done: asyncio.Future[tuple[Sequence[FloatArray | AirdraftError], float]]
+    ) -> None:
         closed = ModelError(f"{self.engine.name} was closed")
-        self._settle(batch, [closed for _ in batch] if done.cancelled() else done.result())
+        self._settle(batch, *(([closed for _ in batch], 0.0) if done.cancelled() else done.result()))
         self._start()
 
-    def _settle(self, batch: list[_Piece], found: Sequence[FloatArray | AirdraftError]) -> None:
+    def _settle(self, batch: list[_Piece], found: Sequence[FloatArray | AirdraftError], took_s: float) -> None:
         """Hand the results out. A text with more to feed waits for its next turn."""
         self._under_way -= 1
+        call = Call(took_s, len(batch), sum(piece.end - piece.start for piece in batch))
+        if self.on_call is not None:
+            self.on_call(call)
         for piece, rows in zip(batch, found, strict=True):
             job, text = piece.job, piece.job.text
             text.running, text.since = False, math.inf
+            if text.on_call is not None:
+                text.on_call(call)
             if not isinstance(rows, AirdraftError):
                 text.tokens, text.cached = piece.tokens, piece.end
             if text.over:

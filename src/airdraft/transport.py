@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from websockets.asyncio.connection import Connection as WebSocket
 from websockets.exceptions import ConnectionClosed
@@ -18,7 +19,7 @@ from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event, Failed, Finished, Forward
 from airdraft.core.messages import websocket_header
 from airdraft.errors import AirdraftError, RefusedError
-from airdraft.scheduler import Owner, Scheduler, Text
+from airdraft.scheduler import Call, Owner, Scheduler, Text
 
 MESSAGE_BYTES = 1 << 16
 """Most bytes in one WebSocket message. Frames of the protocol are cut anywhere, so that no receiver has to take
@@ -36,12 +37,21 @@ class Driver:
         socket: WebSocket,
         scheduler: Scheduler,
         on_event: Callable[[Event], None],
+        on_call: Callable[[int, Call], None] | None = None,
+        pace: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """
+        Args:
+            on_call: shown every call of the engine that a session has had a part in.
+            pace: waited for before a forward queues for its turn.
+        """
         self.machine = machine
         self._socket = socket
         self._scheduler = scheduler
         self._owner = Owner()
         self._on_event = on_event
+        self._on_call = on_call
+        self._pace = pace
         self._texts: dict[int, Text] = {}
         self._forwards: dict[int, asyncio.Task[None]] = {}  # those that have not answered: at most one a session
         self._can_send = True
@@ -108,6 +118,19 @@ class Driver:
                 self.forget(event.session)
             self._on_event(event)
 
+    def waits(self, session: int) -> bool:
+        """Whether a forward of the session waits for its turn, or runs."""
+        return session in self._forwards
+
+    def fail(self, code: str, message: str, session: int | None = None) -> None:
+        """End a session at the edge, or the connection, and tell the peer why."""
+        if session is None:
+            self.handle([self.machine.fail(code, message)])
+            self._sooner.set()
+        else:
+            self.handle(self.machine.failed(session, code, message))
+        self.flush()
+
     def forget(self, session: int) -> None:
         """Free what a session held that is over: its text in the engine, and a forward that waits for its turn."""
         if task := self._forwards.pop(session, None):
@@ -149,6 +172,10 @@ class Driver:
             text = self._texts.get(number)
             if text is None:
                 text = self._texts[number] = self._scheduler.open(self._owner)
+                if self._on_call is not None:
+                    text.on_call = partial(self._on_call, number)
+            if self._pace is not None and event.rows:
+                await self._pace()
             logits = await self._scheduler.run(text, lambda: self.machine.latest(event))
             self._forwards.pop(number, None)  # from here on this task is not to be cancelled by `forget`
             self.handle(self.machine.forwarded(number, logits, self._now()))

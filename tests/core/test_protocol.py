@@ -295,7 +295,7 @@ def test_every_error_raised_is_listed() -> None:
     source = "".join(path.read_text("utf-8") for path in core.rglob("*.py"))
     raised = set(re.findall(r'RemoteProtocolError\(\s*"(\w+)"', source))
     assert raised <= set(ERROR_CODES)
-    assert set(ERROR_CODES) - raised <= {"scheme", "busy", "silent", "engine"}
+    assert set(ERROR_CODES) - raised <= {"scheme", "busy", "quota", "revoked", "idle", "silent", "engine"}
 
 
 def test_a_peer_with_newer_fields_is_understood() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class Connection(ABC):
         self.verify_s = 0.0
         """How long a forward of the target takes; 0 when not known."""
         self.closed = False
+        self.tap: Callable[[Message, bool], None] | None = None
+        """Shown every message but heartbeats, and whether it is sent or received; when received, before it is acted on."""
 
     @abstractmethod
     def _handle(self, message: Message, now: float) -> Iterable[Event]:
@@ -62,6 +64,8 @@ class Connection(ABC):
                         self.rtt_s = now - message.t
                         events.append(self._echoed(Echo(self.rtt_s, len(encode(ping)), len(encode(message))), message))
                 else:
+                    if self.tap is not None:
+                        self.tap(message, False)
                     events += self._handle(message, now)
             except RemoteProtocolError as error:
                 events.append(self.fail(error.code, str(error)))
@@ -125,3 +129,5 @@ class Connection(ABC):
     def _send(self, message: Message) -> None:
         if not self.closed:
             self._out += encode(message)
+            if self.tap is not None and not isinstance(message, Ping | Pong):
+                self.tap(message, True)

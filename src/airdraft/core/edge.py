@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from airdraft.core.connection import Connection
 from airdraft.core.events import Event, Failed, Finished, Forward
 from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome
 from airdraft.core.serving import Limits, Session, Target
-from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.errors import BadParameterError, RefusedError, RemoteProtocolError
 
 __all__ = ["EdgeMachine", "Limits", "Target"]
 
@@ -42,6 +42,12 @@ class EdgeMachine(Connection):
         self._greeted = False
         self._sessions: dict[int, Session] = {}
         self._last_opened = 0
+        self.admit: Callable[[], None] | None = None
+        """Asked before a text is opened; raises `RefusedError` to refuse it."""
+
+    def text(self, session: int) -> Sequence[int]:
+        """Prompt and committed tokens of a session; empty if there is none."""
+        return self._sessions[session].text if session in self._sessions else ()
 
     def latest(self, forward: Forward) -> Forward:
         """Asked for when a forward's turn has come: what to run in its place, now that more drafts may be here."""
@@ -142,11 +148,13 @@ class EdgeMachine(Connection):
             self._send(Error(number, "busy", f"{len(self._sessions)} sessions are open on this connection; close one"))
             return []
         try:
+            if self.admit is not None:
+                self.admit()
             session = Session(self, message, self._target, self._limits)
         except BadParameterError as error:
             self._send(Error(number, "scheme", str(error)))
             return []
-        except RemoteProtocolError as error:
+        except (RefusedError, RemoteProtocolError) as error:
             self._send(Error(number, error.code, str(error)))
             return []
         self._sessions[number] = session

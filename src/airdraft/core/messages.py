@@ -36,7 +36,10 @@ ERROR_CODES = {
     "frame": "a frame is longer than the receiver allows",
     "garbage": "bytes that are no message of this protocol",
     "state": "a message that does not fit the session's state",
-    "busy": "the edge has no room for another session",
+    "busy": "the edge has no room for another session, or is about to end",
+    "quota": "the quota of the device's token is used up",
+    "revoked": "the device's token is valid no more",
+    "idle": "nothing has happened for too long",
     "silent": "nothing was heard for three heartbeats",
     "engine": "the model at the edge failed",
 }

@@ -9,6 +9,7 @@ if there are none the edge writes a token by itself, or waits for one, as the ra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -129,6 +130,11 @@ class Session:
 
     def _make(self, spec: SchemeSpec) -> schemes.Scheme:
         return self._machine.make(spec, self._params, self._seed, self._vocab_size, EDGE, len(self._tokens))
+
+    @property
+    def text(self) -> Sequence[int]:
+        """Prompt and committed tokens."""
+        return self._tokens
 
     def opened(self) -> list[Event]:
         """Tell the device, and prefill all of the prompt but its last token, which the first verification feeds."""

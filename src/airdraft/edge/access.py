@@ -1,0 +1,187 @@
+"""Who may use the edge, and how much of it: bearer tokens (RFC 6750) from a file, each with quotas."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import tomllib
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from airdraft.errors import BadParameterError
+
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
+"""RFC 6750 §2.1, and no fewer characters than 16: whoever is online may guess."""
+_REMEDY = "take one of at least 16 letters, digits or -._~+/, from `openssl rand -hex 16` say"
+
+
+class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the devices of one token may ask for, all together. None: as much as anybody."""
+
+    connections: int | None = None
+    sessions: int | None = None
+    """Texts at once."""
+    tokens_per_s: float | None = None
+    """Committed tokens a second, in the mean."""
+    context: int | None = None
+    """Positions of one text, prompt included."""
+
+
+class Entry(Quotas, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One [[token]] of a TOML file."""
+
+    name: str
+    token: str | None = None
+    sha256: str | None = None
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    token: list[Entry]
+
+
+class Bucket:
+    """A token bucket that may go into debt: a forward commits what it commits, and the next one waits.
+
+    Bursts of one second's worth pass.
+    """
+
+    def __init__(self, rate: float | None, now: float) -> None:
+        """`rate`: tokens a second; None: no limit."""
+        self.rate = rate
+        self._level = rate or 0.0
+        self._at = now
+
+    def take(self, tokens: int, now: float) -> None:
+        """These were spent."""
+        if self.rate is not None:
+            self._level = min(self.rate, self._level + (now - self._at) * self.rate) - tokens
+        self._at = now
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the debt is paid."""
+        if self.rate is None:
+            return 0.0
+        return max(0.0, -self._level / self.rate - (now - self._at))
+
+
+@dataclass(eq=False)
+class Tenant:
+    """Whom one token belongs to, and what its devices use just now. They share nothing with those of another."""
+
+    name: str
+    quotas: Quotas
+    bucket: Bucket
+    digest: bytes = b""
+    """SHA-256 of the token; the token itself is not kept."""
+    connections: int = 0
+    sessions: int = 0
+    verify_s: float = 0.0
+    """How long a forward took, as its last connection found it: with a wait for the bucket that others do not have."""
+    revoked: bool = False
+
+
+def anybody(now: float) -> Tenant:
+    """The one tenant of an edge without tokens."""
+    return Tenant("anybody", Quotas(), Bucket(None, now))
+
+
+class Access:
+    """The tokens of one file."""
+
+    def __init__(self, path: Path, now: float = 0.0) -> None:
+        """Raises: `BadParameterError` if the file cannot be read or is not right."""
+        self._path = path
+        self._tenants: list[Tenant] = []
+        self.reload(now)
+
+    def __len__(self) -> int:
+        return len(self._tenants)
+
+    def reload(self, now: float) -> None:
+        """Read the file again. Who is still in it keeps what it has open; who is not is marked as revoked.
+
+        Raises: as the constructor; everything is then as it was.
+        """
+        known = {tenant.digest: tenant for tenant in self._tenants}
+        tenants = []
+        for name, digest, quotas in _read(self._path):
+            tenant = known.pop(digest, None) or Tenant(name, quotas, Bucket(quotas.tokens_per_s, now), digest)
+            if tenant.quotas.tokens_per_s != quotas.tokens_per_s:
+                tenant.bucket = Bucket(quotas.tokens_per_s, now)
+            tenant.name, tenant.quotas = name, quotas
+            tenants.append(tenant)
+        for tenant in known.values():
+            tenant.revoked = True
+        self._tenants = tenants
+
+    def find(self, authorization: str) -> Tenant | None:
+        """Whose token an `Authorization` header holds. How long it takes says nothing about how much of it is right."""
+        scheme, _, token = authorization.partition(" ")
+        digest = sha256(token.strip().encode(errors="replace")).digest()
+        found = None
+        for tenant in self._tenants:  # all of them, whether found or not
+            if hmac.compare_digest(tenant.digest, digest):
+                found = tenant
+        return found if scheme.lower() == "bearer" else None
+
+
+def _read(path: Path) -> list[tuple[str, bytes, Quotas]]:
+    """Name, digest and quotas of each token. No message holds a token."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadParameterError(f"the tokens in {path} cannot be read ({error}); give a text file") from error
+    entries = _of_toml(path, text) if path.suffix == ".toml" else _of_lines(path, text)
+    if not entries:
+        raise BadParameterError(f"{path} holds no token, so nobody could connect; add one, or leave --tokens out")
+    for what, found in (("name", [each[0] for each in entries]), ("token", [each[1] for each in entries])):
+        for at, each in enumerate(found):
+            if each in found[:at]:
+                raise BadParameterError(
+                    f"{path}: {entries[at][0]!r} has the same {what} as another; give it one of its own"
+                )
+    return entries
+
+
+def _of_lines(path: Path, text: str) -> list[tuple[str, bytes, Quotas]]:
+    entries = []
+    for number, line in enumerate(text.splitlines(), 1):
+        token = line.partition("#")[0].strip()
+        if token:
+            entries.append((f"line {number}", _digest(path, f"line {number}", token), Quotas()))
+    return entries
+
+
+def _of_toml(path: Path, text: str) -> list[tuple[str, bytes, Quotas]]:
+    try:
+        listed = msgspec.convert(tomllib.loads(text), _File).token
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise BadParameterError(
+            f"{path} lists no tokens ({error}); write [[token]] with name, token and quotas"
+        ) from error
+    entries = []
+    for each in listed:
+        quotas = Quotas(**{name: getattr(each, name) for name in Quotas.__struct_fields__})
+        for name in Quotas.__struct_fields__:
+            value = getattr(quotas, name)
+            if value is not None and not value > 0:  # NaN lands here too
+                raise BadParameterError(f"{path}: {name} of {each.name!r} is {value}; give a number above 0, or none")
+        if (each.token is None) == (each.sha256 is None):
+            raise BadParameterError(f"{path}: {each.name!r} needs either token or sha256, the digest of one in hex")
+        if each.sha256 is not None:
+            if not re.fullmatch(r"[0-9a-fA-F]{64}", each.sha256):
+                raise BadParameterError(f"{path}: sha256 of {each.name!r} is no 64 hex digits; see `sha256sum`")
+            digest = bytes.fromhex(each.sha256)
+        else:
+            digest = _digest(path, repr(each.name), each.token or "")
+        entries.append((each.name, digest, quotas))
+    return entries
+
+
+def _digest(path: Path, name: str, token: str) -> bytes:
+    if not _TOKEN.fullmatch(token):
+        raise BadParameterError(f"{path}: the token of {name} is too short or has other characters; {_REMEDY}")
+    return sha256(token.encode()).digest()

@@ -1,0 +1,90 @@
+"""HTTP in the event loop of the process: what is to be scraped, and a server for it and for any other app."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from airdraft.errors import LinkError
+
+STOP_S = 3
+"""Seconds that answers under way get when the server ends."""
+
+
+def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list[Route]:
+    """/metrics for Prometheus, /healthz for a load balancer: 200, or 503 while `health` says why not."""
+
+    async def scrape(request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(metrics), headers={"content-type": kind})
+
+    async def healthz(request: Request) -> Response:
+        why = health()
+        return JSONResponse({"status": why or "ok"}, 503 if why else 200)
+
+    return [Route("/metrics", scrape), Route("/healthz", healthz)]
+
+
+class _Server(uvicorn.Server):
+    """One server of several in a process, whose signals are another's business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    app: ASGIApp, host: str, port: int, *, certificate: Path | None = None, key: Path | None = None
+) -> AsyncIterator[int]:
+    """Serve an ASGI app in the running loop while the context lasts. Yields the port; port 0 picks a free one.
+
+    With a certificate and its key (PEM) it speaks HTTPS only. Raises: `LinkError` if the address cannot be had.
+    """
+    listening = await _listen(host, port)
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # ours
+        access_log=False,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_S,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve([listening]))
+    try:
+        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.001)
+        if task.done():
+            task.result()
+            raise LinkError(f"the HTTP server on {host}:{port} did not start; see the log")
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
+        listening.close()
+
+
+async def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, address = found[0]
+        return socket.create_server(address, family=family, backlog=128)
+    except OSError as error:
+        raise LinkError(
+            f"HTTP cannot be served on {host}:{port} ({error.strerror}); choose a free port, or port 0"
+        ) from error

@@ -1,0 +1,56 @@
+"""Logs, as lines for people or as JSON for machines. What was written, and who may write, is in neither."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+LEVELS = ("debug", "info", "warning", "error")
+
+TEXT = "airdraft: %(levelname)s: %(message)s"
+QUIET = {"websockets": logging.ERROR, "urllib3": logging.ERROR, "uvicorn": logging.WARNING, "asyncio": logging.WARNING}
+"""Libraries that would say more than is news to us. At DEBUG some write headers, secrets included."""
+
+
+def fields(**values: Any) -> dict[str, dict[str, Any]]:
+    """For `extra=` of a logging call: keys of their own in JSON; a line of text does not show them."""
+    return {"fields": values}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, the record's fields, and any traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class _Line(logging.Formatter):
+    """One line for each record but for tracebacks: parts of a message may come from a peer."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
+def printable(text: str) -> str:
+    """`text` with a space for whatever a terminal would act upon."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def configure(level: str = "warning", as_json: bool = False) -> None:
+    """Send what this process logs, from `level` up, to standard error. Replaces what was configured before."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if as_json else _Line(TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name, least in QUIET.items():
+        logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
