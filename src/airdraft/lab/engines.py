@@ -1,6 +1,6 @@
 """How long the engines take for a token of the draft and for a verification, and in how much memory, in wall clock.
 
-All run in this process and take turns, forward by forward: so other work on the machine meets them alike, and none has
+All run in this process and take turns of some milliseconds: so other work on the machine meets them alike, and none has
 more than the one thread that suits models so small. Memory is that of a process of its own for each.
 """
 
@@ -30,7 +30,8 @@ HELD = 200
 """Positions before what is timed; each time the cache is rolled back to them."""
 WIDTHS = tuple(range(1, 17))
 """Tokens of a verification."""
-REPEATS = 21
+TURNS, BURST = 21, 6
+"""How often an engine's turn comes for each width, and its forwards then."""
 DEFAULT = "onnx"
 _NEEDS = {"onnx": ("onnxruntime",), "hf": ("torch", "transformers"), "llamacpp": ("llama_cpp", "gguf", "safetensors")}
 
@@ -112,15 +113,15 @@ def _times_ms(
         caches[name] = model.new_cache()
         _forward(model, Part(caches[name], 0, range(HELD), 1))
     taken: dict[str, dict[int, list[float]]] = {name: {width: [] for width in widths} for name in models}
-    for done, (_, width, name) in enumerate(itertools.product(range(REPEATS), widths, models), start=1):
-        # The first of two only brings back into the CPU's caches what the engine before has pushed out. Their tokens
-        # differ, or a server with a prefix cache would have the second one's rows already.
-        for tokens in rng.integers(models[name].vocab_size, size=(2, width)).tolist():
+    for done, (_, width, name) in enumerate(itertools.product(range(TURNS), widths, models), start=1):
+        # The first of a burst brings back into the CPU's caches what the engine before has pushed out. No tokens are
+        # fed twice, or a server with a prefix cache would have their rows already.
+        for at, tokens in enumerate(rng.integers(models[name].vocab_size, size=(BURST, width)).tolist()):
             began = time.perf_counter()
             _forward(models[name], Part(caches[name], HELD, tokens, width))
-            took_ms = 1e3 * (time.perf_counter() - began)
-        taken[name][width].append(took_ms)
-        on_step(done, REPEATS * len(widths) * len(models))
+            if at > 0:
+                taken[name][width].append(1e3 * (time.perf_counter() - began))
+        on_step(done, TURNS * len(widths) * len(models))
     return {name: {width: median(times) for width, times in rows.items()} for name, rows in taken.items()}
 
 
@@ -145,7 +146,7 @@ def table(rows: Sequence[EngineRow]) -> str:
     """As Markdown."""
     lines = [
         f"The shipped pair after {HELD} positions, ms: {THREADS} thread each, all in one process, taking turns; "
-        f"medians of {REPEATS}. Memory: a process of its own that loads both models, libraries included.",
+        f"medians of {TURNS} turns. Memory: a process of its own that loads both models, libraries included.",
         "",
         "| engine | draft, 1 token | verify 1 | verify 6 | verify 16 | 6 by 1 | memory, MB |",
         "|---|---:|---:|---:|---:|---:|---:|",
