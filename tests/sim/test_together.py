@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.base import FloatArray
+from airdraft.models.base import FloatArray, check
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 from airdraft.sim import alone, together
@@ -19,7 +20,19 @@ from airdraft.sim.conformance import TableModel
 VOCAB = 6
 
 
-def table(seed: int, likeness: float = 0.0, max_context: int = 64, eos_ids: tuple[int, ...] = ()) -> TableModel:
+class Strict(TableModel):
+    """Refuses what every engine refuses, and counts."""
+
+    fed = forwards = 0
+
+    def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        check(self, len(cache), keep, tokens, rows)
+        self.fed += len(tokens)
+        self.forwards += 1
+        return super().forward(cache, keep, tokens, rows)
+
+
+def table(seed: int, likeness: float = 0.0, max_context: int = 64, eos_ids: tuple[int, ...] = ()) -> Strict:
     """A random model; `likeness` is how much of its rows is the same for every seed."""
 
     def row(prefix: tuple[int, ...]) -> FloatArray:
@@ -28,7 +41,7 @@ def table(seed: int, likeness: float = 0.0, max_context: int = 64, eos_ids: tupl
         rows[VOCAB] = 99  # padding, which is no token
         return rows
 
-    return TableModel(row, VOCAB + 1, max_context, eos_ids)
+    return Strict(row, VOCAB + 1, max_context, eos_ids)
 
 
 @given(
@@ -68,19 +81,18 @@ def test_a_draft_that_is_always_right_fills_its_rounds(length: int, rounds: list
 
 
 def test_each_position_is_fed_once_and_what_was_refused_again() -> None:
-    class Counted(TableModel):
-        fed = 0
-
-        def forward(self, cache: list[int], keep: int, tokens: object, rows: int) -> FloatArray:
-            assert len(cache) >= keep
-            self.fed += len(tokens)  # type: ignore[arg-type]
-            return super().forward(cache, keep, tokens, rows)  # type: ignore[arg-type]
-
-    draft, target = Counted(table(1).row, VOCAB + 1), Counted(table(2).row, VOCAB + 1)
+    draft, target = table(1), table(2)
     rounds = list(together.write(draft, target, [1, 2, 3], SamplingParams(0), 0, 20, 4, VOCAB))
     drafted = [min(4, 20 - 1 - sum(map(len, rounds[:at]))) for at in range(len(rounds))]
     assert target.fed == 2 + sum(n + 1 for n in drafted)
     assert draft.fed <= 2 + sum(n + 1 for n in drafted)
+
+
+def test_nothing_is_drafted_after_an_end() -> None:
+    ends = np.array([0, 9, 0, 0, 0, 0, 0], np.float32)
+    draft, target = Strict(lambda _: ends, VOCAB + 1, eos_ids=(1,)), table(2)
+    rounds = list(together.write(draft, target, [2], SamplingParams(0), 0, 12, 4, VOCAB))
+    assert draft.forwards == len([at for at in range(len(rounds)) if sum(map(len, rounds[:at])) < 11])
 
 
 def test_the_shipped_pair() -> None:
