@@ -14,13 +14,29 @@ from typing import Any, TypeVar
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
+from airdraft.core.bits import BitWriter, id_width
 from airdraft.core.device import Request
 from airdraft.core.edge import Limits
 from airdraft.core.events import Committed, Finished
-from airdraft.core.messages import VERSION, Decoder, Hello, Message, SchemeSpec, ToDevice, encode
+from airdraft.core.messages import (
+    VERSION,
+    Close,
+    Decoder,
+    Digest,
+    Error,
+    Hello,
+    Message,
+    Open,
+    SchemeSpec,
+    ToDevice,
+    Tokens,
+    Welcome,
+    encode,
+)
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import Client
-from airdraft.edge.server import EdgeServer
+from airdraft.edge.server import EdgeServer, Service
+from airdraft.errors import RefusedError
 from airdraft.models.base import FloatArray, OneByOne
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
@@ -99,11 +115,20 @@ def run(main: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30) -> T:
 
 
 @contextlib.asynccontextmanager
+async def started(
+    target: Table, service: Service | None = None, limits: Limits | None = None
+) -> AsyncIterator[tuple[EdgeServer, str]]:
+    """An edge and its URL."""
+    async with EdgeServer(OneByOne(target), TOKENIZER, target.vocab_size, limits, service=service) as server:
+        await server.start(HOST, 0)
+        yield server, f"ws{'s' if service and service.tls else ''}://{HOST}:{server.port}"
+
+
+@contextlib.asynccontextmanager
 async def serving(target: Table, limits: Limits | None = None) -> AsyncIterator[str]:
     """An edge; its URL."""
-    async with EdgeServer(OneByOne(target), TOKENIZER, target.vocab_size, limits) as server:
-        await server.start(HOST, 0)
-        yield f"ws://{HOST}:{server.port}"
+    async with started(target, limits=limits) as (_, url):
+        yield url
 
 
 async def device(url: str, draft: Table) -> Client:
@@ -150,6 +175,8 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
 class Raw:
     """A peer that says whatever it likes."""
 
+    welcome: Welcome
+
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self._decoder = Decoder(ToDevice)
@@ -157,12 +184,17 @@ class Raw:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect(cls, url: str, greet: bool = True) -> AsyncIterator[Raw]:
-        async with connect(url, compression=None, ping_interval=None, proxy=None) as socket:
+    async def connect(cls, url: str, greet: bool = True, token: str = "", **options: Any) -> AsyncIterator[Raw]:
+        headers = {"Authorization": f"Bearer {token}"} if token else None
+        async with connect(
+            url, compression=None, ping_interval=None, proxy=None, additional_headers=headers, **options
+        ) as socket:
             raw = cls(socket)
             if greet:
                 await raw.send(hello())
-                await raw.receive()
+                answer = await raw.receive()
+                assert isinstance(answer, Welcome)
+                raw.welcome = answer
             yield raw
 
     async def send(self, *messages: Message) -> None:
@@ -174,6 +206,28 @@ class Raw:
             assert isinstance(data, bytes)
             self._messages += self._decoder.feed(data)
         return self._messages.pop(0)
+
+    async def text(self, session: int, prompt: Sequence[int], max_tokens: int) -> list[int]:
+        """What the edge writes by itself after a prompt. Raises: `RefusedError`, whatever session is refused."""
+        await self.send(opening(session, tuple(prompt), "server", max_tokens))
+        written: list[int] = []
+        while len(written) < max_tokens and not (written and written[-1] == EOS):
+            message = await self.receive()
+            if isinstance(message, Error):
+                raise RefusedError(message.code, f"session {message.session}: {message.message}")
+            if isinstance(message, Tokens):
+                written += message.tokens
+        await self.send(Close(session, "over"))
+        return written
+
+
+def opening(
+    session: int = 1, prompt: tuple[int, ...] = (1, 2, 3), scheme: str = "coupled", max_tokens: int = 400
+) -> Open:
+    packed = BitWriter()
+    packed.write(list(prompt), id_width(VOCAB))
+    spec = SchemeSpec(scheme)
+    return Open(session, spec, GREEDY, 0, max_tokens, len(prompt), len(prompt), packed.bytes(), Digest(prompt).value)
 
 
 def hello(version: int = VERSION, tokenizer: bytes = TOKENIZER, vocab_size: int = VOCAB) -> Hello:

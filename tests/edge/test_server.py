@@ -13,7 +13,6 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from airdraft import transport
-from airdraft.core.bits import BitWriter, id_width
 from airdraft.core.edge import Limits
 from airdraft.core.events import Committed
 from airdraft.core.messages import Close, Digest, Draft, Error, Message, Open, Opened, Ping, Pong, SchemeSpec, encode
@@ -34,6 +33,7 @@ from .loopback import (
     Table,
     device,
     hello,
+    opening,
     request,
     run,
     serving,
@@ -41,13 +41,6 @@ from .loopback import (
     until,
     write,
 )
-
-
-def opening(session: int = 1, prompt: tuple[int, ...] = (1, 2, 3), scheme: str = "coupled") -> Open:
-    packed = BitWriter()
-    packed.write(list(prompt), id_width(VOCAB))
-    spec = SchemeSpec(scheme)
-    return Open(session, spec, GREEDY, 0, 400, len(prompt), len(prompt), packed.bytes(), Digest(prompt).value)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

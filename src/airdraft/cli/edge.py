@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from typing import Annotated
+import logging
+import signal
+import ssl
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from starlette.applications import Starlette
 
 from airdraft.cli import options
 from airdraft.cli.waiting import stopping
 from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
-from airdraft.edge.server import Capacity, EdgeServer
-from airdraft.errors import BadParameterError
+from airdraft.edge import tls
+from airdraft.edge.access import Access
+from airdraft.edge.server import Capacity, EdgeServer, Service
+from airdraft.errors import AirdraftError, BadParameterError
 from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target
-from airdraft.models.profile import PacedEngine, Profile, profile
+from airdraft.models.profile import PacedEngine, profile
+from airdraft.telemetry import logs
+from airdraft.telemetry.http import routes, serving
+from airdraft.telemetry.trace import Traces
+
+_log = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ENGINE, ACCESS, LIMITS, OPERATION = "Engine", "Access", "Limits", "Operation"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Of the process, rather than of the server in it."""
+
+    name: str
+    """Of the model."""
+    imitated: str | None
+    """The hardware whose compute is imitated."""
+    host: str
+    port: int
+    metrics_host: str
+    metrics_port: int | None
+    drain_s: float
+    tls: tuple[ssl.SSLContext, Path, Path] | None
+    tokens: int | None
+    as_json: bool
+    until_eof: bool
 
 
 def edge(
@@ -25,25 +62,25 @@ def edge(
         typer.Option(
             help=f"What runs the target: {', '.join(HERE)}, or one that runs elsewhere: {', '.join(REMOTE)}. "
             "Without it: the one whose files the folder holds.",
-            rich_help_panel="Engine",
+            rich_help_panel=ENGINE,
         ),
     ] = None,
     url: Annotated[
         list[str] | None,
-        typer.Option(help="Where such an engine answers; once for each replica.", rich_help_panel="Engine"),
+        typer.Option(help="Where such an engine answers; once for each replica.", rich_help_panel=ENGINE),
     ] = None,
     engine_top_k: Annotated[
         int,
         typer.Option(
             help="Most likely tokens to ask such an engine for. A text is exact with at most this --top-k, or greedy.",
             min=1,
-            rich_help_panel="Engine",
+            rich_help_panel=ENGINE,
         ),
     ] = TOP_K,
     max_batch: Annotated[
         int | None,
         typer.Option(
-            help="Texts in one call of the engine; without it, as many as it takes.", min=1, rich_help_panel="Engine"
+            help="Texts in one call of the engine; without it, as many as it takes.", min=1, rich_help_panel=ENGINE
         ),
     ] = None,
     kv_tokens: Annotated[
@@ -51,23 +88,79 @@ def edge(
         typer.Option(
             help="Tokens of all texts whose keys and values are kept; who loses them is fed again.",
             min=1,
-            rich_help_panel="Engine",
+            rich_help_panel=ENGINE,
         ),
     ] = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8571,
     profile_name: options.Profile = "none",
-    max_texts: Annotated[int, typer.Option(help="Texts at once on all connections.", min=1)] = 1024,
-    max_sessions: Annotated[int, typer.Option(help="Texts at once on one connection.")] = 16,
-    max_draft: Annotated[int, typer.Option(help="Tokens in one draft.")] = 32,
-    max_frame: Annotated[int, typer.Option(help="Bytes in one frame.")] = MAX_FRAME,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Certificate chain, PEM. wss:// is served then, and nothing else.", rich_help_panel=ACCESS),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.", rich_help_panel=ACCESS)] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bearer tokens that are let in: one a line, or .toml with quotas. SIGHUP reads it, and the "
+            "certificate, again.",
+            rich_help_panel=ACCESS,
+        ),
+    ] = None,
+    max_connections: Annotated[int, typer.Option(help="Connections at once.", min=1, rich_help_panel=LIMITS)] = 1024,
+    max_texts: Annotated[
+        int, typer.Option(help="Texts at once on all connections.", min=1, rich_help_panel=LIMITS)
+    ] = 1024,
+    max_sessions: Annotated[int, typer.Option(help="Texts at once on one connection.", rich_help_panel=LIMITS)] = 16,
+    max_draft: Annotated[int, typer.Option(help="Tokens in one draft.", rich_help_panel=LIMITS)] = 32,
+    max_frame: Annotated[int, typer.Option(help="Bytes in one frame.", rich_help_panel=LIMITS)] = MAX_FRAME,
+    idle_s: Annotated[
+        float,
+        typer.Option(
+            help="Seconds after which a text without progress, or a connection without a text, is ended; 0: never.",
+            min=0,
+            rich_help_panel=LIMITS,
+        ),
+    ] = 300.0,
+    handshake_s: Annotated[
+        float, typer.Option(help="Seconds that a handshake may take.", min=0.1, rich_help_panel=LIMITS)
+    ] = 10.0,
+    drain_s: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that open texts get to end after SIGTERM; a second one ends at once.",
+            min=0,
+            rich_help_panel=OPERATION,
+        ),
+    ] = 30.0,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Serve /metrics and /healthz over HTTP here.", min=0, max=65535, rich_help_panel=OPERATION),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address for them to listen on.", rich_help_panel=OPERATION)
+    ] = "127.0.0.1",
+    log_level: Annotated[
+        str, typer.Option(help=f"What to log: {', '.join(logs.LEVELS)}.", rich_help_panel=OPERATION)
+    ] = "warning",
+    log_json: Annotated[bool, typer.Option(help="Log JSON, a line each.", rich_help_panel=OPERATION)] = False,
+    trace_dir: Annotated[
+        Path | None,
+        typer.Option(help="Write a trace of every text, see `airdraft trace show`.", rich_help_panel=OPERATION),
+    ] = None,
+    trace_tokens: Annotated[
+        bool,
+        typer.Option(help="Token ids in traces, too: whoever reads them reads the texts.", rich_help_panel=OPERATION),
+    ] = False,
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
     """Serve a target model: verify what devices draft, and stream to devices that cannot draft.
 
-    Listens on this machine only unless told otherwise; there is no encryption
-    and no password yet, so keep it behind something that has both.
+    Listens on this machine only unless told otherwise. To face a network, give
+    it a certificate and tokens, see docs/operate.md:
+
+      airdraft edge --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem --tokens tokens.toml
 
     With vLLM on this machine, the folder only for its tokenizer and config:
 
@@ -75,28 +168,113 @@ def edge(
     """
     if min(max_sessions, max_draft) < 1 or max_frame < 1024:
         raise BadParameterError("--max-sessions and --max-draft must be at least 1, --max-frame at least 1024 bytes")
+    if log_level not in logs.LEVELS:
+        raise BadParameterError(f"no log level {log_level!r}; choose from {', '.join(logs.LEVELS)}")
+    if trace_tokens and trace_dir is None:
+        raise BadParameterError("--trace-tokens without --trace-dir; say where traces go")
+    pace = profile(profile_name)
+    secured = _tls(tls_cert, tls_key)
+    service = Service(
+        tls=secured[0] if secured else None,
+        access=Access(tokens) if tokens else None,
+        connections=max_connections,
+        handshake_s=handshake_s,
+        idle_s=idle_s or None,
+        traces=Traces(trace_dir, "edge", trace_tokens) if trace_dir else None,
+    )
     limits = Limits(max_frame, max_draft, max_sessions)
     capacity = Capacity(max_texts, max_batch, kv_tokens)
-    pace = profile(profile_name)
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k)
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
-    server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity)
-    asyncio.run(_serve(server, model.name, pace, host, port, as_json, until_eof))
+    server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
+    logs.configure(log_level, log_json)
+    settings = _Settings(
+        model.name, pace.description if pace.target_s else None, host, port, metrics_host, metrics_port, drain_s,
+        secured, len(service.access) if service.access else None, as_json, until_eof,
+    )  # fmt: skip
+    asyncio.run(_serve(server, settings))
 
 
-async def _serve(
-    server: EdgeServer, name: str, pace: Profile, host: str, port: int, as_json: bool, until_eof: bool
-) -> None:
+def _tls(certificate: Path | None, key: Path | None) -> tuple[ssl.SSLContext, Path, Path] | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise BadParameterError("--tls-cert and --tls-key go together; give both")
+    return tls.server_context(certificate, key), certificate, key
+
+
+async def _serve(server: EdgeServer, settings: _Settings) -> None:
     async with server:
-        await server.start(host, port)
-        stopped = stopping(until_eof)
-        url = options.address(host, server.port)
-        if as_json:
-            print(json.dumps({"event": "listening", "url": url, "model": name}), flush=True)  # noqa: T201
-        else:
-            typer.echo(f"airdraft edge serves {name} on {url} (Ctrl-C stops it)")
-            if pace.target_s:
-                typer.echo(f"compute is imitated: {pace.description}")
-            if host not in ("127.0.0.1", "localhost", "::1"):
-                typer.echo(f"listening on {host}: anybody who reaches it may use it")
-        await stopped.wait()
+        await server.start(settings.host, settings.port)
+        async with _metrics(server, settings) as metrics_url:
+            stopped = stopping(settings.until_eof)
+            terminated = asyncio.Event()
+
+            def terminate() -> None:
+                (stopped if terminated.is_set() else terminated).set()
+
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, terminate)
+            if settings.tls or settings.tokens:
+                loop.add_signal_handler(signal.SIGHUP, _reload, server, settings)
+            _announce(server, settings, metrics_url)
+            await _either(stopped.wait(), terminated.wait())
+            if not stopped.is_set():
+                await _either(stopped.wait(), server.drain(settings.drain_s))
+
+
+async def _either(*waits: Coroutine[Any, Any, object]) -> None:
+    """Until the first is over; the others are given up."""
+    tasks = [asyncio.create_task(each) for each in waits]
+    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+@contextlib.asynccontextmanager
+async def _metrics(server: EdgeServer, settings: _Settings) -> AsyncIterator[str | None]:
+    """Serve what is to be scraped. Yields its URL."""
+    if settings.metrics_port is None:
+        yield None
+        return
+    app = Starlette(routes=routes(server.metrics.registry, server.health))
+    async with serving(app, settings.metrics_host, settings.metrics_port) as port:
+        yield options.address(settings.metrics_host, port).replace("ws://", "http://", 1)
+
+
+def _reload(server: EdgeServer, settings: _Settings) -> None:
+    try:
+        server.reload()
+        if settings.tls is not None:
+            tls.load(*settings.tls)
+    except AirdraftError as error:
+        _log.error("not reloaded, everything is as it was: %s", error)
+    else:
+        _log.info("tokens and certificate were read again")
+
+
+def _announce(server: EdgeServer, settings: _Settings, metrics_url: str | None) -> None:
+    url = options.address(settings.host, server.port)
+    if settings.tls:
+        url = url.replace("ws://", "wss://", 1)
+    if settings.as_json:
+        line = {"event": "listening", "url": url, "model": settings.name}
+        print(json.dumps(line | ({"metrics": metrics_url} if metrics_url else {})), flush=True)  # noqa: T201
+        return
+    typer.echo(f"airdraft edge serves {settings.name} on {url} (Ctrl-C stops it)")
+    if metrics_url:
+        typer.echo(f"metrics are at {metrics_url}/metrics")
+    if settings.imitated:
+        typer.echo(f"compute is imitated: {settings.imitated}")
+    if settings.tokens:
+        typer.echo(f"{settings.tokens} tokens are let in")
+    if settings.host in LOOPBACK:
+        typer.echo("only this machine reaches it; --host lets others")
+    else:
+        if not settings.tokens:
+            typer.echo(f"listening on {settings.host} without --tokens: anybody who reaches it may use it")
+        if not settings.tls:
+            typer.echo(f"listening on {settings.host} without --tls-cert: anybody on the way reads texts and tokens")

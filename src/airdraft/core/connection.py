@@ -40,7 +40,7 @@ class Connection(ABC):
         """How long a forward of the target takes; 0 when not known."""
         self.closed = False
         self.tap: Callable[[Message, bool], None] | None = None
-        """Shown every message but heartbeats, and whether it is sent or received; when received, before it is acted on."""
+        """Shown every message but heartbeats, and whether it is sent. What is received, before it is acted on."""
 
     @abstractmethod
     def _handle(self, message: Message, now: float) -> Iterable[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import tomllib
@@ -81,6 +82,12 @@ class Tenant:
     verify_s: float = 0.0
     """How long a forward took, as its last connection found it: with a wait for the bucket that others do not have."""
     revoked: bool = False
+
+    async def pace(self) -> None:
+        """Wait until the bucket allows a forward. Others of this tenant wait as well, so look again afterwards."""
+        clock = asyncio.get_running_loop().time
+        while (wait_s := self.bucket.wait_s(clock())) > 0:  # noqa: ASYNC110 - the passing of time is what is waited for
+            await asyncio.sleep(wait_s)
 
 
 def anybody(now: float) -> Tenant:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from airdraft import __version__
 from airdraft.core.edge import EdgeMachine, Limits, Target
-from airdraft.core.events import Event, Failed
-from airdraft.errors import LinkError
+from airdraft.edge.access import Access, Tenant, anybody
+from airdraft.edge.watch import Watch
+from airdraft.errors import LinkError, RefusedError
 from airdraft.models.base import TargetEngine
-from airdraft.scheduler import Scheduler
+from airdraft.scheduler import Call, Scheduler
+from airdraft.telemetry.metrics import Metrics, Readings
+from airdraft.telemetry.trace import Traces
 from airdraft.transport import CLOSE_S, MESSAGE_BYTES, Driver
 
-_log = logging.getLogger(__name__)
+RETRY_S = 5
+"""When to try again, whom the edge has no room for."""
+SWEEP_S = 5.0
+"""Seconds between two looks for what is idle, at most."""
+GOING_AWAY, SERVICE_RESTART = 1001, 1012  # RFC 6455 §7.4.1, and the registry that it founds
+
+# Of its own, because at DEBUG the library writes the headers of every handshake down, and one of them is the token.
+_wire = logging.getLogger("airdraft.websocket")
+_wire.setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,41 @@ class Capacity:
     """Key-value positions held at once; a text that loses its cache to another is fed again, not refused."""
 
 
+@dataclass(frozen=True)
+class Service:
+    """How the edge faces the network, and what it tells of itself."""
+
+    tls: ssl.SSLContext | None = None
+    """Serve wss:// with it, and plain ws:// no more."""
+    access: Access | None = None
+    """Whose tokens are let in; None: anybody."""
+    connections: int | None = 1024
+    """At once; one more is refused."""
+    handshake_s: float = 10.0
+    """For TLS, and for the WebSocket's own."""
+    idle_s: float | None = 300.0
+    """A text without progress, or a connection without a text, for so long is ended. None: never."""
+    traces: Traces | None = None
+
+
+class _Socket(ServerConnection):
+    """One connection, counted from its handshake to its end."""
+
+    tenant: Tenant | None = None
+    sockets: set[_Socket] | None = None
+
+    def admit(self, tenant: Tenant, sockets: set[_Socket]) -> None:
+        self.tenant, self.sockets = tenant, sockets
+        tenant.connections += 1
+        sockets.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.tenant is not None and self.sockets is not None:
+            self.tenant.connections -= 1
+            self.sockets.discard(self)
+        super().connection_lost(exc)
+
+
 class EdgeServer:
     """Serves one target to any number of devices; a fault of one ends its session or connection, no other's."""
 
@@ -43,12 +92,14 @@ class EdgeServer:
         vocab_size: int,
         limits: Limits | None = None,
         capacity: Capacity | None = None,
+        service: Service | None = None,
     ) -> None:
         """`tokenizer` is the digest, and `vocab_size` the size, of the vocabulary the model was trained with."""
         limits, capacity = limits or Limits(), capacity or Capacity()
         if engine.max_rollback is not None:  # what is rejected is taken back
             limits = replace(limits, max_draft=min(limits.max_draft, engine.max_rollback))
         self._limits = limits
+        self._service = service or Service()
         self._target = Target(
             f"airdraft {__version__}", engine.name, tokenizer, vocab_size, engine.max_context, engine.eos_ids,
             engine.top_k,
@@ -57,10 +108,16 @@ class EdgeServer:
             engine, "target",
             max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,
         )  # fmt: skip
-        self._verify_s = 0.0  # as the last connection found it
-        self._machines: set[EdgeMachine] = set()
+        self._scheduler.on_call = self._called
+        self.metrics = Metrics(self._read)
+        self._anybody = anybody(0.0)
+        self._live: dict[_Socket, tuple[Driver, Watch]] = {}
+        self._sockets: set[_Socket] = set()
+        self._bytes_in = self._bytes_out = 0  # of connections that are over
         self._server: Server | None = None
-        self._sockets: set[ServerConnection] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._draining = False
+        self._a_text_ended = asyncio.Event()
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Port 0 picks a free one, see `port`.
@@ -72,6 +129,12 @@ class EdgeServer:
                 self._serve,
                 host,
                 port,
+                ssl=self._service.tls,
+                process_request=self._handshake,
+                create_connection=_Socket,
+                open_timeout=self._service.handshake_s,
+                logger=_wire,
+                server_header=None,
                 compression=None,  # ids and probabilities do not compress, and it costs time
                 max_size=max(self._limits.max_frame + 16, MESSAGE_BYTES),
                 ping_interval=None,  # the protocol has heartbeats of its own
@@ -80,6 +143,8 @@ class EdgeServer:
             raise LinkError(
                 f"the edge cannot listen on {host}:{port} ({error.strerror}); choose a free port, or port 0"
             ) from error
+        if self._service.idle_s is not None:
+            self._sweeper = asyncio.create_task(self._sweep(self._service.idle_s))
 
     @property
     def port(self) -> int:
@@ -89,10 +154,44 @@ class EdgeServer:
         port: int = next(iter(self._server.sockets)).getsockname()[1]
         return port
 
+    def health(self) -> str | None:
+        """Why new texts had better go elsewhere, if they had."""
+        return "draining" if self._draining else "not listening" if self._server is None else None
+
+    def reload(self) -> None:
+        """Read the tokens again; connections whose token is no longer there end.
+
+        Raises: `BadParameterError` if the file is not right; the tokens are then those of before.
+        """
+        if self._service.access is not None:
+            self._service.access.reload(asyncio.get_running_loop().time())
+        for socket, (driver, _) in list(self._live.items()):
+            if socket.tenant is not None and socket.tenant.revoked:
+                driver.fail("revoked", "the token of this connection is valid no more; connect with another")
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, let the texts that are open end, for so long at most; then close.
+
+        Devices are closed with code 1012: they may go on elsewhere.
+        """
+        self._draining = True
+        try:
+            async with asyncio.timeout(seconds):
+                while any(watch.texts for _, watch in self._live.values()):
+                    self._a_text_ended.clear()
+                    await self._a_text_ended.wait()
+        except TimeoutError:
+            pass
+        await self.close()
+
     async def close(self) -> None:
         """Stop listening, end every connection."""
+        code = SERVICE_RESTART if self._draining else GOING_AWAY
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         if self._server is not None:
             server, self._server = self._server, None
+            closing = [asyncio.create_task(socket.close(code)) for socket in self._sockets]
             server.close()
             try:
                 async with asyncio.timeout(CLOSE_S):
@@ -101,6 +200,7 @@ class EdgeServer:
                 for socket in self._sockets:
                     socket.transport.abort()
                 await server.wait_closed()
+            await asyncio.gather(*closing)
         self._scheduler.close()
 
     async def __aenter__(self) -> Self:
@@ -111,23 +211,98 @@ class EdgeServer:
     ) -> None:
         await self.close()
 
-    def _speed(self) -> float:
-        """Seconds that a forward takes, as far as any connection knows."""
-        return next((machine.verify_s for machine in self._machines if machine.verify_s), self._verify_s)
+    def _handshake(self, socket: ServerConnection, request: Request) -> Response | None:
+        """Let a device in, or answer why not."""
+        if self._draining:
+            return self._turn_away(socket, HTTPStatus.SERVICE_UNAVAILABLE, "this edge is about to end; try another")
+        tenant: Tenant | None = self._anybody
+        if self._service.access is not None:
+            given = request.headers.get_all("Authorization")
+            tenant = self._service.access.find(given[0]) if len(given) == 1 else None
+        if tenant is None:
+            return self._turn_away(socket, HTTPStatus.UNAUTHORIZED, "this edge wants a token that it knows")
+        most, own = self._service.connections, tenant.quotas.connections
+        if most is not None and len(self._sockets) >= most:
+            return self._turn_away(socket, HTTPStatus.SERVICE_UNAVAILABLE, "this edge has no room; try again later")
+        if own is not None and tenant.connections >= own:
+            what = f"{tenant.connections} connections of this token are open; close one"
+            return self._turn_away(socket, HTTPStatus.TOO_MANY_REQUESTS, what)
+        if isinstance(socket, _Socket):
+            socket.admit(tenant, self._sockets)
+        return None
+
+    def _turn_away(self, socket: ServerConnection, status: HTTPStatus, why: str) -> Response:
+        self.metrics.refused.labels(str(status.value)).inc()
+        response = socket.respond(status, why + "\n")
+        if status is HTTPStatus.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        else:
+            response.headers["Retry-After"] = str(RETRY_S)
+        return response
+
+    def _admit(self, tenant: Tenant) -> None:
+        """Whether one more text may be opened. Raises: `RefusedError`."""
+        if self._draining:
+            raise RefusedError("busy", "this edge is about to end; open the text at another, or here later")
+        most = tenant.quotas.sessions
+        if most is not None and tenant.sessions >= most:
+            raise RefusedError(
+                "quota", f"{tenant.sessions} texts of this token are open; close one, or try again later"
+            )
+
+    def _speed(self, tenant: Tenant) -> float:
+        """Seconds that a forward takes, as far as any connection of the tenant's knows."""
+        machines = [driver.machine for socket, (driver, _) in self._live.items() if socket.tenant is tenant]
+        return next((machine.verify_s for machine in machines if machine.verify_s), tenant.verify_s)
 
     async def _serve(self, socket: ServerConnection) -> None:
-        machine = EdgeMachine(self._target, self._limits, asyncio.get_running_loop().time(), self._speed())
+        if not isinstance(socket, _Socket) or socket.tenant is None:
+            raise LinkError("a connection was not let in, and came through")
+        tenant, quotas, clock = socket.tenant, socket.tenant.quotas, asyncio.get_running_loop().time
+        target = replace(self._target, max_context=min(self._target.max_context, quotas.context or 1 << 62))
+        limits = replace(self._limits, max_sessions=min(self._limits.max_sessions, quotas.sessions or 1 << 30))
+        machine = EdgeMachine(target, limits, clock(), self._speed(tenant))
+        peer = ":".join(map(str, socket.remote_address[:2])) if socket.remote_address else "somebody gone"
+        watch = Watch(machine, peer, tenant, self.metrics, self._service.traces, clock, self._a_text_ended.set)
 
-        def on_event(event: Event) -> None:
-            if isinstance(event, Failed):
-                what = "the connection" if event.session is None else f"session {event.session}"
-                _log.warning("%s of %s ended: %s: %s", what, socket.remote_address, event.code, event.message)
-
-        self._sockets.add(socket)
-        self._machines.add(machine)
+        machine.tap = watch.message
+        machine.admit = lambda: self._admit(tenant)
+        driver = Driver(machine, socket, self._scheduler, watch.event, watch.call, tenant.pace)
+        self._live[socket] = driver, watch
         try:
-            await Driver(machine, socket, self._scheduler, on_event).run()
+            await driver.run()
         finally:
-            self._verify_s = machine.verify_s or self._verify_s
-            self._machines.discard(machine)
-            self._sockets.discard(socket)
+            del self._live[socket]
+            watch.close()
+            self._bytes_in += driver.bytes_in
+            self._bytes_out += driver.bytes_out
+            tenant.verify_s = machine.verify_s or tenant.verify_s
+
+    async def _sweep(self, idle_s: float) -> None:
+        """End what has been idle for too long."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(min(idle_s / 4, SWEEP_S))
+            since = clock() - idle_s
+            for driver, watch in list(self._live.values()):
+                # A forward that waits is the edge's own delay.
+                for number in [each for each in watch.idle(since) if not driver.waits(each)]:
+                    driver.fail("idle", f"nothing was written for {idle_s:g} s; open the text again to go on", number)
+                if not watch.texts and watch.rested_s < since and not driver.machine.closed:
+                    driver.fail("idle", f"no text was open for {idle_s:g} s; connect again to write")
+
+    def _called(self, call: Call) -> None:
+        self.metrics.forward_s.observe(call.seconds)
+        self.metrics.batch.observe(call.texts)
+
+    def _read(self) -> Readings:
+        drivers = [driver for driver, _ in self._live.values()]
+        return Readings(
+            received_bytes_total=self._bytes_in + sum(driver.bytes_in for driver in drivers),
+            sent_bytes_total=self._bytes_out + sum(driver.bytes_out for driver in drivers),
+            evictions_total=self._scheduler.evictions,
+            waiting_forwards=self._scheduler.waiting,
+            kv_positions=self._scheduler.positions,
+            texts=sum(len(watch.texts) for _, watch in self._live.values()),
+            connections=len(self._live),
+        )

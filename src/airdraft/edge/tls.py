@@ -24,7 +24,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Give new connections of `context` this certificate. Raises: as `server_context`; the context is then as it was."""
+    """Give new connections of `context` this certificate. Raises: as `server_context`, and leaves it as it was."""
     for what, path in (("certificate", certificate), ("key", key)):
         try:
             path.read_bytes()

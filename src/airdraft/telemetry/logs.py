@@ -38,7 +38,7 @@ class JsonFormatter(logging.Formatter):
 class _Line(logging.Formatter):
     """One line for each record but for tracebacks: parts of a message may come from a peer."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of the one it overrides
         return printable(super().formatMessage(record))
 
 
@@ -48,9 +48,11 @@ def printable(text: str) -> str:
 
 
 def configure(level: str = "warning", as_json: bool = False) -> None:
-    """Send what this process logs, from `level` up, to standard error. Replaces what was configured before."""
+    """Send what this process logs, from `level` up, to standard error. Replaces what was sent there before."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if as_json else _Line(TEXT))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    root = logging.getLogger()
+    root.handlers = [each for each in root.handlers if type(each) is not logging.StreamHandler] + [handler]
+    root.setLevel(level.upper())
     for name, least in QUIET.items():
-        logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
+        logging.getLogger(name).setLevel(max(least, root.level))

@@ -1,0 +1,161 @@
+"""What is seen of one connection at the edge: for quotas, metrics, logs and traces, and to find what is idle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from airdraft.core.edge import EdgeMachine
+from airdraft.core.events import Echo, Event, Failed, Finished
+from airdraft.core.messages import Draft, Error, Message, Open, Opened, Tokens, Verdict
+from airdraft.edge.access import Tenant
+from airdraft.scheduler import Call
+from airdraft.telemetry.logs import fields
+from airdraft.telemetry.metrics import Metrics
+from airdraft.telemetry.trace import TextTrace, Traces
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Watched:
+    """One text that is being written."""
+
+    opened_s: float
+    progress_s: float
+    """When it was opened, or tokens were committed last."""
+    trace: TextTrace | None
+    first_s: float | None = None
+    committed: int = 0
+    drafts: int = 0
+    """In the draft that came last: what its verdict rules on."""
+
+
+class Watch:
+    """One connection. The machine shows its messages, the driver calls of the engine and events."""
+
+    def __init__(
+        self,
+        machine: EdgeMachine,
+        peer: str,
+        tenant: Tenant,
+        metrics: Metrics,
+        traces: Traces | None,
+        clock: Callable[[], float],
+        on_end: Callable[[], None],
+    ) -> None:
+        """`clock`: seconds, that of the machine. `on_end`: called when a text is over."""
+        self.texts: dict[int, Watched] = {}
+        self.rested_s = clock()
+        """When the last text ended, or the connection began."""
+        self._machine, self._peer, self._tenant = machine, peer, tenant
+        self._metrics, self._traces, self._clock, self._on_end = metrics, traces, clock, on_end
+        self._asked: Open | None = None
+
+    def message(self, message: Message, sent: bool) -> None:
+        """A message came, or goes."""
+        now = self._clock()
+        if isinstance(message, Open):
+            self._asked = message
+            return
+        if isinstance(message, Error) and sent:
+            self._metrics.refused.labels(message.code).inc()
+        number = getattr(message, "session", None)
+        if isinstance(message, Opened) and number not in self.texts:
+            self._opened(message.session, now)
+        text = self.texts.get(number) if number is not None else None
+        if text is None:
+            return
+        if isinstance(message, Tokens):
+            written = len(message.tokens)
+            if not message.drafted:
+                self._metrics.raced.inc(written)
+            self._committed(text, message.accepted, written, message.drafted, now)
+        elif isinstance(message, Verdict):
+            # `extra` without a token: the device draws the token that follows.
+            written = int(message.token is not None or bool(message.extra))
+            self._committed(text, message.accepted, written, text.drafts, now)
+        elif isinstance(message, Draft):
+            text.drafts = message.count
+            self._metrics.drafted.inc(message.count)
+        if text.trace is not None:
+            text.trace.message(message, now, self._machine.text(message.session))  # type: ignore[attr-defined]
+
+    def _opened(self, number: int, now: float) -> None:
+        trace = None
+        if self._traces is not None and self._asked is not None:
+            trace = self._traces.open(self._asked, now, session=number, peer=self._peer, tenant=self._tenant.name)
+        self.texts[number] = Watched(now, now, trace)
+        self._tenant.sessions += 1
+
+    def _committed(self, text: Watched, accepted: int, written: int, verified: int, now: float) -> None:
+        metrics, count = self._metrics, accepted + written
+        metrics.rounds.inc()
+        metrics.committed.inc(count)
+        if verified:
+            metrics.verified.inc(verified)
+            metrics.accepted.inc(accepted)
+        if text.first_s is None:
+            text.first_s = now
+            metrics.first_s.observe(now - text.opened_s)
+        else:
+            text.committed += count
+        text.progress_s = now
+        self._tenant.bucket.take(count, now)
+
+    def call(self, session: int, call: Call) -> None:
+        """The engine has run a call for a text."""
+        text = self.texts.get(session)
+        if text is not None and text.trace is not None:
+            text.trace.call(self._clock(), call.seconds, call.texts, call.tokens)
+
+    def event(self, event: Event) -> None:
+        """Something of the machine's that is no forward."""
+        if isinstance(event, Echo):
+            self._metrics.rtt_s.observe(event.seconds)
+        elif isinstance(event, Finished):
+            self._end(event.session, "finished")
+        elif isinstance(event, Failed):
+            what = "the connection" if event.session is None else f"session {event.session}"
+            about = fields(session=event.session, tenant=self._tenant.name, peer=self._peer, code=event.code)
+            _log.warning(
+                "%s of %s (%s) ended: %s: %s",
+                what,
+                self._peer,
+                self._tenant.name,
+                event.code,
+                event.message,
+                extra=about,
+            )
+            if event.session is not None:
+                self._end(event.session, "failed")
+
+    def idle(self, since: float) -> Iterator[int]:
+        """Texts without progress since a moment."""
+        return (number for number, text in self.texts.items() if text.progress_s < since)
+
+    def close(self) -> None:
+        """The connection is over, and with it its texts."""
+        for number in list(self.texts):
+            self._end(number, "lost")
+
+    def _end(self, number: int, how: str) -> None:
+        text = self.texts.pop(number, None)
+        if text is None:
+            return
+        now = self._clock()
+        self.rested_s = now
+        self._tenant.sessions -= 1
+        self._on_end()
+        self._metrics.ended.labels(how).inc()
+        if text.first_s is not None and text.committed:
+            self._metrics.token_s.observe((text.progress_s - text.first_s) / text.committed)
+        if text.trace is not None:
+            if how == "lost":
+                text.trace.note("lost", now)
+            text.trace.close()
+        about = fields(
+            session=number, tenant=self._tenant.name, peer=self._peer, how=how, seconds=round(now - text.opened_s, 3)
+        )
+        _log.info("session %d of %s (%s) %s", number, self._peer, self._tenant.name, how, extra=about)

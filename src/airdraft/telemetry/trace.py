@@ -1,0 +1,176 @@
+"""Traces: what became of one text, event by event, in a file of JSON lines. Either side of the link can write them.
+
+Every event has `t`, seconds since the first one, and `event`:
+
+    opened     prompt, length (more if the text is resumed), max_tokens, scheme, side; `at`: the wall clock
+    ready      the edge has taken the text
+    draft      start, count, bytes
+    call       the engine ran: began (seconds since the first event), texts in the call, tokens it was fed
+    committed  length of the text by now, accepted drafts, written (by the target)
+    switch     scheme; switched: the edge follows
+    more, extra   `split`: recovery on the device took more candidates
+    finished   reason; or failed: code, message; or lost: the connection ended
+
+Token ids, which tell the text, are in there only if that is asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from airdraft.core.messages import Close, Draft, Error, Extra, Message, More, Open, Opened, Switch, Tokens, Verdict
+from airdraft.errors import BadParameterError
+
+_log = logging.getLogger(__name__)
+
+HELD = 256
+"""Events in memory before they are written: a file for each text, held open, would use up the descriptors."""
+
+
+class Traces:
+    """A folder of traces."""
+
+    def __init__(self, folder: Path, side: str, tokens: bool = False) -> None:
+        """`tokens`: write the ids, too. Raises: `BadParameterError` if the folder cannot be made."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadParameterError(f"no traces can go to {folder} ({error.strerror}); name another folder") from error
+        self._folder, self._side, self._tokens = folder, side, tokens
+        self._numbers = itertools.count(1)
+
+    def open(self, message: Open, now: float, **about: Any) -> TextTrace:
+        """The trace of a new text. `about`: more to say of it."""
+        at = datetime.now(UTC)
+        path = self._folder / f"{at:%Y%m%dT%H%M%S}-{os.getpid()}-{next(self._numbers):06d}.jsonl"
+        trace = TextTrace(path, now, self._tokens)
+        trace.note(
+            "opened", now, at=at.isoformat(timespec="milliseconds"), side=self._side, **about,
+            prompt=message.prompt_length, length=message.length, max_tokens=message.max_tokens,
+            scheme=message.scheme.name,
+        )  # fmt: skip
+        return trace
+
+
+class TextTrace:
+    """The trace of one text."""
+
+    def __init__(self, path: Path, began: float, tokens: bool) -> None:
+        self.path = path
+        self._began = began
+        self._tokens = tokens
+        self._length: int | None = None  # of the text, once it is ready
+        self._lines: list[str] = []
+        self._broken = False
+
+    def note(self, event: str, now: float, **what: Any) -> None:
+        """Write an event down."""
+        self._lines.append(json.dumps({"t": round(now - self._began, 6), "event": event, **what}))
+        if len(self._lines) >= HELD:
+            self._write()
+
+    def call(self, now: float, seconds: float, texts: int, tokens: int) -> None:
+        """The engine has run a call of `seconds` with this text in it."""
+        self.note("call", now, began=round(now - seconds - self._began, 6), texts=texts, tokens=tokens)
+
+    def message(self, message: Message, now: float, text: Sequence[int] = ()) -> None:
+        """A message of this text's came or went. `text`: all of it by now, for the ids."""
+        if isinstance(message, Tokens):
+            length = message.start + message.accepted + len(message.tokens)
+            self._committed(now, length, text, accepted=message.accepted, written=len(message.tokens))
+        elif isinstance(message, Verdict):
+            written = int(message.token is not None)
+            self._committed(now, message.committed, text, accepted=message.accepted, written=written)
+        elif isinstance(message, Draft):
+            self.note("draft", now, start=message.start, count=message.count, bytes=len(message.body))
+        elif isinstance(message, Opened):
+            ids = {"ids": list(text)} if self._tokens and self._length is None else {}
+            self.note("ready" if self._length is None else "switched", now, length=message.committed, **ids)
+            self._length = message.committed
+        elif isinstance(message, Switch):
+            self.note("switch", now, scheme=message.scheme.name)
+        elif isinstance(message, More | Extra):
+            self.note(type(message).__name__.lower(), now)
+        elif isinstance(message, Close):
+            self.note("finished", now, reason=message.reason)
+        elif isinstance(message, Error):
+            self.note("failed", now, code=message.code, message=message.message)
+
+    def _committed(self, now: float, length: int, text: Sequence[int], **counts: int) -> None:
+        ids = {"ids": list(text[self._length : length])} if self._tokens else {}
+        self._length = length
+        self.note("committed", now, length=length, **counts, **ids)
+
+    def close(self) -> None:
+        """Nothing more will happen."""
+        self._write()
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        if self._broken or not lines:
+            return
+        try:
+            with open(self.path, "a", encoding="utf-8", opener=_private) as file:
+                file.write("\n".join(lines) + "\n")
+        except OSError as error:  # a full disk costs the trace, not the text
+            self._broken = True
+            _log.warning("the trace %s cannot be written (%s); it stops here", self.path, error.strerror)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The events of a trace. Raises: `BadParameterError` if it is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadParameterError(f"the trace {path} cannot be read ({error}); name a file of --trace-dir") from error
+    events = []
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+            float(event["t"]), str(event["event"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadParameterError(
+                f"line {number} of {path} is no event of a trace; name a file of --trace-dir"
+            ) from error
+        events.append(event)
+    if not events or events[0]["event"] != "opened":
+        raise BadParameterError(f"{path} does not begin as a trace does; name a file of --trace-dir")
+    return events
+
+
+def summary(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A text in numbers: tokens, times in seconds, and how it ended."""
+    of: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        of.setdefault(event["event"], []).append(event)
+    commits, calls = of.get("committed", []), of.get("call", [])
+    last = events[-1]
+    begun = events[0].get("length", 0)
+    tokens = commits[-1]["length"] - begun if commits else 0
+    spent = commits[-1]["t"] - commits[0]["t"] if commits else 0.0
+    after = commits[-1]["length"] - commits[0]["length"] if commits else 0
+    return {
+        "tokens": tokens,
+        "accepted": sum(each.get("accepted", 0) for each in commits),
+        "written": sum(each.get("written", 0) for each in commits),
+        "drafted": sum(each.get("count", 0) for each in of.get("draft", [])),
+        "seconds": last["t"],
+        "first_token_s": commits[0]["t"] if commits else None,
+        "token_s": spent / after if after else None,
+        "engine_s": sum(each["t"] - each["began"] for each in calls),
+        "calls": len(calls),
+        "mean_batch": sum(each["texts"] for each in calls) / len(calls) if calls else None,
+        "end": last["event"] if last["event"] in ("finished", "failed", "lost") else None,
+        "why": last.get("reason") or last.get("code"),
+    }
