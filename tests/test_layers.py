@@ -24,10 +24,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "telemetry": ("errors", "core"),
     "device": ("errors", "core", "models", "scheduler", "transport", "telemetry"),
     "edge": ("errors", "core", "models", "scheduler", "transport", "telemetry"),
+    "api": ("errors", "core", "models", "scheduler", "transport", "telemetry", "device", "edge"),
     "local": ("errors",),
     "lab": ("errors", "core", "models", "link", "sim", "device", "edge", "local", "transport"),
     "demo": ("errors", "core", "models", "link", "sim", "device", "edge", "local"),
-    "cli": ("errors", "core", "models", "link", "sim", "telemetry", "device", "edge", "local", "lab", "demo"),
+    "cli": (
+        "errors", "core", "models", "link", "sim", "telemetry", "device", "edge", "api", "local", "lab", "demo",
+    ),
     "__main__": ("cli",),
 }
 

@@ -1,0 +1,111 @@
+"""The objects of OpenAI's API that are sent back."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from airdraft.api.reading import End, Piece
+from airdraft.core.request import Request
+
+Texts = AsyncGenerator[tuple[int, Piece | End], None]
+"""What is new, and of which choice."""
+
+
+class Answer:
+    """To one request: a text for each choice, whole or in chunks."""
+
+    def __init__(
+        self, model: str, chat: bool, requests: Sequence[Request], prefixes: Sequence[str], prompt_tokens: int
+    ) -> None:
+        """`requests`: one a choice. `prefixes`: what each choice's text begins with, an echo."""
+        self._chat, self._requests, self._prefixes = chat, requests, prefixes
+        self._prompt_tokens = prompt_tokens
+        self._tokens = 0
+        self._same = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    async def whole(self, texts: Texts) -> dict[str, Any]:
+        """All choices at once."""
+        words = [""] * len(self._prefixes)
+        ends: dict[int, End] = {}
+        async with contextlib.aclosing(texts):
+            async for index, new in texts:
+                if isinstance(new, End):
+                    ends[index] = new
+                else:
+                    words[index] = words[index][: new.replaces] + new.text
+        choices = [
+            self._choice(index, self._content(self._prefixes[index] + words[index]), ends[index])
+            for index in range(len(words))
+        ]
+        kind = "chat.completion" if self._chat else "text_completion"
+        return {**self._same, "object": kind, "choices": choices, "usage": self._usage()}
+
+    async def chunks(self, texts: Texts, with_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
+        """As the texts are written."""
+        begun = False
+        async with contextlib.aclosing(texts):
+            async for index, new in texts:
+                if not begun:  # an error before anything was written comes before any chunk
+                    begun = True
+                    for each, prefix in enumerate(self._prefixes):
+                        if self._chat:
+                            yield self._chunk(each, {"delta": {"role": "assistant", "content": ""}})
+                        elif prefix:
+                            yield self._chunk(each, {"text": prefix})
+                yield self._chunk(index, self._part(new), new)
+        if with_usage:
+            yield {**self._same, "object": self._chunk_kind, "choices": [], "usage": self._usage()}
+
+    @property
+    def _chunk_kind(self) -> str:
+        return "chat.completion.chunk" if self._chat else "text_completion"
+
+    def _chunk(self, index: int, content: dict[str, Any], new: Piece | End | None = None) -> dict[str, Any]:
+        return {**self._same, "object": self._chunk_kind, "choices": [self._choice(index, content, new)]}
+
+    def _part(self, new: Piece | End) -> dict[str, Any]:
+        """A correction is no text to be appended: who does not know of it must not be shown it as one."""
+        text = new.text if isinstance(new, Piece) and new.replaces is None else ""
+        if self._chat:
+            return {"delta": {} if isinstance(new, End) else {"content": text}}
+        return {"text": text}
+
+    def _content(self, words: str) -> dict[str, Any]:
+        if self._chat:
+            return {"message": {"role": "assistant", "content": words, "refusal": None}}
+        return {"text": words}
+
+    def _choice(self, index: int, content: dict[str, Any], new: Piece | End | None) -> dict[str, Any]:
+        reason = new.reason if isinstance(new, End) else None
+        choice = {"index": index, **content, "logprobs": None, "finish_reason": reason}
+        if isinstance(new, End):
+            self._tokens += new.tokens
+            choice["airdraft"] = {"seed": self._requests[index].seed, "unverified_tokens": new.unverified}
+        elif new and new.replaces is not None:
+            start = len(self._prefixes[index]) + new.replaces
+            choice["airdraft"] = {"verified": new.verified, "correction": {"from": start, "text": new.text}}
+        elif new and not new.verified:
+            choice["airdraft"] = {"verified": False}
+        return choice
+
+    def _usage(self) -> dict[str, Any]:
+        """Drafts are OpenAI's predictions: rejected is every one that was sent and is not in the text."""
+        accepted = sum(request.counts.accepted for request in self._requests)
+        drafted = sum(request.counts.drafted for request in self._requests)
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._tokens,
+            "total_tokens": self._prompt_tokens + self._tokens,
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": accepted,
+                "rejected_prediction_tokens": max(drafted - accepted, 0),
+            },
+        }

@@ -1,0 +1,161 @@
+"""The application: models, completions and chats over any writer of texts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import random
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from airdraft.api.alone import TargetWriter
+from airdraft.api.answers import Answer
+from airdraft.api.errors import ApiError
+from airdraft.api.http import body_of, events, refused, whole
+from airdraft.api.reading import End, Piece, TextWriter, read
+from airdraft.api.schema import Body, ChatBody, CompletionBody, parse
+from airdraft.api.template import ChatTemplate
+from airdraft.api.together import together
+from airdraft.core.control.auto import Auto
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
+from airdraft.core.schemes import SCHEMES
+from airdraft.edge.server import EdgeServer
+from airdraft.errors import AirdraftError
+from airdraft.models.text import Tokenizer
+
+MAX_TEXTS = 16
+"""Written at once, as many as an edge takes from one connection; further ones wait for their turn."""
+
+
+@dataclass
+class Api:
+    """A writer, and what it takes to speak of its texts in characters."""
+
+    writer: TextWriter
+    tokenizer: Tokenizer
+    model: str
+    """What clients call the target."""
+    template: ChatTemplate | None = None
+    key: str | None = None
+    """What clients must present; None: nothing."""
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_TEXTS))
+    _since: int = field(default_factory=lambda: int(time.time()))
+
+    def app(self) -> Starlette:
+        """For any ASGI server."""
+        return Starlette(
+            routes=[
+                Route("/v1/models", self._models),
+                Route("/v1/models/{model:path}", self._one_model),
+                Route("/v1/completions", self._complete, methods=["POST"]),
+                Route("/v1/chat/completions", self._converse, methods=["POST"]),
+            ],
+            exception_handlers={AirdraftError: refused, HTTPException: refused, Exception: refused},
+        )
+
+    async def _models(self, http: HttpRequest) -> Response:
+        self._admit(http)
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def _one_model(self, http: HttpRequest) -> Response:
+        self._admit(http)
+        self._known(http.path_params["model"])
+        return JSONResponse(self._card())
+
+    async def _complete(self, http: HttpRequest) -> Response:
+        self._admit(http)
+        body = parse(CompletionBody, await body_of(http))
+        self._known(body.model)
+        prompts = [self.tokenizer.encode(each) if isinstance(each, str) else each for each in body.prompts()]
+        if not all(0 <= token < self.tokenizer.vocab_size for prompt in prompts for token in prompt):
+            raise ApiError(400, "prompt holds an id outside the vocabulary", "prompt", "invalid_value")
+        echoes = [self.tokenizer.decode(prompt) if body.echo else "" for prompt in prompts]
+        return self._answer(body, prompts, echoes)
+
+    async def _converse(self, http: HttpRequest) -> Response:
+        self._admit(http)
+        body = parse(ChatBody, await body_of(http))
+        self._known(body.model)
+        if self.template is None:
+            remedy = "use /v1/completions, or give the server a template"
+            raise ApiError(400, f"{self.model} has no chat template; {remedy}", "messages", "no_chat_template")
+        variables = {**(body.chat_template_kwargs or {}), "add_generation_prompt": body.add_generation_prompt}
+        prompt = self.template.encode(body.conversation(), variables)
+        return self._answer(body, [prompt], [""])
+
+    def _answer(self, body: Body, prompts: list[list[int]], echoes: list[str]) -> Response:
+        if not all(prompts):
+            raise ApiError(400, "the prompt has no tokens; give some text", "prompt", "invalid_value")
+        n = body.choices()
+        seed = random.getrandbits(62) if body.seed is None else body.seed
+        requests = [self._request(body, prompt, seed + i) for prompt in prompts for i in range(n)]
+        answer = Answer(
+            self.model,
+            isinstance(body, ChatBody),
+            requests,
+            [echo for echo in echoes for _ in range(n)],
+            sum(map(len, prompts)),
+        )
+        texts = together([self._text(request, body.stops()) for request in requests])
+        if body.stream:
+            return events(answer.chunks(texts, body.include_usage))
+        return whole(lambda: answer.whole(texts))
+
+    def _request(self, body: Body, prompt: Sequence[int], seed: int) -> Request:
+        """As `airdraft run` would ask."""
+        scheme = "auto" if body.scheme is None else body.scheme
+        if scheme not in (*SCHEMES, "auto"):
+            known = ", ".join((*SCHEMES, "auto"))
+            raise ApiError(400, f"scheme {scheme!r} is unknown; choose one of {known}", "scheme", "invalid_value")
+        policy = Auto(self.tokenizer.vocab_size) if scheme == "auto" else None
+        spec = SchemeSpec("stream" if scheme == "auto" else scheme)
+        return Request(prompt, spec, body.params(), seed % (1 << 63), body.limit(), policy=policy)
+
+    async def _text(self, request: Request, stops: Sequence[str]) -> AsyncGenerator[Piece | End, None]:
+        async with self._turns, contextlib.aclosing(read(self.writer, request, self.tokenizer, stops)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _admit(self, http: HttpRequest) -> None:
+        if self.key is None:
+            return
+        scheme, _, key = http.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self.key.encode()):
+            remedy = "send it as Authorization: Bearer KEY"
+            raise ApiError(401, f"the API key is missing or wrong; {remedy}", None, "invalid_api_key")
+
+    def _known(self, model: str | None) -> None:
+        if model not in (None, self.model):
+            raise ApiError(404, f"there is no model {model!r} here, only {self.model!r}", "model", "model_not_found")
+
+    def _card(self) -> dict[str, Any]:
+        return {"id": self.model, "object": "model", "created": self._since, "owned_by": "airdraft"}
+
+
+def edge_app(
+    server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | None = None, key: str | None = None
+) -> Starlette:
+    """The API at an edge, of the target alone: for clients without a draft. Its texts share the edge's batches."""
+    target = server._target
+    return Api(TargetWriter(server._scheduler, target), tokenizer, target.model, template, key).app()
+
+
+def device_app(
+    writer: TextWriter,
+    tokenizer: Tokenizer,
+    model: str,
+    template: ChatTemplate | None = None,
+    key: str | None = None,
+) -> Starlette:
+    """The API on a device, over a writer that drafts. `model`: what clients call the target."""
+    return Api(writer, tokenizer, model, template, key).app()

@@ -1,0 +1,104 @@
+"""HTTP's side of the API: bodies, server-sent events, errors, and clients that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from airdraft.api.errors import ApiError, as_api_error
+from airdraft.errors import AirdraftError
+
+MAX_BODY = 8 << 20
+"""Bytes of a request."""
+
+
+async def body_of(request: Request) -> bytes:
+    """The body of a request. Raises: `ApiError` if it is too long."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY:
+            raise ApiError(413, f"the body exceeds {MAX_BODY} bytes; send less")
+    return bytes(body)
+
+
+class UntilGone(Response):
+    """A response that is made while it is sent, and given up when the client goes away."""
+
+    def __init__(self, make: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        """`make` sends all of it. What it raises before it has sent anything becomes an answer of its own."""
+        self._make = make
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application of this one response."""
+        work = asyncio.ensure_future(self._make(scope, receive, send))
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+        if not work.cancelled():
+            work.result()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def whole(make: Callable[[], Awaitable[dict[str, Any]]]) -> UntilGone:
+    """One JSON object, when it is complete."""
+
+    async def send_whole(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse(await make())(scope, receive, send)
+
+    return UntilGone(send_whole)
+
+
+def events(chunks: AsyncGenerator[dict[str, Any], None]) -> UntilGone:
+    """Server-sent events (WHATWG HTML §9.2), one for each chunk, and `[DONE]`; an error on the way ends them."""
+
+    async def send_events(scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(chunks):
+            chunk = await anext(chunks)  # nothing is sent before: an error until then gets its own status
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await _send_event(send, msgspec.json.encode(chunk))
+            try:
+                async for chunk in chunks:
+                    await _send_event(send, msgspec.json.encode(chunk))
+                await _send_event(send, b"[DONE]")
+            except AirdraftError as error:
+                await _send_event(send, msgspec.json.encode(as_api_error(error).body()))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return UntilGone(send_events)
+
+
+async def _send_event(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """An error as an answer."""
+    if isinstance(error, HTTPException):
+        headers = error.headers
+        known = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    else:
+        headers = None
+        known = as_api_error(error) if isinstance(error, AirdraftError) else ApiError(500, "a fault of this server")
+    if known.status == 503:
+        headers = {"Retry-After": "1"}
+    return JSONResponse(known.body(), known.status, headers)
