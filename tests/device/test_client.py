@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import ssl as tls
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from http import HTTPStatus
 from time import perf_counter
 
 import pytest
+import trustme
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request as HttpRequest
+from websockets.http11 import Response
 
 from airdraft.core.messages import (
     MAX_FRAME,
@@ -28,6 +33,7 @@ from airdraft.core.messages import (
     websocket_header,
 )
 from airdraft.device import client as client_module
+from airdraft.device.client import Connection
 from airdraft.device.cost import Cost
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, LinkError, ModelError, RefusedError, RemoteProtocolError
@@ -60,15 +66,18 @@ def welcome(version: int = VERSION, heartbeat_s: float = 10.0) -> Welcome:
 
 
 @contextlib.asynccontextmanager
-async def edge(behave: Callable[[ServerConnection], Awaitable[object]]) -> AsyncIterator[str]:
+async def edge(
+    behave: Callable[[ServerConnection], Awaitable[object]], ssl: tls.SSLContext | None = None
+) -> AsyncIterator[str]:
     """An edge that behaves as told, and then keeps the connection open until the device ends it."""
 
     async def handle(socket: ServerConnection) -> None:
         await behave(socket)
         await socket.wait_closed()
 
-    async with serve(handle, HOST, 0, compression=None, ping_interval=None) as server:
-        yield f"ws://{HOST}:{next(iter(server.sockets)).getsockname()[1]}"
+    async with serve(handle, HOST, 0, compression=None, ping_interval=None, ssl=ssl) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        yield f"wss://localhost:{port}" if ssl else f"ws://{HOST}:{port}"
 
 
 def says(*messages: Message) -> Callable[[ServerConnection], Awaitable[object]]:
@@ -327,3 +336,76 @@ def test_the_bytes_counted_are_those_on_the_wire(scheme: str, vocab_size: int) -
 def test_the_header_of_a_websocket(length: int, header: int) -> None:
     assert websocket_header(length, masked=False) == header
     assert websocket_header(length, masked=True) == header + 4
+
+
+class Doorkeeper:
+    """An edge that looks at tokens first."""
+
+    def __init__(self, status: HTTPStatus | None = None) -> None:
+        self.status = status
+        self.seen: list[str | None] = []
+
+    def __call__(self, socket: ServerConnection, asked: HttpRequest) -> Response | None:
+        self.seen.append(asked.headers.get("Authorization"))
+        return None if self.status is None else socket.respond(self.status, "no\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (HTTPStatus.UNAUTHORIZED, "unauthorised", "it wants another token; pass .*AIRDRAFT_TOKEN"),
+        (HTTPStatus.FORBIDDEN, "unauthorised", "may not use it; ask"),
+        (HTTPStatus.TOO_MANY_REQUESTS, "quota", "used up; try again later"),
+        (HTTPStatus.SERVICE_UNAVAILABLE, "busy", "name another edge"),
+    ],
+)
+def test_an_edge_that_does_not_let_this_token_in(status: HTTPStatus, code: str, words: str) -> None:
+    async def main() -> None:
+        door = Doorkeeper(status)
+        async with serve(says(welcome()), HOST, 0, process_request=door) as server:
+            url = f"ws://{HOST}:{next(iter(server.sockets)).getsockname()[1]}"
+            with pytest.raises(RefusedError, match=words) as refused:
+                await Connection.connect(url, Table(1), TOKENIZER, VOCAB, token="s3cret")  # noqa: S106
+            assert refused.value.code == code
+            assert "s3cret" not in str(refused.value)
+            assert door.seen == ["Bearer s3cret"]
+            with pytest.raises(RefusedError):
+                await device(url, Table(1))
+            assert door.seen[1:] == [None]
+
+    run(main)
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a\r\nX: y", "ü"])
+def test_no_token(token: str) -> None:
+    async def main() -> None:
+        with pytest.raises(BadParameterError, match="give it as it was issued"):
+            await Connection.connect(f"ws://{HOST}:9", Table(1), TOKENIZER, VOCAB, token=token)
+
+    run(main)
+
+
+def test_an_edge_with_a_certificate_of_its_own() -> None:
+    authority = trustme.CA()
+    theirs = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(theirs)
+    ours = tls.create_default_context()
+    authority.configure_trust(ours)
+
+    async def main() -> None:
+        async with serving(Table(1)) as plain, edge(says(welcome()), theirs) as url:
+            async with await Connection.connect(url, Table(1), TOKENIZER, VOCAB, ssl=ours) as client:
+                assert client.alive
+                assert await _answered(client) > 0
+            with pytest.raises(RefusedError, match=r"is not to be trusted .*--ca FILE") as refused:
+                await device(url, Table(1))
+            assert refused.value.code == "unauthorised"
+            async with await Connection.connect(plain, Table(1), TOKENIZER, VOCAB, ssl=ours) as client:
+                assert 0 < await client.round_trip_s() < 1  # a context for others does not matter to ws://
+
+    run(main)
+
+
+async def _answered(client: Connection) -> int:
+    await until(lambda: client.bytes_in)
+    return client.bytes_in

@@ -30,10 +30,11 @@ class Resumable:
         """Why the text is complete, as in `Finished`; None while it is not."""
         self.ends_with(eos_ids)
 
-    def ends_with(self, eos_ids: Collection[int]) -> None:
-        """These tokens end a text, as an edge's welcome says. If one was committed, the text is complete."""
+    def ends_with(self, eos_ids: Collection[int]) -> bool:
+        """These tokens end a text, as an edge's welcome says. Returns whether it is complete, for it holds one."""
         self._eos = frozenset(eos_ids)
         self._review()
+        return self.finished is not None
 
     def next_request(self) -> Request:
         """What is left: the request, from what is committed on. Counts, policy and rule are the same objects.

@@ -1,17 +1,19 @@
-"""The device's side of a connection to an edge, as an asyncio client."""
+"""The device's side of one connection to one edge. `airdraft.device.writer` writes texts that survive it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import ssl as tls
 from collections.abc import AsyncGenerator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidURI, WebSocketException
+from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
+from websockets.uri import parse_uri
 
 from airdraft import __version__
 from airdraft.core.device import DeviceMachine, Request
@@ -19,7 +21,14 @@ from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, VERSION, Hello, SchemeSpec, Welcome
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.probe import Probe, measure
-from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError, RemoteProtocolError
+from airdraft.errors import (
+    AirdraftError,
+    BadParameterError,
+    LinkError,
+    ModelError,
+    RefusedError,
+    RemoteProtocolError,
+)
 from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler
 from airdraft.transport import Driver
@@ -32,24 +41,52 @@ PROBE_UP_BYTES = 1 << 18
 """Filler of the longest ping of a probe: 20 ms at 100 Mbit/s."""
 PING_BYTES = 64
 """More than a ping takes around its filler."""
+PINGS = 3
+"""Of which the least tells the round trip: what waited behind something else does not count."""
 PROBE_TOKENS, PROBE_S = 8, 1.0
 """A text that makes the edge run forwards, if it has run none yet, and the time after which it is stopped."""
 
 
-class Client:
+STATUSES = {
+    401: ("unauthorised", "it wants another token; pass the one it was given, --token or AIRDRAFT_TOKEN"),
+    403: ("unauthorised", "this token may not use it; ask whoever runs the edge"),
+    429: ("quota", "what this token may use is used up; try again later, or ask whoever runs the edge for more"),
+    503: ("busy", "it has no room, or is about to end; try again later, or name another edge"),
+}
+"""What an edge's HTTP server answers instead of a connection: the code of the refusal, and the remedy."""
+
+
+def check_address(url: str) -> None:
+    """Raises: `LinkError` if `url` cannot be the address of an edge."""
+    try:
+        uri = parse_uri(url)
+        uri.host.encode("idna")
+    except (InvalidURI, ValueError) as error:  # ValueError: a port or a host that cannot be
+        raise LinkError(f"{url!r} is no address of an edge; write it as ws://HOST:PORT or wss://HOST:PORT") from error
+
+
+class Connection:
     """One connection to an edge. Several texts may be written over it at once.
 
-    >>> async with await Client.connect("ws://edge:8571", draft, tokenizer.digest, tokenizer.vocab_size) as client:
-    ...     async for event in client.write(request):
+    >>> async with await Connection.connect("ws://edge:8571", draft, tokenizer.digest, tokenizer.vocab_size) as edge:
+    ...     async for event in edge.write(request):
     ...         print(event)
     """
 
-    def __init__(self, url: str, socket: ClientConnection, draft: LanguageModel, hello: Hello) -> None:
+    def __init__(
+        self,
+        url: str,
+        socket: ClientConnection,
+        draft: LanguageModel,
+        hello: Hello,
+        scheduler: Scheduler | None = None,
+    ) -> None:
         """Use `connect`."""
         self.url = url
         self.welcome: Welcome | None = None
         self._socket = socket
-        self._scheduler = Scheduler(OneByOne(draft), "draft")
+        self._shares = scheduler is not None
+        self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft")
         machine = DeviceMachine(hello, draft.max_context, asyncio.get_running_loop().time())
         self._machine = machine
         self._driver = Driver(machine, socket, self._scheduler, self._on_event)
@@ -60,28 +97,58 @@ class Client:
         self._task = asyncio.create_task(self._run())
 
     @classmethod
-    async def connect(cls, url: str, draft: LanguageModel, tokenizer: bytes, vocab_size: int) -> Self:
+    async def connect(
+        cls,
+        url: str,
+        draft: LanguageModel,
+        tokenizer: bytes,
+        vocab_size: int,
+        *,
+        token: str | None = None,
+        ssl: tls.SSLContext | None = None,
+        scheduler: Scheduler | None = None,
+    ) -> Self:
         """Connect and shake hands. `tokenizer` is the digest, `vocab_size` the size of the draft's vocabulary.
 
+        Args:
+            token: proves to the edge who we are; sent in the clear unless the URL begins with wss://.
+            ssl: what to trust, for wss://; None: the authorities this machine trusts.
+            scheduler: runs the draft, and outlives the connection; None: one of its own.
         Raises: `LinkError` if the edge cannot be reached, `RefusedError` or `RemoteProtocolError` if it and this
-        device cannot work together.
+        device cannot work together, `BadParameterError` for a token that is none.
         """
+        check_address(url)
+        parts = urlsplit(url)
+        options: dict[str, Any] = {}
+        if token is not None:
+            options["additional_headers"] = {"Authorization": f"Bearer {_checked(token)}"}
+        if ssl is not None and parts.scheme == "wss":
+            options["ssl"] = ssl
         try:
-            host = urlsplit(url).hostname
             socket = await connect(
                 url,
                 compression=None,
                 max_size=MAX_FRAME + 16,
                 ping_interval=None,
                 open_timeout=CONNECT_S,
-                proxy=None if host in LOOPBACK else True,  # no proxy leads back to this machine
+                proxy=None if parts.hostname in LOOPBACK else True,  # no proxy leads back to this machine
+                **options,
             )
-        except (InvalidURI, ValueError) as error:  # ValueError: a port or a host that cannot be
-            raise LinkError(f"{url!r} is no address of an edge; write it as ws://HOST:PORT") from error
+        except InvalidStatus as error:
+            if known := STATUSES.get(error.response.status_code):
+                code, remedy = known
+                raise RefusedError(code, f"the edge at {url} refuses this device: {remedy}") from error
+            raise _unreachable(url, error) from error
+        except tls.SSLCertVerificationError as error:
+            raise RefusedError(
+                "unauthorised",
+                f"the certificate of {url} is not to be trusted ({error.verify_message}); if it is your own, name its "
+                "authority, --ca FILE",
+            ) from error
         except (OSError, TimeoutError, WebSocketException) as error:
-            why = str(error) or type(error).__name__
-            raise LinkError(f"no edge answers at {url} ({why}); start one with `airdraft edge`") from error
-        client = cls(url, socket, draft, Hello(VERSION, f"airdraft {__version__}", draft.name, tokenizer, vocab_size))
+            raise _unreachable(url, error) from error
+        software = f"airdraft {__version__}"
+        client = cls(url, socket, draft, Hello(VERSION, software, draft.name, tokenizer, vocab_size), scheduler)
         try:
             async with asyncio.timeout(CONNECT_S):
                 event = await client._greeting.get()
@@ -97,6 +164,11 @@ class Client:
                 await client.close()
         raise client._error(event)
 
+    @property
+    def alive(self) -> bool:
+        """Whether texts can be written over it, as far as this side knows."""
+        return not (self._machine.closed or self._task.done())
+
     async def write(self, request: Request) -> AsyncGenerator[Committed | Finished, None]:
         """The events of one text, as they happen; the last is `Finished`. `request.counts` says what it has cost.
 
@@ -104,7 +176,7 @@ class Client:
         `RemoteProtocolError` if it breaks the protocol, `ModelError` if the draft model fails, `LinkError` if the edge
         goes away. What was committed until then has been handed out and stands.
         """
-        if self._machine.closed or self._task.done():
+        if not self.alive:
             raise self._gone()
         number, events = self._machine.open(request, asyncio.get_running_loop().time())
         queue = self._texts[number] = asyncio.Queue()
@@ -140,9 +212,14 @@ class Client:
                 await self._ping(0, 0)
             return Probe(rtt_s, up_bps, down_bps, self._machine.verify_s)
 
+    async def round_trip_s(self) -> float:
+        """Seconds that a small message takes there and back: the least of a few. Raises: as `write`."""
+        async with self._probing:
+            return min([(await self._ping(0, 0)).seconds for _ in range(PINGS)])
+
     async def _ping(self, filler: int, want: int) -> Echo:
         """One ping and its answer, let through by `_on_event`."""
-        if self._machine.closed or self._task.done():
+        if not self.alive:
             raise self._gone()
         while not self._echoes.empty():  # heartbeats'
             self._echoes.get_nowait()
@@ -178,7 +255,8 @@ class Client:
         """End the connection."""
         await self._driver.close()
         await self._task
-        self._scheduler.close()
+        if not self._shares:
+            self._scheduler.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -218,8 +296,22 @@ class Client:
             return ModelError(event.message)
         return RemoteProtocolError(event.code, f"the edge at {self.url} broke the protocol: {event.message}")
 
-    def _gone(self) -> LinkError:
+    def _gone(self) -> AirdraftError:
         code = self._socket.close_code
         if code == 1009:
-            return LinkError(f"the edge at {self.url} takes no message that long; lower --draft-length or --k")
+            why = f"the edge at {self.url} takes no message that long; lower --draft-length or --k"
+            return RefusedError("frame", why)
         return LinkError(f"the edge at {self.url} went away (close code {code}); the text so far stands")
+
+
+def _checked(token: str) -> str:
+    if not (token and token.isascii() and token.isprintable()) or " " in token:
+        raise BadParameterError("the token is empty or holds what no HTTP header may; give it as it was issued")
+    return token
+
+
+def _unreachable(url: str, error: Exception) -> LinkError:
+    return LinkError(f"no edge answers at {url} ({error or type(error).__name__}); start one with `airdraft edge`")
+
+
+Client = Connection

@@ -6,9 +6,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from airdraft.core.device import Counts
-from airdraft.device.client import Client
+from airdraft.core.request import Counts
+
+
+class Metered(Protocol):
+    """What counts the bytes of its messages and of their WebSocket headers: a connection, or a writer."""
+
+    @property
+    def bytes_out(self) -> int:
+        """Sent so far."""
+        ...
+
+    @property
+    def bytes_in(self) -> int:
+        """Received so far."""
+        ...
 
 
 @dataclass
@@ -23,15 +37,15 @@ class Cost:
     downlink_bytes: int = 0
 
     @contextmanager
-    def measuring(self, client: Client) -> Iterator[None]:
-        """Add the time and bytes of what happens inside: one text at a time over `client`."""
-        began, out, back = time.perf_counter(), client.bytes_out, client.bytes_in
+    def measuring(self, link: Metered) -> Iterator[None]:
+        """Add the time and bytes of what happens inside: one text at a time over `link`."""
+        began, out, back = time.perf_counter(), link.bytes_out, link.bytes_in
         try:
             yield
         finally:
             self.seconds += time.perf_counter() - began
-            self.uplink_bytes += client.bytes_out - out
-            self.downlink_bytes += client.bytes_in - back
+            self.uplink_bytes += link.bytes_out - out
+            self.downlink_bytes += link.bytes_in - back
 
     def figures(self) -> dict[str, float | None]:
         """Rates and ratios; None where nothing was judged, or the target ran no forward.

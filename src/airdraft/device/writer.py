@@ -1,0 +1,257 @@
+"""Texts that survive the link: written over whichever edge answers, and never a token lost or twice.
+
+A text is what was committed. When its connection dies, it is resumed from there, at the same edge or at another with
+the same target (`airdraft.core.resume`). What a user is shown meanwhile is up to `offline`: nothing, an error, or what
+the draft model would say, labelled as such until an edge has confirmed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import secrets
+import ssl as tls
+from collections.abc import AsyncGenerator, Callable, Sequence
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+from airdraft.core.events import Committed, Finished
+from airdraft.core.request import Request
+from airdraft.core.resume import Backoff, Resumable
+from airdraft.device.client import Connection, check_address
+from airdraft.device.edges import PASSING, Edges
+from airdraft.device.offline import Corrected, Guess, Unverified
+from airdraft.errors import BadParameterError, LinkError, RefusedError
+from airdraft.models.base import LanguageModel, OneByOne
+from airdraft.scheduler import Scheduler
+
+__all__ = ["Committed", "Corrected", "Finished", "Offline", "Unverified", "Writer", "Written"]
+
+Offline = Literal["stall", "draft", "error"]
+Written = Committed | Unverified | Corrected | Finished
+
+ALONE_TRIES = 3
+"""Times in a row that an edge may refuse one text before the others are taken to another edge with it."""
+ENGINE_TRIES = 3
+"""Times in a row that an edge's model may fail over one text before the text is given up."""
+
+
+class Writer:
+    """Writes any number of texts at once, over one connection to one of `edges` at a time.
+
+    >>> async with Writer(["ws://a:8571", "ws://b:8571"], draft, tokenizer.digest, tokenizer.vocab_size) as writer:
+    ...     async for event in writer.write(request):
+    ...         print(event)
+    """
+
+    def __init__(
+        self,
+        edges: Sequence[str],
+        draft: LanguageModel,
+        tokenizer: bytes,
+        vocab_size: int,
+        *,
+        offline: Offline = "stall",
+        token: str | None = None,
+        ssl: tls.SSLContext | None = None,
+        give_up_s: float | None = None,
+        told: Callable[[str], None] = lambda state: None,
+    ) -> None:
+        """Nothing is connected yet: the first text does it, or `connect`.
+
+        Args:
+            edges: where one and the same target is served, ws:// or wss://HOST:PORT; tried in this order.
+            tokenizer, vocab_size: the digest and the size of the draft's vocabulary.
+            offline: while no edge answers: `stall` waits, `error` raises at once, and `draft` waits and meanwhile
+                tells what the draft model would say, as `Unverified`.
+            token, ssl: see `Connection.connect`.
+            give_up_s: how long a text waits without a commit while there is no edge; None: for ever.
+            told: called with `state` whenever it changes.
+        Raises: `LinkError` for what is no address, `BadParameterError`.
+        """
+        if not edges:
+            raise BadParameterError("no edge is named; give at least one, ws://HOST:PORT")
+        if offline not in get_args(Offline):
+            raise BadParameterError(f"offline is {offline!r}; choose one of {', '.join(get_args(Offline))}")
+        if give_up_s is not None and not give_up_s > 0:
+            raise BadParameterError(f"give-up is {give_up_s:g} s; give a time above 0, or none to wait for ever")
+        for url in edges:
+            check_address(url)
+        self._scheduler = Scheduler(OneByOne(draft), "draft")
+        connect = functools.partial(
+            Connection.connect,
+            draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
+        )  # fmt: skip
+        self._edges = Edges(list(dict.fromkeys(edges)), connect, told)
+        self._draft, self._vocab_size = draft, vocab_size
+        self._offline, self._give_up_s = offline, give_up_s
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> str:
+        """`connected to` an edge, `away`, with the reason, or `closed`."""
+        return self._edges.state
+
+    @property
+    def edge(self) -> str | None:
+        """The URL of the edge in use."""
+        return self._edges.url
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes sent so far over all connections, as `Connection.bytes_out`."""
+        return self._edges.bytes_out
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes received so far, likewise."""
+        return self._edges.bytes_in
+
+    async def connect(self) -> None:
+        """Connect now, and not with the first text. Raises: what is wrong, if no edge answers at the first attempt."""
+        await self._edges.get(once=True)
+
+    async def write(self, request: Request) -> AsyncGenerator[Written, None]:
+        """The events of one text; the last is `Finished`. `request.counts` says what it has cost, over all sessions.
+
+        Raises: `LinkError` when an edge was missing for too long, `RefusedError` for what would be refused everywhere,
+        `RemoteProtocolError`, `ModelError` and `BadParameterError` as `Connection.write` does. What was committed until
+        then stands.
+        """
+        guess = None
+        if self._offline == "draft":
+            guess = Guess(request, self._scheduler, self._vocab_size, self._draft.eos_ids)
+        text = _Text(request, self._edges, guess, self._offline, self._give_up_s)
+        try:
+            async with contextlib.aclosing(text.events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            if guess is not None:
+                guess.close()
+
+    async def close(self) -> None:
+        """End every connection. Texts under way end with a `LinkError`."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await self._edges.close()
+        self._scheduler.close()
+
+    async def __aenter__(self) -> Self:
+        self._watch = asyncio.create_task(self._edges.watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _Text:
+    """One text, over as many sessions as it takes."""
+
+    def __init__(
+        self, request: Request, edges: Edges, guess: Guess | None, offline: Offline, give_up_s: float | None
+    ) -> None:
+        self._text = Resumable(request)
+        self._begin = len(request.prompt)
+        self._edges = edges
+        self._guess = guess
+        self._offline = offline
+        self._give_up_s = give_up_s
+        self._deadline: float | None = None  # when to give up, unless something is committed before
+        self._backoff = Backoff(seed=secrets.randbits(32))
+        self._refusals = self._engine_failures = 0  # in a row
+
+    async def events(self) -> AsyncGenerator[Written, None]:
+        """See `Writer.write`."""
+        text = self._text
+        while text.finished is None:
+            if self._guess is not None and self._edges.url is None:
+                async with contextlib.aclosing(self._alone(self._guess)) as shown:
+                    async for unverified in shown:
+                        yield unverified
+            connection = await self._connected()
+            if connection.welcome is not None and text.ends_with(connection.welcome.eos_ids):
+                break
+            try:
+                async with (
+                    self._edges.using(connection),
+                    contextlib.aclosing(connection.write(text.next_request())) as events,
+                ):
+                    async for event in events:
+                        for each in self._taken(event):
+                            yield each
+                        if isinstance(event, Finished):
+                            return
+                        if text.finished is None and not self._edges.is_live(connection):
+                            break  # to another edge
+            except LinkError as error:
+                self._edges.lost(connection, error)
+            except RefusedError as error:
+                await self._refused(connection, error)
+        for each in self._taken(Finished(0, text.finished or "")):  # complete, though no session said so
+            yield each
+
+    def _taken(self, event: Committed | Finished) -> list[Written]:
+        """What a session says, after what it has to say of tokens that were shown before it."""
+        length = self._begin + len(self._text.tokens)
+        corrected = self._guess.judge(event, length) if self._guess is not None else None
+        self._text.take(event)
+        if isinstance(event, Committed):
+            self._deadline, self._refusals, self._engine_failures = None, 0, 0
+            self._backoff.succeeded()
+            self._edges.fruitful()
+        return [event] if corrected is None else [corrected, event]
+
+    async def _connected(self) -> Connection:
+        """A connection, waited for as long as the user will."""
+        self._start_waiting()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._edges.get(once=self._offline == "error")
+        except TimeoutError:
+            raise LinkError(
+                f"given up after {self._give_up_s:g} s without an edge ({self._edges.state}); the text so far stands"
+            ) from None
+
+    def _start_waiting(self) -> None:
+        if self._deadline is None and self._give_up_s is not None:
+            self._deadline = asyncio.get_running_loop().time() + self._give_up_s
+
+    async def _refused(self, connection: Connection, error: RefusedError) -> None:
+        """Wait, if the refusal may pass, or another edge may not have it; raise it again otherwise."""
+        self._engine_failures += error.code == "engine"
+        self._start_waiting()
+        too_late = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
+        passing = error.code in PASSING and self._engine_failures < ENGINE_TRIES
+        if self._offline == "error" or too_late or not passing:
+            raise error
+        self._refusals += 1
+        self._edges.pass_by(connection, error, alone=self._refusals < ALONE_TRIES)
+        await self._edges.pause(self._backoff.failed())
+
+    async def _alone(self, guess: Guess) -> AsyncGenerator[Unverified, None]:
+        """What the draft model would say, until there is an edge."""
+        connecting = asyncio.create_task(self._connected())
+        drafting: asyncio.Task[Unverified | None] | None = None
+        try:
+            while not connecting.done():
+                drafting = asyncio.create_task(guess.more(self._text.tokens))
+                await asyncio.wait({connecting, drafting}, return_when=asyncio.FIRST_COMPLETED)
+                if not drafting.done():
+                    break
+                unverified = drafting.result()
+                if unverified is None:  # the draft model's text is complete
+                    await asyncio.wait({connecting})
+                    break
+                yield unverified
+            connecting.result()
+        finally:
+            ending = [task for task in (connecting, drafting) if task is not None]
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
