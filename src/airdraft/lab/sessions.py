@@ -1,8 +1,9 @@
 """Many devices at one edge, in wall clock: an edge in a process of its own, batching or not, and all devices in this.
 
-The edge runs the shipped target for real, at its own speed or slowed to a profile. The devices' drafts were recorded:
-what a draft model chooses at each position is known, so that a device costs this machine little and the edge is what
-is measured. Links are loopback.
+The edge runs the shipped target for real, at its own speed or slowed to a profile. What the draft model chooses at each
+position was recorded, so a device drafts at once and costs this machine little: the edge is what is measured. Devices
+write by `coupled` in rounds, so that each asks for a verification as soon as it has the last one's verdict. Links are
+loopback.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from airdraft.errors import BadParameterError
 from airdraft.lab.record import prompts, record
 from airdraft.models.base import FloatArray, LanguageModel
 from airdraft.models.engines import load
-from airdraft.models.profile import Paced, profile
 
 DEVICES = (1, 4, 16, 64)
 PROFILES = ("none", "phone-8b")
@@ -37,6 +37,7 @@ SECONDS = 6.0
 WARM_S = 1.5
 """Before that: all devices have connected and begun."""
 PARAMS = SamplingParams(0.7)
+DRAFT_LENGTH = 4
 TEXTS, TOKENS = 16, 200
 BAR, BAR_AT = 1.5, 16
 """How much more a batching edge must commit than one that does not, at so many devices."""
@@ -123,7 +124,9 @@ async def _device(client: Client, told: Told, todo: Iterator[Work], tally: _Tall
     for work in todo:
         told.choices = work.choices
         counts, written, last_s, forwards = Counts(), list[int](), time.perf_counter(), 0
-        request = Request(work.prompt, SchemeSpec("stream"), PARAMS, work.seed, len(work.tokens), counts=counts)
+        request = Request(
+            work.prompt, SchemeSpec("coupled"), PARAMS, work.seed, len(work.tokens), DRAFT_LENGTH, counts=counts
+        )
         async for event in client.write(request):
             if not isinstance(event, Committed):
                 continue
@@ -142,13 +145,13 @@ async def _device(client: Client, told: Told, todo: Iterator[Work], tally: _Tall
 async def measure(draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], devices: int,
                   batched: bool, profile_name: str) -> Row:  # fmt: skip
     """One row."""
-    tally, pace = _Tally(), profile(profile_name).draft_s
+    tally = _Tally()
     options = () if batched else ("--max-batch", "1")
     async with local.edge("target", profile_name, options=options) as url, contextlib.AsyncExitStack() as stack:
         tasks = []
         for at in range(devices):
             told = Told(draft)
-            client = await Client.connect(url, Paced(told, pace), tokenizer, vocab_size)
+            client = await Client.connect(url, told, tokenizer, vocab_size)
             await stack.enter_async_context(client)
             turns = itertools.islice(itertools.cycle(todo), at % len(todo), None)
             tasks.append(asyncio.create_task(_device(client, told, turns, tally)))
