@@ -2,54 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 
-from airdraft.core.edge import Target
 from airdraft.core.events import Committed, Finished, Forward
 from airdraft.core.request import Request
 from airdraft.core.sampling import choose
-from airdraft.errors import BadParameterError
-from airdraft.scheduler import Owner, Scheduler
+from airdraft.edge.access import Tenant
+from airdraft.edge.server import EdgeServer
+from airdraft.errors import BadParameterError, RefusedError
+from airdraft.scheduler import Owner
 
 SCHEMES = ("server", "coupled", "stream")
 """Those whose text is the one that a seed stands for, drafted or not."""
 
 
 class TargetWriter:
-    """Writes texts with the engine that devices' drafts are verified by, a token a forward."""
+    """Writes texts with the engine that verifies devices' drafts, a token a forward, within a tenant's quotas."""
 
-    def __init__(self, scheduler: Scheduler, target: Target) -> None:
-        self._scheduler, self._target = scheduler, target
+    def __init__(self, server: EdgeServer, tenant: Tenant) -> None:
+        self._server, self._tenant = server, tenant
+        self._owner = Owner()
 
     async def write(self, request: Request) -> AsyncGenerator[Committed | Finished, None]:
-        """See `Client.write`: for a seed the same text as there.
+        """See `Connection.write`: for a seed the same text as there.
 
-        Raises: `BadParameterError` for what cannot be served, `RefusedError` if the edge is busy, `ModelError` if the
-        engine fails.
+        Raises: `BadParameterError` for what cannot be served, `RefusedError` if the edge is busy or a quota is used up,
+        `ModelError` if the engine fails.
         """
-        target, prompt = self._target, tuple(request.prompt)
+        scheduler, target, tenant = self._server._scheduler, self._server._target, self._tenant
+        prompt, context = tuple(request.prompt), min(target.max_context, tenant.quotas.context or target.max_context)
         target.check(request.params)
         if request.scheme.name not in SCHEMES:
             raise BadParameterError(f"scheme is {request.scheme.name}, which needs a draft; ask for auto, or a device")
         if not prompt or not all(0 <= token < target.vocab_size for token in prompt):
             raise BadParameterError("the prompt is empty or leaves the vocabulary; encode it with this model")
-        if len(prompt) >= target.max_context:
+        if len(prompt) >= context:
             raise BadParameterError(
-                f"the prompt is {len(prompt)} tokens, the context of {target.model} is {target.max_context}; "
-                "shorten the prompt"
+                f"the prompt is {len(prompt)} tokens, the context of {target.model} is {context}; shorten the prompt"
             )
-        text = self._scheduler.open(Owner())
+        self._server._admit(tenant)
+        text = scheduler.open(self._owner)
+        tenant.sessions += 1
         try:
-            length, end = len(prompt), min(len(prompt) + request.max_tokens, target.max_context)
+            length, end = len(prompt), min(len(prompt) + request.max_tokens, context)
             if length > 1:  # as for a device: rows of a forward differ, by rounding, from those of a longer one
                 prefill = Forward(0, 0, prompt[:-1], 0)
-                await self._scheduler.run(text, lambda: prefill)
+                await scheduler.run(text, lambda: prefill)
             token = prompt[-1]
             while length < end:
+                await tenant.pace()
+                if tenant.revoked:
+                    raise RefusedError("revoked", "this key is valid no more; ask whoever runs the edge")
                 forward = Forward(0, length - 1, (token,), 1)
-                rows = await self._scheduler.run(text, lambda forward=forward: forward)  # type: ignore[misc]
+                rows = await scheduler.run(text, lambda forward=forward: forward)  # type: ignore[misc]
                 token = choose(rows[0][: target.vocab_size], request.params, request.seed, length)
                 length += 1
+                tenant.bucket.take(1, asyncio.get_running_loop().time())
+                self._server.metrics.committed.inc()
                 request.counts.forwards += 1
                 request.counts.committed += 1
                 yield Committed(0, (token,), 0, "target")
@@ -58,4 +68,5 @@ class TargetWriter:
                     return
             yield Finished(0, "length")
         finally:
-            self._scheduler.drop(text)
+            tenant.sessions -= 1
+            scheduler.drop(text)

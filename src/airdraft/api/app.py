@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import random
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,13 +41,12 @@ MAX_TEXTS = 16
 class Api:
     """A writer, and what it takes to speak of its texts in characters."""
 
-    writer: TextWriter
+    admit: Callable[[str], TextWriter | None]
+    """The writer for who sends this `Authorization`; None for whom we do not know."""
     tokenizer: Tokenizer
     model: str
     """What clients call the target."""
     template: ChatTemplate | None = None
-    key: str | None = None
-    """What clients must present; None: nothing."""
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_TEXTS))
     _since: int = field(default_factory=lambda: int(time.time()))
 
@@ -64,26 +63,26 @@ class Api:
         )
 
     async def _models(self, http: HttpRequest) -> Response:
-        self._admit(http)
+        self._writer(http)
         return JSONResponse({"object": "list", "data": [self._card()]})
 
     async def _one_model(self, http: HttpRequest) -> Response:
-        self._admit(http)
+        self._writer(http)
         self._known(http.path_params["model"])
         return JSONResponse(self._card())
 
     async def _complete(self, http: HttpRequest) -> Response:
-        self._admit(http)
+        writer = self._writer(http)
         body = parse(CompletionBody, await body_of(http))
         self._known(body.model)
         prompts = [self.tokenizer.encode(each) if isinstance(each, str) else each for each in body.prompts()]
         if not all(0 <= token < self.tokenizer.vocab_size for prompt in prompts for token in prompt):
             raise ApiError(400, "prompt holds an id outside the vocabulary", "prompt", "invalid_value")
         echoes = [self.tokenizer.decode(prompt) if body.echo else "" for prompt in prompts]
-        return self._answer(body, prompts, echoes)
+        return self._answer(writer, body, prompts, echoes)
 
     async def _converse(self, http: HttpRequest) -> Response:
-        self._admit(http)
+        writer = self._writer(http)
         body = parse(ChatBody, await body_of(http))
         self._known(body.model)
         if self.template is None:
@@ -91,9 +90,9 @@ class Api:
             raise ApiError(400, f"{self.model} has no chat template; {remedy}", "messages", "no_chat_template")
         variables = {**(body.chat_template_kwargs or {}), "add_generation_prompt": body.add_generation_prompt}
         prompt = self.template.encode(body.conversation(), variables)
-        return self._answer(body, [prompt], [""])
+        return self._answer(writer, body, [prompt], [""])
 
-    def _answer(self, body: Body, prompts: list[list[int]], echoes: list[str]) -> Response:
+    def _answer(self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str]) -> Response:
         if not all(prompts):
             raise ApiError(400, "the prompt has no tokens; give some text", "prompt", "invalid_value")
         n = body.choices()
@@ -106,7 +105,7 @@ class Api:
             [echo for echo in echoes for _ in range(n)],
             sum(map(len, prompts)),
         )
-        texts = together([self._text(request, body.stops()) for request in requests])
+        texts = together([self._text(writer, request, body.stops()) for request in requests])
         if body.stream:
             return events(answer.chunks(texts, body.include_usage))
         return whole(lambda: answer.whole(texts))
@@ -121,18 +120,19 @@ class Api:
         spec = SchemeSpec("stream" if scheme == "auto" else scheme)
         return Request(prompt, spec, body.params(), seed % (1 << 63), body.limit(), policy=policy)
 
-    async def _text(self, request: Request, stops: Sequence[str]) -> AsyncGenerator[Piece | End, None]:
-        async with self._turns, contextlib.aclosing(read(self.writer, request, self.tokenizer, stops)) as pieces:
+    async def _text(
+        self, writer: TextWriter, request: Request, stops: Sequence[str]
+    ) -> AsyncGenerator[Piece | End, None]:
+        async with self._turns, contextlib.aclosing(read(writer, request, self.tokenizer, stops)) as pieces:
             async for piece in pieces:
                 yield piece
 
-    def _admit(self, http: HttpRequest) -> None:
-        if self.key is None:
-            return
-        scheme, _, key = http.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self.key.encode()):
+    def _writer(self, http: HttpRequest) -> TextWriter:
+        writer = self.admit(http.headers.get("authorization", ""))
+        if writer is None:
             remedy = "send it as Authorization: Bearer KEY"
             raise ApiError(401, f"the API key is missing or wrong; {remedy}", None, "invalid_api_key")
+        return writer
 
     def _known(self, model: str | None) -> None:
         if model not in (None, self.model):
@@ -142,12 +142,18 @@ class Api:
         return {"id": self.model, "object": "model", "created": self._since, "owned_by": "airdraft"}
 
 
-def edge_app(
-    server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | None = None, key: str | None = None
-) -> Starlette:
-    """The API at an edge, of the target alone: for clients without a draft. Its texts share the edge's batches."""
-    target = server._target
-    return Api(TargetWriter(server._scheduler, target), tokenizer, target.model, template, key).app()
+def edge_app(server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> Starlette:
+    """The API at an edge, of the target alone: for clients without a draft. Its texts share the edge's batches.
+
+    Keys are the edge's tokens, with their quotas; an edge without tokens lets anybody in.
+    """
+    access = server._service.access
+
+    def admit(authorization: str) -> TextWriter | None:
+        tenant = access.find(authorization) if access is not None else server._anybody
+        return TargetWriter(server, tenant) if tenant else None
+
+    return Api(admit, tokenizer, server._target.model, template).app()
 
 
 def device_app(
@@ -157,5 +163,11 @@ def device_app(
     template: ChatTemplate | None = None,
     key: str | None = None,
 ) -> Starlette:
-    """The API on a device, over a writer that drafts. `model`: what clients call the target."""
-    return Api(writer, tokenizer, model, template, key).app()
+    """The API on a device, over a writer that drafts. `key`: what clients must present; None: nothing."""
+
+    def admit(authorization: str) -> TextWriter | None:
+        scheme, _, given = authorization.partition(" ")
+        right = key is None or hmac.compare_digest(given.strip().encode(errors="replace"), key.encode())
+        return writer if right and (key is None or scheme.lower() == "bearer") else None
+
+    return Api(admit, tokenizer, model, template).app()

@@ -158,7 +158,7 @@ class ChatBody(Body, kw_only=True):
         return [_message(at, message) for at, message in enumerate(self.messages)]
 
 
-NO_LOGPROBS = "a device knows which tokens the target wrote, not how likely they were"
+NO_LOGPROBS = "it is known which tokens the target wrote, not how likely they were"
 
 B = TypeVar("B", bound=Body)
 

@@ -56,10 +56,11 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, folder: Path, file: Path | None = None) -> ChatTemplate | None:
-        """That of the model in `folder`, None if it has none; or the one in `file`.
+        """That of the model in `folder` (or beside its GGUF file), None if it has none; or the one in `file`.
 
         Raises: `ModelError` if it is broken.
         """
+        folder = folder.parent if folder.is_file() else folder
         path = folder / "tokenizer_config.json"
         config = read_json(path) if path.is_file() else {}
         for place in [file] if file else [folder / "chat_template.jinja"]:

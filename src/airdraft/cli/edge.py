@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import typer
 from starlette.applications import Starlette
 
+from airdraft.api.app import edge_app
+from airdraft.api.template import ChatTemplate
 from airdraft.cli import options
 from airdraft.cli.waiting import stopping
 from airdraft.core.edge import Limits
@@ -25,6 +27,7 @@ from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import AirdraftError, BadParameterError
 from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target
+from airdraft.models.folder import resolve
 from airdraft.models.profile import PacedEngine, profile
 from airdraft.telemetry import logs
 from airdraft.telemetry.http import routes, serving
@@ -48,6 +51,8 @@ class _Settings:
     port: int
     metrics_host: str
     metrics_port: int | None
+    api: tuple[Starlette, int] | None
+    """OpenAI's API, and its port."""
     drain_s: float
     tls: tuple[ssl.SSLContext, Path, Path] | None
     tokens: int | None
@@ -133,6 +138,16 @@ def edge(
             rich_help_panel=OPERATION,
         ),
     ] = 30.0,
+    api_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Serve OpenAI's API here too, on the same host, with the same certificate and tokens: the target "
+            "alone, for clients without a draft.",
+            min=0,
+            max=65535,
+            rich_help_panel=OPERATION,
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(help="Serve /metrics and /healthz over HTTP here.", min=0, max=65535, rich_help_panel=OPERATION),
@@ -188,8 +203,11 @@ def edge(
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
     logs.configure(log_level, log_json)
+    api = None
+    if api_port is not None:
+        api = edge_app(server, tokenizer, ChatTemplate.of(resolve(target, engine))), api_port
     settings = _Settings(
-        model.name, pace.description if pace.target_s else None, host, port, metrics_host, metrics_port, drain_s,
+        model.name, pace.description if pace.target_s else None, host, port, metrics_host, metrics_port, api, drain_s,
         secured, len(service.access) if service.access else None, as_json, until_eof,
     )  # fmt: skip
     asyncio.run(_serve(server, settings))
@@ -206,7 +224,7 @@ def _tls(certificate: Path | None, key: Path | None) -> tuple[ssl.SSLContext, Pa
 async def _serve(server: EdgeServer, settings: _Settings) -> None:
     async with server:
         await server.start(settings.host, settings.port)
-        async with _metrics(server, settings) as metrics_url:
+        async with _metrics(server, settings) as metrics_url, _api(settings) as api_url:
             stopped = stopping(settings.until_eof)
             terminated = asyncio.Event()
 
@@ -217,7 +235,7 @@ async def _serve(server: EdgeServer, settings: _Settings) -> None:
             loop.add_signal_handler(signal.SIGTERM, terminate)
             if settings.tls or settings.tokens:
                 loop.add_signal_handler(signal.SIGHUP, _reload, server, settings)
-            _announce(server, settings, metrics_url)
+            _announce(server, settings, {"metrics": metrics_url, "api": api_url})
             await _either(stopped.wait(), terminated.wait())
             if not stopped.is_set():
                 await _either(stopped.wait(), server.drain(settings.drain_s))
@@ -245,6 +263,19 @@ async def _metrics(server: EdgeServer, settings: _Settings) -> AsyncIterator[str
         yield options.address(settings.metrics_host, port).replace("ws://", "http://", 1)
 
 
+@contextlib.asynccontextmanager
+async def _api(settings: _Settings) -> AsyncIterator[str | None]:
+    """Serve OpenAI's API. Yields its URL."""
+    if settings.api is None:
+        yield None
+        return
+    app, port = settings.api
+    _, certificate, key = settings.tls or (None, None, None)
+    async with serving(app, settings.host, port, certificate=certificate, key=key) as found:
+        scheme = "https" if settings.tls else "http"
+        yield options.address(settings.host, found).replace("ws", scheme, 1) + "/v1"
+
+
 def _reload(server: EdgeServer, settings: _Settings) -> None:
     try:
         server.reload()
@@ -256,17 +287,20 @@ def _reload(server: EdgeServer, settings: _Settings) -> None:
         _log.info("tokens and certificate were read again")
 
 
-def _announce(server: EdgeServer, settings: _Settings, metrics_url: str | None) -> None:
+def _announce(server: EdgeServer, settings: _Settings, urls: dict[str, str | None]) -> None:
+    """`urls`: what else is served, by name."""
     url = options.address(settings.host, server.port)
     if settings.tls:
         url = url.replace("ws://", "wss://", 1)
     if settings.as_json:
         line = {"event": "listening", "url": url, "model": settings.name}
-        print(json.dumps(line | ({"metrics": metrics_url} if metrics_url else {})), flush=True)  # noqa: T201
+        print(json.dumps(line | {name: each for name, each in urls.items() if each}), flush=True)  # noqa: T201
         return
     typer.echo(f"airdraft edge serves {settings.name} on {url} (Ctrl-C stops it)")
-    if metrics_url:
-        typer.echo(f"metrics are at {metrics_url}/metrics")
+    if urls["metrics"]:
+        typer.echo(f"metrics are at {urls['metrics']}/metrics")
+    if urls["api"]:
+        typer.echo(f"OpenAI's API is at {urls['api']}")
     if settings.imitated:
         typer.echo(f"compute is imitated: {settings.imitated}")
     if settings.tokens:

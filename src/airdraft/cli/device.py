@@ -1,0 +1,101 @@
+"""`airdraft device`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from airdraft.api.app import device_app
+from airdraft.api.template import ChatTemplate
+from airdraft.cli import options
+from airdraft.cli.waiting import stopping
+from airdraft.device.writer import Offline, Writer
+from airdraft.errors import BadParameterError, LinkError
+from airdraft.models.engines import load
+from airdraft.models.folder import resolve
+from airdraft.telemetry.http import serving
+
+
+def device(
+    edge: Annotated[list[str], typer.Option(help="The edge, ws:// or wss://HOST:PORT; again for each other one.")],
+    draft: options.Draft = "draft",
+    draft_engine: options.DraftEngine = None,
+    name: Annotated[str, typer.Option(help="What clients call the model: the target's name.")] = "target",
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(help="A chat template in Jinja. Without it: the draft model's own.", rich_help_panel="Models"),
+    ] = None,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8572,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="AIRDRAFT_API_KEY", help="What clients must present. Without it: nothing.")
+    ] = None,
+    offline: Annotated[
+        str,
+        typer.Option(
+            help="While no edge answers: `stall` waits, `error` gives up, `draft` shows what the draft model would "
+            "say, labelled, and corrects it later."
+        ),
+    ] = "stall",
+    give_up_s: Annotated[
+        float | None, typer.Option("--give-up", help="Seconds that a text waits for an edge. Without it: for ever.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="AIRDRAFT_TOKEN", help="What the edge wants to know this device by.")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="Authorities, PEM, whose certificates an edge may have, besides the usual ones.")
+    ] = None,
+    as_json: options.Json = False,
+    until_eof: options.UntilEof = False,
+) -> None:
+    """Serve OpenAI's API on this device: texts are drafted here and verified at the edge.
+
+    Any client that speaks to OpenAI speaks to it:
+
+      airdraft device --edge ws://HOST:8571
+      curl http://127.0.0.1:8572/v1/completions -H 'Content-Type: application/json' \\
+        -d '{"model": "target", "prompt": "def f(x):", "max_tokens": 40}'
+    """
+    trusted = _trusted(ca)
+    model, tokenizer = load(draft, engine=draft_engine)
+    template = ChatTemplate.of(resolve(draft, draft_engine), chat_template)
+
+    async def serve() -> None:
+        writer = Writer(
+            edge, model, tokenizer.digest, tokenizer.vocab_size,
+            offline=cast(Offline, offline), token=token, ssl=trusted, give_up_s=give_up_s,
+        )  # fmt: skip
+        app = device_app(writer, tokenizer, name, template, api_key)
+        async with writer, serving(app, host, port) as found:
+            stopped = stopping(until_eof)
+            with contextlib.suppress(LinkError):  # the first text tries again, and says what is wrong
+                await writer.connect()
+            url = options.address(host, found).replace("ws://", "http://", 1) + "/v1"
+            if as_json:
+                print(json.dumps({"event": "listening", "url": url, "edge": writer.edge}), flush=True)  # noqa: T201
+            else:
+                typer.echo(f"airdraft device serves {name} at {url} (Ctrl-C stops it), {writer.state}")
+                if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+                    typer.echo(f"listening on {host} without --api-key: anybody who reaches it may use it")
+            await stopped.wait()
+
+    asyncio.run(serve())
+
+
+def _trusted(ca: Path | None) -> ssl.SSLContext | None:
+    """Whose certificates count. None: the usual ones."""
+    if ca is None:
+        return None
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise BadParameterError(f"the authorities in {ca} cannot be read ({error}); give a PEM file") from error
+    return context
