@@ -12,6 +12,7 @@ from airdraft import __version__
 from airdraft.cli.bench import bench
 from airdraft.cli.bench_engines import engines
 from airdraft.cli.demo import demo
+from airdraft.cli.device import device
 from airdraft.cli.edge import edge
 from airdraft.cli.gguf import gguf
 from airdraft.cli.link import link
@@ -43,7 +44,7 @@ such as org/name.
 """,
 )
 
-for command in (demo, run, edge, link, plan, gguf):
+for command in (demo, run, edge, device, link, plan, gguf):
     app.command()(command)
 bench.command()(engines)
 app.add_typer(bench, name="bench")
