@@ -207,11 +207,11 @@ class Raw:
             self._messages += self._decoder.feed(data)
         return self._messages.pop(0)
 
-    async def text(self, session: int, prompt: Sequence[int], max_tokens: int) -> list[int]:
+    async def text(self, session: int, prompt: Sequence[int], max_tokens: int, eos: int | None = EOS) -> list[int]:
         """What the edge writes by itself after a prompt. Raises: `RefusedError`, whatever session is refused."""
         await self.send(opening(session, tuple(prompt), "server", max_tokens))
         written: list[int] = []
-        while len(written) < max_tokens and not (written and written[-1] == EOS):
+        while len(written) < max_tokens and not (written and written[-1] == eos):
             message = await self.receive()
             if isinstance(message, Error):
                 raise RefusedError(message.code, f"session {message.session}: {message.message}")

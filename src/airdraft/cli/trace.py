@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airdraft.cli import options
+from airdraft.telemetry.logs import printable
 from airdraft.telemetry.trace import read, summary
 
 WIDTH = 24
@@ -45,7 +46,9 @@ def show(
         table.add_column(name, justify=justify, no_wrap=not name)  # type: ignore[arg-type]
     whole = events[-1]["t"] or 1.0
     for event in events:
-        table.add_row(f"{1e3 * event['t']:.1f}", Text(str(event["event"])), Text(_details(event)), _bar(event, whole))
+        table.add_row(
+            f"{1e3 * event['t']:.1f}", Text(printable(str(event["event"]))), Text(_details(event)), _bar(event, whole)
+        )
     console.print(table)
     console.print(Text(_line(numbers)))
 
@@ -69,7 +72,7 @@ def _details(event: dict[str, Any]) -> str:
             parts.append(f"ids {' '.join(map(str, value))}")
         else:
             parts.append(f"{name} {value}")
-    return ", ".join("".join(char if char.isprintable() else " " for char in part) for part in parts)
+    return printable(", ".join(parts))
 
 
 def _line(numbers: dict[str, Any]) -> str:
@@ -87,4 +90,4 @@ def _line(numbers: dict[str, Any]) -> str:
             f"of {numbers['mean_batch']:.1f} texts in the mean"
         )
     parts.append(f"{numbers['end'] or 'no end'} ({numbers['why']})" if numbers["why"] else numbers["end"] or "no end")
-    return "; ".join(parts)
+    return printable("; ".join(parts))

@@ -128,6 +128,15 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+_NUMBERS = {
+    "opened": ("length",),
+    "draft": ("count",),
+    "call": ("began", "texts"),
+    "committed": ("length", "accepted", "written"),
+}
+"""What `summary` reckons with."""
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """The events of a trace. Raises: `BadParameterError` if it is none."""
     try:
@@ -143,6 +152,11 @@ def read(path: Path) -> list[dict[str, Any]]:
             raise BadParameterError(
                 f"line {number} of {path} is no event of a trace; name a file of --trace-dir"
             ) from error
+        for name in _NUMBERS.get(event["event"], ()):
+            if not isinstance(event.get(name), int | float):
+                raise BadParameterError(
+                    f"line {number} of {path} lacks the number {name!r}; name a file of --trace-dir"
+                )
         events.append(event)
     if not events or events[0]["event"] != "opened":
         raise BadParameterError(f"{path} does not begin as a trace does; name a file of --trace-dir")
@@ -156,15 +170,15 @@ def summary(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
         of.setdefault(event["event"], []).append(event)
     commits, calls = of.get("committed", []), of.get("call", [])
     last = events[-1]
-    begun = events[0].get("length", 0)
+    begun = events[0]["length"]
     tokens = commits[-1]["length"] - begun if commits else 0
     spent = commits[-1]["t"] - commits[0]["t"] if commits else 0.0
     after = commits[-1]["length"] - commits[0]["length"] if commits else 0
     return {
         "tokens": tokens,
-        "accepted": sum(each.get("accepted", 0) for each in commits),
-        "written": sum(each.get("written", 0) for each in commits),
-        "drafted": sum(each.get("count", 0) for each in of.get("draft", [])),
+        "accepted": sum(each["accepted"] for each in commits),
+        "written": sum(each["written"] for each in commits),
+        "drafted": sum(each["count"] for each in of.get("draft", [])),
         "seconds": last["t"],
         "first_token_s": commits[0]["t"] if commits else None,
         "token_s": spent / after if after else None,

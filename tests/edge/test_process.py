@@ -1,0 +1,204 @@
+"""`airdraft edge` as who runs it meets it: a process with options, signals, and an HTTP port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+import trustme
+import typer
+from typer.testing import CliRunner
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from airdraft.cli.edge import edge
+from airdraft.core.bits import BitWriter, id_width
+from airdraft.core.messages import Decoder, Digest, Hello, Message, Open, Opened, SchemeSpec, ToDevice, Tokens, encode
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import AirdraftError
+from airdraft.models.engines import load
+
+from ..e2e.processes import announced, started
+
+TOKEN = "a-bearer-token-0123456789"  # noqa: S105
+OTHER = "another-token-0123456789"
+PROMPT = "def parse(text):\n"
+
+
+class Edge:
+    """A process, and how to reach it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], context: ssl.SSLContext, folder: Path) -> None:
+        record = announced(process)
+        self.process, self.folder, self.context = process, folder, context
+        self.url, self.http = record["url"], record["metrics"]
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urlopen(self.http + path, timeout=5) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def connect(self, token: str) -> connect:
+        headers = {"Authorization": f"Bearer {token}"}
+        return connect(self.url, ssl=self.context, additional_headers=headers, compression=None, proxy=None)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Edge]:
+    """An edge with all that faces the open; it drains for a second."""
+    authority = trustme.CA()
+    made = authority.issue_cert("127.0.0.1")
+    made.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    made.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
+    (tmp_path / "tokens").write_text(TOKEN)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with started(
+        "edge", "--port", "0", "--json", "--profile", "phone-8b", "--drain-s", "1", "--metrics-port", "0",
+        "--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem"),
+        "--tokens", str(tmp_path / "tokens"), "--log-json", "--log-level", "debug",
+        "--trace-dir", str(tmp_path / "traces"),
+    ) as process:  # fmt: skip
+        yield Edge(process, context, tmp_path)
+
+
+async def opened(socket: object, max_tokens: int) -> Decoder:
+    """Greet and open a text that the edge writes by itself."""
+    _, tokenizer = load("target")
+    ids = tokenizer.encode(PROMPT)
+    packed = BitWriter()
+    packed.write(ids, id_width(tokenizer.vocab_size))
+    greeting = Hello(1, "a test", "none", tokenizer.digest, tokenizer.vocab_size)
+    asked = Open(
+        1,
+        SchemeSpec("server"),
+        SamplingParams(0.9),
+        0,
+        max_tokens,
+        len(ids),
+        len(ids),
+        packed.bytes(),
+        Digest(ids).value,
+    )
+    await socket.send(encode(greeting) + encode(asked))  # type: ignore[attr-defined]
+    decoder = Decoder(ToDevice)
+    while not any(isinstance(message, Opened) for message in await received(socket, decoder)):
+        pass
+    return decoder
+
+
+async def received(socket: object, decoder: Decoder) -> list[Message]:
+    return list(decoder.feed(await socket.recv()))  # type: ignore[attr-defined]
+
+
+def test_it_starts_counts_reloads_drains_and_ends(running: Edge) -> None:
+    written = 0
+
+    async def main() -> None:
+        nonlocal written
+        assert running.url.startswith("wss://")
+        with pytest.raises(InvalidStatus):
+            await running.connect(OTHER)
+        (running.folder / "tokens").write_text(f"{TOKEN}\n{OTHER}\n")
+        running.process.send_signal(signal.SIGHUP)
+        await asyncio.sleep(0.2)
+        async with running.connect(OTHER) as socket:
+            decoder = await opened(socket, 900)
+            while not written:
+                written += sum(isinstance(message, Tokens) for message in await received(socket, decoder))
+            status, page = await asyncio.to_thread(running.get, "/metrics")
+            assert status == 200
+            assert "airdraft_texts 1.0" in page
+            assert 'airdraft_refusals_total{code="401"} 1.0' in page
+            assert await asyncio.to_thread(running.get, "/healthz") == (200, '{"status":"ok"}')
+            running.process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            while (await asyncio.to_thread(running.get, "/healthz"))[0] == 200:
+                assert time.monotonic() - began < 1
+            with pytest.raises(InvalidStatus) as refused:
+                await running.connect(TOKEN)
+            assert refused.value.response.status_code == 503
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    written += sum(isinstance(message, Tokens) for message in await received(socket, decoder))
+            assert socket.close_code == 1012
+            assert 0.7 < time.monotonic() - began < 3
+
+    asyncio.run(main())
+    _, errors = running.process.communicate(timeout=10)
+    assert running.process.returncode == 0
+    lines = [json.loads(line) for line in errors.decode().splitlines()]
+    assert "lost" in [line.get("how") for line in lines]
+    for secret in (TOKEN, OTHER, PROMPT.strip(), "parse"):
+        assert secret not in errors.decode()
+    (trace,) = (running.folder / "traces").iterdir()
+    events = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert [event["event"] for event in events].count("committed") >= written
+    assert events[-1]["event"] == "lost"
+    assert events[0]["tenant"] == "line 2"
+
+
+def test_a_second_sigterm_ends_it_at_once(running: Edge) -> None:
+    async def main() -> None:
+        async with running.connect(TOKEN) as socket:
+            await opened(socket, 900)
+            began = time.monotonic()
+            running.process.send_signal(signal.SIGTERM)
+            while (await asyncio.to_thread(running.get, "/healthz"))[0] == 200:
+                pass
+            running.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await socket.recv()
+            assert socket.close_code == 1012
+            assert time.monotonic() - began < 0.8
+
+    asyncio.run(main())
+    assert running.process.wait(10) == 0
+
+
+def test_tokens_that_are_not_right_leave_those_of_before(running: Edge) -> None:
+    async def main() -> None:
+        (running.folder / "tokens").write_text("short")
+        running.process.send_signal(signal.SIGHUP)
+        await asyncio.sleep(0.2)
+        async with running.connect(TOKEN):
+            pass
+
+    asyncio.run(main())
+    running.process.send_signal(signal.SIGINT)
+    _, errors = running.process.communicate(timeout=10)
+    assert "not reloaded, everything is as it was" in errors.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--tls-cert", "x.pem"), "--tls-cert and --tls-key go together; give both"),
+        (("--tls-cert", "no.pem", "--tls-key", "no.pem"), "the TLS certificate no.pem cannot be read"),
+        (("--tokens", "nowhere"), "the tokens in nowhere cannot be read"),
+        (("--log-level", "loud"), "no log level 'loud'; choose from debug, info"),
+        (("--trace-tokens",), "--trace-tokens without --trace-dir"),
+        (("--trace-dir", os.devnull), "no traces can go to /dev/null"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_loaded(words: tuple[str, ...], why: str) -> None:
+    app = typer.Typer()
+    app.command()(edge)
+    ended = CliRunner().invoke(app, ["--target", "nowhere", *words])
+    assert isinstance(ended.exception, AirdraftError)
+    assert why in str(ended.exception)

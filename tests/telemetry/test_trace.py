@@ -1,0 +1,104 @@
+"""Traces: written by either side, read again, summed up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from airdraft.core.messages import Close, Draft, Error, Open, Opened, SchemeSpec, Switch, Tokens, Verdict
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import BadParameterError
+from airdraft.telemetry.trace import HELD, Traces, read, summary
+
+OPEN = Open(1, SchemeSpec("stream"), SamplingParams(), 0, 50, 3, 3, b"", 0)
+
+
+def test_what_is_written_is_read_and_summed_up(tmp_path: Path) -> None:
+    trace = Traces(tmp_path / "new" / "folder", "device").open(OPEN, 100.0, edge="e")
+    trace.message(Opened(1, 3, 0), 100.1)
+    trace.message(Draft(1, 1, 3, 3, 0, 4, b"xyz"), 100.2)
+    trace.call(100.5, 0.25, 2, 5)
+    trace.message(Tokens(1, 3, (9,), 0, 2, 4, 1), 100.5)
+    trace.message(Switch(1, SchemeSpec("topk")), 100.6)
+    trace.message(Opened(1, 6, 0), 100.7)
+    trace.message(Verdict(1, 2, 3, 8, 10, 0), 101.5)
+    assert not trace.path.exists()  # at once at the end, and not before
+    trace.message(Close(1, "length"), 102.0)
+    trace.close()
+    events = read(trace.path)
+    assert [event["event"] for event in events] == [
+        "opened", "ready", "draft", "call", "committed", "switch", "switched", "committed", "finished",
+    ]  # fmt: skip
+    assert events[0].pop("at")
+    assert events[0] == {
+        "t": 0.0, "event": "opened", "side": "device", "edge": "e", "prompt": 3, "length": 3, "max_tokens": 50,
+        "scheme": "stream",
+    }  # fmt: skip
+    assert events[3] == {"t": 0.5, "event": "call", "began": 0.25, "texts": 2, "tokens": 5}
+    assert events[4] == {"t": 0.5, "event": "committed", "length": 6, "accepted": 2, "written": 1}
+    assert summary(events) == {
+        "tokens": 7, "accepted": 5, "written": 2, "drafted": 4, "seconds": 2.0, "first_token_s": 0.5, "token_s": 0.25,
+        "engine_s": 0.25, "calls": 1, "mean_batch": 2.0, "end": "finished", "why": "length",
+    }  # fmt: skip
+
+
+def test_ids_only_if_asked(tmp_path: Path) -> None:
+    text = [11, 12, 13]
+    for ids in (False, True):
+        trace = Traces(tmp_path, "edge", ids).open(OPEN, 0.0)
+        trace.message(Opened(1, 3, 0), 0.0, text)
+        trace.message(Tokens(1, 3, (14,), 0), 0.1, [*text, 14])
+        trace.message(Verdict(1, 1, 0, 16, 6, 0), 0.2, [*text, 14, 15, 16])  # 15: the device's own
+        trace.message(Error(1, "busy", "no room"), 0.3, text)
+        trace.close()
+        events = read(trace.path)
+        assert [event["ids"] for event in events if "ids" in event] == ([text, [14], [15, 16]] if ids else [])
+        assert events[-1] == {"t": 0.3, "event": "failed", "code": "busy", "message": "no room"}
+
+
+def test_a_long_text_does_not_pile_up(tmp_path: Path) -> None:
+    trace = Traces(tmp_path, "edge").open(OPEN, 0.0)
+    for at in range(HELD):
+        trace.note("call", at, began=at, texts=1, tokens=1)
+    assert len(trace.path.read_text().splitlines()) == HELD
+    trace.close()
+    assert len(read(trace.path)) == HELD + 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("", "does not begin as a trace does"),
+        ('{"t": 0, "event": "ready"}', "does not begin as a trace does"),
+        ("nonsense", "line 1 of .* is no event"),
+        ('{"t": 0, "event": "opened", "length": 1}\n{"t": "x", "event": "call"}', "line 2 of .* is no event"),
+        ('{"t": 0, "event": "opened", "length": 1}\n[]', "line 2 of .* is no event"),
+        ('{"t": 0, "event": "opened", "length": 1}\n{"t": 1, "event": "call"}', "line 2 of .* lacks"),
+        (
+            '{"t": 0, "event": "opened", "length": 1}\n{"t": 1, "event": "committed", "length": "x"}',
+            "line 2 of .* lacks",
+        ),
+    ],
+)
+def test_what_is_no_trace_is_refused(tmp_path: Path, lines: str, why: str) -> None:
+    path = tmp_path / "trace"
+    path.write_text(lines)
+    with pytest.raises(BadParameterError, match=why):
+        read(path)
+
+
+def test_no_such_file_and_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadParameterError, match=r"cannot be read .*name a file of --trace-dir"):
+        read(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadParameterError, match="no traces can go to"):
+        Traces(tmp_path / "file", "edge")
+
+
+def test_a_trace_of_a_text_that_never_began(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_text(json.dumps({"t": 0, "event": "opened", "length": 3}))
+    numbers = summary(read(path))
+    assert (numbers["tokens"], numbers["end"], numbers["token_s"], numbers["mean_batch"]) == (0, None, None, None)
