@@ -18,6 +18,7 @@ from airdraft.cli.gguf import gguf
 from airdraft.cli.link import link
 from airdraft.cli.plan import plan
 from airdraft.cli.run import run
+from airdraft.cli.trace import trace
 from airdraft.errors import AirdraftError
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ for command in (demo, run, edge, device, link, plan, gguf):
     app.command()(command)
 bench.command()(engines)
 app.add_typer(bench, name="bench")
+app.add_typer(trace, name="trace")
 
 
 @app.callback(invoke_without_command=True)
