@@ -186,6 +186,12 @@ def test_a_program_that_is_run(tmp_path: Path) -> None:
     program.chmod(0o755)
     write = peers.llama_speculative(program, Models("d.gguf", "t.gguf"), tokenizer)
     assert write(tokenizer.encode(HEAD)) == (str(peers.LENGTH), 70, pytest.approx(0.104))
+    tried = tmp_path / "tried"
+    program.write_text(
+        f"{script}import os\nsys.stdout.write(sys.argv[-1])\n"
+        f"if os.path.exists({str(tried)!r}): sys.stderr.write({LOG!r})\nopen({str(tried)!r}, 'w').close()\n"
+    )
+    assert write(tokenizer.encode(HEAD)).tokens == 70  # the second time
     program.write_text(f"{script}sys.exit('no option --spec-type')\n")
     with pytest.raises(ModelError, match=r"ended with code 1 \(no option --spec-type\); build"):
         write(tokenizer.encode(HEAD))
@@ -226,6 +232,7 @@ def test_the_command(
     assert f"wrote engines, peers into {page}" in shown
     assert "onnx, the default, is the quickest." in shown
     assert "Transformers is left out" in shown
+    assert "cores" in shown
     record: dict[str, Any] = json.loads(results.read_text())
     [row] = record["engines"]
     assert list(row["verify_ms"]) == [str(width) for width in range(1, 17)]

@@ -41,10 +41,11 @@ def engines(
         with _progress(console, "forwards") as on_step:
             rows = lab.engines(here, vllm, on_step)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    where = f"{os.cpu_count()} cores" + (f", load {load:.1f} meanwhile." if load is not None else ".")
     _write(json_file, {
         "threads": lab.THREADS, "cores": os.cpu_count(), "load": load, "engines": msgspec.to_builtins(rows),
         "draft_length": peers.LENGTH, "max_tokens": peers.TOKENS, **msgspec.to_builtins(compared),
     })  # fmt: skip
-    blocks = {"engines": lab.table(rows), "peers": peers.table(compared)}
+    blocks = {"engines": f"{lab.table(rows)} {where}", "peers": f"{peers.table(compared)} {where}"}
     console.print(Markdown("\n\n".join(blocks.values())))
     _renew(page, blocks)

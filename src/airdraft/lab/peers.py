@@ -32,6 +32,7 @@ LENGTH = 5
 TOKENS = 64
 TEXTS, TURNS = 12, 2
 _PATIENCE_S = 120
+_TRIES = 20
 _SPEED = r"{} +(\d+) tokens in +[\d.]+ seconds, speed: +([\d.]+) t/s"
 
 
@@ -121,19 +122,28 @@ def llama_speculative(program: Path, models: Models, tokenizer: Tokenizer) -> Wr
 
     def write(prompt: list[int]) -> Written:
         head = tokenizer.decode(prompt)
-        try:
-            ended = subprocess.run([*words, "-p", head], capture_output=True, timeout=_PATIENCE_S, check=False)  # noqa: S603
-        except (OSError, subprocess.TimeoutExpired) as problem:
-            raise ModelError(
-                f"{program} does not run ({problem}); give a llama-speculative-simple built here"
-            ) from problem
-        said, log = (stream.decode(errors="replace") for stream in (ended.stdout, ended.stderr))
-        if ended.returncode != 0:
-            last = (log.strip() or "it does not say why").splitlines()[-1]
-            raise ModelError(f"{program} ended with code {ended.returncode} ({last}); build llama.cpp of 2026 or later")
+        said, log = _run(program, [*words, "-p", head])
+        for _ in range(_TRIES):
+            if re.search(_SPEED.format("decoded"), said + log):
+                break
+            # It logs in a thread, and on a busy machine ends before that has written: one in three times was seen.
+            said, log = _run(program, [*words, "-p", head])
         return read(said, log, head, str(program))
 
     return write
+
+
+def _run(program: Path, words: Sequence[str]) -> tuple[str, str]:
+    """Its standard output and error. Raises: `ModelError` if it does not run, or fails."""
+    try:
+        ended = subprocess.run(words, capture_output=True, timeout=_PATIENCE_S, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise ModelError(f"{program} does not run ({problem}); give a llama-speculative-simple built here") from problem
+    said, log = (stream.decode(errors="replace") for stream in (ended.stdout, ended.stderr))
+    if ended.returncode != 0:
+        last = (log.strip() or "it does not say why").splitlines()[-1]
+        raise ModelError(f"{program} ended with code {ended.returncode} ({last}); build llama.cpp of 2026 or later")
+    return said, log
 
 
 def read(said: str, log: str, head: str, program: str) -> Written:
