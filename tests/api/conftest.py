@@ -14,7 +14,7 @@ import pytest
 
 from airdraft.api.app import device_app, edge_app
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Client
+from airdraft.device.writer import Writer
 from airdraft.edge.server import EdgeServer
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
@@ -93,8 +93,8 @@ def served(target: OnnxModel, draft: OnnxModel, tokenizer: Tokenizer) -> Iterato
             await server.start(HOST, 0)
             url = f"ws://{HOST}:{server.port}"
             async with (
-                await Client.connect(url, draft, tokenizer.digest, tokenizer.vocab_size) as client,
-                serving(device_app(client, tokenizer, "target"), HOST, 0) as device,
+                Writer([url], draft, tokenizer.digest, tokenizer.vocab_size) as writer,
+                serving(device_app(writer, tokenizer, "target"), HOST, 0) as device,
                 serving(edge_app(server, tokenizer), HOST, 0) as edge,
             ):
                 yield server, device, edge

@@ -1,0 +1,116 @@
+"""The commands as a user runs them: processes of their own, one of them killed in the midst of an answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import openai
+import pytest
+import trustme
+
+from airdraft.models.folder import shipped
+from airdraft.models.text import Tokenizer
+
+from ..e2e.processes import airdraft, announced, started
+from .conftest import PROMPT, Truth
+from .test_chat import MESSAGES, RENDERED, TINY
+
+pytestmark = pytest.mark.slow
+
+
+def client(url: str, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0)
+
+
+def test_an_edge_killed_and_started_again_in_the_midst_of_an_answer(tokenizer: Tokenizer, truth: Truth) -> None:
+    seed = next(seed for seed in range(50) if len(truth(seed=seed, max_tokens=200)) == 200)
+    text = tokenizer.decode(truth(seed=seed, max_tokens=200))
+    slowly = ("edge", "--json", "--profile", "phone-8b", "--port")
+    with started(*slowly, "0") as first:
+        url = announced(first)["url"]
+        with (
+            started("device", "--edge", url, "--port", "0", "--json") as device,
+            client(announced(device)["url"]) as api,
+        ):
+            chunks = []
+            for chunk in api.completions.create(model="target", prompt=PROMPT, seed=seed, max_tokens=200, stream=True):
+                chunks.append(chunk)
+                if len(chunks) == 10:
+                    first.kill()
+                    first.wait()
+                    second = started(*slowly, url.rpartition(":")[2])
+                    second_process = second.__enter__()
+            second.__exit__(None, None, None)
+            assert second_process.returncode is not None
+            assert "".join(chunk.choices[0].text for chunk in chunks) == text
+            device.send_signal(signal.SIGTERM)
+            _, errors = device.communicate(timeout=20)
+            assert (device.returncode, errors) == (0, b"")
+
+
+def test_chats_with_a_key_over_tls(tmp_path: Path, tokenizer: Tokenizer, truth: Truth) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    (tmp_path / "tokens").write_text("0123456789abcdef\n")
+    folder = Path(shutil.copytree(shipped("draft"), tmp_path / "draft"))
+    (folder / "chat_template.jinja").write_text(TINY)
+    text = tokenizer.decode(truth(RENDERED + "# assistant:", seed=3, max_tokens=20))
+    secured = ("--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem"))
+    with started(
+        "edge", "--host", "localhost", "--port", "0", "--json", "--tokens", str(tmp_path / "tokens"), *secured
+    ) as edge:
+        own = ("--token", "0123456789abcdef", "--ca", str(tmp_path / "ca.pem"), "--api-key", "k")
+        url = announced(edge)["url"]
+        assert url.startswith("wss://")
+        options = ("--edge", url, "--draft", str(folder), "--name", "mine", "--port", "0", "--json")
+        with started("device", *options, *own) as device:
+            listening = announced(device)
+            assert listening["edge"] == url
+            with client(listening["url"], "k") as api:
+                answer = api.chat.completions.create(model="mine", messages=MESSAGES, seed=3, max_tokens=20)
+                assert answer.choices[0].message.content == text
+            with client(listening["url"], "q") as api, pytest.raises(openai.AuthenticationError):
+                api.models.list()
+
+
+def test_an_edge_serves_the_api_too(tokenizer: Tokenizer, truth: Truth) -> None:
+    with started("edge", "--port", "0", "--api-port", "0", "--json") as edge:
+        with client(announced(edge)["api"]) as api:
+            answer = api.completions.create(model="target", prompt=PROMPT, seed=4, max_tokens=20)
+            assert answer.choices[0].text == tokenizer.decode(truth(seed=4, max_tokens=20))
+        edge.send_signal(signal.SIGTERM)
+        _, errors = edge.communicate(timeout=20)
+        assert (edge.returncode, errors) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--offline", "sometimes"), "offline is 'sometimes'; choose one of stall, draft, error"),
+        (("--chat-template", "/nowhere.jinja"), "/nowhere.jinja cannot be read"),
+        (("--ca", "/nowhere.pem"), "/nowhere.pem cannot be read"),
+        (("--give-up", "0"), "give-up is 0 s"),
+        (("--edge", "http://x"), "'http://x' is no address of an edge"),
+    ],
+)
+def test_mistakes_end_in_one_line(options: tuple[str, ...], words: str) -> None:
+    code, out, errors = airdraft("device", "--edge", "ws://127.0.0.1:9", *options)
+    assert (code, out) == (2, "")
+    assert words in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_port_that_is_taken() -> None:
+    with started("device", "--edge", "ws://127.0.0.1:9", "--port", "0", "--json") as device:
+        listening = announced(device)
+        assert listening["edge"] is None
+        port = listening["url"].split(":")[2].split("/")[0]
+        code, _, errors = airdraft("device", "--edge", "ws://127.0.0.1:9", "--port", port)
+        assert (code, "choose a free port" in errors) == (2, True)
+        assert json.dumps(listening)

@@ -1,0 +1,311 @@
+"""Clients that go away, edges that die, models that fail: over tables, which are as slow as a test wants them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+
+from airdraft.api import reading
+from airdraft.api.app import device_app, edge_app
+from airdraft.core.sampling import SamplingParams
+from airdraft.device.writer import Writer
+from airdraft.edge.access import Access
+from airdraft.edge.server import Capacity, EdgeServer, Service
+from airdraft.errors import ModelError
+from airdraft.models.base import FloatArray, OneByOne
+from airdraft.models.folder import shipped
+from airdraft.models.text import Tokenizer
+from airdraft.sim import alone
+from airdraft.sim.conformance import TableModel
+from airdraft.telemetry.http import serving
+
+from ..edge.loopback import HOST, Table, run, until
+
+VOCAB = 4096
+PROMPT = "def f(x):"
+BEARER = "0123456789abcdef"
+TOKENIZER = Tokenizer(shipped("draft"))
+
+
+def table(*seeds: int, **options: Any) -> Table:
+    """As slow as it needs to be for a midst, and without an end."""
+    return Table(*seeds, **{"vocab_size": VOCAB, "eos_ids": (), "max_context": 4096, "seconds": 0.003, **options})
+
+
+def says(text: str, prompt: str = PROMPT) -> TableModel:
+    """A model that writes this text after the prompt, if it is greedy."""
+    ids, start = TOKENIZER.encode(text)[1:], len(TOKENIZER.encode(prompt))
+
+    def row(prefix: tuple[int, ...]) -> FloatArray:
+        logits = np.zeros(VOCAB, np.float32)
+        at = len(prefix) - start
+        logits[ids[at] if 0 <= at < len(ids) else 0] = 9
+        return logits
+
+    return TableModel(row, VOCAB, 4096, (0,))
+
+
+def truth(target: Table, seed: int, max_tokens: int) -> str:
+    same = TableModel(target.row, VOCAB, 4096, target.eos_ids)
+    return TOKENIZER.decode(list(alone.write(same, TOKENIZER.encode(PROMPT), SamplingParams(), seed, max_tokens)))
+
+
+@dataclass
+class Place:
+    """An edge and a device, each with the API."""
+
+    server: EdgeServer
+    writer: Writer
+    device: openai.AsyncOpenAI
+    edge: openai.AsyncOpenAI
+
+    async def restart(self, target: TableModel) -> None:
+        """The edge, on its port."""
+        port = self.server.port
+        await self.kill()
+        await asyncio.sleep(0.2)
+        self.server = EdgeServer(OneByOne(target), TOKENIZER.digest, VOCAB)
+        await self.server.start(HOST, port)
+
+    async def kill(self) -> None:
+        for socket in list(self.server._sockets):
+            socket.transport.abort()
+        await self.server.close()
+
+
+@contextlib.asynccontextmanager
+async def place(
+    target: TableModel,
+    draft: TableModel | None = None,
+    service: Service | None = None,
+    capacity: Capacity | None = None,
+    key: str | None = None,
+    **options: Any,
+) -> AsyncIterator[Place]:
+    server = EdgeServer(OneByOne(target), TOKENIZER.digest, VOCAB, None, capacity, service)
+    await server.start(HOST, 0)
+    token = BEARER if service and service.access else None
+    writer = Writer(
+        [f"ws://{HOST}:{server.port}"], draft or table(1, 2), TOKENIZER.digest, VOCAB, token=token, **options
+    )
+    async with (
+        writer,
+        serving(device_app(writer, TOKENIZER, "table", key=key), HOST, 0) as device,
+        serving(edge_app(server, TOKENIZER), HOST, 0) as edge,
+        openai.AsyncOpenAI(base_url=f"http://{HOST}:{device}/v1", api_key=key or "none", max_retries=0) as at_device,
+        openai.AsyncOpenAI(base_url=f"http://{HOST}:{edge}/v1", api_key=token or "none", max_retries=0) as at_edge,
+    ):
+        found = Place(server, writer, at_device, at_edge)
+        try:
+            yield found
+        finally:
+            await found.server.close()
+
+
+def asking(**options: Any) -> dict[str, Any]:
+    return {"model": "table", "prompt": PROMPT, "seed": 1, "max_tokens": 100, **options}
+
+
+def corrected(chunks: Sequence[Any]) -> str:
+    """What a reader who knows of corrections ends up with."""
+    text = ""
+    for chunk in chunks:
+        choice = chunk.choices[0]
+        text += choice.text
+        if correction := (choice.model_extra.get("airdraft") or {}).get("correction"):
+            text = text[: correction["from"]] + correction["text"]
+    return text
+
+
+def is_unverified(chunk: Any) -> bool:
+    return (chunk.choices[0].model_extra.get("airdraft") or {}).get("verified") is False
+
+
+@pytest.mark.parametrize(
+    "text", ["日本語の説明: これは関数です。🎉🎊", "naïve — ежедневно €5", "\N{FAMILY}\u200d\N{GIRL} end"]
+)
+def test_characters_of_several_tokens_arrive_whole(text: str) -> None:
+    async def main() -> None:
+        async with place(says(text), says(text[:5])) as found:
+            for client in (found.device, found.edge):
+                stream = await client.completions.create(**asking(stream=True, temperature=0))
+                pieces = [chunk.choices[0].text async for chunk in stream]
+                assert "".join(pieces) == text
+                assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
+
+    assert len(TOKENIZER.encode(text)) > len(text.split()) + 5
+    run(main)
+
+
+@pytest.mark.parametrize("where", ["device", "edge"])
+def test_a_client_that_goes_away_frees_its_texts(where: str) -> None:
+    async def main() -> None:
+        async with place(table(1, seconds=0.01)) as found:
+            client, scheduler = getattr(found, where), found.server._scheduler
+            stream = await client.completions.create(**asking(n=3, max_tokens=2000, stream=True))
+            for _ in range(5):
+                await anext(aiter(stream))
+            assert scheduler.texts == 3
+            await stream.close()
+            await until(lambda: scheduler.texts == 0)
+            whole = asyncio.create_task(client.completions.create(**asking(n=2, max_tokens=2000)))
+            await until(lambda: scheduler.texts == 2)
+            whole.cancel()
+            await asyncio.gather(whole, return_exceptions=True)
+            await until(lambda: scheduler.texts == 0)
+            assert (await client.completions.create(**asking(max_tokens=3))).usage.completion_tokens == 3
+
+    run(main)
+
+
+def test_an_edge_that_dies_and_comes_back_is_not_seen_by_the_client() -> None:
+    target = table(1)
+
+    async def main() -> None:
+        async with place(target) as found:
+            stream = await found.device.completions.create(**asking(max_tokens=300, stream=True))
+            chunks = []
+            async for chunk in stream:
+                chunks.append(chunk)
+                if len(chunks) in (20, 60):
+                    await found.restart(target)
+            assert len(chunks) > 100
+            assert "".join(chunk.choices[0].text for chunk in chunks) == truth(target, 1, 300)
+            last = chunks[-1].choices[0]
+            assert (last.finish_reason, last.model_extra["airdraft"]["unverified_tokens"]) == ("length", 0)
+
+    run(main)
+
+
+def test_what_the_draft_alone_writes_is_marked_and_corrected() -> None:
+    target = table(1)
+
+    async def main() -> None:
+        async with place(target, offline="draft") as found:
+            stream = await found.device.completions.create(**asking(max_tokens=200, stream=True))
+            chunks = []
+            away = False
+            async for chunk in stream:
+                chunks.append(chunk)
+                if len(chunks) == 20:
+                    port = found.server.port
+                    await found.kill()
+                    away = True
+                if away and sum(map(is_unverified, chunks)) >= 10:
+                    away = False
+                    found.server = EdgeServer(OneByOne(target), TOKENIZER.digest, VOCAB)
+                    await found.server.start(HOST, port)
+            assert corrected(chunks) == truth(target, 1, 200)
+            assert "".join(chunk.choices[0].text for chunk in chunks) != truth(target, 1, 200)
+            assert chunks[-1].choices[0].model_extra["airdraft"]["unverified_tokens"] == 0
+            # A text that is whole was corrected before it is seen.
+            whole = await found.device.completions.create(**asking(max_tokens=50))
+            assert whole.choices[0].text == truth(target, 1, 50)
+
+    run(main)
+
+
+def test_without_an_edge_a_text_of_the_draft_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "ALONE_S", 0.3)
+    draft = table(5)
+
+    async def main() -> None:
+        async with place(table(1), draft, offline="draft") as found:
+            await found.kill()
+            whole = await found.device.completions.create(**asking(max_tokens=30))
+            choice = whole.choices[0]
+            assert (choice.text, choice.finish_reason) == (truth(draft, 1, 30), "length")
+            assert (choice.model_extra["airdraft"]["unverified_tokens"], whole.usage.completion_tokens) == (30, 30)
+            stop = choice.text[40:45]
+            chunks = [each async for each in await found.device.completions.create(**asking(stop=stop, stream=True))]
+            assert corrected(chunks) == choice.text[: choice.text.find(stop)]
+            assert chunks[-1].choices[0].finish_reason == "stop"
+            assert chunks[-1].choices[0].model_extra["airdraft"]["unverified_tokens"] > 0
+
+    run(main)
+
+
+def test_an_edge_that_is_away_is_an_error_where_that_is_asked_for() -> None:
+    async def main() -> None:
+        async with place(table(1), offline="error") as found:
+            stream = await found.device.completions.create(**asking(max_tokens=1000, stream=True))
+            await anext(aiter(stream))
+            await found.kill()
+            with pytest.raises(openai.APIError, match="no edge answers") as caught:
+                [chunk async for chunk in stream]
+            assert caught.value.code == "edge_unreachable"
+            with pytest.raises(openai.InternalServerError, match="no edge answers") as answered:
+                await found.device.completions.create(**asking())
+            assert (answered.value.status_code, answered.value.response.headers["retry-after"]) == (503, "1")
+
+    run(main)
+
+
+def test_keys(tmp_path: Any) -> None:
+    (tmp_path / "tokens").write_text(BEARER)
+
+    async def main() -> None:
+        service = Service(access=Access(tmp_path / "tokens"))
+        async with place(table(1), service=service, key="the key") as found:
+            for client in (found.device, found.edge):
+                assert (await client.completions.create(**asking(max_tokens=3))).usage.completion_tokens == 3
+                for wrong in ("wrong", "the"):
+                    stranger = client.with_options(api_key=wrong)
+                    for ask in (stranger.models.list(), stranger.completions.create(**asking())):
+                        with pytest.raises(openai.AuthenticationError) as caught:
+                            await ask
+                        assert (caught.value.status_code, caught.value.code) == (401, "invalid_api_key")
+
+    run(main)
+
+
+def test_an_edge_without_room_says_when_to_try_again() -> None:
+    async def main() -> None:
+        async with place(table(1, seconds=0.01), capacity=Capacity(texts=1)) as found:
+            stream = await found.edge.completions.create(**asking(max_tokens=500, stream=True))
+            await anext(aiter(stream))
+            with pytest.raises(openai.InternalServerError, match="at once already") as caught:
+                await found.edge.completions.create(**asking())
+            assert (caught.value.status_code, caught.value.code) == (503, "busy")
+            await stream.close()
+
+    run(main)
+
+
+def test_quotas_of_an_edge_hold_for_the_api(tmp_path: Any) -> None:
+    quotas = f'[[token]]\nname = "a"\ntoken = "{BEARER}"\nsessions = 1\ncontext = 40\ntokens_per_s = 100.0\n'
+    (tmp_path / "tokens.toml").write_text(quotas)
+
+    async def main() -> None:
+        service = Service(access=Access(tmp_path / "tokens.toml"))
+        async with place(table(1), service=service) as found:
+            with pytest.raises(openai.RateLimitError, match="texts of this token are open"):
+                await found.edge.completions.create(**asking(n=2))
+            whole = await found.edge.completions.create(**asking())
+            assert whole.usage.total_tokens == 40
+            assert whole.choices[0].text == truth(table(1), 1, whole.usage.completion_tokens)
+            with pytest.raises(openai.BadRequestError, match="the context of"):
+                await found.edge.completions.create(**asking(prompt="x " * 50))
+
+    run(main)
+
+
+def test_a_model_that_fails_is_not_the_clients_fault(caplog: pytest.LogCaptureFixture) -> None:
+    def fault() -> Exception:
+        return ModelError("out of memory")
+
+    async def main() -> None:
+        async with place(table(1, fault=fault)) as found:
+            prompt = [1, 39, 2]  # which the table takes amiss
+            with pytest.raises(openai.InternalServerError, match="out of memory") as caught:
+                await found.edge.completions.create(**asking(prompt=prompt))
+            assert caught.value.status_code == 502
+
+    run(main)
