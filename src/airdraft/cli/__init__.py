@@ -11,6 +11,7 @@ import typer
 from airdraft import __version__
 from airdraft.cli.bench import bench
 from airdraft.cli.bench_engines import engines
+from airdraft.cli.chaos import chaos
 from airdraft.cli.demo import demo
 from airdraft.cli.device import device
 from airdraft.cli.edge import edge
@@ -45,7 +46,7 @@ such as org/name.
 """,
 )
 
-for command in (demo, run, edge, device, link, plan, gguf):
+for command in (demo, run, edge, device, link, plan, gguf, chaos):
     app.command()(command)
 bench.command()(engines)
 app.add_typer(bench, name="bench")

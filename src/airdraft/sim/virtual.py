@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,6 +31,10 @@ class Compute:
 
     draft_s: float
     verify_s: float
+
+    def takes_s(self, side: Side, forward: Forward, now: float) -> float:
+        """How long a forward takes that starts now."""
+        return self.draft_s if side == "device" else self.verify_s
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ class VirtualText:
     counts: Counts = field(default_factory=Counts)
 
 
+def _ignore(event: Event) -> None:
+    pass
+
+
 class _Side:
     """One machine, its model, and the pipe that it sends into."""
 
@@ -74,7 +82,7 @@ class _Side:
 
 
 class Virtual:
-    """A device and an edge joined by a link, under one clock that starts at 0. Texts are written one after another."""
+    """A device and an edge joined by a link, under one clock. Texts are written one after another."""
 
     def __init__(
         self,
@@ -85,12 +93,17 @@ class Virtual:
         link: LinkModel,
         compute: Compute,
         spans: list[Span] | None = None,
+        *,
+        began_s: float = 0.0,
+        faults: Sequence[tuple[float, Callable[[Virtual], None]]] = (),
     ) -> None:
-        """Both machines must have been made at time 0. `spans` is filled if given.
+        """Both machines must have been made at time `began_s`. `spans` is filled if given.
 
+        faults: what befalls this connection, and when. It may `tear` it, or end it by raising what is to come out of
+            the call that lets time pass.
         Raises: `RefusedError` if the two sides do not shake hands.
         """
-        self.now = 0.0
+        self.now = began_s
         self._device = _Side("device", device, draft, link.uplink())
         self._edge = _Side("edge", edge, target, link.downlink())
         self._compute = compute
@@ -98,6 +111,10 @@ class Virtual:
         self._todo: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._text: VirtualText | None = None
+        self._on_event: Callable[[Event], None] = _ignore
+        self._torn: tuple[Side, float, LinkError] | None = None
+        for at_s, befall in faults:
+            self._at(max(began_s, at_s), befall, self)
         self._flush(self._edge)
         self._flush(self._device)
         self._run(lambda: device.ready)
@@ -125,12 +142,17 @@ class Virtual:
         self._at(until_s, lambda: None)
         self._run(lambda: self.now >= until_s)
 
-    def write(self, request: Request) -> VirtualText:
-        """Serve one request to its end.
+    def tear(self, side: Side, share: float, error: LinkError) -> None:
+        """Of the next bytes on their way to `side` this share arrives, from 0 to 1, and then the connection ends."""
+        self._torn = side, share, error
+
+    def write(self, request: Request, on_event: Callable[[Event], None] = _ignore) -> VirtualText:
+        """Serve one request to its end. `on_event` is told what the device's machine says of it, as it says it.
 
         Raises: `RefusedError` with the code and message of whatever ended the session or the connection early.
         """
         text = self._text = VirtualText(self.now, counts=request.counts)
+        self._on_event = on_event
         machine = self._device.machine
         if not isinstance(machine, DeviceMachine):
             raise TypeError("the device's side holds another machine")
@@ -162,11 +184,15 @@ class Virtual:
                     self._start(side, event)
                 else:
                     self._at(side.free_s, self._start, side, event)
-            elif isinstance(event, Failed):
-                raise RefusedError(event.code, event.message)
-            elif isinstance(event, Finished):
+                continue
+            if side is self._device:
+                self._on_event(event)
+                if isinstance(event, Failed):
+                    raise RefusedError(event.code, event.message)
+            if isinstance(event, Failed | Finished) and event.session is not None:
                 side.caches.pop(event.session, None)
                 side.ended.add(event.session)
+            if isinstance(event, Finished):
                 if side is self._device and self._text is not None:
                     self._text.reason, self._text.ended_s = event.reason, self.now
             elif isinstance(event, Committed) and self._text is not None:
@@ -181,7 +207,7 @@ class Virtual:
         if forward.session in side.ended:
             return
         forward = side.machine.latest(forward)
-        took_s = self._compute.draft_s if side is self._device else self._compute.verify_s
+        took_s = self._compute.takes_s(side.name, forward, self.now)
         side.free_s = self.now + took_s
         side.busy_s += took_s
         if self._spans is not None:
@@ -214,4 +240,8 @@ class Virtual:
         self._at(arrival_s, self._receive, other, data)
 
     def _receive(self, side: _Side, data: bytes) -> None:
+        if self._torn is not None and self._torn[0] == side.name:
+            _, share, error = self._torn
+            self._serve(side, side.machine.receive(data[: int(share * len(data))], self.now))
+            raise error
         self._serve(side, side.machine.receive(data, self.now))

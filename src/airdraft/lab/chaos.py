@@ -1,0 +1,375 @@
+"""Sessions through faults: whatever happens to link and edge, the text is the target's own.
+
+Everything of a session is drawn from a seed and its number: models, request, links, speeds, faults. The machines are
+the real ones, over virtual time; models are tables, whose rows are computed from the whole prefix, so that a token
+lost, doubled or put elsewhere changes all that follows. Each text is compared with what the target writes alone.
+"""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from airdraft.core.control.auto import Auto, Policy
+from airdraft.core.control.facts import Facts, Mode
+from airdraft.core.device import DeviceMachine
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.events import Committed, Event, Finished
+from airdraft.core.messages import VERSION, Hello, SchemeSpec
+from airdraft.core.request import Request
+from airdraft.core.resume import Backoff, Resumable
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import AirdraftError, LinkError, RefusedError
+from airdraft.lab.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
+from airdraft.link.base import LinkModel
+from airdraft.link.const import ConstLink
+from airdraft.link.markov2 import Markov2Link
+from airdraft.link.rayleigh import RayleighLink
+from airdraft.models.base import FloatArray
+from airdraft.sim import alone
+from airdraft.sim.conformance import TableModel
+from airdraft.sim.virtual import Virtual
+
+VOCAB = 24
+PATIENCE_S = 600.0
+"""Virtual seconds after the last fault within which a text must be done."""
+RETRIED = ("silent", "busy")
+"""Refusals after which the device tries again. No other may come: links lose bytes, but never change them."""
+WAYS = ("server", "coupled", "stream/off", "stream/idle", "stream/always", "auto", "switching")
+"""Schemes whose text is the target's own, to the token."""
+GREEDY = ("dense", "topk", "split/row", "split/candidates")
+"""Those whose text is so at temperature 0; elsewhere they are exact in distribution, which one text cannot show."""
+
+
+def table(seed: int, like: TableModel | None = None, noise: float = 2.0, **more: object) -> TableModel:
+    """A model whose row is drawn from the whole prefix; with `like` it is that model, bent by `noise`."""
+
+    def row(prefix: tuple[int, ...]) -> FloatArray:
+        own = np.random.default_rng([seed, *prefix]).normal(0.0, noise, VOCAB)
+        return (own if like is None else like.row(prefix) + own).astype(np.float32)
+
+    return TableModel(row, VOCAB, **more)  # type: ignore[arg-type]
+
+
+class Restless:
+    """A policy that changes its mind whenever it is asked."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)  # noqa: S311
+
+    def choose(self, facts: Facts, now: float) -> Mode:
+        """See `Policy.choose`."""
+        rng = self._rng
+        scheme = rng.choice(("server", "coupled", "stream"))
+        length = 0 if scheme == "server" else rng.randint(1, 12)
+        return Mode(scheme, length, rng.choice(("off", "idle", "always")), rng.randint(1, 3), rng.randint(1, 3))
+
+    def why(self) -> str:
+        """See `Policy.why`."""
+        return "restless"
+
+
+@dataclass(frozen=True)
+class Site:
+    """An edge, and the way to it."""
+
+    link: LinkModel
+    draft_s: float
+    verify_s: float
+
+
+@dataclass
+class Case:
+    """All that is drawn for one session."""
+
+    way: str
+    request: Request
+    target_seed: int
+    draft_noise: float
+    context: int
+    draft_context: int
+    eos_ids: tuple[int, ...]
+    limits: Limits
+    sites: tuple[Site, Site]
+    faults: list[Fault]
+
+    def target(self, site: int) -> TableModel:
+        """What the edge at `site` serves: everywhere the same."""
+        return table(self.target_seed, max_context=self.context, eos_ids=self.eos_ids)
+
+
+def _link(rng: random.Random) -> LinkModel:
+    rtt_s, rate_bps = 10 ** rng.uniform(-2.5, -0.6), 10 ** rng.uniform(4.5, 8)
+    return rng.choice((
+        ConstLink(rate_bps, 1e8, rtt_s),
+        Markov2Link(rate_bps, 4 * rate_bps, rtt_s=rtt_s, seed=rng.randrange(1 << 30)),
+        RayleighLink(bandwidth_hz=max(1e4, rate_bps / 8), rtt_s=rtt_s, seed=rng.randrange(1 << 30)),
+    ))  # fmt: skip
+
+
+def case(seed: int, number: int) -> Case:
+    """Session `number` of a run with this seed."""
+    rng = random.Random(f"{seed} {number}")  # noqa: S311
+    way = rng.choice((*WAYS, *WAYS, *GREEDY))
+    name, _, option = {"auto": "stream", "switching": "coupled"}.get(way, way).partition("/")
+    spec = SchemeSpec(name, k=rng.choice((2, 64)), bits=rng.choice((4, 16)))
+    spec = msgspec.structs.replace(spec, **{"downlink" if name == "split" else "race": option} if option else {})
+    params = SamplingParams(0.0)
+    if way not in GREEDY and rng.random() < 0.75:
+        params = SamplingParams(
+            rng.uniform(0.5, 1.5), rng.choice((0, 0, 5)), rng.choice((1.0, 1.0, 0.9)), rng.choice((0.0, 0.0, 0.05))
+        )
+    policy: Policy | None = None
+    if way in ("auto", "switching"):
+        policy = Auto(VOCAB) if way == "auto" else Restless(rng.randrange(1 << 30))
+    tokens = rng.randint(8, 96)
+    request = Request(
+        [rng.randrange(VOCAB) for _ in range(rng.randint(1, 12))], spec, params, rng.randrange(1 << 62), tokens,
+        rng.choice((None, None, 1, 4, 9)), policy=policy,
+    )  # fmt: skip
+    context = rng.choice((4096, 4096, 4096, 60))
+    heartbeat_s = rng.uniform(0.3, 2.0)
+    sites = [Site(_link(rng), 10 ** rng.uniform(-3, -1.5), 10 ** rng.uniform(-2.3, -1)) for _ in range(2)]
+    return Case(
+        way, request, rng.randrange(1 << 30), rng.uniform(0.1, 2.5), context, rng.choice((context, context, 30)),
+        rng.choice(((), (), (3,))), Limits(max_draft=rng.choice((2, 8, 32)), heartbeat_s=heartbeat_s),
+        (sites[0], sites[1]), draw(rng, 0.1 + tokens * sites[0].verify_s, heartbeat_s),
+    )  # fmt: skip
+
+
+class Outcome(msgspec.Struct):
+    """What became of a session."""
+
+    number: int
+    way: str
+    identical: bool = False
+    error: str = ""
+    """Why the text was given up, if it was."""
+    unhandled: str = ""
+    """An exception that is none of the library's."""
+    faults: dict[str, int] = {}
+    """Those that were felt, by kind."""
+    connections: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    """Of the session's clock."""
+    timeline: list[tuple[float, str]] = []
+
+
+class _EndedError(LinkError):
+    """A fault has ended the connection."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+class _Life:
+    """A session while it is lived: where it stands, and how things stand at the edges."""
+
+    def __init__(self, case: Case, outcome: Outcome, resume: Callable[[Request], Resumable]) -> None:
+        self._case, self._outcome = case, outcome
+        self._text = resume(case.request)
+        self._backoff = Backoff(0.05, 2.0, 0.5, outcome.number)
+        self._now = 0.0
+        self._world: Virtual | None = None
+        self._site = 0
+        self._ending = [fault for fault in case.faults if fault.kind in ENDING]  # those whose moment is to come
+        self._busy: Fault | None = None
+        self._listens_s = [0.0, 0.0]  # when an edge that has ended listens again
+        self._takes_s = [0.0, 0.0]  # when an edge that is busy takes texts again
+        self._verify_s = [0.0, 0.0]  # of a forward, as far as each edge knows
+        self._until_s = max(fault.until_s for fault in case.faults) + PATIENCE_S
+
+    @property
+    def now(self) -> float:
+        """The session's clock."""
+        return self._world.now if self._world else self._now
+
+    def live(self) -> list[int]:
+        """Write the text, whatever it takes. Raises: `AirdraftError` when it has to be given up."""
+        while not self._text.finished:
+            delay_s = 0.0
+            try:
+                self._write()
+                if not self._text.finished:
+                    raise AirdraftError("a session has finished, and its text has not")
+            except (LinkError, RefusedError) as error:
+                delay_s = self._lost(error)
+            self._now, self._world = self.now + delay_s, None
+        return self._text.tokens
+
+    def _lost(self, error: LinkError | RefusedError) -> float:
+        """The connection or the session has ended early. Returns how long to wait before the next, in seconds."""
+        if isinstance(error, RefusedError) and error.code not in RETRIED:
+            raise error
+        if isinstance(error, _EndedError):
+            error.fault.hit = error.fault.kind != "busy"
+            if error.fault.kind == "handover":
+                self._site = 1 - self._site
+                self._tell(str(error))
+                return 0.0
+        elif isinstance(error, RefusedError) and error.code == "busy" and self._busy:
+            self._busy.hit = True
+        delay_s = self._backoff.failed()
+        self._tell(f"{error}; again in {delay_s:.3f} s")
+        return delay_s
+
+    def _tell(self, what: str) -> None:
+        self._outcome.timeline.append((self.now, what))
+
+    def _write(self) -> None:
+        """Over one connection, until it or the text ends."""
+        case, now, at = self._case, self._now, self._site
+        if now < self._listens_s[at]:
+            raise LinkError(f"edge {at} cannot be reached")
+        site, target = case.sites[at], case.target(at)
+        draft = table(1 + case.target_seed, target, case.draft_noise, max_context=case.draft_context)
+        limits = replace(case.limits, max_sessions=0) if now < self._takes_s[at] else case.limits
+        identity = Target("chaos", "target", bytes(16), VOCAB, target.max_context, target.eos_ids)
+        edge = EdgeMachine(identity, limits, now, self._verify_s[at])
+        device = DeviceMachine(Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now)
+        device.heartbeat_s = limits.heartbeat_s  # until the edge's welcome says the same
+        self._outcome.connections += 1
+        self._tell(f"connects to edge {at} with {len(self._text.tokens)} tokens")
+        befalling = [(fault.at_s, partial(self._befall, fault)) for fault in self._ending]
+        world = Virtual(
+            device, edge, draft, target, TroubledLink(site.link, case.faults),
+            TroubledCompute(site.draft_s, site.verify_s, case.faults), began_s=now,
+            faults=[(now, self._begun), *befalling, (self._until_s, self._give_up)],
+        )  # fmt: skip
+        self._text.ends_with(identity.eos_ids)
+        try:
+            world.write(self._text.next_request(), self._take)
+        finally:
+            self._verify_s[at] = 0.0 if world.now < self._listens_s[at] else edge.verify_s
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Committed):
+            self._backoff.succeeded()
+        if isinstance(event, Committed | Finished):
+            self._text.take(event)
+            what = event.kind if isinstance(event, Committed) else event.reason
+            self._tell(f"{len(self._text.tokens)} tokens: {what}")
+
+    def _begun(self, world: Virtual) -> None:
+        self._world = world
+
+    def _give_up(self, world: Virtual) -> None:
+        raise AirdraftError(f"{PATIENCE_S:g} s after the last fault the text was not done")
+
+    def _befall(self, fault: Fault, world: Virtual) -> None:
+        """The moment has come of a fault that ends the connection."""
+        self._ending.remove(fault)
+        if fault.kind == "tear":
+            world.tear(fault.side, fault.strength, _EndedError(fault))
+            return
+        if fault.kind == "restart":
+            self._listens_s[self._site] = world.now + fault.lasts_s
+        elif fault.kind == "busy":
+            self._takes_s[self._site], self._busy = world.now + fault.lasts_s, fault
+        raise _EndedError(fault)
+
+
+def expected(case: Case) -> list[int]:
+    """What the target writes alone."""
+    asked = case.request
+    return list(alone.write(case.target(0), asked.prompt, asked.params, asked.seed, asked.max_tokens))
+
+
+def live(number: int, case: Case, resume: Callable[[Request], Resumable] = Resumable) -> Outcome:
+    """Live one session and compare its text."""
+    outcome = Outcome(number, case.way)
+    life = _Life(case, outcome, resume)
+    try:
+        tokens = life.live()
+        outcome.identical, outcome.tokens = tokens == expected(case), len(tokens)
+    except AirdraftError as error:
+        outcome.error = f"{type(error).__name__}: {error}"
+    except Exception:
+        outcome.unhandled = traceback.format_exc()
+    outcome.seconds = life.now
+    outcome.faults = dict(Counter(fault.kind for fault in case.faults if fault.hit))
+    return outcome
+
+
+def session(seed: int, number: int) -> Outcome:
+    """Draw and live session `number` of a run with this seed."""
+    return live(number, case(seed, number))
+
+
+def chaos(
+    sessions: int, seed: int, jobs: int = 1, on_session: Callable[[int, int], None] = lambda done, of: None
+) -> list[Outcome]:
+    """All sessions of a run, in `jobs` processes."""
+    one = partial(_brief, seed)
+    outcomes = []
+    with ProcessPoolExecutor(jobs) as pool:
+        for outcome in pool.map(one, range(sessions), chunksize=8):
+            outcomes.append(outcome)
+            on_session(len(outcomes), sessions)
+    return outcomes
+
+
+def _brief(seed: int, number: int) -> Outcome:
+    """Without the timeline, which is long, and can be had again."""
+    outcome = session(seed, number)
+    outcome.timeline = []
+    return outcome
+
+
+def record_of(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
+    """What a run has shown, for JSON."""
+    faults = Counter[str]()
+    for outcome in outcomes:
+        faults.update(outcome.faults)
+    felt = Counter(sum(outcome.faults.values()) for outcome in outcomes)
+    ways = Counter(outcome.way for outcome in outcomes)
+    return {
+        "seed": seed,
+        "sessions": len(outcomes),
+        "identical": sum(outcome.identical for outcome in outcomes),
+        "faults": {kind: faults[kind] for kind in KINDS},
+        "faults_a_session": {str(count): felt[count] for count in sorted(felt)},
+        "connections": sum(outcome.connections for outcome in outcomes),
+        "tokens": sum(outcome.tokens for outcome in outcomes),
+        "schemes": {way: ways[way] for way in (*WAYS, *GREEDY)},
+        "unhandled": sum(bool(outcome.unhandled) for outcome in outcomes),
+        "wrong": [
+            {"session": outcome.number, "scheme": outcome.way,
+             "why": outcome.unhandled or outcome.error or "another text than the target's"}
+            for outcome in outcomes if not outcome.identical
+        ],
+    }  # fmt: skip
+
+
+def held(record: dict[str, Any]) -> bool:
+    """Whether every text was the target's own, no exception went unhandled, and faults were felt: one a session."""
+    return bool(
+        record["identical"] == record["sessions"]
+        and not record["unhandled"]
+        and sum(record["faults"].values()) >= record["sessions"]
+    )
+
+
+def report(record: dict[str, Any]) -> str:
+    """As Markdown."""
+    felt = {int(count): sessions for count, sessions in record["faults_a_session"].items()}
+    lines = ["| fault | what happens | felt |", "|---|---|---:|"]
+    lines += [f"| {kind} | {MEANING[kind]} | {record['faults'][kind]:,} |" for kind in KINDS]
+    histogram = ", ".join(f"{count}: {sessions}" for count, sessions in felt.items())
+    return "\n".join([
+        f"{record['identical']:,} of {record['sessions']:,} texts were the target's own, to the token; "
+        f"{record['unhandled']} exceptions were unhandled. {record['tokens']:,} tokens over "
+        f"{record['connections']:,} connections.",
+        "", *lines, "", f"Sessions by how many faults each felt: {histogram}.",
+    ])  # fmt: skip
