@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -106,6 +107,9 @@ class Access:
 
     def __len__(self) -> int:
         return len(self._tenants)
+
+    def __iter__(self) -> Iterator[Tenant]:
+        return iter(self._tenants)
 
     def reload(self, now: float) -> None:
         """Read the file again. Who is still in it keeps what it has open; who is not is marked as revoked.

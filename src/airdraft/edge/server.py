@@ -6,29 +6,31 @@ import asyncio
 import logging
 import ssl
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.http11 import Request, Response
 
 from airdraft import __version__
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.edge.access import Access, Tenant, anybody
+from airdraft.edge.door import Door, Socket, peer_of
 from airdraft.edge.watch import Watch
 from airdraft.errors import LinkError, RefusedError
 from airdraft.models.base import TargetEngine
 from airdraft.scheduler import Call, Scheduler
+from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import Metrics, Readings
 from airdraft.telemetry.trace import Traces
 from airdraft.transport import CLOSE_S, MESSAGE_BYTES, Driver
 
-RETRY_S = 5
-"""When to try again, whom the edge has no room for."""
 SWEEP_S = 5.0
 """Seconds between two looks for what is idle, at most."""
+DRAIN_LOOK_S = 0.02
+"""Seconds between two looks whether all texts have ended."""
 GOING_AWAY, SERVICE_RESTART = 1001, 1012  # RFC 6455 §7.4.1, and the registry that it founds
+
+_log = logging.getLogger(__name__)
 
 # Of its own, because at DEBUG the library writes the headers of every handshake down, and one of them is the token.
 _wire = logging.getLogger("airdraft.websocket")
@@ -64,24 +66,6 @@ class Service:
     traces: Traces | None = None
 
 
-class _Socket(ServerConnection):
-    """One connection, counted from its handshake to its end."""
-
-    tenant: Tenant | None = None
-    sockets: set[_Socket] | None = None
-
-    def admit(self, tenant: Tenant, sockets: set[_Socket]) -> None:
-        self.tenant, self.sockets = tenant, sockets
-        tenant.connections += 1
-        sockets.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.tenant is not None and self.sockets is not None:
-            self.tenant.connections -= 1
-            self.sockets.discard(self)
-        super().connection_lost(exc)
-
-
 class EdgeServer:
     """Serves one target to any number of devices; a fault of one ends its session or connection, no other's."""
 
@@ -111,13 +95,11 @@ class EdgeServer:
         self._scheduler.on_call = self._called
         self.metrics = Metrics(self._read)
         self._anybody = anybody(0.0)
-        self._live: dict[_Socket, tuple[Driver, Watch]] = {}
-        self._sockets: set[_Socket] = set()
+        self._door = Door(self._service.access, self._anybody, self._service.connections, self.metrics)
+        self._live: dict[Socket, tuple[Driver, Watch]] = {}
         self._bytes_in = self._bytes_out = 0  # of connections that are over
         self._server: Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
-        self._draining = False
-        self._a_text_ended = asyncio.Event()
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Port 0 picks a free one, see `port`.
@@ -130,8 +112,8 @@ class EdgeServer:
                 host,
                 port,
                 ssl=self._service.tls,
-                process_request=self._handshake,
-                create_connection=_Socket,
+                process_request=self._door.process_request,
+                create_connection=Socket,
                 open_timeout=self._service.handshake_s,
                 logger=_wire,
                 server_header=None,
@@ -156,7 +138,7 @@ class EdgeServer:
 
     def health(self) -> str | None:
         """Why new texts had better go elsewhere, if they had."""
-        return "draining" if self._draining else "not listening" if self._server is None else None
+        return "draining" if self._door.closing else "not listening" if self._server is None else None
 
     def reload(self) -> None:
         """Read the tokens again; connections whose token is no longer there end.
@@ -174,30 +156,29 @@ class EdgeServer:
 
         Devices are closed with code 1012: they may go on elsewhere.
         """
-        self._draining = True
+        self._door.closing = True
         try:
             async with asyncio.timeout(seconds):
-                while any(watch.texts for _, watch in self._live.values()):
-                    self._a_text_ended.clear()
-                    await self._a_text_ended.wait()
+                while self._texts():  # noqa: ASYNC110 - who writes without a connection tells nobody of its end
+                    await asyncio.sleep(DRAIN_LOOK_S)
         except TimeoutError:
-            pass
+            _log.warning("%d texts were cut off: they took longer than the %g s that they got", self._texts(), seconds)
         await self.close()
 
     async def close(self) -> None:
         """Stop listening, end every connection."""
-        code = SERVICE_RESTART if self._draining else GOING_AWAY
+        code = SERVICE_RESTART if self._door.closing else GOING_AWAY
         if self._sweeper is not None:
             self._sweeper.cancel()
         if self._server is not None:
             server, self._server = self._server, None
-            closing = [asyncio.create_task(socket.close(code)) for socket in self._sockets]
+            closing = [asyncio.create_task(socket.close(code)) for socket in self._door.sockets]
             server.close()
             try:
                 async with asyncio.timeout(CLOSE_S):
                     await server.wait_closed()
             except TimeoutError:  # devices that do not read, or do not answer
-                for socket in self._sockets:
+                for socket in self._door.sockets:
                     socket.transport.abort()
                 await server.wait_closed()
             await asyncio.gather(*closing)
@@ -211,38 +192,9 @@ class EdgeServer:
     ) -> None:
         await self.close()
 
-    def _handshake(self, socket: ServerConnection, request: Request) -> Response | None:
-        """Let a device in, or answer why not."""
-        if self._draining:
-            return self._turn_away(socket, HTTPStatus.SERVICE_UNAVAILABLE, "this edge is about to end; try another")
-        tenant: Tenant | None = self._anybody
-        if self._service.access is not None:
-            given = request.headers.get_all("Authorization")
-            tenant = self._service.access.find(given[0]) if len(given) == 1 else None
-        if tenant is None:
-            return self._turn_away(socket, HTTPStatus.UNAUTHORIZED, "this edge wants a token that it knows")
-        most, own = self._service.connections, tenant.quotas.connections
-        if most is not None and len(self._sockets) >= most:
-            return self._turn_away(socket, HTTPStatus.SERVICE_UNAVAILABLE, "this edge has no room; try again later")
-        if own is not None and tenant.connections >= own:
-            what = f"{tenant.connections} connections of this token are open; close one"
-            return self._turn_away(socket, HTTPStatus.TOO_MANY_REQUESTS, what)
-        if isinstance(socket, _Socket):
-            socket.admit(tenant, self._sockets)
-        return None
-
-    def _turn_away(self, socket: ServerConnection, status: HTTPStatus, why: str) -> Response:
-        self.metrics.refused.labels(str(status.value)).inc()
-        response = socket.respond(status, why + "\n")
-        if status is HTTPStatus.UNAUTHORIZED:
-            response.headers["WWW-Authenticate"] = "Bearer"
-        else:
-            response.headers["Retry-After"] = str(RETRY_S)
-        return response
-
     def _admit(self, tenant: Tenant) -> None:
         """Whether one more text may be opened. Raises: `RefusedError`."""
-        if self._draining:
+        if self._door.closing:
             raise RefusedError("busy", "this edge is about to end; open the text at another, or here later")
         most = tenant.quotas.sessions
         if most is not None and tenant.sessions >= most:
@@ -250,30 +202,36 @@ class EdgeServer:
                 "quota", f"{tenant.sessions} texts of this token are open; close one, or try again later"
             )
 
+    def _texts(self) -> int:
+        """Texts that are open, of devices and of others who write with this engine within a tenant's quotas."""
+        return sum(tenant.sessions for tenant in (self._anybody, *(self._service.access or ())))
+
     def _speed(self, tenant: Tenant) -> float:
         """Seconds that a forward takes, as far as any connection of the tenant's knows."""
         machines = [driver.machine for socket, (driver, _) in self._live.items() if socket.tenant is tenant]
         return next((machine.verify_s for machine in machines if machine.verify_s), tenant.verify_s)
 
     async def _serve(self, socket: ServerConnection) -> None:
-        if not isinstance(socket, _Socket) or socket.tenant is None:
+        if not isinstance(socket, Socket) or socket.tenant is None:
             raise LinkError("a connection was not let in, and came through")
         tenant, quotas, clock = socket.tenant, socket.tenant.quotas, asyncio.get_running_loop().time
         target = replace(self._target, max_context=min(self._target.max_context, quotas.context or 1 << 62))
         limits = replace(self._limits, max_sessions=min(self._limits.max_sessions, quotas.sessions or 1 << 30))
         machine = EdgeMachine(target, limits, clock(), self._speed(tenant))
-        peer = ":".join(map(str, socket.remote_address[:2])) if socket.remote_address else "somebody gone"
-        watch = Watch(machine, peer, tenant, self.metrics, self._service.traces, clock, self._a_text_ended.set)
+        peer = peer_of(socket)
+        watch = Watch(machine, peer, tenant, self.metrics, self._service.traces, clock)
 
         machine.tap = watch.message
         machine.admit = lambda: self._admit(tenant)
         driver = Driver(machine, socket, self._scheduler, watch.event, watch.call, tenant.pace)
         self._live[socket] = driver, watch
+        _log.info("%s (%s) is connected", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))
         try:
             await driver.run()
         finally:
             del self._live[socket]
             watch.close()
+            _log.info("%s (%s) is gone", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))
             self._bytes_in += driver.bytes_in
             self._bytes_out += driver.bytes_out
             tenant.verify_s = machine.verify_s or tenant.verify_s
@@ -303,6 +261,6 @@ class EdgeServer:
             evictions_total=self._scheduler.evictions,
             waiting_forwards=self._scheduler.waiting,
             kv_positions=self._scheduler.positions,
-            texts=sum(len(watch.texts) for _, watch in self._live.values()),
+            texts=self._texts(),
             connections=len(self._live),
         )

@@ -43,14 +43,13 @@ class Watch:
         metrics: Metrics,
         traces: Traces | None,
         clock: Callable[[], float],
-        on_end: Callable[[], None],
     ) -> None:
-        """`clock`: seconds, that of the machine. `on_end`: called when a text is over."""
+        """`clock`: seconds, that of the machine."""
         self.texts: dict[int, Watched] = {}
         self.rested_s = clock()
         """When the last text ended, or the connection began."""
         self._machine, self._peer, self._tenant = machine, peer, tenant
-        self._metrics, self._traces, self._clock, self._on_end = metrics, traces, clock, on_end
+        self._metrics, self._traces, self._clock = metrics, traces, clock
         self._asked: Open | None = None
 
     def message(self, message: Message, sent: bool) -> None:
@@ -147,7 +146,6 @@ class Watch:
         now = self._clock()
         self.rested_s = now
         self._tenant.sessions -= 1
-        self._on_end()
         self._metrics.ended.labels(how).inc()
         if text.first_s is not None and text.committed:
             self._metrics.token_s.observe((text.progress_s - text.first_s) / text.committed)

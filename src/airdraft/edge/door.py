@@ -1,0 +1,82 @@
+"""Who is let in: the WebSocket's handshake, and what is answered to those who are not."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+from airdraft.edge.access import Access, Tenant
+from airdraft.telemetry.logs import fields
+from airdraft.telemetry.metrics import Metrics
+
+RETRY_S = 5
+"""When to try again, whom the edge has no room for."""
+
+_log = logging.getLogger(__name__)
+
+
+class Socket(ServerConnection):
+    """One connection. Once it is let in it is counted, until it is lost."""
+
+    tenant: Tenant | None = None
+    door: Door | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.tenant is not None and self.door is not None:
+            self.tenant.connections -= 1
+            self.door.sockets.discard(self)
+        super().connection_lost(exc)
+
+
+class Door:
+    """Lets devices in, each as one of a tenant's."""
+
+    def __init__(self, access: Access | None, anybody: Tenant, most: int | None, metrics: Metrics) -> None:
+        """`anybody`: whose devices all are if there are no tokens. `most`: connections at once."""
+        self.sockets: set[Socket] = set()
+        """Those that are in."""
+        self.closing = False
+        """Set when nobody is to be let in any more."""
+        self._access, self._anybody, self._most, self._metrics = access, anybody, most, metrics
+
+    def process_request(self, socket: ServerConnection, request: Request) -> Response | None:
+        """Let a device in, or answer why not: 401, 429 or 503."""
+        if self.closing:
+            return self._refuse(socket, HTTPStatus.SERVICE_UNAVAILABLE, "this edge is about to end; try another")
+        tenant: Tenant | None = self._anybody
+        if self._access is not None:
+            given = request.headers.get_all("Authorization")
+            tenant = self._access.find(given[0]) if len(given) == 1 else None
+        if tenant is None:
+            return self._refuse(socket, HTTPStatus.UNAUTHORIZED, "this edge wants a token that it knows")
+        if self._most is not None and len(self.sockets) >= self._most:
+            return self._refuse(socket, HTTPStatus.SERVICE_UNAVAILABLE, "this edge has no room; try again later")
+        own = tenant.quotas.connections
+        if own is not None and tenant.connections >= own:
+            what = f"{tenant.connections} connections of this token are open; close one"
+            return self._refuse(socket, HTTPStatus.TOO_MANY_REQUESTS, what)
+        if isinstance(socket, Socket):
+            # Before the handshake is over: many at once would otherwise pass the check together.
+            socket.tenant, socket.door = tenant, self
+            tenant.connections += 1
+            self.sockets.add(socket)
+        return None
+
+    def _refuse(self, socket: ServerConnection, status: HTTPStatus, why: str) -> Response:
+        peer = peer_of(socket)
+        _log.info("%s was turned away: %d, %s", peer, status, why, extra=fields(peer=peer, status=status.value))
+        self._metrics.refused.labels(str(status.value)).inc()
+        response = socket.respond(status, why + "\n")
+        if status is HTTPStatus.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        else:
+            response.headers["Retry-After"] = str(RETRY_S)
+        return response
+
+
+def peer_of(socket: ServerConnection) -> str:
+    """Address and port of the other side."""
+    return ":".join(map(str, socket.remote_address[:2])) if socket.remote_address else "somebody gone"

@@ -1,0 +1,53 @@
+"""What metrics and traces cost on the hot path. `pytest -s` shows the figures, for docs/operate.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.messages import Draft, Opened, Tokens
+from airdraft.edge.access import anybody
+from airdraft.edge.watch import Watch
+from airdraft.scheduler import Call
+from airdraft.telemetry.metrics import Metrics, Readings
+from airdraft.telemetry.trace import Traces
+
+from .loopback import TOKENIZER, VOCAB, opening
+
+ROUNDS = 2000
+BAR_S = 200e-6
+"""For one round; a busy machine may take ten times what a quiet one does."""
+
+
+def watching(traces: Traces | None) -> Callable[[], None]:
+    """One round of a text as the edge sees it: a draft comes, a call runs, tokens go."""
+    target = Target("a test", "a target", TOKENIZER, VOCAB, 512, ())
+    metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0))
+    watch = Watch(EdgeMachine(target, Limits(), 0.0), "peer", anybody(0.0), metrics, traces, perf_counter)
+    watch.message(opening(1), False)
+    watch.message(Opened(1, 3, 0), True)
+    draft, tokens, call = Draft(1, 1, 3, 3, 0, 4, b"abc"), Tokens(1, 3, (9,), 0, 3, 4, 1), Call(0.01, 2, 10)
+
+    def once() -> None:
+        watch.message(draft, False)
+        metrics.forward_s.observe(call.seconds)
+        metrics.batch.observe(call.texts)
+        watch.call(1, call)
+        watch.message(tokens, True)
+
+    return once
+
+
+def test_a_round_costs_little(tmp_path: Path) -> None:
+    for what, traces in (("metrics", None), ("metrics and a trace", Traces(tmp_path, "edge"))):
+        once = watching(traces)
+        best = float("inf")
+        for _ in range(5):
+            began = perf_counter()
+            for _ in range(ROUNDS):
+                once()
+            best = min(best, (perf_counter() - began) / ROUNDS)
+        print(f"\n{what}: {1e6 * best:.1f} µs a round", end="")  # noqa: T201
+        assert best < BAR_S
