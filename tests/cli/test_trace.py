@@ -30,11 +30,11 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def say(*words: str) -> str:
+def say(*words: str, columns: int = 120) -> str:
     """Standard output of `airdraft trace`. Raises what the command raises."""
     app = typer.Typer()
     app.add_typer(trace, name="trace")
-    ended = CliRunner(env={"COLUMNS": "120"}).invoke(app, ["trace", *words])
+    ended = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, ["trace", *words])
     if isinstance(ended.exception, BadParameterError):
         raise ended.exception
     assert ended.exit_code == 0, ended.output
@@ -58,6 +58,14 @@ def test_a_timeline(file: Path) -> None:
         "4 tokens in 0.600 s: 2 accepted of 4 drafted, 2 by the target; first after 360.0 ms; then 5.3 tokens/s" in said
     )
     assert "1 calls of the engine, 0.150 s, of 2.0 texts in the mean; finished (stop" in said
+
+
+def test_a_narrow_terminal_wraps_what_is_long_and_nothing_else(file: Path) -> None:
+    lines = say("show", str(file), "--no-color", columns=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    (call,) = [line for line in lines if " call " in line]
+    assert call.split()[:4] == ["360.0", "call", "150.0", "ms,"]
+    assert call.rstrip().endswith("━" * 7)
 
 
 def test_json(file: Path) -> None:

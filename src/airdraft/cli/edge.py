@@ -304,7 +304,7 @@ def _announce(server: EdgeServer, settings: _Settings, urls: dict[str, str | Non
     if settings.imitated:
         typer.echo(f"compute is imitated: {settings.imitated}")
     if settings.tokens:
-        typer.echo(f"{settings.tokens} tokens are let in")
+        typer.echo(f"who has one of {settings.tokens} tokens is let in")
     if settings.host in LOOPBACK:
         typer.echo("only this machine reaches it; --host lets others")
     else:

@@ -42,8 +42,10 @@ def show(
         return
     console = Console(no_color=no_color, highlight=False)
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for name, justify in (("ms", "right"), ("event", "left"), ("", "left"), ("when", "left")):
-        table.add_column(name, justify=justify, no_wrap=not name)  # type: ignore[arg-type]
+    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("event", no_wrap=True)
+    table.add_column("", overflow="fold")
+    table.add_column("when", no_wrap=True, min_width=WIDTH)
     whole = events[-1]["t"] or 1.0
     for event in events:
         table.add_row(

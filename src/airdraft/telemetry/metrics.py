@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from airdraft.core.messages import ERROR_CODES
+
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -59,6 +61,10 @@ class Metrics:
         self.refused = counter(
             "refusals", "Errors told to devices, by code; handshakes refused, by HTTP status", "code"
         )
+        for code in (*ERROR_CODES, "401", "429", "503"):  # a rate needs its zero
+            self.refused.labels(code)
+        for how in ("finished", "failed", "lost"):
+            self.ended.labels(how)
         self.forward_s = histogram("forward_seconds", "Duration of a call of the engine")
         self.batch = histogram("batch_size", "Texts in a call of the engine", BATCHES)
         self.first_s = histogram("first_token_seconds", "From the opening of a text to its first commit")
