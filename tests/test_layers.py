@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "airdraft"
 
 # From low to high: what of airdraft each layer may import, besides itself. A new layer gets a line here.
 LAYERS: dict[str, tuple[str, ...]] = {
-    "__init__": (),
+    "__init__": ("client",),  # when it is asked for
     "errors": (),
     "core": ("errors",),
     "models": ("errors",),
@@ -25,11 +25,23 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "device": ("errors", "core", "models", "scheduler", "transport", "telemetry"),
     "edge": ("errors", "core", "models", "scheduler", "transport", "telemetry"),
     "api": ("errors", "core", "models", "scheduler", "transport", "telemetry", "device", "edge"),
+    "client": ("errors", "core", "models", "device"),
     "local": ("errors",),
     "lab": ("errors", "core", "models", "link", "sim", "device", "edge", "local", "transport"),
     "demo": ("errors", "core", "models", "link", "sim", "device", "edge", "local"),
     "cli": (
-        "errors", "core", "models", "link", "sim", "telemetry", "device", "edge", "api", "local", "lab", "demo",
+        "errors",
+        "core",
+        "models",
+        "link",
+        "sim",
+        "telemetry",
+        "device",
+        "edge",
+        "api",
+        "local",
+        "lab",
+        "demo",
     ),
     "__main__": ("cli",),
 }

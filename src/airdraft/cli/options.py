@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from airdraft.core.control.lengths import RULES
 from airdraft.core.schemes import SCHEMES
+from airdraft.errors import BadParameterError
 from airdraft.models.engines import HERE
 from airdraft.models.profile import PROFILES
 
@@ -74,6 +77,24 @@ MaxTokens = Annotated[int, typer.Option(help="Most tokens to write.", rich_help_
 Uplink = Annotated[float, typer.Option("--uplink-mbps", help="Device to edge, Mbit/s.", rich_help_panel="Link")]
 DownlinkRate = Annotated[float, typer.Option("--downlink-mbps", help="Edge to device, Mbit/s.", rich_help_panel="Link")]
 Rtt = Annotated[float, typer.Option("--rtt-ms", help="Round-trip time, ms.", rich_help_panel="Link")]
+Offline = Annotated[
+    str,
+    typer.Option(
+        help="While no edge answers: `stall` waits, `error` gives up, `draft` shows what the draft model would say, "
+        "labelled, and corrects it later.",
+        rich_help_panel="Link",
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(envvar="AIRDRAFT_TOKEN", help="What the edge wants to know this device by.", rich_help_panel="Link"),
+]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        help="Authorities, PEM, whose certificates an edge may have, besides the usual ones.", rich_help_panel="Link"
+    ),
+]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -84,3 +105,15 @@ NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text.")]
 def address(host: str, port: int) -> str:
     """The URL of a server on this machine."""
     return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+
+
+def trusted(ca: Path | None) -> ssl.SSLContext | None:
+    """Whose certificates count. None: the usual ones. Raises: `BadParameterError` for a file that holds none."""
+    if ca is None:
+        return None
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise BadParameterError(f"the authorities in {ca} cannot be read ({error}); give a PEM file") from error
+    return context

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from airdraft.cli import options
 from airdraft.core.control import auto
 from airdraft.core.control.facts import Facts, wire
 from airdraft.core.control.predict import Prediction
-from airdraft.device.client import Client
+from airdraft.device.client import Connection
 from airdraft.errors import BadParameterError
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
@@ -50,6 +51,8 @@ def plan(
             help="Measure the link to this edge, ws://HOST:PORT, its target and the draft; what is given stands.",
         ),
     ] = None,
+    token: options.Token = None,
+    ca: options.Ca = None,
     draft: options.Draft = "draft",
     uplink_mbps: options.Uplink = 20.0,
     downlink_mbps: options.DownlinkRate = 100.0,
@@ -82,7 +85,7 @@ def plan(
     }  # fmt: skip
     measured = {}
     if probe is not None:
-        found = asyncio.run(_measure(probe, draft)).items()
+        found = asyncio.run(_measure(probe, draft, token, options.trusted(ca))).items()
         measured = {name: value for name, value in found if _is_default(context, name)}
         values |= measured
     link = local.Link(values["uplink_mbps"], values["downlink_mbps"], values["rtt_ms"])
@@ -114,12 +117,14 @@ def _is_default(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "DEFAULT"
 
 
-async def _measure(url: str, draft: str) -> dict[str, float]:
+async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContext | None) -> dict[str, float]:
     """What can be measured of a link, an edge and a draft model, by the names of the options it stands for."""
     model, tokenizer = load(draft)
     draft_s = _forward_s(model)
-    async with await Client.connect(url, model, tokenizer.digest, tokenizer.vocab_size) as client:
-        probe = await client.probe()
+    async with await Connection.connect(
+        url, model, tokenizer.digest, tokenizer.vocab_size, token=token, ssl=trust
+    ) as edge:
+        probe = await edge.probe()
     found = {
         "uplink_mbps": probe.uplink_bps / 1e6, "downlink_mbps": probe.downlink_bps / 1e6,
         "rtt_ms": probe.rtt_s * 1e3, "draft_ms": draft_s * 1e3, "verify_ms": probe.verify_s * 1e3,

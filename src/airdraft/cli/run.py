@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import sys
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -19,25 +19,32 @@ from airdraft.core.control.auto import Auto
 from airdraft.core.control.facts import wire
 from airdraft.core.control.lengths import RULES
 from airdraft.core.device import Request
-from airdraft.core.events import Committed
+from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import SCHEMES
 from airdraft.demo.show import TokenPrinter
-from airdraft.device.client import Client
 from airdraft.device.cost import Cost
-from airdraft.errors import BadParameterError
+from airdraft.device.offline import Corrected, Unverified
+from airdraft.device.writer import Offline, Writer
+from airdraft.errors import BadParameterError, LinkError
 from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
 
+GIVE_UP_S = 60.0
+"""How long a text waits for an edge that was lost."""
 ROUNDS = ("dense", "topk", "split", "coupled")
 
 
 def run(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
     edge: Annotated[
-        str | None, typer.Option(help="The edge, ws://HOST:PORT. Without it, one is started on this machine.")
+        str | None,
+        typer.Option(
+            help="The edge, ws:// or wss://HOST:PORT, or several with the same target: A,B. Without it, one is started "
+            "on this machine."
+        ),
     ] = None,
     draft: options.Draft = "draft",
     draft_engine: options.DraftEngine = None,
@@ -59,6 +66,9 @@ def run(
     uplink_mbps: options.Uplink = math.inf,
     downlink_mbps: options.DownlinkRate = math.inf,
     rtt_ms: options.Rtt = 0.0,
+    offline: options.Offline = "stall",
+    token: options.Token = None,
+    ca: options.Ca = None,
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
@@ -89,6 +99,10 @@ def run(
     spec = SchemeSpec("stream" if scheme == "auto" else scheme, k, bits, downlink, race or "always")
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
+    trust = options.trusted(ca)
+
+    if edge is None:
+        offline = "error"  # an edge of our own that is gone does not come back
 
     async def device() -> None:
         model, tokenizer = load(draft, engine=draft_engine)
@@ -98,21 +112,46 @@ def run(
             tokenizer.encode(words), spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends
         )
         async with contextlib.AsyncExitStack() as stack:
-            url = edge
-            if url is None:
-                own = local.edge(target, profile_name, link if emulated else None)
-                url = await stack.enter_async_context(own)
-            client = await stack.enter_async_context(
-                await Client.connect(url, Paced(model, pace.draft_s), tokenizer.digest, tokenizer.vocab_size)
-            )
+            if edge is None:
+                urls = [await stack.enter_async_context(local.edge(target, profile_name, link if emulated else None))]
+            else:
+                urls = [url.strip() for url in edge.split(",")]
+            writer = await stack.enter_async_context(
+                Writer(
+                    urls, Paced(model, pace.draft_s), tokenizer.digest, tokenizer.vocab_size,
+                    offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=GIVE_UP_S,
+                    told=_Notes(waits=offline != "error"),
+                )
+            )  # fmt: skip
+            try:
+                await writer.connect()
+            except LinkError:
+                if offline != "draft":
+                    raise
             if as_json:
-                await _as_json(client, request, tokenizer, profile_name)
+                await _as_json(writer, request, tokenizer, profile_name)
             else:
                 console = Console(no_color=no_color, highlight=False)
                 console.print(Text(words, "dim"), end="", soft_wrap=True)
-                await _as_text(client, request, tokenizer, profile_name, console)
+                await _as_text(writer, request, tokenizer, profile_name, console)
 
     asyncio.run(device())
+
+
+class _Notes:
+    """Says on standard error when the edge is lost, and when one is there again."""
+
+    def __init__(self, waits: bool) -> None:
+        self._waits = waits
+        self._lost = self._met = False
+
+    def __call__(self, state: str) -> None:
+        here = state.startswith("connected")
+        if state.startswith("away") and self._waits and self._met and not self._lost:
+            typer.echo(f"\nairdraft: {state}; waiting up to {GIVE_UP_S:g} s", err=True)
+        elif here and self._lost:
+            typer.echo(f"airdraft: {state}; the text goes on", err=True)
+        self._met, self._lost = self._met or here, not here
 
 
 def _input() -> str:
@@ -123,15 +162,19 @@ def _input() -> str:
         raise BadParameterError(f"standard input is no UTF-8 text ({error.reason}); convert it first") from error
 
 
-async def _as_text(client: Client, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:
+async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:
     """Tokens as they are committed. What was committed before an error is printed, and stands."""
     printer = TokenPrinter(console, tokenizer)
     cost = Cost(request.counts)
     try:
-        with cost.measuring(client):
-            async for event in client.write(request):
+        with cost.measuring(writer):
+            async for event in writer.write(request):
                 if isinstance(event, Committed):
                     printer.committed(event)
+                elif isinstance(event, Unverified) and console.is_terminal:  # elsewhere nothing can be taken back
+                    printer.unverified(event)
+                elif isinstance(event, Corrected) and console.is_terminal:
+                    printer.corrected(event)
     finally:
         printer.end()
     counts = cost.counts
@@ -152,16 +195,16 @@ async def _as_text(client: Client, request: Request, tokenizer: Tokenizer, profi
         console.print(Text(f"auto chose last: {request.policy.why()}", "dim"), soft_wrap=True)
 
 
-async def _as_json(client: Client, request: Request, tokenizer: Tokenizer, profile_name: str) -> None:
+async def _as_json(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str) -> None:
     """One object at the end, with what was committed even when an error follows it."""
     tokens: list[int] = []
     reason, cost = "error", Cost(request.counts)
     try:
-        with cost.measuring(client):
-            async for event in client.write(request):
+        with cost.measuring(writer):
+            async for event in writer.write(request):
                 if isinstance(event, Committed):
                     tokens += event.tokens
-                else:
+                elif isinstance(event, Finished):
                     reason = event.reason
     finally:
         record = {"text": tokenizer.decode(tokens), "ids": tokens, "reason": reason, "seed": request.seed}

@@ -6,8 +6,10 @@ from rich.console import Console
 from rich.text import Text
 
 from airdraft.core.events import Committed
+from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.text import Tokenizer
 
+UNVERIFIED = "dim italic"
 STYLES = {"accepted": "green", "recovered": "bold yellow", "bonus": "bold cyan", "target": "default"}
 
 MEANINGS = {
@@ -16,6 +18,9 @@ MEANINGS = {
     "bonus": "a token more after a fully accepted draft",
     "target": "written by the edge while no draft was at hand",
 }
+
+CONTEXT = 8
+"""Tokens whose text how the next one is written may hang on."""
 
 
 def legend() -> Text:
@@ -33,14 +38,39 @@ class TokenPrinter:
 
     def __init__(self, console: Console, tokenizer: Tokenizer) -> None:
         self._console = console
+        self._tokenizer = tokenizer
         self._stream = tokenizer.stream()
         self._style = STYLES["target"]
+        self._shown: list[int] = []
+        self._ahead = 0  # the last so many of these are not verified
 
     def committed(self, event: Committed) -> None:
-        """Print the tokens of one commit."""
-        for at, token in enumerate(event.tokens):
+        """Print the tokens of one commit, but for those that are there already."""
+        known, self._ahead = self._ahead, max(0, self._ahead - len(event.tokens))
+        for at, token in enumerate(event.tokens[known:], known):
             self._style = STYLES["accepted" if at < event.accepted else event.kind]
-            self._print(self._stream.push(token))
+            self._push(token)
+
+    def unverified(self, event: Unverified) -> None:
+        """Print what may yet be taken back."""
+        self._style = UNVERIFIED
+        for token in event.tokens:
+            self._push(token)
+        self._ahead += len(event.tokens)
+
+    def corrected(self, event: Corrected) -> None:
+        """Say what of that was wrong. What is right goes on in a line of its own."""
+        del self._shown[-len(event.tokens) :]
+        self._ahead -= len(event.tokens)
+        wrong = self._tokenizer.decode(event.tokens)
+        self._console.print(Text(f"\n⟲ the edge takes back {wrong!r}, and goes on:", UNVERIFIED), soft_wrap=True)
+        self._stream = self._tokenizer.stream()
+        for token in self._shown[-CONTEXT:]:
+            self._stream.push(token)
+
+    def _push(self, token: int) -> None:
+        self._shown.append(token)
+        self._print(self._stream.push(token))
 
     def end(self) -> None:
         """Print what is left, and end the line."""

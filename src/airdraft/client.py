@@ -1,0 +1,296 @@
+"""airdraft from Python: texts drafted here and verified at an edge, with asyncio and without.
+
+>>> with airdraft.Client("ws://edge:8571") as client:
+...     for piece in client.stream("def fibonacci(n):", temperature=0.7, seed=1, max_tokens=64):
+...         print(piece, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import ssl as tls
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+
+from airdraft.core.control.auto import Auto
+from airdraft.core.events import Committed, Finished
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Counts, Request
+from airdraft.core.sampling import SamplingParams
+from airdraft.device.offline import Corrected, Unverified
+from airdraft.device.writer import Offline, Writer, Written
+from airdraft.errors import LinkError
+from airdraft.models.base import LanguageModel
+from airdraft.models.engines import load
+from airdraft.models.text import Tokenizer
+
+__all__ = ["AsyncClient", "Client", "Committed", "Corrected", "Finished", "Options", "Text", "Unverified", "Written"]
+
+T = TypeVar("T")
+
+
+class Options(TypedDict, total=False):
+    """How a text is to be written. What is left out is as in `airdraft run`."""
+
+    temperature: float
+    """0 is greedy; 0.7 if left out."""
+    top_k: int
+    """0 keeps every token."""
+    top_p: float
+    """1 keeps every token."""
+    min_p: float
+    """0 keeps every token."""
+    seed: int
+    """Same seed, same text (under `auto`, `stream`, `coupled`, `server`, or greedy); 0 if left out."""
+    max_tokens: int
+    """Most tokens to write; 128 if left out."""
+    scheme: str
+    """One of `airdraft.core.schemes.SCHEMES`, or `auto`, which is chosen if this is left out."""
+    draft_length: int | None
+    """As in `Request`; not with `auto`."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A complete text."""
+
+    text: str
+    """Without the prompt."""
+    tokens: tuple[int, ...]
+    reason: str
+    """`stop`: an end-of-text token; `length`: as many tokens as were asked for, or as fit."""
+    counts: Counts
+    """What it has cost."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class AsyncClient:
+    """Any number of texts at once, over one connection. See `Client` for how it is made, and for its methods."""
+
+    def __init__(
+        self,
+        edge: str | Sequence[str],
+        *,
+        draft: str | tuple[LanguageModel, Tokenizer] = "draft",
+        offline: Offline = "stall",
+        give_up_s: float | None = None,
+        token: str | None = None,
+        ssl: tls.SSLContext | None = None,
+    ) -> None:
+        """See `Client`. Loading a draft takes a moment; nothing is connected before `async with` or the first text."""
+        model, self.tokenizer = load(draft) if isinstance(draft, str) else draft
+        edges = [edge] if isinstance(edge, str) else list(edge)
+        self._offline = offline
+        self._writer = Writer(
+            edges, model, self.tokenizer.digest, self.tokenizer.vocab_size,
+            offline=offline, give_up_s=give_up_s, token=token, ssl=ssl,
+        )  # fmt: skip
+
+    @property
+    def state(self) -> str:
+        """`connected to` an edge, `away`, with the reason, or `closed`."""
+        return self._writer.state
+
+    async def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[str, None]:
+        """See `Client.stream`."""
+        decoder = self.tokenizer.stream()
+        async with contextlib.aclosing(self.events(prompt, **options)) as events:
+            async for event in events:
+                tokens = event.tokens if isinstance(event, Committed) else ()
+                if piece := "".join(decoder.push(token) for token in tokens):
+                    yield piece
+        if piece := decoder.flush():
+            yield piece
+
+    async def complete(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Text:
+        """See `Client.complete`."""
+        request = self._request(prompt, **options)
+        tokens: list[int] = []
+        reason = ""
+        async for event in self._writer.write(request):
+            if isinstance(event, Committed):
+                tokens += event.tokens
+            elif isinstance(event, Finished):
+                reason = event.reason
+        return Text(self.tokenizer.decode(tokens), tuple(tokens), reason, request.counts)
+
+    def events(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[Written, None]:
+        """See `Client.events`."""
+        return self._writer.write(self._request(prompt, **options))
+
+    def _request(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        temperature: float = 0.7,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        max_tokens: int = 128,
+        scheme: str = "auto",
+        draft_length: int | None = None,
+    ) -> Request:
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
+        params = SamplingParams(temperature, top_k, top_p, min_p)
+        policy = Auto(self.tokenizer.vocab_size, races=("always",)) if scheme == "auto" else None
+        spec = SchemeSpec("stream" if policy else scheme)
+        return Request(ids, spec, params, seed, max_tokens, None if policy else draft_length, policy=policy)
+
+    async def close(self) -> None:
+        """End the connection. Texts under way end with a `LinkError`."""
+        await self._writer.close()
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises: `LinkError` if no edge answers and `offline` is not `draft`."""
+        await self._writer.__aenter__()
+        try:
+            await self._writer.connect()
+        except LinkError:
+            if self._offline != "draft":
+                await self.close()
+                raise
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class Client:
+    """Texts drafted on this device and verified at an edge, for programs without asyncio.
+
+    Connected from the start; the connection lives in a thread of its own. Texts may be written from several threads at
+    once. Close it, or use it in a `with` statement.
+    """
+
+    def __init__(
+        self,
+        edge: str | Sequence[str],
+        *,
+        draft: str | tuple[LanguageModel, Tokenizer] = "draft",
+        offline: Offline = "stall",
+        give_up_s: float | None = None,
+        token: str | None = None,
+        ssl: tls.SSLContext | None = None,
+    ) -> None:
+        """
+        Args:
+            edge: ws:// or wss://HOST:PORT, or several that serve the same target, tried in this order.
+            draft: `draft`, which ships with airdraft, a folder or a hub id, or a model and its tokenizer.
+            offline: once the edge is away: `stall` waits for it, `error` raises at once, and `draft` waits and tells
+                meanwhile what the draft model would say, see `events`.
+            give_up_s: how long a text waits for an edge; None: for ever.
+            token: what proves to the edge who we are.
+            ssl: what to trust, for wss://; None: the authorities that this machine trusts.
+        Raises: `LinkError` if no edge answers (unless `offline` is `draft`), `RefusedError` if it refuses us,
+            `ModelError` if there is no such draft model, `BadParameterError`.
+        """
+        self._client = AsyncClient(edge, draft=draft, offline=offline, give_up_s=give_up_s, token=token, ssl=ssl)
+        self.tokenizer = self._client.tokenizer
+        self._stop = asyncio.Event()
+        self._closed = False
+        started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._run, args=(started,), name="airdraft client", daemon=True)
+        self._thread.start()
+        try:
+            self._loop = started.result()
+        except Exception:
+            self._thread.join()
+            raise
+
+    def _run(self, started: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
+        async def main() -> None:
+            async with self._client:
+                started.set_result(asyncio.get_running_loop())
+                await self._stop.wait()
+
+        try:
+            asyncio.run(main())
+        except Exception as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    @property
+    def state(self) -> str:
+        """`connected to` an edge, `away`, with the reason, or `closed`."""
+        return self._client.state
+
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Iterator[str]:
+        """The text in pieces, as it is committed; nothing in it is ever taken back. Leaving the loop gives it up.
+
+        prompt: text, or token ids.
+        Raises, once the first piece is asked for: `BadParameterError`; `LinkError`, `RefusedError`,
+        `RemoteProtocolError` or `ModelError` if it cannot be written to its end. The pieces until then stand.
+        """
+        return self._iterate(self._client.stream(prompt, **options))
+
+    def complete(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Text:
+        """The whole text. Raises: as `stream`."""
+        return self._wait(self._submit(self._client.complete(prompt, **options)))
+
+    def events(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Iterator[Written]:
+        """Everything that happens: `Committed`, and with `offline="draft"` `Unverified` and `Corrected`; at the end
+        `Finished`. Tokens are ids, for `tokenizer` to decode. Raises: as `stream`.
+        """
+        return self._iterate(self._client.events(prompt, **options))
+
+    def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        queue: SimpleQueue[T | None] = SimpleQueue()
+
+        async def pump() -> None:
+            async with contextlib.aclosing(items):
+                async for item in items:
+                    queue.put(item)
+
+        future = self._submit(pump())
+        future.add_done_callback(lambda _: queue.put(None))
+        try:
+            while (item := queue.get()) is not None:
+                yield item
+            self._wait(future)
+        finally:
+            future.cancel()
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        if self._closed:
+            work.close()
+            raise LinkError("the client is closed; make another")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    @staticmethod
+    def _wait(future: concurrent.futures.Future[T]) -> T:
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise LinkError("the client was closed; the text so far stands") from None
+        finally:
+            future.cancel()  # on Ctrl-C
+
+    def close(self) -> None:
+        """End the connection. Texts under way in other threads end with a `LinkError`."""
+        if not self._closed:
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

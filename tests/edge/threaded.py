@@ -1,0 +1,84 @@
+"""An edge that serves the shipped target from a thread of its own, and can be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Coroutine, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from airdraft.edge.server import EdgeServer, Service
+from airdraft.errors import AirdraftError
+from airdraft.models.base import FloatArray, LanguageModel, OneByOne, Part
+from airdraft.models.engines import load
+from airdraft.models.profile import Paced
+from airdraft.models.text import Tokenizer
+
+T = TypeVar("T")
+
+
+@cache
+def shipped(which: str) -> tuple[LanguageModel, Tokenizer]:
+    return load(which)
+
+
+class _Watched(OneByOne):
+    """Says when a text is being written."""
+
+    def __init__(self, model: LanguageModel, writing: threading.Event) -> None:
+        super().__init__(model)
+        self._calls = 0
+        self._writing = writing
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        self._calls += 1
+        if self._calls == 10:
+            self._writing.set()
+        return super().verify(batch)
+
+
+class Edge:
+    """An edge in a thread of its own, which takes at least 4 ms a forward, so that there is a midst of a text."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self.writing = threading.Event()
+        """Set from the tenth forward on."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._server: EdgeServer | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def start(self) -> None:
+        model, tokenizer = shipped("target")
+        engine = _Watched(Paced(model, 0.004), self.writing)
+
+        async def begin() -> EdgeServer:
+            service = Service(tls=self._tls)
+            server = EdgeServer(engine, tokenizer.digest, tokenizer.vocab_size, service=service)
+            await server.start("127.0.0.1", self.port)
+            return server
+
+        self._server = self._run(begin())
+        self.port = self._server.port
+
+    def kill(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            self._run(server.close())
+
+    def end(self) -> None:
+        self.kill()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -1,0 +1,247 @@
+"""airdraft as a library: the clients of the package, against an edge that serves the shipped target."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import airdraft
+from airdraft.client import Committed, Corrected, Finished, Unverified
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import BadParameterError, LinkError, ModelError
+from airdraft.sim import alone
+
+from .edge.loopback import run
+from .edge.threaded import Edge, shipped
+
+PROMPT = "def parse(text):\n"
+
+
+@cache
+def truth(seed: int = 0, temperature: float = 0.7, most: int = 60) -> tuple[int, ...]:
+    target, tokenizer = shipped("target")
+    params = SamplingParams(temperature)
+    return tuple(alone.write(target, tokenizer.encode(PROMPT), params, seed, most, vocab_size=tokenizer.vocab_size))
+
+
+def text(*args: Any, **options: Any) -> str:
+    return shipped("target")[1].decode(truth(*args, **options))
+
+
+@pytest.fixture
+def edge() -> Iterator[Edge]:
+    edge = Edge()
+    try:
+        edge.start()
+        yield edge
+    finally:
+        edge.end()
+
+
+@pytest.fixture
+def client(edge: Edge) -> Iterator[airdraft.Client]:
+    with airdraft.Client(edge.url) as client:
+        yield client
+    assert not ours()
+
+
+def ours() -> list[threading.Thread]:
+    """What clients have started."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("airdraft client", "draft"))]
+
+
+def test_a_text_in_pieces_is_the_targets_own(client: airdraft.Client) -> None:
+    pieces = list(client.stream(PROMPT, max_tokens=60))
+    assert len(pieces) > 5
+    assert "".join(pieces) == text()
+    assert "".join(client.stream(shipped("target")[1].encode(PROMPT), max_tokens=60)) == text()
+
+
+@pytest.mark.parametrize("scheme", ["auto", "stream", "coupled", "server"])
+def test_a_text_as_a_whole(client: airdraft.Client, scheme: str) -> None:
+    found = client.complete(PROMPT, max_tokens=60, seed=5, scheme=scheme)
+    assert (found.tokens, found.text, str(found)) == (truth(5), text(5), text(5))
+    assert found.reason == ("stop" if truth(5)[-1] in shipped("target")[0].eos_ids else "length")
+    assert found.counts.committed == len(truth(5))
+    greedy = client.complete(PROMPT, max_tokens=60, temperature=0, scheme=scheme, draft_length=3)
+    assert greedy.tokens == truth(0, 0.0)
+
+
+def test_several_threads_write_at_once(client: airdraft.Client) -> None:
+    found: dict[int, str] = {}
+
+    def write(seed: int) -> None:
+        found[seed] = "".join(client.stream(PROMPT, max_tokens=60, seed=seed))
+
+    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {seed: text(seed) for seed in range(4)}
+
+
+def test_an_edge_that_dies_and_comes_back_is_not_noticed(edge: Edge, client: airdraft.Client) -> None:
+    pieces = []
+    for at, piece in enumerate(client.stream(PROMPT, max_tokens=60, scheme="server")):
+        pieces.append(piece)
+        if at == 5:
+            edge.kill()
+            assert client.state.startswith(("away", "connected"))
+            edge.start()
+    assert "".join(pieces) == text()
+
+
+def test_an_error_comes_where_the_text_is_read(edge: Edge) -> None:
+    with airdraft.Client([edge.url], offline="error") as client:
+        with pytest.raises(BadParameterError, match="max-tokens"):
+            client.complete(PROMPT, max_tokens=0)
+        with pytest.raises(BadParameterError, match="scheme 'nope'"):
+            list(client.stream(PROMPT, scheme="nope"))
+        with pytest.raises(TypeError, match="max_token"):
+            client.complete(PROMPT, max_token=1)  # type: ignore[call-arg]
+        pieces = client.stream(PROMPT, max_tokens=1000, temperature=0, scheme="server")
+        begin = [next(pieces) for _ in range(3)]
+        edge.kill()
+        with pytest.raises(LinkError, match="no edge answers"):
+            begin += pieces
+        edge.start()
+        assert client.complete(PROMPT, max_tokens=60).tokens == truth()
+
+
+def test_a_client_that_cannot_be_made() -> None:
+    with pytest.raises(LinkError, match="no edge answers at ws://127"):
+        airdraft.Client("ws://127.0.0.1:9")
+    with pytest.raises(LinkError, match="is no address"):
+        airdraft.Client("nonsense")
+    with pytest.raises(ModelError, match="no model 'nope'"):
+        airdraft.Client("ws://127.0.0.1:9", draft="nope")
+    with pytest.raises(BadParameterError, match="offline is 'maybe'"):
+        airdraft.Client("ws://127.0.0.1:9", offline="maybe")  # type: ignore[arg-type]
+    assert not ours()
+
+
+def test_a_text_left_in_its_midst_is_given_up_and_the_client_goes_on(client: airdraft.Client) -> None:
+    for piece in client.stream(PROMPT, max_tokens=1000, scheme="server"):
+        assert piece
+        break
+    unused = client.stream(PROMPT)
+    assert client.complete(PROMPT, max_tokens=60).tokens == truth()
+    del unused
+
+
+def test_closing_ends_what_other_threads_write(client: airdraft.Client) -> None:
+    errors: list[Exception] = []
+    begun = threading.Event()
+
+    def write() -> None:
+        try:
+            for _ in client.stream(PROMPT, max_tokens=1000, temperature=0, scheme="server"):
+                begun.set()
+        except LinkError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert begun.wait(20)
+    client.close()
+    thread.join(20)
+    assert "closed" in str(errors[0])
+    with pytest.raises(LinkError, match="make another"):
+        client.complete(PROMPT)
+    with pytest.raises(LinkError, match="make another"):
+        next(iter(client.stream(PROMPT)))
+    client.close()
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("way", ["stream", "complete"])
+def test_ctrl_c_ends_a_wait(edge: Edge, client: airdraft.Client, away: bool, way: str) -> None:
+    if away:
+        edge.kill()
+    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    began = time.perf_counter()
+
+    def write() -> None:
+        while True:
+            list(client.stream(PROMPT, max_tokens=900)) if way == "stream" else client.complete(PROMPT, max_tokens=900)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    timer.join()
+    client.close()
+    assert time.perf_counter() - began < 10
+
+
+def test_offline_from_the_start(edge: Edge) -> None:
+    edge.kill()
+    shown: list[int] = []
+    committed: list[int] = []
+    kinds = set()
+    with airdraft.Client(edge.url, offline="draft") as client:
+        begin = len(client.tokenizer.encode(PROMPT))
+        for event in client.events(PROMPT, max_tokens=60):
+            kinds.add(type(event))
+            if isinstance(event, Unverified):
+                assert not committed
+                shown += event.tokens
+                if len(shown) == 12:
+                    edge.start()
+            elif isinstance(event, Corrected):
+                del shown[event.position - begin :]
+            elif isinstance(event, Committed):
+                committed += event.tokens
+                shown[: len(committed)] = committed
+    assert kinds == {Unverified, Corrected, Committed, Finished}
+    assert tuple(committed) == truth()
+    assert tuple(shown) == truth()
+
+
+def test_the_asynchronous_client(edge: Edge) -> None:
+    async def main() -> None:
+        async with airdraft.AsyncClient(edge.url, draft=shipped("draft")) as client:
+            assert client.state == f"connected to {edge.url}"
+
+            async def write(seed: int) -> str:
+                return "".join([piece async for piece in client.stream(PROMPT, max_tokens=60, seed=seed)])
+
+            assert await asyncio.gather(write(0), write(1)) == [text(0), text(1)]
+            assert (await client.complete(PROMPT, max_tokens=60)).tokens == truth()
+            async with contextlib.aclosing(client.stream(PROMPT, max_tokens=900)) as pieces:
+                async for _ in pieces:
+                    break
+        edge.kill()
+        with pytest.raises(LinkError, match="no edge answers"):
+            async with airdraft.AsyncClient(edge.url, draft=shipped("draft")):
+                pass
+
+    run(main)
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    heavy = {"numpy", "onnxruntime", "websockets", "tokenizers", "asyncio"}
+    program = (
+        f"import sys, airdraft; airdraft.__version__; found = {heavy!r} & set(sys.modules); assert not found, found\n"
+        "assert airdraft.Client.__module__ == 'airdraft.client'\n"
+        "from airdraft import AsyncClient, Text\n"
+    )
+    source = str(Path(airdraft.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": source}, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        _ = airdraft.nope
