@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
 import signal
+import ssl
+import urllib.request
 from pathlib import Path
 
 import openai
@@ -34,6 +36,7 @@ def test_an_edge_killed_and_started_again_in_the_midst_of_an_answer(tokenizer: T
         with (
             started("device", "--edge", url, "--port", "0", "--json") as device,
             client(announced(device)["url"]) as api,
+            contextlib.ExitStack() as stack,
         ):
             chunks = []
             for chunk in api.completions.create(model="target", prompt=PROMPT, seed=seed, max_tokens=200, stream=True):
@@ -41,10 +44,7 @@ def test_an_edge_killed_and_started_again_in_the_midst_of_an_answer(tokenizer: T
                 if len(chunks) == 10:
                     first.kill()
                     first.wait()
-                    second = started(*slowly, url.rpartition(":")[2])
-                    second_process = second.__enter__()
-            second.__exit__(None, None, None)
-            assert second_process.returncode is not None
+                    stack.enter_context(started(*slowly, url.rpartition(":")[2]))
             assert "".join(chunk.choices[0].text for chunk in chunks) == text
             device.send_signal(signal.SIGTERM)
             _, errors = device.communicate(timeout=20)
@@ -63,11 +63,26 @@ def test_chats_with_a_key_over_tls(tmp_path: Path, tokenizer: Tokenizer, truth: 
     text = tokenizer.decode(truth(RENDERED + "# assistant:", seed=3, max_tokens=20))
     secured = ("--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem"))
     with started(
-        "edge", "--host", "localhost", "--port", "0", "--json", "--tokens", str(tmp_path / "tokens"), *secured
+        "edge",
+        "--host",
+        "localhost",
+        "--port",
+        "0",
+        "--api-port",
+        "0",
+        "--json",
+        "--tokens",
+        str(tmp_path / "tokens"),
+        *secured,
     ) as edge:
         own = ("--token", "0123456789abcdef", "--ca", str(tmp_path / "ca.pem"), "--api-key", "k")
-        url = announced(edge)["url"]
+        at_edge = announced(edge)
+        url = at_edge["url"]
         assert url.startswith("wss://")
+        models = urllib.request.Request(at_edge["api"] + "/models")  # noqa: S310
+        models.add_header("Authorization", "Bearer 0123456789abcdef")
+        with urllib.request.urlopen(models, context=ssl.create_default_context(cafile=tmp_path / "ca.pem")) as answer:  # noqa: S310
+            assert b'"target"' in answer.read()
         options = ("--edge", url, "--draft", str(folder), "--name", "mine", "--port", "0", "--json")
         with started("device", *options, *own) as device:
             listening = announced(device)
@@ -113,4 +128,3 @@ def test_a_port_that_is_taken() -> None:
         port = listening["url"].split(":")[2].split("/")[0]
         code, _, errors = airdraft("device", "--edge", "ws://127.0.0.1:9", "--port", port)
         assert (code, "choose a free port" in errors) == (2, True)
-        assert json.dumps(listening)

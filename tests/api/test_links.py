@@ -75,8 +75,6 @@ class Place:
         await self.server.start(HOST, port)
 
     async def kill(self) -> None:
-        for socket in list(self.server._sockets):
-            socket.transport.abort()
         await self.server.close()
 
 

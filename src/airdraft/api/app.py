@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import hmac
 import random
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -34,7 +35,7 @@ from airdraft.errors import AirdraftError
 from airdraft.models.text import Tokenizer
 
 MAX_TEXTS = 16
-"""Written at once, as many as an edge takes from one connection; further ones wait for their turn."""
+"""Of a device at once: as many as an edge takes from one connection."""
 
 
 @dataclass
@@ -47,8 +48,12 @@ class Api:
     model: str
     """What clients call the target."""
     template: ChatTemplate | None = None
-    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_TEXTS))
-    _since: int = field(default_factory=lambda: int(time.time()))
+    max_texts: int = sys.maxsize
+    """Written at once; further ones wait for their turn."""
+
+    def __post_init__(self) -> None:
+        self._turns = asyncio.Semaphore(self.max_texts)
+        self._since = int(time.time())
 
     def app(self) -> Starlette:
         """For any ASGI server."""
@@ -170,4 +175,4 @@ def device_app(
         right = key is None or hmac.compare_digest(given.strip().encode(errors="replace"), key.encode())
         return writer if right and (key is None or scheme.lower() == "bearer") else None
 
-    return Api(admit, tokenizer, model, template).app()
+    return Api(admit, tokenizer, model, template, MAX_TEXTS).app()
