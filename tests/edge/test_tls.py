@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ssl
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 import trustme
@@ -15,7 +18,7 @@ from airdraft.edge import tls
 from airdraft.edge.server import Service
 from airdraft.errors import BadParameterError
 
-from .loopback import Raw, Table, request, run, started, truth
+from .loopback import HOST, Raw, Table, request, run, started, truth
 
 
 def files(folder: Path, authority: trustme.CA, name: str = "localhost") -> tuple[Path, Path]:
@@ -50,6 +53,20 @@ def test_texts_over_tls_and_none_without(tmp_path: Path) -> None:
             with pytest.raises(ssl.SSLCertVerificationError):
                 async with Raw.connect(url, ssl=trusting(trustme.CA())):
                     pass
+
+    run(main)
+
+
+def test_a_tls_handshake_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        service = Service(tls=tls.server_context(*files(tmp_path, trustme.CA())), handshake_s=0.2)
+        async with started(Table(1), service) as (server, _):
+            reader, writer = await asyncio.open_connection(HOST, server.port)
+            began = perf_counter()
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            assert perf_counter() - began < 2
+            writer.close()
 
     run(main)
 
