@@ -26,7 +26,7 @@ from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Client
+from airdraft.device.client import Connection
 from airdraft.lab.record import prompts
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
@@ -52,7 +52,7 @@ def plain(
     return [token for tokens in rounds for token in tokens], len(rounds)
 
 
-async def stack(client: Client, prompt: Sequence[int], seed: int) -> list[int]:
+async def stack(client: Connection, prompt: Sequence[int], seed: int) -> list[int]:
     """The text by device and edge."""
     tokens: list[int] = []
     async for event in client.write(Request(prompt, SchemeSpec("coupled"), PARAMS, seed, TOKENS, LENGTH)):
@@ -71,7 +71,7 @@ async def measure(name: str) -> dict[str, Any]:
     ratios, plain_s, stack_s, rounds, tokens, identical = [], 0.0, 0.0, 0, 0, 0
     async with (
         local.edge("target", name) as url,
-        await Client.connect(url, slow_draft, tokenizer.digest, vocab) as client,
+        await Connection.connect(url, slow_draft, tokenizer.digest, vocab) as client,
     ):
         await stack(client, heads[0], 0)
         plain(slow_draft, slow_target, heads[0], 0, vocab)

@@ -19,7 +19,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import gumbel
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams, candidates, choose
-from airdraft.device.client import Client
+from airdraft.device.client import Connection
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import ModelError, RefusedError
 from airdraft.models.base import FloatArray, Part, TargetEngine
@@ -124,7 +124,7 @@ async def _write(engine: TargetEngine, model: Model, requests: Sequence[Request]
     async with EdgeServer(engine, tokenizer.digest, tokenizer.vocab_size) as server:
         await server.start(HOST, 0)
         url = f"ws://{HOST}:{server.port}"
-        async with await Client.connect(url, draft, tokenizer.digest, tokenizer.vocab_size) as client:
+        async with await Connection.connect(url, draft, tokenizer.digest, tokenizer.vocab_size) as client:
 
             async def one(request: Request) -> list[int]:
                 written: list[int] = []

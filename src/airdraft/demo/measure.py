@@ -17,7 +17,7 @@ from airdraft.core.device import Counts, Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Client
+from airdraft.device.client import Connection
 from airdraft.device.cost import Cost
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
@@ -112,7 +112,9 @@ class Row:
 class Bench:
     """The device's side of the demo: both models (the target only to know what it writes alone) and a connection."""
 
-    def __init__(self, plan: Plan, draft: LanguageModel, target: LanguageModel, tokenizer: Tokenizer, client: Client):
+    def __init__(
+        self, plan: Plan, draft: LanguageModel, target: LanguageModel, tokenizer: Tokenizer, client: Connection
+    ):
         self.plan = plan
         self.draft, self.target, self.tokenizer = draft, target, tokenizer
         self._client = client
@@ -128,7 +130,7 @@ class Bench:
         target, _ = load(plan.target)
         async with local.edge(plan.target, plan.profile, plan.link) as url:
             paced = Paced(draft, profile(plan.profile).draft_s)
-            async with await Client.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
+            async with await Connection.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
                 yield cls(plan, draft, target, tokenizer, client)
 
     def write_truth(self) -> None:

@@ -312,6 +312,3 @@ def _checked(token: str) -> str:
 
 def _unreachable(url: str, error: Exception) -> LinkError:
     return LinkError(f"no edge answers at {url} ({error or type(error).__name__}); start one with `airdraft edge`")
-
-
-Client = Connection

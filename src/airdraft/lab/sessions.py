@@ -24,7 +24,7 @@ from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Client
+from airdraft.device.client import Connection
 from airdraft.errors import BadParameterError
 from airdraft.lab.record import prompts, record
 from airdraft.models.base import FloatArray, LanguageModel
@@ -119,7 +119,7 @@ class _Tally:
         self.waits_s: list[float] = []
 
 
-async def _device(client: Client, told: Told, todo: Iterator[Work], tally: _Tally) -> None:
+async def _device(client: Connection, told: Told, todo: Iterator[Work], tally: _Tally) -> None:
     """Write text after text, until cancelled."""
     for work in todo:
         told.choices = work.choices
@@ -151,7 +151,7 @@ async def measure(draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo:
         tasks = []
         for at in range(devices):
             told = Told(draft)
-            client = await Client.connect(url, told, tokenizer, vocab_size)
+            client = await Connection.connect(url, told, tokenizer, vocab_size)
             await stack.enter_async_context(client)
             turns = itertools.islice(itertools.cycle(todo), at % len(todo), None)
             tasks.append(asyncio.create_task(_device(client, told, turns, tally)))
