@@ -47,15 +47,21 @@ async def edge(target: str, profile: str, link: Link | None = None, options: Seq
     Raises: `LinkError` with the child's own last words if it does not start.
     """
     async with contextlib.AsyncExitStack() as stack:
-        fixed = ("--target", target, "--profile", profile, "--port", "0", "--json", "--until-eof")
-        serving = _child("edge", *fixed, *options)
-        url: str = (await stack.enter_async_context(serving))["url"]
+        url: str = (await stack.enter_async_context(serving(target, profile, options)))["url"]
         if link is not None:
             rates = [("--uplink-mbps", link.uplink_mbps), ("--downlink-mbps", link.downlink_mbps)]
             numbers = [str(word) for option in [*rates, ("--rtt-ms", link.rtt_ms)] for word in option]
             relaying = _child("link", "--to", url, "--port", "0", "--json", "--until-eof", *numbers)
             url = (await stack.enter_async_context(relaying))["url"]
         yield url
+
+
+@contextlib.asynccontextmanager
+async def serving(target: str, profile: str, options: Sequence[str] = ()) -> AsyncIterator[dict[str, Any]]:
+    """As `edge` without a link. Yields what the edge says of itself, its `url` for one, and its `pid`."""
+    fixed = ("--target", target, "--profile", profile, "--port", "0", "--json", "--until-eof")
+    async with _child("edge", *fixed, *options) as said:
+        yield said
 
 
 @contextlib.asynccontextmanager
@@ -79,7 +85,7 @@ async def _child(command: str, *options: str) -> AsyncIterator[dict[str, Any]]:
                 errors.seek(0)
                 words = errors.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
                 raise LinkError(words[-1].removeprefix("airdraft: "))
-            yield json.loads(line)
+            yield json.loads(line) | {"pid": process.pid}
         finally:
             # Closing the pipe ends it, see `--until-eof`. No signal: asyncio before 3.12 warns of a child that ends
             # by itself at that moment.

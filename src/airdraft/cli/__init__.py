@@ -10,11 +10,12 @@ import typer
 
 from airdraft import __version__
 from airdraft.cli.bench import bench
-from airdraft.cli.bench_engines import engines
+from airdraft.cli.bench_edge import capacity, engines, sessions
 from airdraft.cli.chaos import chaos
 from airdraft.cli.demo import demo
 from airdraft.cli.device import device
 from airdraft.cli.edge import edge
+from airdraft.cli.fuzz import fuzz
 from airdraft.cli.gguf import gguf
 from airdraft.cli.link import link
 from airdraft.cli.plan import plan
@@ -46,9 +47,10 @@ such as org/name.
 """,
 )
 
-for command in (demo, run, edge, device, link, plan, gguf, chaos):
+for command in (demo, run, edge, device, link, plan, gguf, chaos, fuzz):
     app.command()(command)
-bench.command()(engines)
+for measurement in (engines, sessions, capacity):
+    bench.command()(measurement)
 app.add_typer(bench, name="bench")
 app.add_typer(trace, name="trace")
 

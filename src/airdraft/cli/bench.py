@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich import box
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from airdraft.cli import options
-from airdraft.cli.pages import renew
+from airdraft.cli.results import Jobs, JsonFile, Pages, console_for, jobs_of, progress, renew_pages, write_json
 from airdraft.errors import BadParameterError
 
 if TYPE_CHECKING:
@@ -38,13 +32,6 @@ again over any link, at any compute speed, in milliseconds.
 """,
 )
 
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results to FILE.")]
-Jobs = Annotated[int, typer.Option(help="Processes that share the work; 0: one for each core.", min=0)]
-Pages = Annotated[
-    list[Path] | None,
-    typer.Option("--page", metavar="FILE", help="Renew the marked blocks of this Markdown page; may be given again."),
-]
-
 
 @bench.command()
 def grid(json_file: JsonFile = None, jobs: Jobs = 0, no_color: options.NoColor = False) -> None:
@@ -54,12 +41,12 @@ def grid(json_file: JsonFile = None, jobs: Jobs = 0, no_color: options.NoColor =
     """
     from airdraft.lab import grid as lab  # noqa: PLC0415
 
-    console = _console(no_color, json_file)
+    console = console_for(no_color, json_file)
     recorded = lab.recordings()
-    with _progress(console, "cells") as on_cell:
-        found = lab.run_grid(recorded, _jobs(jobs), on_cell)
+    with progress(console, "cells") as on_cell:
+        found = lab.run_grid(recorded, jobs_of(jobs), on_cell)
     record = lab.record_of(recorded, found)
-    _write(json_file, record)
+    write_json(json_file, record)
     console.print(f"{len(found):,} runs, {SIMULATED}. Each claim is about every cell; its worst is shown.")
     table = _table("claim", bar="bar", worst="worst", held="held?")
     for claim in record["claims"]:
@@ -101,7 +88,7 @@ def report(
     for path in lab.report(results, folder):
         typer.echo(f"wrote {path}")
     blocks = lab.blocks(results)
-    _renew(page, blocks)
+    renew_pages(page, blocks)
     if not page:
         typer.echo("\n" + "\n\n".join(blocks.values()))
 
@@ -115,12 +102,12 @@ def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.N
     """
     from airdraft.lab import validate as lab  # noqa: PLC0415
 
-    console = _console(no_color, json_file)
+    console = console_for(no_color, json_file)
     pair = lab.Pair()
-    with _progress(console, "cells") as on_cell:
+    with progress(console, "cells") as on_cell:
         started = iter(range(len(lab.CHECKS)))
         found = asyncio.run(lab.validate(pair, on_check=lambda _: on_cell(next(started), len(lab.CHECKS))))
-    _write(json_file, found.record())
+    write_json(json_file, found.record())
     console.print(
         f"Wall clock: {lab.TEXTS} texts of at most {lab.TOKENS} tokens over real processes, compute imitated. "
         f"Virtual time: profile and {1e3 * found.hand_over_s:.2f} ms a forward, the measured hand-over to a thread.",
@@ -132,29 +119,8 @@ def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.N
         table.add_row(*row)
     console.print(table)
     console.print(_verdict(found))
-    _renew(page, {"validate": validation_block(found)})
+    renew_pages(page, {"validate": validation_block(found)})
     if not found.held:
-        raise typer.Exit(1)
-
-
-@bench.command()
-def sessions(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
-    """Many devices at once on one edge, which batches or does not, in wall clock. 3 minutes.
-
-    Ends with exit code 1 if batching gains too little, or a text is not the target's.
-    """
-    from airdraft.lab import sessions as lab  # noqa: PLC0415
-
-    console = _console(no_color, json_file)
-    total = len(lab.PROFILES) * len(lab.DEVICES) * 2
-    with _progress(console, "measurements") as on_cell:
-        done = iter(range(1, total + 1))
-        rows = asyncio.run(lab.sessions(lambda _: on_cell(next(done), total)))
-    gains = {name: lab.gain(rows, name) for name in lab.PROFILES}
-    _write(json_file, {"rows": msgspec.to_builtins(rows), "gain": gains, "bar": lab.BAR, "devices": lab.BAR_AT})
-    console.print(Markdown(lab.table(rows)))
-    _renew(page, {"sessions": lab.table(rows)})
-    if min(gains.values()) < lab.BAR or any(row.identical < row.texts for row in rows):
         raise typer.Exit(1)
 
 
@@ -177,13 +143,13 @@ def trace(
     """
     from airdraft.lab import tracing as lab  # noqa: PLC0415
 
-    console = _console(no_color, json_file)
+    console = console_for(no_color, json_file)
     todo = lab.tasks(files, rtt_ms, draft_ms, verify_ms, seconds)
     recorded = lab.recording()
-    with _progress(console, "runs") as on_run:
-        found = lab.trace_all(recorded, todo, _jobs(jobs), on_run)
+    with progress(console, "runs") as on_run:
+        found = lab.trace_all(recorded, todo, jobs_of(jobs), on_run)
     record = lab.record_of(found, todo[0].compute)
-    _write(json_file, record)
+    write_json(json_file, record)
     console.print(f"Pair at temperature {lab.TEMPERATURE:g}, draft {draft_ms:g} ms, target {verify_ms:g} ms, "
                   f"{SIMULATED}: the first {seconds:g} s of each run, or all of it.", soft_wrap=True)  # fmt: skip
     console.print(_speeds(found))
@@ -263,41 +229,6 @@ profile's time and {1e3 * found.hand_over_s:.2f} ms, the measured hand-over to a
 {rows}
 
 {_verdict(found)}"""
-
-
-def _console(no_color: bool, json_file: Path | None) -> Console:
-    """Where results go. Looks first whether the file can be written: the runs take minutes."""
-    if json_file is not None and not json_file.resolve().parent.is_dir():
-        folder = json_file.resolve().parent
-        raise BadParameterError(f"{json_file} cannot be written: there is no folder {folder}; make it")
-    return Console(no_color=no_color, highlight=False)
-
-
-def _write(json_file: Path | None, record: dict[str, Any]) -> None:
-    if json_file is None:
-        return
-    try:
-        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadParameterError(f"{json_file} cannot be written ({error.strerror}); give another file") from error
-
-
-def _renew(pages: list[Path] | None, blocks: dict[str, str]) -> None:
-    for page in pages or []:
-        typer.echo(f"wrote {', '.join(renew(page, blocks))} into {page}")
-
-
-@contextmanager
-def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that disappears when all is done; give it what is done and of how many."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, of: progress.update(task, completed=done, total=of)
-
-
-def _jobs(given: int) -> int:
-    return given or os.cpu_count() or 1
 
 
 def _held(held: bool) -> str:

@@ -8,7 +8,7 @@ import typer
 from rich.markdown import Markdown
 
 from airdraft.cli import options
-from airdraft.cli.bench import Jobs, JsonFile, Pages, _console, _jobs, _progress, _renew, _write
+from airdraft.cli.results import Jobs, JsonFile, Pages, console_for, jobs_of, progress, renew_pages, write_json
 from airdraft.errors import BadParameterError
 
 
@@ -30,7 +30,7 @@ def chaos(
     """
     from airdraft.lab import chaos as lab  # noqa: PLC0415  it takes long to import
 
-    console = _console(no_color, json_file)
+    console = console_for(no_color, json_file)
     if session is not None:
         if json_file or page:
             raise BadParameterError("--session tells of one session only; leave --json and --page out")
@@ -42,12 +42,12 @@ def chaos(
         )
         typer.echo(f"session {session}, seed {seed}, {outcome.way}: {verdict}")
         raise typer.Exit(0 if outcome.identical else 1)
-    with _progress(console, "sessions") as on_session:
-        outcomes = lab.chaos(sessions, seed, _jobs(jobs), on_session)
+    with progress(console, "sessions") as on_session:
+        outcomes = lab.chaos(sessions, seed, jobs_of(jobs), on_session)
     record = lab.record_of(outcomes, seed)
-    _write(json_file, record)
+    write_json(json_file, record)
     block = lab.report(record)
-    _renew(page, {"chaos": block})
+    renew_pages(page, {"chaos": block})
     console.print(Markdown(block))
     for wrong in record["wrong"]:
         typer.echo(f"session {wrong['session']}, {wrong['scheme']}: {wrong['why']}")

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,16 +110,54 @@ def works(draft: LanguageModel, target: LanguageModel, vocab_size: int) -> list[
     return sorted(found, key=lambda work: -len(work.tokens))[:TEXTS]
 
 
-class _Tally:
+class Tally:
     """What devices tell, while it counts."""
 
     def __init__(self) -> None:
         self.counting = False
         self.tokens = self.forwards = self.texts = self.identical = 0
         self.waits_s: list[float] = []
+        self.began_s = self.took_s = 0.0
+
+    @contextlib.asynccontextmanager
+    async def devices(
+        self, url: str, draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], count: int
+    ) -> AsyncIterator[list[Connection]]:
+        """So many devices write from now on, each one text after another; a fault of any is raised at the end."""
+        async with contextlib.AsyncExitStack() as stack:
+            tasks, clients = [], []
+            for at in range(count):
+                told = Told(draft)
+                client = await Connection.connect(url, told, tokenizer, vocab_size)
+                clients.append(await stack.enter_async_context(client))
+                turns = itertools.islice(itertools.cycle(todo), at % len(todo), None)
+                tasks.append(asyncio.create_task(_device(client, told, turns, self)))
+            yield clients
+            failed = [task for task in tasks if task.done()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for task in failed:
+                task.result()
+
+    async def count(self, seconds: float) -> None:
+        """Count for so long, once all have begun."""
+        await asyncio.sleep(WARM_S)
+        self.counting, self.began_s = True, time.perf_counter()
+        await asyncio.sleep(seconds)
+        self.counting, self.took_s = False, time.perf_counter() - self.began_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all devices together."""
+        return self.tokens / self.took_s
+
+    def wait_ms(self, percentile: float) -> float:
+        """Between tokens."""
+        return float(1e3 * np.percentile(self.waits_s, percentile))
 
 
-async def _device(client: Connection, told: Told, todo: Iterator[Work], tally: _Tally) -> None:
+async def _device(client: Connection, told: Told, todo: Iterator[Work], tally: Tally) -> None:
     """Write text after text, until cancelled."""
     for work in todo:
         told.choices = work.choices
@@ -142,32 +180,20 @@ async def _device(client: Connection, told: Told, todo: Iterator[Work], tally: _
             tally.identical += written == work.tokens
 
 
-async def measure(draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], devices: int,
-                  batched: bool, profile_name: str) -> Row:  # fmt: skip
+async def measure(
+    draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], devices: int, batched: bool,
+    profile_name: str,
+) -> Row:  # fmt: skip
     """One row."""
-    tally = _Tally()
+    tally = Tally()
     options = () if batched else ("--max-batch", "1")
-    async with local.edge("target", profile_name, options=options) as url, contextlib.AsyncExitStack() as stack:
-        tasks = []
-        for at in range(devices):
-            told = Told(draft)
-            client = await Connection.connect(url, told, tokenizer, vocab_size)
-            await stack.enter_async_context(client)
-            turns = itertools.islice(itertools.cycle(todo), at % len(todo), None)
-            tasks.append(asyncio.create_task(_device(client, told, turns, tally)))
-        await asyncio.sleep(WARM_S)
-        tally.counting, began_s = True, time.perf_counter()
-        await asyncio.wait(tasks, timeout=SECONDS, return_when=asyncio.FIRST_EXCEPTION)
-        tally.counting, took_s = False, time.perf_counter() - began_s
-        failed = [task for task in tasks if task.done()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for task in failed:
-            task.result()
-    p50, p99 = np.percentile(tally.waits_s, (50, 99))
+    async with (
+        local.edge("target", profile_name, options=options) as url,
+        tally.devices(url, draft, tokenizer, vocab_size, todo, devices),
+    ):
+        await tally.count(SECONDS)
     return Row(
-        profile_name, devices, batched, tally.tokens / took_s, float(1e3 * p50), float(1e3 * p99),
+        profile_name, devices, batched, tally.tokens_per_s, tally.wait_ms(50), tally.wait_ms(99),
         tally.forwards / tally.tokens, tally.identical, tally.texts,
     )  # fmt: skip
 

@@ -1,0 +1,95 @@
+"""Those of `airdraft bench` that run real engines in wall clock: engines, one edge with many devices, what it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markdown import Markdown
+
+from airdraft.cli import options
+from airdraft.cli.results import JsonFile, Pages, console_for, progress, renew_pages, write_json
+
+
+def engines(
+    vllm: Annotated[str | None, typer.Option(metavar="URL", help="Also a vLLM that serves the target there.")] = None,
+    llama_speculative: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="llama.cpp's own program llama-speculative-simple, to compare.")
+    ] = None,
+    json_file: JsonFile = None,
+    page: Pages = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """The engines installed here side by side, and against other programs with the same weights, in wall clock.
+
+    Takes 2 minutes. Blocks `engines` and `peers` of a --page are renewed. Other
+    work on this machine slows all of them.
+    """
+    from airdraft.lab import engines as lab  # noqa: PLC0415
+    from airdraft.lab import peers  # noqa: PLC0415
+
+    console = console_for(no_color, json_file)
+    # On Windows a file that is still open cannot be deleted.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        here = lab.installed(Path(folder))
+        with progress(console, "texts") as on_step:
+            compared = peers.peers(here, llama_speculative, on_step)
+        with progress(console, "forwards") as on_step:
+            rows = lab.engines(here, vllm, on_step)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    where = f"{os.cpu_count()} cores" + (f", load {load:.1f} meanwhile." if load is not None else ".")
+    write_json(json_file, {
+        "threads": lab.THREADS, "cores": os.cpu_count(), "load": load, "engines": msgspec.to_builtins(rows),
+        "draft_length": peers.LENGTH, "max_tokens": peers.TOKENS, **msgspec.to_builtins(compared),
+    })  # fmt: skip
+    blocks = {"engines": f"{lab.table(rows)} {where}", "peers": f"{peers.table(compared)} {where}"}
+    console.print(Markdown("\n\n".join(blocks.values())))
+    renew_pages(page, blocks)
+
+
+def sessions(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
+    """Many devices at once on one edge, which batches or does not, in wall clock. 3 minutes.
+
+    Ends with exit code 1 if batching gains too little, or a text is not the target's.
+    """
+    from airdraft.lab import sessions as lab  # noqa: PLC0415
+
+    console = console_for(no_color, json_file)
+    total = len(lab.PROFILES) * len(lab.DEVICES) * 2
+    with progress(console, "measurements") as on_cell:
+        done = iter(range(1, total + 1))
+        rows = asyncio.run(lab.sessions(lambda _: on_cell(next(done), total)))
+    gains = {name: lab.gain(rows, name) for name in lab.PROFILES}
+    write_json(json_file, {"rows": msgspec.to_builtins(rows), "gain": gains, "bar": lab.BAR, "devices": lab.BAR_AT})
+    console.print(Markdown(lab.table(rows)))
+    renew_pages(page, {"sessions": lab.table(rows)})
+    if min(gains.values()) < lab.BAR or any(row.identical < row.texts for row in rows):
+        raise typer.Exit(1)
+
+
+def capacity(
+    soak_s: Annotated[float, typer.Option(help="Seconds of devices that come and go; 0: none.", min=0)] = 60.0,
+    json_file: JsonFile = None,
+    page: Pages = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """What one edge holds: devices, CPU and bytes a token, idle texts, memory under churn, in wall clock.
+
+    Takes 3 minutes and the churn. Block `capacity` of a --page is renewed. Ends
+    with exit code 1 if memory grows under churn.
+    """
+    from airdraft.lab import capacity as lab  # noqa: PLC0415
+
+    console = console_for(no_color, json_file)
+    with console.status("starting") as status:
+        found = asyncio.run(lab.capacity(soak_s, status.update))
+    write_json(json_file, msgspec.to_builtins(found))
+    console.print(Markdown(lab.table(found)))
+    renew_pages(page, {"capacity": lab.table(found)})
+    if found.churn is not None and not found.churn.held:
+        raise typer.Exit(1)

@@ -1,0 +1,60 @@
+"""What the commands of the laboratory share: where results go, and how far they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from airdraft.cli.pages import renew
+from airdraft.errors import BadParameterError
+
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results to FILE.")]
+Jobs = Annotated[int, typer.Option(help="Processes that share the work; 0: one for each core.", min=0)]
+Pages = Annotated[
+    list[Path] | None,
+    typer.Option("--page", metavar="FILE", help="Renew the marked blocks of this Markdown page; may be given again."),
+]
+
+
+def console_for(no_color: bool, json_file: Path | None) -> Console:
+    """Where results go. Looks first whether the file can be written: the runs take minutes."""
+    if json_file is not None and not json_file.resolve().parent.is_dir():
+        folder = json_file.resolve().parent
+        raise BadParameterError(f"{json_file} cannot be written: there is no folder {folder}; make it")
+    return Console(no_color=no_color, highlight=False)
+
+
+def write_json(json_file: Path | None, record: dict[str, Any]) -> None:
+    if json_file is None:
+        return
+    try:
+        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadParameterError(f"{json_file} cannot be written ({error.strerror}); give another file") from error
+
+
+def renew_pages(pages: list[Path] | None, blocks: dict[str, str]) -> None:
+    for page in pages or []:
+        typer.echo(f"wrote {', '.join(renew(page, blocks))} into {page}")
+
+
+@contextmanager
+def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that disappears when all is done; give it what is done and of how many."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+def jobs_of(given: int) -> int:
+    """As many as there are cores, if none is given."""
+    return given or os.cpu_count() or 1
