@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import ssl
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -16,7 +15,7 @@ from airdraft.api.template import ChatTemplate
 from airdraft.cli import options
 from airdraft.cli.waiting import stopping
 from airdraft.device.writer import Offline, Writer
-from airdraft.errors import BadParameterError, LinkError
+from airdraft.errors import LinkError
 from airdraft.models.engines import load
 from airdraft.models.folder import resolve
 from airdraft.telemetry.http import serving
@@ -36,22 +35,15 @@ def device(
     api_key: Annotated[
         str | None, typer.Option(envvar="AIRDRAFT_API_KEY", help="What clients must present. Without it: nothing.")
     ] = None,
-    offline: Annotated[
-        str,
-        typer.Option(
-            help="While no edge answers: `stall` waits, `error` gives up, `draft` shows what the draft model would "
-            "say, labelled, and corrects it later."
-        ),
-    ] = "stall",
+    offline: options.Offline = "stall",
     give_up_s: Annotated[
-        float | None, typer.Option("--give-up", help="Seconds that a text waits for an edge. Without it: for ever.")
+        float | None,
+        typer.Option(
+            "--give-up", help="Seconds that a text waits for an edge. Without it: for ever.", rich_help_panel="Link"
+        ),
     ] = None,
-    token: Annotated[
-        str | None, typer.Option(envvar="AIRDRAFT_TOKEN", help="What the edge wants to know this device by.")
-    ] = None,
-    ca: Annotated[
-        Path | None, typer.Option(help="Authorities, PEM, whose certificates an edge may have, besides the usual ones.")
-    ] = None,
+    token: options.Token = None,
+    ca: options.Ca = None,
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
@@ -63,14 +55,14 @@ def device(
       curl http://127.0.0.1:8572/v1/completions -H 'Content-Type: application/json' \\
         -d '{"model": "target", "prompt": "def f(x):", "max_tokens": 40}'
     """
-    trusted = _trusted(ca)
+    trust = options.trusted(ca)
     model, tokenizer = load(draft, engine=draft_engine)
     template = ChatTemplate.of(resolve(draft, draft_engine), chat_template)
 
     async def serve() -> None:
         writer = Writer(
             edge, model, tokenizer.digest, tokenizer.vocab_size,
-            offline=cast(Offline, offline), token=token, ssl=trusted, give_up_s=give_up_s,
+            offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s,
         )  # fmt: skip
         app = device_app(writer, tokenizer, name, template, api_key)
         async with writer, serving(app, host, port) as found:
@@ -87,15 +79,3 @@ def device(
             await stopped.wait()
 
     asyncio.run(serve())
-
-
-def _trusted(ca: Path | None) -> ssl.SSLContext | None:
-    """Whose certificates count. None: the usual ones."""
-    if ca is None:
-        return None
-    context = ssl.create_default_context()
-    try:
-        context.load_verify_locations(ca)
-    except (OSError, ssl.SSLError) as error:
-        raise BadParameterError(f"the authorities in {ca} cannot be read ({error}); give a PEM file") from error
-    return context
