@@ -57,6 +57,11 @@ class Edge:
         if server is not None:
             await server.close()
 
+    async def drain(self, seconds: float) -> None:
+        server, self._server = self._server, None
+        assert server is not None
+        await server.drain(seconds)
+
     async def __aenter__(self) -> Edge:
         await self.start()
         return self
@@ -529,5 +534,88 @@ def test_texts_stay_where_another_edge_is_hardly_nearer(monkeypatch: pytest.Monk
             async with writer(urls) as over:
                 await Told().write(over, asking(max_tokens=30))
                 assert over.edge == urls[0]
+
+    run(main)
+
+
+class Swallowing:
+    """A way to an edge that, from some moment on, takes everything and delivers nothing, as a radio that is gone."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._server: asyncio.Server | None = None
+        self._passing: list[asyncio.Event] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"ws://{HOST}:{self._server.sockets[0].getsockname()[1]}"
+
+    def swallow(self) -> None:
+        """Whatever is connected now. New connections pass."""
+        for passing in self._passing:
+            passing.clear()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(HOST, self._edge.port)
+        passing = asyncio.Event()
+        passing.set()
+        self._passing.append(passing)
+
+        async def one_way(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(1 << 16):
+                if passing.is_set():
+                    sink.write(data)
+            sink.close()
+
+        await asyncio.gather(one_way(reader, back), one_way(there, writer), return_exceptions=True)
+        for each in (back, writer):
+            each.close()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def __aenter__(self) -> Swallowing:
+        self._server = await asyncio.start_server(self._accept, HOST, 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await asyncio.gather(*self._tasks)
+
+
+@pytest.mark.parametrize("scheme", EXACT)
+def test_a_link_that_dies_without_a_word(scheme: str) -> None:
+    async def main() -> None:
+        target = slow()
+        async with (
+            Edge(target, limits=Limits(heartbeat_s=0.15)) as edge, Swallowing(edge) as way, writer([way.url]) as over,
+        ):  # fmt: skip
+            asked = [asking(scheme, seed=seed) for seed in range(2)]
+            async with following(over, *asked) as (told, tasks):
+                await until(lambda: all(len(each.tokens) > 5 for each in told))
+                way.swallow()
+                assert await asyncio.gather(*tasks) == [truth(target, each) for each in asked]
+
+    run(main)
+
+
+def test_an_edge_that_drains_sends_texts_to_the_other() -> None:
+    async def main() -> None:
+        target = slow()
+        async with Edge(target) as first, Edge(target) as second, writer([first, second]) as over:
+            asked = [asking(seed=seed, max_tokens=40) for seed in range(3)]
+            async with following(over, *asked[:2]) as (told, tasks):
+                await until(lambda: all(len(each.tokens) > 3 for each in told))
+                draining = asyncio.create_task(first.drain(0.05))
+                await asyncio.sleep(0)
+                tasks.append(asyncio.create_task(Told().write(over, asked[2])))
+                assert await asyncio.gather(*tasks) == [truth(target, each) for each in asked]
+                await draining
+            assert over.edge == second.url
 
     run(main)

@@ -147,10 +147,11 @@ class _Notes:
 
     def __call__(self, state: str) -> None:
         here = state.startswith("connected")
+        begin = "\n" if sys.stderr.isatty() else ""  # the text's line is not at its end
         if state.startswith("away") and self._waits and self._met and not self._lost:
-            typer.echo(f"\nairdraft: {state}; waiting up to {GIVE_UP_S:g} s", err=True)
+            typer.echo(f"{begin}airdraft: {state}; waiting up to {GIVE_UP_S:g} s", err=True)
         elif here and self._lost:
-            typer.echo(f"airdraft: {state}; the text goes on", err=True)
+            typer.echo(f"{begin}airdraft: {state}; the text goes on", err=True)
         self._met, self._lost = self._met or here, not here
 
 

@@ -47,6 +47,7 @@ PROBE_TOKENS, PROBE_S = 8, 1.0
 """A text that makes the edge run forwards, if it has run none yet, and the time after which it is stopped."""
 
 
+STANDS = "; the text so far stands"
 STATUSES = {
     401: ("unauthorised", "it wants another token; pass the one it was given, --token or AIRDRAFT_TOKEN"),
     403: ("unauthorised", "this token may not use it; ask whoever runs the edge"),
@@ -291,7 +292,7 @@ class Connection:
         if not event.ours:
             return RefusedError(event.code, event.message)
         if event.code == "silent":
-            return LinkError(f"the edge at {self.url} went silent: {event.message}; the text so far stands")
+            return LinkError(f"the edge at {self.url} went silent: {event.message}{STANDS}")
         if event.code == "engine":
             return ModelError(event.message)
         return RemoteProtocolError(event.code, f"the edge at {self.url} broke the protocol: {event.message}")
@@ -301,7 +302,7 @@ class Connection:
         if code == 1009:
             why = f"the edge at {self.url} takes no message that long; lower --draft-length or --k"
             return RefusedError("frame", why)
-        return LinkError(f"the edge at {self.url} went away (close code {code}); the text so far stands")
+        return LinkError(f"the edge at {self.url} went away (close code {code}){STANDS}")
 
 
 def _checked(token: str) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from airdraft.core.resume import Backoff
-from airdraft.device.client import Connection
+from airdraft.device.client import STANDS, Connection
 from airdraft.errors import AirdraftError, LinkError, RefusedError
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Edges:
         async with self._dialling:
             while True:
                 if self._over.is_set():
-                    raise LinkError("the writer was closed; the text so far stands")
+                    raise LinkError(f"the writer was closed{STANDS}")
                 if self._live is not None and self._live.alive:
                     return self._live
                 if self._live is not None:
@@ -115,7 +115,8 @@ class Edges:
         self._open.add(connection)
         found = _identity(connection)
         # An edge that was started again with another model is as good as new, if nobody is in the midst of a text.
-        if self._target is None or (self._target[0] == url and not self._users):
+        anew = not (self._users or self.url)
+        if self._target is None or (self._target[0] == url and anew):
             self._target = url, found
         begun, expected = self._target
         if found != expected:
@@ -162,7 +163,7 @@ class Edges:
             return
         self._live = None
         self._at = (self._at + 1) % len(self._urls)
-        self._say(f"away: {why}")
+        self._say(f"away: {str(why).removesuffix(STANDS)}")
         if not self._users[connection]:
             self._part(connection)
 

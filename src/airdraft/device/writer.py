@@ -19,7 +19,7 @@ from typing import Literal, Self, get_args
 from airdraft.core.events import Committed, Finished
 from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
-from airdraft.device.client import Connection, check_address
+from airdraft.device.client import STANDS, Connection, check_address
 from airdraft.device.edges import PASSING, Edges
 from airdraft.device.offline import Corrected, Guess, Unverified
 from airdraft.errors import BadParameterError, LinkError, RefusedError
@@ -215,7 +215,7 @@ class _Text:
                 return await self._edges.get(once=self._offline == "error")
         except TimeoutError:
             raise LinkError(
-                f"given up after {self._give_up_s:g} s without an edge ({self._edges.state}); the text so far stands"
+                f"given up after {self._give_up_s:g} s without an edge ({self._edges.state}){STANDS}"
             ) from None
 
     def _start_waiting(self) -> None:
