@@ -48,7 +48,7 @@ def test_forwards_that_are_short_leave_the_loop_to_others() -> None:
             other = asyncio.create_task(others())
             before = turns
             await written(server, max_tokens=200)
-            assert turns - before >= 200
+            assert turns - before > 150
             other.cancel()
 
     run(main)

@@ -80,7 +80,11 @@ class Api:
         writer = self._writer(http)
         body = parse(CompletionBody, await body_of(http))
         self._known(body.model)
-        prompts = [self.tokenizer.encode(each) if isinstance(each, str) else each for each in body.prompts()]
+        # Megabytes take seconds, and every other text would wait.
+        prompts = [
+            await asyncio.to_thread(self.tokenizer.encode, each) if isinstance(each, str) else each
+            for each in body.prompts()
+        ]
         if not all(0 <= token < self.tokenizer.vocab_size for prompt in prompts for token in prompt):
             raise ApiError(400, "prompt holds an id outside the vocabulary", "prompt", "invalid_value")
         echoes = [self.tokenizer.decode(prompt) if body.echo else "" for prompt in prompts]
@@ -94,7 +98,7 @@ class Api:
             remedy = "use /v1/completions, or give the server a template"
             raise ApiError(400, f"{self.model} has no chat template; {remedy}", "messages", "no_chat_template")
         variables = {**(body.chat_template_kwargs or {}), "add_generation_prompt": body.add_generation_prompt}
-        prompt = self.template.encode(body.conversation(), variables)
+        prompt = await asyncio.to_thread(self.template.encode, body.conversation(), variables)
         return self._answer(writer, body, [prompt], [""])
 
     def _answer(self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str]) -> Response:
