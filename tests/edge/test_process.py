@@ -59,7 +59,7 @@ class Edge:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Edge]:
-    """An edge with all that faces the open; it drains for a second."""
+    """An edge with all that faces the open; it drains for two seconds."""
     authority = trustme.CA()
     made = authority.issue_cert("127.0.0.1")
     made.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
@@ -68,7 +68,7 @@ def running(tmp_path: Path) -> Iterator[Edge]:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     with started(
-        "edge", "--port", "0", "--json", "--profile", "phone-8b", "--drain-s", "1", "--metrics-port", "0",
+        "edge", "--port", "0", "--json", "--profile", "phone-8b", "--drain-s", "2", "--metrics-port", "0",
         "--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem"),
         "--tokens", str(tmp_path / "tokens"), "--log-json", "--log-level", "debug",
         "--trace-dir", str(tmp_path / "traces"),
@@ -136,7 +136,7 @@ def test_it_starts_counts_reloads_drains_and_ends(running: Edge) -> None:
                 while True:
                     written += sum(isinstance(message, Tokens) for message in await received(socket, decoder))
             assert socket.close_code == 1012
-            assert 0.7 < time.monotonic() - began < 3
+            assert 1.5 < time.monotonic() - began < 6
 
     asyncio.run(main())
     _, errors = running.process.communicate(timeout=10)
@@ -165,7 +165,7 @@ def test_a_second_sigterm_ends_it_at_once(running: Edge) -> None:
                 while True:
                     await socket.recv()
             assert socket.close_code == 1012
-            assert time.monotonic() - began < 0.8
+            assert time.monotonic() - began < 1.5
 
     asyncio.run(main())
     assert running.process.wait(10) == 0
