@@ -84,10 +84,13 @@ async def place(
     draft: TableModel | None = None,
     service: Service | None = None,
     capacity: Capacity | None = None,
+    engine_top_k: int | None = None,
     key: str | None = None,
     **options: Any,
 ) -> AsyncIterator[Place]:
-    server = EdgeServer(OneByOne(target), TOKENIZER.digest, VOCAB, None, capacity, service)
+    engine = OneByOne(target)
+    engine.top_k = engine_top_k
+    server = EdgeServer(engine, TOKENIZER.digest, VOCAB, None, capacity, service)
     await server.start(HOST, 0)
     token = BEARER if service and service.access else None
     writer = Writer(
@@ -291,6 +294,19 @@ def test_quotas_of_an_edge_hold_for_the_api(tmp_path: Any) -> None:
             assert whole.choices[0].text == truth(table(1), 1, whole.usage.completion_tokens)
             with pytest.raises(openai.BadRequestError, match="the context of"):
                 await found.edge.completions.create(**asking(prompt="x " * 50))
+
+    run(main)
+
+
+def test_an_engine_that_tells_little_names_the_field_that_asks_for_more() -> None:
+    async def main() -> None:
+        async with place(table(1), engine_top_k=20) as found:
+            for client in (found.device, found.edge):
+                with pytest.raises(openai.BadRequestError, match="give top-k 1 to 20, or temperature 0") as caught:
+                    await client.completions.create(**asking())
+                assert caught.value.param == "top_k"
+                few = await client.completions.create(**asking(max_tokens=5, extra_body={"top_k": 20}))
+                assert few.usage.completion_tokens == 5
 
     run(main)
 
