@@ -41,6 +41,8 @@ BUSY_DEVICES = 16
 """Of the measurement of CPU and bytes."""
 IDLE, IDLE_PROMPT, A_CONNECTION = 1000, 32, 16
 """Texts that are open and do nothing, tokens of the prompt of each, and texts on one connection."""
+SETTLE_S, SETTLED = 1.0, 0.05
+"""An edge that used less than so much of a core for so long is done with what it was asked."""
 CHURN_DEVICES = 8
 FLAT = 0.05
 """Memory may grow by so much of itself between the first and the last third of the churn."""
@@ -169,11 +171,20 @@ async def _idle_bytes(pair: _Pair, texts: int, options: Sequence[str]) -> float:
     """Of each of so many open texts."""
     async with local.serving("target", "none", options) as edge, contextlib.AsyncExitStack() as stack:
         await _rest(await stack.enter_async_context(_socket(edge["url"])), pair, 1)  # what the first text alone brings
-        before = _resident_bytes(edge["pid"])
+        before = await _settled_bytes(edge["pid"])
         for at in range(0, texts, A_CONNECTION):
             socket = await stack.enter_async_context(_socket(edge["url"]))
             await _rest(socket, pair, min(A_CONNECTION, texts - at))
-        return (_resident_bytes(edge["pid"]) - before) / texts
+        return (await _settled_bytes(edge["pid"]) - before) / texts
+
+
+async def _settled_bytes(pid: int) -> int:
+    """Resident memory once the process does nothing more: a text is open before its prompt is read."""
+    cpu_s = -1.0
+    while _cpu_s(pid) - cpu_s > SETTLED * SETTLE_S:
+        cpu_s = _cpu_s(pid)
+        await asyncio.sleep(SETTLE_S)
+    return _resident_bytes(pid)
 
 
 def _socket(url: str) -> connect:
