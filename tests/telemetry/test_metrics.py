@@ -31,8 +31,8 @@ def test_the_page_names_only_options_that_there_are() -> None:
     of_others = {"--edge", "--max-tokens", "--seed", "--json"}
     assert named - of_others <= known
     wanted = (
-        "tls-cert tls-key tokens max-connections idle-s handshake-s drain-s metrics-port metrics-host log-json log-level "
-        "trace-dir trace-tokens"
+        "tls-cert tls-key tokens max-connections idle-s handshake-s drain-s metrics-port metrics-host log-json "
+        "log-level trace-dir trace-tokens"
     )
     assert {f"--{name}" for name in wanted.split()} <= named
 
