@@ -1,0 +1,87 @@
+"""Many devices at one edge: recorded drafts say what the pair would, and what is counted adds up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from airdraft.core.sampling import choose
+from airdraft.lab import capacity, sessions
+from airdraft.lab.sessions import PARAMS, Row, Told, gain, table, works
+from airdraft.models.base import LanguageModel
+from airdraft.models.engines import load
+from airdraft.models.text import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[LanguageModel, LanguageModel, Tokenizer]:
+    (draft, tokenizer), (target, _) = load("draft"), load("target")
+    return draft, target, tokenizer
+
+
+def row(devices: int, batched: bool, speed: float, identical: int = 3) -> Row:
+    return Row("none", devices, batched, speed, 1.0, 2.0, 0.5, identical, 3)
+
+
+def test_a_told_draft_chooses_what_was_recorded(pair: tuple[LanguageModel, LanguageModel, Tokenizer]) -> None:
+    told = Told(pair[0])
+    told.choices = [5, 6, 7, 8]
+    rows = told.forward(None, 0, [5, 6], 2)
+    assert [choose(each, PARAMS, 1, at) for at, each in enumerate(rows, 1)] == [6, 7]
+    assert choose(told.forward(None, 9, [1], 1)[0], PARAMS, 1, 10) == 0  # beyond what was recorded
+
+
+def test_the_gain_is_of_the_batching_edge() -> None:
+    rows = [row(16, False, 100.0), row(16, True, 180.0), row(4, True, 1.0)]
+    assert gain(rows, "none") == pytest.approx(1.8)
+    assert "none: 1.80 (bar 1.5). 9 of 9 texts" in table(rows)
+    assert "8 of 9 texts" in table([row(16, False, 1.0, 2), *rows[1:]])
+
+
+@pytest.mark.slow
+def test_devices_at_a_real_edge_write_the_targets_texts(
+    pair: tuple[LanguageModel, LanguageModel, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft, target, tokenizer = pair
+    monkeypatch.setattr(sessions, "TEXTS", 3)
+    monkeypatch.setattr(sessions, "TOKENS", 40)
+    monkeypatch.setattr(sessions, "SECONDS", 2.0)
+    todo = works(draft, target, tokenizer.vocab_size)
+    found = asyncio.run(
+        sessions.measure(draft, tokenizer.digest, tokenizer.vocab_size, todo, 4, batched=True, profile_name="none")
+    )
+    assert found.texts > 0
+    assert found.identical == found.texts
+    assert 0.2 < found.target_forwards_per_token < 1
+    assert 0 < found.token_p50_ms <= found.token_p99_ms
+    assert found.tokens_per_s > 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_is_weighed() -> None:
+    before = capacity._resident_bytes(os.getpid())
+    held = np.ones(4_000_000)
+    assert capacity._resident_bytes(os.getpid()) - before > 0.8 * held.nbytes
+    began = capacity._cpu_s(os.getpid())
+    while capacity._cpu_s(os.getpid()) - began < 0.05:
+        np.sort(held)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_idle_texts_and_churn(
+    pair: tuple[LanguageModel, LanguageModel, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft, target, tokenizer = pair
+    monkeypatch.setattr(sessions, "TEXTS", 3)
+    made = capacity._Pair(draft, tokenizer.digest, tokenizer.vocab_size, works(draft, target, tokenizer.vocab_size))
+    whole, evicted = (asyncio.run(capacity._idle_bytes(made, 200, each)) for each in ((), ("--kv-tokens", "1")))
+    assert whole > 31 * 8192  # keys and values of the prompt but its last token
+    assert evicted < whole / 4
+    churn = asyncio.run(capacity._churn(made, 4.0))
+    assert churn.aborted > 8
+    assert churn.first_bytes > 0
