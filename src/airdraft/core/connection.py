@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from airdraft.core.events import Echo, Event, Failed
-from airdraft.core.messages import MAX_FRAME, Decoder, Error, Message, Ping, Pong, encode
+from airdraft.core.messages import MAX_FILLER, MAX_FRAME, Decoder, Error, Message, Ping, Pong, encode
 from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
 
 HEARTBEAT_S = 10.0
@@ -57,7 +57,9 @@ class Connection(ABC):
                 if message is None:
                     break
                 if isinstance(message, Ping):
-                    self._send(Pong(message.t, bytes(message.want), self._own_verify_s()))
+                    # Where much waits to be sent already, no filler: a few bytes of pings must not cost megabytes.
+                    filler = bytes(message.want if len(self._out) < MAX_FILLER else 0)
+                    self._send(Pong(message.t, filler, self._own_verify_s()))
                 elif isinstance(message, Pong):
                     ping = self._pings.pop(message.t, None)
                     if ping is not None:  # any other t is of no ping of ours

@@ -55,6 +55,8 @@ DRAFT_HEADER = 80
 """Most bytes of a `Draft` message around its body."""
 DRAFT_BYTES, VERDICT_BYTES = 19, 14
 """What the two take apart from their bodies, nearly: good enough to learn the link's rate from."""
+MOST_DRAFT = 256
+"""Tokens drafted in one round at most, whatever the edge allows."""
 QUEUE = 2
 """Drafts of a stream that may wait for the uplink."""
 REVIEW_S = 0.25
@@ -77,7 +79,7 @@ def _policy(request: Request, vocab_size: int, max_draft: int) -> Policy:
     spec = request.scheme
     if request.draft_length is not None or spec.name not in schemes.SCHEMES:
         return Given(Mode(spec.name, request.draft_length or 0, spec.race))
-    return Steady(Mode(spec.name, 0, spec.race), wire(spec.name, vocab_size, spec.k, spec.bits), max_draft)
+    return Steady(Mode(spec.name, 0, spec.race), wire(spec.name, vocab_size, spec.k, spec.bits), max(1, max_draft))
 
 
 class Session:
@@ -98,7 +100,8 @@ class Session:
         self._machine = machine
         self._request = request
         self._vocab_size = vocab_size
-        self._max_frame, self._max_draft = welcome.max_frame, welcome.max_draft
+        # Whatever the edge allows: every length up to this is considered.
+        self._max_frame, self._max_draft = welcome.max_frame, min(welcome.max_draft, MOST_DRAFT)
         self._tokens = tokens  # prompt, committed, then the drafts under way
         self._committed = len(tokens)
         self._end = min(len(request.prompt) + request.max_tokens, welcome.max_context)
@@ -122,7 +125,7 @@ class Session:
         self._sent = self._committed  # a stream's drafts before this position are on their way
         self._sent_digest = self._digest.copy()
         self._fresh = True  # nothing of this branch was sent yet
-        self._policy = request.policy or _policy(request, vocab_size, welcome.max_draft)
+        self._policy = request.policy or _policy(request, vocab_size, self._max_draft)
         self.curious = not isinstance(self._policy, Given) or request.rule is not None
         """Whether anything is decided by what is measured."""
         self._facts = machine.estimator.facts()
@@ -215,8 +218,9 @@ class Session:
     def _ask(self) -> list[Event]:
         if self._asked is not None:
             return []
-        feed = tuple(self._tokens[self._cached :])
-        forward = Forward(self.number, self._cached, feed, 1)
+        # A model is fed something, for a row: the last token again, where what was drafted after it is dead.
+        keep = min(self._cached, len(self._tokens) - 1)
+        forward = Forward(self.number, keep, tuple(self._tokens[keep:]), 1)
         self._asked = self._cached = len(self._tokens)
         self._asked_s = self._machine._now
         self._stale = False

@@ -28,7 +28,7 @@ from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import AirdraftError, LinkError, RefusedError
+from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError
 from airdraft.lab.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
@@ -50,6 +50,16 @@ GREEDY = ("dense", "topk", "split/row", "split/candidates")
 """Those whose text is so at temperature 0; elsewhere they are exact in distribution, which one text cannot show."""
 
 
+class _Table(TableModel):
+    """One that takes no nonsense."""
+
+    def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        """See `LanguageModel.forward`."""
+        if not 0 <= keep <= len(cache) or not 0 <= rows <= len(tokens) or not tokens:
+            raise ModelError(f"a forward keeps {keep} of {len(cache)} positions and asks {rows} rows of {len(tokens)}")
+        return super().forward(cache, keep, tokens, rows)
+
+
 def table(seed: int, like: TableModel | None = None, noise: float = 2.0, **more: object) -> TableModel:
     """A model whose row is drawn from the whole prefix; with `like` it is that model, bent by `noise`."""
 
@@ -57,7 +67,7 @@ def table(seed: int, like: TableModel | None = None, noise: float = 2.0, **more:
         own = np.random.default_rng([seed, *prefix]).normal(0.0, noise, VOCAB)
         return (own if like is None else like.row(prefix) + own).astype(np.float32)
 
-    return TableModel(row, VOCAB, **more)  # type: ignore[arg-type]
+    return _Table(row, VOCAB, **more)  # type: ignore[arg-type]
 
 
 class Restless:

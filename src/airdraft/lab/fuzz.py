@@ -1,0 +1,199 @@
+"""What no honest peer would send: inputs made from valid streams of messages, and what both machines do with them.
+
+An input is bytes: which part is fed, a world (models, limits, requests), a schedule (cuts, late forwards), and then
+what comes over the wire. Every input must end in events or in an error of the protocol, in bounded time and memory; and
+may ask of a model only what it can do.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+from airdraft.core.control.auto import Auto
+from airdraft.core.device import DeviceMachine
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.events import Event, Failed, Finished, Forward, Ready
+from airdraft.core.messages import ERROR_CODES, VERSION, Decoder, Hello, SchemeSpec, ToDevice, ToEdge
+from airdraft.core.request import Request
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.models.base import FloatArray
+from airdraft.sim.conformance import TableModel
+
+PARTS = ("edge", "device", "decoder at the edge", "decoder on the device")
+HEADER_BYTES = 3
+VOCAB, CONTEXT = 6, 48
+MAX_FRAME = 1 << 12
+MOST_FORWARDS = 600
+"""Of one input: far more than its texts have positions."""
+MOST_SAID = 1 << 20
+"""Bytes that a machine may have to send at once: far more than any answer takes."""
+KNOWN_ENDS = {*ERROR_CODES, "stop", "length", "refused"}
+SPECS = (
+    SchemeSpec("coupled"),
+    SchemeSpec("stream"),
+    SchemeSpec("stream", race="off"),
+    SchemeSpec("stream", race="idle"),
+    SchemeSpec("server"),
+    SchemeSpec("dense"),
+    SchemeSpec("topk", k=3, bits=5),
+    SchemeSpec("split", bits=5),
+    SchemeSpec("split", bits=6, downlink="candidates"),
+)
+WORLDS = 3 * len(SPECS)
+
+
+class BrokenError(Exception):
+    """An input has made a machine do what it must never do."""
+
+
+def _table(seed: int, context: int = CONTEXT) -> TableModel:
+    def row(prefix: tuple[int, ...]) -> FloatArray:
+        return np.random.default_rng([seed, *prefix]).normal(0.0, 1.5, VOCAB).astype(np.float32)
+
+    return TableModel(row, VOCAB, context, (5,))
+
+
+def requests(world: int) -> list[Request]:
+    """Texts of a world: of one scheme, or in every third world with a policy of their own choice."""
+    spec = SPECS[world % len(SPECS)]
+    params = SamplingParams(0.0 if world % 2 else 0.8, 3 if world % 5 == 0 else 0)
+    policy = Auto(VOCAB, ("server", "stream", "coupled"), dwell_s=0) if world >= 2 * len(SPECS) else None
+    return [
+        Request((1, 2, 3), spec, params, world, 12, 1 + world % 4, policy=policy),
+        Request((0,), spec, params, 1 + world, 7, None, committed=(1, 2)),
+    ]
+
+
+def models(world: int) -> tuple[TableModel, TableModel, Limits]:
+    """Draft, target and limits of a world. In every other one the draft is the target itself: all is accepted."""
+    draft, target = _table(world + world % 2, CONTEXT - 10), _table(world)
+    return draft, target, Limits(MAX_FRAME, 1 + world % 7, 3, 10.0)
+
+
+def _machine(part: str, world: int) -> tuple[EdgeMachine | DeviceMachine, TableModel]:
+    draft, target, limits = models(world)
+    if part == "edge":
+        identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids)
+        return EdgeMachine(identity, limits, 0.0), target
+    return DeviceMachine(Hello(VERSION, "fuzz", "d", bytes(16), VOCAB), draft.max_context, 0.0), draft
+
+
+class _Shell:
+    """Drives one machine as a driver does, and checks what it asks for and says."""
+
+    def __init__(self, part: str, world: int, schedule: random.Random) -> None:
+        self.machine, self._model = _machine(part, world)
+        self._requests = requests(world) if part == "device" else []
+        self._said = Decoder(ToEdge if part == "device" else ToDevice, 1 << 30)
+        self._schedule = schedule
+        self._late = schedule.random() < 0.5
+        self._caches: dict[int, list[int]] = {}
+        self._forwards: dict[int, Forward] = {}
+        self._ran = 0
+        self._now = 0.0
+        self.ends: set[str] = set()
+        """Codes of errors, reasons of ends."""
+
+    def receive(self, data: bytes) -> None:
+        """Feed bytes, cut anywhere; without delays in pieces no longer than a message, as an honest peer's come."""
+        at = 0
+        while at < len(data) and not self.machine.closed:
+            size = 8 if not self._late else self._schedule.choice((1, 2, 7, 30, 200, 20000))
+            self._serve(self.machine.receive(data[at : at + size], self._now))
+            at += size
+            self._run(self._schedule.randint(0, 3) if self._late else MOST_FORWARDS)
+            if self._late:
+                self._now += self._schedule.choice((0.0, 0.01, 1.0))
+                self._serve(self.machine.tick(self._now))
+
+    def finish(self) -> None:
+        """Whatever is still to be computed; then silence."""
+        self._run(MOST_FORWARDS)
+        while not self.machine.closed:
+            deadline_s = self.machine.deadline()
+            if deadline_s is None or not deadline_s >= self._now:
+                raise BrokenError(f"the deadline is {deadline_s} at {self._now}")
+            self._now = deadline_s
+            self._serve(self.machine.tick(self._now))
+
+    def _serve(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Forward):
+                if event.session in self._forwards:
+                    raise BrokenError(f"two forwards of session {event.session} at once")
+                self._forwards[event.session] = event
+            elif isinstance(event, Ready):
+                for request in self._requests:
+                    self._open(request)
+            elif isinstance(event, Failed | Finished):
+                end = event.code if isinstance(event, Failed) else event.reason
+                self.ends.add(end if end in KNOWN_ENDS else "other")  # a peer may say anything
+                if event.session is not None:
+                    self._forwards.pop(event.session, None)
+                    self._caches.pop(event.session, None)
+        said = self.machine.take()
+        if len(said) > MOST_SAID:
+            raise BrokenError(f"{len(said)} bytes are to be sent at once")
+        for _ in self._said.feed(said):  # what is no message raises
+            pass
+
+    def _open(self, request: Request) -> None:
+        if not isinstance(self.machine, DeviceMachine) or self.machine.closed:
+            return
+        try:
+            _, events = self.machine.open(request, self._now)
+        except BadParameterError:  # the welcome allows no such text
+            return
+        self._serve(events)
+
+    def _run(self, most: int) -> None:
+        while self._forwards and most and not self.machine.closed:
+            most -= 1
+            self._ran += 1
+            if self._ran > MOST_FORWARDS:
+                raise BrokenError(f"more than {MOST_FORWARDS} forwards were asked for")
+            number = self._schedule.choice(list(self._forwards)) if self._late else next(iter(self._forwards))
+            forward = self.machine.latest(self._forwards.pop(number))
+            cache = self._caches.setdefault(number, [])
+            self._check(forward, len(cache))
+            self._now += 0.001
+            logits = self._model.forward(cache, forward.keep, forward.tokens, forward.rows)
+            self._serve(self.machine.forwarded(number, logits, self._now))
+
+    def _check(self, forward: Forward, cached: int) -> None:
+        fits = (
+            0 <= forward.keep <= cached
+            and 0 <= forward.rows <= len(forward.tokens)
+            and 0 < len(forward.tokens) <= self._model.max_context - forward.keep
+            and all(0 <= token < VOCAB for token in forward.tokens)
+        )
+        if not fits:
+            raise BrokenError(f"{cached} positions are cached, and {forward} was asked for")
+
+
+def run(data: bytes) -> str:
+    """Try one input. Returns how it ended; raises whatever it broke."""
+    header, wire = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), data[HEADER_BYTES:]
+    part, world, schedule = PARTS[header[0] % len(PARTS)], header[1] % WORLDS, random.Random(header[2])  # noqa: S311
+    if part.startswith("decoder"):
+        return _decode(Decoder(ToEdge if "edge" in part else ToDevice, MAX_FRAME), wire, schedule)
+    shell = _Shell(part, world, schedule)
+    shell.receive(wire)
+    shell.finish()
+    return " ".join(sorted(shell.ends))
+
+
+def _decode(decoder: Decoder, wire: bytes, schedule: random.Random) -> str:
+    at = 0
+    try:
+        while at < len(wire):
+            size = schedule.choice((1, 3, 20, 500))
+            for _ in decoder.feed(wire[at : at + size]):
+                pass
+            at += size
+    except RemoteProtocolError as error:
+        return error.code
+    return "messages"

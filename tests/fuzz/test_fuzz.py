@@ -1,0 +1,157 @@
+"""What has crashed once crashes no more; and the fuzzers see what is broken."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from airdraft import cli
+from airdraft.core.connection import Connection
+from airdraft.core.edge import EdgeMachine
+from airdraft.core.events import Event, Forward
+from airdraft.core.messages import Decoder, Message, Open, Ping, Pong
+from airdraft.core.serving import Session
+from airdraft.lab import hunt
+from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, run
+from airdraft.lab.mutate import mutate, seeds
+
+CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.bin"))
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=[path.stem for path in CORPUS])
+def test_what_has_crashed_once(path: Path) -> None:
+    data = path.read_bytes()
+    ending, fault = hunt.attempt(data)
+    assert fault == ""
+    assert ending
+    assert hunt.memory_mib(data) < hunt.MOST_MIB
+
+
+def test_there_is_a_corpus() -> None:
+    assert len(CORPUS) >= 4
+
+
+def test_inputs_nothing_was_changed_in_come_to_their_end() -> None:
+    endings = {data[:2]: run(data) for data in seeds()}
+    assert len(endings) == len(PARTS) * WORLDS
+    for (part, _), ending in endings.items():
+        if PARTS[part].startswith("decoder"):
+            assert ending == "messages"
+        elif PARTS[part] == "edge":
+            assert {"stop", "length"} & set(ending.split())
+            assert set(ending.split()) <= {"stop", "length", "silent"}
+
+
+def test_changes_are_the_same_again_and_reach_deep() -> None:
+    inputs = seeds()
+
+    def some() -> list[bytes]:
+        rng = random.Random(7)  # noqa: S311
+        return [mutate(rng.choice(inputs), rng) for _ in range(600)]
+
+    assert some() == some()
+    endings = {(PARTS[data[0] % len(PARTS)], hunt.attempt(data)) for data in some()}
+    assert not [fault for _, (_, fault) in endings if fault]
+    for part in ("edge", "device"):
+        ends = {end for each, (ending, _) in endings if each == part for end in ending.split()}
+        assert {"garbage", "state", "silent", "stop", "length"} <= ends
+    assert len(endings) > 20
+
+
+def found(tmp_path: Path, seconds: float = 4.0) -> hunt.Hunt:
+    return hunt.hunt(seconds, 1, tmp_path / "crashes")
+
+
+def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sound = EdgeMachine._open
+
+    def broken(self: EdgeMachine, message: Open) -> list[Event]:
+        return sound(self, message) if message.session < 3 else [][int(message.session)]
+
+    monkeypatch.setattr(EdgeMachine, "_open", broken)
+    result = found(tmp_path)
+    assert not result.clean
+    (crash,) = result.crashes
+    assert "IndexError" in crash
+    path = Path(crash.partition(":")[0])
+    assert hunt.attempt(path.read_bytes())[1].startswith("IndexError")
+    monkeypatch.undo()
+    assert hunt.attempt(path.read_bytes())[1] == ""
+
+
+def test_a_forward_that_no_model_can_do_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sound = Session._ask
+
+    def broken(self: Session, drafts: list[int], spare: bool = False) -> Forward:
+        forward = sound(self, drafts, spare)
+        return replace(forward, keep=forward.keep + 1)  # counts the last token, which is not fed yet
+
+    monkeypatch.setattr(Session, "_ask", broken)
+    assert any("was asked for" in crash for crash in found(tmp_path).crashes)
+
+
+def test_a_hang_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(self: Decoder, data: bytes) -> Iterable[Message]:
+        while data:
+            pass
+        return iter(())
+
+    monkeypatch.setattr(Decoder, "feed", broken)
+    monkeypatch.setattr(hunt, "HANG_S", 0.1)
+    before_s = time.monotonic()
+    result = found(tmp_path, 0.5)
+    assert result.hangs
+    assert time.monotonic() - before_s < 3
+
+
+def test_too_much_memory_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sound = Connection.tick
+
+    def broken(self: Connection, now: float) -> list[Event]:
+        bytearray(20 << 20)
+        return sound(self, now)
+
+    monkeypatch.setattr(Connection, "tick", broken)
+    result = found(tmp_path, 1.0)
+    assert result.greedy
+    assert result.peak_mib >= 20
+
+
+def test_an_answer_out_of_proportion_is_found() -> None:
+    machine_bytes = (Path(__file__).parent / "corpus" / "pings_that_want_much.bin").read_bytes()
+    (ping, *_) = Decoder(Ping | Pong).feed(machine_bytes[HEADER_BYTES:])
+    assert isinstance(ping, Ping)
+    assert ping.want == 1 << 16
+
+
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str, int]:
+    monkeypatch.setattr(sys, "argv", ["airdraft", "fuzz", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown, error = capsys.readouterr()
+    return shown, error, int(ended.value.code or 0)
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    results, folder = tmp_path / "f.json", tmp_path / "crashes"
+    words = ("--seconds", "2", "--seed", "4", "--json", str(results), "--folder", str(folder))
+    shown, _, code = say(monkeypatch, capsys, *words)
+    assert code == 0, shown
+    record = json.loads(results.read_text())
+    assert record["executions"] > 200
+    assert set(record["by_part"]) == set(PARTS)
+    assert (record["crashes"], record["hangs"], record["greedy"]) == ([], [], [])
+    assert not folder.exists()
+    shown, _, code = say(monkeypatch, capsys, "--replay", str(CORPUS[0].parent))
+    assert code == 0
+    assert all(path.name in shown for path in CORPUS)
+    _, error, code = say(monkeypatch, capsys, "--replay", str(tmp_path / "none"))
+    assert code == 2
+    assert "holds no input" in error
