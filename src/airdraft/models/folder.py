@@ -15,12 +15,13 @@ from airdraft.models.weights import external_files
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Weights beyond 2 GB lie beside the graph. The other variants of the graph (model_q4.onnx and so on) stay where they
 # are: together they are many times the size.
+_ALWAYS = ["*.json", "*.jinja"]
 _HUB_FILES = {
-    "onnx": ["*.json", "model.onnx*", "onnx/model.onnx*"],
-    "hf": ["*.json", "*.safetensors"],
-    "llamacpp": ["*.json", "*.gguf"],
-    "vllm": ["*.json"],
-    "sglang": ["*.json"],
+    "onnx": [*_ALWAYS, "model.onnx*", "onnx/model.onnx*"],
+    "hf": [*_ALWAYS, "*.safetensors"],
+    "llamacpp": [*_ALWAYS, "*.gguf"],
+    "vllm": _ALWAYS,
+    "sglang": _ALWAYS,
 }
 
 
