@@ -13,9 +13,9 @@ from airdraft.models.onnx import graph_path
 from airdraft.models.weights import external_files
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_ALWAYS = ["*.json", "*.jinja"]
 # Weights beyond 2 GB lie beside the graph. The other variants of the graph (model_q4.onnx and so on) stay where they
 # are: together they are many times the size.
-_ALWAYS = ["*.json", "*.jinja"]
 _HUB_FILES = {
     "onnx": [*_ALWAYS, "model.onnx*", "onnx/model.onnx*"],
     "hf": [*_ALWAYS, "*.safetensors"],
