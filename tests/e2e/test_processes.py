@@ -188,15 +188,16 @@ def test_the_demo_writes_what_it_found(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_edge_that_ends_amid_a_text_leaves_what_was_committed_and_one_line(number: signal.Signals) -> None:
-    with started("edge", "--port", "0", "--json", "--profile", "phone-8b") as edge:
+    with started("edge", "--port", "0", "--json", "--profile", "phone-8b", "--drain-s", "0") as edge:
         url = announced(edge)["url"]
-        with started("run", PROMPT, "--edge", url, *SLOWLY) as run:
+        with started("run", PROMPT, "--edge", url, "--offline", "error", *SLOWLY) as run:
             shown = read_until(run, len(PROMPT) + 40)
             edge.send_signal(number)
             out, errors = run.communicate(timeout=20)
             assert run.returncode == 2
             line = errors.decode()
-            assert line.startswith(f"airdraft: the edge at {url} went away")
+            assert line.startswith("airdraft: ")  # it tries once more, so the words hang on what it meets then
+            assert url in line
             assert line.count("\n") == 1
         if number == signal.SIGTERM:
             assert edge.wait(20) == 0
