@@ -190,7 +190,7 @@ def test_the_demo_writes_what_it_found(tmp_path: Path) -> None:
 def test_an_edge_that_ends_amid_a_text_leaves_what_was_committed_and_one_line(number: signal.Signals) -> None:
     with started("edge", "--port", "0", "--json", "--profile", "phone-8b", "--drain-s", "0") as edge:
         url = announced(edge)["url"]
-        with started("run", PROMPT, "--edge", url, "--offline", "error", *SLOWLY) as run:
+        with started("run", PROMPT, "--edge", url, "--offline", "error", "--seed", "4", *SLOWLY) as run:
             shown = read_until(run, len(PROMPT) + 40)
             edge.send_signal(number)
             out, errors = run.communicate(timeout=20)
@@ -203,7 +203,7 @@ def test_an_edge_that_ends_amid_a_text_leaves_what_was_committed_and_one_line(nu
             assert edge.wait(20) == 0
     written = (shown + out).decode().removeprefix(PROMPT).removesuffix("\n")
     assert len(written) >= 40
-    text = load("target")[1].decode(truth(0.7, 0, 600))
+    text = load("target")[1].decode(truth(0.7, 4, 600))
     assert text.startswith(written.rstrip("\N{REPLACEMENT CHARACTER}"))
 
 
