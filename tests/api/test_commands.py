@@ -111,7 +111,7 @@ def test_an_edge_serves_the_api_too(tokenizer: Tokenizer, truth: Truth) -> None:
         (("--chat-template", "/nowhere.jinja"), "/nowhere.jinja cannot be read"),
         (("--ca", "/nowhere.pem"), "/nowhere.pem cannot be read"),
         (("--give-up", "0"), "give-up is 0 s"),
-        (("--edge", "http://x"), "'http://x' is no address of an edge"),
+        (("--edge", "ws://a:1,http://x"), "'http://x' is no address of an edge"),
     ],
 )
 def test_mistakes_end_in_one_line(options: tuple[str, ...], words: str) -> None:

@@ -149,7 +149,7 @@ def test_characters_of_several_tokens_arrive_whole(text: str) -> None:
 def test_a_client_that_goes_away_frees_its_texts(where: str) -> None:
     async def main() -> None:
         async with place(table(1, seconds=0.01)) as found:
-            client, scheduler = getattr(found, where), found.server._scheduler
+            client, scheduler = getattr(found, where), found.server.scheduler
             stream = await client.completions.create(**asking(n=3, max_tokens=2000, stream=True))
             for _ in range(5):
                 await anext(aiter(stream))

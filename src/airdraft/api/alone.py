@@ -30,7 +30,7 @@ class TargetWriter:
         Raises: `BadParameterError` for what cannot be served, `RefusedError` if the edge is busy or a quota is used up,
         `ModelError` if the engine fails.
         """
-        scheduler, target, tenant = self._server._scheduler, self._server._target, self._tenant
+        scheduler, target, tenant = self._server.scheduler, self._server.target, self._tenant
         prompt, context = tuple(request.prompt), min(target.max_context, tenant.quotas.context or target.max_context)
         target.check(request.params)
         if request.scheme.name not in SCHEMES:
@@ -41,7 +41,7 @@ class TargetWriter:
             raise BadParameterError(
                 f"the prompt is {len(prompt)} tokens, the context of {target.model} is {context}; shorten the prompt"
             )
-        self._server._admit(tenant)
+        self._server.admit(tenant)
         text = scheduler.open(self._owner)
         tenant.sessions += 1
         try:

@@ -156,13 +156,12 @@ def edge_app(server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | 
 
     Keys are the edge's tokens, with their quotas; an edge without tokens lets anybody in.
     """
-    access = server._service.access
 
     def admit(authorization: str) -> TextWriter | None:
-        tenant = access.find(authorization) if access is not None else server._anybody
+        tenant = server.tenant_of(authorization)
         return TargetWriter(server, tenant) if tenant else None
 
-    return Api(admit, tokenizer, server._target.model, template).app()
+    return Api(admit, tokenizer, server.target.model, template).app()
 
 
 def device_app(

@@ -22,7 +22,9 @@ from airdraft.telemetry.http import serving
 
 
 def device(
-    edge: Annotated[list[str], typer.Option(help="The edge, ws:// or wss://HOST:PORT; again for each other one.")],
+    edge: Annotated[
+        str, typer.Option(help="The edge, ws:// or wss://HOST:PORT; others with the same target after commas.")
+    ],
     draft: options.Draft = "draft",
     draft_engine: options.DraftEngine = None,
     name: Annotated[str, typer.Option(help="What clients call the model: the target's name.")] = "target",
@@ -61,7 +63,7 @@ def device(
 
     async def serve() -> None:
         writer = Writer(
-            edge, model, tokenizer.digest, tokenizer.vocab_size,
+            options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s,
         )  # fmt: skip
         app = device_app(writer, tokenizer, name, template, api_key)

@@ -107,6 +107,11 @@ def address(host: str, port: int) -> str:
     return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
 
+def edges(words: str) -> list[str]:
+    """The URLs between commas."""
+    return [url.strip() for url in words.split(",")]
+
+
 def trusted(ca: Path | None) -> ssl.SSLContext | None:
     """Whose certificates count. None: the usual ones. Raises: `BadParameterError` for a file that holds none."""
     if ca is None:

@@ -115,7 +115,7 @@ def run(
             if edge is None:
                 urls = [await stack.enter_async_context(local.edge(target, profile_name, link if emulated else None))]
             else:
-                urls = [url.strip() for url in edge.split(",")]
+                urls = options.edges(edge)
             writer = await stack.enter_async_context(
                 Writer(
                     urls, Paced(model, pace.draft_s), tokenizer.digest, tokenizer.vocab_size,

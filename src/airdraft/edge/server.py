@@ -84,15 +84,15 @@ class EdgeServer:
             limits = replace(limits, max_draft=min(limits.max_draft, engine.max_rollback))
         self._limits = limits
         self._service = service or Service()
-        self._target = Target(
+        self.target = Target(
             f"airdraft {__version__}", engine.name, tokenizer, vocab_size, engine.max_context, engine.eos_ids,
             engine.top_k,
         )  # fmt: skip
-        self._scheduler = Scheduler(
+        self.scheduler = Scheduler(
             engine, "target",
             max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,
         )  # fmt: skip
-        self._scheduler.on_call = self._called
+        self.scheduler.on_call = self._called
         self.metrics = Metrics(self._read)
         self._anybody = anybody(0.0)
         self._door = Door(self._service.access, self._anybody, self._service.connections, self.metrics)
@@ -182,7 +182,7 @@ class EdgeServer:
                     socket.transport.abort()
                 await server.wait_closed()
             await asyncio.gather(*closing)
-        self._scheduler.close()
+        self.scheduler.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -192,7 +192,12 @@ class EdgeServer:
     ) -> None:
         await self.close()
 
-    def _admit(self, tenant: Tenant) -> None:
+    def tenant_of(self, authorization: str) -> Tenant | None:
+        """Whose such a header is; None: nobody's. Without a list of tokens everybody is the same."""
+        access = self._service.access
+        return self._anybody if access is None else access.find(authorization)
+
+    def admit(self, tenant: Tenant) -> None:
         """Whether one more text may be opened. Raises: `RefusedError`."""
         if self._door.closing:
             raise RefusedError("busy", "this edge is about to end; open the text at another, or here later")
@@ -215,15 +220,15 @@ class EdgeServer:
         if not isinstance(socket, Socket) or socket.tenant is None:
             raise LinkError("a connection was not let in, and came through")
         tenant, quotas, clock = socket.tenant, socket.tenant.quotas, asyncio.get_running_loop().time
-        target = replace(self._target, max_context=min(self._target.max_context, quotas.context or 1 << 62))
+        target = replace(self.target, max_context=min(self.target.max_context, quotas.context or 1 << 62))
         limits = replace(self._limits, max_sessions=min(self._limits.max_sessions, quotas.sessions or 1 << 30))
         machine = EdgeMachine(target, limits, clock(), self._speed(tenant))
         peer = peer_of(socket)
         watch = Watch(machine, peer, tenant, self.metrics, self._service.traces, clock)
 
         machine.tap = watch.message
-        machine.admit = lambda: self._admit(tenant)
-        driver = Driver(machine, socket, self._scheduler, watch.event, watch.call, tenant.pace)
+        machine.admit = lambda: self.admit(tenant)
+        driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant.pace)
         self._live[socket] = driver, watch
         _log.info("%s (%s) is connected", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))
         try:
@@ -258,9 +263,9 @@ class EdgeServer:
         return Readings(
             received_bytes_total=self._bytes_in + sum(driver.bytes_in for driver in drivers),
             sent_bytes_total=self._bytes_out + sum(driver.bytes_out for driver in drivers),
-            evictions_total=self._scheduler.evictions,
-            waiting_forwards=self._scheduler.waiting,
-            kv_positions=self._scheduler.positions,
+            evictions_total=self.scheduler.evictions,
+            waiting_forwards=self.scheduler.waiting,
+            kv_positions=self.scheduler.positions,
             texts=self._texts(),
             connections=len(self._live),
         )
