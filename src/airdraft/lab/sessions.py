@@ -32,6 +32,7 @@ from airdraft.models.engines import load
 
 DEVICES = (1, 4, 16, 64)
 PROFILES = ("none", "phone-8b")
+OWN = "the models' own speed"
 SECONDS = 6.0
 """That each row is measured for, after all devices have begun."""
 WARM_S = 1.5
@@ -39,8 +40,9 @@ WARM_S = 1.5
 PARAMS = SamplingParams(0.7)
 DRAFT_LENGTH = 4
 TEXTS, TOKENS = 16, 200
-BAR, BAR_AT = 1.5, 16
-"""How much more a batching edge must commit than one that does not, at so many devices."""
+BAR, BAR_AT, BAR_PROFILE = 1.5, 16, "phone-8b"
+"""How much more a batching edge must commit than one that does not, at so many devices, where a forward takes as long as
+a useful model's. Those of the shipped one are over in a millisecond, and cost no more than the messages around them."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -227,10 +229,13 @@ def table(rows: Sequence[Row]) -> str:
             f"| {compute} | {row.devices} | {'yes' if row.batched else 'no'} | {row.tokens_per_s:.0f} "
             f"| {row.token_p50_ms:.1f} | {row.token_p99_ms:.1f} | {row.target_forwards_per_token:.2f} |"
         )
-    names = dict.fromkeys(row.profile for row in rows)
-    gains = ", ".join(f"{name}: {gain(rows, name):.2f}" for name in names)
+    gains = {name: gain(rows, name) for name in dict.fromkeys(row.profile for row in rows)}
+    told = ", ".join(f"{OWN if name == 'none' else name}: {value:.2f}" for name, value in gains.items())
+    verdict = f"bar {BAR:g} with {BAR_PROFILE}" + (
+        f": {'kept' if gains[BAR_PROFILE] >= BAR else 'MISSED'}" if BAR_PROFILE in gains else ""
+    )
     right, texts = sum(row.identical for row in rows), sum(row.texts for row in rows)
     return "\n".join([
-        *lines, "", f"Batching by not batching at {BAR_AT} devices: {gains} (bar {BAR:g}). {right} of {texts} texts "
+        *lines, "", f"Batching by not batching at {BAR_AT} devices: {told} ({verdict}). {right} of {texts} texts "
         "were the target's own, to the token.",
     ])  # fmt: skip
