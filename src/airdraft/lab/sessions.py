@@ -41,8 +41,8 @@ PARAMS = SamplingParams(0.7)
 DRAFT_LENGTH = 4
 TEXTS, TOKENS = 16, 200
 BAR, BAR_AT, BAR_PROFILE = 1.5, 16, "phone-8b"
-"""How much more a batching edge must commit than one that does not, at so many devices, where a forward takes as long as
-a useful model's. Those of the shipped one are over in a millisecond, and cost no more than the messages around them."""
+"""How much more a batching edge must commit than one that does not, at so many devices, where a forward takes as long
+as a useful model's. Those of the shipped one are over in a millisecond, and cost no more than the messages around."""
 
 
 class Row(msgspec.Struct, frozen=True):
