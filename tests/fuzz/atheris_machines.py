@@ -16,7 +16,7 @@ import atheris
 
 with atheris.instrument_imports(include=["airdraft"]):
     from airdraft.lab.fuzz import run
-    from airdraft.lab.mutate import mutate, seeds
+    from airdraft.lab.fuzz.mutate import mutate, seeds
 
 
 def one(data: bytes) -> None:

@@ -18,9 +18,8 @@ from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event, Forward
 from airdraft.core.messages import Decoder, Message, Open, Ping, Pong
 from airdraft.core.serving import Session
-from airdraft.lab import hunt
-from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, run
-from airdraft.lab.mutate import mutate, seeds
+from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, hunt, run
+from airdraft.lab.fuzz.mutate import mutate, seeds
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.bin"))
 

@@ -16,8 +16,9 @@ from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.resume import Resumable
-from airdraft.lab import chaos, faults
-from airdraft.lab.faults import KINDS, Fault, Kind
+from airdraft.lab import chaos
+from airdraft.lab.chaos import faults
+from airdraft.lab.chaos.faults import KINDS, Fault, Kind
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.virtual import Virtual
 

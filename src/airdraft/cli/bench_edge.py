@@ -30,8 +30,8 @@ def engines(
     Takes 2 minutes. Blocks `engines` and `peers` of a --page are renewed. Other
     work on this machine slows all of them.
     """
-    from airdraft.lab import engines as lab  # noqa: PLC0415
-    from airdraft.lab import peers  # noqa: PLC0415
+    from airdraft.lab.wall import engines as lab  # noqa: PLC0415
+    from airdraft.lab.wall import peers  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
     # On Windows a file that is still open cannot be deleted.
@@ -57,7 +57,7 @@ def sessions(json_file: JsonFile = None, page: Pages = None, no_color: options.N
 
     Ends with exit code 1 if batching gains too little, or a text is not the target's.
     """
-    from airdraft.lab import sessions as lab  # noqa: PLC0415
+    from airdraft.lab.wall import sessions as lab  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
     total = len(lab.PROFILES) * len(lab.DEVICES) * 2
@@ -83,7 +83,7 @@ def capacity(
     Takes 3 minutes and the churn. Block `capacity` of a --page is renewed. Ends
     with exit code 1 if memory grows under churn.
     """
-    from airdraft.lab import capacity as lab  # noqa: PLC0415
+    from airdraft.lab.wall import capacity as lab  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
     with console.status("starting") as status:

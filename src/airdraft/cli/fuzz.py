@@ -25,7 +25,7 @@ def fuzz(
 
     Ends with exit code 1 if an input crashes, hangs or takes too much memory.
     """
-    from airdraft.lab import hunt as lab  # noqa: PLC0415  it takes long to import
+    from airdraft.lab.fuzz import hunt as lab  # noqa: PLC0415  it takes long to import
 
     console_for(True, json_file)
     if replay is not None:
@@ -46,7 +46,7 @@ def fuzz(
 
 
 def _replay(path: Path) -> None:
-    from airdraft.lab import hunt as lab  # noqa: PLC0415
+    from airdraft.lab.fuzz import hunt as lab  # noqa: PLC0415
 
     files = sorted(path.glob("*.bin")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):

@@ -1,4 +1,4 @@
-"""`python -m airdraft.lab.memory ENGINE MODEL...`: how much memory this process takes to load models and run them once.
+"""`python -m airdraft.lab.wall.memory ENGINE MODEL...`: how much memory this process takes to load and run models.
 
 A process of its own, and nothing large imported before it first looks: libraries count too. Prints bytes, or `null`.
 """

@@ -29,7 +29,7 @@ from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError
-from airdraft.lab.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
+from airdraft.lab.chaos.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
 from airdraft.link.markov2 import Markov2Link

@@ -11,16 +11,16 @@ import pytest
 
 from airdraft import cli
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.lab import engines, memory, peers
-from airdraft.lab.engines import EngineRow, Models
-from airdraft.lab.peers import Compared, PeerRow, Written
 from airdraft.lab.record import prompts
+from airdraft.lab.wall import engines, memory, peers
+from airdraft.lab.wall.engines import EngineRow, Models
+from airdraft.lab.wall.peers import Compared, PeerRow, Written
 from airdraft.models.engines import load
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 from airdraft.sim import alone
 
-from ..models.http_engine import like_vllm, serve
+from ...models.http_engine import like_vllm, serve
 
 PAIR = Models("draft", "target")
 HEAD = "def f(x):\n"

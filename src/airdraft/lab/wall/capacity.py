@@ -1,7 +1,7 @@
 """What one edge holds, in wall clock: devices at a bound on their waits, CPU and bytes a token, idle texts, churn.
 
 The edge is a process of its own; its CPU time and memory are read from /proc, so this needs Linux. Devices are those of
-`airdraft.lab.sessions`: their drafts were recorded, so that they cost the machine little.
+`airdraft.lab.wall.sessions`: their drafts were recorded, so that they cost the machine little.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import Connection
 from airdraft.errors import BadParameterError, LinkError
-from airdraft.lab.sessions import PARAMS, Tally, Told, Work, works
+from airdraft.lab.wall.sessions import PARAMS, Tally, Told, Work, works
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 

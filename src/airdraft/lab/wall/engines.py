@@ -133,7 +133,7 @@ def _forward(model: TargetEngine, part: Part) -> Any:
 
 
 def _memory_bytes(engine: str, models: Models) -> int | None:
-    words = [sys.executable, "-m", "airdraft.lab.memory", engine, models.draft, models.target]
+    words = [sys.executable, "-m", "airdraft.lab.wall.memory", engine, models.draft, models.target]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
     if ended.returncode != 0:
         last = (ended.stderr.strip() or "no reason given").splitlines()[-1]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from airdraft.core.sampling import choose
-from airdraft.lab import capacity, sessions
-from airdraft.lab.sessions import PARAMS, Row, Told, gain, table, works
+from airdraft.lab.wall import capacity, sessions
+from airdraft.lab.wall.sessions import PARAMS, Row, Told, gain, table, works
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.text import Tokenizer

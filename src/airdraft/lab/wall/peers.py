@@ -19,8 +19,8 @@ import msgspec
 
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.lab.engines import DEFAULT, THREADS, Models, OnStep
 from airdraft.lab.record import prompts
+from airdraft.lab.wall.engines import DEFAULT, THREADS, Models, OnStep
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.folder import shipped

@@ -17,7 +17,7 @@ from types import FrameType
 import msgspec
 
 from airdraft.lab.fuzz import PARTS, run
-from airdraft.lab.mutate import mutate, seeds
+from airdraft.lab.fuzz.mutate import mutate, seeds
 
 HANG_S = 2.0
 """An input that takes longer is a hang."""
@@ -87,7 +87,7 @@ def attempt(data: bytes) -> tuple[str, str]:
             return run(data), ""
     except Exception as error:
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "airdraft" in frame.filename]
-        inner = [frame for frame in ours if "/lab/" not in Path(frame.filename).as_posix()] or ours
+        inner = [frame for frame in ours if "/lab/fuzz/" not in Path(frame.filename).as_posix()] or ours
         place = f"{Path(inner[-1].filename).name}:{inner[-1].lineno}" if inner else "nowhere of ours"
         return "", f"{type(error).__name__} at {place}: {' '.join(str(error).split())}"
 
