@@ -290,6 +290,21 @@ class Scheduler:
         False: what there is, is needed by who runs just now or came before; or there is none at all.
         """
         text = piece.job.text
+        if not self._takes_room(piece, batch):
+            return False
+        if text.cache is None:
+            try:
+                text.cache = self.engine.new_cache()
+            except AirdraftError as error:
+                piece.job.done.set_exception(error)
+                return False
+        return True
+
+    def _takes_room(self, piece: _Piece, batch: list[_Piece]) -> bool:
+        """Evicts whom it must, or says that it cannot."""
+        text = piece.job.text
+        if self._max_positions == math.inf and (text.cache is not None or self.engine.max_caches is None):
+            return True  # no limit: with a thousand texts at rest it would take long to look
         held = [each for each in self._texts if each.cache is not None and each is not text]
         busy = {each.job.text for each in batch}
         free = [each for each in held if not (each.running or each in busy) and each.since > piece.job.arrival]
@@ -308,12 +323,6 @@ class Scheduler:
         for each in free[:taken]:
             each.cache, each.cached = None, 0
             self.evictions += 1
-        if text.cache is None:
-            try:
-                text.cache = self.engine.new_cache()
-            except AirdraftError as error:
-                piece.job.done.set_exception(error)
-                return False
         return True
 
 
