@@ -37,3 +37,8 @@ class ModelError(AirdraftError):
 
 class BadParameterError(AirdraftError, ValueError):
     """A parameter out of its range. A ValueError too, so that decoders report it as a bad message."""
+
+
+def first_line(problem: Exception) -> str:
+    """What another library says of its error, for a message of ours; the error's name if it says nothing."""
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]

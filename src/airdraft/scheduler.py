@@ -222,8 +222,10 @@ class Scheduler:
     def _settled(
         self, batch: list[_Piece], done: asyncio.Future[tuple[Sequence[FloatArray | AirdraftError], float]]
     ) -> None:
-        closed = ModelError(f"{self.engine.name} was closed")
-        self._settle(batch, *(([closed for _ in batch], 0.0) if done.cancelled() else done.result()))
+        if done.cancelled():
+            self._settle(batch, [ModelError(f"{self.engine.name} was closed") for _ in batch], 0.0)
+        else:
+            self._settle(batch, *done.result())
         self._start()
 
     def _settle(self, batch: list[_Piece], found: Sequence[FloatArray | AirdraftError], took_s: float) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from airdraft import cli
+from airdraft.models import llamacpp
 from airdraft.models.folder import shipped
 
 from ..e2e.processes import ENVIRONMENT, airdraft, command
@@ -156,6 +157,8 @@ def test_an_engine_whose_extra_is_not_installed(
     mistake: Run, monkeypatch: pytest.MonkeyPatch, engine: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    # The library is loaded once a process, and another test may have done it.
+    monkeypatch.setattr(llamacpp, "_library", llamacpp._library.__wrapped__)
     assert f"install airdraft[{engine}]" in mistake("run", "x", "--draft-engine", engine)
 
 

@@ -22,10 +22,12 @@ from airdraft.core.sampling import SamplingParams, candidates, choose
 from airdraft.device.client import Connection
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import ModelError, RefusedError
-from airdraft.models.base import FloatArray, Part, TargetEngine
+from airdraft.models.base import Part, TargetEngine
 from airdraft.models.onnx import OnnxModel
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
+
+from ..models.http_engine import log_softmax
 
 pytestmark = pytest.mark.timeout(600)  # a server may have to start
 
@@ -37,12 +39,6 @@ TEXT = [0, 300, 17, 2049, 900, 31, 4000, 300, 300, 77, 1234, 5, 18, 700, 42, 399
 GREEDY = SamplingParams(0.0)
 WARM = SamplingParams(0.7, top_k=20)
 Model = tuple[Any, Tokenizer]
-
-
-def log_softmax(rows: FloatArray) -> np.ndarray:
-    wide = rows.astype(np.float64)
-    wide -= wide.max(-1, keepdims=True)
-    return np.asarray(wide - np.log(np.exp(wide).sum(-1, keepdims=True)))
 
 
 def agree(engine: TargetEngine, found: Any, oracle: OnnxModel, tokens: Sequence[int]) -> None:

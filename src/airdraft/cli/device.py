@@ -14,6 +14,7 @@ from airdraft.api.app import device_app
 from airdraft.api.template import ChatTemplate
 from airdraft.cli import options
 from airdraft.cli.waiting import stopping
+from airdraft.device.client import LOOPBACK
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import LinkError
 from airdraft.models.engines import load
@@ -76,7 +77,7 @@ def device(
                 print(json.dumps({"event": "listening", "url": url, "edge": writer.edge}), flush=True)  # noqa: T201
             else:
                 typer.echo(f"airdraft device serves {name} at {url} (Ctrl-C stops it), {writer.state}")
-                if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+                if host not in LOOPBACK and not api_key:
                     typer.echo(f"listening on {host} without --api-key: anybody who reaches it may use it")
             await stopped.wait()
 

@@ -22,6 +22,7 @@ from airdraft.cli import options
 from airdraft.cli.waiting import stopping
 from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
+from airdraft.device.client import LOOPBACK
 from airdraft.edge import tls
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
@@ -35,7 +36,6 @@ from airdraft.telemetry.trace import Traces
 
 _log = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ENGINE, ACCESS, LIMITS, OPERATION = "Engine", "Access", "Limits", "Operation"
 
 

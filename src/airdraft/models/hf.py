@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from airdraft.errors import AirdraftError, ModelError
+from airdraft.errors import AirdraftError, ModelError, first_line
 from airdraft.models.base import FloatArray, Part, check
 from airdraft.models.config import read_json
 
@@ -158,7 +158,7 @@ class HfModel:
                     grown.append(_own(past, i, kept - part.keep, kept + len(part.tokens), alone=len(parts) == 1))
         except Exception as problem:  # PyTorch's errors and those of models' code share no base class
             raise ModelError(
-                f"{self.name} cannot run {fed} tokens after {kept} in a batch of {len(parts)}: {_first_line(problem)}"
+                f"{self.name} cannot run {fed} tokens after {kept} in a batch of {len(parts)}: {first_line(problem)}"
             ) from problem
         for part, layers in zip(parts, grown, strict=True):
             part.cache.layers, part.cache.length = layers, part.keep + len(part.tokens)
@@ -233,7 +233,7 @@ def _device(torch: Any, name: str | None) -> Any:
     try:
         return torch.empty(0, device=name).device
     except Exception as problem:  # a RuntimeError, or an AssertionError where PyTorch was built without the device
-        raise ModelError(f"PyTorch has no device {name!r} here ({_first_line(problem)}); try 'cpu'") from problem
+        raise ModelError(f"PyTorch has no device {name!r} here ({first_line(problem)}); try 'cpu'") from problem
 
 
 def _config(transformers: Any, folder: Path) -> tuple[Any, list[str]]:
@@ -249,7 +249,7 @@ def _config(transformers: Any, folder: Path) -> tuple[Any, list[str]]:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         layers = [type(layer).__name__ for layer in transformers.DynamicCache(config=config).layers]
     except Exception as problem:  # validation errors of several libraries
-        raise ModelError(f"{folder}/config.json is no {kind} ({_first_line(problem)}); fetch it again") from problem
+        raise ModelError(f"{folder}/config.json is no {kind} ({first_line(problem)}); fetch it again") from problem
     if config.is_encoder_decoder:
         raise ModelError(f"{folder} is a {kind}, an encoder with a decoder; {_PLAIN}")
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -268,7 +268,7 @@ def _load(transformers: Any, folder: Path, config: Any, dtype: str) -> Any:
             folder, config=config, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as problem:  # safetensors, pickle and transformers share no base class
-        raise ModelError(f"{folder} cannot be loaded ({_first_line(problem)}); fetch it again") from problem
+        raise ModelError(f"{folder} cannot be loaded ({first_line(problem)}); fetch it again") from problem
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would go on with random ones
         raise ModelError(f"{folder} lacks {len(missing)} tensors, {missing[0]} first; fetch its weights again")
@@ -296,7 +296,3 @@ def _eos_ids(model: Any) -> tuple[int, ...]:
     if value is None:
         value = model.config.get_text_config(decoder=True).eos_token_id
     return () if value is None else tuple(value) if isinstance(value, list) else (value,)
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0]

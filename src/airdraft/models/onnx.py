@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from airdraft.errors import AirdraftError, ModelError
+from airdraft.errors import AirdraftError, ModelError, first_line
 from airdraft.models.base import FloatArray, Part, check
 from airdraft.models.config import read_config, read_json
 from airdraft.models.onnx_batch import OnnxCache, Rule, Stack, Tensor
@@ -168,7 +168,7 @@ class OnnxModel:
             logits, *present = self._session.run(self._outputs, feeds)
         except Exception as problem:  # ONNX Runtime's errors share no base class of their own
             many = f"{ids.shape[1]} tokens after {past[0].shape[2]}"
-            raise ModelError(f"{self.name} cannot run {many}: {_first_line(problem)}") from problem
+            raise ModelError(f"{self.name} cannot run {many}: {first_line(problem)}") from problem
         if logits.shape[-1] != self.vocab_size:
             scored = logits.shape[-1]
             raise ModelError(f"{self.name} scores {scored} tokens, not the vocab_size of its config.json; mend that")
@@ -230,7 +230,7 @@ def _open(path: Path, threads: int) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # ONNX Runtime's errors share no base class of their own
-        raise ModelError(f"{path} cannot be loaded ({_first_line(problem)}); fetch or export it again") from problem
+        raise ModelError(f"{path} cannot be loaded ({first_line(problem)}); fetch or export it again") from problem
 
 
 def _dtype(path: Path, row: Any) -> Any:
@@ -255,10 +255,6 @@ def _empty(path: Path, row: Any, kv_heads: int | None, head_dim: int | None) -> 
 def _layer_and_part(name: str) -> tuple[int, str]:
     _, layer, part = name.split(".")
     return int(layer), part
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def _rows(logits: Tensor, end: int, rows: int) -> FloatArray:
