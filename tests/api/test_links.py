@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.telemetry.http import serving
+from airdraft.telemetry.trace import Traces, read, summary
 
 from ..edge.loopback import HOST, Table, run, until
 
@@ -309,6 +311,56 @@ def test_an_engine_that_tells_little_names_the_field_that_asks_for_more() -> Non
                 assert few.usage.completion_tokens == 5
 
     run(main)
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_texts_of_the_edges_api_leave_the_traces_of_a_device_that_keeps_silent(tmp_path: Path, ids: bool) -> None:
+    async def main() -> None:
+        async with place(table(1), service=Service(traces=Traces(tmp_path, "edge", ids))) as found:
+            await found.device.completions.create(**asking(max_tokens=5, extra_body={"scheme": "server"}))
+            await until(lambda: len(list(tmp_path.iterdir())) == 1)
+            await found.edge.completions.create(**asking(max_tokens=5))
+
+    run(main)
+    device, edge = (
+        [{name: each for name, each in event.items() if name not in ("t", "at", "began")} for event in read(path)]
+        for path in sorted(tmp_path.iterdir())
+    )
+    assert (edge[0].pop("peer"), edge[0].pop("tenant"), edge[0].pop("session")) == ("the API", "anybody", 0)
+    assert {"peer", "tenant", "session"} < set(device[0])
+    assert edge[0].items() <= device[0].items()
+    assert edge[1:] == device[1:]
+    told = [token for event in edge for token in event.get("ids", [])]
+    prompt = TOKENIZER.encode(PROMPT)
+    assert TOKENIZER.decode(told[len(prompt) :]) == (truth(table(1), 1, 5) if ids else "")
+
+
+def test_traces_and_metrics_tell_how_a_text_of_the_edges_api_ended(tmp_path: Path) -> None:
+    whole = truth(table(1), 1, 100)
+
+    async def main() -> None:
+        def ended(how: str) -> float | None:
+            return found.server.metrics.registry.get_sample_value("airdraft_texts_ended_total", {"how": how})
+
+        target = table(1, fault=lambda: ModelError("out of memory"))
+        async with place(target, service=Service(traces=Traces(tmp_path, "edge"))) as found:
+            ask = found.edge.completions.create
+            await ask(**asking(stop=whole[10:20]))
+            await until(lambda: ended("finished") == 1)
+            stream = await ask(**asking(max_tokens=2000, stream=True))
+            await anext(aiter(stream))
+            await stream.close()
+            await until(lambda: ended("finished") == 2)
+            with pytest.raises(openai.InternalServerError):
+                await ask(**asking(prompt=[1, 39, 2]))
+            assert (ended("finished"), ended("failed"), ended("lost")) == (2, 1, 0)
+
+    run(main)
+    stopped, left, failed = (summary(read(path)) for path in sorted(tmp_path.iterdir()))
+    assert (stopped["end"], stopped["why"], left["end"], left["why"]) == ("finished", "cancelled") * 2
+    assert 0 < stopped["tokens"] < 100
+    assert stopped["calls"] == stopped["tokens"] + 1
+    assert (failed["end"], failed["why"], failed["tokens"]) == ("failed", "engine", 0)
 
 
 def test_a_model_that_fails_is_not_the_clients_fault(caplog: pytest.LogCaptureFixture) -> None:

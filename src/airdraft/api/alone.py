@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 
-from airdraft.core.events import Committed, Finished, Forward
+from airdraft.core.events import Committed, Failed, Finished, Forward
+from airdraft.core.messages import Close, Error, Open, Opened, SchemeSpec, Tokens
 from airdraft.core.request import Request
 from airdraft.core.sampling import choose
 from airdraft.edge.access import Tenant
 from airdraft.edge.server import EdgeServer
-from airdraft.errors import BadParameterError, RefusedError
+from airdraft.edge.watch import Watch
+from airdraft.errors import AirdraftError, BadParameterError, RefusedError
 from airdraft.scheduler import Owner
 
 SCHEMES = ("server", "coupled", "stream")
@@ -43,31 +46,48 @@ class TargetWriter:
             )
         self._server.admit(tenant)
         text = scheduler.open(self._owner)
-        tenant.sessions += 1
+        tokens, end, reason = list(prompt), min(len(prompt) + request.max_tokens, context), "cancelled"
+        watch = self._server.watch(lambda _: tokens, "the API", tenant)
+        text.on_call = partial(watch.call, 0)
         try:
-            length, end = len(prompt), min(len(prompt) + request.max_tokens, context)
-            if length > 1:  # as for a device: rows of a forward differ, by rounding, from those of a longer one
+            self._opened(watch, request)
+            if len(prompt) > 1:  # as for a device: rows of a forward differ, by rounding, from those of a longer one
                 prefill = Forward(0, 0, prompt[:-1], 0)
                 await scheduler.run(text, lambda: prefill)
-            token = prompt[-1]
-            while length < end:
+            while len(tokens) < end:
                 await tenant.pace()
                 if tenant.revoked:
                     raise RefusedError("revoked", "this key is valid no more; ask whoever runs the edge")
-                forward = Forward(0, length - 1, (token,), 1)
+                start = len(tokens)
+                forward = Forward(0, start - 1, (tokens[-1],), 1)
                 rows = await scheduler.run(text, lambda forward=forward: forward)  # type: ignore[misc]
-                token = choose(rows[0][: target.vocab_size], request.params, request.seed, length)
-                length += 1
-                tenant.bucket.take(1, asyncio.get_running_loop().time())
-                self._server.metrics.committed.inc()
+                token = choose(rows[0][: target.vocab_size], request.params, request.seed, start)
+                tokens.append(token)
+                watch.message(Tokens(0, start, (token,), 0), sent=True)
                 request.counts.forwards += 1
                 request.counts.committed += 1
                 yield Committed(0, (token,), 0, "target")
                 await asyncio.sleep(0)  # a short forward runs in this very thread: others want their turn, too
                 if token in target.eos_ids:
-                    yield Finished(0, "stop")
-                    return
-            yield Finished(0, "length")
+                    reason = "stop"
+                    break
+            else:
+                reason = "length"
+        except AirdraftError as error:
+            code = error.code if isinstance(error, RefusedError) else "engine"
+            watch.message(Error(0, code, str(error)), sent=True)
+            watch.event(Failed(0, code, str(error), ours=True))
+            raise
         finally:
-            tenant.sessions -= 1
             scheduler.drop(text)
+            watch.message(Close(0, reason), sent=True)  # without effect on a text that has failed
+            watch.event(Finished(0, reason))
+        yield Finished(0, reason)
+
+    def _opened(self, watch: Watch, request: Request) -> None:
+        """Watch the text as one of a device that keeps silent."""
+        length = len(request.prompt)
+        spec = SchemeSpec("server")
+        asked = Open(0, spec, request.params, request.seed, request.max_tokens, length, length, b"", 0)
+        watch.message(asked, sent=False)
+        watch.message(Opened(0, length, 0), sent=True)

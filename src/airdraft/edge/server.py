@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
@@ -207,6 +208,14 @@ class EdgeServer:
                 "quota", f"{tenant.sessions} texts of this token are open; close one, or try again later"
             )
 
+    def watch(self, text: Callable[[int], Sequence[int]], peer: str, tenant: Tenant) -> Watch:
+        """What counts, logs and traces the texts of a connection, or of who else writes with this engine.
+
+        `text`: prompt and committed tokens of a session.
+        """
+        clock = asyncio.get_running_loop().time
+        return Watch(text, peer, tenant, self.metrics, self._service.traces, clock)
+
     def _texts(self) -> int:
         """Texts that are open, of devices and of others who write with this engine within a tenant's quotas."""
         return sum(tenant.sessions for tenant in (self._anybody, *(self._service.access or ())))
@@ -224,8 +233,7 @@ class EdgeServer:
         limits = replace(self._limits, max_sessions=min(self._limits.max_sessions, quotas.sessions or 1 << 30))
         machine = EdgeMachine(target, limits, clock(), self._speed(tenant))
         peer = peer_of(socket)
-        watch = Watch(machine, peer, tenant, self.metrics, self._service.traces, clock)
-
+        watch = self.watch(machine.text, peer, tenant)
         machine.tap = watch.message
         machine.admit = lambda: self.admit(tenant)
         driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant.pace)

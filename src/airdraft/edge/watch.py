@@ -1,12 +1,11 @@
-"""What is seen of one connection at the edge: for quotas, metrics, logs and traces, and to find what is idle."""
+"""What is seen of texts at the edge: for quotas, metrics, logs and traces, and to find what is idle."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Echo, Event, Failed, Finished
 from airdraft.core.messages import Draft, Error, Message, Open, Opened, Tokens, Verdict
 from airdraft.edge.access import Tenant
@@ -33,22 +32,29 @@ class Watched:
 
 
 class Watch:
-    """One connection. The machine shows its messages, the driver calls of the engine and events."""
+    """One connection. The machine shows its messages, the driver calls of the engine and events.
+
+    Whoever writes texts at the edge without a connection shows what would be sent to a device.
+    """
 
     def __init__(
         self,
-        machine: EdgeMachine,
+        text: Callable[[int], Sequence[int]],
         peer: str,
         tenant: Tenant,
         metrics: Metrics,
         traces: Traces | None,
         clock: Callable[[], float],
     ) -> None:
-        """`clock`: seconds, that of the machine."""
+        """
+        Args:
+            text: prompt and committed tokens of a session.
+            clock: seconds, that of the machine.
+        """
         self.texts: dict[int, Watched] = {}
         self.rested_s = clock()
         """When the last text ended, or the connection began."""
-        self._machine, self._peer, self._tenant = machine, peer, tenant
+        self._text, self._peer, self._tenant = text, peer, tenant
         self._metrics, self._traces, self._clock = metrics, traces, clock
         self._asked: Open | None = None
 
@@ -79,7 +85,7 @@ class Watch:
             text.drafts = message.count
             self._metrics.drafted.inc(message.count)
         if text.trace is not None:
-            text.trace.message(message, now, self._machine.text(message.session))  # type: ignore[attr-defined]
+            text.trace.message(message, now, self._text(message.session))  # type: ignore[attr-defined]
 
     def _opened(self, number: int, now: float) -> None:
         trace = None
