@@ -12,8 +12,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pytest
 import trustme
@@ -42,7 +42,7 @@ class Edge:
     def __init__(self, process: subprocess.Popen[bytes], context: ssl.SSLContext, folder: Path) -> None:
         record = announced(process)
         self.process, self.folder, self.context = process, folder, context
-        self.url, self.http = record["url"], record["metrics"]
+        self.url, self.http, self.api = record["url"], record["metrics"], record["api"]
 
     def get(self, path: str) -> tuple[int, str]:
         try:
@@ -57,18 +57,25 @@ class Edge:
         return connect(self.url, ssl=self.context, additional_headers=headers, compression=None, proxy=None)
 
 
+def certified(folder: Path) -> ssl.SSLContext:
+    """Write a certificate and its key there. What trusts it, and no other."""
+    authority = trustme.CA()
+    made = authority.issue_cert("127.0.0.1")
+    made.private_key_pem.write_to_path(str(folder / "key.pem"))
+    made.cert_chain_pems[0].write_to_path(str(folder / "chain.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Edge]:
     """An edge with all that faces the open; it drains for two seconds."""
-    authority = trustme.CA()
-    made = authority.issue_cert("127.0.0.1")
-    made.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-    made.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
+    context = certified(tmp_path)
     (tmp_path / "tokens").write_text(TOKEN)
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
     with started(
         "edge", "--port", "0", "--json", "--profile", "phone-8b", "--drain-s", "2", "--metrics-port", "0",
+        "--api-port", "0",
         "--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem"),
         "--tokens", str(tmp_path / "tokens"), "--log-json", "--log-level", "debug",
         "--trace-dir", str(tmp_path / "traces"),
@@ -183,6 +190,35 @@ def test_tokens_that_are_not_right_leave_those_of_before(running: Edge) -> None:
     running.process.send_signal(signal.SIGINT)
     _, errors = running.process.communicate(timeout=10)
     assert "not reloaded, everything is as it was" in errors.decode()
+
+
+def test_a_new_certificate_is_for_devices_and_for_clients_of_the_api(running: Edge) -> None:
+    def models(context: ssl.SSLContext) -> str:
+        asked = Request(running.api + "/models", headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310
+        with urlopen(asked, timeout=5, context=context) as answer:  # noqa: S310
+            return str(json.load(answer)["data"][0]["id"])
+
+    async def main() -> None:
+        assert running.api.startswith("https://")
+        old = running.context
+        async with running.connect(TOKEN) as socket:
+            assert await asyncio.to_thread(models, old) == "target"
+            running.context = certified(running.folder)
+            with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
+                await asyncio.to_thread(models, running.context)
+            running.process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(10):
+                while True:
+                    with contextlib.suppress(URLError):
+                        assert await asyncio.to_thread(models, running.context) == "target"
+                        break
+            async with running.connect(TOKEN):
+                pass
+            with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
+                await asyncio.to_thread(models, old)
+            await opened(socket, 5)  # over the connection that was there
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import signal
 import socket
 import ssl
 import urllib.request
-from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
@@ -100,17 +99,17 @@ def test_an_answer_under_way_is_given_before_the_end() -> None:
     asyncio.run(main())
 
 
-def test_https(tmp_path: Path) -> None:
+def test_https() -> None:
     authority = trustme.CA()
     made = authority.issue_cert(HOST)
-    made.private_key_pem.write_to_path(str(tmp_path / "key"))
-    made.cert_chain_pems[0].write_to_path(str(tmp_path / "chain"))
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.configure_cert(served)
     context = ssl.create_default_context()
     authority.configure_trust(context)
 
     async def main() -> None:
         app = Starlette(routes=[Route("/", lambda request: Response("hello"))])
-        async with serving(app, HOST, 0, certificate=tmp_path / "chain", key=tmp_path / "key") as port:
+        async with serving(app, HOST, 0, tls=served) as port:
             assert (await asyncio.to_thread(fetch, f"https://{HOST}:{port}/", context))[2] == "hello"
 
     asyncio.run(main())

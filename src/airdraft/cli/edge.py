@@ -270,8 +270,9 @@ async def _api(settings: _Settings) -> AsyncIterator[str | None]:
         yield None
         return
     app, port = settings.api
-    _, certificate, key = settings.tls or (None, None, None)
-    async with serving(app, settings.host, port, certificate=certificate, key=key) as found:
+    # The devices' own context, so that a certificate that is read again is for both ports.
+    context = settings.tls[0] if settings.tls else None
+    async with serving(app, settings.host, port, tls=context) as found:
         scheme = "https" if settings.tls else "http"
         yield options.address(settings.host, found).replace("ws", scheme, 1) + "/v1"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -45,20 +45,17 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    app: ASGIApp, host: str, port: int, *, certificate: Path | None = None, key: Path | None = None
-) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Serve an ASGI app in the running loop while the context lasts. Yields the port; port 0 picks a free one.
 
-    With a certificate and its key (PEM) it speaks HTTPS only. Raises: `LinkError` if the address cannot be had.
+    With `tls` it speaks HTTPS only. Raises: `LinkError` if the address cannot be had.
     """
     listening = await _listen(host, port)
     config = uvicorn.Config(
         app,
         log_config=None,  # ours
         access_log=False,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
+        ssl_context_factory=(lambda *_: tls) if tls else None,
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
     )
