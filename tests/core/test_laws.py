@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from airdraft.core import messages as m
 from airdraft.core import schemes
 from airdraft.core.bits import BitReader, BitWriter, id_width, lattice
+from airdraft.core.logprobs import MOST_LIKELY
 from airdraft.core.sampling import SamplingParams, candidates, choose, distribution, draw, draws, softmax
 from airdraft.core.schemes import DEVICE, EDGE
 from airdraft.errors import BadParameterError, RemoteProtocolError
@@ -32,7 +33,17 @@ spec = st.builds(m.SchemeSpec, st.sampled_from(list(schemes.SCHEMES)), st.intege
 TO_EDGE = [
     st.builds(m.Hello, count, st.text(), st.text(), st.binary(), count),
     st.builds(
-        m.Open, count, spec, params, st.integers(0, (1 << 63) - 1), count, count, count, st.binary(), count, st.binary()
+        m.Open,
+        count,
+        spec,
+        params,
+        st.integers(0, (1 << 63) - 1),
+        count,
+        count,
+        count,
+        st.binary(),
+        count,
+        st.none() | st.integers(0, MOST_LIKELY),
     ),
     st.builds(m.Draft, count, count, count, count, count, count, st.binary(), st.none() | count),
     st.builds(m.More, count, count),
@@ -56,6 +67,7 @@ TO_DEVICE = [
     st.builds(m.Verdict, count, count, count, st.none() | count, count, count, st.binary()),
     st.builds(m.Extra, count, count, st.binary()),
     st.builds(m.Tokens, count, count, st.lists(count, max_size=5).map(tuple), count, count, count),
+    st.builds(m.Logprobs, count, count, count, st.binary()),
 ]
 EITHER = [
     st.builds(m.Close, count, st.text()),

@@ -20,6 +20,7 @@ import pytest
 from airdraft.core import messages, schemes
 from airdraft.core.connection import HEARTBEAT_S, SILENCE
 from airdraft.core.edge import Limits
+from airdraft.core.logprobs import Logprob, encode_logprobs
 from airdraft.core.messages import (
     ERROR_CODES,
     MAX_FILLER,
@@ -247,6 +248,11 @@ def frames_block() -> str:
     return "\n".join(out).rstrip()
 
 
+def logprobs_block() -> str:
+    body = encode_logprobs([Logprob(3, -1.5, ((1, -0.5), (3, -1.5)))], 5)
+    return "\n".join(["```", body.hex(" "), "```"])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "fields": fields_block,
     "errors": errors_block,
@@ -258,6 +264,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "bodies": bodies_block,
     "extras": extras_block,
     "frames": frames_block,
+    "logprobs": logprobs_block,
 }
 
 

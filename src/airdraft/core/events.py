@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import Welcome
 
 
@@ -39,6 +40,8 @@ class Committed:
     """The first so many were drafted on the device."""
     kind: str
     """What the last token is if it was not drafted: `recovered`, `bonus` or `target` (written without any draft)."""
+    logprobs: tuple[Logprob, ...] = ()
+    """One for each token, if the request wants them."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from airdraft.core.logprobs import MOST_LIKELY
 from airdraft.core.noise import GAMMA, MASK, mix
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import RemoteProtocolError
@@ -106,8 +107,8 @@ class Open(Message, tag=3, frozen=True):
     """`length` ids, packed at `bits.id_width` bits each."""
     digest: Count
     """`Digest` of those ids."""
-    key: bytes = b""
-    """A secret of the device's by which an edge that still holds this text's cache may find it again."""
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=MOST_LIKELY)] | None = None
+    """Wanted: `Logprobs` of every committed token, with so many of the likeliest, 20 at most; nil: none."""
 
 
 class Opened(Message, tag=4, frozen=True):
@@ -223,8 +224,19 @@ class Switch(Message, tag=14, frozen=True):
     """As in `Draft`."""
 
 
+class Logprobs(Message, tag=15, frozen=True):
+    """Edge → device, if `Open` wants it: how likely the target held the tokens that the next message commits."""
+
+    session: Count
+    start: Count
+    count: Count
+    """Of these tokens."""
+    body: bytes
+    """See [below](#log-probabilities)."""
+
+
 ToEdge = Hello | Open | Draft | More | Close | Ping | Pong | Error | Switch
-ToDevice = Welcome | Opened | Verdict | Extra | Tokens | Close | Ping | Pong | Error
+ToDevice = Welcome | Opened | Verdict | Extra | Tokens | Close | Ping | Pong | Error | Logprobs
 
 _encoder = msgspec.msgpack.Encoder()
 

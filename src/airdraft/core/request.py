@@ -59,3 +59,6 @@ class Request:
     """Who chooses scheme, draft length and window; None keeps the scheme."""
     rule: Length | None = None
     """What ends a round, token by token, in place of a draft length; None: nothing."""
+    logprobs: int | None = None
+    """Whether to be told how likely the target held each token, and so many of the likeliest besides; None: no. The
+    edge must know them, so not under `split`, whose recovered tokens are the device's."""

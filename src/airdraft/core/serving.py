@@ -20,11 +20,13 @@ from airdraft.core import schemes
 from airdraft.core.bits import BitReader, id_width
 from airdraft.core.connection import HEARTBEAT_S, known_rows
 from airdraft.core.events import Event, Forward
+from airdraft.core.logprobs import check_logprobs, encode_logprobs, logprob_of
 from airdraft.core.messages import (
     MAX_FRAME,
     REACH,
     Draft,
     Extra,
+    Logprobs,
     Message,
     More,
     Open,
@@ -56,12 +58,17 @@ class Target:
     top_k: int | None = None
     """How many of the most likely tokens its rows hold; None: all."""
 
-    def check(self, params: SamplingParams) -> None:
-        """Whether texts with these parameters can be exact, under any scheme.
+    def check(self, params: SamplingParams, logprobs: int | None = None) -> None:
+        """Whether texts with these parameters can be exact, under any scheme, and `logprobs` are to be had.
 
         A row that lacks the unlikely tokens says all about a distribution that is cut to fewer, and nothing about the
         sum that any other is divided by. Raises: `BadParameterError`.
         """
+        if self.top_k is not None and (logprobs or 0) > self.top_k:
+            raise BadParameterError(
+                f"logprobs of {logprobs} likely tokens are wanted, and the engine of {self.model} tells {self.top_k}; "
+                "ask for fewer"
+            )
         if self.top_k is not None and params.temperature != 0 and not 1 <= params.top_k <= self.top_k:
             raise BadParameterError(
                 f"top-k is {params.top_k}, and the engine of {self.model} tells only its {self.top_k} most likely "
@@ -114,8 +121,9 @@ class Session:
         self._number = message.session
         self._machine = machine
         self._vocab_size = target.vocab_size
-        target.check(message.params)
+        target.check(message.params, message.logprobs)
         self._params, self._seed = message.params, message.seed
+        self._logprobs, self._normalised = message.logprobs, target.top_k is not None
         self._scheme = self._make(message.scheme)
         self._eos = frozenset(target.eos_ids)
         self._max_draft = limits.max_draft
@@ -129,6 +137,7 @@ class Session:
         self._switch: SchemeSpec | None = None  # what to go on with, once the forward under way is done
 
     def _make(self, spec: SchemeSpec) -> schemes.Scheme:
+        check_logprobs(self._logprobs, spec.name)
         return self._machine.make(spec, self._params, self._seed, self._vocab_size, EDGE, len(self._tokens))
 
     @property
@@ -286,6 +295,8 @@ class Session:
         if ruling.token is not None:
             tokens.append(ruling.token)
         self._append(tokens)
+        if self._logprobs is not None:
+            self._tell_logprobs(start, tokens, logits)
         if self._state is State.STREAMING:
             return self._streamed(start, ruling)
         self._state = State.DONE if self._over() else State.IDLE
@@ -295,6 +306,14 @@ class Session:
             Verdict(self._number, self._seq, ruling.accepted, ruling.token, length, digest, ruling.extra)
         )
         return []
+
+    def _tell_logprobs(self, start: int, tokens: Sequence[int], logits: np.ndarray) -> None:
+        most = self._logprobs or 0
+        known = [
+            logprob_of(row, token, most, normalised=self._normalised)
+            for row, token in zip(logits, tokens, strict=False)
+        ]
+        self._machine._send(Logprobs(self._number, start, len(tokens), encode_logprobs(known, self._vocab_size)))
 
     def _streamed(self, start: int, ruling: schemes.Ruling) -> list[Event]:
         last = () if ruling.token is None else (ruling.token,)

@@ -27,11 +27,13 @@ from airdraft.core.connection import known_rows
 from airdraft.core.control.auto import Given, Policy, Steady
 from airdraft.core.control.facts import Mode, wire
 from airdraft.core.events import Committed, Event, Finished, Forward
+from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
 from airdraft.core.messages import (
     REACH,
     Digest,
     Draft,
     Extra,
+    Logprobs,
     Message,
     More,
     Open,
@@ -114,6 +116,7 @@ class Session:
         self._stale = False  # a commit has changed what that row rests on
         self._drafts: list[Drafted] = []
         self._probs: list[float] = []  # the draft model's, of its drafts, for a rule to judge by
+        self._logprobs: Logprobs | None = None  # of the tokens that the next message commits
         self._recovered: int | None = None
         self._rejected: Drafted | None = None
         self._seq = self._heard = 0  # the last draft that was sent, and that the edge is known to have
@@ -140,6 +143,7 @@ class Session:
 
     def _make(self) -> schemes.Scheme:
         request = self._request
+        check_logprobs(request.logprobs, self._spec.name)
         make = self._machine.make
         return make(self._spec, request.params, request.seed, self._vocab_size, DEVICE, self._committed)
 
@@ -158,6 +162,7 @@ class Session:
             len(self._tokens),
             packed.bytes(),
             self._digest.value,
+            request.logprobs,
         )
         self._opening_bytes = len(encode(message))
         return message
@@ -265,6 +270,10 @@ class Session:
         streaming = self._state in (State.STREAMING, State.SWITCHING)
         if isinstance(message, Tokens) and streaming and message.start == self._committed:
             return self._streamed(message)
+        due = streaming or self._state is State.VERIFYING
+        if isinstance(message, Logprobs) and due and self._logprobs is None and self._request.logprobs is not None:
+            self._logprobs = message
+            return []
         raise RemoteProtocolError("state", f"{type(message).__name__} arrived while {self._state.value}")
 
     def _answered(self, message: Opened) -> list[Event]:
@@ -377,6 +386,7 @@ class Session:
             raise RemoteProtocolError("state", "the edge's text differs from ours: its length or digest does not match")
         if not tokens:  # the first draft was rejected, and its replacement is the device's to draw
             return []
+        logprobs = self._logprobs_of(tokens)
         agreeing = self._agreeing(tokens)
         if agreeing < len(tokens) or self._state is State.DRAFTING:
             self._diverge(self._committed + agreeing)
@@ -386,13 +396,22 @@ class Session:
             self._sent, self._sent_digest, self._fresh = self._committed, self._digest.copy(), True
         self._drafts, self._probs = [], []
         self.counts.committed += len(tokens)
-        events: list[Event] = [Committed(self.number, tuple(tokens), accepted, kind)]
+        events: list[Event] = [Committed(self.number, tuple(tokens), accepted, kind, logprobs)]
         reason = "stop" if tokens[-1] in self._eos else "length" if self._committed == self._end else None
         if reason:
             self._state = State.DONE
             self._machine.cancel(self.number, reason)
             events.append(Finished(self.number, reason))
         return events
+
+    def _logprobs_of(self, tokens: Sequence[int]) -> tuple[Logprob, ...]:
+        """What the edge has said of tokens that it commits now."""
+        most, message, self._logprobs = self._request.logprobs, self._logprobs, None
+        if most is None:
+            return ()
+        if message is None or (message.start, message.count) != (self._committed, len(tokens)):
+            raise RemoteProtocolError("state", "the edge did not say how likely the tokens are that it commits")
+        return decode_logprobs(message.body, tokens, most, self._vocab_size)
 
     def _agreeing(self, tokens: Sequence[int]) -> int:
         """How many of the tokens to be committed the drafts foretell."""

@@ -61,9 +61,10 @@ def requests(world: int) -> list[Request]:
     spec = SPECS[world % len(SPECS)]
     params = SamplingParams(0.0 if world % 2 else 0.8, 3 if world % 5 == 0 else 0)
     policy = Auto(VOCAB, ("server", "stream", "coupled"), dwell_s=0) if world >= 2 * len(SPECS) else None
+    logprobs = None if spec.name == "split" else (None, 2, 0)[world // len(SPECS)]
     return [
-        Request((1, 2, 3), spec, params, world, 12, 1 + world % 4, policy=policy),
-        Request((0,), spec, params, 1 + world, 7, None, committed=(1, 2)),
+        Request((1, 2, 3), spec, params, world, 12, 1 + world % 4, policy=policy, logprobs=logprobs),
+        Request((0,), spec, params, 1 + world, 7, None, committed=(1, 2), logprobs=logprobs),
     ]
 
 

@@ -1,0 +1,99 @@
+"""How likely the target held the tokens of a text, for readers who ask for it.
+
+Natural logarithms of the target's own probabilities: its rows as they are, before temperature, top-k, top-p and min-p.
+They are known wherever the target's row is, so at the edge; a device is told, in single precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from airdraft.core.bits import BitReader, BitWriter, id_width
+from airdraft.core.noise import IntArray
+from airdraft.errors import BadParameterError, RemoteProtocolError
+
+MOST_LIKELY = 20
+"""The largest number of likely tokens that may be asked for at each position."""
+UNLIKELY = -9999.0
+"""Stands for everything below it, as in OpenAI's API."""
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """Of one committed token."""
+
+    token: int
+    logprob: float
+    """From `UNLIKELY` to 0."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens at its position and theirs, the likeliest first, of equals the lower id."""
+
+
+def check_logprobs(most: int | None, scheme: str) -> None:
+    """Whether a text under `scheme` can come with them. `most`: likely tokens at each position; None: not wanted.
+
+    Raises: `BadParameterError`.
+    """
+    if most is None:
+        return
+    if not 0 <= most <= MOST_LIKELY:
+        raise BadParameterError(f"logprobs is {most}; give 0 to {MOST_LIKELY} likely tokens at each position")
+    if scheme == "split":
+        raise BadParameterError(
+            "logprobs are not to be had with split, whose recovered tokens the device draws; use another scheme"
+        )
+
+
+def logprob_of(row: np.ndarray, token: int, most: int, *, normalised: bool) -> Logprob:
+    """What a row of the target's, [vocab], says of the token that was committed there.
+
+    most: how many of the likeliest tokens to name. normalised: the row holds log-probabilities, perhaps not all.
+    """
+    logs = row.astype(np.float64)
+    if not normalised:
+        logs -= logs.max()
+        logs -= np.log(np.exp(logs).sum())
+    logs = np.clip(logs, UNLIKELY, 0.0).astype(np.float32)
+    likely: IntArray = np.zeros(0, np.int64)
+    if most:
+        most = min(most, logs.size)
+        likely = np.flatnonzero(logs >= np.partition(logs, -most)[-most])
+        likely = likely[np.argsort(-logs[likely], kind="stable")][:most]
+    top = zip(likely.tolist(), logs[likely].tolist(), strict=True)
+    return Logprob(token, float(logs[token]), tuple(top))
+
+
+def encode_logprobs(known: Sequence[Logprob], vocab_size: int) -> bytes:
+    """The body of a `Logprobs` message: each token's own; all likely ids; all theirs."""
+    out = BitWriter()
+    out.write(_words([each.logprob for each in known]), 32)
+    out.write([token for each in known for token, _ in each.top], id_width(vocab_size))
+    out.write(_words([logprob for each in known for _, logprob in each.top]), 32)
+    return out.bytes()
+
+
+def decode_logprobs(body: bytes, tokens: Sequence[int], most: int, vocab_size: int) -> tuple[Logprob, ...]:
+    """The inverse, for tokens that are known. Raises: `RemoteProtocolError` on a malformed body."""
+    data = BitReader(body)
+    most = min(most, vocab_size)
+    own = _floats(data, len(tokens))
+    ids = data.read(len(tokens) * most, id_width(vocab_size))
+    likely = _floats(data, len(tokens) * most)
+    data.finish()
+    every = np.concatenate([own, likely])
+    if not ((every >= UNLIKELY) & (every <= 0)).all() or (ids >= vocab_size).any():
+        raise RemoteProtocolError("garbage", "the probabilities of committed tokens are malformed")
+    shape = (len(tokens), most)
+    rows = zip(tokens, own.tolist(), ids.reshape(shape).tolist(), likely.reshape(shape).tolist(), strict=True)
+    return tuple(Logprob(token, own, tuple(zip(top, logs, strict=True))) for token, own, top, logs in rows)
+
+
+def _words(logprobs: Sequence[float]) -> IntArray:
+    return np.array(logprobs, np.float32).view(np.uint32).astype(np.int64)
+
+
+def _floats(data: BitReader, count: int) -> np.ndarray:
+    return data.read(count, 32).astype(np.uint32).view(np.float32)
