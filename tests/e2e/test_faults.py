@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 PROMPT = "def main():\n"
 TOKENS = 160
 SLOW = ("--profile", "phone-8b")
-SILENT_S = 33.0
+BEAT = ("--heartbeat-s", "1")
+SILENT_S = 5.0
 """Longer than three heartbeats."""
 
 
@@ -105,7 +106,10 @@ def test_a_link_killed_and_started_again() -> None:
 
 
 def test_an_edge_stopped_for_longer_than_the_heartbeats() -> None:
-    with started("edge", "--port", "0", "--json", *SLOW) as edge, Writing(announced(edge)["url"], "stream") as text:
+    with (
+        started("edge", "--port", "0", "--json", *SLOW, *BEAT) as edge,
+        Writing(announced(edge)["url"], "stream") as text,
+    ):
         edge.send_signal(signal.SIGSTOP)
         time.sleep(SILENT_S)
         edge.send_signal(signal.SIGCONT)

@@ -24,7 +24,21 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from airdraft.cli.edge import edge
 from airdraft.core.bits import BitWriter, id_width
-from airdraft.core.messages import Decoder, Digest, Hello, Message, Open, Opened, SchemeSpec, ToDevice, Tokens, encode
+from airdraft.core.messages import (
+    Decoder,
+    Digest,
+    Error,
+    Hello,
+    Message,
+    Open,
+    Opened,
+    Ping,
+    SchemeSpec,
+    ToDevice,
+    Tokens,
+    Welcome,
+    encode,
+)
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import AirdraftError
 from airdraft.models.engines import load
@@ -221,6 +235,28 @@ def test_a_new_certificate_is_for_devices_and_for_clients_of_the_api(running: Ed
     asyncio.run(main())
 
 
+def test_a_device_that_is_silent_for_three_heartbeats_is_given_up() -> None:
+    _, tokenizer = load("target")
+
+    async def main(url: str) -> None:
+        async with connect(url, compression=None, proxy=None) as socket:
+            await socket.send(encode(Hello(1, "a test", "none", tokenizer.digest, tokenizer.vocab_size)))
+            decoder, messages = Decoder(ToDevice), list[Message]()
+            with contextlib.suppress(ConnectionClosed):
+                async with asyncio.timeout(10):
+                    while True:
+                        messages += await received(socket, decoder)
+            welcome, *pings, error = messages
+            assert isinstance(welcome, Welcome)
+            assert welcome.heartbeat_s == 0.5
+            assert all(isinstance(each, Ping) for each in pings)
+            assert isinstance(error, Error)
+            assert (error.code, error.message) == ("silent", "nothing was heard from the peer for 1.5 s")
+
+    with started("edge", "--port", "0", "--json", "--heartbeat-s", "0.5") as process:
+        asyncio.run(main(announced(process)["url"]))
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -228,6 +264,8 @@ def test_a_new_certificate_is_for_devices_and_for_clients_of_the_api(running: Ed
         (("--tls-cert", "no.pem", "--tls-key", "no.pem"), "the TLS certificate no.pem cannot be read"),
         (("--tokens", "nowhere"), "the tokens in nowhere cannot be read"),
         (("--log-level", "loud"), "no log level 'loud'; choose from debug, info"),
+        (("--heartbeat-s", "0"), "--heartbeat-s is 0; give a time from 0.01 to 3600 s"),
+        (("--heartbeat-s", "nan"), "--heartbeat-s is nan; give a time from 0.01 to 3600 s"),
         (("--trace-tokens",), "--trace-tokens without --trace-dir"),
         (("--trace-dir", os.devnull), "no traces can go to /dev/null"),
     ],

@@ -20,6 +20,7 @@ from airdraft.api.app import edge_app
 from airdraft.api.template import ChatTemplate
 from airdraft.cli import options
 from airdraft.cli.waiting import stopping
+from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
 from airdraft.device.client import LOOPBACK
@@ -130,6 +131,13 @@ def edge(
     handshake_s: Annotated[
         float, typer.Option(help="Seconds that a handshake may take.", min=0.1, rich_help_panel=LIMITS)
     ] = 10.0,
+    heartbeat_s: Annotated[
+        float,
+        typer.Option(
+            help="Seconds between heartbeats, the devices' too. A peer that is silent for three of them is given up.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = HEARTBEAT_S,
     drain_s: Annotated[
         float,
         typer.Option(
@@ -183,6 +191,8 @@ def edge(
     """
     if min(max_sessions, max_draft) < 1 or max_frame < 1024:
         raise BadParameterError("--max-sessions and --max-draft must be at least 1, --max-frame at least 1024 bytes")
+    if not 0.01 <= heartbeat_s <= 3600:  # NaN lands here too
+        raise BadParameterError(f"--heartbeat-s is {heartbeat_s:g}; give a time from 0.01 to 3600 s")
     if log_level not in logs.LEVELS:
         raise BadParameterError(f"no log level {log_level!r}; choose from {', '.join(logs.LEVELS)}")
     if trace_tokens and trace_dir is None:
@@ -197,7 +207,7 @@ def edge(
         idle_s=idle_s or None,
         traces=Traces(trace_dir, "edge", trace_tokens) if trace_dir else None,
     )
-    limits = Limits(max_frame, max_draft, max_sessions)
+    limits = Limits(max_frame, max_draft, max_sessions, heartbeat_s)
     capacity = Capacity(max_texts, max_batch, kv_tokens)
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k)
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
