@@ -80,6 +80,25 @@ def test_a_text_as_a_whole(client: airdraft.Client, scheme: str) -> None:
     assert greedy.tokens == truth(0, 0.0)
 
 
+def test_log_probabilities_come_with_a_text(edge: Edge, client: airdraft.Client) -> None:
+    """Of every token once, though the edge dies amid the text."""
+    found = client.complete(PROMPT, max_tokens=60, logprobs=2)
+    assert found.tokens == truth()
+    assert tuple(each.token for each in found.logprobs) == truth()
+    assert all(each.logprob <= each.top[0][1] <= 0 and len(each.top) == 2 for each in found.logprobs)
+    assert client.complete(PROMPT, max_tokens=8).logprobs == ()
+    told, died = [], False
+    for event in client.events(PROMPT, max_tokens=60, logprobs=0, scheme="server"):
+        told += event.logprobs if isinstance(event, Committed) else ()
+        if len(told) > 5 and not died:
+            died = True
+            edge.kill()
+            edge.start()
+    assert tuple(each.token for each in told) == truth()
+    expected = pytest.approx([each.logprob for each in found.logprobs], abs=1e-3)
+    assert [each.logprob for each in told] == expected
+
+
 def test_several_threads_write_at_once(client: airdraft.Client) -> None:
     found: dict[int, str] = {}
 

@@ -20,6 +20,7 @@ from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from airdraft.core.control.auto import Auto
 from airdraft.core.events import Committed, Finished
+from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
@@ -30,7 +31,18 @@ from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.text import Tokenizer
 
-__all__ = ["AsyncClient", "Client", "Committed", "Corrected", "Finished", "Options", "Text", "Unverified", "Written"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Committed",
+    "Corrected",
+    "Finished",
+    "Logprob",
+    "Options",
+    "Text",
+    "Unverified",
+    "Written",
+]
 
 T = TypeVar("T")
 
@@ -54,6 +66,8 @@ class Options(TypedDict, total=False):
     """One of `airdraft.core.schemes.SCHEMES`, or `auto`, which is chosen if this is left out."""
     draft_length: int | None
     """As in `Request`; not with `auto`."""
+    logprobs: int | None
+    """As in `Request`: `Committed` and `Text` then have a `Logprob` for each token."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,8 @@ class Text:
     """`stop`: an end-of-text token; `length`: as many tokens as were asked for, or as fit."""
     counts: Counts
     """What it has cost."""
+    logprobs: tuple[Logprob, ...] = ()
+    """How likely the target held each token, if that was asked for."""
 
     def __str__(self) -> str:
         return self.text
@@ -114,13 +130,15 @@ class AsyncClient:
         """See `Client.complete`."""
         request = self._request(prompt, **options)
         tokens: list[int] = []
+        logprobs: list[Logprob] = []
         reason = ""
         async for event in self._writer.write(request):
             if isinstance(event, Committed):
                 tokens += event.tokens
+                logprobs += event.logprobs
             elif isinstance(event, Finished):
                 reason = event.reason
-        return Text(self.tokenizer.decode(tokens), tuple(tokens), reason, request.counts)
+        return Text(self.tokenizer.decode(tokens), tuple(tokens), reason, request.counts, tuple(logprobs))
 
     def events(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[Written, None]:
         """See `Client.events`."""
@@ -138,12 +156,14 @@ class AsyncClient:
         max_tokens: int = 128,
         scheme: str = "auto",
         draft_length: int | None = None,
+        logprobs: int | None = None,
     ) -> Request:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
         params = SamplingParams(temperature, top_k, top_p, min_p)
         policy = Auto(self.tokenizer.vocab_size, races=("always",)) if scheme == "auto" else None
         spec = SchemeSpec("stream" if policy else scheme)
-        return Request(ids, spec, params, seed, max_tokens, None if policy else draft_length, policy=policy)
+        length = None if policy else draft_length
+        return Request(ids, spec, params, seed, max_tokens, length, policy=policy, logprobs=logprobs)
 
     async def close(self) -> None:
         """End the connection. Texts under way end with a `LinkError`."""

@@ -82,6 +82,13 @@ def test_a_chat_is_the_targets_text_after_the_rendered_messages(
             assert again.choices[0].message.content == expected
             with pytest.raises(openai.BadRequestError, match="no role judge"):
                 await client.chat.completions.create(**{**asked, "messages": [{"role": "judge", "content": ""}]})
+            told = await client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+            content = told.choices[0].logprobs.content
+            assert b"".join(bytes(each.bytes) for each in content).decode() == expected
+            assert "".join(each.token for each in content) == expected
+            for each in content:
+                assert each.logprob <= each.top_logprobs[0].logprob <= 0
+                assert len(each.top_logprobs) == 2
             # Without a limit it goes on to its end, or that of the context.
             stopped = {**asked, "max_completion_tokens": None, "max_tokens": None, "stop": expected[10:20]}
             long = await client.chat.completions.create(**stopped)
@@ -115,7 +122,9 @@ def test_a_model_without_a_template_says_so(served: Served) -> None:
     [
         ({}, "messages"),
         ({"messages": "hello"}, "messages"),
-        ({"messages": [{"role": "user", "content": "x"}], "logprobs": True}, "logprobs"),
+        ({"messages": [{"role": "user", "content": "x"}], "logprobs": 5}, "logprobs"),
+        ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"),
+        ({"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, "tools"),
         (
             {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}},

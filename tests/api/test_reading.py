@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from airdraft.api.reading import Decoding, Piece, Reader
 from airdraft.core.events import Committed
+from airdraft.core.logprobs import Logprob
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.folder import shipped
 from airdraft.models.text import Tokenizer
@@ -82,6 +83,41 @@ def test_what_the_draft_alone_wrote_is_put_right(ids: list[int], data: st.DataOb
     piece, end = each.end("length")
     assert shown(text, piece) == tokenizer().decode(ids)
     assert (end.tokens, end.unverified) == (len(ids), 0)
+
+
+@settings(deadline=None)
+@given(texts, st.lists(st.text(min_size=1, max_size=2), max_size=2), st.data())
+def test_every_token_of_the_text_has_its_logprob_once(ids: list[int], stops: list[str], data: st.DataObject) -> None:
+    """In order, never before the text it begins in is shown, and none of what a stop string cut off."""
+    each, left, text, told = reader(*stops), ids, "", []
+    while left and not each.stopped:
+        many = data.draw(st.integers(1, len(left)))
+        if data.draw(st.booleans()):  # shown before it is verified, rightly
+            text = shown(text, each.take(Unverified(START + len(ids) - len(left), tuple(left[:many]))))
+        logprobs = tuple(Logprob(token, -1.0) for token in left[:many])
+        piece = each.take(Committed(1, tuple(left[:many]), 0, "target", logprobs))
+        left, text = left[many:], shown(text, piece)
+        told += piece.logprobs if piece else ()
+        assert all(placed.start < len(text) for placed in told)
+    piece, _ = each.end("length")
+    text = shown(text, piece)
+    told += piece.logprobs if piece else ()
+    stream, at, starts = tokenizer().stream(), 0, []
+    for token in ids:
+        starts.append(at)
+        at += len(stream.push(token))
+    expected = [(start, token) for start, token in zip(starts, ids, strict=True) if start < len(text)]
+    assert [(placed.start, placed.logprob.token) for placed in told] == expected
+
+
+def test_what_is_confirmed_comes_with_its_logprobs_though_the_text_was_shown() -> None:
+    ids = tokenizer().encode("one two")[1:]
+    each = reader()
+    each.take(Unverified(START, tuple(ids)))
+    piece = each.take(Committed(1, tuple(ids), 2, "accepted", tuple(Logprob(token, -0.5) for token in ids)))
+    assert piece is not None
+    assert (piece.text, piece.verified, piece.replaces) == ("", True, None)
+    assert [placed.start for placed in piece.logprobs] == [0, len("one")]
 
 
 def test_a_text_that_ends_without_an_edge_says_how_much_was_never_verified() -> None:

@@ -114,22 +114,22 @@ def test_a_wrong_part_ends_no_other(engine: TargetEngine, oracle: OnnxModel) -> 
     agree(engine, again, oracle, TEXT)
 
 
-async def _write(engine: TargetEngine, model: Model, requests: Sequence[Request]) -> list[list[int]]:
-    """All at once, over the wire."""
+async def _events(engine: TargetEngine, model: Model, requests: Sequence[Request]) -> list[list[Committed]]:
+    """What is committed of each, all at once, over the wire."""
     draft, tokenizer = model
     async with EdgeServer(engine, tokenizer.digest, tokenizer.vocab_size) as server:
         await server.start(HOST, 0)
         url = f"ws://{HOST}:{server.port}"
         async with await Connection.connect(url, draft, tokenizer.digest, tokenizer.vocab_size) as client:
 
-            async def one(request: Request) -> list[int]:
-                written: list[int] = []
-                async for event in client.write(request):
-                    if isinstance(event, Committed):
-                        written += event.tokens
-                return written
+            async def one(request: Request) -> list[Committed]:
+                return [event async for event in client.write(request) if isinstance(event, Committed)]
 
             return list(await asyncio.gather(*map(one, requests)))
+
+
+async def _write(engine: TargetEngine, model: Model, requests: Sequence[Request]) -> list[list[int]]:
+    return [[token for event in text for token in event.tokens] for text in await _events(engine, model, requests)]
 
 
 def near(oracle: OnnxModel, request: Request, tokens: list[int], other: int) -> bool:
@@ -175,6 +175,34 @@ def test_what_cannot_be_exact_is_refused(engine: TargetEngine, draft: Model, sch
     with pytest.raises(RefusedError, match=f"tells only its {engine.top_k} most likely tokens.* top-k 1 to") as refused:
         asyncio.run(_write(engine, draft, [request]))
     assert refused.value.code == "scheme"
+
+
+@pytest.mark.parametrize("scheme", ["server", "topk", "stream"])
+def test_log_probabilities_are_the_oracles(engine: TargetEngine, oracle: OnnxModel, draft: Model, scheme: str) -> None:
+    """An engine that tells only some knows what these were divided by."""
+    prompt = draft[1].encode(PROMPTS[0])
+    request = Request(prompt, SchemeSpec(scheme), WARM, 3, 24, logprobs=5)
+    [commits] = asyncio.run(_events(engine, draft, [request]))
+    tokens = [token for event in commits for token in event.tokens]
+    told = [each for event in commits for each in event.logprobs]
+    rows = log_softmax(oracle.forward(oracle.new_cache(), 0, [*prompt, *tokens[:-1]], len(tokens)))
+    assert [each.token for each in told] == tokens
+    for each, row in zip(told, rows, strict=True):
+        assert abs(each.logprob - row[each.token]) < 2 * TOLERANCE
+        assert len(each.top) == 5
+        for token, logprob in each.top:
+            assert abs(logprob - row[token]) < 2 * TOLERANCE
+        assert each.top[-1][1] >= np.sort(row)[-5] - 2 * TOLERANCE
+
+
+def test_more_log_probabilities_than_an_engine_tells_are_refused(engine: TargetEngine, draft: Model) -> None:
+    request = Request([1, 2, 3], SchemeSpec("server"), SamplingParams(0.0), 0, 2, logprobs=20)
+    if engine.top_k is None or engine.top_k >= 20:
+        [[first, *_]] = asyncio.run(_events(engine, draft, [request]))
+        assert len(first.logprobs[0].top) == 20
+        return
+    with pytest.raises(RefusedError, match=f"ask for at most {engine.top_k}"):
+        asyncio.run(_write(engine, draft, [request]))
 
 
 def test_the_suite_would_notice(oracle: OnnxModel) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from functools import partial
 
 from airdraft.core.events import Committed, Failed, Finished, Forward
+from airdraft.core.logprobs import Logprob, check_logprobs, logprob_of
 from airdraft.core.messages import Close, Error, Open, Opened, SchemeSpec, Tokens
 from airdraft.core.request import Request
 from airdraft.core.sampling import choose
@@ -14,6 +15,7 @@ from airdraft.edge.access import Tenant
 from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
 from airdraft.errors import AirdraftError, BadParameterError, RefusedError
+from airdraft.models.base import FloatArray
 from airdraft.scheduler import Owner
 
 SCHEMES = ("server", "coupled", "stream")
@@ -35,15 +37,7 @@ class TargetWriter:
         """
         scheduler, target, tenant = self._server.scheduler, self._server.target, self._tenant
         prompt, context = tuple(request.prompt), min(target.max_context, tenant.quotas.context or target.max_context)
-        target.check(request.params)
-        if request.scheme.name not in SCHEMES:
-            raise BadParameterError(f"scheme is {request.scheme.name}, which needs a draft; ask for auto, or a device")
-        if not prompt or not all(0 <= token < target.vocab_size for token in prompt):
-            raise BadParameterError("the prompt is empty or leaves the vocabulary; encode it with this model")
-        if len(prompt) >= context:
-            raise BadParameterError(
-                f"the prompt is {len(prompt)} tokens, the context of {target.model} is {context}; shorten the prompt"
-            )
+        self._check(request, context)
         self._server.admit(tenant)
         text = scheduler.open(self._owner)
         tokens, end, reason = list(prompt), min(len(prompt) + request.max_tokens, context), "cancelled"
@@ -61,12 +55,13 @@ class TargetWriter:
                 start = len(tokens)
                 forward = Forward(0, start - 1, (tokens[-1],), 1)
                 rows = await scheduler.run(text, lambda forward=forward: forward)  # type: ignore[misc]
-                token = choose(rows[0][: target.vocab_size], request.params, request.seed, start)
+                row = rows[0][: target.vocab_size]
+                token = choose(row, request.params, request.seed, start)
                 tokens.append(token)
                 watch.message(Tokens(0, start, (token,), 0), sent=True)
                 request.counts.forwards += 1
                 request.counts.committed += 1
-                yield Committed(0, (token,), 0, "target")
+                yield Committed(0, (token,), 0, "target", self._logprobs(request, row, token))
                 await asyncio.sleep(0)  # a short forward runs in this very thread: others want their turn, too
                 if token in target.eos_ids:
                     reason = "stop"
@@ -83,6 +78,25 @@ class TargetWriter:
             watch.message(Close(0, reason), sent=True)  # without effect on a text that has failed
             watch.event(Finished(0, reason))
         yield Finished(0, reason)
+
+    def _check(self, request: Request, context: int) -> None:
+        target, prompt = self._server.target, request.prompt
+        if request.scheme.name not in SCHEMES:
+            raise BadParameterError(f"scheme is {request.scheme.name}, which needs a draft; ask for auto, or a device")
+        check_logprobs(request.logprobs, request.scheme.name)
+        target.check(request.params, request.logprobs)
+        if not prompt or not all(0 <= token < target.vocab_size for token in prompt):
+            raise BadParameterError("the prompt is empty or leaves the vocabulary; encode it with this model")
+        if len(prompt) >= context:
+            raise BadParameterError(
+                f"the prompt is {len(prompt)} tokens, the context of {target.model} is {context}; shorten the prompt"
+            )
+
+    def _logprobs(self, request: Request, row: FloatArray, token: int) -> tuple[Logprob, ...]:
+        if request.logprobs is None:
+            return ()
+        normalised = self._server.target.top_k is not None
+        return (logprob_of(row, token, request.logprobs, normalised=normalised),)
 
     def _opened(self, watch: Watch, request: Request) -> None:
         """Watch the text as one of a device that keeps silent."""

@@ -8,8 +8,10 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from airdraft.api.reading import End, Piece
+from airdraft.api.likely import in_chat, in_completion
+from airdraft.api.reading import End, Piece, Placed
 from airdraft.core.request import Request
+from airdraft.models.text import Tokenizer
 
 Texts = AsyncGenerator[tuple[int, Piece | End], None]
 """What is new, and of which choice."""
@@ -19,11 +21,18 @@ class Answer:
     """To one request: a text for each choice, whole or in chunks."""
 
     def __init__(
-        self, model: str, chat: bool, requests: Sequence[Request], prefixes: Sequence[str], prompt_tokens: int
+        self,
+        model: str,
+        chat: bool,
+        requests: Sequence[Request],
+        prefixes: Sequence[str],
+        prompt_tokens: int,
+        tokenizer: Tokenizer,
     ) -> None:
         """`requests`: one a choice. `prefixes`: what each choice's text begins with, an echo."""
         self._chat, self._requests, self._prefixes = chat, requests, prefixes
         self._prompt_tokens = prompt_tokens
+        self._tokenizer = tokenizer
         self._tokens = 0
         self._same = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
@@ -34,6 +43,7 @@ class Answer:
     async def whole(self, texts: Texts) -> dict[str, Any]:
         """All choices at once."""
         words = [""] * len(self._prefixes)
+        logprobs: list[list[Placed]] = [[] for _ in words]
         ends: dict[int, End] = {}
         async with contextlib.aclosing(texts):
             async for index, new in texts:
@@ -41,8 +51,9 @@ class Answer:
                     ends[index] = new
                 else:
                     words[index] = words[index][: new.replaces] + new.text
+                    logprobs[index] += new.logprobs
         choices = [
-            self._choice(index, self._content(self._prefixes[index] + words[index]), ends[index])
+            self._choice(index, self._content(self._prefixes[index] + words[index]), ends[index], logprobs[index])
             for index in range(len(words))
         ]
         kind = "chat.completion" if self._chat else "text_completion"
@@ -69,7 +80,8 @@ class Answer:
         return "chat.completion.chunk" if self._chat else "text_completion"
 
     def _chunk(self, index: int, content: dict[str, Any], new: Piece | End | None = None) -> dict[str, Any]:
-        return {**self._same, "object": self._chunk_kind, "choices": [self._choice(index, content, new)]}
+        logprobs = new.logprobs if isinstance(new, Piece) else ()
+        return {**self._same, "object": self._chunk_kind, "choices": [self._choice(index, content, new, logprobs)]}
 
     def _part(self, new: Piece | End) -> dict[str, Any]:
         """A correction is no text to be appended: who does not know of it must not be shown it as one."""
@@ -83,9 +95,12 @@ class Answer:
             return {"message": {"role": "assistant", "content": words, "refusal": None}}
         return {"text": words}
 
-    def _choice(self, index: int, content: dict[str, Any], new: Piece | End | None) -> dict[str, Any]:
+    def _choice(
+        self, index: int, content: dict[str, Any], new: Piece | End | None, logprobs: Sequence[Placed]
+    ) -> dict[str, Any]:
         reason = new.reason if isinstance(new, End) else None
-        choice = {"index": index, **content, "logprobs": None, "finish_reason": reason}
+        told = (in_chat if self._chat else in_completion)(logprobs, self._tokenizer) if logprobs else None
+        choice = {"index": index, **content, "logprobs": told, "finish_reason": reason}
         if isinstance(new, End):
             self._tokens += new.tokens
             choice["airdraft"] = {"seed": self._requests[index].seed, "unverified_tokens": new.unverified}

@@ -113,6 +113,7 @@ class Api:
             requests,
             [echo for echo in echoes for _ in range(n)],
             sum(map(len, prompts)),
+            self.tokenizer,
         )
         texts = together([self._text(writer, request, body.stops()) for request in requests])
         if body.stream:
@@ -127,7 +128,9 @@ class Api:
             raise ApiError(400, f"scheme {scheme!r} is unknown; choose one of {known}", "scheme", "invalid_value")
         policy = Auto(self.tokenizer.vocab_size) if scheme == "auto" else None
         spec = SchemeSpec("stream" if scheme == "auto" else scheme)
-        return Request(prompt, spec, body.params(), seed % (1 << 63), body.limit(), policy=policy)
+        return Request(
+            prompt, spec, body.params(), seed % (1 << 63), body.limit(), policy=policy, logprobs=body.wanted_logprobs()
+        )
 
     async def _text(
         self, writer: TextWriter, request: Request, stops: Sequence[str]

@@ -51,6 +51,6 @@ def as_api_error(error: AirdraftError) -> ApiError:
 def _field(message: str) -> str | None:
     """Messages about a parameter begin with its name, as the command line writes it."""
     name, found, _ = message.partition(" is ")
-    names = {"temperature", "top-k", "top-p", "min-p", "seed", "scheme"}
+    names = {"temperature", "top-k", "top-p", "min-p", "seed", "scheme", "logprobs"}
     first = name.split(" ")[0]
     return first.replace("-", "_") if found and first in names else None

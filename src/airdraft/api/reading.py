@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from airdraft.api.errors import ApiError
 from airdraft.api.stops import Stops
 from airdraft.core.events import Committed, Finished
+from airdraft.core.logprobs import Logprob
 from airdraft.core.request import Request
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.text import TextStream, Tokenizer
@@ -28,6 +29,14 @@ class TextWriter(Protocol):
 
 
 @dataclass(frozen=True)
+class Placed:
+    """How likely the target held a token, and the character of the text at which the token begins."""
+
+    start: int
+    logprob: Logprob
+
+
+@dataclass(frozen=True)
 class Piece:
     """What is new of a text."""
 
@@ -36,6 +45,8 @@ class Piece:
     """False: the draft model's alone, which may yet be taken back."""
     replaces: int | None = None
     """A correction: `text` takes the place of everything from this character on."""
+    logprobs: tuple[Placed, ...] = ()
+    """Of verified tokens that begin in what is shown by now, where they were asked for. None is ever taken back."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +67,29 @@ class Decoding:
         self._stream = stream
         self._stops = Stops(stops)
         self.text = ""
-        self.tokens = 0
-        """Tokens taken; none is after a stop string."""
+        self.starts: list[int] = []
+        """Where the text of each token begins that was taken; none is after a stop string."""
+        self._decoded = 0
 
     @property
     def stopped(self) -> bool:
         """Whether a stop string has ended the text."""
         return self._stops.found
 
+    @property
+    def tokens(self) -> int:
+        """Tokens taken."""
+        return len(self.starts)
+
     def push(self, tokens: Sequence[int]) -> None:
         """The text goes on."""
         for token in tokens:
             if self.stopped:
                 return
-            self.tokens += 1
-            self.text += self._stops.push(self._stream.push(token))
+            self.starts.append(self._decoded)
+            certain = self._stream.push(token)
+            self._decoded += len(certain)
+            self.text += self._stops.push(certain)
 
     def flush(self) -> None:
         """The text is complete."""
@@ -85,6 +104,8 @@ class Reader:
         self._decoding, self._start = decoding, start
         self._true = decoding()
         self._committed: list[int] = []
+        self._logprobs: list[Logprob] = []  # of what is committed, as far as they are not told yet
+        self._told = 0
         self._guess: list[int] = []
         self._alone: Decoding | None = None
         """What is committed and the guess after it, while nothing is committed."""
@@ -108,8 +129,9 @@ class Reader:
             self._alone = None
             self._committed += event.tokens
             self._guess = self._guess[len(event.tokens) :]
+            self._logprobs += event.logprobs
             self._true.push(event.tokens)
-            return self._show(self._true.text)
+            return self._with_logprobs(self._show(self._true.text), self._true)
         ahead = event.position - self._start - len(self._committed)
         if isinstance(event, Corrected):  # what is right comes next
             self._guess, self._alone = self._guess[:ahead], None
@@ -129,7 +151,21 @@ class Reader:
         text.flush()
         unverified = text.tokens - self._true.tokens
         piece = self._show(text.text, verified=not unverified, complete=True)
+        piece = self._with_logprobs(piece, text)
         return piece, End("stop" if text.stopped else reason, text.tokens, unverified)
+
+    def _with_logprobs(self, piece: Piece | None, text: Decoding) -> Piece | None:
+        """What is shown, and the probabilities of the tokens that have begun by now."""
+        ready = []
+        for start, logprob in zip(text.starts[self._told :], self._logprobs, strict=False):
+            if start >= len(text.text):
+                break
+            ready.append(Placed(start, logprob))
+        if not ready:
+            return piece
+        self._told += len(ready)
+        del self._logprobs[: len(ready)]
+        return replace(piece or Piece(""), logprobs=tuple(ready))
 
     def _show(self, text: str, *, verified: bool = True, complete: bool = False) -> Piece | None:
         shown = self._shown

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from airdraft.api.errors import ApiError
+from airdraft.core.logprobs import MOST_LIKELY
 from airdraft.core.sampling import SamplingParams
 
 COMPLETION_TOKENS = 16
@@ -90,6 +91,10 @@ class Body(msgspec.Struct, kw_only=True):
         """How many answers to a prompt."""
         return 1 if self.n is None else self.n
 
+    def wanted_logprobs(self) -> int | None:
+        """Likely tokens to be named at each place, besides the probability of what was written; None: nothing."""
+        return None
+
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with its usage."""
@@ -110,7 +115,13 @@ class CompletionBody(Body, kw_only=True):
         super().check()
         refuse({"best_of": self.best_of in (None, self.choices())}, "choices are not ranked; ask for n")
         refuse({"suffix": not self.suffix}, "the model writes forwards only")
-        refuse({"logprobs": self.logprobs is None}, NO_LOGPROBS)
+        _check_likely("logprobs", self.logprobs)
+        echoed = self.echo and self.logprobs is not None
+        refuse({"echo": not echoed}, "how likely the prompt was is not known, and logprobs ask for it")
+
+    def wanted_logprobs(self) -> int | None:
+        """See `Body.wanted_logprobs`."""
+        return self.logprobs
 
     def prompts(self) -> list[str | list[int]]:
         """A string, strings, token ids, or lists of these. Raises: `ApiError`."""
@@ -146,10 +157,16 @@ class ChatBody(Body, kw_only=True):
     def check(self) -> None:
         """See `Body.check`."""
         super().check()
-        refuse({"logprobs": not self.logprobs, "top_logprobs": not self.top_logprobs}, NO_LOGPROBS)
+        _check_likely("top_logprobs", self.top_logprobs)
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs goes with logprobs: true; give both", "top_logprobs", "invalid_value")
         refuse({"tools": not self.tools, "functions": not self.functions}, "calls of tools are not parsed")
         free = self.response_format is None or self.response_format.type == "text"
         refuse({"response_format": free}, "no grammar is enforced")
+
+    def wanted_logprobs(self) -> int | None:
+        """See `Body.wanted_logprobs`."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def conversation(self) -> list[dict[str, Any]]:
         """The messages, parts of text joined by line ends. Raises: `ApiError` for what is no text."""
@@ -157,8 +174,6 @@ class ChatBody(Body, kw_only=True):
             raise ApiError(400, "messages is empty; give at least one", "messages", "invalid_value")
         return [_message(at, message) for at, message in enumerate(self.messages)]
 
-
-NO_LOGPROBS = "it is known which tokens the target wrote, not how likely they were"
 
 B = TypeVar("B", bound=Body)
 
@@ -183,6 +198,11 @@ def refuse(without_effect: dict[str, bool], why: str) -> None:
     for field, harmless in without_effect.items():
         if not harmless:
             raise ApiError(400, f"{field} is not supported: {why}; leave it out", field, "unsupported_parameter")
+
+
+def _check_likely(field: str, most: int | None) -> None:
+    if most is not None and not 0 <= most <= MOST_LIKELY:
+        raise ApiError(400, f"{field} is {most}; give 0 to {MOST_LIKELY}", field, "invalid_value")
 
 
 def _are_ids(prompt: Any) -> bool:

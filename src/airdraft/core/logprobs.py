@@ -43,7 +43,7 @@ def check_logprobs(most: int | None, scheme: str) -> None:
         raise BadParameterError(f"logprobs is {most}; give 0 to {MOST_LIKELY} likely tokens at each position")
     if scheme == "split":
         raise BadParameterError(
-            "logprobs are not to be had with split, whose recovered tokens the device draws; use another scheme"
+            "logprobs is asked for under split, whose recovered tokens the device draws; use another scheme"
         )
 
 

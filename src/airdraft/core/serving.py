@@ -66,8 +66,8 @@ class Target:
         """
         if self.top_k is not None and (logprobs or 0) > self.top_k:
             raise BadParameterError(
-                f"logprobs of {logprobs} likely tokens are wanted, and the engine of {self.model} tells {self.top_k}; "
-                "ask for fewer"
+                f"logprobs is {logprobs}, and the engine of {self.model} tells only its {self.top_k} most likely "
+                f"tokens; ask for at most {self.top_k}"
             )
         if self.top_k is not None and params.temperature != 0 and not 1 <= params.top_k <= self.top_k:
             raise BadParameterError(

@@ -15,6 +15,16 @@ from airdraft.errors import ModelError
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
+def _byte_level() -> dict[str, int]:
+    """Byte-level vocabularies write a byte as a character: of Latin-1 if it prints, the others from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + at): byte for at, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_level()
+
+
 class Tokenizer:
     """The tokenizer of a model, from the `tokenizer.json` in its folder."""
 
@@ -44,6 +54,8 @@ class Tokenizer:
         self.digest = _digest(table)
         self._special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         self._bytes = {i for i, token in table if _BYTE.fullmatch(token)}
+        decoder = self._tokenizer.decoder
+        self._byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with the special tokens that the tokenizer's own post-processor adds.
@@ -59,6 +71,23 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens; bytes that are no UTF-8 become U+FFFD."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def is_special(self, token: int) -> bool:
+        """Whether it is no part of any text, as an end-of-text token is not."""
+        return token in self._special
+
+    def token_bytes(self, token: int) -> bytes:
+        """What one token adds to a text, which may be part of a character; of a special token, its name."""
+        name = self._tokenizer.id_to_token(token) or ""
+        if token in self._special:
+            return name.encode()
+        if token in self._bytes:
+            return bytes.fromhex(name[3:5])
+        if self._byte_level:
+            known = all(each in _BYTE_OF for each in name)
+            return bytes(_BYTE_OF[each] for each in name) if known else name.encode()
+        # After another token: at the start of a text some tokenizers leave a space off.
+        return self.decode([token, token])[len(self.decode([token])) :].encode()
 
     def stream(self) -> TextStream:
         """A decoder for one text that arrives token by token."""
