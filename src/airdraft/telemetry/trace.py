@@ -135,6 +135,8 @@ _NUMBERS = {
     "committed": ("length", "accepted", "written"),
 }
 """What `summary` reckons with."""
+MOST = 1e15
+"""No time, position or count of a trace comes near it."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -147,13 +149,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
-            float(event["t"]), str(event["event"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, RecursionError) as error:
             raise BadParameterError(
                 f"line {number} of {path} is no event of a trace; name a file of --trace-dir"
             ) from error
-        for name in _NUMBERS.get(event["event"], ()):
-            if not isinstance(event.get(name), int | float):
+        if not (isinstance(event, dict) and _is_number(event.get("t")) and isinstance(event.get("event"), str)):
+            raise BadParameterError(f"line {number} of {path} is no event of a trace; name a file of --trace-dir")
+        for name in (*_NUMBERS.get(event["event"], ()), *(("began",) if "began" in event else ())):
+            if not _is_number(event.get(name)):
                 raise BadParameterError(
                     f"line {number} of {path} lacks the number {name!r}; name a file of --trace-dir"
                 )
@@ -161,6 +164,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not events or events[0]["event"] != "opened":
         raise BadParameterError(f"{path} does not begin as a trace does; name a file of --trace-dir")
     return events
+
+
+def _is_number(value: Any) -> bool:
+    """JSON of Python's knows infinities, NaN and endless integers, which no event holds."""
+    return isinstance(value, int | float) and abs(value) < MOST
 
 
 def summary(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
