@@ -156,8 +156,10 @@ class Scheduler:
     async def run(self, text: Text, latest: Callable[[], Forward]) -> FloatArray:
         """Wait for a turn, then run what `latest` says by then. One at a time for each text.
 
-        Returns: float32 [rows, vocab]. Raises: `ModelError`.
+        Returns: float32 [rows, vocab]. Raises: `ModelError`, `RefusedError` ("busy") once the scheduler is closed.
         """
+        if self._closed:
+            raise _closed()
         job = _Job(text, latest, asyncio.get_running_loop().create_future(), next(self._arrivals))
         self._waiting.append(job)
         self._start()
@@ -185,8 +187,12 @@ class Scheduler:
         return sum(text.cached for text in self._texts if text.cache is not None)
 
     def close(self) -> None:
-        """Nothing more is to be run. What waits is left waiting."""
+        """Nothing more is to be run. What waits, and what still comes, ends with an error."""
         self._closed = True
+        waiting, self._waiting = self._waiting, []
+        for job in waiting:
+            if not job.done.done():
+                job.done.set_exception(_closed())
         self._executor.shutdown(cancel_futures=True)
 
     def _start(self) -> None:
@@ -249,6 +255,8 @@ class Scheduler:
                 job.done.set_exception(rows)
             elif piece.last:
                 job.done.set_result(rows)
+            elif self._closed:
+                job.done.set_exception(_closed())
             else:
                 text.since = job.arrival
                 self._waiting.append(job)
@@ -326,6 +334,10 @@ class Scheduler:
             each.cache, each.cached = None, 0
             self.evictions += 1
         return True
+
+
+def _closed() -> RefusedError:
+    return RefusedError("busy", "no more is written here; go on elsewhere, or here later")
 
 
 def _in_turn(ready: list[tuple[_Job, Forward]]) -> list[tuple[_Job, Forward]]:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import signal
 import ssl
+import time
 import urllib.request
 from pathlib import Path
 
@@ -102,6 +103,26 @@ def test_an_edge_serves_the_api_too(tokenizer: Tokenizer, truth: Truth) -> None:
         edge.send_signal(signal.SIGTERM)
         _, errors = edge.communicate(timeout=20)
         assert (edge.returncode, errors) == (0, b"")
+
+
+def test_ended_in_the_midst_of_an_answer_neither_waits_nor_fails_loudly() -> None:
+    slowly = ("edge", "--port", "0", "--api-port", "0", "--profile", "phone-8b", "--json", "--log-level", "error")
+    with started(*slowly) as edge:
+        at_edge = announced(edge)
+        with started("device", "--edge", at_edge["url"], "--port", "0", "--json") as device:
+            for process, url in ((device, announced(device)["url"]), (edge, at_edge["api"])):
+                with client(url) as api:
+                    stream = api.completions.create(
+                        model="target", prompt=PROMPT, temperature=0, max_tokens=900, stream=True
+                    )
+                    next(stream)
+                    process.send_signal(signal.SIGINT)
+                    ended = time.monotonic()
+                    with pytest.raises(openai.APIError, match=r"the writer was closed|no more is written here"):
+                        list(stream)
+                    assert time.monotonic() - ended < 2  # uvicorn would wait 3 s for it
+                _, errors = process.communicate(timeout=20)
+                assert (process.returncode, errors) == (0, b"")
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,47 @@ def test_an_edge_that_dies_and_comes_back_is_not_seen_by_the_client() -> None:
     run(main)
 
 
+def test_texts_of_an_edges_api_end_with_the_edge() -> None:
+    """With an error, at once: nobody waits for what is not going to be run."""
+
+    async def main() -> None:
+        async with place(table(1, seconds=0.01)) as found:
+            asked = asking(max_tokens=2000, prompt="a = 1\n" * 400, stream=True)
+            waiting = asyncio.create_task(found.edge.completions.create(**asked))  # its prompt is being fed
+            stream = await found.edge.completions.create(**asking(max_tokens=2000, stream=True))
+            await anext(aiter(stream))
+            await until(lambda: found.server.scheduler.texts == 2)
+            await found.kill()
+            async with asyncio.timeout(1):
+                with pytest.raises(openai.APIError, match="no more is written here; go on elsewhere, or here later"):
+                    async for _ in stream:
+                        pass
+                with pytest.raises(openai.InternalServerError, match="no more is written here") as refused:
+                    await waiting
+                assert refused.value.status_code == 503
+                with pytest.raises(openai.InternalServerError):
+                    await found.edge.completions.create(**asking())
+
+    run(main)
+
+
+def test_a_client_that_goes_away_before_it_has_asked_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with place(table(1)) as found:
+            for client in (found.device, found.edge):
+                _, writer = await asyncio.open_connection(HOST, client.base_url.port)
+                head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.api_key}\r\n"
+                writer.write(f"{head}Content-Length: 99\r\n\r\n{{".encode())
+                await writer.drain()
+                await asyncio.sleep(0.1)
+                writer.close()
+                await writer.wait_closed()
+            await asyncio.sleep(0.1)
+
+    run(main)
+    assert not caplog.records
+
+
 def test_what_the_draft_alone_writes_is_marked_and_corrected() -> None:
     target = table(1)
 

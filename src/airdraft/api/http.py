@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -21,12 +21,15 @@ MAX_BODY = 8 << 20
 
 
 async def body_of(request: Request) -> bytes:
-    """The body of a request. Raises: `ApiError` if it is too long."""
+    """The body of a request. Raises: `ApiError` if it is too long, or does not come."""
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            raise ApiError(413, f"the body exceeds {MAX_BODY} bytes; send less")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY:
+                raise ApiError(413, f"the body exceeds {MAX_BODY} bytes; send less")
+    except ClientDisconnect:  # nobody reads the answer; it is no fault of this server
+        raise ApiError(400, "the body ended early; send all of it") from None
     return bytes(body)
 
 

@@ -68,7 +68,8 @@ def device(
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s,
         )  # fmt: skip
         app = device_app(writer, tokenizer, name, template, api_key)
-        async with writer, serving(app, host, port) as found:
+        # The writer ends first: texts under way end with an error, and HTTP need not wait for them.
+        async with serving(app, host, port) as found, writer:
             stopped = stopping(until_eof)
             with contextlib.suppress(LinkError):  # the first text tries again, and says what is wrong
                 await writer.connect()

@@ -249,6 +249,7 @@ async def _serve(server: EdgeServer, settings: _Settings) -> None:
             await _either(stopped.wait(), terminated.wait())
             if not stopped.is_set():
                 await _either(stopped.wait(), server.drain(settings.drain_s))
+            await server.close()  # before the API, which would wait for its texts
 
 
 async def _either(*waits: Coroutine[Any, Any, object]) -> None:
