@@ -79,12 +79,14 @@ class HfModel:
         self.eos_ids = _eos_ids(self._model)
 
         takes = set(inspect.signature(self._model.forward).parameters)
-        self._takes = takes & {"attention_mask", "position_ids", "logits_to_keep"}
+        # What transformers calls the past since 5.24, and what it did before.
+        self._past_as = next((name for name in ("cache", "past_key_values") if name in takes), "")
+        self._takes = takes & {"attention_mask", "position_ids", "logits_to_keep", self._past_as}
         # In a batch positions start anywhere: a model that is not told them would have to count around the padding.
         self.max_batch = _MAX_BATCH if {"attention_mask", "position_ids"} <= takes else 1
         self._empty: dict[int, tuple[Any, Any]] = {}
         self.vocab_size = 0
-        self._try_out(f"{folder} is a {config.model_type}", keeps="past_key_values" in takes)
+        self._try_out(f"{folder} is a {config.model_type}", keeps=bool(self._past_as))
 
     def new_cache(self) -> HfCache:
         """An empty cache for one sequence."""
@@ -136,7 +138,7 @@ class HfModel:
         last = [len(part.tokens) - 1 for part in parts]
         ids = [[part.tokens[min(i, end)] for i in range(fed)] for part, end in zip(parts, last, strict=True)]
         positions = [[part.keep + min(i, end) for i in range(fed)] for part, end in zip(parts, last, strict=True)]
-        options = {
+        options: dict[str, Any] = {
             "attention_mask": mask.to(self._device),
             "position_ids": torch.tensor(positions, device=self._device),
             # 0 would mean all.
@@ -144,10 +146,9 @@ class HfModel:
         }
         try:
             with torch.inference_mode():
-                past = self._past(parts, kept)
+                past = options[self._past_as] = self._past(parts, kept)
                 logits = self._model(
                     input_ids=torch.tensor(ids, device=self._device),
-                    past_key_values=past,
                     use_cache=True,
                     **{name: value for name, value in options.items() if name in self._takes},
                 ).logits
