@@ -57,7 +57,7 @@ def measure() -> dict[str, Any]:
     for vocab in VOCABULARIES:
         logits = np.random.default_rng(0).normal(0.0, 3.0, vocab).astype(np.float32)
         top = SamplingParams(0.8, top_k=50)
-        drafter = schemes.make(SchemeSpec("coupled"), top, 1, vocab, schemes.DEVICE, 0)
+        drafter = schemes.make(SchemeSpec("coupled"), top, 1, vocab, schemes.DEVICE)
         body = drafter.encode([drafter.propose(logits, 9)])
         rows.append(
             {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from airdraft.core.bits import BitWriter, id_width
+from airdraft.core.control.facts import Facts, Mode
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Event, Forward, Ready
@@ -101,6 +103,18 @@ def opening(
 def drafting(before: tuple[int, ...], drafts: tuple[int, ...], session: int = 1, seq: int = 1, vocab: int = 5) -> Draft:
     """A `coupled` draft after the text `before`."""
     return Draft(session, seq, len(before), len(before), Digest(before).value, len(drafts), packed(drafts, vocab))
+
+
+@dataclass
+class Fickle:
+    """A policy that changes its mind whenever it is asked."""
+
+    modes: list[Mode]
+    asked: int = 0
+
+    def choose(self, facts: Facts, now: float) -> Mode:
+        self.asked += 1
+        return self.modes[(self.asked - 1) % len(self.modes)]
 
 
 class EdgeSide:

@@ -8,25 +8,31 @@ below 1e-6 in the very same test.
 from __future__ import annotations
 
 import logging
+import random
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from airdraft.core import schemes
+from airdraft.core import schemes, writing
+from airdraft.core.control.facts import Mode
+from airdraft.core.device import Request
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.resume import Resumable
 from airdraft.core.sampling import SamplingParams, choose, distribution, draw
-from airdraft.core.schemes import Drafted, Ruling
+from airdraft.core.schemes import Context, Drafted, Ruling
 from airdraft.core.schemes.coupled import Coupled
 from airdraft.core.schemes.dense import Dense
 from airdraft.core.schemes.rejection import Rejection
 from airdraft.core.schemes.split import Split
 from airdraft.core.schemes.topk import TopK
 from airdraft.sim import alone
-from airdraft.sim.conformance import Conformance, conformance
-from airdraft.sim.pair import Pair
+from airdraft.sim.conformance import Conformance, TableModel, conformance
+from airdraft.sim.pair import Pair, Text
 
-from .tables import SPECS, alike, request, table
+from .tables import SPECS, Fickle, alike, request, table
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +93,7 @@ class RawSample:
         probs = distribution(logits, self._params)
         ids, weights = self.quantise(probs)
         # Tokens rounded to nothing stay out: the edge would refuse them at once.
-        token = int(ids[draw(probs[ids] * (weights > 0), self._rng)])
+        token = int(ids[draw(probs[ids] * (weights > 0), self._coins(position))])
         return Drafted(token, ids, weights, float(weights.sum()))
 
 
@@ -134,14 +140,14 @@ class LastRow:
         self._last = Split.propose(self, logits, position)
         return self._last
 
-    def recover(self: Any, draft: Drafted, extra: bytes) -> int | None:
-        return Split.recover(self, self._last, extra)
+    def recover(self: Any, draft: Drafted, extra: bytes, position: int) -> int | None:
+        return Split.recover(self, self._last, extra, position)
 
 
 class IgnoresDraft:
     """A `split` device that takes the target's row, or first candidate, as it comes."""
 
-    def recover(self: Any, draft: Drafted, extra: bytes) -> int | None:
+    def recover(self: Any, draft: Drafted, extra: bytes, position: int) -> int | None:
         _, ids, target_probs = self._decode_extra(extra)
         return int(ids[draw(target_probs, self._rng)])
 
@@ -198,6 +204,122 @@ def test_a_broken_scheme_is_caught(
     result = conformance(draft, target, spec, params, draft_length=3, trials=trials)
     _log.info("%s with %s: p = %.1e", mutation.__name__, spec, result.p_value)
     assert result.p_value < BROKEN, result
+
+
+# ---- Texts in several sessions ---------------------------------------------------------------------------------------
+
+
+class Torn(Pair):
+    """Every session ends after its first commit, and the text goes on over machines that know nothing of it."""
+
+    def write(self, request: Request) -> Text:
+        text, pair = Resumable(request), self
+        while text.finished is None:
+            text.take(Pair.write(pair, text.next_request()).commits[0])
+            pair = Torn(self._draft, self._target)
+        return Text(text.tokens)
+
+
+class Again:
+    """Coins that know the seed and the side: a resumed text tosses again what its first part tossed."""
+
+    def __init__(self, context: Context, *position: int) -> None:
+        self._rng = np.random.default_rng([context.seed, context.side, *position])
+
+    def __call__(self, position: int, use: int = 0) -> np.random.Generator:
+        return self._rng
+
+
+class FromTheStart:
+    """Coins that know where their session began as well. A draft that was refused is forgotten with its session, and
+    its token drawn as if nothing had been refused: `split` can be cut off between the two."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._coins: Again | None = None
+
+    def __call__(self, position: int, use: int = 0) -> np.random.Generator:
+        self._coins = self._coins or Again(self._context, position)
+        return self._coins(position)
+
+
+def tossing(monkeypatch: pytest.MonkeyPatch, coins: Any) -> None:
+    """Each session's coins are `coins`, made from its context."""
+    monkeypatch.setattr(Context, "coins", property(coins))
+
+
+def fitful(target: TableModel) -> TableModel:
+    """A draft that knows every second token and is wrong about the others: accepted, rejected, accepted, …"""
+    wrong = table(1, scale=3.0)
+    return TableModel(lambda prefix: (target if len(prefix) % 2 else wrong).row(prefix), target.vocab_size)
+
+
+FITFUL = fitful(TARGET)
+
+
+@pytest.mark.parametrize("coins", [None, Again, FromTheStart])
+@pytest.mark.parametrize(
+    ("draft", "name"),
+    [(DRAFT, "dense"), (DRAFT, "topk-3x8"), (FITFUL, "split-row-16"), (FITFUL, "split-candidates-6")],
+    ids=["dense", "topk", "split-row", "split-candidates"],
+)
+def test_texts_in_many_sessions_are_distributed_as_the_targets_but_with_other_coins(
+    monkeypatch: pytest.MonkeyPatch, draft: TableModel, name: str, coins: type | None
+) -> None:
+    if coins:
+        tossing(monkeypatch, coins)
+
+    def p_value(pair: type[Pair]) -> float:
+        return conformance(draft, TARGET, SPECS[name], SamplingParams(), trials=400, pair=pair).p_value
+
+    torn = p_value(Torn)
+    _log.info("%s under %s: p = %.1e", coins, name, torn)
+    if coins is None or (coins is FromTheStart and not name.startswith("split")):
+        assert torn > THRESHOLD
+    else:
+        assert torn < BROKEN
+        assert p_value(Pair) > THRESHOLD  # it takes a second session to tell
+
+
+MODES = [
+    Mode("topk", 2), Mode("stream", 3, "off"), Mode("split", 1), Mode("server", 0), Mode("dense", 2),
+    Mode("stream", 4, "always"), Mode("coupled", 1), Mode("split", 2), Mode("stream", 2, "idle", 2, 2),
+]  # fmt: skip
+
+
+class SameForAll:
+    """Coins that forget the position."""
+
+    def __init__(self, context: Context) -> None:
+        self._seed = [context.seed, context.side]
+
+    def __call__(self, position: int, use: int = 0) -> np.random.Generator:
+        return np.random.default_rng([*self._seed, use])
+
+
+@pytest.mark.parametrize("coins", [None, SameForAll])
+def test_every_pair_of_schemes_may_follow_each_other_and_the_text_keeps_its_distribution(
+    monkeypatch: pytest.MonkeyPatch, coins: type | None
+) -> None:
+    """A text whose scheme changes after every commit, among others to those that toss coins."""
+    monkeypatch.setattr(writing, "REVIEW_S", 0.0)  # the policy is asked every time
+    if coins:
+        tossing(monkeypatch, coins)
+    followed = set()
+
+    class Restless(Pair):
+        def write(self, request: Request) -> Text:
+            policy = Fickle(random.Random(request.seed).choices(MODES, k=9))  # noqa: S311
+            text = super().write(replace(request, policy=policy))
+            followed.update(pairwise(mode.scheme for mode in policy.modes[: policy.asked]))
+            return text
+
+    target = table(11, vocab=4, scale=1.0)
+    draft, spec = alike(target, 12, 0.8), SchemeSpec("stream")
+    result = conformance(draft, target, spec, SamplingParams(), depth=4, trials=1500, pair=Restless)
+    _log.info("%s: p = %.1e", coins, result.p_value)
+    assert len(followed) == len({mode.scheme for mode in MODES}) ** 2
+    assert result.p_value < BROKEN if coins else result.p_value > THRESHOLD
 
 
 # ---- `coupled`: the device cannot bias the text ----------------------------------------------------------------------

@@ -149,8 +149,8 @@ def test_the_lattice_rounds_to_the_nearest_point(raw: np.ndarray, total: int) ->
 def test_what_is_decoded_is_what_was_drawn_from(
     name: str, data: st.DataObject, vocab: int, seed: int, given_params: SamplingParams
 ) -> None:
-    device = schemes.make(SPECS[name], given_params, seed, vocab, DEVICE, 0)
-    edge = schemes.make(SPECS[name], given_params, seed, vocab, EDGE, 0)
+    device = schemes.make(SPECS[name], given_params, seed, vocab, DEVICE)
+    edge = schemes.make(SPECS[name], given_params, seed, vocab, EDGE)
     rng = np.random.default_rng(seed)
     drafts = [
         device.propose(rng.normal(0, 3, vocab).astype(np.float32), at) for at in range(data.draw(st.integers(0, 4)))

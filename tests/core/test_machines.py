@@ -300,7 +300,7 @@ class BodyOf:
     """Bodies made by hand."""
 
     def __init__(self, spec: SchemeSpec, vocab: int = 5) -> None:
-        self.scheme = schemes.make(spec, SamplingParams(), 1, vocab, DEVICE, 0)
+        self.scheme = schemes.make(spec, SamplingParams(), 1, vocab, DEVICE)
 
     def one(self, token: int, weight: int) -> bytes:
         total = float((1 << 6) - 1)
@@ -315,7 +315,7 @@ def test_candidates_run_out_into_the_row() -> None:
     (verdict,) = edge.send(Draft(1, 1, 2, 2, Digest((0, 1)).value, 1, sure))
     assert isinstance(verdict, Verdict)
     assert verdict.token is None
-    device = schemes.make(CANDIDATES, SamplingParams(), 1, 200, DEVICE, 2)
+    device = schemes.make(CANDIDATES, SamplingParams(), 1, 200, DEVICE)
     sizes = [device._decode_extra(verdict.extra)[1].size]  # type: ignore[attr-defined]
     for _ in range(2):
         (extra,) = edge.send(More(1, 1))
@@ -428,7 +428,7 @@ def test_an_edge_turns_away_devices_it_cannot_serve(greeting: Hello, code: str) 
 @given(count=st.integers(0, 6), body=st.binary(max_size=80))
 @settings(max_examples=120, deadline=None)
 def test_hostile_bodies_are_drafts_or_a_fault_of_the_peer(name: str, count: int, body: bytes) -> None:
-    scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, EDGE, 0)
+    scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, EDGE)
     with contextlib.suppress(RemoteProtocolError):
         drafts = scheme.decode(count, body)
         assert len(drafts) == count
@@ -443,10 +443,10 @@ def test_hostile_bodies_are_drafts_or_a_fault_of_the_peer(name: str, count: int,
 @example(extra=b"\x80" + bytes(15) + b"\x1f\xe0\0\0@")  # a signalling NaN
 @settings(max_examples=200, deadline=None)
 def test_hostile_extras_are_a_token_or_a_fault_of_the_peer(name: str, extra: bytes) -> None:
-    scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, DEVICE, 0)
+    scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, DEVICE)
     draft = scheme.propose(np.zeros(5, np.float32), 0)
     with contextlib.suppress(RemoteProtocolError):
-        token = scheme.recover(draft, extra)
+        token = scheme.recover(draft, extra, 0)
         assert token is None or 0 <= token < 5
 
 
@@ -684,14 +684,14 @@ def test_the_edge_hears_when_a_device_is_done() -> None:
 
 def test_a_scheme_without_a_residual_refuses_to_recover() -> None:
     for name in ("coupled", "dense"):
-        scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, DEVICE, 0)
+        scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, DEVICE)
         with pytest.raises(RemoteProtocolError):
-            scheme.recover(scheme.propose(np.zeros(5), 0), b"x")
+            scheme.recover(scheme.propose(np.zeros(5), 0), b"x", 0)
         with pytest.raises(RemoteProtocolError):
             scheme.more()
     with pytest.raises(BadParameterError):
-        schemes.make(SchemeSpec("x"), SamplingParams(), 1, 5, DEVICE, 0)
-    bare = schemes.make(SPECS["dense"], SamplingParams(), 1, 5, DEVICE, 0)
+        schemes.make(SchemeSpec("x"), SamplingParams(), 1, 5, DEVICE)
+    bare = schemes.make(SPECS["dense"], SamplingParams(), 1, 5, DEVICE)
     with pytest.raises(LocalProtocolError):
         bare.encode([schemes.Drafted(1)])
 

@@ -187,7 +187,7 @@ def bodies_block() -> str:
     for spec in (
         SchemeSpec("coupled"), SchemeSpec("topk", k=3, bits=4), SchemeSpec("split", bits=4), SchemeSpec("dense"),
     ):  # fmt: skip
-        scheme = schemes.make(spec, SamplingParams(), 1, 5, schemes.DEVICE, 0)
+        scheme = schemes.make(spec, SamplingParams(), 1, 5, schemes.DEVICE)
         drafts = []
         for token, ids, probs in rows:
             whole = np.zeros(5)
@@ -221,11 +221,11 @@ def extras_block() -> str:
         ("a sparse row", "row", [0.0, 0.0, 0.0, 0.5, 0.5]),
         ("a dense row", "row", [0.125, 0.125, 0.25, 0.25, 0.25]),
     ):
-        scheme = schemes.make(SchemeSpec("split", downlink=downlink), SamplingParams(), 1, 5, schemes.EDGE, 0)
+        scheme = schemes.make(SchemeSpec("split", downlink=downlink), SamplingParams(), 1, 5, schemes.EDGE)
         extra = scheme._row(np.array(probs))  # type: ignore[attr-defined]
         out += [f"{title}, probabilities {probs}:", "", "```"]
         out += [*(extra[at : at + 16].hex(" ") for at in range(0, len(extra), 16)), "```", ""]
-    scheme = schemes.make(SchemeSpec("split"), SamplingParams(), 1, 5, schemes.EDGE, 0)
+    scheme = schemes.make(SchemeSpec("split"), SamplingParams(), 1, 5, schemes.EDGE)
     extra = scheme._encode_extra(0, np.array([4, 2]), np.array([0.5, 0.25]))  # type: ignore[attr-defined]
     out += ["two candidates, 4 with probability 0.5 and 2 with 0.25:", "", "```", extra.hex(" "), "```"]
     return "\n".join(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.core.events import Committed, Finished
@@ -17,10 +17,7 @@ from airdraft.sim.pair import Pair
 
 from .tables import SPECS, STREAMS, alike, request, table
 
-EXACT = {
-    **{name: SPECS[name] for name in ("server", "coupled")},
-    **{f"stream-{race}": STREAMS[race] for race in STREAMS},
-}
+SCHEMES = {**SPECS, **{f"stream-{race}": STREAMS[race] for race in STREAMS}}
 TARGET = table(1, eos_ids=(4,))
 DRAFT = alike(TARGET, 2)
 
@@ -39,20 +36,15 @@ def in_sessions(asked: Request, cuts: list[int]) -> tuple[Resumable, int]:
     return text, sessions
 
 
-@pytest.mark.parametrize("scheme", EXACT)
+@pytest.mark.parametrize("scheme", SCHEMES)
 @given(seed=st.integers(0, 99), cuts=st.lists(st.integers(0, 6), max_size=5))
+@settings(max_examples=60, deadline=None)
 def test_a_text_that_is_cut_anywhere_is_the_same(scheme: str, seed: int, cuts: list[int]) -> None:
-    asked = request(EXACT[scheme], SamplingParams(0.9), seed, max_tokens=12)
+    """Under the schemes that toss coins, too: these belong to positions, and so does where a round begins."""
+    asked = request(SCHEMES[scheme], SamplingParams(0.9), seed, max_tokens=12)
     whole = Pair(DRAFT, TARGET).write(asked)
     text, _ = in_sessions(asked, cuts)
     assert (text.tokens, text.finished) == (whole.tokens, whole.reason)
-
-
-@pytest.mark.parametrize("scheme", SPECS)
-def test_every_scheme_comes_to_its_end(scheme: str) -> None:
-    for seed in range(20):
-        text, _ = in_sessions(request(SPECS[scheme], seed=seed, max_tokens=12), [1, 2, 0, 1])
-        assert len(text.tokens) == 12 or text.tokens[-1] == 4
 
 
 def test_nothing_is_asked_for_where_nothing_is_left() -> None:

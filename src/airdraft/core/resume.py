@@ -2,8 +2,8 @@
 
 The edge keeps nothing of a text that its device could not tell it again: prompt and committed tokens are all there is
 to go on from, at the same edge or at any other with the same target. Noise belongs to positions, so a text under
-`coupled`, `stream`, `server` or greedy sampling goes on to the same token; under `dense`, `topk` and `split` it goes on
-with coins of its new start, and stays exact in distribution.
+`coupled`, `stream`, `server` or greedy sampling goes on to the same token. So do the coins of `dense`, `topk` and
+`split`: what is cut off while a rejection is dealt with meets it again, and stays exact in distribution.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class Session:
 
     def _make(self, spec: SchemeSpec) -> schemes.Scheme:
         check_logprobs(self._logprobs, spec.name)
-        return self._machine.make(spec, self._params, self._seed, self._vocab_size, EDGE, len(self._tokens))
+        return self._machine.make(spec, self._params, self._seed, self._vocab_size, EDGE)
 
     @property
     def text(self) -> Sequence[int]:

@@ -145,7 +145,7 @@ class Session:
         request = self._request
         check_logprobs(request.logprobs, self._spec.name)
         make = self._machine.make
-        return make(self._spec, request.params, request.seed, self._vocab_size, DEVICE, self._committed)
+        return make(self._spec, request.params, request.seed, self._vocab_size, DEVICE)
 
     def opening(self) -> Open:
         """The message that opens the session."""
@@ -318,7 +318,7 @@ class Session:
     def _recover(self, extra: bytes) -> list[Event]:
         if self._rejected is None:
             raise RemoteProtocolError("state", "nothing is to be recovered")
-        token = self._scheme.recover(self._rejected, extra)
+        token = self._scheme.recover(self._rejected, extra, self._committed)
         if token is None:
             self._state = State.RECOVERING
             self._machine._send(More(self.number, self._seq))

@@ -77,14 +77,12 @@ class Replay:
             for name, chances in (("accept", text.accept), ("topk", text.accept_topk)):
                 self._lines[name].append(_line(text, coins < np.array(chances), recording.vocab_size))
 
-    def make(
-        self, spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, side: int, start: int
-    ) -> schemes.Scheme:
+    def make(self, spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, side: int) -> schemes.Scheme:
         """Instead of `schemes.make`."""
-        real = schemes.make(spec, params, seed, vocab_size, side, start)
+        real = schemes.make(spec, params, seed, vocab_size, side)
         kind = {"dense": "accept", "split": "accept", "topk": "topk"}.get(spec.name, "coupled")
         line = self._lines[kind][seed]
-        context = Context(spec, params, seed, vocab_size, np.random.default_rng(0))
+        context = Context(spec, params, seed, vocab_size, side)
         if spec.name in ("stream", "server"):
             return (_Stream if spec.name == "stream" else _Server)(context, line, side)
         if spec.name == "coupled":
@@ -123,13 +121,6 @@ class _Server(_Coupled, Server):
     rounds = False
 
 
-@dataclass(frozen=True)
-class _Placed(Drafted):
-    """A draft that knows where it stands, so that the device can recover what follows."""
-
-    position: int = 0
-
-
 class _Padded(_Coupled):
     """A scheme that sends probabilities: as many bytes, of which only the ids mean anything."""
 
@@ -137,9 +128,6 @@ class _Padded(_Coupled):
         super().__init__(context, line, side)
         self.draft_bits = draft_bits
         self._row_bytes = row_bytes
-
-    def propose(self, logits: FloatArray, position: int) -> Drafted:
-        return _Placed(self._choose(logits, position), position=position)
 
     def encode(self, drafts: Sequence[Drafted]) -> bytes:
         out = BitWriter()
@@ -155,7 +143,5 @@ class _Padded(_Coupled):
             return Ruling(ruling.accepted, None, bytes(self._row_bytes))
         return ruling
 
-    def recover(self, draft: Drafted, extra: bytes) -> int | None:
-        if not isinstance(draft, _Placed):
-            return super().recover(draft, extra)
-        return self._line.target[draft.position - self._line.prompt_length]
+    def recover(self, draft: Drafted, extra: bytes, position: int) -> int | None:
+        return self._line.target[position - self._line.prompt_length]

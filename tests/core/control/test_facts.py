@@ -21,7 +21,7 @@ FACTS = Facts(0.015, 0.03, 0.02, 20e6, 100e6, 0.8)
 @pytest.mark.parametrize("name", ["dense", "topk", "split", "coupled"])
 @pytest.mark.parametrize("vocab_size", [400, 5000])
 def test_a_packet_is_as_long_as_the_message_it_stands_for(name: str, vocab_size: int) -> None:
-    device = schemes.make(SchemeSpec(name, k=8), SamplingParams(), 1, vocab_size, schemes.DEVICE, 5)
+    device = schemes.make(SchemeSpec(name, k=8), SamplingParams(), 1, vocab_size, schemes.DEVICE)
     logits = np.random.default_rng(1).normal(size=vocab_size)
     drafts = [device.propose(logits, 600 + at) for at in range(4)]
     frame = encode(Draft(1, 200, 600, 600, 0xFFFFFFFF, 4, device.encode(drafts)))

@@ -145,7 +145,7 @@ def wire(scheme: str, vocab_size: int, k: int = 64, bits: int = 16, header_bytes
     rounds = scheme not in ("server", "stream")
     # Without rounds the body is that of `coupled`.
     spec = SchemeSpec(scheme if rounds else "coupled", k, bits)
-    made = schemes.make(spec, SamplingParams(), 0, vocab_size, schemes.EDGE, 0)
+    made = schemes.make(spec, SamplingParams(), 0, vocab_size, schemes.EDGE)
     draft = Draft(_SESSION, _SEQ, _POSITION, _POSITION, _DIGEST, _COUNT, b"")
     answer = (
         Verdict(_SESSION, _SEQ, _COUNT, vocab_size - 1, _POSITION, _DIGEST)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes.base import Context, Drafted, Ruling, Scheme
@@ -27,13 +25,11 @@ SCHEMES: dict[str, Callable[[Context], Scheme]] = {
 RACES = ("off", "idle", "always")
 
 DEVICE, EDGE = 1, 2
-"""Which side's coins: the two sides draw from independent streams of one seed."""
+"""The two sides, which draw from independent streams of one seed."""
 
 
-def make(spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, side: int, start: int) -> Scheme:
-    """A scheme for one session on one side (`DEVICE` or `EDGE`), whose first token stands at position `start`.
-
-    The coins depend on `start`, so that a resumed text does not toss again what its first part tossed.
+def make(spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, side: int) -> Scheme:
+    """A scheme for one session on one side, `DEVICE` or `EDGE`.
 
     Raises: `BadParameterError` naming an unknown scheme or an option out of range.
     """
@@ -47,8 +43,7 @@ def make(spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, s
         raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates")
     if spec.race not in RACES:
         raise BadParameterError(f"race is {spec.race!r}; choose one of {', '.join(RACES)}")
-    rng = np.random.Generator(np.random.PCG64([seed, side, start]))
-    return SCHEMES[spec.name](Context(spec, params, seed, vocab_size, rng))
+    return SCHEMES[spec.name](Context(spec, params, seed, vocab_size, side))
 
 
 __all__ = ["DEVICE", "EDGE", "RACES", "SCHEMES", "Context", "Drafted", "Ruling", "Scheme", "make"]

@@ -22,8 +22,16 @@ class Context:
     params: SamplingParams
     seed: int
     vocab_size: int
-    rng: np.random.Generator
-    """This side's own coins. The two sides' must be independent."""
+    side: int
+    """`DEVICE` or `EDGE`. Their coins are independent."""
+
+    def coins(self, position: int, use: int = 0) -> np.random.Generator:
+        """This side's coins for the token at `position`, others for each `use`.
+
+        The same however often they are tossed: a session that takes a text up where another was cut off meets what
+        that one met there, so that being cut off, which is likelier while a rejection is dealt with, changes no chance.
+        """
+        return np.random.Generator(np.random.Philox(key=[self.seed, self.side], counter=[0, use, position, 0]))
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,9 @@ class Scheme(Protocol):
         """Edge: rule on drafts whose first stands at `position`, given the target's rows [len(drafts) + 1, vocab]."""
         ...
 
-    def recover(self, draft: Drafted, extra: bytes) -> int | None:
-        """Device: draw the token that replaces a rejected draft. None: `extra` did not suffice, ask for more."""
+    def recover(self, draft: Drafted, extra: bytes, position: int) -> int | None:
+        """Device: draw the token that replaces a draft rejected at `position`. None: `extra` did not suffice, ask for
+        more."""
         ...
 
     def more(self) -> bytes:

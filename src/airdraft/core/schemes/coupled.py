@@ -58,7 +58,7 @@ class Coupled:
                 return Ruling(accepted, token)
         return Ruling(len(drafts), self._choose(logits[len(drafts)], position + len(drafts)))
 
-    def recover(self, draft: Drafted, extra: bytes) -> int | None:
+    def recover(self, draft: Drafted, extra: bytes, position: int) -> int | None:
         """Never needed."""
         raise RemoteProtocolError("state", "the edge left a token to the device, which this scheme never does")
 

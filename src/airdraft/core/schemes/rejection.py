@@ -30,7 +30,8 @@ class Rejection(ABC):
         self._params = context.params
         self._vocab_size = context.vocab_size
         self._id_width = id_width(context.vocab_size)
-        self._rng = context.rng
+        self._coins = context.coins
+        self._rng: np.random.Generator  # of the position under way
 
     @abstractmethod
     def encode(self, drafts: Sequence[Drafted]) -> bytes:
@@ -48,14 +49,17 @@ class Rejection(ABC):
         """Quantise, then draw: the token comes from the distribution the edge decodes."""
         ids, weights = self.quantise(distribution(logits, self._params))
         total = float(weights.sum())
+        self._rng = self._coins(position)
         return Drafted(int(ids[draw(weights / total, self._rng)]), ids, weights, total)
 
     def verify(self, drafts: Sequence[Drafted], logits: np.ndarray, position: int) -> Ruling:
         """See `Scheme.verify`. The residual is drawn at the edge."""
         for accepted, draft in enumerate(drafts):
             target_probs = distribution(logits[accepted], self._params)
+            self._rng = self._coins(position + accepted)
             if not self.accepts(target_probs, draft):
                 return self.replace(accepted, target_probs, draft)
+        self._rng = self._coins(position + len(drafts))
         return Ruling(len(drafts), draw(distribution(logits[len(drafts)], self._params), self._rng))
 
     def accepts(self, target_probs: FloatArray, draft: Drafted) -> bool:
@@ -68,7 +72,7 @@ class Rejection(ABC):
         residual[draft.ids] -= draft.probs()
         return Ruling(accepted, draw_residual(np.maximum(residual, 0.0), target_probs, self._rng))
 
-    def recover(self, draft: Drafted, extra: bytes) -> int | None:
+    def recover(self, draft: Drafted, extra: bytes, position: int) -> int | None:
         """Only `split` leaves this to the device."""
         raise RemoteProtocolError("state", "the edge left a token to the device, which this scheme never does")
 

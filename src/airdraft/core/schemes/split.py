@@ -47,6 +47,7 @@ class Split(Rejection):
         self._candidates = context.spec.downlink == "candidates"
         self._rejected: FloatArray | None = None  # the target's row, while more of it may be asked for
         self._batch = CANDIDATES
+        self._recovering: int | None = None  # the position that this side's coins are tossed for, batch after batch
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
         """The whole row on a lattice; it stays on the device."""
@@ -91,8 +92,10 @@ class Split(Rejection):
         row, self._rejected = self._row(self._rejected), None
         return row
 
-    def recover(self, draft: Drafted, extra: bytes) -> int | None:
+    def recover(self, draft: Drafted, extra: bytes, position: int) -> int | None:
         """See `Scheme.recover`."""
+        if position != self._recovering:
+            self._recovering, self._rng = position, self._coins(position, use=1)
         kind, ids, target_probs = self._decode_extra(extra)
         draft_row = np.zeros(self._vocab_size)
         draft_row[draft.ids] = draft.probs()
