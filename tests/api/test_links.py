@@ -228,6 +228,22 @@ def test_a_client_that_goes_away_before_it_has_asked_is_no_fault(caplog: pytest.
     assert not caplog.records
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airdraft.api.http.BODY_S", 0.2)
+
+    async def main() -> None:
+        async with place(table(1)) as found:
+            reader, writer = await asyncio.open_connection(HOST, found.edge.base_url.port)
+            writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            answer = await reader.readuntil(b"}}")
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"the body did not arrive within 0.2 s; send less, or faster" in answer
+            writer.close()
+            await writer.wait_closed()
+
+    run(main)
+
+
 def test_what_the_draft_alone_writes_is_marked_and_corrected() -> None:
     target = table(1)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
 import ssl
 import urllib.request
+from collections.abc import AsyncIterator
 from urllib.error import HTTPError
 
 import pytest
@@ -15,7 +17,7 @@ import trustme
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from airdraft.errors import LinkError
@@ -127,5 +129,73 @@ def test_an_address_that_cannot_be_had_is_named() -> None:
         with pytest.raises(LinkError, match=r"HTTP cannot be served on no\.such\.host\.invalid:0"):
             async with serving(Starlette(), "no.such.host.invalid", 0):
                 pass
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT"])
+def test_a_client_that_does_not_ask_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr("airdraft.telemetry.http.HEAD_S", 0.2)
+
+    async def main() -> None:
+        async with serving(Starlette(), HOST, 0) as port:
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(sent)
+            async with asyncio.timeout(3):
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+            writer.transport.abort()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_a_client_that_asks_again_and_one_that_waits_long_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airdraft.telemetry.http.HEAD_S", 0.5)
+
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(1)
+        return Response("done")
+
+    async def fast(request: Request) -> Response:
+        return Response("done")
+
+    async def main() -> None:
+        async with serving(Starlette(routes=[Route("/slow", slow), Route("/fast", fast)]), HOST, 0) as port:
+            reader, writer = await asyncio.open_connection(HOST, port)
+            for path in ["slow", *["fast"] * 8]:
+                writer.write(f"GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200")
+                await asyncio.sleep(0.1)
+            writer.transport.abort()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airdraft.telemetry.http.HEAD_S", 0.1)
+    monkeypatch.setattr("airdraft.telemetry.http.UNREAD_S", 0.3)
+    ended = asyncio.Event()
+
+    async def endless(request: Request) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"x" * 65536
+                    await asyncio.sleep(0)
+            finally:
+                ended.set()
+
+        return StreamingResponse(pieces())
+
+    async def main() -> None:
+        async with serving(Starlette(routes=[Route("/", endless)]), HOST, 0) as port:
+            _, writer = await asyncio.open_connection(HOST, port, limit=1024)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with asyncio.timeout(5):
+                await ended.wait()
+            writer.transport.abort()
+            await asyncio.sleep(0.01)
 
     asyncio.run(main())

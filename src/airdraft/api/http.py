@@ -18,16 +18,21 @@ from airdraft.errors import AirdraftError
 
 MAX_BODY = 8 << 20
 """Bytes of a request."""
+BODY_S = 60.0
+"""Seconds that it may take to arrive."""
 
 
 async def body_of(request: Request) -> bytes:
     """The body of a request. Raises: `ApiError` if it is too long, or does not come."""
     body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY:
-                raise ApiError(413, f"the body exceeds {MAX_BODY} bytes; send less")
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    raise ApiError(413, f"the body exceeds {MAX_BODY} bytes; send less")
+    except TimeoutError:
+        raise ApiError(408, f"the body did not arrive within {BODY_S:g} s; send less, or faster") from None
     except ClientDisconnect:  # nobody reads the answer; it is no fault of this server
         raise ApiError(400, "the body ended early; send all of it") from None
     return bytes(body)

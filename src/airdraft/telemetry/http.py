@@ -15,11 +15,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airdraft.errors import LinkError
 
 STOP_S = 3
 """Seconds that answers under way get when the server ends."""
+HEAD_S = 10.0
+"""Seconds that a request may take to arrive, but for its body; after twice as long at most the connection is ended."""
+UNREAD_S = 60.0
+"""Likewise that a client may leave an answer unread. Whatever makes the answer would otherwise wait for ever."""
 
 
 def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list[Route]:
@@ -36,6 +41,47 @@ def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list
     return [Route("/metrics", scrape), Route("/healthz", healthz)]
 
 
+class _Connection(H11Protocol):
+    """One connection, which does not wait for ever for its client."""
+
+    _looking: asyncio.TimerHandle | None = None
+    _waited_after: object = None
+    """The last request, when it was answered and no other had come the last time that somebody looked."""
+    _unread_s: float | None = None
+    """How long nothing could be written, by the looks since."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._look_later()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_s = 0.0
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread_s = None
+
+    def _look_later(self) -> None:
+        self._looking = self.loop.call_later(HEAD_S, self._look)
+
+    def _look(self) -> None:
+        waits = self.cycle is None or self.cycle.response_complete
+        late = waits and self._waited_after is (self.cycle or self)
+        self._waited_after = (self.cycle or self) if waits else None
+        if self._unread_s is not None:
+            self._unread_s += HEAD_S
+        if late or (self._unread_s or 0.0) > UNREAD_S:
+            self.transport.abort()  # to close it would wait until all is read
+        else:
+            self._look_later()
+
+
 class _Server(uvicorn.Server):
     """One server of several in a process, whose signals are another's business."""
 
@@ -48,11 +94,15 @@ class _Server(uvicorn.Server):
 async def serving(app: ASGIApp, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Serve an ASGI app in the running loop while the context lasts. Yields the port; port 0 picks a free one.
 
-    With `tls` it speaks HTTPS only. Raises: `LinkError` if the address cannot be had.
+    With `tls` it speaks HTTPS only. Clients that do not ask, or do not read, are cut off.
+    Raises: `LinkError` if the address cannot be had.
     """
     listening = await _listen(host, port)
     config = uvicorn.Config(
         app,
+        http=_Connection,  # of h11, which bounds the headers, whatever else is installed
+        ws="none",
+        lifespan="off",
         log_config=None,  # ours
         access_log=False,
         ssl_context_factory=(lambda *_: tls) if tls else None,

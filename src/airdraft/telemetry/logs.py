@@ -10,7 +10,7 @@ from typing import Any
 LEVELS = ("debug", "info", "warning", "error")
 
 TEXT = "airdraft: %(levelname)s: %(message)s"
-QUIET = {"websockets": logging.ERROR, "urllib3": logging.ERROR, "uvicorn": logging.WARNING, "asyncio": logging.WARNING}
+QUIET = {"websockets": logging.ERROR, "urllib3": logging.ERROR, "uvicorn": logging.ERROR, "asyncio": logging.WARNING}
 """Libraries that would say more than is news to us. At DEBUG some write headers, secrets included."""
 
 
