@@ -64,8 +64,26 @@ def test_changes_are_the_same_again_and_reach_deep() -> None:
     assert len(endings) > 20
 
 
-def found(tmp_path: Path, seconds: float = 4.0) -> hunt.Hunt:
-    return hunt.hunt(seconds, 1, tmp_path / "crashes")
+class Counting:
+    """A clock by which each input takes a second, so that as many are tried on a slow machine as on a fast one."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def monotonic(self) -> float:
+        self._now_s += 1.0
+        return self._now_s
+
+    perf_counter = staticmethod(time.perf_counter)
+
+
+@pytest.fixture(autouse=True)
+def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hunt, "time", Counting())
+
+
+def found(tmp_path: Path, inputs: int = 1000) -> hunt.Hunt:
+    return hunt.hunt(inputs, 1, tmp_path / "crashes")
 
 
 def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -104,10 +122,10 @@ def test_a_hang_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
     monkeypatch.setattr(Decoder, "feed", broken)
     monkeypatch.setattr(hunt, "HANG_S", 0.1)
-    before_s = time.monotonic()
-    result = found(tmp_path, 0.5)
+    before_s = time.process_time()
+    result = found(tmp_path, 5)
     assert result.hangs
-    assert time.monotonic() - before_s < 3
+    assert time.process_time() - before_s < 3
 
 
 def test_too_much_memory_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -118,7 +136,7 @@ def test_too_much_memory_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         return sound(self, now)
 
     monkeypatch.setattr(Connection, "tick", broken)
-    result = found(tmp_path, 1.0)
+    result = found(tmp_path, 200)
     assert result.greedy
     assert result.peak_mib >= 20
 
@@ -140,7 +158,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     results, folder = tmp_path / "f.json", tmp_path / "crashes"
-    words = ("--seconds", "2", "--seed", "4", "--json", str(results), "--folder", str(folder))
+    words = ("--seconds", "400", "--seed", "4", "--json", str(results), "--folder", str(folder))
     shown, _, code = say(monkeypatch, capsys, *words)
     assert code == 0, shown
     record = json.loads(results.read_text())

@@ -279,6 +279,18 @@ def test_a_taken_port_is_an_error_that_names_it() -> None:
     run(main())
 
 
+def takes(measured: Callable[[], list[float]], seconds: float) -> bool:
+    """Whether it takes so long: never less, and half of the times hardly more. A busy machine may hold it up for a
+    while, and gets other chances; a slow relay would be slow each time."""
+
+    def on_time() -> bool:
+        times = measured()
+        assert min(times) >= seconds - 1e-6
+        return statistics.median(times) < 1.9 * seconds
+
+    return any(on_time() for _ in range(5))
+
+
 def test_round_trip_takes_the_rtt() -> None:
     rtt_s = 0.03
 
@@ -292,7 +304,7 @@ def test_round_trip_takes_the_rtt() -> None:
                 times.append(perf_counter() - start)
         return times
 
-    assert rtt_s <= statistics.median(run(main())) < 1.9 * rtt_s
+    assert takes(lambda: run(main()), rtt_s)
 
 
 def test_connections_share_the_rate() -> None:
@@ -348,6 +360,4 @@ def test_real_time_and_virtual_time_agree(model: LinkModel) -> None:
         assert relay.uplink.sent_bytes >= nbytes + 4 * HEADER_BYTES
         return ended_at - start
 
-    times = [run(main()) for _ in range(3)]
-    assert min(times) >= predicted_s - 1e-6
-    assert statistics.median(times) < 1.9 * predicted_s
+    assert takes(lambda: [run(main()) for _ in range(3)], predicted_s)

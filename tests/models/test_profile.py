@@ -33,11 +33,30 @@ def test_a_paced_model_is_never_early(draft: OnnxModel) -> None:
         assert time.perf_counter() - start >= 0.004
 
 
-def test_the_pace_holds_the_models_own_time_too(draft: OnnxModel) -> None:
+class Sleeping:
+    """A clock that only sleep advances."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Sleeping:
+    found = Sleeping()
+    monkeypatch.setattr("airdraft.models.profile.time", found)
+    return found
+
+
+def test_the_pace_holds_the_models_own_time_too(draft: OnnxModel, clock: Sleeping) -> None:
     model = Paced(Paced(draft, 0.2), 0.25)
-    start = time.perf_counter()
     model.forward(model.new_cache(), 0, [1], 1)
-    assert 0.25 <= time.perf_counter() - start < 0.4  # 0.45 if the sleep came on top; between: a busy machine
+    assert clock.now_s == pytest.approx(0.25)  # 0.45 if the sleep came on top
 
 
 def test_a_paced_model_is_the_model(draft: OnnxModel) -> None:
@@ -48,12 +67,11 @@ def test_a_paced_model_is_the_model(draft: OnnxModel) -> None:
     np.testing.assert_array_equal(rows, draft.forward(draft.new_cache(), 0, [1, 2, 3], 2))
 
 
-def test_an_error_comes_at_once(draft: OnnxModel) -> None:
+def test_an_error_comes_at_once(draft: OnnxModel, clock: Sleeping) -> None:
     model = Paced(draft, 30.0)
-    start = time.perf_counter()
     with pytest.raises(ModelError, match="at least one token"):
         model.forward(model.new_cache(), 0, [], 0)
-    assert time.perf_counter() - start < 10
+    assert clock.now_s == 0
 
 
 @pytest.mark.parametrize("seconds", [-0.001, float("nan"), float("inf")])
