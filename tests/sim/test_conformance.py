@@ -15,7 +15,7 @@ from airdraft.errors import RefusedError
 from airdraft.models.base import FloatArray
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel, _texts, chi_squared, conformance, remembered
-from airdraft.sim.pair import Pair
+from airdraft.sim.pair import Pair, Text
 
 
 def table(seed: int, vocab: int = 4, eos_ids: tuple[int, ...] = ()) -> TableModel:
@@ -25,11 +25,20 @@ def table(seed: int, vocab: int = 4, eos_ids: tuple[int, ...] = ()) -> TableMode
     return TableModel(row, vocab, eos_ids=eos_ids)
 
 
-def test_p_values_of_an_exact_scheme_are_uniform() -> None:
+class Alone(Pair):
+    """The target without a draft: exact, and quick."""
+
+    def write(self, request: Request) -> Text:
+        wanted = tuple(request.prompt), request.params, request.seed, request.max_tokens
+        return Text(list(alone.write(self._target, *wanted)))
+
+
+def test_p_values_of_exact_texts_are_uniform() -> None:
     """A test that cries wolf, or never cries, would show here."""
-    draft, target, spec = table(1), table(2), SchemeSpec("dense")
+    draft, target, spec = table(1), table(2), SchemeSpec("server")
     values = [
-        conformance(draft, target, spec, SamplingParams(), depth=2, trials=250, seed=s).p_value for s in range(40)
+        conformance(draft, target, spec, SamplingParams(), depth=2, trials=250, seed=s, pair=Alone).p_value
+        for s in range(40)
     ]
     assert stats.kstest(values, "uniform").pvalue > 1e-3
     assert min(values) > 1e-4
