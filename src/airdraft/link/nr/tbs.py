@@ -18,7 +18,7 @@ MCS: tuple[tuple[int, int], ...] = (
 SMALL_TBS: tuple[int, ...] = (
     *range(24, 193, 8), *range(208, 385, 16), *range(408, 577, 24), *range(608, 769, 32), *range(808, 929, 40),
     984, 1032, 1064, *range(1128, 1353, 32), *range(1416, 1929, 64), 2024, *range(2088, 2281, 64),
-    *range(2408, 2857, 64), 2976, *range(3104, 3753, 128), 3824,
+    *range(2408, 2857, 64), 2976, 3104, *range(3240, 3753, 128), 3824,
 )  # fmt: skip
 """The transport block sizes up to 3824 bits, rising: table 5.1.3.2-1."""
 
