@@ -17,6 +17,9 @@ from airdraft.errors import BadParameterError
 WEBSOCKET_UP_BYTES, WEBSOCKET_DOWN_BYTES = 6, 2
 """Header of a short WebSocket message (RFC 6455 §5.2); a client's is masked."""
 
+MOST_VOCAB = 1 << 22
+"""Far above any model's: the largest have some 260,000 tokens."""
+
 # A session like any other: some hundred tokens in, with a digest that takes its full five bytes.
 _SESSION, _SEQ, _POSITION, _DIGEST, _COUNT = 1, 200, 600, 0xFFFFFFFF, 4
 
@@ -138,8 +141,8 @@ def wire(scheme: str, vocab_size: int, k: int = 64, bits: int = 16, header_bytes
             also where a dense row is cut into many segments.
     Raises: `BadParameterError` naming an unknown scheme or a number out of range.
     """
-    if vocab_size < 2:
-        raise BadParameterError(f"vocab-size is {vocab_size}; give the number of tokens, at least 2")
+    if not 2 <= vocab_size <= MOST_VOCAB:  # rows of it are made here
+        raise BadParameterError(f"vocab-size is {vocab_size}; give the number of tokens, 2 to {MOST_VOCAB}")
     if header_bytes < 0:
         raise BadParameterError(f"header-bytes is {header_bytes}; give 0 or more")
     rounds = scheme not in ("server", "stream")
