@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
 
-from airdraft.models.text import Tokenizer
+from airdraft.models.text import LONG, Tokenizer
 
 from .conftest import PROMPT, Served, Truth
 
@@ -185,3 +187,37 @@ def test_the_edge_refuses_schemes_that_need_a_draft(served: Served) -> None:
     status, answer = post(served.edge, {"prompt": "x", "scheme": "dense"})
     assert (status, answer["error"]["param"]) == (400, "scheme")
     assert post(served.device, {"prompt": "x", "scheme": "dense"})[0] == 200
+
+
+def test_a_prompt_that_cannot_fit_is_refused_unread(served: Served, tokenizer: Tokenizer) -> None:
+    prompt = "a" * (1024 * tokenizer.longest + 1)
+    with openai.OpenAI(base_url=served.edge, api_key="none", max_retries=0) as client:
+        with pytest.raises(openai.BadRequestError, match="characters, which cannot fit the context of 1024") as refused:
+            client.completions.create(model="target", prompt=prompt)
+        assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
+        with pytest.raises(openai.BadRequestError, match="tokens, the context of target is 1024; shorten the prompt"):
+            client.completions.create(model="target", prompt=prompt[1:])
+
+
+def test_long_prompts_are_encoded_one_at_a_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, most = 0, 0
+    encode = Tokenizer.encode
+
+    def slowly(self: Tokenizer, text: str) -> list[int]:
+        nonlocal under_way, most
+        if len(text) > LONG:
+            under_way += 1
+            most = max(most, under_way)
+            time.sleep(0.1)
+            under_way -= 1
+        return encode(self, text)
+
+    def ask(client: openai.OpenAI) -> None:
+        with pytest.raises(openai.BadRequestError, match="shorten the prompt"):
+            client.completions.create(model="target", prompt="x = 1\n" * 1000)
+
+    monkeypatch.setattr(Tokenizer, "encode", slowly)
+    with openai.OpenAI(base_url=served.edge, api_key="none", max_retries=0) as client, ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(ask, client) for _ in range(4)]:
+            each.result()
+    assert most == 1

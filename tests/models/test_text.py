@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,25 @@ texts = st.text(max_size=200).filter(lambda text: END not in text)
 @given(texts)
 def test_any_text_comes_back(text: str) -> None:
     assert opened().decode(opened().encode(text)) == text
+
+
+def test_a_long_text_has_the_same_ids_and_leaves_the_interpreter_to_others() -> None:
+    text = "x = 1\n" * 30_000
+    tokenizer = opened()
+    began = time.perf_counter()
+    expected = tokenizer._tokenizer.encode(text).ids
+    took = time.perf_counter() - began
+    longest, last = 0.0, time.perf_counter()
+    with ThreadPoolExecutor(1) as other:
+        encoded = other.submit(tokenizer.encode, text)
+        while not encoded.done():
+            time.sleep(0.001)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+    assert encoded.result() == expected
+    assert longest < took / 2
+    with pytest.raises(ModelError, match="half a surrogate pair"):
+        tokenizer.encode(text + "\ud800")
 
 
 @settings(deadline=None)

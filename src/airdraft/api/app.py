@@ -32,7 +32,7 @@ from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError
-from airdraft.models.text import Tokenizer
+from airdraft.models.text import LONG, Tokenizer
 
 MAX_TEXTS = 16
 """Of a device at once: as many as an edge takes from one connection."""
@@ -50,8 +50,11 @@ class Api:
     template: ChatTemplate | None = None
     max_texts: int = sys.maxsize
     """Written at once; further ones wait for their turn."""
+    context: int | None = None
+    """Of the target, in tokens, where that is known: a prompt that cannot fit is refused without being encoded."""
 
     def __post_init__(self) -> None:
+        self._encoding = asyncio.Semaphore(1)
         self._turns = asyncio.Semaphore(self.max_texts)
         self._since = int(time.time())
 
@@ -80,9 +83,8 @@ class Api:
         writer = self._writer(http)
         body = parse(CompletionBody, await body_of(http))
         self._known(body.model)
-        # Megabytes take seconds, and every other text would wait.
         prompts = [
-            await asyncio.to_thread(self.tokenizer.encode, each) if isinstance(each, str) else each
+            await self._encoded(self.tokenizer.encode, each) if isinstance(each, str) else each
             for each in body.prompts()
         ]
         if not all(0 <= token < self.tokenizer.vocab_size for prompt in prompts for token in prompt):
@@ -98,8 +100,17 @@ class Api:
             remedy = "use /v1/completions, or give the server a template"
             raise ApiError(400, f"{self.model} has no chat template; {remedy}", "messages", "no_chat_template")
         variables = {**(body.chat_template_kwargs or {}), "add_generation_prompt": body.add_generation_prompt}
-        prompt = await asyncio.to_thread(self.template.encode, body.conversation(), variables)
+        rendered = await asyncio.to_thread(self.template.render, body.conversation(), variables)
+        prompt = await self._encoded(self.template.encode, rendered)
         return self._answer(writer, body, [prompt], [""])
+
+    async def _encoded(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
+        """In a thread: megabytes take seconds, and every other text would wait. And a gigabyte: so one at a time."""
+        if self.context is not None and len(text) > self.context * self.tokenizer.longest:
+            what = f"the prompt is {len(text)} characters, which cannot fit the context of {self.context} tokens"
+            raise ApiError(400, f"{what}; shorten the prompt", "prompt", "context_length_exceeded")
+        async with self._encoding if len(text) > LONG else contextlib.nullcontext():
+            return await asyncio.to_thread(encode, text)
 
     def _answer(self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str]) -> Response:
         if not all(prompts):
@@ -164,7 +175,7 @@ def edge_app(server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | 
         tenant = server.tenant_of(authorization)
         return TargetWriter(server, tenant) if tenant else None
 
-    return Api(admit, tokenizer, server.target.model, template).app()
+    return Api(admit, tokenizer, server.target.model, template, context=server.target.max_context).app()
 
 
 def device_app(

@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.config import read_json
+from airdraft.models.text import ids_of
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -91,9 +92,9 @@ class ChatTemplate:
         except Exception as problem:  # whatever a template may make of its input: it is a program
             raise BadParameterError(f"the chat template does not take these messages: {problem}") from problem
 
-    def encode(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[int]:
-        """Its token ids. The template has written all special tokens, so the tokenizer adds none."""
-        return list(self._tokenizer.encode(self.render(messages, variables), add_special_tokens=False).ids)
+    def encode(self, rendered: str) -> list[int]:
+        """Token ids of what was rendered. The template has written all special tokens, so the tokenizer adds none."""
+        return ids_of(self._tokenizer, rendered, special=False)
 
 
 def _default(found: Any) -> Any:

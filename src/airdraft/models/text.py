@@ -12,6 +12,8 @@ import tokenizers
 
 from airdraft.errors import ModelError
 
+LONG = 4096
+"""Characters of a text that takes a while to encode."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -25,11 +27,21 @@ def _byte_level() -> dict[str, int]:
 _BYTE_OF = _byte_level()
 
 
+def ids_of(tokenizer: tokenizers.Tokenizer, text: str, special: bool = True) -> list[int]:
+    """Token ids of `text`. `special`: with those that the tokenizer's post-processor adds."""
+    if len(text) <= LONG:
+        return list(tokenizer.encode(text, add_special_tokens=special).ids)
+    # Alone, it would be encoded with the interpreter locked, for seconds, whatever thread it is in.
+    return list(tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
+
+
 class Tokenizer:
     """The tokenizer of a model, from the `tokenizer.json` in its folder."""
 
     vocab_size: int
     """Tokens the tokenizer knows; the model may score more, padding."""
+    longest: int
+    """Characters of the longest token: more than n times as many make more than n tokens."""
     digest: bytes
     """16 bytes that are equal for two tokenizers exactly when every id stands for the same token in both.
 
@@ -51,6 +63,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         table = sorted((i, token) for token, i in self._tokenizer.get_vocab(with_added_tokens=True).items())
         self.vocab_size = len(table)
+        self.longest = max((len(token) for _, token in table), default=1)
         self.digest = _digest(table)
         self._special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         self._bytes = {i for i, token in table if _BYTE.fullmatch(token)}
@@ -64,7 +77,7 @@ class Tokenizer:
         surrogate pair, which is no text.
         """
         try:
-            return list(self._tokenizer.encode(text).ids)
+            return ids_of(self._tokenizer, text)
         except (UnicodeEncodeError, TypeError) as problem:
             raise ModelError("the text holds half a surrogate pair; decode its bytes as UTF-8 first") from problem
 
