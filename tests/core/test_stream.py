@@ -119,7 +119,7 @@ class Anyhow:
 
 
 @given(data=st.data())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=160, deadline=None)
 def test_the_text_is_the_targets_own_however_events_fall(data: st.DataObject) -> None:
     vocab = 6
     eos_ids = data.draw(st.sampled_from([(), (5,)]))
@@ -144,7 +144,7 @@ def test_streams_write_the_targets_own_text(race: str, window: int | None) -> No
     target = table(3, vocab=50, scale=2.0, eos_ids=(49,))
     for draft in (alike(target, 4), table(5, vocab=50), alike(target, 4, context=6)):
         pair = Pair(draft, target)
-        for seed in range(20):
+        for seed in range(20 if window is not None else 6):  # to choose one takes a while
             asked = request(STREAMS[race], SamplingParams(0.9), seed, 12, window)
             assert pair.write(asked).tokens == list(alone.write(target, (0, 1), SamplingParams(0.9), seed, 12))
 

@@ -98,7 +98,7 @@ _step = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.lists(_step, min_size=1, max_size=5, unique_by=lambda step: step[0]))))
 def test_any_history_of_batches_rollbacks_and_forwards_alone(
     calls: list[tuple[bool, list[tuple[int, int, list[int], bool]]]],
