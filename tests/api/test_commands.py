@@ -132,6 +132,7 @@ def test_ended_in_the_midst_of_an_answer_neither_waits_nor_fails_loudly() -> Non
         (("--chat-template", "/nowhere.jinja"), "/nowhere.jinja cannot be read"),
         (("--ca", "/nowhere.pem"), "/nowhere.pem cannot be read"),
         (("--give-up", "0"), "give-up is 0 s"),
+        (("--api-key", ""), "--api-key is empty"),
         (("--edge", "ws://a:1,http://x"), "'http://x' is no address of an edge"),
     ],
 )
@@ -149,3 +150,18 @@ def test_a_port_that_is_taken() -> None:
         port = listening["url"].split(":")[2].split("/")[0]
         code, _, errors = airdraft("device", "--edge", "ws://127.0.0.1:9", "--port", port)
         assert (code, "choose a free port" in errors) == (2, True)
+
+
+def test_an_edge_that_has_no_room_at_the_start_may_have_some_later() -> None:
+    with started("edge", "--port", "0", "--max-connections", "1", "--json") as edge:
+        options = ("device", "--edge", announced(edge)["url"], "--port", "0")
+        with started(*options, "--json") as first:
+            assert announced(first)["edge"]
+            with started(*options) as second:
+                assert second.stdout is not None
+                said = second.stdout.readline().decode()
+                assert "it has no room, or is about to end; try again later" in said
+                first.send_signal(signal.SIGTERM)
+                first.wait()
+                with client(said.split()[5]) as api:
+                    assert api.completions.create(model="target", prompt=PROMPT, max_tokens=3).choices

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from pathlib import Path
 from typing import Annotated, cast
@@ -15,8 +14,9 @@ from airdraft.api.template import ChatTemplate
 from airdraft.cli import options
 from airdraft.cli.waiting import stopping
 from airdraft.device.client import LOOPBACK
+from airdraft.device.edges import PASSING
 from airdraft.device.writer import Offline, Writer
-from airdraft.errors import LinkError
+from airdraft.errors import BadParameterError, LinkError, RefusedError
 from airdraft.models.engines import load
 from airdraft.models.folder import resolve
 from airdraft.telemetry.http import serving
@@ -58,6 +58,8 @@ def device(
       curl http://127.0.0.1:8572/v1/completions -H 'Content-Type: application/json' \\
         -d '{"model": "target", "prompt": "def f(x):", "max_tokens": 40}'
     """
+    if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
+        raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
     trust = options.trusted(ca)
     model, tokenizer = load(draft, engine=draft_engine)
     template = ChatTemplate.of(resolve(draft, draft_engine), chat_template)
@@ -71,13 +73,18 @@ def device(
         # The writer ends first: texts under way end with an error, and HTTP need not wait for them.
         async with serving(app, host, port) as found, writer:
             stopped = stopping(until_eof)
-            with contextlib.suppress(LinkError):  # the first text tries again, and says what is wrong
+            away = None
+            try:
                 await writer.connect()
+            except (LinkError, RefusedError) as error:  # what may pass: the first text tries again
+                if isinstance(error, RefusedError) and error.code not in PASSING:
+                    raise
+                away = f"away: {error}"
             url = options.address(host, found).replace("ws://", "http://", 1) + "/v1"
             if as_json:
                 print(json.dumps({"event": "listening", "url": url, "edge": writer.edge}), flush=True)  # noqa: T201
             else:
-                typer.echo(f"airdraft device serves {name} at {url} (Ctrl-C stops it), {writer.state}")
+                typer.echo(f"airdraft device serves {name} at {url} (Ctrl-C stops it), {away or writer.state}")
                 if host not in LOOPBACK and not api_key:
                     typer.echo(f"listening on {host} without --api-key: anybody who reaches it may use it")
             await stopped.wait()
