@@ -85,6 +85,7 @@ class Anyhow:
             return
         forward = self.machine(action).latest(self.running.pop(action)) if size % 2 else self.running.pop(action)
         model = self.draft if action == "device" else self.target
+        assert action == "device" or forward.rows <= self.max_draft + 1, "more drafts in a forward than the edge takes"
         logits = model.forward(self.caches[action], forward.keep, forward.tokens, forward.rows)
         self.serve(action, self.machine(action).forwarded(forward.session, logits, self.now))
 
