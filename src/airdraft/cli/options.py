@@ -35,7 +35,8 @@ Profile = Annotated[
 Scheme = Annotated[
     str,
     typer.Option(
-        help=f"One of {', '.join(SCHEMES)}; or auto: whichever is predicted to be fastest, by what is measured.",
+        help=f"One of {', '.join(SCHEMES)}; or auto: a stream that races, or server where drafting is in vain, by "
+        "what is measured.",
         rich_help_panel="Scheme",
     ),
 ]
@@ -43,7 +44,7 @@ Race = Annotated[
     str | None,
     typer.Option(
         help="stream: whether the edge writes on while no draft is at hand: `off`, `idle` (when it has nothing else to "
-        "do) or `always`. Without it: always; auto chooses.",
+        "do) or `always`. Without it: always, also under auto.",
         rich_help_panel="Scheme",
     ),
 ]
