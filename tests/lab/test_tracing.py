@@ -124,7 +124,7 @@ def test_tasks(tmp_path: Path) -> None:
         ({"seconds": math.inf}, "seconds is inf"),
         ({"draft_ms": math.nan}, "draft-ms is nan"),
         ({"verify_ms": -1.0}, "verify-ms is -1"),
-        ({"rtt_ms": -1.0}, "rtt_s is -0.001: give a finite round trip"),
+        ({"rtt_ms": -1.0}, "rtt-ms is -1; give a finite round trip"),
     ],
 )
 def test_mistakes(changes: dict[str, float], message: str, tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def tasks(paths: Sequence[Path], rtt_ms: float, draft_ms: float, verify_ms: floa
     for name, value in (("draft-ms", draft_ms), ("verify-ms", verify_ms), ("seconds", seconds)):
         if not 0 < value < float("inf"):  # NaN lands here too
             raise BadParameterError(f"{name} is {value:g}; give a finite number above 0")
+    if not 0 <= rtt_ms < math.inf:
+        raise BadParameterError(f"rtt-ms is {rtt_ms:g}; give a finite round trip of 0 ms or more")
     compute = Compute(draft_ms / 1e3, verify_ms / 1e3)
     found = []
     for path in paths:
