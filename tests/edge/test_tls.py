@@ -16,9 +16,9 @@ from websockets.exceptions import InvalidMessage
 
 from airdraft.edge import tls
 from airdraft.edge.server import Service
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, LinkError
 
-from .loopback import HOST, Raw, Table, request, run, started, truth
+from .loopback import HOST, Raw, Table, device, request, run, started, truth
 
 
 def files(folder: Path, authority: trustme.CA, name: str = "localhost") -> tuple[Path, Path]:
@@ -53,6 +53,11 @@ def test_texts_over_tls_and_none_without(tmp_path: Path) -> None:
             with pytest.raises(ssl.SSLCertVerificationError):
                 async with Raw.connect(url, ssl=trusting(trustme.CA())):
                     pass
+            with pytest.raises(LinkError, match=r"no edge answers at ws://.*; if it has a certificate, write wss://$"):
+                await device(url.replace("wss://", "ws://"), Table(1))
+        async with started(target) as (_, url):
+            with pytest.raises(LinkError, match=r"no edge answers at wss://.*; if it has no certificate, write ws://$"):
+                await device(url.replace("ws://", "wss://"), Table(1))
 
     run(main)
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import InvalidMessage, InvalidStatus, InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
 from airdraft import __version__
@@ -146,6 +146,9 @@ class Connection:
                 f"the certificate of {url} is not to be trusted ({error.verify_message}); if it is your own, name its "
                 "authority, --ca FILE",
             ) from error
+        except (InvalidMessage, tls.SSLError) as error:  # one side speaks TLS and the other does not, most likely
+            other = "a certificate, write wss://" if parts.scheme == "ws" else "no certificate, write ws://"
+            raise LinkError(f"no edge answers at {url} ({error}); if it has {other}") from error
         except (OSError, TimeoutError, WebSocketException) as error:
             raise _unreachable(url, error) from error
         software = f"airdraft {__version__}"
