@@ -28,6 +28,7 @@ from airdraft.errors import (
     ModelError,
     RefusedError,
     RemoteProtocolError,
+    first_line,
 )
 from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler
@@ -146,9 +147,10 @@ class Connection:
                 f"the certificate of {url} is not to be trusted ({error.verify_message}); if it is your own, name its "
                 "authority, --ca FILE",
             ) from error
-        except (InvalidMessage, tls.SSLError) as error:  # one side speaks TLS and the other does not, most likely
+        except (InvalidMessage, tls.SSLError, ConnectionResetError) as error:
+            # Most likely one side speaks TLS and the other does not.
             other = "a certificate, write wss://" if parts.scheme == "ws" else "no certificate, write ws://"
-            raise LinkError(f"no edge answers at {url} ({error}); if it has {other}") from error
+            raise LinkError(f"no edge answers at {url} ({first_line(error)}); if it has {other}") from error
         except (OSError, TimeoutError, WebSocketException) as error:
             raise _unreachable(url, error) from error
         software = f"airdraft {__version__}"
@@ -315,4 +317,4 @@ def _checked(token: str) -> str:
 
 
 def _unreachable(url: str, error: Exception) -> LinkError:
-    return LinkError(f"no edge answers at {url} ({error or type(error).__name__}); start one with `airdraft edge`")
+    return LinkError(f"no edge answers at {url} ({first_line(error)}); start one with `airdraft edge`")
