@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -56,6 +57,7 @@ _STYLES: dict[Scheme, tuple[str, float, str]] = {
 _SPANS = {
     "draft": ("#66bbee", "draft, accepted"),
     "dead": ("#e2e2e2", "draft on a dead branch"),
+    "prefill": ("#999933", "prefill"),
     "verify": ("#117733", "verify forward"),
     "race": ("#ddaa33", "raced forward"),
     "send": ("#3377aa", "uplink packet"),
@@ -65,6 +67,8 @@ _SPANS = {
 
 _LEADER = {"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.7, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)}
 
+_PALEST = 0.35
+"""Of a winner's colour, where it gains nothing over server streaming."""
 _WIDTH = 9.0
 _INK = "#222222"
 _TIMELINE_S = 1.2
@@ -111,9 +115,16 @@ def winners(rows: Sequence[Row]) -> Figure:
         figure = Figure((_WIDTH, 1.15 + lines * (0.75 + 0.34 * len(rates))), layout="constrained")
         panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
         seen: set[Scheme] = set()
+        won = {
+            (pair, rtt_ms, rate): _won([row for row in rows if _place(row) == (pair, rtt_ms, rate)])
+            for pair in pairs for rtt_ms in rtts for rate in rates
+        }  # fmt: skip
+        most = max((gain for _, gain in won.values()), default=1.0)
         for axes, (draft_ms, verify_ms) in zip(panels.flat, pairs, strict=False):
-            cells = [row for row in rows if (row.draft_ms, row.verify_ms) == (draft_ms, verify_ms)]
-            seen |= _winner_panel(axes, cells, rtts, rates, columns)
+            cells = [[won[(draft_ms, verify_ms), rtt_ms, rate] for rtt_ms in rtts] for rate in rates]
+            seen |= _winner_panel(axes, cells, columns, most)
+            axes.set_xticks([x + 0.5 for x in range(len(rtts))], [f"{rtt_ms:g}" for rtt_ms in rtts])
+            axes.set_yticks([y + 0.5 for y in range(len(rates))], [f"{rate:g}" for rate in rates])
             axes.set_title(forwards(draft_ms, verify_ms), fontsize=9)
         for axes in panels.flat[len(pairs) :]:
             axes.set_visible(False)
@@ -121,34 +132,42 @@ def winners(rows: Sequence[Row]) -> Figure:
             axes.set_xlabel("RTT, ms")
         for axes in panels[:, 0]:
             axes.set_ylabel("uplink, Mbit/s")
-        setting = f"{agreement}; within {TIE:.1%} the simpler scheme is named"
+        setting = f"{agreement}; the deeper, the faster; within {TIE:.1%} the simpler scheme is named"
         _title(figure, "Which exact scheme is fastest, and its speed over server streaming", setting)
         handles = [Patch(color=COLOURS[scheme], label=scheme) for scheme in SCHEMES if scheme in seen]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) or 1, frameon=False)
     return figure
 
 
-def _winner_panel(axes: Axes, rows: list[Row], rtts: list[float], rates: list[float], panels: int) -> set[Scheme]:
-    """Fill one of `panels` side by side; returns who won anywhere."""
+def _place(row: Row) -> tuple[tuple[float, float], float, float]:
+    return (row.draft_ms, row.verify_ms), row.rtt_ms, row.uplink_mbps
+
+
+def _won(cell: Sequence[Row]) -> tuple[Scheme | None, float]:
+    """Who is the fastest in a cell, and how many times as fast as server streaming; 1 where there is none."""
+    won, server = winner(cell), best(cell).get("server")
+    gain = won.tokens_per_s / server.tokens_per_s if won and server and server.tokens_per_s > 0 else 1.0
+    return won.scheme if won else None, gain
+
+
+def _winner_panel(
+    axes: Axes, cells: Sequence[Sequence[tuple[Scheme | None, float]]], panels: int, most: float
+) -> set[Scheme]:
+    """Fill one of `panels` side by side; `most`: the largest gain of all. Returns who won anywhere."""
     seen: set[Scheme] = set()
-    room_in = (_WIDTH - 0.8) / panels / len(rtts)
+    room_in = (_WIDTH - 0.8) / panels / len(cells[0])
     size = min(8.0, 0.82 * room_in * 72 / (len("×1.00") * 0.62))  # a digit is 0.62 of its size wide
-    for x, rtt_ms in enumerate(rtts):
-        for y, rate in enumerate(rates):
-            cell = [row for row in rows if (row.rtt_ms, row.uplink_mbps) == (rtt_ms, rate)]
-            won, server = winner(cell), best(cell).get("server")
-            if won is None:
+    for y, line in enumerate(cells):
+        for x, (scheme, gain) in enumerate(line):
+            if scheme is None:
                 continue
-            seen.add(won.scheme)
-            axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, color=COLOURS[won.scheme], linewidth=0))
-            if server and server.tokens_per_s > 0:
-                gain = won.tokens_per_s / server.tokens_per_s
-                ink = _ink_on(COLOURS[won.scheme])
-                text = f"×{gain:.2f}" if gain < 10 else f"×{gain:.0f}"
-                axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=ink, fontsize=size)
-    axes.set(xlim=(0, len(rtts)), ylim=(0, len(rates)))
-    axes.set_xticks([x + 0.5 for x in range(len(rtts))], [f"{rtt_ms:g}" for rtt_ms in rtts])
-    axes.set_yticks([y + 0.5 for y in range(len(rates))], [f"{rate:g}" for rate in rates])
+            seen.add(scheme)
+            depth = _PALEST + (1 - _PALEST) * (math.log(max(gain, 1.0)) / math.log(most) if most > 1 else 1.0)
+            colour = _paler(COLOURS[scheme], depth)
+            axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, color=colour, linewidth=0))
+            text = f"×{gain:.2f}" if gain < 10 else f"×{gain:.0f}"
+            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=_ink_on(colour), fontsize=size)
+    axes.set(xlim=(0, len(cells[0])), ylim=(0, len(cells)))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return seen
@@ -278,6 +297,12 @@ def _key(kind: str) -> Patch | Line2D:
 def _title(figure: Figure, title: str, setting: str = "") -> None:
     """What is shown, and that no link and no clock took part."""
     figure.suptitle(f"{title}\n{setting + '; ' if setting else ''}{SIMULATED}", fontsize=10, x=0.01, ha="left")
+
+
+def _paler(colour: str, depth: float) -> str:
+    """A colour mixed with white, of which it keeps the part `depth`."""
+    red, green, blue = (1 - depth * (1 - part) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def _ink_on(colour: str) -> str:

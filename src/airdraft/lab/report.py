@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from airdraft.errors import BadParameterError
-from airdraft.lab.results import NOTES, SCHEMES, SIMULATED, Claim, Grid, Row, best, read, typical, winner
+from airdraft.lab.results import NOTES, SCHEMES, SIMULATED, Claim, Grid, Row, best, fastest, read, typical
 
 _TYPICAL_RTTS_MS = (5.0, 20.0, 50.0, 100.0, 200.0)
 _WORDS = {
@@ -81,9 +81,9 @@ def _typical(rows: list[Row]) -> str:
     shown = [rtt_ms for rtt_ms in present if rtt_ms in _TYPICAL_RTTS_MS] or present
     columns = {rtt_ms: [row for row in view.rows if row.rtt_ms == rtt_ms] for rtt_ms in shown}
     speeds = {rtt_ms: best(column) for rtt_ms, column in columns.items()}
-    winners = {rtt_ms: winner(column) for rtt_ms, column in columns.items()}
+    leading = {rtt_ms: fastest(column) for rtt_ms, column in columns.items()}
     lines = [
-        f"Tokens/s, {SIMULATED}: {_plain(str(view))}; each scheme at its best draft length; the winner in bold.",
+        f"Tokens/s, {SIMULATED}: {_plain(str(view))}; each scheme at its best draft length; the fastest exact in bold.",
         "",
         "| scheme | " + " | ".join(f"RTT {rtt_ms:g} ms" for rtt_ms in shown) + " |",
         "|---" + "|---:" * len(shown) + "|",
@@ -93,7 +93,7 @@ def _typical(rows: list[Row]) -> str:
         for rtt_ms in shown:
             row = speeds[rtt_ms].get(scheme)
             value = f"{row.tokens_per_s:.1f}" if row else "–"
-            cells.append(f"**{value}**" if row and row is winners[rtt_ms] else value)
+            cells.append(f"**{value}**" if row in leading[rtt_ms] else value)
         lines.append(f"| `{scheme}`{NOTES.get(scheme, '')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -81,7 +81,7 @@ class Span(msgspec.Struct, frozen=True):
     lane: Literal["device", "edge", "uplink", "downlink"]
     start_s: float
     end_s: float
-    kind: Literal["draft", "dead", "verify", "race", "send", "answer", "mismatch"]
+    kind: Literal["draft", "dead", "prefill", "verify", "race", "send", "answer", "mismatch"]
     label: str = ""
 
 
@@ -158,9 +158,14 @@ def best(rows: Iterable[Row]) -> dict[Scheme, Row]:
 
 def winner(rows: Iterable[Row]) -> Row | None:
     """The fastest exact scheme of one cell; within `TIE` of it, the simplest. None if none is exact."""
+    return next(iter(fastest(rows)), None)
+
+
+def fastest(rows: Iterable[Row]) -> list[Row]:
+    """The exact schemes of one cell that are within `TIE` of the fastest, the simplest first."""
     runners = [row for row in best(rows).values() if row.exact and row.scheme not in NOTES]
     top = max((row.tokens_per_s for row in runners), default=0.0)
-    return next((row for row in runners if row.tokens_per_s >= (1 - TIE) * top), None)
+    return [row for row in runners if row.tokens_per_s >= (1 - TIE) * top]
 
 
 def _prefer(values: list[T], wanted: T) -> T:

@@ -57,8 +57,10 @@ def _told(span: Span, recorded: RecordedText, learned: dict[int, float]) -> resu
         kind, label = ("send", "answer")[span.lane == "downlink"], f"{span.nbytes} B"
     elif span.lane == "edge":
         drafts = len(span.forward.tokens) - 1
-        prefill = span.forward.rows == 0
-        kind, label = ("race" if not drafts else "verify"), "prefill" if prefill else str(drafts or "")
+        if span.forward.rows == 0:
+            kind, label = "prefill", ""
+        else:
+            kind, label = ("verify", str(drafts)) if drafts else ("race", "")
     else:
         begin, position = recorded.prompt_length, _position(span)
         # A branch lives if every mismatch before it was known when this was drafted.
