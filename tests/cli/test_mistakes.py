@@ -54,6 +54,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("run", "x", "--draft", "nope"), "no model 'nope'", "a folder with a model.onnx or a hub id"),
         (("run", "x", "--draft", "no-such-org/no-model"), "no-such-org/no-model", "check the path or the id"),
         (("run", "x", "--draft", ""), "no model ''", "hub id"),
+        (("run", "x", "--offline", "draft"), "--offline draft is for an edge that may go away", "--edge URL"),
         (("edge", "--target", "nope"), "no model 'nope'", "hub id"),
         (("edge", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
         (("run", "x", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),

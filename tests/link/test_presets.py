@@ -56,7 +56,7 @@ def test_a_trace_by_name(tmp_path: Path) -> None:
         ("const:rtt", "rtt is '' in the link"),
         ("const:rtt=5,rtt=6", "rtt is given twice"),
         ("const:rtt=nan", "rtt_s is nan: give"),
-        ("const:up=0", "uplink_bps is 0.0: give"),
+        ("const:up=0", "the link 'const:up=0': uplink_bps is 0.0: give"),
         ("const:header=1.5", "header is '1.5' in the link 'const:header=1.5': give a whole number"),
         ("const:header=-1", "header_bytes is -1: give"),
         ("markov2:p=1.5", "switch_probability is 1.5: give a probability from 0 to 1"),

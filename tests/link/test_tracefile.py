@@ -36,6 +36,11 @@ def test_our_own_format(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_of_a_spreadsheet_begins_with_a_mark(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", "\ufefftime_s,uplink_mbps\n0,3\n")
+    assert read(path) == [TraceRun("a", Series((1.0,), (3e6,)))]
+
+
 def test_columns_may_lack_and_a_single_line_will_do(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a", "time_s,uplink_mbps\n0,3\n")) == [TraceRun("a", Series((1.0,), (3e6,)))]
     (run,) = read(write(tmp_path / "b", "time_s,uplink_mbps,rtt_ms\n0,3,10\n"))

@@ -102,6 +102,8 @@ def run(
     trust = options.trusted(ca)
 
     if edge is None:
+        if offline != "stall":
+            raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
         offline = "error"  # an edge of our own that is gone does not come back
 
     async def device() -> None:

@@ -120,7 +120,16 @@ def preset(text: str) -> LinkModel:
     base, _ = PRESETS[name]
     words = [word for word in rest.split(",") if word]
     changes = _changes(text, words, KEYS[type(base)])
-    changed: LinkModel = replace(base, **changes)  # type: ignore[arg-type]  # the keys name fields and their types
+    return _changed(text, base, changes)
+
+
+def _changed(
+    text: str, base: ConstLink | Markov2Link | RayleighLink | NrLink | TraceLink, changes: dict[str, Value]
+) -> LinkModel:
+    try:
+        changed: LinkModel = replace(base, **changes)  # type: ignore[arg-type]  # keys name fields and their types
+    except BadParameterError as error:  # which names a field, in units of its own
+        raise BadParameterError(f"the link {text!r}: {error}") from error
     return changed
 
 
@@ -164,7 +173,7 @@ def _value(text: str, name: str, value: str, key: Key) -> Value:
         raise BadParameterError(f"{name} is {value!r} in the link {text!r}: give {kind} ({key.what})") from None
 
 
-def _trace(text: str, rest: str) -> TraceLink:
+def _trace(text: str, rest: str) -> LinkModel:
     """Keys are read from the end, as long as they are known: a path may hold commas."""
     path = rest.split(",")
     words: list[str] = []
@@ -177,4 +186,4 @@ def _trace(text: str, rest: str) -> TraceLink:
         raise BadParameterError(f"run is {number} in the link {text!r}: the file has runs 1 to {len(runs)}")
     if "repeat" in changes:
         changes["repeat"] = changes["repeat"] == "repeat"
-    return TraceLink(runs[number - 1], **changes)  # type: ignore[arg-type]  # as above
+    return _changed(text, TraceLink(runs[number - 1]), changes)

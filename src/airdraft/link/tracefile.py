@@ -31,7 +31,7 @@ def read(path: str | Path) -> list[TraceRun]:
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Where each line that says something stands, for messages, and what it says. # begins a comment."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise BadParameterError(f"the trace {path} cannot be read ({reason}): give the path of a trace file") from error
