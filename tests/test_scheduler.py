@@ -36,7 +36,7 @@ class Noting:
     """An engine whose caches are lists of what was fed, whose rows say what is in them, and that notes its calls."""
 
     name, vocab_size, max_context, eos_ids = "noting", 2, 10_000, ()
-    top_k = max_rollback = max_positions = None
+    top_k = max_rollback = max_positions = position_bytes = None
 
     def __init__(self, max_batch: int = 8, max_calls: int = 1, max_caches: int | None = None) -> None:
         self.max_batch, self.max_calls, self.max_caches = max_batch, max_calls, max_caches

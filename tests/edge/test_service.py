@@ -176,6 +176,9 @@ def test_metrics_of_round_trips_refusals_and_texts_that_were_lost() -> None:
             async with Raw.connect(url) as raw:
                 await raw.send(opening(1, scheme="nope"), opening(2, scheme="server"))
                 await until(lambda: value(server, "kv_positions") > 0)
+                assert server.metrics.registry.get_sample_value("airdraft_kv_bytes") is None  # nobody knows
+                server.scheduler.engine.position_bytes = 12
+                assert value(server, "kv_bytes") == 12 * value(server, "kv_positions") > 0
                 raw.socket.transport.abort()
             await until(lambda: value(server, "texts_ended_total", how="lost") == 1)
             assert value(server, "refusals_total", code="scheme") == 1

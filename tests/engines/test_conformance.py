@@ -74,6 +74,7 @@ def test_what_it_declares_holds(engine: TargetEngine) -> None:
     assert (engine.vocab_size, engine.eos_ids) == (4096, (0,))
     assert 1000 <= engine.max_context <= 1024
     assert engine.max_rollback is None or engine.max_rollback >= 32
+    assert engine.position_bytes in (None, 2 * 4 * 4 * 64 * 4)  # keys, values; layers, heads, sizes, fp32
 
 
 def test_it_rolls_back_to_every_depth(engine: TargetEngine, oracle: OnnxModel) -> None:

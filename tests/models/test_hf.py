@@ -124,6 +124,10 @@ def test_it_is_a_language_model_and_a_target_engine(llama: HfModel) -> None:
     engine: TargetEngine = llama
     assert (engine.top_k, engine.max_rollback, engine.max_calls, engine.max_caches) == (None, None, 1, None)
     assert engine.max_batch > 1
+    cache = llama.new_cache()
+    llama.forward(cache, 0, TEXT, 0)
+    held = sum(tensor.nbytes for pair in cache.layers.values() for tensor in pair)
+    assert engine.position_bytes == held / len(TEXT) == 2 * 3 * 2 * 8 * 4
 
 
 def test_rows_depend_on_what_came_before(whole: Callable[[list[int]], FloatArray]) -> None:

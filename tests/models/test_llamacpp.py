@@ -65,6 +65,7 @@ def test_it_is_both_a_language_model_and_a_target_engine(model: LlamaCppModel) -
     assert (alone.vocab_size, alone.max_context, alone.eos_ids) == (4096, 1024, (0,))
     assert (engine.top_k, engine.max_rollback, engine.max_calls) == (None, None, 1)
     assert (engine.max_batch, engine.max_caches) == (8, 8)
+    assert engine.position_bytes == 2 * 4 * 4 * 64 * 4  # keys, values; layers, heads, sizes, fp32
 
 
 @pytest.mark.parametrize("which", ["target", "draft"])

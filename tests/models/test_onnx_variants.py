@@ -54,6 +54,8 @@ def test_half_precision_caches_give_float32_rows(decoder: Decoder) -> None:
     assert half.dtype == np.float32
     # fp16 has 11 bits: these logits, of up to 3.3, are off by 0.002.
     np.testing.assert_allclose(half, scores(decoder()), rtol=0, atol=0.02)
+    bytes_of = [OnnxModel(decoder(half=each)).position_bytes or 0 for each in (False, True)]
+    assert bytes_of[0] == 2 * bytes_of[1] > 0
 
 
 def test_half_precision_rolls_back(decoder: Decoder) -> None:

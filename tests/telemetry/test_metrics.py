@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "operate.md").read_text(encoding="u
 
 
 def test_the_page_lists_the_metrics() -> None:
-    metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0))
+    metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0))
     made = set()
     for family in metrics.registry.collect():
         if family.name.startswith("airdraft_"):
@@ -38,7 +38,7 @@ def test_the_page_names_only_options_that_there_are() -> None:
 
 
 def test_two_servers_share_no_counter() -> None:
-    one, two = (Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0)) for _ in range(2))
+    one, two = (Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0)) for _ in range(2))
     one.committed.inc(3)
     assert one.registry.get_sample_value("airdraft_tokens_committed_total") == 3
     assert two.registry.get_sample_value("airdraft_tokens_committed_total") == 0

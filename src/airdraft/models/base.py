@@ -71,6 +71,8 @@ class TargetEngine(Protocol):
     """Most caches that may exist at once; None: as many as memory holds."""
     max_positions: int | None
     """Most positions that all caches may hold together; None: as many as memory holds."""
+    position_bytes: int | None
+    """Of the keys and values of one position; None: not known."""
 
     def new_cache(self) -> Any:
         """See `LanguageModel.new_cache`."""
@@ -93,6 +95,7 @@ class OneByOne:
     max_calls = 1
     max_caches: int | None = None
     max_positions: int | None = None
+    position_bytes: int | None = None
 
     def __init__(self, model: LanguageModel) -> None:
         self.name = model.name

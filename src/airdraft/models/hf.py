@@ -85,6 +85,7 @@ class HfModel:
         # In a batch positions start anywhere: a model that is not told them would have to count around the padding.
         self.max_batch = _MAX_BATCH if {"attention_mask", "position_ids"} <= takes else 1
         self._empty: dict[int, tuple[Any, Any]] = {}
+        self.position_bytes: int | None = None  # as the trial shows
         self.vocab_size = 0
         self._try_out(f"{folder} is a {config.model_type}", keeps=bool(self._past_as))
 
@@ -179,6 +180,8 @@ class HfModel:
             raise ModelError(f"{what} that looks at later tokens; {_PLAIN}")
         self.vocab_size = one.shape[1]
         self._empty = {i: (k[:, :, :0].clone(), v[:, :, :0].clone()) for i, (k, v) in cache.layers.items()}
+        tensors = [tensor for pair in self._empty.values() for tensor in pair]
+        self.position_bytes = sum(each.shape[1] * each.shape[3] * each.element_size() for each in tensors)
 
     def _past(self, parts: list[Part], kept: int) -> Any:
         """The parts' kept positions as transformers takes them: [parts, kv_heads, kept, head_dim] in each layer."""

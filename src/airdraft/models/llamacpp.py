@@ -24,6 +24,8 @@ from airdraft.models.base import FloatArray, Part, check
 _SMALL_BYTES = 256_000_000
 _MOST_CACHE_BYTES = 4_000_000_000
 """By default, of all caches together: 15,000 positions of a Llama 3 of 8 B parameters."""
+_UNEVEN = ("kv_lora_rank", "shared_kv_layers", "key_length_swa")
+"""Of a model's attention: where there is one of these, layers keep other keys and values than the heads tell."""
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 _MOST_32_BITS = 2**31 - 1
 _MOST_THREADS = 512  # GGML_MAX_N_THREADS
@@ -84,8 +86,10 @@ class LlamaCppModel:
         self.vocab_size = int(api.llama_vocab_n_tokens(vocabulary))
         self.eos_ids = tuple(i for i in range(self.vocab_size) if api.llama_vocab_is_eog(vocabulary, i))
         trained = int(api.llama_model_n_ctx_train(model))
+        bytes_each, even = _position_bytes(api, model)
+        self.position_bytes: int | None = bytes_each if even else None
         if positions is None:
-            positions = min(trained * sequences, _MOST_CACHE_BYTES // _position_bytes(api, model))
+            positions = min(trained * sequences, _MOST_CACHE_BYTES // bytes_each)
         self.max_context = min(trained, positions)
         self.max_batch = sequences
         self.max_caches: int | None = sequences
@@ -222,12 +226,17 @@ class LlamaCppModel:
         self._held[sequence] = 0
 
 
-def _position_bytes(api: Any, model: Any) -> int:
-    """Of one position's keys and values in fp32, where heads divide the model's width."""
-    width: int = (
-        api.llama_model_n_embd(model) * api.llama_model_n_head_kv(model) // max(1, api.llama_model_n_head(model))
-    )
-    return 4 * 2 * max(1, width) * int(api.llama_model_n_layer(model))
+def _position_bytes(api: Any, model: Any) -> tuple[int, bool]:
+    """Of one position's keys and values in fp32, if all layers are like the first; and whether they are."""
+    facts = _metadata(api, model)
+    prefix = f"{facts.get('general.architecture')}.attention."
+    heads, kv_heads = int(api.llama_model_n_head(model)), int(api.llama_model_n_head_kv(model))
+    shared = str(api.llama_model_n_embd(model) // max(1, heads))
+    width = sum(int(facts.get(f"{prefix}{part}_length", shared)) for part in ("key", "value"))
+    # Numbers that differ from layer to layer are no scalar, so the metadata here lack them.
+    even = int(facts.get(f"{prefix}head_count_kv", heads)) == kv_heads
+    even = even and not any(prefix + name in facts for name in _UNEVEN)
+    return 4 * max(1, kv_heads * width) * int(api.llama_model_n_layer(model)), even
 
 
 def _within(what: str, value: int | None, most: int) -> None:

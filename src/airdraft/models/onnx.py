@@ -84,7 +84,9 @@ class OnnxModel:
         self._whole = {name: _dtype(path, inputs[name]) for name in inputs if name in _KNOWN}
         self._empty = [_empty(path, inputs[name], config.kv_heads, config.head_dim) for name in self._past]
 
-        self._rule = Rule.of(size, sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in self._empty))
+        bytes_each = sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in self._empty)
+        self.position_bytes: int | None = bytes_each
+        self._rule = Rule.of(size, bytes_each)
         self._stacks: WeakValueDictionary[int, Stack] = WeakValueDictionary()  # of the first, second... group of a call
         self.max_batch = 64 if self._batches(folder) else 1
 

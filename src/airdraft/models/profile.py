@@ -74,6 +74,7 @@ class PacedEngine:
         self.max_calls = engine.max_calls
         self.max_caches = engine.max_caches
         self.max_positions = engine.max_positions
+        self.position_bytes = engine.position_bytes
         self.new_cache = engine.new_cache
         self._engine = engine
         self._seconds = _pace(seconds)

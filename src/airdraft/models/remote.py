@@ -47,6 +47,7 @@ class RemoteTarget(ABC):
     max_calls = 64  # the server batches what comes at once
     max_caches: int | None = None
     max_positions: int | None = None
+    position_bytes: int | None = None  # the server's own metrics tell
 
     def __init__(
         self, folder: Path, urls: Sequence[str], *, top_k: int = 20, timeout_s: float = 60.0, name: str | None = None

@@ -24,6 +24,8 @@ class Readings:
     evictions_total: int
     waiting_forwards: int
     kv_positions: int
+    kv_bytes: int | None
+    """None: the engine does not tell."""
     texts: int
     connections: int
 
@@ -34,6 +36,7 @@ _HELP = {
     "evictions_total": "Caches taken from texts that were still being written",
     "waiting_forwards": "Forwards that wait for their turn",
     "kv_positions": "Key-value positions held",
+    "kv_bytes": "Bytes of the keys and values at these positions",
     "texts": "Texts that are open",
     "connections": "Connections that are open",
 }
@@ -81,5 +84,7 @@ class _Reader(Collector):
     def collect(self) -> Iterator[Metric]:
         readings = self._read()
         for each in fields(readings):
-            kind = CounterMetricFamily if each.name.endswith("_total") else GaugeMetricFamily
-            yield kind(f"airdraft_{each.name}", _HELP[each.name], value=getattr(readings, each.name))
+            value = getattr(readings, each.name)
+            if value is not None:
+                kind = CounterMetricFamily if each.name.endswith("_total") else GaugeMetricFamily
+                yield kind(f"airdraft_{each.name}", _HELP[each.name], value=value)
