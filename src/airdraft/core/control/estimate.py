@@ -108,7 +108,7 @@ class Estimator:
         # Delays of our own making (a packet behind another) only add: the least of three neighbours is free of most.
         # The median of those is what an exchange typically takes, which the least of all would not be on a radio link.
         least = [left[max(0, at - 2) : at + 1].min() for at in range(min(2, len(left) - 1), len(left))]
-        return max(0.0, float(np.median(least))), up_s, down_s
+        return max(0.0, float(median(least))), up_s, down_s  # NumPy's would take longer than all the rest
 
 
 def _slopes(seen: np.ndarray) -> tuple[float, float]:
