@@ -99,5 +99,5 @@ def test_a_cell_has_a_row_for_every_scheme() -> None:
 def test_a_timeline_tells_drafts_in_vain_from_others() -> None:
     told = timeline(RECORDING).spans
     kinds = {span.kind for span in told}
-    assert kinds == {"draft", "dead", "verify", "race", "send", "answer", "mismatch"}
+    assert kinds == {"prefill", "draft", "dead", "verify", "race", "send", "answer", "mismatch"}
     assert all(0 <= span.start_s <= span.end_s for span in told)
