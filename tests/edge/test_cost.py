@@ -24,7 +24,7 @@ BAR_S = 200e-6
 def watching(traces: Traces | None) -> Callable[[], None]:
     """One round of a text as the edge sees it: a draft comes, a call runs, tokens go."""
     target = Target("a test", "a target", TOKENIZER, VOCAB, 512, ())
-    metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0))
+    metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0))
     watch = Watch(EdgeMachine(target, Limits(), 0.0).text, "peer", anybody(0.0), metrics, traces, perf_counter)
     watch.message(opening(1), False)
     watch.message(Opened(1, 3, 0), True)
