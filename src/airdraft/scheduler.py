@@ -229,7 +229,7 @@ class Scheduler:
         self, batch: list[_Piece], done: asyncio.Future[tuple[Sequence[FloatArray | AirdraftError], float]]
     ) -> None:
         if done.cancelled():
-            self._settle(batch, [ModelError(f"{self.engine.name} was closed") for _ in batch], 0.0)
+            self._settle(batch, [_closed() for _ in batch], 0.0)
         else:
             self._settle(batch, *done.result())
         self._start()

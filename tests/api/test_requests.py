@@ -135,7 +135,7 @@ def test_a_stop_string_ends_the_text_before_itself(
         ({"prompt": []}, "prompt", "0; give 1 to 16"),
         ({"prompt": [4096]}, "prompt", "outside the vocabulary"),
         ({"prompt": ["a"] * 17}, "prompt", "1 to 16"),
-        ({"prompt": [5] * 1024}, None, "the prompt is 1024 tokens"),
+        ({"prompt": [5] * 1024}, "prompt", "the prompt is 1024 tokens"),
         ({"scheme": "magic"}, "scheme", "choose one of"),
         ({"logprobs": 21}, "logprobs", "0 to 20"),
         ({"logprobs": True}, "logprobs", "Expected `int | null`"),
@@ -165,6 +165,22 @@ def test_what_has_no_effect_and_what_nobody_knows_is_ignored(url: str) -> None:
 def test_a_body_that_is_no_request(url: str, data: bytes) -> None:
     status, answer = post(url, data)
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:1", "null", ""])
+def test_pages_may_not_use_it(url: str, origin: str) -> None:
+    """A browser sends such a request without asking first."""
+    status, answer = post(url, {"prompt": "x"}, **{"Origin": origin, "Content-Type": "text/plain"})
+    assert (status, answer["error"]["code"]) == (403, "foreign_origin")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8572", "", "[::2]", "[", "127.0.0.1.evil.example:80"])
+def test_names_that_lead_here_are_not_its_own(url: str, host: str) -> None:
+    """A page's own name may be made to lead to the reader's machine: then it says where it comes from, and it fits."""
+    status, answer = post(url, {"prompt": "x"}, Host=host, Origin=f"http://{host}")
+    assert (status, answer["error"]["code"]) == (403, "foreign_host")
+    for own in ("localhost", "LOCALHOST:80", "[::1]:8572", "127.0.0.1"):
+        assert post(url, {"prompt": "x", "max_tokens": 1}, Host=own)[0] == 200
 
 
 def test_other_paths_methods_and_bodies_too_long(url: str) -> None:

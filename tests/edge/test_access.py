@@ -8,8 +8,10 @@ from pathlib import Path
 from time import perf_counter
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from airdraft.core.messages import Close, Digest, Error, Opened
 from airdraft.edge.access import Access, Bucket, Tenant
@@ -157,6 +159,17 @@ def test_without_a_token_or_with_a_wrong_one_nobody_is_let_in(tmp_path: Path) ->
             async with Raw.connect(url, token=ALICE) as raw:
                 assert await raw.text(1, (1, 2, 3), 5) == truth(target, request("server", max_tokens=5))
             assert server.metrics.registry.get_sample_value("airdraft_refusals_total", {"code": "401"}) == 4
+
+    run(main)
+
+
+def test_a_page_in_a_browser_is_no_device() -> None:
+    async def main() -> None:
+        async with started(Table(1)) as (server, url):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url, origin=Origin("https://evil.example"))
+            assert refused.value.response.status_code == 403
+            await until(lambda: not server._door.sockets)
 
     run(main)
 

@@ -62,16 +62,17 @@ class Answer:
     async def chunks(self, texts: Texts, with_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
         """As the texts are written."""
         begun = False
+        without: dict[str, Any] = {"usage": None} if with_usage else {}
         async with contextlib.aclosing(texts):
             async for index, new in texts:
                 if not begun:  # an error before anything was written comes before any chunk
                     begun = True
                     for each, prefix in enumerate(self._prefixes):
                         if self._chat:
-                            yield self._chunk(each, {"delta": {"role": "assistant", "content": ""}})
+                            yield self._chunk(each, {"delta": {"role": "assistant", "content": ""}}) | without
                         elif prefix:
-                            yield self._chunk(each, {"text": prefix})
-                yield self._chunk(index, self._part(new), new)
+                            yield self._chunk(each, {"text": prefix}) | without
+                yield self._chunk(index, self._part(new), new) | without
         if with_usage:
             yield {**self._same, "object": self._chunk_kind, "choices": [], "usage": self._usage()}
 

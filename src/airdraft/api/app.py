@@ -30,6 +30,7 @@ from airdraft.core.control.auto import Auto
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
+from airdraft.device.client import LOOPBACK
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError
 from airdraft.models.text import LONG, Tokenizer
@@ -83,6 +84,10 @@ class Api:
         writer = self._writer(http)
         body = parse(CompletionBody, await body_of(http))
         self._known(body.model)
+        for ids in body.prompts():
+            if self.context is not None and not isinstance(ids, str) and len(ids) >= self.context:
+                what = f"the prompt is {len(ids)} tokens, the context of {self.model} is {self.context}"
+                raise ApiError(400, f"{what}; shorten the prompt", "prompt", "context_length_exceeded")
         prompts = [
             await self._encoded(self.tokenizer.encode, each) if isinstance(each, str) else each
             for each in body.prompts()
@@ -151,11 +156,26 @@ class Api:
                 yield piece
 
     def _writer(self, http: HttpRequest) -> TextWriter:
+        self._no_page(http)
         writer = self.admit(http.headers.get("authorization", ""))
         if writer is None:
             remedy = "send it as Authorization: Bearer KEY"
             raise ApiError(401, f"the API key is missing or wrong; {remedy}", None, "invalid_api_key")
         return writer
+
+    def _no_page(self, http: HttpRequest) -> None:
+        """Pages that a browser has open may reach this machine, too, and are none of its user's programs.
+
+        They say where they come from; and where a name of theirs was made to lead here, they ask for it.
+        """
+        host, origin = http.headers.get("host", ""), http.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise ApiError(403, f"a page of {origin} asks; pages may not use this server", None, "foreign_origin")
+        local = http.client is not None and http.client.host in LOOPBACK
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        if local and self.admit("") is not None and name.strip("[]").lower() not in LOOPBACK:
+            remedy = "ask for localhost or 127.0.0.1, or let the server want a key"
+            raise ApiError(403, f"there is no {host!r} here; {remedy}", None, "foreign_host")
 
     def _known(self, model: str | None) -> None:
         if model not in (None, self.model):

@@ -13,6 +13,7 @@ _REFUSED = {
     "scheme": (400, "invalid_value"),
     "busy": (503, "busy"),
     "quota": (429, "insufficient_quota"),
+    "revoked": (401, "invalid_api_key"),
 }
 
 
@@ -37,11 +38,11 @@ def as_api_error(error: AirdraftError) -> ApiError:
         return error
     message = str(error)
     if isinstance(error, BadParameterError):
-        code = "context_length_exceeded" if "context" in message else "invalid_value"
-        return ApiError(400, message, _field(message), code)
+        field = _field(message)
+        return ApiError(400, message, field, "context_length_exceeded" if field == "prompt" else "invalid_value")
     if isinstance(error, RefusedError) and error.code in _REFUSED:
         status, code = _REFUSED[error.code]
-        kind = _INVALID if status == 400 else _SERVER
+        kind = _INVALID if status in (400, 401) else _SERVER
         return ApiError(status, message, _field(message) if status == 400 else None, code, kind)
     if isinstance(error, LinkError):
         return ApiError(503, message, None, "edge_unreachable", _SERVER)
@@ -50,6 +51,8 @@ def as_api_error(error: AirdraftError) -> ApiError:
 
 def _field(message: str) -> str | None:
     """Messages about a parameter begin with its name, as the command line writes it."""
+    if message.startswith("the prompt is ") and "context" in message:
+        return "prompt"
     name, found, _ = message.partition(" is ")
     names = {"temperature", "top-k", "top-p", "min-p", "seed", "scheme", "logprobs"}
     first = name.split(" ")[0]

@@ -115,6 +115,7 @@ class EdgeServer:
                 ssl=self._service.tls,
                 process_request=self._door.process_request,
                 create_connection=Socket,
+                origins=[None],  # a page that a browser has open is no device
                 open_timeout=self._service.handshake_s,
                 logger=_wire,
                 server_header=None,
