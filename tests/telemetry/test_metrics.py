@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import typer
 from typer.main import get_command
 
 from airdraft.cli.edge import edge
-from airdraft.telemetry.metrics import Metrics, Readings
+from airdraft.telemetry.metrics import DeviceReadings, Metrics, Readings, TextMetrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operate.md").read_text(encoding="utf-8")
 
 
 def test_the_page_lists_the_metrics() -> None:
-    metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0))
+    edge = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0))
+    device = TextMetrics(lambda: DeviceReadings(*[0] * len(fields(DeviceReadings))))
     made = set()
-    for family in metrics.registry.collect():
+    for family in (*edge.registry.collect(), *device.registry.collect()):
         if family.name.startswith("airdraft_"):
             made.add(family.name + "_total" * (family.type == "counter"))
     assert set(re.findall(r"`(airdraft_\w+)", PAGE)) == made
@@ -28,7 +30,7 @@ def test_the_page_names_only_options_that_there_are() -> None:
     app.command()(edge)
     known = {name for option in get_command(app).params for name in option.opts}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
-    of_others = {"--edge", "--max-tokens", "--seed", "--json"}
+    of_others = {"--edge", "--max-tokens", "--seed", "--json", "--offline"}
     assert named - of_others <= known
     wanted = (
         "tls-cert tls-key tokens max-connections idle-s handshake-s drain-s metrics-port metrics-host log-json "

@@ -12,9 +12,11 @@ import typer
 from airdraft.api.app import device_app
 from airdraft.api.template import ChatTemplate
 from airdraft.cli import options
+from airdraft.cli.scraped import scraped
 from airdraft.cli.waiting import stopping
 from airdraft.device.client import LOOPBACK
 from airdraft.device.edges import PASSING
+from airdraft.device.watch import Watch
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
 from airdraft.models.engines import load
@@ -47,6 +49,8 @@ def device(
     ] = None,
     token: options.Token = None,
     ca: options.Ca = None,
+    metrics_port: options.MetricsPort = None,
+    metrics_host: options.MetricsHost = "127.0.0.1",
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
@@ -69,9 +73,11 @@ def device(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s,
         )  # fmt: skip
-        app = device_app(writer, tokenizer, name, template, api_key)
+        watch = Watch(writer)
+        app = device_app(watch, tokenizer, name, template, api_key)
+        scraping = scraped(watch.metrics.registry, writer.health, metrics_host, metrics_port)
         # The writer ends first: texts under way end with an error, and HTTP need not wait for them.
-        async with serving(app, host, port) as found, writer:
+        async with scraping as metrics, serving(app, host, port) as found, writer:
             stopped = stopping(until_eof)
             away = None
             try:
@@ -82,9 +88,12 @@ def device(
                 away = f"away: {error}"
             url = options.address(host, found).replace("ws://", "http://", 1) + "/v1"
             if as_json:
-                print(json.dumps({"event": "listening", "url": url, "edge": writer.edge}), flush=True)  # noqa: T201
+                line = {"event": "listening", "url": url, "edge": writer.edge}
+                print(json.dumps(line | ({"metrics": metrics} if metrics else {})), flush=True)  # noqa: T201
             else:
                 typer.echo(f"airdraft device serves {name} at {url} (Ctrl-C stops it), {away or writer.state}")
+                if metrics:
+                    typer.echo(f"metrics are at {metrics}/metrics")
                 if host not in LOOPBACK and not api_key:
                     typer.echo(f"listening on {host} without --api-key: anybody who reaches it may use it")
             await stopped.wait()

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from airdraft.api.app import edge_app
 from airdraft.api.template import ChatTemplate
 from airdraft.cli import options
+from airdraft.cli.scraped import scraped
 from airdraft.cli.waiting import stopping
 from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import Limits
@@ -32,12 +33,12 @@ from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target
 from airdraft.models.folder import resolve
 from airdraft.models.profile import PacedEngine, profile
 from airdraft.telemetry import logs
-from airdraft.telemetry.http import routes, serving
+from airdraft.telemetry.http import serving
 from airdraft.telemetry.trace import Traces
 
 _log = logging.getLogger(__name__)
 
-ENGINE, ACCESS, LIMITS, OPERATION = "Engine", "Access", "Limits", "Operation"
+ENGINE, ACCESS, LIMITS, OPERATION = "Engine", "Access", "Limits", options.OPERATION
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,8 @@ def edge(
             rich_help_panel=OPERATION,
         ),
     ] = None,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(help="Serve /metrics and /healthz over HTTP here.", min=0, max=65535, rich_help_panel=OPERATION),
-    ] = None,
-    metrics_host: Annotated[
-        str, typer.Option(help="Address for them to listen on.", rich_help_panel=OPERATION)
-    ] = "127.0.0.1",
+    metrics_port: options.MetricsPort = None,
+    metrics_host: options.MetricsHost = "127.0.0.1",
     log_level: Annotated[
         str, typer.Option(help=f"What to log: {', '.join(logs.LEVELS)}.", rich_help_panel=OPERATION)
     ] = "warning",
@@ -234,7 +230,8 @@ def _tls(certificate: Path | None, key: Path | None) -> tuple[ssl.SSLContext, Pa
 async def _serve(server: EdgeServer, settings: _Settings) -> None:
     async with server:
         await server.start(settings.host, settings.port)
-        async with _metrics(server, settings) as metrics_url, _api(settings) as api_url:
+        scraping = scraped(server.metrics.registry, server.health, settings.metrics_host, settings.metrics_port)
+        async with scraping as metrics_url, _api(settings) as api_url:
             stopped = stopping(settings.until_eof)
             terminated = asyncio.Event()
 
@@ -261,17 +258,6 @@ async def _either(*waits: Coroutine[Any, Any, object]) -> None:
     await asyncio.gather(*left, return_exceptions=True)
     for task in done:
         task.result()
-
-
-@contextlib.asynccontextmanager
-async def _metrics(server: EdgeServer, settings: _Settings) -> AsyncIterator[str | None]:
-    """Serve what is to be scraped. Yields its URL."""
-    if settings.metrics_port is None:
-        yield None
-        return
-    app = Starlette(routes=routes(server.metrics.registry, server.health))
-    async with serving(app, settings.metrics_host, settings.metrics_port) as port:
-        yield options.address(settings.metrics_host, port).replace("ws://", "http://", 1)
 
 
 @contextlib.asynccontextmanager

@@ -98,6 +98,12 @@ Ca = Annotated[
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)]
+OPERATION = "Operation"
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(help="Serve /metrics and /healthz over HTTP here.", min=0, max=65535, rich_help_panel=OPERATION),
+]
+MetricsHost = Annotated[str, typer.Option(help="Address for them to listen on.", rich_help_panel=OPERATION)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True, help="End when standard input ends.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text.")]

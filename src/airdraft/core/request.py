@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Self
 
 from airdraft.core.control.auto import Policy
 from airdraft.core.control.lengths import Length
@@ -36,6 +37,12 @@ class Counts:
         """Accepted share of the tokens that were judged, the literature's α; None before the first is."""
         judged = self.accepted + self.rejected
         return self.accepted / judged if judged else None
+
+    @classmethod
+    def total(cls, counts: Iterable[Self]) -> Self:
+        """The sums."""
+        every = list(counts)
+        return cls(**{each.name: sum(getattr(one, each.name) for one in every) for each in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from websockets.exceptions import InvalidMessage, InvalidStatus, InvalidURI, Web
 from websockets.uri import parse_uri
 
 from airdraft import __version__
+from airdraft.core.control.facts import Facts
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, VERSION, Hello, SchemeSpec, Welcome
@@ -246,6 +247,10 @@ class Connection:
             async for _ in events:
                 if now() > deadline:
                     return
+
+    def facts(self) -> Facts:
+        """What is known of the link and of the models at its ends, or assumed until it is measured."""
+        return self._machine.estimator.facts()
 
     @property
     def bytes_out(self) -> int:

@@ -9,6 +9,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+from airdraft.core.control.facts import Facts
 from airdraft.core.resume import Backoff
 from airdraft.device.client import STANDS, Connection
 from airdraft.errors import AirdraftError, LinkError, RefusedError
@@ -46,9 +47,13 @@ class Edges:
         self._target: tuple[str, _Identity] | None = None  # who serves what
         self._users: Counter[Connection] = Counter()
         self._open: set[Connection] = set()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[Connection, asyncio.Task[None]] = {}
         self._over = asyncio.Event()
-        self._bytes_out = self._bytes_in = 0
+        self._bytes_out = self._bytes_in = 0  # of connections that are over
+        self.connects = 0
+        """Connections that came into use when there was none: the first, and those after one was lost."""
+        self.moves = 0
+        """Times that a nearer edge was moved to."""
 
     @property
     def url(self) -> str | None:
@@ -58,12 +63,21 @@ class Edges:
     @property
     def bytes_out(self) -> int:
         """Bytes sent over all connections."""
-        return self._bytes_out + sum(each.bytes_out for each in self._open)
+        return self._bytes_out + sum(each.bytes_out for each in (*self._open, *self._closing))
 
     @property
     def bytes_in(self) -> int:
         """Bytes received over all connections."""
-        return self._bytes_in + sum(each.bytes_in for each in self._open)
+        return self._bytes_in + sum(each.bytes_in for each in (*self._open, *self._closing))
+
+    @property
+    def away(self) -> bool:
+        """Whether no edge answered when one was wanted last. One that has gone since shows when it is wanted again."""
+        return self._live is None
+
+    def facts(self) -> Facts | None:
+        """What is known of the link in use, and of the models at its ends; None if there is none."""
+        return self._live.facts() if self._live is not None and self._live.alive else None
 
     async def get(self, once: bool = False) -> Connection:
         """The live connection; if there is none, the first that can be had.
@@ -130,6 +144,10 @@ class Edges:
 
     def _use(self, connection: Connection) -> None:
         before, self._live = self._live, connection
+        if before is None:
+            self.connects += 1
+        else:
+            self.moves += 1
         self._at = self._urls.index(connection.url)
         self._say(f"connected to {connection.url}")
         if before is not None and not self._users[before]:
@@ -179,10 +197,16 @@ class Edges:
                 await self._over.wait()
 
     async def watch(self) -> None:
-        """Look at the other edges now and then, and move to one that is nearer. Never returns."""
+        """Look at the other edges now and then, and move to one that is nearer; while away, whether one is back.
+
+        Never returns.
+        """
         nearer: Counter[str] = Counter()
         while True:
             await asyncio.sleep(WATCH_S)
+            if self.away:
+                with contextlib.suppress(AirdraftError):
+                    await self.get(once=True)
             for url in self._urls:
                 live = self._live
                 if live is None or not live.alive or url == live.url:
@@ -214,9 +238,7 @@ class Edges:
         if connection not in self._open:
             return
         self._open.discard(connection)
-        task = asyncio.create_task(self._close(connection))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[connection] = asyncio.create_task(self._close(connection))
 
     async def _close(self, connection: Connection) -> None:
         try:
@@ -224,6 +246,7 @@ class Edges:
         finally:
             self._bytes_out += connection.bytes_out
             self._bytes_in += connection.bytes_in
+            del self._closing[connection]
 
     async def close(self) -> None:
         """End every connection."""
@@ -232,7 +255,7 @@ class Edges:
         async with self._dialling:  # whoever is connecting just now
             for connection in list(self._open):
                 self._part(connection)
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(*self._closing.values())
         self._say("closed")
 
     def _say(self, state: str) -> None:

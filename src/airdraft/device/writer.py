@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self, get_args
 
+from airdraft.core.control.facts import Facts
 from airdraft.core.events import Committed, Finished
 from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
@@ -97,6 +98,24 @@ class Writer:
     def edge(self) -> str | None:
         """The URL of the edge in use."""
         return self._edges.url
+
+    def health(self) -> str | None:
+        """Why a text would be shown nothing now, if so: `state` while away, unless the draft model speaks meanwhile."""
+        return self.state if self._edges.away and self._offline != "draft" else None
+
+    def facts(self) -> Facts | None:
+        """What is known of the link in use, and of the models at its ends; None while there is no edge."""
+        return self._edges.facts()
+
+    @property
+    def connects(self) -> int:
+        """Connections that came into use when there was none: the first, and those after one was lost."""
+        return self._edges.connects
+
+    @property
+    def moves(self) -> int:
+        """Times that a nearer edge was moved to."""
+        return self._edges.moves
 
     @property
     def bytes_out(self) -> int:

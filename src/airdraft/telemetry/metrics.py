@@ -1,9 +1,10 @@
-"""Metrics of one edge, in a registry of its own, for Prometheus. Names follow its conventions: base units, _total."""
+"""Metrics of one edge or device, in a registry of its own, for Prometheus, whose conventions names follow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,70 +16,94 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
+def _of(what: str) -> Any:
+    return field(metadata={"what": what})
+
+
 @dataclass(frozen=True)
 class Readings:
-    """What is read off the edge when somebody asks, and so costs nothing meanwhile. `total`s only grow."""
+    """What is read off an edge when somebody asks, and so costs nothing meanwhile. `total`s only grow."""
 
-    received_bytes_total: int
-    sent_bytes_total: int
-    evictions_total: int
-    waiting_forwards: int
-    kv_positions: int
-    kv_bytes: int | None
+    received_bytes_total: int = _of("Bytes from devices, WebSocket headers included, TLS excluded")
+    sent_bytes_total: int = _of("Bytes to devices, likewise")
+    evictions_total: int = _of("Caches taken from texts that were still being written")
+    waiting_forwards: int = _of("Forwards that wait for their turn")
+    kv_positions: int = _of("Key-value positions held")
+    kv_bytes: int | None = _of("Bytes of the keys and values at these positions")
     """None: the engine does not tell."""
-    texts: int
-    connections: int
+    texts: int = _of("Texts that are open")
+    connections: int = _of("Connections that are open")
 
 
-_HELP = {
-    "received_bytes_total": "Bytes from devices, WebSocket headers included, TLS excluded",
-    "sent_bytes_total": "Bytes to devices, likewise",
-    "evictions_total": "Caches taken from texts that were still being written",
-    "waiting_forwards": "Forwards that wait for their turn",
-    "kv_positions": "Key-value positions held",
-    "kv_bytes": "Bytes of the keys and values at these positions",
-    "texts": "Texts that are open",
-    "connections": "Connections that are open",
-}
+@dataclass(frozen=True)
+class DeviceReadings:
+    """The same of a device. None: without an edge nothing is known of a link."""
+
+    tokens_committed_total: int = _of("Tokens that became part of texts")
+    tokens_drafted_total: int = _of("Drafted tokens that were sent")
+    tokens_accepted_total: int = _of("Drafted tokens that were accepted")
+    device_tokens_rejected_total: int = _of("Drafted tokens that were judged and refused")
+    tokens_raced_total: int = _of("Tokens that the edge wrote without a draft")
+    rounds_total: int = _of("Forwards of one text that committed tokens")
+    received_bytes_total: int = _of("Bytes from edges, WebSocket headers included, TLS excluded")
+    sent_bytes_total: int = _of("Bytes to edges, likewise")
+    device_connects_total: int = _of("Connections that texts went over after there was none")
+    device_moves_total: int = _of("Moves to an edge that was nearer")
+    texts: int = _of("Texts that are open")
+    device_connected: int = _of("Whether an edge is connected")
+    device_rtt_seconds: float | None = _of("Estimate: round trip of an empty packet")
+    device_uplink_bits_per_second: float | None = _of("Estimate: rate of the uplink; infinite where no limit shows")
+    device_downlink_bits_per_second: float | None = _of("Estimate: rate of the downlink, likewise")
+    device_draft_seconds: float | None = _of("Estimate: a forward of the draft model")
+    device_verify_seconds: float | None = _of("Estimate: a forward of the target")
+    device_acceptance_ratio: float | None = _of("Estimate: chance that a drafted token which is judged is accepted")
 
 
-class Metrics:
+class TextMetrics:
+    """What either side tells of its texts, and what is read off it; all that a device tells."""
+
+    def __init__(self, read: Callable[[], Readings | DeviceReadings]) -> None:
+        self.registry = CollectorRegistry()
+        self.ended = self._counter("texts_ended", "Texts that are over: finished, failed, or lost with a link", "how")
+        for how in ("finished", "failed"):  # a rate needs its zero
+            self.ended.labels(how)
+        self.first_s = self._histogram("first_token_seconds", "From the opening of a text to its first commit")
+        self.token_s = self._histogram("token_seconds", "Mean time per token of a text, after its first commit")
+        self.registry.register(_Reader(read))
+        ProcessCollector(registry=self.registry)
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"airdraft_{name}", what, labels, registry=self.registry)
+
+    def _histogram(self, name: str, what: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+        return Histogram(f"airdraft_{name}", what, buckets=buckets, registry=self.registry)
+
+
+class Metrics(TextMetrics):
     """Counters that the edge turns, and what is read off it."""
 
     def __init__(self, read: Callable[[], Readings]) -> None:
-        self.registry = registry = CollectorRegistry()
-
-        def counter(name: str, what: str, *labels: str) -> Counter:
-            return Counter(f"airdraft_{name}", what, labels, registry=registry)
-
-        def histogram(name: str, what: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
-            return Histogram(f"airdraft_{name}", what, buckets=buckets, registry=registry)
-
+        super().__init__(read)
+        counter, histogram = self._counter, self._histogram
         self.committed = counter("tokens_committed", "Tokens that became part of texts")
         self.drafted = counter("tokens_drafted", "Drafted tokens that arrived")
         self.verified = counter("tokens_verified", "Drafted tokens that a forward ruled on")
         self.accepted = counter("tokens_accepted", "Drafted tokens that were accepted")
         self.raced = counter("tokens_raced", "Tokens that the edge wrote without a draft")
         self.rounds = counter("rounds", "Forwards of one text that committed tokens")
-        self.ended = counter("texts_ended", "Texts that are over: finished, failed, or lost with a connection", "how")
         self.refused = counter(
             "refusals", "Errors told to devices, by code; handshakes refused, by HTTP status", "code"
         )
-        for code in (*ERROR_CODES, "401", "429", "503"):  # a rate needs its zero
+        for code in (*ERROR_CODES, "401", "429", "503"):
             self.refused.labels(code)
-        for how in ("finished", "failed", "lost"):
-            self.ended.labels(how)
+        self.ended.labels("lost")
         self.forward_s = histogram("forward_seconds", "Duration of a call of the engine")
         self.batch = histogram("batch_size", "Texts in a call of the engine", BATCHES)
-        self.first_s = histogram("first_token_seconds", "From the opening of a text to its first commit")
-        self.token_s = histogram("token_seconds", "Mean time per token of a text, after its first commit")
         self.rtt_s = histogram("rtt_seconds", "Round-trip times as the edge's own pings find them")
-        registry.register(_Reader(read))
-        ProcessCollector(registry=registry)
 
 
 class _Reader(Collector):
-    def __init__(self, read: Callable[[], Readings]) -> None:
+    def __init__(self, read: Callable[[], Readings | DeviceReadings]) -> None:
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
@@ -87,4 +112,4 @@ class _Reader(Collector):
             value = getattr(readings, each.name)
             if value is not None:
                 kind = CounterMetricFamily if each.name.endswith("_total") else GaugeMetricFamily
-                yield kind(f"airdraft_{each.name}", _HELP[each.name], value=value)
+                yield kind(f"airdraft_{each.name}", each.metadata["what"], value=value)
