@@ -51,6 +51,8 @@ def device(
     ca: options.Ca = None,
     metrics_port: options.MetricsPort = None,
     metrics_host: options.MetricsHost = "127.0.0.1",
+    trace_dir: options.TraceDir = None,
+    trace_tokens: options.TraceTokens = False,
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
@@ -64,6 +66,7 @@ def device(
     """
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
         raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
+    traces = options.traces(trace_dir, "device", trace_tokens)
     trust = options.trusted(ca)
     model, tokenizer = load(draft, engine=draft_engine)
     template = ChatTemplate.of(resolve(draft, draft_engine), chat_template)
@@ -71,7 +74,7 @@ def device(
     async def serve() -> None:
         writer = Writer(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
-            offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s,
+            offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, traces=traces,
         )  # fmt: skip
         watch = Watch(writer)
         app = device_app(watch, tokenizer, name, template, api_key)

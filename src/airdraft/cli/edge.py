@@ -34,7 +34,6 @@ from airdraft.models.folder import resolve
 from airdraft.models.profile import PacedEngine, profile
 from airdraft.telemetry import logs
 from airdraft.telemetry.http import serving
-from airdraft.telemetry.trace import Traces
 
 _log = logging.getLogger(__name__)
 
@@ -163,14 +162,8 @@ def edge(
         str, typer.Option(help=f"What to log: {', '.join(logs.LEVELS)}.", rich_help_panel=OPERATION)
     ] = "warning",
     log_json: Annotated[bool, typer.Option(help="Log JSON, a line each.", rich_help_panel=OPERATION)] = False,
-    trace_dir: Annotated[
-        Path | None,
-        typer.Option(help="Write a trace of every text, see `airdraft trace show`.", rich_help_panel=OPERATION),
-    ] = None,
-    trace_tokens: Annotated[
-        bool,
-        typer.Option(help="Token ids in traces, too: whoever reads them reads the texts.", rich_help_panel=OPERATION),
-    ] = False,
+    trace_dir: options.TraceDir = None,
+    trace_tokens: options.TraceTokens = False,
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
@@ -191,8 +184,7 @@ def edge(
         raise BadParameterError(f"--heartbeat-s is {heartbeat_s:g}; give a time from 0.01 to 3600 s")
     if log_level not in logs.LEVELS:
         raise BadParameterError(f"no log level {log_level!r}; choose from {', '.join(logs.LEVELS)}")
-    if trace_tokens and trace_dir is None:
-        raise BadParameterError("--trace-tokens without --trace-dir; say where traces go")
+    traces = options.traces(trace_dir, "edge", trace_tokens)
     pace = profile(profile_name)
     secured = _tls(tls_cert, tls_key)
     service = Service(
@@ -201,7 +193,7 @@ def edge(
         connections=max_connections,
         handshake_s=handshake_s,
         idle_s=idle_s or None,
-        traces=Traces(trace_dir, "edge", trace_tokens) if trace_dir else None,
+        traces=traces,
     )
     limits = Limits(max_frame, max_draft, max_sessions, heartbeat_s)
     capacity = Capacity(max_texts, max_batch, kv_tokens)

@@ -13,6 +13,7 @@ from airdraft.core.schemes import SCHEMES
 from airdraft.errors import BadParameterError
 from airdraft.models.engines import HERE
 from airdraft.models.profile import PROFILES
+from airdraft.telemetry.trace import Traces
 
 Draft = Annotated[str, typer.Option(help="Draft MODEL, on this device.", rich_help_panel="Models")]
 Target = Annotated[str, typer.Option(help="Target MODEL, at the edge.", rich_help_panel="Models")]
@@ -104,6 +105,14 @@ MetricsPort = Annotated[
     typer.Option(help="Serve /metrics and /healthz over HTTP here.", min=0, max=65535, rich_help_panel=OPERATION),
 ]
 MetricsHost = Annotated[str, typer.Option(help="Address for them to listen on.", rich_help_panel=OPERATION)]
+TraceDir = Annotated[
+    Path | None,
+    typer.Option(help="Write a trace of every text, see `airdraft trace show`.", rich_help_panel=OPERATION),
+]
+TraceTokens = Annotated[
+    bool,
+    typer.Option(help="Token ids in traces, too: whoever reads them reads the texts.", rich_help_panel=OPERATION),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True, help="End when standard input ends.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text.")]
@@ -117,6 +126,13 @@ def address(host: str, port: int) -> str:
 def edges(words: str) -> list[str]:
     """The URLs between commas."""
     return [url.strip() for url in words.split(",")]
+
+
+def traces(folder: Path | None, side: str, tokens: bool) -> Traces | None:
+    """Where traces go. Raises: `BadParameterError` where they cannot, or where it is not said."""
+    if tokens and folder is None:
+        raise BadParameterError("--trace-tokens without --trace-dir; say where traces go")
+    return Traces(folder, side, tokens) if folder else None
 
 
 def trusted(ca: Path | None) -> ssl.SSLContext | None:

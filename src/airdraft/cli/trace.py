@@ -20,7 +20,9 @@ WIDTH = 24
 """Characters of the bar that shows when."""
 BARS = {"call": "━", "committed": "●", "draft": "▸"}
 
-trace = typer.Typer(no_args_is_help=True, help="Traces of texts, as `airdraft edge --trace-dir` writes them.")
+trace = typer.Typer(
+    no_args_is_help=True, help="Traces of texts, as `airdraft edge` and `airdraft device` write them with --trace-dir."
+)
 
 
 @trace.callback()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -115,6 +115,10 @@ class DeviceMachine(Connection):
         if data:
             self.estimator.sent(self._now, len(data) + HEADER_BYTES)
         return data
+
+    def text(self, session: int) -> Sequence[int]:
+        """Prompt and committed tokens of a session; empty if there is none."""
+        return self._sessions[session].text if session in self._sessions else ()
 
     def latest(self, forward: Forward) -> Forward:
         """Asked for when a forward's turn has come: the device's never change."""

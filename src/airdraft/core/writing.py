@@ -147,6 +147,11 @@ class Session:
         make = self._machine.make
         return make(self._spec, request.params, request.seed, self._vocab_size, DEVICE)
 
+    @property
+    def text(self) -> Sequence[int]:
+        """Prompt and committed tokens."""
+        return self._tokens[: self._committed]
+
     def opening(self) -> Open:
         """The message that opens the session."""
         packed = BitWriter()

@@ -22,6 +22,7 @@ from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, VERSION, Hello, SchemeSpec, Welcome
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.probe import Probe, measure
+from airdraft.device.tracing import Tracing
 from airdraft.errors import (
     AirdraftError,
     BadParameterError,
@@ -33,6 +34,7 @@ from airdraft.errors import (
 )
 from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler
+from airdraft.telemetry.trace import Traces
 from airdraft.transport import Driver
 
 _log = logging.getLogger(__name__)
@@ -83,6 +85,7 @@ class Connection:
         draft: LanguageModel,
         hello: Hello,
         scheduler: Scheduler | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """Use `connect`."""
         self.url = url
@@ -90,9 +93,13 @@ class Connection:
         self._socket = socket
         self._shares = scheduler is not None
         self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft")
-        machine = DeviceMachine(hello, draft.max_context, asyncio.get_running_loop().time())
+        clock = asyncio.get_running_loop().time
+        machine = DeviceMachine(hello, draft.max_context, clock())
         self._machine = machine
-        self._driver = Driver(machine, socket, self._scheduler, self._on_event)
+        self._tracing = Tracing(traces, url, machine, clock) if traces else None
+        self._driver = Driver(
+            machine, socket, self._scheduler, self._on_event, self._tracing.call if self._tracing else None
+        )
         self._greeting: asyncio.Queue[Event] = asyncio.Queue()
         self._texts: dict[int, asyncio.Queue[Event]] = {}
         self._echoes: asyncio.Queue[Event] = asyncio.Queue()
@@ -110,6 +117,7 @@ class Connection:
         token: str | None = None,
         ssl: tls.SSLContext | None = None,
         scheduler: Scheduler | None = None,
+        traces: Traces | None = None,
     ) -> Self:
         """Connect and shake hands. `tokenizer` is the digest, `vocab_size` the size of the draft's vocabulary.
 
@@ -117,6 +125,7 @@ class Connection:
             token: proves to the edge who we are; sent in the clear unless the URL begins with wss://.
             ssl: what to trust, for wss://; None: the authorities this machine trusts.
             scheduler: runs the draft, and outlives the connection; None: one of its own.
+            traces: where a trace of every text goes; None: nowhere.
         Raises: `LinkError` if the edge cannot be reached, `RefusedError` or `RemoteProtocolError` if it and this
         device cannot work together, `BadParameterError` for a token that is none.
         """
@@ -155,7 +164,8 @@ class Connection:
         except (OSError, TimeoutError, WebSocketException) as error:
             raise _unreachable(url, error) from error
         software = f"airdraft {__version__}"
-        client = cls(url, socket, draft, Hello(VERSION, software, draft.name, tokenizer, vocab_size), scheduler)
+        hello = Hello(VERSION, software, draft.name, tokenizer, vocab_size)
+        client = cls(url, socket, draft, hello, scheduler, traces)
         try:
             async with asyncio.timeout(CONNECT_S):
                 event = await client._greeting.get()
@@ -201,6 +211,8 @@ class Connection:
         finally:
             del self._texts[number]
             self._machine.cancel(number)
+            if self._tracing is not None:
+                self._tracing.left(number)
             self._driver.forget(number)
             self._driver.flush()
 
@@ -286,6 +298,8 @@ class Connection:
             self._on_event(Failed(None, "gone", "", ours=False))
 
     def _on_event(self, event: Event) -> None:
+        if self._tracing is not None:
+            self._tracing.event(event)
         if isinstance(event, Ready):
             self._greeting.put_nowait(event)
         elif isinstance(event, Failed) and event.session is None:

@@ -26,6 +26,7 @@ from airdraft.device.offline import Corrected, Guess, Unverified
 from airdraft.errors import BadParameterError, LinkError, RefusedError
 from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler
+from airdraft.telemetry.trace import Traces
 
 __all__ = ["Committed", "Corrected", "Finished", "Offline", "Unverified", "Writer", "Written"]
 
@@ -58,6 +59,7 @@ class Writer:
         ssl: tls.SSLContext | None = None,
         give_up_s: float | None = None,
         told: Callable[[str], None] = lambda state: None,
+        traces: Traces | None = None,
     ) -> None:
         """Nothing is connected yet: the first text does it, or `connect`.
 
@@ -69,6 +71,7 @@ class Writer:
             token, ssl: see `Connection.connect`.
             give_up_s: how long a text waits without a commit while there is no edge; None: for ever.
             told: called with `state` whenever it changes.
+            traces: where a trace of every session goes; None: nowhere. A text that is resumed makes several.
         Raises: `LinkError` for what is no address, `BadParameterError`.
         """
         if not edges:
@@ -83,6 +86,7 @@ class Writer:
         connect = functools.partial(
             Connection.connect,
             draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
+            traces=traces,
         )  # fmt: skip
         self._edges = Edges(list(dict.fromkeys(edges)), connect, told)
         self._draft, self._vocab_size = draft, vocab_size

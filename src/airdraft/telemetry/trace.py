@@ -4,8 +4,8 @@ Every event has `t`, seconds since the first one, and `event`:
 
     opened     prompt, length (more if the text is resumed), max_tokens, scheme, side; `at`: the wall clock
     ready      the edge has taken the text
-    draft      start, count, bytes
-    call       the engine ran: began (seconds since the first event), texts in the call, tokens it was fed
+    draft      came, or on the device went: start, count, bytes
+    call       the engine of this side ran: began (seconds since the first event), texts in the call, tokens it was fed
     committed  length of the text by now, accepted drafts, written (by the target)
     switch     scheme; switched: the edge follows
     more, extra   `split`: recovery on the device took more candidates
@@ -102,6 +102,12 @@ class TextTrace:
             self.note("finished", now, reason=message.reason)
         elif isinstance(message, Error):
             self.note("failed", now, code=message.code, message=message.message)
+
+    def commit(self, tokens: Sequence[int], accepted: int, now: float) -> None:
+        """A device has made `tokens` part of the text, the first `accepted` of them drafts of its own."""
+        ids = {"ids": list(tokens)} if self._tokens else {}
+        self._length = (self._length or 0) + len(tokens)
+        self.note("committed", now, length=self._length, accepted=accepted, written=len(tokens) - accepted, **ids)
 
     def _committed(self, now: float, length: int, text: Sequence[int], **counts: int) -> None:
         ids = {"ids": list(text[self._length : length])} if self._tokens else {}
