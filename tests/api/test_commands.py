@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import signal
 import ssl
@@ -133,6 +134,7 @@ def test_ended_in_the_midst_of_an_answer_neither_waits_nor_fails_loudly() -> Non
         (("--ca", "/nowhere.pem"), "/nowhere.pem cannot be read"),
         (("--give-up", "0"), "give-up is 0 s"),
         (("--api-key", ""), "--api-key is empty"),
+        (("--log-level", "loud"), "no log level 'loud'; choose from debug, info"),
         (("--edge", "ws://a:1,http://x"), "'http://x' is no address of an edge"),
     ],
 )
@@ -141,6 +143,23 @@ def test_mistakes_end_in_one_line(options: tuple[str, ...], words: str) -> None:
     assert (code, out) == (2, "")
     assert words in errors
     assert errors.count("\n") == 1
+
+
+def test_a_device_logs_its_edges_and_texts_and_no_word_of_them() -> None:
+    with started("edge", "--port", "0", "--json") as edge:
+        url = announced(edge)["url"]
+        options = ("--port", "0", "--json", "--log-json", "--log-level", "info")
+        with started("device", "--edge", url, *options) as device:
+            with client(announced(device)["url"]) as api:
+                api.completions.create(model="target", prompt=PROMPT, max_tokens=8, seed=1)
+            device.send_signal(signal.SIGTERM)
+            _, errors = device.communicate(timeout=20)
+    lines = [json.loads(line) for line in errors.decode().splitlines()]
+    assert {line["level"] for line in lines} == {"info"}
+    assert f"connected to {url}" in [line["message"] for line in lines]
+    [text] = [line for line in lines if "text" in line]
+    assert (text["how"], text["tokens"], text["message"]) == ("finished", 8, "text 1 finished")
+    assert PROMPT.split()[1] not in errors.decode()
 
 
 def test_a_port_that_is_taken() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -21,7 +22,10 @@ from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
 from airdraft.models.engines import load
 from airdraft.models.folder import resolve
+from airdraft.telemetry import logs
 from airdraft.telemetry.http import serving
+
+_log = logging.getLogger(__name__)
 
 
 def device(
@@ -51,6 +55,8 @@ def device(
     ca: options.Ca = None,
     metrics_port: options.MetricsPort = None,
     metrics_host: options.MetricsHost = "127.0.0.1",
+    log_level: options.LogLevel = "warning",
+    log_json: options.LogJson = False,
     trace_dir: options.TraceDir = None,
     trace_tokens: options.TraceTokens = False,
     as_json: options.Json = False,
@@ -66,6 +72,7 @@ def device(
     """
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
         raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
+    logs.configure(log_level, log_json)
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust = options.trusted(ca)
     model, tokenizer = load(draft, engine=draft_engine)
@@ -75,6 +82,7 @@ def device(
         writer = Writer(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, traces=traces,
+            told=_log.info,
         )  # fmt: skip
         watch = Watch(writer)
         app = device_app(watch, tokenizer, name, template, api_key)

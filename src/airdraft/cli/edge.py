@@ -158,10 +158,8 @@ def edge(
     ] = None,
     metrics_port: options.MetricsPort = None,
     metrics_host: options.MetricsHost = "127.0.0.1",
-    log_level: Annotated[
-        str, typer.Option(help=f"What to log: {', '.join(logs.LEVELS)}.", rich_help_panel=OPERATION)
-    ] = "warning",
-    log_json: Annotated[bool, typer.Option(help="Log JSON, a line each.", rich_help_panel=OPERATION)] = False,
+    log_level: options.LogLevel = "warning",
+    log_json: options.LogJson = False,
     trace_dir: options.TraceDir = None,
     trace_tokens: options.TraceTokens = False,
     as_json: options.Json = False,
@@ -182,8 +180,7 @@ def edge(
         raise BadParameterError("--max-sessions and --max-draft must be at least 1, --max-frame at least 1024 bytes")
     if not 0.01 <= heartbeat_s <= 3600:  # NaN lands here too
         raise BadParameterError(f"--heartbeat-s is {heartbeat_s:g}; give a time from 0.01 to 3600 s")
-    if log_level not in logs.LEVELS:
-        raise BadParameterError(f"no log level {log_level!r}; choose from {', '.join(logs.LEVELS)}")
+    logs.configure(log_level, log_json)
     traces = options.traces(trace_dir, "edge", trace_tokens)
     pace = profile(profile_name)
     secured = _tls(tls_cert, tls_key)
@@ -200,7 +197,6 @@ def edge(
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k)
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
-    logs.configure(log_level, log_json)
     api = None
     if api_port is not None:
         api = edge_app(server, tokenizer, ChatTemplate.of(resolve(target, engine))), api_port

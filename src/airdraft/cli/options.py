@@ -13,6 +13,7 @@ from airdraft.core.schemes import SCHEMES
 from airdraft.errors import BadParameterError
 from airdraft.models.engines import HERE
 from airdraft.models.profile import PROFILES
+from airdraft.telemetry import logs
 from airdraft.telemetry.trace import Traces
 
 Draft = Annotated[str, typer.Option(help="Draft MODEL, on this device.", rich_help_panel="Models")]
@@ -105,6 +106,8 @@ MetricsPort = Annotated[
     typer.Option(help="Serve /metrics and /healthz over HTTP here.", min=0, max=65535, rich_help_panel=OPERATION),
 ]
 MetricsHost = Annotated[str, typer.Option(help="Address for them to listen on.", rich_help_panel=OPERATION)]
+LogLevel = Annotated[str, typer.Option(help=f"What to log: {', '.join(logs.LEVELS)}.", rich_help_panel=OPERATION)]
+LogJson = Annotated[bool, typer.Option(help="Log JSON, a line each.", rich_help_panel=OPERATION)]
 TraceDir = Annotated[
     Path | None,
     typer.Option(help="Write a trace of every text, see `airdraft trace show`.", rich_help_panel=OPERATION),

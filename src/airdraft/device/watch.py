@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import AsyncGenerator
 
 from airdraft.core.events import Committed
 from airdraft.core.request import Counts, Request
 from airdraft.device.writer import Writer, Written
 from airdraft.errors import AirdraftError
+from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import DeviceReadings, TextMetrics
+
+_log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -44,6 +48,8 @@ class Watch:
         finally:
             self._over = Counts.total((self._over, self._open.pop(number)))
             self.metrics.ended.labels(how).inc()
+            about = fields(text=number, how=how, tokens=request.counts.committed, seconds=round(clock() - opened_s, 3))
+            _log.info("text %d %s", number, how, extra=about)
             if len(commits) > 1:
                 after = sum(tokens for _, tokens in commits[1:])
                 self.metrics.token_s.observe((commits[-1][0] - commits[0][0]) / after)
