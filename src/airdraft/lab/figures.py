@@ -67,6 +67,7 @@ _SPANS = {
 
 _LEADER = {"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.7, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)}
 
+_RACED: dict[Scheme, str] = {"stream/idle": "stream/idle; with one device also stream/always and auto"}
 _PALEST = 0.35
 """Of a winner's colour, where it gains nothing over server streaming."""
 _WIDTH = 9.0
@@ -134,7 +135,9 @@ def winners(rows: Sequence[Row]) -> Figure:
             axes.set_ylabel("uplink, Mbit/s")
         setting = f"{agreement}; the deeper, the faster; within {TIE:.1%} the simpler scheme is named"
         _title(figure, "Which exact scheme is fastest, and its speed over server streaming", setting)
-        handles = [Patch(color=COLOURS[scheme], label=scheme) for scheme in SCHEMES if scheme in seen]
+        handles = [
+            Patch(color=COLOURS[scheme], label=_RACED.get(scheme, scheme)) for scheme in SCHEMES if scheme in seen
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) or 1, frameon=False)
     return figure
 
