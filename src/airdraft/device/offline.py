@@ -9,6 +9,7 @@ from airdraft.core.connection import known_rows
 from airdraft.core.events import Committed, Finished, Forward
 from airdraft.core.request import Request
 from airdraft.core.sampling import choose
+from airdraft.errors import RefusedError
 from airdraft.scheduler import Owner, Scheduler
 
 
@@ -61,7 +62,11 @@ class Guess:
         keep = next((at for at, (a, b) in enumerate(zip(self._fed, tokens, strict=False)) if a != b), len(self._fed))
         keep = min(keep, len(tokens) - 1)
         forward = Forward(0, keep, tuple(tokens[keep:]), 1)
-        row = known_rows(await self._scheduler.run(self._text, lambda: forward), 1, self._vocab_size)[0]
+        try:
+            rows = await self._scheduler.run(self._text, lambda: forward)
+        except RefusedError:  # the writer is closed, which whoever waits for an edge is told
+            return None
+        row = known_rows(rows, 1, self._vocab_size)[0]
         self._fed = tokens
         self.tokens.append(choose(row, self._request.params, self._request.seed, len(tokens)))
         return Unverified(len(tokens), (self.tokens[-1],))
