@@ -72,11 +72,12 @@ def device(
     """
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
         raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
-    logs.configure(log_level, log_json)
+    level = options.log_level(log_level)
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust = options.trusted(ca)
     model, tokenizer = load(draft, engine=draft_engine)
     template = ChatTemplate.of(resolve(draft, draft_engine), chat_template)
+    logs.configure(level, log_json)
 
     async def serve() -> None:
         writer = Writer(

@@ -180,7 +180,7 @@ def edge(
         raise BadParameterError("--max-sessions and --max-draft must be at least 1, --max-frame at least 1024 bytes")
     if not 0.01 <= heartbeat_s <= 3600:  # NaN lands here too
         raise BadParameterError(f"--heartbeat-s is {heartbeat_s:g}; give a time from 0.01 to 3600 s")
-    logs.configure(log_level, log_json)
+    level = options.log_level(log_level)
     traces = options.traces(trace_dir, "edge", trace_tokens)
     pace = profile(profile_name)
     secured = _tls(tls_cert, tls_key)
@@ -197,6 +197,7 @@ def edge(
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k)
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
+    logs.configure(level, log_json)
     api = None
     if api_port is not None:
         api = edge_app(server, tokenizer, ChatTemplate.of(resolve(target, engine))), api_port

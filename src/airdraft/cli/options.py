@@ -131,6 +131,13 @@ def edges(words: str) -> list[str]:
     return [url.strip() for url in words.split(",")]
 
 
+def log_level(level: str) -> str:
+    """The same. Raises: `BadParameterError` if it is none."""
+    if level not in logs.LEVELS:
+        raise BadParameterError(f"no log level {level!r}; choose from {', '.join(logs.LEVELS)}")
+    return level
+
+
 def traces(folder: Path | None, side: str, tokens: bool) -> Traces | None:
     """Where traces go. Raises: `BadParameterError` where they cannot, or where it is not said."""
     if tokens and folder is None:

@@ -7,8 +7,6 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from airdraft.errors import BadParameterError
-
 LEVELS = ("debug", "info", "warning", "error")
 
 TEXT = "airdraft: %(levelname)s: %(message)s"
@@ -50,12 +48,7 @@ def printable(text: str) -> str:
 
 
 def configure(level: str = "warning", as_json: bool = False) -> None:
-    """Send what this process logs, from `level` up, to standard error. Replaces what was sent there before.
-
-    Raises: `BadParameterError` for no level of `LEVELS`.
-    """
-    if level not in LEVELS:
-        raise BadParameterError(f"no log level {level!r}; choose from {', '.join(LEVELS)}")
+    """Send what this process logs, from `level` up, to standard error. Replaces what was sent there before."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if as_json else _Line(TEXT))
     root = logging.getLogger()

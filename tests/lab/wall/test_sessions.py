@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
+import subprocess
 import sys
+from subprocess import PIPE
 
 import pytest
 
@@ -63,11 +64,19 @@ def test_devices_at_a_real_edge_write_the_targets_texts(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_process_is_weighed() -> None:
+    """Another than this one, which frees memory when it likes, and hands out what it holds already."""
     size = 64 << 20
-    before = capacity._resident_bytes(os.getpid())
-    with mmap.mmap(-1, size) as fresh:  # pages of its own; an allocator may hand out what this process holds already
-        fresh.write(b"\1" * size)
-        assert capacity._resident_bytes(os.getpid()) - before > 0.8 * size
+    code = f"print(flush=True); input(); held = bytearray(b'x' * {size}); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        weights = []
+        for _ in range(2):
+            child.stdout.readline()
+            weights.append(capacity._resident_bytes(child.pid))
+            child.stdin.write("\n")
+            child.stdin.flush()
+    assert weights[1] - weights[0] > 0.8 * size
     began = capacity._cpu_s(os.getpid())
     while capacity._cpu_s(os.getpid()) - began < 0.05:
         sum(range(10_000))
