@@ -26,11 +26,14 @@ _log = logging.getLogger(__name__)
 
 PIECE = 128
 """Tokens of prompts in one call, at most."""
-SHORT_S = 0.002
+SHORT_S = 0.004
 """A call that takes less runs in the loop's own thread, if there is but one text. To hand it to another, and to wake
 for its result, takes up to half a millisecond on a small machine, and is worth it only to keep the loop free."""
 SHORT_TOKENS = 16
 """Tokens that such a call may feed: the time of the last one says nothing about a long prompt."""
+TURNS = 2
+"""Turns of the loop before such a call: what came while the last one ran is read in the first and acted on in the
+second, and what that one led to is sent. Else a commit would wait for the next forward, and so would a draft."""
 
 
 @dataclass
@@ -158,6 +161,9 @@ class Scheduler:
 
         Returns: float32 [rows, vocab]. Raises: `ModelError`, `RefusedError` ("busy") once the scheduler is closed.
         """
+        if self._is_short():
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
         if self._closed:
             raise _closed()
         job = _Job(text, latest, asyncio.get_running_loop().create_future(), next(self._arrivals))
@@ -204,12 +210,15 @@ class Scheduler:
                 text = piece.job.text
                 text.running, text.used, text.owner.served = True, self._calls, self._calls
                 self._waiting.remove(piece.job)
-            short = self._took_s < SHORT_S and batch[0].end - batch[0].start <= SHORT_TOKENS
-            if short and len(self._texts) == 1:
+            if self._is_short() and batch[0].end - batch[0].start <= SHORT_TOKENS:
                 self._settle(batch, *self._call(batch))
                 continue
             future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, batch)
             future.add_done_callback(lambda done, batch=batch: self._settled(batch, done))  # type: ignore[misc]
+
+    def _is_short(self) -> bool:
+        """Whether the next call is to run in the loop's thread, if it feeds few tokens."""
+        return self._took_s < SHORT_S and len(self._texts) == 1
 
     def _call(self, batch: Sequence[_Piece]) -> tuple[Sequence[FloatArray | AirdraftError], float]:
         """What the engine gave, and the seconds it took."""

@@ -12,7 +12,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import BadParameterError
 from airdraft.lab import cell, validate
-from airdraft.lab.validate import CHECKS, Check, Checked, Pair, Validation, Written
+from airdraft.lab.validate import CHECKS, Check, Checked, Overhead, Pair, Validation, Written
 from airdraft.models.base import OneByOne
 from airdraft.models.engines import load
 from airdraft.models.profile import profile
@@ -62,11 +62,19 @@ def test_under_shared_noise_the_recorded_texts_come_out(scheme: str, length: int
         assert replayed.counts.accepted == sum(sum(text.accepted[:-1]) for text in texts)
 
 
-def test_a_hand_over_slows_a_replay(pair: Pair) -> None:
-    check = Check("phone-8b", 20.0, 20.0, "server")
-    bare, slower = (pair.virtual(check, [], added_s) for added_s in (0.0, 0.003))
+def test_overheads_slow_a_replay(pair: Pair) -> None:
+    server = Check("phone-8b", 20.0, 20.0, "server")
+    bare, slower = (pair.virtual(server, [], added) for added in (Overhead(), Overhead(1.0, 0.003)))
     assert slower == pytest.approx(bare * 30 / 33, rel=0.02)
-    assert 0 <= asyncio.run(pair.hand_over_s()) < 1
+    rounds = Check("phone-8b", 20.0, 20.0, "coupled", 3)
+    bare, slower = (pair.virtual(rounds, [], added) for added in (Overhead(), Overhead(0.002, 0.0)))
+    assert slower == pytest.approx(bare * 95 / 101, rel=0.02)
+
+
+def test_overheads_are_measured(pair: Pair) -> None:
+    found = asyncio.run(pair.overhead())
+    assert 0 < found.verify_s < 0.1
+    assert -0.01 < found.draft_s < 0.1
 
 
 def test_the_checks() -> None:
@@ -82,7 +90,7 @@ def test_the_checks() -> None:
 
 def validation(*errors: float) -> Validation:
     check = Check("phone-8b", 20.0, 5.0, "coupled", 3)
-    return Validation(5e-4, [Checked(check, 20.0, 20.0 * (1 + error), 22.0, True) for error in errors])
+    return Validation(Overhead(4e-4, 5e-4), [Checked(check, 20.0, 20.0 * (1 + error), 22.0, True) for error in errors])
 
 
 @pytest.mark.parametrize(
@@ -104,7 +112,7 @@ def test_the_verdict(errors: tuple[float, ...], held: bool) -> None:
     assert (record["median_bar"], record["worst_bar"]) == (0.08, 0.20)
     first = record["cells"][0]
     assert first["error"] == pytest.approx(errors[0])
-    assert first["error_without_hand_over"] == pytest.approx(0.1)
+    assert first["error_without_overhead"] == pytest.approx(0.1)
     assert (first["scheme"], first["length"], first["draft_ms"], first["verify_ms"]) == ("coupled", 3, 15.0, 30.0)
 
 

@@ -110,11 +110,11 @@ def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.N
     write_json(json_file, found.record())
     console.print(
         f"Wall clock: {lab.TEXTS} texts of at most {lab.TOKENS} tokens over real processes, compute imitated. "
-        f"Virtual time: profile and {1e3 * found.hand_over_s:.2f} ms a forward, the measured hand-over to a thread.",
+        f"Virtual time: profile and {_overhead(found)}.",
         soft_wrap=True,
     )
     table = _table("scheme", profile="profile", link="RTT, uplink", wall="tokens/s,\nwall", virtual="virtual",
-                   error="error", bare="without\nhand-over")  # fmt: skip
+                   error="error", bare="without\noverhead")  # fmt: skip
     for row in _validation_rows(found):
         table.add_row(*row)
     console.print(table)
@@ -217,14 +217,22 @@ def _verdict(found: Validation) -> str:
     )
 
 
+def _overhead(found: Validation) -> str:
+    draft_ms, verify_ms = 1e3 * found.overhead.draft_s, 1e3 * found.overhead.verify_s
+    return (
+        f"what was measured beyond it over bare loopback: {draft_ms:.2f} ms a draft, {verify_ms:.2f} ms a forward of "
+        "the target"
+    )
+
+
 def validation_block(found: Validation) -> str:
     """The table of `airdraft bench validate`, in Markdown."""
     rows = "\n".join("| " + " | ".join(cells) + " |" for cells in _validation_rows(found))
     return f"""\
 Tokens/s over real processes and an emulated link, and of the same texts in virtual time, whose forwards take the
-profile's time and {1e3 * found.hand_over_s:.2f} ms, the measured hand-over to a thread.
+profile's time and {_overhead(found)}.
 
-| scheme | profile | RTT, uplink | wall clock | virtual | error | without the hand-over |
+| scheme | profile | RTT, uplink | wall clock | virtual | error | without the overhead |
 |---|---|---|---:|---:|---:|---:|
 {rows}
 

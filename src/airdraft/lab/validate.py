@@ -1,10 +1,11 @@
 """Virtual time held against the wall clock: the same texts over real processes and sockets, and replayed.
 
 An edge process, a link process in real time and a device in this process write texts with the shipped pair, slowed to
-a profile; then the virtual machines write the same texts with the profile's durations over the same link. One thing is
-added to these: the time to hand a forward to a thread and to hear of its end, some 0.6 ms on a small virtual machine,
-measured beforehand and apart from everything else. What virtual time leaves out (sockets, sampling, the timers of the
-emulated link) is what the two may differ by.
+a profile; then the virtual machines write the same texts with the profile's durations over the same link. To these is
+added what a forward takes on this machine beyond its pace: to hand it to a thread, to hear of its end, to choose a
+token and to say it. That is measured beforehand, at one pace and over loopback without an emulated link. What virtual
+time leaves out (the sockets of a round, the timers of the emulated link, the other processes' turns on the cores) is
+what the two may differ by.
 
 With shared noise the recorded texts and matches are those of the real run. Under `topk`, `dense` and `split` the coins
 of a replay are others, so there the replay is of what the real run wrote, with the drafts accepted that were accepted.
@@ -12,13 +13,12 @@ of a replay are others, so there the replay is of what the real run wrote, with 
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from statistics import median
 from typing import Any
 
@@ -46,8 +46,16 @@ SEED = 1
 TEXTS, TOKENS = 3, 48
 CANDIDATES = 16
 """Prompts from which those with the longest texts are taken."""
-HAND_OVERS, HAND_OVER_PACE_S = 40, 0.015
-"""Forwards of that pace from which the time of a hand-over is taken."""
+OVERHEAD_PROFILE, FEW, MANY = "phone-8b", 1, 5
+"""The pace at which overheads are measured, and the drafts of the rounds whose difference tells the device's."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a forward takes beyond its pace, in seconds."""
+
+    draft_s: float = 0.0
+    verify_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class Checked:
     wall_tokens_per_s: float
     virtual_tokens_per_s: float
     bare_tokens_per_s: float
-    """In virtual time without the hand-over."""
+    """In virtual time without the overhead."""
     identical: bool
     """Whether the real run wrote the recorded texts; other texts are right where the scheme has coins of its own."""
 
@@ -113,7 +121,7 @@ class Checked:
 
     @property
     def bare_error(self) -> float:
-        """The same without the hand-over."""
+        """The same without the overhead."""
         return self.bare_tokens_per_s / self.wall_tokens_per_s - 1
 
     def record(self) -> dict[str, Any]:
@@ -130,7 +138,7 @@ class Checked:
             "wall_tokens_per_s": self.wall_tokens_per_s,
             "virtual_tokens_per_s": self.virtual_tokens_per_s,
             "error": self.error,
-            "error_without_hand_over": self.bare_error,
+            "error_without_overhead": self.bare_error,
             "identical": self.identical,
         }
 
@@ -142,6 +150,8 @@ class Written:
     tokens: list[int]
     accepted: list[bool]
     """For each token, whether it was a draft that was accepted."""
+    times: list[float]
+    """Of the commits, by `time.perf_counter`."""
 
 
 class Pair:
@@ -181,25 +191,33 @@ class Pair:
             for prompt, seed in self.prompts:
                 policy = Auto(vocab, k=spec.k, bits=spec.bits) if check.scheme == "auto" else None
                 request = Request(prompt, spec, PARAMS, seed, self.max_tokens, check.length, policy=policy)
-                written = Written([], [])
+                written = Written([], [], [])
                 began = time.perf_counter()
                 async for event in client.write(request):
                     if isinstance(event, Committed):
+                        written.times.append(time.perf_counter())
                         written.tokens.extend(event.tokens)
                         written.accepted.extend(at < event.accepted for at in range(len(event.tokens)))
                 seconds += time.perf_counter() - began
                 texts.append(written)
         return seconds, texts
 
-    async def hand_over_s(self) -> float:
-        """How much longer than its pace a forward takes that is run in a thread and awaited: the median of some."""
-        paced, took_s = Paced(self.draft, HAND_OVER_PACE_S), []
-        with ThreadPoolExecutor(1) as threads:
-            for _ in range(HAND_OVERS):
-                began = time.perf_counter()
-                await asyncio.get_running_loop().run_in_executor(threads, paced.forward, paced.new_cache(), 0, [0], 1)
-                took_s.append(time.perf_counter() - began - HAND_OVER_PACE_S)
-        return median(took_s)
+    async def overhead(self) -> Overhead:
+        """Medians over the commits of texts that an edge process writes at the pace of `OVERHEAD_PROFILE`.
+
+        Raises: as `wall`.
+        """
+        pace = profile(OVERHEAD_PROFILE)
+        schemes = (("server", None), ("coupled", FEW), ("coupled", MANY))
+        async with local.edge("target", OVERHEAD_PROFILE) as url:
+            checks = [Check(OVERHEAD_PROFILE, 0.0, math.inf, *scheme) for scheme in schemes]
+            server_s, few_s, many_s = [median(await self._between_commits(url, check)) for check in checks]
+        return Overhead((many_s - few_s) / (MANY - FEW) - pace.draft_s, server_s - pace.target_s)
+
+    async def _between_commits(self, url: str, check: Check) -> list[float]:
+        """Seconds from one commit to the next, of all texts."""
+        _, texts = await self.wall(url, check)
+        return [after - before for text in texts for before, after in pairwise(text.times)]
 
     def recording_for(self, check: Check, texts: Sequence[Written]) -> Recording:
         """What is to be replayed: the recorded texts, or `texts` where the scheme has coins of its own."""
@@ -208,10 +226,10 @@ class Pair:
         known = zip(self.recording.texts, texts, strict=True)
         return Recording("written", PARAMS, self.recording.vocab_size, [_as_written(*each) for each in known])
 
-    def virtual(self, check: Check, texts: Sequence[Written], hand_over_s: float) -> float:
+    def virtual(self, check: Check, texts: Sequence[Written], overhead: Overhead) -> float:
         """Tokens/s of the replay."""
         pace, spec, recording = profile(check.profile), check.spec, self.recording_for(check, texts)
-        draft_ms, verify_ms = (1e3 * (seconds + hand_over_s) for seconds in (pace.draft_s, pace.target_s))
+        draft_ms, verify_ms = 1e3 * (pace.draft_s + overhead.draft_s), 1e3 * (pace.target_s + overhead.verify_s)
         setting = cell.constant(check.rtt_ms, check.uplink_mbps, draft_ms, verify_ms, DOWNLINK_MBPS)
         policy = cell.auto(recording.vocab_size, spec) if check.scheme == "auto" else None
         return cell.run(recording, setting, spec, length=check.length, policy=policy).tokens_per_s
@@ -232,7 +250,7 @@ def _as_written(recorded: RecordedText, written: Written) -> RecordedText:
 class Validation:
     """What came out of all checks."""
 
-    hand_over_s: float
+    overhead: Overhead
     found: list[Checked]
 
     @property
@@ -256,7 +274,8 @@ class Validation:
             "texts": TEXTS,
             "max_tokens": TOKENS,
             "downlink_mbps": DOWNLINK_MBPS,
-            "hand_over_ms": 1e3 * self.hand_over_s,
+            "draft_overhead_ms": 1e3 * self.overhead.draft_s,
+            "verify_overhead_ms": 1e3 * self.overhead.verify_s,
             "median_error": self.median_error,
             "worst_error": self.worst_error,
             "median_bar": MEDIAN_BAR,
@@ -275,7 +294,7 @@ async def validate(
     """
     if not checks:
         raise BadParameterError("nothing to check; give at least one cell")
-    hand_over_s = await pair.hand_over_s()
+    overhead = await pair.overhead()
     found = []
     for (name, rtt_ms, uplink_mbps), group in groupby(checks, key=lambda check: check.place):
         async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms)) as url:
@@ -286,6 +305,6 @@ async def validate(
                 seconds, texts = await pair.wall(url, check)
                 identical = [text.tokens for text in texts] == [text.tokens for text in pair.recording.texts]
                 speed = sum(len(text.tokens) for text in texts) / seconds
-                virtual, bare = (pair.virtual(check, texts, added_s) for added_s in (hand_over_s, 0.0))
+                virtual, bare = (pair.virtual(check, texts, added) for added in (overhead, Overhead()))
                 found.append(Checked(check, speed, virtual, bare, identical))
-    return Validation(hand_over_s, found)
+    return Validation(overhead, found)
