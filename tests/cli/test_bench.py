@@ -17,7 +17,7 @@ from airdraft.lab import grid as lab_grid
 from airdraft.lab import tracing
 from airdraft.lab.record import synthetic
 from airdraft.lab.results import SCHEMES
-from airdraft.lab.validate import Check, Checked, Validation
+from airdraft.lab.validate import Check, Checked, Overhead, Validation
 
 TRACE = "time_s,uplink_mbps,rtt_ms\n0,5,30\n2,8,30\n4,8,30\n"
 
@@ -166,7 +166,7 @@ def test_pages(tmp_path: Path) -> None:
 
 def test_the_table_of_a_validation() -> None:
     check = Check("phone-8b", 20.0, 5.0, "coupled", 3)
-    block = validation_block(Validation(6e-4, [Checked(check, 20.0, 21.0, 22.0, True)]))
-    assert "0.60 ms" in block
+    block = validation_block(Validation(Overhead(4e-4, 6e-4), [Checked(check, 20.0, 21.0, 22.0, True)]))
+    assert "0.40 ms a draft, 0.60 ms a forward" in block
     assert "| coupled, γ 3 | phone-8b | 20 ms, 5 Mbit/s | 20.0 | 21.0 | +5.0% | +10.0% |" in block
     assert "off by 5.0% in the median cell and 5.0% in the worst; bars 8% and 20%: yes." in block

@@ -22,7 +22,7 @@ from airdraft import local
 from airdraft.cli import options
 from airdraft.core.control import auto
 from airdraft.core.control.facts import Facts, wire
-from airdraft.core.control.predict import Prediction
+from airdraft.core.control.predict import Prediction, bottleneck
 from airdraft.device.client import Connection
 from airdraft.errors import BadParameterError
 from airdraft.models.base import LanguageModel
@@ -93,9 +93,14 @@ def plan(
     wires = [wire(scheme, int(values["vocab_size"]), k, bits, header_bytes) for scheme in ALTERNATIVES]
     predicted = auto.predictions(facts, wires, RACES)
     chosen = auto.preferred(predicted)
-    said = sentences(predicted, chosen)
+    of_scheme = {each.scheme: each for each in wires}
+    limits = [bottleneck(facts, of_scheme[each.mode.scheme], each.mode) for each in predicted]
+    said = sentences(predicted, chosen, limits[predicted.index(chosen)])
     if as_json:
-        rows = [{**_record(each), "chosen": each is chosen} for each in predicted]
+        rows = [
+            {**_record(each), "bottleneck": limit, "chosen": each is chosen}
+            for each, limit in zip(predicted, limits, strict=True)
+        ]
         record = {"predicted": True, "measured": _finite(measured), "facts": _finite(asdict(facts)), "rows": rows}
         print(json.dumps(record | {"why": said}, indent=2))  # noqa: T201
         return
@@ -107,7 +112,7 @@ def plan(
         f"draft {values['draft_ms']:g} ms, target {values['verify_ms']:g} ms, acceptance {acceptance:g}, "
         f"vocabulary {int(values['vocab_size']):,}."
     )
-    console.print(_table(predicted, chosen))
+    console.print(_table(predicted, limits, chosen))
     for line in said:
         console.print(Text(f"  {line}"))
 
@@ -162,8 +167,8 @@ def given(link: local.Link, draft_ms: float, verify_ms: float, acceptance: float
     return Facts(draft_ms / 1e3, verify_ms / 1e3, link.rtt_ms / 1e3, up_bps, down_bps, acceptance)
 
 
-def sentences(found: list[Prediction], chosen: Prediction) -> list[str]:
-    """Why the chosen one, in words."""
+def sentences(found: list[Prediction], chosen: Prediction, limit: str) -> list[str]:
+    """Why the chosen one, and what limits it, in words."""
     server = next(each for each in found if each.mode.scheme == "server")
     # Of equals the last, which sends least.
     rounds = max(
@@ -179,10 +184,10 @@ def sentences(found: list[Prediction], chosen: Prediction) -> list[str]:
         against = "" if chosen is rounds else f", against {best}"
         lines = [f"{_name(chosen)}: {chosen.tokens_per_s:.1f} tokens/s predicted, {gain:.2f} times plain server "
                  f"streaming{against}."]  # fmt: skip
-    return [*lines, f"With it {_CAUSES[chosen.bottleneck]}"]
+    return [*lines, f"With it {_CAUSES[limit]}"]
 
 
-def _table(found: list[Prediction], chosen: Prediction) -> Table:
+def _table(found: list[Prediction], limits: list[str], chosen: Prediction) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("\nscheme", no_wrap=True)
     # γ: draft length of a round. First, then: tokens in a stream's packets. Target: forwards of it.
@@ -190,7 +195,7 @@ def _table(found: list[Prediction], chosen: Prediction) -> Table:
                     "down b.\n/token"):  # fmt: skip
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("\nbottleneck", no_wrap=True)
-    for each in found:
+    for each, limit in zip(found, limits, strict=True):
         mode = each.mode
         table.add_row(
             _name(each) + (" ◀" if each is chosen else ""),
@@ -200,7 +205,7 @@ def _table(found: list[Prediction], chosen: Prediction) -> Table:
             f"{each.target_forwards_per_token:.2f}",
             f"{each.uplink_bits_per_token:,.0f}",
             f"{each.downlink_bits_per_token:,.0f}",
-            each.bottleneck,
+            limit,
             style="bold" if each is chosen else "",
         )
     return table

@@ -31,8 +31,8 @@ def test_it_drafts_nothing_where_that_is_no_slower() -> None:
 
 def test_equals_are_told_by_what_the_device_spends() -> None:
     server, stream = (
-        Prediction(Mode("server"), 99.5, 1, 0, 9, "target"),
-        Prediction(Mode("stream", 8), 100, 1, 9, 9, ""),
+        Prediction(Mode("server"), 99.5, 1, 0, 9),
+        Prediction(Mode("stream", 8), 100, 1, 9, 9),
     )
     assert preferred([stream, server]) is server
     assert preferred([stream, replace(server, tokens_per_s=98)]) is stream

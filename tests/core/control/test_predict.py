@@ -149,18 +149,20 @@ def test_a_useless_draft_changes_nothing_under_race() -> None:
 )
 def test_bottlenecks(change: dict[str, float], bottleneck: str) -> None:
     facts = replace(Facts(0.01, 0.03, 0.01, 1e7, 1e8, 0.8), **change)
-    assert predict.rounds(facts, COUPLED, 4).bottleneck == bottleneck
-    assert predict.stream(facts, STREAM, "off", 8, 4, 4).bottleneck == bottleneck
+    assert predict.bottleneck(facts, COUPLED, Mode("coupled", 4)) == bottleneck
+    assert predict.bottleneck(facts, STREAM, Mode("stream", 8, "off", 4, 4)) == bottleneck
 
 
 def test_server_is_bound_by_the_slower_of_target_and_downlink() -> None:
     facts = Facts(0.01, 0.03, 0.3, 1e7, 1e8, 0.8)
     assert predict.server(facts, SERVER) == predict.Prediction(
-        Mode("server"), pytest.approx(1 / 0.03), 1.0, 0.0, SERVER.answer_bits, "target"
+        Mode("server"), pytest.approx(1 / 0.03), 1.0, 0.0, SERVER.answer_bits
     )
-    slow = predict.server(replace(facts, downlink_bps=1000), SERVER)
+    assert predict.bottleneck(facts, SERVER, Mode("server")) == "target"
+    slow_link = replace(facts, downlink_bps=1000)
+    slow = predict.server(slow_link, SERVER)
     assert slow.tokens_per_s == pytest.approx(1000 / SERVER.answer_bits)
-    assert slow.bottleneck == "downlink"
+    assert predict.bottleneck(slow_link, SERVER, Mode("server")) == "downlink"
 
 
 def test_packets_grow_until_the_uplink_keeps_up() -> None:

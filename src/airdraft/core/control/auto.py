@@ -130,10 +130,12 @@ class Auto:
         self._since = 0.0  # when the present way began
         self._retry_s = RETRY_S[0]
         self._runner_up: Prediction | None = None
+        self._facts: Facts | None = None  # that the last choice rests on
 
     def choose(self, facts: Facts, now: float) -> Mode:
         """See `Policy.choose`."""
-        found = predictions(facts.rounded(), self._wires, self._races, self._max_window, self._rounds)
+        self._facts = facts.rounded()
+        found = predictions(self._facts, self._wires, self._races, self._max_window, self._rounds)
         best = self._best(found, facts.streamed, now)
         present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
         if self._worth_it(best, present):
@@ -180,13 +182,16 @@ class Auto:
 
     def why(self) -> str:
         """See `Policy.why`."""
-        if self._present is None:
+        if self._present is None or self._facts is None:
             return "nothing chosen yet"
-        line = f"{self._present.mode}: {self._present.tokens_per_s:.1f} tokens/s predicted"
+        mode = self._present.mode
+        line = f"{mode}: {self._present.tokens_per_s:.1f} tokens/s predicted"
         if self._runner_up is None:
             return f"{line}, the only choice"
         other = self._runner_up
-        return f"{line}, {other.tokens_per_s:.1f} with {'/'.join(_way(other))}; limited by {self._present.bottleneck}"
+        wire = next(each for each in self._wires if each.scheme == mode.scheme)
+        limit = predict.bottleneck(self._facts, wire, mode)
+        return f"{line}, {other.tokens_per_s:.1f} with {'/'.join(_way(other))}; limited by {limit}"
 
 
 def _way(prediction: Prediction) -> tuple[str, ...]:

@@ -32,17 +32,12 @@ class Prediction:
     uplink_bits_per_token: float
     """All that is sent, headers and drafts in vain included."""
     downlink_bits_per_token: float
-    bottleneck: str
-    """What would help most if it were faster: `draft`, `target`, `round trip`, `uplink` or `downlink`."""
 
 
 def server(facts: Facts, wire: Wire) -> Prediction:
     """Plain streaming: one forward and one answer a token, one behind the other."""
-    down_s = wire.answer_bits / facts.downlink_bps
-    slowest = max(facts.verify_s, down_s)
-    return Prediction(
-        Mode("server"), 1 / slowest, 1.0, 0.0, wire.answer_bits, "target" if slowest == facts.verify_s else "downlink"
-    )
+    slowest_s = max(facts.verify_s, wire.answer_bits / facts.downlink_bps)
+    return Prediction(Mode("server"), 1 / slowest_s, 1.0, 0.0, wire.answer_bits)
 
 
 def mean_tokens(acceptance: float, length: int) -> float:
@@ -56,21 +51,14 @@ def rounds(facts: Facts, wire: Wire, length: int) -> Prediction:
     """Stop and wait: draft `length` tokens, send them, wait for the verdict."""
     up_bits = wire.packet_bits(length)
     down_bits = wire.answer_bits + 8 * wire.reject_bytes * (1 - facts.acceptance**length)
-    parts = {
-        "draft": length * facts.draft_s,
-        "uplink": up_bits / facts.uplink_bps,
-        "round trip": facts.rtt_s,
-        "target": facts.verify_s,
-        "downlink": down_bits / facts.downlink_bps,
-    }
+    link_s = up_bits / facts.uplink_bps + facts.rtt_s + down_bits / facts.downlink_bps
     tokens = mean_tokens(facts.acceptance, length)
     return Prediction(
         Mode(wire.scheme, length),
-        tokens / sum(parts.values()),
+        tokens / (length * facts.draft_s + link_s + facts.verify_s),
         1 / tokens,
         up_bits / tokens,
         down_bits / tokens,
-        max(parts, key=lambda part: parts[part]),
     )
 
 
@@ -87,21 +75,33 @@ def stream(facts: Facts, wire: Wire, race: str, window: int, first: int = 1, the
     """
     mode = Mode(wire.scheme, window, race, first, then)
     found = cycle(facts, wire, mode)
-    faster = {
-        "draft": replace(facts, draft_s=facts.draft_s * _FASTER),
-        "target": replace(facts, verify_s=facts.verify_s * _FASTER),
-        "round trip": replace(facts, rtt_s=facts.rtt_s * _FASTER),
-        "uplink": replace(facts, uplink_bps=facts.uplink_bps / _FASTER),
-        "downlink": replace(facts, downlink_bps=facts.downlink_bps / _FASTER),
-    }
     return Prediction(
         mode,
         found.tokens_per_s,
         found.forwards / found.tokens,
         found.uplink_bits / found.tokens,
         found.forwards * wire.answer_bits / found.tokens,
-        max(faster, key=lambda part: cycle(faster[part], wire, mode).tokens_per_s),
     )
+
+
+def bottleneck(facts: Facts, wire: Wire, mode: Mode) -> str:
+    """What would help this mode most if it were faster: `target`, `draft`, `round trip`, `uplink` or `downlink`."""
+    faster = {
+        "target": replace(facts, verify_s=facts.verify_s * _FASTER),
+        "draft": replace(facts, draft_s=facts.draft_s * _FASTER),
+        "round trip": replace(facts, rtt_s=facts.rtt_s * _FASTER),
+        "uplink": replace(facts, uplink_bps=facts.uplink_bps / _FASTER),
+        "downlink": replace(facts, downlink_bps=facts.downlink_bps / _FASTER),
+    }
+
+    def speed(facts: Facts) -> float:
+        if mode.scheme == "server":
+            return server(facts, wire).tokens_per_s
+        if mode.scheme == "stream":
+            return cycle(facts, wire, mode).tokens_per_s
+        return rounds(facts, wire, mode.length).tokens_per_s
+
+    return max(faster, key=lambda part: speed(faster[part]))
 
 
 @functools.lru_cache(maxsize=4096)  # takes milliseconds, and facts come back, see `Facts.rounded`
