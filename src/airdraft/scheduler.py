@@ -31,9 +31,9 @@ SHORT_S = 0.004
 for its result, takes up to half a millisecond on a small machine, and is worth it only to keep the loop free."""
 SHORT_TOKENS = 16
 """Tokens that such a call may feed: the time of the last one says nothing about a long prompt."""
-TURNS = 2
-"""Turns of the loop before such a call: what came while the last one ran is read in the first and acted on in the
-second, and what that one led to is sent. Else a commit would wait for the next forward, and so would a draft."""
+TURNS = 3
+"""Turns of the loop before such a call: what came while the last one ran is read in the first, acted on in the second,
+and answered in the third. Else a commit, or a draft, would leave only after the forward that follows it."""
 
 
 @dataclass

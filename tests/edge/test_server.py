@@ -6,20 +6,37 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as connect_sync
 
 from airdraft import transport
 from airdraft.core.edge import Limits
 from airdraft.core.events import Committed
-from airdraft.core.messages import Close, Digest, Draft, Error, Message, Open, Opened, Ping, Pong, SchemeSpec, encode
+from airdraft.core.messages import (
+    Close,
+    Decoder,
+    Digest,
+    Draft,
+    Error,
+    Message,
+    Open,
+    Opened,
+    Ping,
+    Pong,
+    SchemeSpec,
+    ToDevice,
+    Tokens,
+    encode,
+)
 from airdraft.edge import server as server_module
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import LinkError, ModelError, RefusedError
-from airdraft.models.base import OneByOne
+from airdraft.models.base import FloatArray, OneByOne
 
 from .loopback import (
     FAULT,
@@ -349,6 +366,50 @@ def test_a_device_that_does_not_read_neither_fills_the_edge_nor_holds_up_its_end
                 assert perf_counter() - began < 2
                 with pytest.raises(ConnectionClosed):
                     await flood
+
+    run(main)
+
+
+def test_short_forwards_hold_up_neither_what_was_said_nor_what_came() -> None:
+    """They run in the loop's own thread, so what is not sent before one, or read, waits until it has ended."""
+    said: list[Message] = []
+
+    class Asking(Table):
+        """While one of its forwards runs, a ping comes; while the next runs, all that was said before is there."""
+
+        device: ClientConnection
+        asked_at = 0
+
+        def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+            if threading.current_thread() is threading.main_thread():
+                if self.asked_at == 0:
+                    self.device.send(encode(Ping(1.0, b"", 0)))
+                    self.asked_at = keep
+                elif not said:
+                    decoder = Decoder(ToDevice)
+                    with contextlib.suppress(TimeoutError):
+                        while not any(isinstance(message, Pong) for message in said):
+                            data = self.device.recv(timeout=2)
+                            assert isinstance(data, bytes)
+                            said.extend(decoder.feed(data))
+            return super().forward(cache, keep, tokens, rows)
+
+    def listen(target: Asking, url: str, over: threading.Event) -> None:
+        with connect_sync(url, compression=None, ping_interval=None, proxy=None) as target.device:
+            target.device.send(encode(hello()) + encode(opening(scheme="server")))
+            over.wait(10)
+
+    async def main() -> None:
+        target, over = Asking(1), threading.Event()
+        async with serving(target) as url:
+            listening = asyncio.create_task(asyncio.to_thread(listen, target, url, over))
+            await until(lambda: said)
+            over.set()
+            await listening
+        assert isinstance(said[-1], Pong)
+        # The forward at position n feeds token n; the one that was under way has chosen the token after it since.
+        committed = [message.start for message in said if isinstance(message, Tokens)]
+        assert committed[-1] == target.asked_at + 1
 
     run(main)
 
