@@ -121,9 +121,9 @@ def test_a_bare_grid_is_drawn(tmp_path: Path) -> None:
 def test_the_tables_say_what_the_rows_say() -> None:
     said = blocks(grid())
     where = "RTT 200 ms, 0.5 Mbit/s up, draft 15 ms, verify 30 ms, pair T=0.7, seed 3"
-    assert f"| auto keeps up with server | 0.99 | 1.01 | yes | {where} |" in said["claims"]
-    assert "| one \\| two lines | 2 | 1.5 | **NO** | – |" in said["claims"]
-    assert "| odd | 1 | 1 | yes | RTT a \\| trace ms, seed None |" in said["claims"]
+    assert f"| auto keeps up with server | 0.99 | 1.012 | yes | {where} |" in said["claims"]
+    assert "| one \\| two lines | 2 | 1.500 | **NO** | – |" in said["claims"]
+    assert "| odd | 1 | 1.000 | yes | RTT a \\| trace ms, seed None |" in said["claims"]
     assert "1.83 × `topk`, 1.50 × `split`" in said["claims"]
     assert said["claims"].startswith("16 cells, simulated (virtual time)")
     typical = said["typical"].splitlines()

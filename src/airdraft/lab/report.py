@@ -56,7 +56,7 @@ def _claims(results: Grid) -> str:
     ]
     for claim in results.claims:
         held = "yes" if claim.held else "**NO**"
-        lines.append(f"| {_plain(claim.claim)} | {claim.bar:g} | {claim.worst:.3g} | {held} | {_cell(claim)} |")
+        lines.append(f"| {_plain(claim.claim)} | {claim.bar:g} | {claim.worst:.3f} | {held} | {_cell(claim)} |")
     if results.means:
         means = ", ".join(f"{mean:.2f} × `{scheme}`" for scheme, mean in results.means.items())
         lines += ["", f"Speed of `auto`, geometric mean over all cells: {means}."]
