@@ -127,6 +127,8 @@ def test_counters_never_fall_and_health_follows_the_edge(monkeypatch: pytest.Mon
             await until(lambda: over.health() is None)
             assert (value(watch, "device_connected"), value(watch, "device_connects_total")) == (1, 2)
             assert (value(watch, "sent_bytes_total") or 0.0) > seen
+            await edge.kill()  # while nothing is written
+            await until(lambda: (over.health() or "").startswith("away: "))
 
     run(main)
 

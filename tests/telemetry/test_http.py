@@ -173,6 +173,29 @@ def test_a_client_that_asks_again_and_one_that_waits_long_are_served(monkeypatch
     asyncio.run(main())
 
 
+def test_one_connection_too_many_is_told_so() -> None:
+    async def main() -> None:
+        async with serving(Starlette(), HOST, 0, connections=2) as port:
+
+            async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                return (await reader.readuntil(b"\r\n\r\n")).split()[1]
+
+            first, second, third = [await asyncio.open_connection(HOST, port) for _ in range(3)]
+            assert await ask(*third) == b"503"
+            third[1].transport.abort()
+            async with asyncio.timeout(5):
+                while await ask(*first) != b"404":  # until its end is noticed
+                    first[1].transport.abort()
+                    first = await asyncio.open_connection(HOST, port)
+            assert await ask(*second) == b"404"
+            for _, writer in (first, second):
+                writer.transport.abort()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
 def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airdraft.telemetry.http.HEAD_S", 0.1)
     monkeypatch.setattr("airdraft.telemetry.http.UNREAD_S", 0.3)

@@ -52,8 +52,8 @@ class _Settings:
     port: int
     metrics_host: str
     metrics_port: int | None
-    api: tuple[Starlette, int] | None
-    """OpenAI's API, and its port."""
+    api: tuple[Starlette, int, int] | None
+    """OpenAI's API, its port, and connections to it at once."""
     drain_s: float
     tls: tuple[ssl.SSLContext, Path, Path] | None
     tokens: int | None
@@ -113,7 +113,9 @@ def edge(
             rich_help_panel=ACCESS,
         ),
     ] = None,
-    max_connections: Annotated[int, typer.Option(help="Connections at once.", min=1, rich_help_panel=LIMITS)] = 1024,
+    max_connections: Annotated[
+        int, typer.Option(help="Connections at once, on either port.", min=1, rich_help_panel=LIMITS)
+    ] = 1024,
     max_texts: Annotated[
         int, typer.Option(help="Texts at once on all connections.", min=1, rich_help_panel=LIMITS)
     ] = 1024,
@@ -200,7 +202,7 @@ def edge(
     logs.configure(level, log_json)
     api = None
     if api_port is not None:
-        api = edge_app(server, tokenizer, ChatTemplate.of(resolve(target, engine))), api_port
+        api = edge_app(server, tokenizer, ChatTemplate.of(resolve(target, engine))), api_port, max_connections
     settings = _Settings(
         model.name, pace.description if pace.target_s else None, host, port, metrics_host, metrics_port, api, drain_s,
         secured, len(service.access) if service.access else None, as_json, until_eof,
@@ -255,10 +257,10 @@ async def _api(settings: _Settings) -> AsyncIterator[str | None]:
     if settings.api is None:
         yield None
         return
-    app, port = settings.api
+    app, port, connections = settings.api
     # The devices' own context, so that a certificate that is read again is for both ports.
     context = settings.tls[0] if settings.tls else None
-    async with serving(app, settings.host, port, tls=context) as found:
+    async with serving(app, settings.host, port, tls=context, connections=connections) as found:
         scheme = "https" if settings.tls else "http"
         yield options.address(settings.host, found).replace("ws", scheme, 1) + "/v1"
 

@@ -72,7 +72,8 @@ class Edges:
 
     @property
     def away(self) -> bool:
-        """Whether no edge answered when one was wanted last. One that has gone since shows when it is wanted again."""
+        """Whether no edge answered when one was wanted last. One that has gone since shows when it is wanted again, or
+        when `watch` looks."""
         return self._live is None
 
     def facts(self) -> Facts | None:
@@ -197,14 +198,14 @@ class Edges:
                 await self._over.wait()
 
     async def watch(self) -> None:
-        """Look at the other edges now and then, and move to one that is nearer; while away, whether one is back.
+        """Look at the other edges now and then, and move to one that is nearer; without one, whether one is back.
 
         Never returns.
         """
         nearer: Counter[str] = Counter()
         while True:
             await asyncio.sleep(WATCH_S)
-            if self.away:
+            if self.url is None:  # never had, given up, or gone while nobody wrote
                 with contextlib.suppress(AirdraftError):
                     await self.get(once=True)
             for url in self._urls:

@@ -25,6 +25,8 @@ HEAD_S = 10.0
 """Seconds that a request may take to arrive, but for its body; after twice as long at most the connection is ended."""
 UNREAD_S = 60.0
 """Likewise that a client may leave an answer unread. Whatever makes the answer would otherwise wait for ever."""
+CONNECTIONS = 1024
+"""At once, unless told otherwise."""
 
 
 def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list[Route]:
@@ -91,10 +93,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def serving(
+    app: ASGIApp, host: str, port: int, *, tls: ssl.SSLContext | None = None, connections: int = CONNECTIONS
+) -> AsyncIterator[int]:
     """Serve an ASGI app in the running loop while the context lasts. Yields the port; port 0 picks a free one.
 
-    With `tls` it speaks HTTPS only. Clients that do not ask, or do not read, are cut off.
+    With `tls` it speaks HTTPS only. Clients that do not ask, or do not read, are cut off; a request over one
+    connection too many gets HTTP 503.
     Raises: `LinkError` if the address cannot be had.
     """
     listening = await _listen(host, port)
@@ -108,6 +113,7 @@ async def serving(app: ASGIApp, host: str, port: int, *, tls: ssl.SSLContext | N
         ssl_context_factory=(lambda *_: tls) if tls else None,
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
+        limit_concurrency=connections + 1,  # the first number that is too many
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve([listening]))
