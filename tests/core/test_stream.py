@@ -111,9 +111,10 @@ class Anyhow:
     def check_drafts(self) -> None:
         """Whatever was rolled back, every draft is the draft model's own choice after all that stands before it."""
         for session in self.device._sessions.values():
-            for at in range(session._committed, len(session._tokens)):
-                row = self.draft.row(tuple(session._tokens[:at]))
-                assert session._tokens[at] == choose(row, session._request.params, session._request.seed, at)
+            branch = session._branch
+            for at in range(branch.committed, len(branch.tokens)):
+                row = self.draft.row(tuple(branch.tokens[:at]))
+                assert branch.tokens[at] == choose(row, session._request.params, session._request.seed, at)
 
     def _heard(self, data: bytes) -> None:
         self.heard += self._spy.feed(data)

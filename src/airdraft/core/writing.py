@@ -23,6 +23,7 @@ from msgspec import structs
 
 from airdraft.core import schemes
 from airdraft.core.bits import BitWriter, id_width
+from airdraft.core.branch import Branch
 from airdraft.core.connection import known_rows
 from airdraft.core.control.auto import Given, Policy, Steady
 from airdraft.core.control.facts import Mode, wire
@@ -30,7 +31,6 @@ from airdraft.core.events import Committed, Event, Finished, Forward
 from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
 from airdraft.core.messages import (
     REACH,
-    Digest,
     Draft,
     Extra,
     Logprobs,
@@ -104,16 +104,11 @@ class Session:
         self._vocab_size = vocab_size
         # Whatever the edge allows: every length up to this is considered.
         self._max_frame, self._max_draft = welcome.max_frame, min(welcome.max_draft, MOST_DRAFT)
-        self._tokens = tokens  # prompt, committed, then the drafts under way
-        self._committed = len(tokens)
+        self._branch = Branch(tokens)
         self._end = min(len(request.prompt) + request.max_tokens, welcome.max_context)
         self._draft_end = min(self._end - 1, draft_context)  # the bonus token needs a place of its own
         self._eos = frozenset(welcome.eos_ids)
-        self._digest = Digest(tokens)
-        self._cached = 0  # positions in the draft model's cache that agree with `_tokens`
-        self._asked: int | None = None  # the position whose row the draft model computes
         self._asked_s = 0.0
-        self._stale = False  # a commit has changed what that row rests on
         self._drafts: list[Drafted] = []
         self._probs: list[float] = []  # the draft model's, of its drafts, for a rule to judge by
         self._logprobs: Logprobs | None = None  # of the tokens that the next message commits
@@ -125,9 +120,6 @@ class Session:
         self._opened_s = self._sent_s = machine._now
         self._queued_s = machine.estimator.queued_s(machine._now)  # what `Open` waits behind
         self._opening_bytes = self._sent_bytes = 0
-        self._sent = self._committed  # a stream's drafts before this position are on their way
-        self._sent_digest = self._digest.copy()
-        self._fresh = True  # nothing of this branch was sent yet
         self._policy = request.policy or _policy(request, vocab_size, self._max_draft)
         self.curious = not isinstance(self._policy, Given) or request.rule is not None
         """Whether anything is decided by what is measured."""
@@ -150,12 +142,13 @@ class Session:
     @property
     def text(self) -> Sequence[int]:
         """Prompt and committed tokens."""
-        return self._tokens[: self._committed]
+        return self._branch.tokens[: self._branch.committed]
 
     def opening(self) -> Open:
         """The message that opens the session."""
         packed = BitWriter()
-        packed.write(self._tokens, id_width(self._vocab_size))
+        tokens = self._branch.tokens
+        packed.write(tokens, id_width(self._vocab_size))
         request = self._request
         message = Open(
             self.number,
@@ -164,9 +157,9 @@ class Session:
             request.seed,
             request.max_tokens,
             len(request.prompt),
-            len(self._tokens),
+            len(tokens),
             packed.bytes(),
-            self._digest.value,
+            self._branch.digest.value,
             request.logprobs,
         )
         self._opening_bytes = len(encode(message))
@@ -180,10 +173,10 @@ class Session:
             return []
         fitting = max(0, self._max_frame - DRAFT_HEADER) * 8 // self._scheme.draft_bits
         length = self._max_draft if self._request.rule else self._mode.length
-        most = min(length, self._max_draft, fitting, self._draft_end - self._committed)
+        most = min(length, self._max_draft, fitting, self._draft_end - self._branch.committed)
         if len(self._drafts) < most and not (self._drafts and self._round_ends()):
             return self._ask()
-        self._send_drafts(self._committed, self._digest.value, self._drafts)
+        self._send_drafts(self._branch.committed, self._branch.digest.value, self._drafts)
         self.counts.rounds += 1
         self._recovered = None
         self._sent_s = self._machine._now
@@ -199,21 +192,19 @@ class Session:
         return rule is not None and not rule.more([sureness.chance(p) for p in self._probs], self._facts)
 
     def _advance_stream(self) -> list[Event]:
+        branch = self._branch
         window = min(self._mode.length, REACH * self._max_draft) if self._mode.scheme != "server" else 0
-        end = min(self._committed + window, self._draft_end)
-        ended = len(self._tokens) > self._committed and self._tokens[-1] in self._eos
-        more = len(self._tokens) < end and not ended
-        unsent = len(self._tokens) - self._sent
-        enough = self._mode.first if self._fresh else self._mode.then
-        if unsent and (not more or unsent >= enough) and (self._fresh or not self._congested()):
-            drafts = [Drafted(token) for token in self._tokens[self._sent :]]
-            self._send_drafts(self._sent, self._sent_digest.value, drafts)
-            self._sent_digest.extend(self._tokens[self._sent :])
-            self._sent = len(self._tokens)
-            self._fresh = False
-        if end <= self._committed and self._scheme.race == "off":
+        end = min(branch.committed + window, self._draft_end)
+        ended = len(branch.tokens) > branch.committed and branch.tokens[-1] in self._eos
+        more = len(branch.tokens) < end and not ended
+        unsent = len(branch.tokens) - branch.sent
+        enough = self._mode.first if branch.fresh else self._mode.then
+        if unsent and (not more or unsent >= enough) and (branch.fresh or not self._congested()):
+            start, digest, drafts = branch.send()
+            self._send_drafts(start, digest, [Drafted(token) for token in drafts])
+        if end <= branch.committed and self._scheme.race == "off":
             self._apply(Mode("server", 0))  # nothing may be drafted: from here on the edge writes alone
-        return self._ask() if more and self._asked is None else []
+        return self._ask() if more else []
 
     def _congested(self) -> bool:
         """Whether drafts pile up before the uplink: more of them wait for the edge's word than a free one would leave.
@@ -226,36 +217,33 @@ class Session:
         return self._seq - self._heard > QUEUE + answered_s / (self._mode.then * facts.draft_s)
 
     def _ask(self) -> list[Event]:
-        if self._asked is not None:
+        if self._branch.asking:
             return []
-        # A model is fed something, for a row: the last token again, where what was drafted after it is dead.
-        keep = min(self._cached, len(self._tokens) - 1)
-        forward = Forward(self.number, keep, tuple(self._tokens[keep:]), 1)
-        self._asked = self._cached = len(self._tokens)
+        keep, tokens = self._branch.ask()
         self._asked_s = self._machine._now
-        self._stale = False
-        return [forward]
+        return [Forward(self.number, keep, tokens, 1)]
 
     def _send_drafts(self, start: int, digest: int, drafts: Sequence[Drafted]) -> None:
         body = self._scheme.encode(drafts)
         self._seq += 1
         self.counts.drafted += len(drafts)
         self.counts.uplink_payload_bytes += len(body)
-        message = Draft(self.number, self._seq, start, self._committed, digest, len(drafts), body, self._recovered)
+        message = Draft(
+            self.number, self._seq, start, self._branch.committed, digest, len(drafts), body, self._recovered
+        )
         self._sent_bytes = len(body) + DRAFT_BYTES
         self._machine._send(message)
 
     def forwarded(self, logits: np.ndarray) -> list[Event]:
         """The draft model's row for the next token."""
-        if self._asked is None:
+        if not self._branch.asking:
             raise LocalProtocolError(f"forwarded() while {self._state.value}: no forward was asked for")
         row = known_rows(logits, 1, self._vocab_size)[0]
         self._machine.estimator.drafted(self._machine._now - self._asked_s)
-        asked, self._asked = self._asked, None
-        drafting = self._state in (State.DRAFTING, State.STREAMING)
-        if drafting and asked == len(self._tokens) and not self._stale:
-            drafted = self._scheme.propose(row, asked)
-            self._tokens.append(drafted.token)
+        position = self._branch.answered()
+        if position is not None and self._state in (State.DRAFTING, State.STREAMING):
+            drafted = self._scheme.propose(row, position)
+            self._branch.tokens.append(drafted.token)
             if self._state is State.DRAFTING:
                 self._drafts.append(drafted)
                 if self._request.rule:
@@ -273,7 +261,7 @@ class Session:
         if isinstance(message, Extra) and self._state is State.RECOVERING and message.seq == self._seq:
             return self._recover(message.extra)
         streaming = self._state in (State.STREAMING, State.SWITCHING)
-        if isinstance(message, Tokens) and streaming and message.start == self._committed:
+        if isinstance(message, Tokens) and streaming and message.start == self._branch.committed:
             return self._streamed(message)
         due = streaming or self._state is State.VERIFYING
         if isinstance(message, Logprobs) and due and self._logprobs is None and self._request.logprobs is not None:
@@ -282,7 +270,7 @@ class Session:
         raise RemoteProtocolError("state", f"{type(message).__name__} arrived while {self._state.value}")
 
     def _answered(self, message: Opened) -> list[Event]:
-        if (message.committed, message.digest) != (self._committed, self._digest.value):
+        if (message.committed, message.digest) != (self._branch.committed, self._branch.digest.value):
             raise RemoteProtocolError("state", "the edge goes on from another prefix than ours")
         if not self._opened:
             elapsed_s = self._machine._now - self._opened_s
@@ -292,7 +280,7 @@ class Session:
         self._answers_due -= 1
         if self._state is not State.SWITCHING or self._answers_due:
             return []
-        self._diverge(self._committed)
+        self._branch.diverge(self._branch.committed)
         self._scheme = self._make()
         self._state = State.DRAFTING
         return self.advance()
@@ -323,7 +311,7 @@ class Session:
     def _recover(self, extra: bytes) -> list[Event]:
         if self._rejected is None:
             raise RemoteProtocolError("state", "nothing is to be recovered")
-        token = self._scheme.recover(self._rejected, extra, self._committed)
+        token = self._scheme.recover(self._rejected, extra, self._branch.committed)
         if token is None:
             self._state = State.RECOVERING
             self._machine._send(More(self.number, self._seq))
@@ -340,7 +328,8 @@ class Session:
         return self.advance()
 
     def _streamed(self, message: Tokens) -> list[Event]:
-        accepted = self._tokens[self._committed : self._committed + message.accepted]
+        branch = self._branch
+        accepted = branch.tokens[branch.committed : branch.committed + message.accepted]
         if len(accepted) < message.accepted or message.accepted > message.drafted:
             raise RemoteProtocolError("state", "the edge accepted drafts that were never made")
         if not self._heard <= message.seq <= self._seq:
@@ -349,8 +338,8 @@ class Session:
         tokens = [*accepted, *message.tokens]
         if not tokens:
             raise RemoteProtocolError("state", "the edge committed nothing")
-        drafted = self._tokens[self._committed : self._committed + len(tokens)]
-        agreeing = self._agreeing(tokens)
+        drafted = branch.tokens[branch.committed : branch.committed + len(tokens)]
+        agreeing = branch.agreeing(tokens)
         # What the edge wrote by itself tells as much about the draft model as what it verified.
         self._judged(message.accepted, message.accepted < message.drafted and bool(message.tokens), agreeing)
         self._machine.estimator.judged(0, int(agreeing < len(drafted)))
@@ -358,7 +347,7 @@ class Session:
         if self._mode.scheme == "stream" and self._mode.race != "off":
             self._machine.estimator.raced(len(tokens))
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
-        theirs = (self._committed + len(tokens), message.digest)
+        theirs = (branch.committed + len(tokens), message.digest)
         events = self._commit(tokens, message.accepted, kind, theirs)
         if self._state is State.STREAMING:
             self._review()
@@ -384,25 +373,22 @@ class Session:
         """Make `tokens` part of the text, after checking it against the edge's: its length and digest."""
         if any(token >= self._vocab_size for token in tokens):
             raise RemoteProtocolError("garbage", "the edge committed an id outside the vocabulary")
-        if self._committed + len(tokens) > self._end or not self._eos.isdisjoint(tokens[:-1]):
+        branch = self._branch
+        if branch.committed + len(tokens) > self._end or not self._eos.isdisjoint(tokens[:-1]):
             raise RemoteProtocolError("state", "the edge committed more tokens than were asked for")
-        self._digest.extend(tokens)
-        if theirs is not None and theirs != (self._committed + len(tokens), self._digest.value):
+        branch.digest.extend(tokens)
+        if theirs is not None and theirs != (branch.committed + len(tokens), branch.digest.value):
             raise RemoteProtocolError("state", "the edge's text differs from ours: its length or digest does not match")
         if not tokens:  # the first draft was rejected, and its replacement is the device's to draw
             return []
         logprobs = self._logprobs_of(tokens)
-        agreeing = self._agreeing(tokens)
-        if agreeing < len(tokens) or self._state is State.DRAFTING:
-            self._diverge(self._committed + agreeing)
-            self._tokens[self._committed :] = tokens
-        self._committed += len(tokens)
-        if self._sent < self._committed:  # the device is behind: it goes on from the commit
-            self._sent, self._sent_digest, self._fresh = self._committed, self._digest.copy(), True
+        branch.commit(tokens)
+        if self._state is State.DRAFTING:  # all drafts of the round are judged
+            branch.diverge(branch.committed)
         self._drafts, self._probs = [], []
         self.counts.committed += len(tokens)
         events: list[Event] = [Committed(self.number, tuple(tokens), accepted, kind, logprobs)]
-        reason = "stop" if tokens[-1] in self._eos else "length" if self._committed == self._end else None
+        reason = "stop" if tokens[-1] in self._eos else "length" if branch.committed == self._end else None
         if reason:
             self._state = State.DONE
             self._machine.cancel(self.number, reason)
@@ -414,21 +400,9 @@ class Session:
         most, message, self._logprobs = self._request.logprobs, self._logprobs, None
         if most is None:
             return ()
-        if message is None or (message.start, message.count) != (self._committed, len(tokens)):
+        if message is None or (message.start, message.count) != (self._branch.committed, len(tokens)):
             raise RemoteProtocolError("state", "the edge did not say how likely the tokens are that it commits")
         return decode_logprobs(message.body, tokens, most, self._vocab_size)
-
-    def _agreeing(self, tokens: Sequence[int]) -> int:
-        """How many of the tokens to be committed the drafts foretell."""
-        both = list(zip(self._tokens[self._committed :], tokens, strict=False))
-        return next((at for at, (drafted, token) in enumerate(both) if drafted != token), len(both))
-
-    def _diverge(self, at: int) -> None:
-        """What was drafted from position `at` on is dead."""
-        del self._tokens[at:]
-        self._stale |= self._asked is not None and self._asked > at
-        self._cached = min(self._cached, at)
-        self._sent = min(self._sent, self._committed)
 
     def _review(self) -> None:
         """Ask the policy again, if the last time was a while ago."""
