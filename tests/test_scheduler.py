@@ -320,19 +320,25 @@ def clock(took_s: Sequence[float]) -> Callable[[], float]:
 
 
 @pytest.mark.parametrize(
-    ("took_s", "tokens", "texts", "here"),
+    ("took_s", "tokens", "texts", "calls", "here"),
     [
-        ((0, 0, 0), (1, 1, SHORT_TOKENS), 1, [False, True, True]),
-        ((0, 0, 0), (1, SHORT_TOKENS + 1, 1), 1, [False, False, True]),
-        ((0, 2 * SHORT_S, 0, 0), (1, 1, 1, 1), 1, [False, True, False, True]),
-        ((0, 0, 0), (1, 1, 1), 2, [False, False, False]),
+        ((0, 0, 0), (1, 1, SHORT_TOKENS), 1, 1, [False, True, True]),
+        ((0, 0, 0), (1, SHORT_TOKENS + 1, 1), 1, 1, [False, False, True]),
+        ((0, 2 * SHORT_S, 0, 0), (1, 1, 1, 1), 1, 1, [False, True, False, True]),
+        ((0, 0, 0), (1, 1, 1), 2, 1, [False, False, False]),
+        ((0, 0, 0), (1, 1, 1), 1, 2, [False, False, False]),  # behind HTTP, say
     ],
 )
 def test_only_short_calls_for_a_text_alone_hold_the_loop_up(
-    took_s: Sequence[float], tokens: Sequence[int], texts: int, here: list[bool], monkeypatch: pytest.MonkeyPatch
+    took_s: Sequence[float],
+    tokens: Sequence[int],
+    texts: int,
+    calls: int,
+    here: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("airdraft.scheduler.perf_counter", clock(took_s))
-    engine = Noting()
+    engine = Noting(max_calls=calls)
 
     async def main() -> None:
         scheduler = Scheduler(engine, "noting")

@@ -217,8 +217,11 @@ class Scheduler:
             future.add_done_callback(lambda done, batch=batch: self._settled(batch, done))  # type: ignore[misc]
 
     def _is_short(self) -> bool:
-        """Whether the next call is to run in the loop's thread, if it feeds few tokens."""
-        return self._took_s < SHORT_S and len(self._texts) == 1
+        """Whether the next call is to run in the loop's thread, if it feeds few tokens.
+
+        Not where several may run at once: such an engine waits for a server, which may not answer for long.
+        """
+        return self._took_s < SHORT_S and len(self._texts) == 1 and self.engine.max_calls == 1
 
     def _call(self, batch: Sequence[_Piece]) -> tuple[Sequence[FloatArray | AirdraftError], float]:
         """What the engine gave, and the seconds it took."""
