@@ -88,10 +88,12 @@ def trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_trace(
     trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    results = tmp_path / "t.json"
+    results, page = tmp_path / "t.json", tmp_path / "page.md"
+    page.write_text("# Links\n<!-- trace:begin -->\n<!-- trace:end -->\n")
     shown, _, code = say(
-        monkeypatch, capsys, "trace", str(trace), "--json", str(results), "--seconds", "4", "--jobs", "1"
-    )
+        monkeypatch, capsys, "trace", str(trace), "--json", str(results), "--page", str(page), "--seconds", "4",
+        "--jobs", "1",
+    )  # fmt: skip
     record: dict[str, Any] = json.loads(results.read_text())
     assert code == (0 if record["held"] else 1)
     (run,) = record["runs"]
@@ -102,6 +104,11 @@ def test_a_trace(
     assert f"{run['speeds'][0]['tokens_per_s']:.1f}" in shown
     assert f"auto against the best exact scheme: {run['ratio']:.3f} at worst" in shown
     assert "wait for a token, ms" in shown
+    written = page.read_text()
+    speeds = " | ".join(f"{row['tokens_per_s']:.1f}" for row in run["speeds"])
+    assert f"| 1 | 6 | 30 ms | {speeds} | {run['ratio']:.3f} |" in written
+    assert f"| `auto` | {run['speeds'][-1]['wait_p50_ms']:.0f} |" in written
+    assert f"{run['ratio']:.3f} at worst" in written
 
 
 def test_auto_that_falls_short(

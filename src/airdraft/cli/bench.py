@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -132,6 +133,7 @@ def trace(
     draft_ms: Annotated[float, typer.Option(help="A forward of the draft, for one token.")] = 15.0,
     verify_ms: Annotated[float, typer.Option(help="A forward of the target.")] = 30.0,
     json_file: JsonFile = None,
+    page: Pages = None,
     jobs: Jobs = 0,
     no_color: options.NoColor = False,
 ) -> None:
@@ -150,16 +152,20 @@ def trace(
         found = lab.trace_all(recorded, todo, jobs_of(jobs), on_run)
     record = lab.record_of(found, todo[0].compute)
     write_json(json_file, record)
-    console.print(f"Pair at temperature {lab.TEMPERATURE:g}, draft {draft_ms:g} ms, target {verify_ms:g} ms, "
-                  f"{SIMULATED}: the first {seconds:g} s of each run, or all of it.", soft_wrap=True)  # fmt: skip
+    about = (
+        f"Pair at temperature {lab.TEMPERATURE:g}, draft {draft_ms:g} ms, target {verify_ms:g} ms, {SIMULATED}: "
+        f"the first {seconds:g} s of each run, or all of it."
+    )
+    worst = lab.worst(found)
+    verdict = (
+        f"auto against the best exact scheme: {worst.ratio:.3f} at worst ({worst.name}: {worst.best.scheme}); "
+        f"bar {lab.BAR:g}: {_held(record['held'])}."
+    )
+    console.print(about, soft_wrap=True)
     console.print(_speeds(found))
     console.print(_waits(found))
-    worst = lab.worst(found)
-    console.print(
-        f"auto against the best exact scheme: {worst.ratio:.3f} at worst ({worst.name}: {worst.best.scheme}); "
-        f"bar {lab.BAR:g}: {_held(record['held'])}.",
-        soft_wrap=True,
-    )
+    console.print(verdict, soft_wrap=True)
+    renew_pages(page, {"trace": trace_block(found, about, verdict)})
     inexact = [f"{each.name}: {row.scheme}" for each in found for row in each.speeds if not row.exact]
     if inexact:
         console.print(f"NOT EXACT: {'; '.join(inexact)}")
@@ -174,24 +180,65 @@ def _speeds(found: list[Traced]) -> Table:
     table.title, table.title_justify = "tokens/s; off and always: stream, by its race policy", "left"
     table.columns[0].overflow = "fold"
     for each in found:
-        file, _, run = each.name.partition(", ")
-        folder = file.rpartition("/")[0] or file
+        folder, run = _folder_and_run(each)
         name = f"{folder} {run.replace('Run ', '').replace(', part ', '.')}".strip()
         cells = [Text(f"{row.tokens_per_s:.1f}", "bold" if row is each.best else "") for row in each.speeds]
         table.add_row(name, f"{each.mean_mbps:.0f}", *cells, f"{each.ratio:.3f}")
     return table
 
 
+def _folder_and_run(traced: Traced) -> tuple[str, str]:
+    """Where the file lies, or its name, and the run in it: files of a data set are named alike."""
+    file, _, run = traced.name.partition(", ")
+    return file.rpartition("/")[0] or file, run
+
+
 def _waits(found: list[Traced]) -> Table:
     """Median over the runs of each percentile."""
-    from statistics import median  # noqa: PLC0415
-
     table = _table("scheme", p50="p50", p95="p95", p99="p99")
     table.title, table.title_justify = "wait for a token, ms: percentiles of a run, the median run", "left"
+    for row in _wait_rows(found):
+        table.add_row(*row)
+    return table
+
+
+def _wait_rows(found: list[Traced]) -> Iterator[tuple[str, ...]]:
     for rows in zip(*(each.speeds for each in found), strict=True):
         percentiles = (median(getattr(row, f"wait_p{p}_ms") for row in rows) for p in (50, 95, 99))
-        table.add_row(rows[0].scheme, *(f"{value:.0f}" for value in percentiles))
-    return table
+        yield rows[0].scheme, *(f"{value:.0f}" for value in percentiles)
+
+
+def trace_block(found: list[Traced], about: str, verdict: str) -> str:
+    """The tables of `airdraft bench trace`, in Markdown: a line a folder, the median of its runs."""
+    folders: dict[str, list[Traced]] = {}
+    for each in found:
+        folders.setdefault(_folder_and_run(each)[0], []).append(each)
+    schemes = [row.scheme for row in found[0].speeds]
+    lines = [
+        f"{about} Tokens/s, the median of the runs.",
+        "",
+        f"| link | runs | Mbit/s | RTT | {' | '.join(f'`{scheme}`' for scheme in schemes)} | auto/best at worst |",
+        f"|---|{'---:|' * (len(schemes) + 4)}",
+    ]
+    for folder, runs in folders.items():
+        speeds = [
+            median(row.tokens_per_s for row in rows) for rows in zip(*(each.speeds for each in runs), strict=True)
+        ]
+        cells = [
+            folder, f"{len(runs)}", f"{median(each.mean_mbps for each in runs):.0f}",
+            f"{median(each.rtt_ms for each in runs):.0f} ms", *(f"{speed:.1f}" for speed in speeds),
+            f"{min(each.ratio for each in runs):.3f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| wait for a token, ms (percentile of a run, the median run) | p50 | p95 | p99 |",
+        "|---|---:|---:|---:|",
+        *(f"| `{scheme}` | {' | '.join(waits)} |" for scheme, *waits in _wait_rows(found)),
+        "",
+        verdict,
+    ]
+    return "\n".join(lines)
 
 
 def _validation_rows(found: Validation) -> Iterator[tuple[str, ...]]:
