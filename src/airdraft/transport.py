@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -21,9 +23,14 @@ from airdraft.core.messages import websocket_header
 from airdraft.errors import AirdraftError, RefusedError
 from airdraft.scheduler import Call, Owner, Scheduler, Text
 
+_log = logging.getLogger(__name__)
+
 MESSAGE_BYTES = 1 << 16
 """Most bytes in one WebSocket message. Frames of the protocol are cut anywhere, so that no receiver has to take
 several that wait at once, or a long one, as one message."""
+MOST_UNSENT = 16 << 20
+"""Bytes that may wait to be sent by a device that still reads. More no honest edge makes it say: four of the longest
+frames. (An edge reads nothing more of a device that has not taken what it was sent.)"""
 CLOSE_S = 3.0
 """How long the peer may take to read what was still to be said, and to close."""
 
@@ -60,6 +67,7 @@ class Driver:
         self._caught_up = asyncio.Event()  # everything is sent, or never will be
         self._caught_up.set()
         self._sooner = asyncio.Event()  # the machine's deadline came nearer
+        self._waits_until = math.inf  # what was the deadline
         self._is_device = isinstance(machine, DeviceMachine)
         self.bytes_in = 0
         """Received, WebSocket headers included."""
@@ -72,7 +80,6 @@ class Driver:
         try:
             self.flush()
             async for data in self._socket:
-                deadline = self.machine.deadline()
                 if isinstance(data, str):
                     self.handle([self.machine.fail("garbage", "a text message arrived; the protocol is binary")])
                 else:
@@ -81,9 +88,8 @@ class Driver:
                 self.flush()
                 if self.machine.closed:
                     break
-                if deadline is not None and (self.machine.deadline() or 0) < deadline:
-                    self._sooner.set()
-                if not self._is_device:  # what is not read piles up: a device that does not read is not read from
+                # What is not read piles up: who does not read is not read from.
+                if not self._is_device or self.machine.backlog > MOST_UNSENT:
                     await self._caught_up.wait()
         except ConnectionClosed:
             pass  # the caller reads the close code off the socket
@@ -126,7 +132,6 @@ class Driver:
         """End a session at the edge, or the connection, and tell the peer why."""
         if session is None:
             self.handle([self.machine.fail(code, message)])
-            self._sooner.set()
         else:
             self.handle(self.machine.failed(session, code, message))
         self.flush()
@@ -141,12 +146,15 @@ class Driver:
     def flush(self) -> None:
         """Send what the machine has to say, soon."""
         data = self.machine.take()
+        if (self.machine.deadline() or 0) < self._waits_until:
+            self._sooner.set()
         if not self._can_send:
             return
         for at in range(0, len(data), MESSAGE_BYTES):
             message = data[at : at + MESSAGE_BYTES]
             self.bytes_out += len(message) + websocket_header(len(message), self._is_device)
             self._unsent.append(message)
+        self.machine.backlog += len(data)
         if self._unsent:
             self._caught_up.clear()
             self._has_unsent.set()
@@ -157,7 +165,9 @@ class Driver:
             while True:
                 await self._has_unsent.wait()
                 while self._unsent:
-                    await self._socket.send(self._unsent.popleft())
+                    message = self._unsent.popleft()
+                    await self._socket.send(message)
+                    self.machine.backlog -= len(message)
                 self._has_unsent.clear()
                 self._caught_up.set()
         except ConnectionClosed:
@@ -183,6 +193,9 @@ class Driver:
             self._failed(number, error.code, str(error))
         except AirdraftError as error:
             self._failed(number, "engine", str(error))
+        except Exception:  # a fault of ours: it ends this text and no other
+            _log.exception("what a forward gave could not be taken")
+            self._failed(number, "engine", "a fault of airdraft's own; see the log of the side whose model ran")
         self.flush()
 
     def _failed(self, session: int, code: str, message: str) -> None:
@@ -192,6 +205,7 @@ class Driver:
     async def _keep_time(self) -> None:
         while (deadline := self.machine.deadline()) is not None:
             self._sooner.clear()
+            self._waits_until = deadline
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._sooner.wait()

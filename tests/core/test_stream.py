@@ -217,6 +217,23 @@ def test_a_draft_that_the_edge_has_overtaken_still_counts_for_its_end() -> None:
     assert (commit.start, commit.accepted, commit.drafted) == (4, 2, 2)
 
 
+def test_a_race_policy_changes_while_the_prompt_is_read_and_drafts_come_meanwhile() -> None:
+    edge = EdgeSide(table(3), run=False)
+    edge.send(hello(), opening(scheme=STREAMS["off"]))
+    answers = edge.send(
+        Switch(1, STREAMS["always"]),
+        drafting((0, 1), (1, 2)),
+        Switch(1, SchemeSpec("server")),
+        Switch(1, STREAMS["off"]),
+    )
+    assert [type(answer) for answer in answers] == [Opened] * 3
+    assert edge.forward() == []  # the prefill
+    assert [forward.rows for forward in edge.forwards] == [3]
+    (commit,) = edge.forward()
+    assert isinstance(commit, Tokens)
+    assert commit.drafted == 2
+
+
 @pytest.mark.parametrize(
     "message",
     [

@@ -7,7 +7,7 @@ import contextlib
 import math
 import ssl as tls
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from time import perf_counter
@@ -19,7 +19,10 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
+from airdraft import transport
+from airdraft.core import device as device_module
 from airdraft.core.messages import (
+    MAX_FILLER,
     MAX_FRAME,
     VERSION,
     Close,
@@ -27,11 +30,13 @@ from airdraft.core.messages import (
     Error,
     Message,
     Opened,
+    Ping,
     Verdict,
     Welcome,
     encode,
     websocket_header,
 )
+from airdraft.core.schemes.coupled import Coupled
 from airdraft.device import client as client_module
 from airdraft.device.client import Connection
 from airdraft.device.cost import Cost
@@ -39,7 +44,7 @@ from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, LinkError, ModelError, RefusedError, RemoteProtocolError
 from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
-from airdraft.models.base import OneByOne
+from airdraft.models.base import FloatArray, OneByOne
 
 from ..edge.loopback import (
     FAULT,
@@ -168,6 +173,108 @@ def test_an_edge_that_rules_nonsense_is_named() -> None:
         async with edge(behave) as url, await device(url, Table(1)) as client:
             with pytest.raises(RemoteProtocolError, match="broke the protocol"):
                 await write(client, asked)
+
+    run(main)
+
+
+def test_an_edge_that_asks_for_much_and_reads_nothing_does_not_fill_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    most = 1 << 17
+    monkeypatch.setattr(transport, "MOST_UNSENT", most)
+    monkeypatch.setattr(transport, "CLOSE_S", 0.3)
+    asked = 0
+
+    async def flood(socket: ServerConnection) -> None:
+        nonlocal asked
+        await says(welcome())(socket)
+        while True:  # what comes back is 64 KiB, or a few bytes each
+            for want in (MAX_FILLER, 0):
+                asked += want
+                await socket.send(encode(Ping(float(asked), bytes(4096), want)))
+
+    async def main() -> None:
+        async with edge(flood) as url:
+            client = await device(url, Table(1))
+            seen, at_rest = 0, perf_counter()
+            async with asyncio.timeout(20):
+                while perf_counter() < at_rest + 0.5:  # every buffer on the way is full, and the device reads no more
+                    if asked != seen:
+                        seen, at_rest = asked, perf_counter()
+                    assert client._machine.backlog <= most + 3 * MAX_FILLER
+                    await asyncio.sleep(0.01)
+            assert client._machine.backlog > most  # it was not the flood that ended
+            await client.close()
+
+    run(main)
+
+
+class Broken(Table):
+    """A table whose rows are of no use, from the third forward on."""
+
+    def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        found = super().forward(cache, keep, tokens, rows)
+        if self.forwards > 3 and found.size:
+            found[:, VOCAB // 2] = math.nan
+        return found
+
+
+@pytest.mark.parametrize("scheme", [*SCHEMES, "stream"])
+def test_rows_that_mean_nothing_are_no_text(scheme: str) -> None:
+    async def main() -> None:
+        asked = request(scheme, WARM, max_tokens=60)
+        async with serving(Broken(1, eos_ids=())) as url, await device(url, Table(1, 2, eos_ids=())) as client:
+            with pytest.raises(RefusedError, match="NaN"):
+                await write(client, asked)
+        if scheme != "server":
+            async with serving(Table(1, eos_ids=())) as url, await device(url, Broken(1, 2, eos_ids=())) as client:
+                with pytest.raises(ModelError, match="NaN"):
+                    await write(client, asked)
+
+    run(main)
+
+
+def test_a_fault_of_ours_ends_the_text_and_not_in_silence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    async def main() -> None:
+        async with serving(Table(1)) as url, await device(url, Table(1, 2)) as client:
+            with monkeypatch.context() as broken:
+                broken.setattr(Coupled, "propose", fault)
+                with pytest.raises(ModelError, match=r"airdraft's own; see the log"):
+                    await write(client, request())
+                broken.undo()
+                broken.setattr(Coupled, "verify", fault)
+                with pytest.raises(RefusedError, match=r"airdraft's own; see the log"):
+                    await write(client, request())
+            assert await write(client, request()) == truth(Table(1), request())
+
+    run(main)
+    ours = [record.exc_info for record in caplog.records if record.name == "airdraft.transport"]
+    assert [info and info[0] for info in ours] == [ZeroDivisionError] * 2
+
+
+def test_pings_come_sooner_once_a_text_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "PING_S", 0.05)
+
+    async def main() -> None:
+        target = Table(1, eos_ids=(), seconds=0.005)
+        async with serving(target) as url, await device(url, Table(1, 2, eos_ids=())) as client:
+            await asyncio.sleep(0.1)  # heartbeats alone are every ten seconds
+            pings = 0
+            ping = client._machine.ping
+
+            def counting(now: float, filler: int = 0, want: int = 0) -> None:
+                nonlocal pings
+                pings += 1
+                ping(now, filler, want)
+
+            monkeypatch.setattr(client._machine, "ping", counting)
+            await write(client, request("stream", max_tokens=100))  # takes at least half a second
+            assert pings >= 4
 
     run(main)
 

@@ -20,10 +20,12 @@ import pytest
 from airdraft.core.request import Counts, Request
 from airdraft.device import edges as edges_module
 from airdraft.device.watch import Watch
+from airdraft.edge.server import Service
 from airdraft.errors import BadParameterError, LinkError
 
 from ..e2e.processes import announced, started
 from ..edge.loopback import VOCAB, Table, run, truth, until
+from ..edge.loopback import started as serving_with
 from .test_writer import Edge, asking, slow, writer
 
 
@@ -129,6 +131,35 @@ def test_counters_never_fall_and_health_follows_the_edge(monkeypatch: pytest.Mon
             assert (value(watch, "sent_bytes_total") or 0.0) > seen
             await edge.kill()  # while nothing is written
             await until(lambda: (over.health() or "").startswith("away: "))
+
+    run(main)
+
+
+def test_an_edge_that_found_us_idle_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edges_module, "WATCH_S", 0.05)
+
+    async def main() -> None:
+        async with serving_with(Table(1), Service(idle_s=0.2)) as (_, url), writer([url]) as over:
+            asked = asking()
+            assert await text_of(Watch(over), asked) == truth(Table(1), asked)
+            await until(lambda: over.edge is None)
+            await asyncio.sleep(0.3)
+            assert over.health() is None
+            assert over.connects == 1  # it does not come back only to be idle again
+            assert await text_of(Watch(over), asked) == truth(Table(1), asked)
+            assert over.connects == 2
+
+    run(main)
+
+
+def test_why_no_edge_can_be_had_is_told_when_the_reason_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edges_module, "WATCH_S", 0.05)
+
+    async def main() -> None:
+        async with Edge(slow()) as edge, writer([edge], offline="error") as over:
+            await over.connect()
+            await edge.kill()
+            await until(lambda: "no edge answers" in over.state)
 
     run(main)
 

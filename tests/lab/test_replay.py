@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from airdraft.core.control.facts import Facts, Mode
 from airdraft.core.messages import SchemeSpec
 from airdraft.lab.cell import auto, best_rounds, constant, run
 from airdraft.lab.grid import Cell, _facts, rows
@@ -42,6 +43,23 @@ def test_messages_have_their_real_sizes(name: str, bits: int) -> None:
     result = run(RECORDING, constant(0, math.inf, 1, 1), spec, length=1)
     assert result.counts.uplink_payload_bytes == result.counts.drafted * -(-bits // 8)
     assert (result.counts.downlink_payload_bytes > 0) == (name == "split")
+
+
+def test_what_a_verdict_brings_along_is_no_round_trip() -> None:
+    """`split` sends a row with a rejection: on this downlink 10 kB take 40 ms of their own."""
+    seen: list[Facts] = []
+
+    class Splitting:
+        def choose(self, facts: Facts, now: float) -> Mode:
+            seen.append(facts)
+            return Mode("split", 3)
+
+        def why(self) -> str:
+            return ""
+
+    run(RECORDING, constant(20, 5, 10, 30, downlink_mbps=2), SchemeSpec("split"), policy=Splitting)
+    assert seen[-1].rtt_s == pytest.approx(0.02, rel=0.1)
+    assert seen[-1].downlink_bps == pytest.approx(2e6, rel=0.1)
 
 
 def test_an_oracle_has_nothing_refused() -> None:

@@ -179,17 +179,26 @@ def test_one_connection_too_many_is_told_so() -> None:
 
             async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
                 writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-                return (await reader.readuntil(b"\r\n\r\n")).split()[1]
+                status = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+                if status == b"404":
+                    assert await reader.readexactly(9) == b"Not Found"
+                return status
 
-            first, second, third = [await asyncio.open_connection(HOST, port) for _ in range(3)]
-            assert await ask(*third) == b"503"
-            third[1].transport.abort()
+            first, second = [await asyncio.open_connection(HOST, port) for _ in range(2)]
+            assert await ask(*first) == b"404"
+            reader, writer = await asyncio.open_connection(HOST, port)
+            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")  # though it has not asked, and to its end
+            writer.close()
+            assert [await ask(*each) for each in (first, second, first)] == [b"404"] * 3
+            first[1].close()
             async with asyncio.timeout(5):
-                while await ask(*first) != b"404":  # until its end is noticed
-                    first[1].transport.abort()
-                    first = await asyncio.open_connection(HOST, port)
-            assert await ask(*second) == b"404"
-            for _, writer in (first, second):
+                while True:  # until its end is noticed
+                    third = await asyncio.open_connection(HOST, port)
+                    with contextlib.suppress(ConnectionError, EOFError):  # refused before it has asked
+                        if await ask(*third) == b"404":
+                            break
+                    third[1].close()
+            for _, writer in (second, third):
                 writer.transport.abort()
             await asyncio.sleep(0.01)
 

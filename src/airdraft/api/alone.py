@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from functools import partial
 
+from airdraft.core.connection import known_rows
 from airdraft.core.events import Committed, Failed, Finished, Forward
 from airdraft.core.logprobs import Logprob, check_logprobs, logprob_of
 from airdraft.core.messages import Close, Error, Open, Opened, SchemeSpec, Tokens
@@ -55,7 +56,7 @@ class TargetWriter:
                 start = len(tokens)
                 forward = Forward(0, start - 1, (tokens[-1],), 1)
                 rows = await scheduler.run(text, lambda forward=forward: forward)  # type: ignore[misc]
-                row = rows[0][: target.vocab_size]
+                row = known_rows(rows, 1, target.vocab_size)[0]
                 token = choose(row, request.params, request.seed, start)
                 tokens.append(token)
                 watch.message(Tokens(0, start, (token,), 0), sent=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from airdraft.core.events import Echo, Event, Failed
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, Decoder, Error, Message, Ping, Pong, encode
-from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
+from airdraft.errors import BadParameterError, LocalProtocolError, ModelError, RemoteProtocolError
 
 HEARTBEAT_S = 10.0
 SILENCE = 3
@@ -19,10 +19,16 @@ MAX_PINGS = 8
 
 
 def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
-    """What a forward gave, [rows, vocab or more], without the columns that are no token: models pad vocabularies."""
+    """What a forward gave, [rows, vocab or more], without the columns that are no token: models pad vocabularies.
+
+    Raises: `ModelError` for a row in which nothing can be chosen.
+    """
     if logits.ndim != 2 or len(logits) != rows or logits.shape[1] < vocab_size:
         raise LocalProtocolError(f"forwarded() got {logits.shape} logits where ({rows}, {vocab_size}) were asked for")
-    return logits[:, :vocab_size]
+    logits = logits[:, :vocab_size]
+    if not np.isfinite(logits.max(axis=1)).all():  # a NaN anywhere is the maximum
+        raise ModelError("the model gave a row with NaN or infinity in it; its weights, or their format, may be broken")
+    return logits
 
 
 class Connection(ABC):
@@ -39,6 +45,8 @@ class Connection(ABC):
         self.verify_s = 0.0
         """How long a forward of the target takes; 0 when not known."""
         self.closed = False
+        self.backlog = 0
+        """Bytes that were taken and are not sent yet, as far as the driver has said."""
         self.tap: Callable[[Message, bool], None] | None = None
         """Shown every message but heartbeats, and whether it is sent. What is received, before it is acted on."""
 
@@ -58,7 +66,7 @@ class Connection(ABC):
                     break
                 if isinstance(message, Ping):
                     # Where much waits to be sent already, no filler: a few bytes of pings must not cost megabytes.
-                    filler = bytes(message.want if len(self._out) < MAX_FILLER else 0)
+                    filler = bytes(message.want if self.backlog + len(self._out) < MAX_FILLER else 0)
                     self._send(Pong(message.t, filler, self._own_verify_s()))
                 elif isinstance(message, Pong):
                     ping = self._pings.pop(message.t, None)

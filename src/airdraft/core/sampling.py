@@ -59,9 +59,13 @@ def candidates(logits: np.ndarray, params: SamplingParams) -> tuple[IntArray, Fl
         ties = np.flatnonzero(scaled == kth)[: params.top_k - above.size]
         ids = np.sort(np.concatenate([above, ties]))
     if params.top_p < 1:
-        order = np.argsort(-scaled[ids], kind="stable")
-        probs = softmax(scaled[ids[order]])
-        reached = int(np.searchsorted(np.cumsum(probs), params.top_p)) + 1
+        kept = scaled[ids]
+        weights = np.exp(kept - kept.max())
+        total = weights.sum()
+        # All that are this unlikely have less than 1 - p together, so p is reached without them: few are to be sorted.
+        likely = np.flatnonzero(weights >= (1 - params.top_p) * total / ids.size)
+        order = likely[np.argsort(-kept[likely], kind="stable")]
+        reached = int(np.searchsorted(np.cumsum(weights[order]), params.top_p * total)) + 1
         ids = np.sort(ids[order[:reached]])
     if params.min_p > 0:
         kept = scaled[ids]

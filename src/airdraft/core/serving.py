@@ -147,10 +147,14 @@ class Session:
 
     def opened(self) -> list[Event]:
         """Tell the device, and prefill all of the prompt but its last token, which the first verification feeds."""
-        self._machine._send(Opened(self._number, len(self._tokens), self._tail.digest))
+        self._confirm()
         if len(self._tokens) > 1:
             return [Forward(self._number, 0, tuple(self._tokens[:-1]), 0)]
         return self._prefilled()
+
+    def _confirm(self) -> None:
+        """Say from where it goes on, and so that the scheme is as asked for."""
+        self._machine._send(Opened(self._number, len(self._tokens), self._tail.digest))
 
     def _prefilled(self) -> list[Event]:
         if self._switch is not None:
@@ -232,10 +236,14 @@ class Session:
         self._recover(message.recovered)
         if self._over():
             raise RemoteProtocolError("state", "a switch came after the recovered token that ended the text")
-        rounds = self._make(message.scheme).rounds
+        scheme = self._make(message.scheme)
+        if self._state is State.OPENING and not (scheme.rounds or self._scheme.rounds):
+            self._scheme = scheme
+            self._confirm()
+            return []
         self._switch = message.scheme
         # A race policy may change at any time; rounds begin when what is under way is done.
-        if self._state is State.OPENING or (self._forwarding and rounds):
+        if self._state is State.OPENING or (self._forwarding and scheme.rounds):
             return []
         return self._switched()
 
@@ -247,7 +255,7 @@ class Session:
         self._state = State.IDLE if self._scheme.rounds else State.STREAMING
         if self._scheme.rounds:
             self._tail.drafts.clear()
-        self._machine._send(Opened(self._number, len(self._tokens), self._tail.digest))
+        self._confirm()
         return self._go_on()
 
     def _recover(self, token: int | None) -> None:

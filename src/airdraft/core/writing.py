@@ -288,7 +288,8 @@ class Session:
     def _ruled(self, verdict: Verdict) -> list[Event]:
         if verdict.accepted > len(self._drafts):
             raise RemoteProtocolError("state", f"{verdict.accepted} of {len(self._drafts)} drafts were accepted")
-        self._judged(verdict.accepted, verdict.accepted < len(self._drafts), verdict.accepted)
+        answer_bytes = VERDICT_BYTES + len(verdict.extra)
+        self._judged(verdict.accepted, verdict.accepted < len(self._drafts), verdict.accepted, answer_bytes)
         self.counts.downlink_payload_bytes += len(verdict.extra)
         for at, prob in enumerate(self._probs[: verdict.accepted + 1]):
             self._machine.sureness.judged(prob, at < verdict.accepted)
@@ -353,7 +354,7 @@ class Session:
             self._review()
         return events + self.advance()
 
-    def _judged(self, accepted: int, rejected: bool, agreeing: int) -> None:
+    def _judged(self, accepted: int, rejected: bool, agreeing: int, answer_bytes: int = 0) -> None:
         """Count a forward of the target's."""
         self.counts.forwards += 1
         self.counts.accepted += accepted
@@ -363,7 +364,7 @@ class Session:
             machine.estimator.judged(accepted, int(rejected))
             if self.curious and self._seq > 1 and machine.verify_s:  # the first waits for the prefill
                 elapsed_s = machine._now - self._sent_s
-                machine.exchanged(elapsed_s, self._sent_bytes, VERDICT_BYTES, machine.verify_s)
+                machine.exchanged(elapsed_s, self._sent_bytes, answer_bytes, machine.verify_s)
         else:
             machine.estimator.judged(agreeing, 0)
         if self.curious:

@@ -90,6 +90,8 @@ class Connection:
         """Use `connect`."""
         self.url = url
         self.welcome: Welcome | None = None
+        self.ended: str | None = None
+        """The code of the error that the connection ended with; `gone` if it went away without one."""
         self._socket = socket
         self._shares = scheduler is not None
         self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft")
@@ -303,6 +305,7 @@ class Connection:
         if isinstance(event, Ready):
             self._greeting.put_nowait(event)
         elif isinstance(event, Failed) and event.session is None:
+            self.ended = self.ended or event.code
             for queue in (self._greeting, self._echoes, *self._texts.values()):
                 queue.put_nowait(event)
         elif isinstance(event, Echo) and self._probing.locked():

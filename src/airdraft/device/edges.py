@@ -205,9 +205,14 @@ class Edges:
         nearer: Counter[str] = Counter()
         while True:
             await asyncio.sleep(WATCH_S)
-            if self.url is None:  # never had, given up, or gone while nobody wrote
-                with contextlib.suppress(AirdraftError):
+            # An edge that found us idle is there all the same, and to come back at once would defeat its limit.
+            if self._live is not None and not self._live.alive and self._live.ended != "idle":
+                self.lost(self._live, f"{self._live.url} went away")
+            if self.away:
+                try:
                     await self.get(once=True)
+                except AirdraftError as error:
+                    self._say(f"away: {error}")
             for url in self._urls:
                 live = self._live
                 if live is None or not live.alive or url == live.url:

@@ -7,6 +7,8 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -43,8 +45,15 @@ def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list
     return [Route("/metrics", scrape), Route("/healthz", healthz)]
 
 
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+
+
 class _Connection(H11Protocol):
-    """One connection, which does not wait for ever for its client."""
+    """One connection of at most `most`, which does not wait for ever for its client."""
+
+    def __init__(self, *given: Any, most: int, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._most = most
 
     _looking: asyncio.TimerHandle | None = None
     _waited_after: object = None
@@ -55,6 +64,10 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._look_later()
+        # uvicorn's own limit would refuse whoever asks next over any connection, not who is one too many.
+        if len(self.connections) > self._most:
+            transport.write(FULL)
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._looking is not None:
@@ -98,14 +111,15 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Serve an ASGI app in the running loop while the context lasts. Yields the port; port 0 picks a free one.
 
-    With `tls` it speaks HTTPS only. Clients that do not ask, or do not read, are cut off; a request over one
-    connection too many gets HTTP 503.
+    With `tls` it speaks HTTPS only. Clients that do not ask, or do not read, are cut off; who comes when there are
+    `connections` gets HTTP 503.
     Raises: `LinkError` if the address cannot be had.
     """
     listening = await _listen(host, port)
     config = uvicorn.Config(
         app,
-        http=_Connection,  # of h11, which bounds the headers, whatever else is installed
+        # Of h11, which bounds the headers, whatever else is installed.
+        http=partial(_Connection, most=connections),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,  # ours
@@ -113,7 +127,6 @@ async def serving(
         ssl_context_factory=(lambda *_: tls) if tls else None,
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
-        limit_concurrency=connections + 1,  # the first number that is too many
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve([listening]))
