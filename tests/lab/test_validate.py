@@ -12,7 +12,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import BadParameterError
 from airdraft.lab import cell, validate
-from airdraft.lab.validate import CHECKS, Check, Checked, Overhead, Pair, Validation, Written
+from airdraft.lab.validate import CHECKS, OVERHEAD_PROFILE, Check, Checked, Overhead, Pair, Validation, Written
 from airdraft.models.base import OneByOne
 from airdraft.models.engines import load
 from airdraft.models.profile import profile
@@ -79,6 +79,7 @@ def test_overheads_are_measured(pair: Pair) -> None:
 
 def test_the_checks() -> None:
     assert len(CHECKS) >= 8
+    assert ("server", OVERHEAD_PROFILE) not in [(check.scheme, check.profile) for check in CHECKS]
     assert {check.scheme for check in CHECKS} >= {"server", "coupled", "topk", "split", "stream/off", "auto"}
     places = [check.place for check in CHECKS]
     assert len(set(places)) == 1 + sum(a != b for a, b in pairwise(places))  # started once each
@@ -114,6 +115,14 @@ def test_the_verdict(errors: tuple[float, ...], held: bool) -> None:
     assert first["error"] == pytest.approx(errors[0])
     assert first["error_without_overhead"] == pytest.approx(0.1)
     assert (first["scheme"], first["length"], first["draft_ms"], first["verify_ms"]) == ("coupled", 3, 15.0, 30.0)
+
+
+def test_texts_that_must_be_the_recorded_ones_and_are_not() -> None:
+    place = ("phone-8b", 20.0, 5.0)
+    for scheme, held in (("coupled", False), ("stream/always", False), ("auto", False), ("topk", True)):
+        found = Validation(Overhead(), [Checked(Check(*place, scheme, 3), 20.0, 20.1, 20.2, identical=False)])
+        assert found.held is held
+        assert [check.scheme for check in found.others] == ([] if held else [scheme])
 
 
 def test_nothing_to_check(pair: Pair) -> None:

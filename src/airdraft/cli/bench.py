@@ -258,9 +258,11 @@ def _validation_rows(found: Validation) -> Iterator[tuple[str, ...]]:
 def _verdict(found: Validation) -> str:
     from airdraft.lab.validate import MEDIAN_BAR, WORST_BAR  # noqa: PLC0415
 
+    others = ", ".join(f"{check.scheme} at {check.profile}" for check in found.others)
     return (
         f"Virtual time is off by {found.median_error:.1%} in the median cell and {found.worst_error:.1%} in the worst; "
         f"bars {MEDIAN_BAR:.0%} and {WORST_BAR:.0%}: {_held(found.held)}."
+        + (f" NOT EXACT: {others} wrote other texts than the target." if others else "")
     )
 
 
