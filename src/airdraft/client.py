@@ -222,6 +222,7 @@ class Client:
         self.tokenizer = self._client.tokenizer
         self._stop = asyncio.Event()
         self._closed = False
+        self._lock = threading.Lock()  # of that
         started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="airdraft client", daemon=True)
         self._thread.start()
@@ -286,10 +287,11 @@ class Client:
             future.cancel()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        if self._closed:
-            work.close()
-            raise LinkError("the client is closed; make another")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:  # or another thread might stop the loop in between, and nobody would ever answer
+            if self._closed:
+                work.close()
+                raise LinkError("the client is closed; make another")
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     @staticmethod
     def _wait(future: concurrent.futures.Future[T]) -> T:
@@ -302,10 +304,12 @@ class Client:
 
     def close(self) -> None:
         """End the connection. Texts under way in other threads end with a `LinkError`."""
-        if not self._closed:
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
             self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+        self._thread.join()
 
     def __enter__(self) -> Self:
         return self

@@ -42,3 +42,8 @@ class BadParameterError(AirdraftError, ValueError):
 def first_line(problem: Exception) -> str:
     """What another library says of its error, for a message of ours; the error's name if it says nothing."""
     return (str(problem).strip() or type(problem).__name__).splitlines()[0]
+
+
+def why(problem: OSError | UnicodeError) -> str:
+    """What is wrong with an address, for a message of ours that names it."""
+    return getattr(problem, "strerror", None) or first_line(problem)

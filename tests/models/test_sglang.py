@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,11 @@ def test_malformed_replies(change: Any, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_refusal(engine: Engine) -> None:
+def test_a_refusal(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     model = sglang(engine)
-    with pytest.raises(ModelError, match=r"refused /generate \(400: .*was not recorded\); mend that, or its flags"):
+    with pytest.raises(ModelError, match="failed; try again later, or see the edge's log"):
         forward(model, model.new_cache(), 0, [5], 1)
+    assert re.search(r"refused /generate \(400: .*was not recorded\); mend that, or its flags", caplog.text)
 
 
 def test_an_engine_that_is_not_there(engine: Engine) -> None:

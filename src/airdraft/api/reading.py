@@ -172,7 +172,10 @@ class Reader:
         # What is committed may lag behind what is shown, as long as nothing has contradicted that.
         if shown.startswith(text) and not (complete or self._contradicted):
             return None
-        same = next((at for at, (a, b) in enumerate(zip(shown, text, strict=False)) if a != b), len(shown))
+        if text.startswith(shown):  # as it does without a guess: to compare each character takes long in a long text
+            same = len(shown)
+        else:
+            same = next((at for at, (a, b) in enumerate(zip(shown, text, strict=False)) if a != b), len(text))
         self._shown, self._contradicted = text, False
         if same < len(shown) or len(text) < len(shown):
             return Piece(text[same:], verified, min(same, len(text)))
@@ -187,14 +190,12 @@ async def read(
     reader = Reader(lambda: Decoding(tokenizer.stream(), stops), len(request.prompt))
     reason: Literal["stop", "length"] = "stop"
     deadline: float | None = None
-    length = len(request.prompt)
     async with contextlib.aclosing(writer.write(request)) as events:
         while not reader.stopped:
             try:
                 async with asyncio.timeout_at(deadline):
                     event = await anext(events)
             except TimeoutError:
-                reason = "length" if length == len(request.prompt) + request.max_tokens else "stop"
                 break
             if isinstance(event, Finished):
                 if event.reason not in ("stop", "length"):
@@ -203,9 +204,9 @@ async def read(
                 break
             if piece := reader.take(event):
                 yield piece
-            if isinstance(event, Unverified):
-                length = event.position + len(event.tokens)
-                deadline = deadline if reader.guessed and deadline else now() + ALONE_S
+            if isinstance(event, Unverified) and (event.ended or reader.guessed):
+                reason = event.ended or "stop"
+                deadline = now() + ALONE_S if event.ended or deadline is None else deadline
             else:
                 deadline = None
     last, end = reader.end(reason)

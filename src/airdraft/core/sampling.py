@@ -35,8 +35,10 @@ class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
             raise BadParameterError(
                 f"temperature is {self.temperature}; give 0, which is greedy, or a number of at least {MIN_TEMPERATURE}"
             )
-        if self.top_k < 0:
-            raise BadParameterError(f"top-k is {self.top_k}; give a whole number of at least 0 (0 keeps every token)")
+        if not 0 <= self.top_k < 1 << 63:
+            raise BadParameterError(
+                f"top-k is {self.top_k}; give a whole number of at least 0, below 2^63 (0 keeps every token)"
+            )
         if not 0 < self.top_p <= 1:
             raise BadParameterError(f"top-p is {self.top_p}; give a number above 0 and at most 1 (1 keeps every token)")
         if not 0 <= self.min_p <= 1:

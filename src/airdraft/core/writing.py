@@ -155,7 +155,7 @@ class Session:
             self._spec,
             request.params,
             request.seed,
-            request.max_tokens,
+            self._end - len(request.prompt),  # no more than fit, however many were asked for
             len(request.prompt),
             len(tokens),
             packed.bytes(),

@@ -7,7 +7,8 @@ import contextlib
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from airdraft.core.control.facts import Facts
 from airdraft.core.resume import Backoff
@@ -32,7 +33,10 @@ class Edges:
     """Edges that serve one and the same target, by their URLs, in the order in which they are tried."""
 
     def __init__(
-        self, urls: Sequence[str], connect: Callable[[str], Awaitable[Connection]], told: Callable[[str], None]
+        self,
+        urls: Sequence[str],
+        connect: Callable[[str], Coroutine[Any, Any, Connection]],
+        told: Callable[[str], None],
     ) -> None:
         """`told` is called with `state` whenever it changes."""
         self.state = "away: not connected yet"
@@ -46,6 +50,8 @@ class Edges:
         self._fruitless = False  # nothing was committed over the last connection yet
         self._target: tuple[str, _Identity] | None = None  # who serves what
         self._users: Counter[Connection] = Counter()
+        self.midst: set[object] = set()
+        """Texts of which something is committed, and not all; they keep themselves in here."""
         self._open: set[Connection] = set()
         self._closing: dict[Connection, asyncio.Task[None]] = {}
         self._over = asyncio.Event()
@@ -89,7 +95,7 @@ class Edges:
         async with self._dialling:
             while True:
                 if self._over.is_set():
-                    raise LinkError(f"the writer was closed{STANDS}")
+                    raise self._closed()
                 if self._live is not None and self._live.alive:
                     return self._live
                 if self._live is not None:
@@ -113,7 +119,7 @@ class Edges:
             try:
                 connection = await self._dial(url)
             except (LinkError, RefusedError) as error:
-                if isinstance(error, RefusedError) and error.code not in PASSING:
+                if self._over.is_set() or (isinstance(error, RefusedError) and error.code not in PASSING):
                     raise
                 errors.append(error)
                 continue
@@ -126,11 +132,11 @@ class Edges:
 
     async def _dial(self, url: str) -> Connection:
         """A connection to an edge that serves the same target as those before."""
-        connection = await self._connect(url)
+        connection = await self._unless_over(self._connect(url))
         self._open.add(connection)
         found = _identity(connection)
         # An edge that was started again with another model is as good as new, if nobody is in the midst of a text.
-        anew = not (self._users or self.url)
+        anew = not (self._users or self.url or self.midst)
         if self._target is None or (self._target[0] == url and anew):
             self._target = url, found
         begun, expected = self._target
@@ -142,6 +148,27 @@ class Edges:
                 f"(context {expected[1]}); name edges with one and the same target",
             )
         return connection
+
+    async def _unless_over(self, dialling: Coroutine[Any, Any, Connection]) -> Connection:
+        """What takes seconds where nobody answers. Raises: `LinkError` at the end of it all, as itself."""
+        task, over = asyncio.create_task(dialling), asyncio.create_task(self._over.wait())
+        wanted = False
+        try:
+            await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise self._closed()
+            wanted = True
+            return task.result()
+        finally:
+            for each in (task, over):
+                each.cancel()
+            found, _ = await asyncio.gather(task, over, return_exceptions=True)
+            if isinstance(found, Connection) and not wanted:
+                await found.close()
+
+    @staticmethod
+    def _closed() -> LinkError:
+        return LinkError(f"the writer was closed{STANDS}")
 
     def _use(self, connection: Connection) -> None:
         before, self._live = self._live, connection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from airdraft.core.connection import known_rows
 from airdraft.core.events import Committed, Finished, Forward
@@ -22,6 +23,8 @@ class Unverified:
     position: int
     """Of the first, from the start of the prompt."""
     tokens: tuple[int, ...]
+    ended: Literal["stop", "length"] | None = None
+    """Why the draft model has nothing to add; `tokens` is empty then. Said again if an edge was there meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,17 @@ class Guess:
         self._fed: list[int] = []
 
     async def more(self, committed: Sequence[int]) -> Unverified | None:
-        """One token more after `committed` and what is shown; None where the draft model has nothing to add.
+        """One token more after `committed` and what is shown, or that the draft model has nothing to add. None once the
+        writer is closed.
 
         It is drawn with the noise of its position, so under `coupled`, `stream`, `server` or greedy sampling it is the
         target's own as often as any draft is. Raises: `ModelError`.
         """
         tokens = [*self._request.prompt, *committed, *self.tokens]
-        if len(tokens) >= self._most or (self.tokens and self.tokens[-1] in self._eos):
-            return None
+        if self.tokens and self.tokens[-1] in self._eos:
+            return Unverified(len(tokens), (), "stop")
+        if len(tokens) >= self._most:
+            return Unverified(len(tokens), (), "length")
         keep = next((at for at, (a, b) in enumerate(zip(self._fed, tokens, strict=False)) if a != b), len(self._fed))
         keep = min(keep, len(tokens) - 1)
         forward = Forward(0, keep, tuple(tokens[keep:]), 1)

@@ -185,12 +185,23 @@ class _Text:
         self._guess = guess
         self._offline = offline
         self._give_up_s = give_up_s
-        self._deadline: float | None = None  # when to give up, unless something is committed before
+        self._left_s = give_up_s  # to be waited without an edge, since the last commit
+        self._deadline: float | None = None  # of that, while there is none
         self._backoff = Backoff(seed=secrets.randbits(32))
         self._refusals = self._engine_failures = 0  # in a row
 
     async def events(self) -> AsyncGenerator[Written, None]:
         """See `Writer.write`."""
+        if self._text.tokens:
+            self._edges.midst.add(self)
+        try:
+            async with contextlib.aclosing(self._sessions()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._edges.midst.discard(self)
+
+    async def _sessions(self) -> AsyncGenerator[Written, None]:
         text = self._text
         while text.finished is None:
             if self._guess is not None and self._edges.url is None:
@@ -225,7 +236,9 @@ class _Text:
         corrected = self._guess.judge(event, length) if self._guess is not None else None
         self._text.take(event)
         if isinstance(event, Committed):
-            self._deadline, self._refusals, self._engine_failures = None, 0, 0
+            self._edges.midst.add(self)
+            self._left_s, self._deadline = self._give_up_s, None
+            self._refusals = self._engine_failures = 0
             self._backoff.succeeded()
             self._edges.fruitful()
         return [event] if corrected is None else [corrected, event]
@@ -235,15 +248,18 @@ class _Text:
         self._start_waiting()
         try:
             async with asyncio.timeout_at(self._deadline):
-                return await self._edges.get(once=self._offline == "error")
+                connection = await self._edges.get(once=self._offline == "error")
         except TimeoutError:
             raise LinkError(
                 f"given up after {self._give_up_s:g} s without an edge ({self._edges.state}){STANDS}"
             ) from None
+        if self._deadline is not None:
+            self._left_s, self._deadline = self._deadline - asyncio.get_running_loop().time(), None
+        return connection
 
     def _start_waiting(self) -> None:
-        if self._deadline is None and self._give_up_s is not None:
-            self._deadline = asyncio.get_running_loop().time() + self._give_up_s
+        if self._deadline is None and self._left_s is not None:
+            self._deadline = asyncio.get_running_loop().time() + self._left_s
 
     async def _refused(self, connection: Connection, error: RefusedError) -> None:
         """Wait, if the refusal may pass, or another edge may not have it; raise it again otherwise."""
@@ -268,10 +284,11 @@ class _Text:
                 if not drafting.done():
                     break
                 unverified = drafting.result()
-                if unverified is None:  # the draft model's text is complete
+                if unverified is not None:
+                    yield unverified
+                if unverified is None or unverified.ended:
                     await asyncio.wait({connecting})
                     break
-                yield unverified
             connecting.result()
         finally:
             ending = [task for task in (connecting, drafting) if task is not None]

@@ -17,7 +17,7 @@ from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.edge.access import Access, Tenant, anybody
 from airdraft.edge.door import Door, Socket, peer_of
 from airdraft.edge.watch import Watch
-from airdraft.errors import LinkError, RefusedError
+from airdraft.errors import LinkError, RefusedError, why
 from airdraft.models.base import TargetEngine
 from airdraft.scheduler import Call, Scheduler
 from airdraft.telemetry.logs import fields
@@ -123,9 +123,9 @@ class EdgeServer:
                 max_size=max(self._limits.max_frame + 16, MESSAGE_BYTES),
                 ping_interval=None,  # the protocol has heartbeats of its own
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise LinkError(
-                f"the edge cannot listen on {host}:{port} ({error.strerror}); choose a free port, or port 0"
+                f"the edge cannot listen on {host}:{port} ({why(error)}); choose a free port, or port 0"
             ) from error
         if self._service.idle_s is not None:
             self._sweeper = asyncio.create_task(self._sweep(self._service.idle_s))

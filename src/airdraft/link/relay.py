@@ -19,7 +19,7 @@ from asyncio import StreamReader, StreamWriter
 from types import TracebackType
 from typing import Self
 
-from airdraft.errors import LinkError
+from airdraft.errors import LinkError, why
 from airdraft.link.base import PACKET_BYTES, LinkModel, Pipe
 
 __all__ = ["Relay"]
@@ -55,9 +55,9 @@ class Relay:
         relay = cls(model, target_host, target_port)
         try:
             relay._server = await asyncio.start_server(relay._accept, listen_host, listen_port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise LinkError(
-                f"the relay cannot listen on {listen_host}:{listen_port} ({error.strerror}): "
+                f"the relay cannot listen on {listen_host}:{listen_port} ({why(error)}): "
                 "choose an address of this machine and a free port, or port 0"
             ) from error
         return relay

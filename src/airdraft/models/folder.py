@@ -8,7 +8,7 @@ from typing import Literal
 
 import huggingface_hub
 
-from airdraft.errors import ModelError
+from airdraft.errors import ModelError, first_line
 from airdraft.models.onnx import graph_path
 from airdraft.models.weights import external_files
 
@@ -45,12 +45,16 @@ def resolve(name: str, engine: str | None = None) -> Path:
         return shipped("target")
     if name == "draft":
         return shipped("draft")
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():  # an empty name would be the current folder
+    try:
+        folder = Path(name).expanduser()
+        is_folder, is_file = folder.is_dir(), folder.is_file()
+    except (OSError, RuntimeError, ValueError) as problem:  # no such home, too long, not to be entered, a zero byte
+        raise ModelError(f"{name!r} cannot be looked for ({first_line(problem)}); check the path") from problem
+    if name and is_folder:  # an empty name would be the current folder
         return folder
-    if folder.is_file() and folder.suffix == ".gguf":
+    if is_file and folder.suffix == ".gguf":
         return folder
-    if folder.is_file():
+    if is_file:
         raise ModelError(f"{name} is a file; name the folder that holds it")
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"no model {name!r}; name 'target', 'draft', a folder with a model.onnx or a hub id org/name")

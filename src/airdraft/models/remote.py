@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import FloatArray, Part, check
 from airdraft.models.config import read_config
 from airdraft.models.replicas import FailedError, Replicas, decode
+
+_log = logging.getLogger(__name__)
 
 Top = Iterable[tuple[int, float]]
 """The most likely tokens of one row: ids and log-probabilities, in any order."""
@@ -107,7 +110,12 @@ class RemoteTarget(ABC):
         """See `LanguageModel.forward`. A prefill is posted too: it leaves its keys and values in the prefix cache."""
         check(self, len(cache.tokens), keep, tokens, rows)
         whole = cache.tokens[:keep] + [int(token) for token in tokens]
-        replica, reply = self._replicas.ask_any(cache.replica, *self._request(whole, rows))
+        try:
+            replica, reply = self._replicas.ask_any(cache.replica, *self._request(whole, rows))
+        except ModelError as problem:
+            # Addresses and words of the servers are for who runs the edge; the error goes to who asked for a text.
+            _log.error("a forward failed: %s", problem)
+            raise ModelError(f"the engine of {self.name} failed; try again later, or see the edge's log") from problem
         logits = self._logits(self._tops(reply) if rows else [], rows)
         cache.tokens, cache.replica = whole, replica
         return logits

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from airdraft.errors import LinkError
+from airdraft.errors import LinkError, why
 
 STOP_S = 3
 """Seconds that answers under way get when the server ends."""
@@ -150,7 +150,7 @@ async def _listen(host: str, port: int) -> socket.socket:
         )
         family, _, _, _, address = found[0]
         return socket.create_server(address, family=family, backlog=128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise LinkError(
-            f"HTTP cannot be served on {host}:{port} ({error.strerror}); choose a free port, or port 0"
+            f"HTTP cannot be served on {host}:{port} ({why(error)}); choose a free port, or port 0"
         ) from error

@@ -13,6 +13,9 @@ TEXT = "airdraft: %(levelname)s: %(message)s"
 QUIET = {"websockets": logging.ERROR, "urllib3": logging.ERROR, "uvicorn": logging.ERROR, "asyncio": logging.WARNING}
 """Libraries that would say more than is news to us. At DEBUG some write headers, secrets included."""
 
+MOST = 2000
+"""Characters of a message, or of a field."""
+
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:
     """For `extra=` of a logging call: keys of their own in JSON; a line of text does not show them."""
@@ -27,8 +30,8 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            "message": _cut(record.getMessage()),
+            **{name: _cut(value) for name, value in getattr(record, "fields", {}).items()},
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -39,7 +42,12 @@ class _Line(logging.Formatter):
     """One line for each record but for tracebacks: parts of a message may come from a peer."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of the one it overrides
-        return printable(super().formatMessage(record))
+        return printable(_cut(super().formatMessage(record)))
+
+
+def _cut(value: Any) -> Any:
+    """What a peer says may be megabytes."""
+    return f"{value[:MOST]}…" if isinstance(value, str) and len(value) > MOST else value
 
 
 def printable(text: str) -> str:

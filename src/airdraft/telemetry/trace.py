@@ -161,6 +161,8 @@ def read(path: Path) -> list[dict[str, Any]]:
             ) from error
         if not (isinstance(event, dict) and _is_number(event.get("t")) and isinstance(event.get("event"), str)):
             raise BadParameterError(f"line {number} of {path} is no event of a trace; name a file of --trace-dir")
+        if not isinstance(event.get("ids", []), list):
+            raise BadParameterError(f"line {number} of {path} has ids that are no list; name a file of --trace-dir")
         for name in (*_NUMBERS.get(event["event"], ()), *(("began",) if "began" in event else ())):
             if not _is_number(event.get(name)):
                 raise BadParameterError(

@@ -35,8 +35,8 @@ def make(spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, s
     """
     if spec.name not in SCHEMES:
         raise BadParameterError(f"scheme {spec.name!r} is unknown; choose one of {', '.join(SCHEMES)}")
-    if spec.k < 1:
-        raise BadParameterError(f"k is {spec.k}; give the number of tokens to transmit, at least 1")
+    if not 1 <= spec.k < 1 << 63:
+        raise BadParameterError(f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63")
     if not 1 <= spec.bits <= 24:
         raise BadParameterError(f"bits is {spec.bits}; give 1 to 24 bits a probability")
     if spec.downlink not in ("row", "candidates"):
