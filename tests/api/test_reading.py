@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+from collections.abc import AsyncGenerator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airdraft.api.reading import Decoding, Piece, Reader
-from airdraft.core.events import Committed
+from airdraft.api import reading
+from airdraft.api.reading import Decoding, End, Piece, Reader
+from airdraft.core.events import Committed, Finished
 from airdraft.core.logprobs import Logprob
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
+from airdraft.core.sampling import SamplingParams
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.folder import shipped
 from airdraft.models.text import Tokenizer
+
+Told = Committed | Unverified | Corrected | Finished
 
 START = 5
 """Tokens of a prompt."""
@@ -153,3 +162,44 @@ def test_a_stop_string_in_what_the_draft_alone_wrote() -> None:
     assert (each.guessed, each.stopped) == (True, False)
     assert each.take(Committed(1, tuple(ids), 3, "accepted")) is None
     assert (each.guessed, each.stopped) == (False, True)
+
+
+class Scripted:
+    """A writer that tells what it is to tell, after the seconds it is to take."""
+
+    def __init__(self, *script: tuple[float, Told]) -> None:
+        self._script = script
+
+    async def write(self, request: Request) -> AsyncGenerator[Told, None]:
+        for seconds, event in self._script:
+            await asyncio.sleep(seconds)
+            yield event
+        await asyncio.sleep(60)
+
+
+def end_of(monkeypatch: pytest.MonkeyPatch, *script: tuple[float, Told]) -> End:
+    monkeypatch.setattr(reading, "ALONE_S", 0.2)
+    request = Request(tuple(range(START)), SchemeSpec("coupled"), SamplingParams(), 0, 50)
+
+    async def main() -> End:
+        async with asyncio.timeout(5):
+            return [each async for each in reading.read(Scripted(*script), request, tokenizer(), ())][-1]
+
+    end = asyncio.run(main())
+    assert isinstance(end, End)
+    return end
+
+
+def test_a_draft_model_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafting = [(0.25, Unverified(START + at, (at,))) for at in range(1, 4)]
+    end = end_of(monkeypatch, (0, Committed(0, (0,), 0, "target")), *drafting, (0, Unverified(START + 4, (), "length")))
+    assert (end.reason, end.tokens, end.unverified) == ("length", 4, 3)
+
+
+def test_a_guess_that_was_confirmed_in_part_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    complete = Unverified(START + 3, (), "stop")
+    end = end_of(
+        monkeypatch,
+        (0, Unverified(START, (1, 2, 0))), (0, complete), (0.1, Committed(0, (1,), 1, "bonus")), (0.1, complete),
+    )  # fmt: skip
+    assert (end.reason, end.tokens, end.unverified) == ("stop", 3, 2)

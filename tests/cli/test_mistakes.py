@@ -21,6 +21,7 @@ import pytest
 from airdraft import cli
 from airdraft.models import llamacpp
 from airdraft.models.folder import shipped
+from airdraft.telemetry import logs
 
 from ..e2e.processes import ENVIRONMENT, airdraft, command
 
@@ -31,6 +32,8 @@ Run = Callable[..., str]
 def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Runs a command that must fail, and gives the line it says."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # A command that comes far enough sends its logs to the standard error of this very test, which ends with it.
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
 
     def run(*words: str, stdin: bytes = b"") -> str:
         monkeypatch.setattr(sys, "argv", ["airdraft", *words])
@@ -65,6 +68,12 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("run", "x", "--top-p", "0"), "top-p is 0.0", "above 0 and at most 1"),
         (("run", "x", "--top-k", "-1"), "top-k is -1", "at least 0"),
         (("run", "x", "--min-p", "2"), "min-p is 2.0", "from 0 to 1"),
+        (("run", "x", "--top-k", "9" * 30), "top-k is 999", "below 2^63"),
+        (("run", "x", "--draft", "~nobody-of-that-name/x"), "cannot be looked for", "check the path"),
+        (("run", "x", "--draft", "x" * 300), "cannot be looked for", "check the path"),
+        (("edge", "--host", "x" * 70), "the edge cannot listen on", "choose a free port"),
+        (("link", "--to", "ws://127.0.0.1:1", "--host", "x" * 70), "the relay cannot listen on", "this machine"),
+        (("device", "--edge", "ws://127.0.0.1:1", "--host", "x" * 70), "HTTP cannot be served on", "free port"),
         (("run", "x", "--uplink-mbps", "-1"), "uplink-mbps is -1", "above 0 in Mbit/s"),
         (("run", "x", "--downlink-mbps", "0"), "downlink-mbps is 0", "above 0 in Mbit/s"),
         (("run", "x", "--rtt-ms", "-1"), "rtt-ms is -1", "0 ms or more"),

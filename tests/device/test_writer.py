@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -22,7 +23,7 @@ from airdraft.edge.server import Capacity, EdgeServer
 from airdraft.errors import BadParameterError, LinkError, ModelError, RefusedError
 from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
-from airdraft.models.base import OneByOne
+from airdraft.models.base import FloatArray, OneByOne
 
 from ..edge.loopback import EOS, FAULT, HOST, TOKENIZER, VOCAB, WARM, Table, request, run, truth, until
 
@@ -252,6 +253,93 @@ def test_an_edge_started_again_with_another_model_gets_new_texts_only() -> None:
             await edge.start()
             asked = asking(max_tokens=5)
             assert await Told().write(over, asked) == truth(other, asked)
+
+    run(main)
+
+
+def test_an_edge_started_again_with_another_model_gets_no_text_in_its_midst() -> None:
+    async def main() -> None:
+        other = slow(3)
+        other.name = "another"
+        async with Edge(slow()) as edge, writer([edge]) as over:
+            asked = asking(max_tokens=400)
+            async with following(over, asked) as ((told,), (task,)):
+                await until(lambda: len(told.tokens) > 20)
+                await edge.kill()
+                edge.target = other
+                await edge.start()
+                with pytest.raises(RefusedError, match=r"serves another .*one and the same target"):
+                    await task
+                assert told.tokens == truth(slow(), asked)[: len(told.tokens)]
+            assert not other.forwards
+            asked = asking(max_tokens=5)
+            assert await Told().write(over, asked) == truth(other, asked)
+
+    run(main)
+
+
+def test_patience_is_for_times_without_an_edge() -> None:
+    class Reading(Table):
+        def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+            if keep == 0:
+                time.sleep(0.8)
+            return super().forward(cache, keep, tokens, rows)
+
+    async def main() -> None:
+        target = Reading(1, eos_ids=())
+        async with Edge(target) as edge, writer([edge], give_up_s=0.6) as over:
+            asked = asking(max_tokens=5)
+            async with following(over, asked) as (_, (task,)):
+                await until(lambda: target.forwards)  # it reads the prompt for longer than anybody would wait in vain
+                await asyncio.sleep(0.1)
+                await edge.kill()
+                await edge.start()
+                assert await task == truth(target, asked)
+
+    run(main)
+
+
+def test_a_guess_that_is_complete_says_so_whenever_there_is_no_edge() -> None:
+    async def main() -> None:
+        target = Table(1, eos_ids=(), seconds=0.01)
+        draft = Table(1, eos_ids=())
+        async with Edge(target) as edge, writer([edge], draft, offline="draft") as over:
+            await edge.kill()
+            asked = asking(max_tokens=100, draft_length=1)
+
+            def ends(told: Told) -> list[str | None]:
+                return [each.ended for each in told.of(Unverified) if each.ended]
+
+            async with following(over, asked) as ((told,), (task,)):
+                await until(lambda: ends(told))
+                assert len(told.shown) == 100
+                await edge.start()
+                await until(lambda: told.tokens)
+                await edge.kill()
+                await until(lambda: len(ends(told)) == 2)
+                assert 0 < len(told.tokens) < 100
+                await edge.start()
+                assert await task == truth(target, asked)
+            assert set(ends(told)) == {"length"}
+
+    run(main)
+
+
+def test_closing_does_not_wait_for_who_does_not_answer() -> None:
+    async def mute(reader: asyncio.StreamReader, writing: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writing.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(mute, HOST, 0) as server:
+            url = f"ws://{HOST}:{server.sockets[0].getsockname()[1]}"
+            async with writer([url, url.replace(HOST, "localhost")]) as over, following(over, asking()) as (_, (task,)):
+                await asyncio.sleep(0.2)
+                began = perf_counter()
+                await over.close()
+                assert perf_counter() - began < 5  # a handshake alone may take ten
+                with pytest.raises(LinkError, match="closed"):
+                    await task
 
     run(main)
 

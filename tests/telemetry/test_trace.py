@@ -80,6 +80,7 @@ def test_a_long_text_does_not_pile_up(tmp_path: Path) -> None:
         ('{"t": 1e999, "event": "opened", "length": 1}', "line 1 of .* is no event"),
         ('{"t": 1' + "0" * 400 + ', "event": "opened", "length": 1}', "line 1 of .* is no event"),
         ('{"t": 0, "event": ["opened"], "length": 1}', "line 1 of .* is no event"),
+        ('{"t": 0, "event": "opened", "length": 1, "ids": 5}', "line 1 of .* has ids that are no list"),
         ("[" * 100_000, "line 1 of .* is no event"),
         ('{"t": 0, "event": "opened", "length": 1}\n{"t": 1, "event": "ready", "began": "x"}', "line 2 of .* lacks"),
         ('{"t": 0, "event": "opened", "length": 1}\n{"t": 1, "event": "call"}', "line 2 of .* lacks"),
