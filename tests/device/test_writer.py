@@ -280,8 +280,11 @@ def test_an_edge_started_again_with_another_model_gets_no_text_in_its_midst() ->
 
 def test_patience_is_for_times_without_an_edge() -> None:
     class Reading(Table):
+        reads = False
+
         def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
             if keep == 0:
+                self.reads = True
                 time.sleep(0.8)
             return super().forward(cache, keep, tokens, rows)
 
@@ -290,8 +293,7 @@ def test_patience_is_for_times_without_an_edge() -> None:
         async with Edge(target) as edge, writer([edge], give_up_s=0.6) as over:
             asked = asking(max_tokens=5)
             async with following(over, asked) as (_, (task,)):
-                await until(lambda: target.forwards)  # it reads the prompt for longer than anybody would wait in vain
-                await asyncio.sleep(0.1)
+                await until(lambda: target.reads)  # the prompt, for longer than anybody would wait in vain
                 await edge.kill()
                 await edge.start()
                 assert await task == truth(target, asked)
