@@ -294,8 +294,10 @@ def test_patience_is_for_times_without_an_edge() -> None:
             asked = asking(max_tokens=5)
             async with following(over, asked) as (_, (task,)):
                 await until(lambda: target.reads)  # the prompt, for longer than anybody would wait in vain
-                await edge.kill()
-                await edge.start()
+                await asyncio.sleep(0.7)
+                connection = over._edges._live
+                assert connection is not None
+                connection._socket.transport.abort()
                 assert await task == truth(target, asked)
 
     run(main)
