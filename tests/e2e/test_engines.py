@@ -77,7 +77,8 @@ def test_an_engine_that_dies_ends_its_texts_in_one_line_and_the_edge_lives(vllm:
     vllm.kill()  # last in this file
     code, _, errors = airdraft("run", PROMPT, "--edge", edge, "--temperature", "0")
     assert (code, len(errors.splitlines())) == (2, 1)
-    assert vllm.url in errors
+    assert "failed; try again later, or see the edge's log" in errors
+    assert vllm.url not in errors  # where the edge has its engine from is no business of a device's
 
 
 def test_a_gguf_draft_writes_the_targets_text(tmp_path: Path) -> None:
