@@ -51,7 +51,7 @@ class Edges:
         self._target: tuple[str, _Identity] | None = None  # who serves what
         self._users: Counter[Connection] = Counter()
         self.midst: set[object] = set()
-        """Texts of which something is committed, and not all; they keep themselves in here."""
+        """Texts of which something is committed, and not all; kept by who writes them."""
         self._open: set[Connection] = set()
         self._closing: dict[Connection, asyncio.Task[None]] = {}
         self._over = asyncio.Event()

@@ -146,11 +146,14 @@ class Writer:
         if self._offline == "draft":
             guess = Guess(request, self._scheduler, self._vocab_size, self._draft.eos_ids)
         text = _Text(request, self._edges, guess, self._offline, self._give_up_s)
+        if request.committed:
+            self._edges.midst.add(text)
         try:
             async with contextlib.aclosing(text.events()) as events:
                 async for event in events:
                     yield event
         finally:
+            self._edges.midst.discard(text)
             if guess is not None:
                 guess.close()
 
@@ -192,16 +195,6 @@ class _Text:
 
     async def events(self) -> AsyncGenerator[Written, None]:
         """See `Writer.write`."""
-        if self._text.tokens:
-            self._edges.midst.add(self)
-        try:
-            async with contextlib.aclosing(self._sessions()) as events:
-                async for event in events:
-                    yield event
-        finally:
-            self._edges.midst.discard(self)
-
-    async def _sessions(self) -> AsyncGenerator[Written, None]:
         text = self._text
         while text.finished is None:
             if self._guess is not None and self._edges.url is None:

@@ -29,6 +29,8 @@ UNREAD_S = 60.0
 """Likewise that a client may leave an answer unread. Whatever makes the answer would otherwise wait for ever."""
 CONNECTIONS = 1024
 """At once, unless told otherwise."""
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+"""Said to whoever comes beyond that."""
 
 
 def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list[Route]:
@@ -45,21 +47,18 @@ def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list
     return [Route("/metrics", scrape), Route("/healthz", healthz)]
 
 
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
-
-
 class _Connection(H11Protocol):
     """One connection of at most `most`, which does not wait for ever for its client."""
-
-    def __init__(self, *given: Any, most: int, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self._most = most
 
     _looking: asyncio.TimerHandle | None = None
     _waited_after: object = None
     """The last request, when it was answered and no other had come the last time that somebody looked."""
     _unread_s: float | None = None
     """How long nothing could be written, by the looks since."""
+
+    def __init__(self, *given: Any, most: int, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._most = most
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
