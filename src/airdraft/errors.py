@@ -2,6 +2,39 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Self
+
+
+class Code(StrEnum):
+    """The reason a session, a connection or a request ended, in one word. An `Error` message carries it."""
+
+    meaning: str
+    passes: bool
+    """Whether another edge, or the same one later, may not refuse."""
+    travels: bool
+    """Whether it is part of the protocol. The others are set on the side that reports them."""
+
+    def __new__(cls, value: str, meaning: str, *, passes: bool = False, travels: bool = True) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning, member.passes, member.travels = meaning, passes, travels
+        return member
+
+    VERSION = "version", "the two sides speak different versions of the protocol"
+    VOCABULARY = "vocabulary", "draft and target model do not share one vocabulary"
+    SCHEME = "scheme", "the scheme is unknown, or an option of it is out of range"
+    CONTEXT = "context", "the text does not fit the target's context"
+    FRAME = "frame", "a frame is longer than the receiver allows"
+    GARBAGE = "garbage", "bytes that are no message of this protocol"
+    STATE = "state", "a message that does not fit the session's state"
+    BUSY = "busy", "the edge has no room for another session, or is about to end"
+    QUOTA = "quota", "the quota of the device's token is used up"
+    REVOKED = "revoked", "the device's token is valid no more"
+    IDLE = "idle", "nothing has happened for too long"
+    SILENT = "silent", "nothing was heard for three heartbeats"
+    ENGINE = "engine", "the model at the edge failed"
+
 
 class AirdraftError(Exception):
     """Something the user or the peer can mend. Command lines print it as one line and exit with 2."""
