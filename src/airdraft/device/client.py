@@ -15,7 +15,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
-from airdraft import __version__
 from airdraft.core.control.facts import Facts
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
@@ -36,6 +35,7 @@ from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler
 from airdraft.telemetry.trace import Traces
 from airdraft.transport import Driver
+from airdraft.version import __version__
 
 _log = logging.getLogger(__name__)
 
