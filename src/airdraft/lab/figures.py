@@ -19,9 +19,9 @@ from airdraft.lab.results import (
     SCHEMES,
     SIMULATED,
     TIE,
+    LaneSpan,
     Row,
     Scheme,
-    Span,
     Timeline,
     best,
     forwards,
@@ -255,7 +255,7 @@ def timeline(text: Timeline) -> Figure:
     return figure
 
 
-def _span(axes: Axes, span: Span) -> None:
+def _span(axes: Axes, span: LaneSpan) -> None:
     colour, _ = _SPANS[span.kind]
     bottom = 2.5 if span.lane in {"device", "uplink"} else 0.0
     if span.kind == "mismatch":

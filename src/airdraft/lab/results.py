@@ -75,7 +75,7 @@ class Claim(msgspec.Struct, frozen=True):
     cell: dict[str, Any]
 
 
-class Span(msgspec.Struct, frozen=True):
+class LaneSpan(msgspec.Struct, frozen=True):
     """Something that took its time on one lane of a timeline."""
 
     lane: Literal["device", "edge", "uplink", "downlink"]
@@ -89,7 +89,7 @@ class Timeline(msgspec.Struct, frozen=True):
     """One text, as it was written."""
 
     title: str
-    spans: list[Span]
+    spans: list[LaneSpan]
 
 
 class Grid(msgspec.Struct, frozen=True):

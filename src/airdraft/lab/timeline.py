@@ -27,9 +27,9 @@ def timeline(recording: Recording) -> results.Timeline:
         drafted = any(span.forward and span.lane == "device" and _position(span) == position for span in spans)
         if not matches and drafted and learned[position] < text.began_s + SECONDS:
             at_s = learned[position]
-            told.append(results.Span("device", at_s, at_s, "mismatch"))
+            told.append(results.LaneSpan("device", at_s, at_s, "mismatch"))
     began = [
-        results.Span(each.lane, each.start_s - text.began_s, each.end_s - text.began_s, each.kind, each.label)
+        results.LaneSpan(each.lane, each.start_s - text.began_s, each.end_s - text.began_s, each.kind, each.label)
         for each in told
     ]
     link, compute = f"RTT {RTT_MS:g} ms, {UPLINK_MBPS:g} Mbit/s up", f"draft {DRAFT_MS:g} ms, verify {VERIFY_MS:g} ms"
@@ -52,7 +52,7 @@ def _position(span: Span) -> int:
     return span.forward.keep + len(span.forward.tokens) if span.forward else -1
 
 
-def _told(span: Span, recorded: RecordedText, learned: dict[int, float]) -> results.Span:
+def _told(span: Span, recorded: RecordedText, learned: dict[int, float]) -> results.LaneSpan:
     if span.forward is None:
         kind, label = ("send", "answer")[span.lane == "downlink"], f"{span.nbytes} B"
     elif span.lane == "edge":
@@ -66,4 +66,4 @@ def _told(span: Span, recorded: RecordedText, learned: dict[int, float]) -> resu
         # A branch lives if every mismatch before it was known when this was drafted.
         lives = all(recorded.matches[at - begin] or learned[at] <= span.start_s for at in range(begin, position))
         kind, label = ("draft" if lives and recorded.matches[position - begin] else "dead"), ""
-    return results.Span(span.lane, span.start_s, span.end_s, kind, label)  # type: ignore[arg-type]
+    return results.LaneSpan(span.lane, span.start_s, span.end_s, kind, label)  # type: ignore[arg-type]

@@ -150,7 +150,7 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Written:
+class WallText:
     """A text of the real run."""
 
     tokens: list[int]
@@ -160,7 +160,7 @@ class Written:
     """Of the commits, by `time.perf_counter`."""
 
 
-class Pair:
+class ShippedPair:
     """The shipped pair, and the texts that are written with it."""
 
     def __init__(self, texts: int = TEXTS, tokens: int = TOKENS) -> None:
@@ -189,7 +189,7 @@ class Pair:
         async with await Connection.connect(url, paced, self.tokenizer.digest, self.tokenizer.vocab_size) as client:
             yield client
 
-    async def wall(self, url: str, check: Check) -> tuple[float, list[Written]]:
+    async def wall(self, url: str, check: Check) -> tuple[float, list[WallText]]:
         """Seconds by the wall clock, and the texts."""
         spec, vocab = check.spec, self.tokenizer.vocab_size
         seconds, texts = 0.0, []
@@ -197,7 +197,7 @@ class Pair:
             for prompt, seed in self.prompts:
                 policy = Auto(vocab, k=spec.k, bits=spec.bits) if check.scheme == "auto" else None
                 request = Request(prompt, spec, PARAMS, seed, self.max_tokens, check.length, policy=policy)
-                written = Written([], [], [])
+                written = WallText([], [], [])
                 began = time.perf_counter()
                 async for event in client.write(request):
                     if isinstance(event, Committed):
@@ -225,14 +225,14 @@ class Pair:
         _, texts = await self.wall(url, check)
         return [after - before for text in texts for before, after in pairwise(text.times)]
 
-    def recording_for(self, check: Check, texts: Sequence[Written]) -> Recording:
+    def recording_for(self, check: Check, texts: Sequence[WallText]) -> Recording:
         """What is to be replayed: the recorded texts, or `texts` where the scheme has coins of its own."""
         if not check.has_coins:
             return self.recording
         known = zip(self.recording.texts, texts, strict=True)
         return Recording("written", PARAMS, self.recording.vocab_size, [_as_written(*each) for each in known])
 
-    def virtual(self, check: Check, texts: Sequence[Written], overhead: Overhead) -> float:
+    def virtual(self, check: Check, texts: Sequence[WallText], overhead: Overhead) -> float:
         """Tokens/s of the replay."""
         pace, spec, recording = profile(check.profile), check.spec, self.recording_for(check, texts)
         draft_ms, verify_ms = 1e3 * (pace.draft_s + overhead.draft_s), 1e3 * (pace.target_s + overhead.verify_s)
@@ -241,7 +241,7 @@ class Pair:
         return cell.run(recording, setting, spec, length=check.length, policy=policy).tokens_per_s
 
 
-def _as_written(recorded: RecordedText, written: Written) -> RecordedText:
+def _as_written(recorded: RecordedText, written: WallText) -> RecordedText:
     """A recording of what a real run wrote, with its luck. Positions that were never judged do not matter: a replay at
     the same draft length does not judge them either."""
     chances = [float(accepted) for accepted in written.accepted]
@@ -297,7 +297,7 @@ class Validation:
 
 
 async def validate(
-    pair: Pair, checks: Sequence[Check] = CHECKS, on_check: Callable[[Check], None] = lambda _: None
+    pair: ShippedPair, checks: Sequence[Check] = CHECKS, on_check: Callable[[Check], None] = lambda _: None
 ) -> Validation:
     """Run every check, one after another. `on_check` is told each as it starts.
 

@@ -45,7 +45,7 @@ BAR, BAR_AT, BAR_PROFILE = 1.5, 16, "phone-8b"
 as a useful model's. Those of the shipped one are over in a millisecond, and cost no more than the messages around."""
 
 
-class Row(msgspec.Struct, frozen=True):
+class SessionsRow(msgspec.Struct, frozen=True):
     """One measurement."""
 
     profile: str
@@ -185,7 +185,7 @@ async def _device(client: Connection, told: Told, todo: Iterator[Work], tally: T
 async def measure(
     draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], devices: int, batched: bool,
     profile_name: str,
-) -> Row:  # fmt: skip
+) -> SessionsRow:  # fmt: skip
     """One row."""
     tally = Tally()
     options = () if batched else ("--max-batch", "1")
@@ -194,13 +194,13 @@ async def measure(
         tally.devices(url, draft, tokenizer, vocab_size, todo, devices),
     ):
         await tally.count(SECONDS)
-    return Row(
+    return SessionsRow(
         profile_name, devices, batched, tally.tokens_per_s, tally.wait_ms(50), tally.wait_ms(99),
         tally.forwards / tally.tokens, tally.identical, tally.texts,
     )  # fmt: skip
 
 
-async def sessions(on_row: Callable[[Row], None] = lambda _: None) -> list[Row]:
+async def sessions(on_row: Callable[[SessionsRow], None] = lambda _: None) -> list[SessionsRow]:
     """All rows."""
     (draft, tokenizer), (target, _) = load("draft"), load("target")
     todo = works(draft, target, tokenizer.vocab_size)
@@ -211,13 +211,13 @@ async def sessions(on_row: Callable[[Row], None] = lambda _: None) -> list[Row]:
     return found
 
 
-def gain(rows: Sequence[Row], profile_name: str, devices: int = BAR_AT) -> float:
+def gain(rows: Sequence[SessionsRow], profile_name: str, devices: int = BAR_AT) -> float:
     """Tokens/s of the batching edge by those of the other."""
     speed = {row.batched: row.tokens_per_s for row in rows if (row.profile, row.devices) == (profile_name, devices)}
     return speed[True] / speed[False]
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[SessionsRow]) -> str:
     """As Markdown."""
     lines = [
         "| compute | devices | batched | tokens/s, all devices | ms a token, p50 | p99 | target forwards a token |",
