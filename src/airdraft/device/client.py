@@ -16,10 +16,10 @@ from websockets.exceptions import InvalidMessage, InvalidStatus, InvalidURI, Web
 from websockets.uri import parse_uri
 
 from airdraft import __version__
-from airdraft.core.control.facts import Facts
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, VERSION, Hello, SchemeSpec, Welcome
+from airdraft.core.policy import Facts
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.probe import Probe, measure
 from airdraft.device.tracing import Tracing
