@@ -25,9 +25,10 @@ from airdraft.core import schemes
 from airdraft.core.bits import BitWriter, id_width
 from airdraft.core.branch import Branch
 from airdraft.core.connection import known_rows
-from airdraft.core.control.auto import Given, Policy, Steady
-from airdraft.core.control.facts import Mode, wire
+from airdraft.core.control.auto import Steady
+from airdraft.core.control.facts import wire
 from airdraft.core.events import Committed, Event, Finished, Forward
+from airdraft.core.law import Law, Place
 from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
 from airdraft.core.messages import (
     REACH,
@@ -45,9 +46,9 @@ from airdraft.core.messages import (
     Welcome,
     encode,
 )
+from airdraft.core.policy import Given, Mode, Policy
 from airdraft.core.request import Request
-from airdraft.core.sampling import distribution
-from airdraft.core.schemes import DEVICE, Drafted
+from airdraft.core.schemes import DEVICE, Drafted, Drafts
 from airdraft.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -127,8 +128,9 @@ class Session:
         self._mode = self._policy.choose(self._facts, machine._now)
         self._reviewed_s = machine._now
         self._spec = self._spec_of(self._mode)
+        self._law = Law(request.params, request.seed, vocab_size)
         self._scheme = self._make()
-        self._state = State.DRAFTING if self._scheme.rounds else State.STREAMING
+        self._state = State.DRAFTING if self._scheme.traits.rounds else State.STREAMING
 
     def _spec_of(self, mode: Mode) -> SchemeSpec:
         return structs.replace(self._request.scheme, name=mode.scheme, race=mode.race)
@@ -137,7 +139,7 @@ class Session:
         request = self._request
         check_logprobs(request.logprobs, self._spec.name)
         make = self._machine.make
-        return make(self._spec, request.params, request.seed, self._vocab_size, DEVICE)
+        return make(self._spec, self._law, DEVICE)
 
     @property
     def text(self) -> Sequence[int]:
@@ -193,7 +195,7 @@ class Session:
 
     def _advance_stream(self) -> list[Event]:
         branch = self._branch
-        window = min(self._mode.length, REACH * self._max_draft) if self._mode.scheme != "server" else 0
+        window = min(self._mode.length, REACH * self._max_draft) if self._mode.traits.drafts else 0
         end = min(branch.committed + window, self._draft_end)
         ended = len(branch.tokens) > branch.committed and branch.tokens[-1] in self._eos
         more = len(branch.tokens) < end and not ended
@@ -203,7 +205,7 @@ class Session:
             start, digest, drafts = branch.send()
             self._send_drafts(start, digest, [Drafted(token) for token in drafts])
         if end <= branch.committed and self._scheme.race == "off":
-            self._apply(Mode("server", 0))  # nothing may be drafted: from here on the edge writes alone
+            self._apply(Mode(schemes.SERVER, 0))  # nothing may be drafted: from here on the edge writes alone
         return self._ask() if more else []
 
     def _congested(self) -> bool:
@@ -224,7 +226,7 @@ class Session:
         return [Forward(self.number, keep, tokens, 1)]
 
     def _send_drafts(self, start: int, digest: int, drafts: Sequence[Drafted]) -> None:
-        body = self._scheme.encode(drafts)
+        body = self._scheme.encode(Drafts(tuple(drafts)))
         self._seq += 1
         self.counts.drafted += len(drafts)
         self.counts.uplink_payload_bytes += len(body)
@@ -242,12 +244,12 @@ class Session:
         self._machine.estimator.drafted(self._machine._now - self._asked_s)
         position = self._branch.answered()
         if position is not None and self._state in (State.DRAFTING, State.STREAMING):
-            drafted = self._scheme.propose(row, position)
+            drafted = self._scheme.draw(row, Place(position))
             self._branch.tokens.append(drafted.token)
             if self._state is State.DRAFTING:
                 self._drafts.append(drafted)
                 if self._request.rule:
-                    self._probs.append(float(distribution(row, self._request.params)[drafted.token]))
+                    self._probs.append(float(self._law.probs(row, Place(position))[drafted.token]))
         return self.advance()
 
     def handle(self, message: Message) -> list[Event]:
@@ -312,7 +314,7 @@ class Session:
     def _recover(self, extra: bytes) -> list[Event]:
         if self._rejected is None:
             raise RemoteProtocolError("state", "nothing is to be recovered")
-        token = self._scheme.recover(self._rejected, extra, self._branch.committed)
+        token = self._scheme.recover(self._rejected, extra, Place(self._branch.committed))
         if token is None:
             self._state = State.RECOVERING
             self._machine._send(More(self.number, self._seq))
@@ -345,7 +347,7 @@ class Session:
         self._judged(message.accepted, message.accepted < message.drafted and bool(message.tokens), agreeing)
         self._machine.estimator.judged(0, int(agreeing < len(drafted)))
         self.counts.raced += not message.drafted
-        if self._mode.scheme == "stream" and self._mode.race != "off":
+        if self._mode.races:
             self._machine.estimator.raced(len(tokens))
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
         theirs = (branch.committed + len(tokens), message.digest)
@@ -422,15 +424,15 @@ class Session:
         before, self._mode = self._scheme, mode
         self._spec = self._spec_of(mode)
         scheme = self._make()
-        alike = type(scheme) is type(before) if scheme.rounds else scheme.race == before.race
-        if scheme.rounds == before.rounds and alike:
+        alike = type(scheme) is type(before) if scheme.traits.rounds else scheme.race == before.race
+        if scheme.traits.rounds == before.traits.rounds and alike:
             return
         self._machine._send(Switch(self.number, self._spec, self._recovered))
         self._recovered = None
         self._answers_due += 1
-        if scheme.rounds and not before.rounds:
+        if scheme.traits.rounds and not before.traits.rounds:
             self._state = State.SWITCHING
             return
         self._scheme = scheme
-        if not scheme.rounds:
+        if not scheme.traits.rounds:
             self._state = State.STREAMING

@@ -15,10 +15,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
-from airdraft.core.control.facts import Facts
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, VERSION, Hello, SchemeSpec, Welcome
+from airdraft.core.policy import Facts
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.probe import Probe, measure
 from airdraft.device.tracing import Tracing

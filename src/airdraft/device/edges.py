@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
-from airdraft.core.control.facts import Facts
+from airdraft.core.policy import Facts
 from airdraft.core.resume import Backoff
 from airdraft.device.client import STANDS, Connection
 from airdraft.errors import AirdraftError, LinkError, RefusedError

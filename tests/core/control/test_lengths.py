@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.control import predict
-from airdraft.core.control.facts import Facts, wire
+from airdraft.core.control.facts import wire
 from airdraft.core.control.lengths import (
     RULES,
     Fixed,
@@ -26,6 +26,7 @@ from airdraft.core.control.lengths import (
 )
 from airdraft.core.device import Counts, Request
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.policy import Facts
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 from airdraft.sim import alone

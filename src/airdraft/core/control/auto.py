@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from airdraft.core.control import predict
 from airdraft.core.control.course import MAX_DRAFT
-from airdraft.core.control.facts import Facts, Mode, Wire, wire
+from airdraft.core.control.facts import Wire, wire
 from airdraft.core.control.predict import Prediction
+from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
 VAIN_S = 2.0
@@ -17,33 +17,6 @@ RETRY_S = (1.0, 16.0)
 """Seconds of `server` after which a stream is tried again: at first, and at most. They double while trials fail."""
 NEAR = 0.01
 """Predictions that differ by less are taken as equal."""
-
-
-class Policy(Protocol):
-    """Decides what is to be done."""
-
-    def choose(self, facts: Facts, now: float) -> Mode:
-        """The mode for the time being. `now` in seconds of any clock; it must not go back."""
-        ...
-
-    def why(self) -> str:
-        """The last choice, in a line for people."""
-        ...
-
-
-class Given:
-    """Always this very mode."""
-
-    def __init__(self, mode: Mode) -> None:
-        self._mode = mode
-
-    def choose(self, facts: Facts, now: float) -> Mode:
-        """See `Policy.choose`."""
-        return self._mode
-
-    def why(self) -> str:
-        """See `Policy.why`."""
-        return f"{self._mode}: as asked for"
 
 
 class Steady:

@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from airdraft.core.control.facts import Facts
+from airdraft.core.policy import Facts
 from airdraft.errors import BadParameterError
 
 PRIOR = Facts(draft_s=0.015, verify_s=0.03, rtt_s=0.02, uplink_bps=math.inf, downlink_bps=math.inf, acceptance=0.7)

@@ -9,7 +9,8 @@ import functools
 from dataclasses import dataclass, replace
 
 from airdraft.core.control.course import MAX_DRAFT, cycle
-from airdraft.core.control.facts import Facts, Mode, Wire
+from airdraft.core.control.facts import Wire
+from airdraft.core.policy import Facts, Mode
 
 _FASTER = 0.8
 """To find a bottleneck, each part in turn takes so much of its time."""
