@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "client": ("errors", "core", "models", "device"),
     "local": ("errors",),
     "lab": ("errors", "core", "models", "link", "sim", "device", "edge", "local", "transport"),
-    "demo": ("errors", "core", "models", "link", "sim", "device", "edge", "local"),
+    "demo": ("errors", "core", "models", "device", "local", "lab"),
     "cli": (
         "errors",
         "core",
@@ -104,6 +104,7 @@ def test_the_package_is_where_this_test_looks() -> None:
         ("airdraft.edge.server", "from airdraft import __version__"),
         ("airdraft.edge.server", "if TYPE_CHECKING:\n    from airdraft.device import client"),
         ("airdraft.demo", "import airdraft.cli"),
+        ("airdraft.lab.wall", "from airdraft.demo import show"),
         ("airdraft.nowhere", ""),
     ],
 )

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
+from airdraft.core import schemes
 from airdraft.core.control.auto import Auto
 from airdraft.core.events import Committed, Finished
 from airdraft.core.logprobs import Logprob
@@ -161,7 +162,7 @@ class AsyncClient:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
         params = SamplingParams(temperature, top_k, top_p, min_p)
         policy = Auto(self.tokenizer.vocab_size, races=("always",)) if scheme == "auto" else None
-        spec = SchemeSpec("stream" if policy else scheme)
+        spec = SchemeSpec(schemes.STREAM if policy else scheme)
         length = None if policy else draft_length
         return Request(ids, spec, params, seed, max_tokens, length, policy=policy, logprobs=logprobs)
 

@@ -24,7 +24,7 @@ from airdraft.core.device import Request
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
-from airdraft.core.schemes import SCHEMES
+from airdraft.core.schemes import SCHEMES, STREAM, named
 from airdraft.demo.show import TokenPrinter
 from airdraft.device.cost import Cost
 from airdraft.device.offline import Corrected, Unverified
@@ -37,7 +37,7 @@ from airdraft.models.text import Tokenizer
 
 GIVE_UP_S = 60.0
 """How long a text waits for an edge that was lost."""
-ROUNDS = ("dense", "topk", "split", "coupled")
+ROUNDS = named(rounds=True)
 
 
 def run(
@@ -90,7 +90,7 @@ def run(
         )
     params = SamplingParams(temperature, top_k, top_p, min_p)
     _check(scheme, draft_length, rule, race)
-    spec = SchemeSpec("stream" if scheme == "auto" else scheme, k, bits, downlink, race or "always")
+    spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always")
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
     trust = options.trusted(ca)
@@ -129,7 +129,7 @@ def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | 
         raise BadParameterError("--draft-length is given, and auto chooses it; leave it out, or name a --scheme")
     if scheme not in SCHEMES and scheme != "auto":
         raise BadParameterError(f"scheme {scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, auto")
-    if (scheme, race, draft_length) == ("stream", "off", 0):
+    if (scheme, race, draft_length) == (STREAM, "off", 0):
         raise BadParameterError("--draft-length is 0 and --race is off, so nobody would write; give at least 1")
     if rule is not None and rule not in RULES:
         raise BadParameterError(f"rule {rule!r} is unknown; choose one of {', '.join(RULES)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.lab import results
 from airdraft.lab.cell import constant, run
@@ -18,7 +19,7 @@ def timeline(recording: Recording) -> results.Timeline:
     setting = constant(RTT_MS, UPLINK_MBPS, DRAFT_MS, VERIFY_MS)
     spans: list[Span] = []
     texts: list[VirtualText] = []
-    run(recording, setting, SchemeSpec("stream"), spans=spans, until_s=1e-6, on_text=texts.append)
+    run(recording, setting, SchemeSpec(schemes.STREAM), spans=spans, until_s=1e-6, on_text=texts.append)
     first, text = recording.texts[0], texts[0]
     learned = _learned(first, text)
     told = [_told(span, first, learned) for span in spans if text.began_s <= span.start_s < text.began_s + SECONDS]

@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 from airdraft import local
+from airdraft.core import schemes
 from airdraft.core.control.auto import Auto
 from airdraft.core.device import Request
 from airdraft.core.events import Committed
@@ -78,31 +79,32 @@ class Check:
     @property
     def has_coins(self) -> bool:
         """Whether the scheme draws with coins of its own, so that its texts are right without being the recorded."""
-        return self.spec.name in ("dense", "topk", "split")
+        return schemes.traits(self.spec.name).exact == "distribution"
 
     @property
     def spec(self) -> SchemeSpec:
         """The scheme to begin with."""
         name, _, race = self.scheme.partition("/")
-        return SchemeSpec("stream" if name == "auto" else name, race=race or "always")
+        return SchemeSpec(schemes.STREAM if name == "auto" else name, race=race or "always")
 
 
+_OFF, _ALWAYS = (f"{schemes.STREAM}/{race}" for race in ("off", "always"))
 CHECKS = (
-    Check("phone-8b", 20.0, 20.0, "server"),
-    Check("phone-8b", 20.0, 20.0, "coupled", 3),
-    Check("phone-8b", 20.0, 20.0, "topk", 3),
-    Check("phone-8b", 20.0, 20.0, "split", 3),
-    Check("phone-8b", 20.0, 20.0, "stream/always"),
-    Check("laptop-8b", 50.0, 5.0, "coupled", 6),
-    Check("laptop-8b", 50.0, 5.0, "dense", 2),
-    Check("laptop-8b", 50.0, 5.0, "stream/off"),
+    Check("phone-8b", 20.0, 20.0, schemes.SERVER),
+    Check("phone-8b", 20.0, 20.0, schemes.COUPLED, 3),
+    Check("phone-8b", 20.0, 20.0, schemes.TOPK, 3),
+    Check("phone-8b", 20.0, 20.0, schemes.SPLIT, 3),
+    Check("phone-8b", 20.0, 20.0, _ALWAYS),
+    Check("laptop-8b", 50.0, 5.0, schemes.COUPLED, 6),
+    Check("laptop-8b", 50.0, 5.0, schemes.DENSE, 2),
+    Check("laptop-8b", 50.0, 5.0, _OFF),
     Check("laptop-8b", 50.0, 5.0, "auto"),
-    Check("phone-70b", 5.0, 1.0, "topk", 4),
-    Check("phone-70b", 5.0, 1.0, "stream/always"),
+    Check("phone-70b", 5.0, 1.0, schemes.TOPK, 4),
+    Check("phone-70b", 5.0, 1.0, _ALWAYS),
     Check("phone-70b", 5.0, 1.0, "auto"),
-    Check("phone-8b", 100.0, 0.5, "server"),
-    Check("phone-8b", 100.0, 0.5, "coupled", 4),
-    Check("phone-8b", 100.0, 0.5, "stream/off"),
+    Check("phone-8b", 100.0, 0.5, schemes.SERVER),
+    Check("phone-8b", 100.0, 0.5, schemes.COUPLED, 4),
+    Check("phone-8b", 100.0, 0.5, _OFF),
     Check("phone-8b", 100.0, 0.5, "auto"),
 )
 """Those of one place stand together."""
@@ -214,9 +216,9 @@ class ShippedPair:
         Raises: as `wall`.
         """
         pace = profile(OVERHEAD_PROFILE)
-        schemes = (("server", None), ("coupled", FEW), ("coupled", MANY))
+        timed = ((schemes.SERVER, None), (schemes.COUPLED, FEW), (schemes.COUPLED, MANY))
         async with local.edge("target", OVERHEAD_PROFILE) as url:
-            checks = [Check(OVERHEAD_PROFILE, 0.0, math.inf, *scheme) for scheme in schemes]
+            checks = [Check(OVERHEAD_PROFILE, 0.0, math.inf, *scheme) for scheme in timed]
             server_s, few_s, many_s = [median(await self._between_commits(url, check)) for check in checks]
         return Overhead((many_s - few_s) / (MANY - FEW) - pace.draft_s, server_s - pace.target_s)
 
@@ -310,7 +312,7 @@ async def validate(
     for (name, rtt_ms, uplink_mbps), group in groupby(checks, key=lambda check: check.place):
         async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms)) as url:
             # The edge of a replay is in service, too: it knows how long its forwards take.
-            await pair.wall(url, Check(name, rtt_ms, uplink_mbps, "server"))
+            await pair.wall(url, Check(name, rtt_ms, uplink_mbps, schemes.SERVER))
             for check in group:
                 on_check(check)
                 seconds, texts = await pair.wall(url, check)

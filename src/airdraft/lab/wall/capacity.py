@@ -21,6 +21,7 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
 from airdraft import local
+from airdraft.core import schemes
 from airdraft.core.bits import BitWriter, id_width
 from airdraft.core.messages import VERSION, Decoder, Digest, Error, Hello, Open, Opened, SchemeSpec, ToDevice, encode
 from airdraft.core.request import Request
@@ -200,7 +201,7 @@ async def _rest(socket: ClientConnection, pair: _Models, texts: int) -> None:
         prompt = [rng.randrange(pair.vocab_size) for _ in range(IDLE_PROMPT)]
         packed = BitWriter()
         packed.write(prompt, id_width(pair.vocab_size))
-        scheme, length = SchemeSpec("coupled"), len(prompt)
+        scheme, length = SchemeSpec(schemes.COUPLED), len(prompt)
         opening = Open(number, scheme, PARAMS, number, 64, length, length, packed.bytes(), Digest(prompt).value)
         await socket.send(encode(opening))
     decoder, opened = Decoder(ToDevice), 0
@@ -223,7 +224,9 @@ async def _churn(pair: _Models, seconds: float) -> Churn:
             told, work = Told(pair.draft), rng.choice(pair.todo)
             told.choices = work.choices
             async with await Connection.connect(url, told, pair.tokenizer, pair.vocab_size) as client:
-                request = Request(work.prompt, SchemeSpec("stream"), SamplingParams(0.7), work.seed, len(work.tokens))
+                request = Request(
+                    work.prompt, SchemeSpec(schemes.STREAM), SamplingParams(0.7), work.seed, len(work.tokens)
+                )
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(rng.random()), contextlib.aclosing(client.write(request)) as events:
                         async for _ in events:

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from airdraft import local
+from airdraft.core import schemes
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
@@ -165,7 +166,7 @@ async def _device(client: Connection, told: Told, todo: Iterator[Work], tally: T
         told.choices = work.choices
         counts, written, last_s, forwards = Counts(), list[int](), time.perf_counter(), 0
         request = Request(
-            work.prompt, SchemeSpec("coupled"), PARAMS, work.seed, len(work.tokens), DRAFT_LENGTH, counts=counts
+            work.prompt, SchemeSpec(schemes.COUPLED), PARAMS, work.seed, len(work.tokens), DRAFT_LENGTH, counts=counts
         )
         async for event in client.write(request):
             if not isinstance(event, Committed):
