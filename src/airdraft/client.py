@@ -113,7 +113,7 @@ class AsyncClient:
     @property
     def state(self) -> str:
         """`connected to` an edge, `away`, with the reason, or `closed`."""
-        return self._writer.state
+        return str(self._writer.state)
 
     async def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[str, None]:
         """See `Client.stream`."""

@@ -12,7 +12,7 @@ from airdraft.core.events import Committed
 from airdraft.demo.measure import DRAFTING, Row
 from airdraft.demo.report import SCHEMES, conclusions
 from airdraft.demo.show import STYLES, TokenPrinter, legend
-from airdraft.device.cost import Cost
+from airdraft.device.cost import CostMeter
 from airdraft.models.engines import load
 
 
@@ -21,7 +21,7 @@ def rows(**speeds: float) -> list[Row]:
     made = []
     for scheme in SCHEMES:
         counts = Counts(forwards=50, committed=100, uplink_payload_bytes=100)
-        row = Row(scheme, Cost(counts, 100 / speeds.get(scheme, 20.0)), [[1]], identical=int(scheme != "device"))
+        row = Row(scheme, CostMeter(counts, 100 / speeds.get(scheme, 20.0)), [[1]], identical=int(scheme != "device"))
         row.why = "stream, as it happens" if scheme == "auto" else None
         made.append(row)
     return made

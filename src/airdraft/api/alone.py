@@ -31,7 +31,7 @@ class TargetWriter:
         self._owner = Owner()
 
     async def write(self, request: Request) -> AsyncGenerator[Committed | Finished, None]:
-        """See `Connection.write`: for a seed the same text as there.
+        """See `EdgeConnection.write`: for a seed the same text as there.
 
         Raises: `BadParameterError` for what cannot be served, `RefusedError` if the edge is busy or a quota is used up,
         `ModelError` if the engine fails.

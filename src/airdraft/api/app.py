@@ -30,7 +30,7 @@ from airdraft.core.control.auto import Auto
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
-from airdraft.device.client import LOOPBACK
+from airdraft.device.dial import LOOPBACK
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError
 from airdraft.models.text import LONG, Tokenizer

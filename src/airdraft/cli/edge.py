@@ -24,7 +24,7 @@ from airdraft.cli.waiting import stopping
 from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
-from airdraft.device.client import LOOPBACK
+from airdraft.device.dial import LOOPBACK
 from airdraft.edge import tls
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service

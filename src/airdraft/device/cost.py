@@ -26,7 +26,7 @@ class Metered(Protocol):
 
 
 @dataclass
-class Cost:
+class CostMeter:
     """Sums over any number of texts."""
 
     counts: Counts = field(default_factory=Counts)

@@ -18,7 +18,7 @@ from airdraft.telemetry.metrics import DeviceReadings, TextMetrics
 _log = logging.getLogger(__name__)
 
 
-class Watch:
+class MeteredWriter:
     """Writes texts over a writer, and keeps metrics of them. Each request has counts of its own."""
 
     def __init__(self, writer: Writer) -> None:

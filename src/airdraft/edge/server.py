@@ -12,7 +12,6 @@ from typing import Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 
-from airdraft import __version__
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.edge.access import Access, Tenant, anybody
 from airdraft.edge.door import Door, Socket, peer_of
@@ -24,6 +23,7 @@ from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import Metrics, Readings
 from airdraft.telemetry.trace import Traces
 from airdraft.transport import CLOSE_S, MESSAGE_BYTES, Driver
+from airdraft.version import __version__
 
 SWEEP_S = 5.0
 """Seconds between two looks for what is idle, at most."""

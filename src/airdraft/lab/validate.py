@@ -28,7 +28,7 @@ from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.lab import cell
 from airdraft.lab.record import RecordedText, Recording, prompts, record
@@ -183,10 +183,10 @@ class Pair:
         self.recording = Recording("pair", PARAMS, vocab, recorded)
 
     @asynccontextmanager
-    async def client(self, url: str, draft_s: float) -> AsyncIterator[Connection]:
+    async def client(self, url: str, draft_s: float) -> AsyncIterator[EdgeConnection]:
         """A connection of a device that drafts at that pace."""
         paced = Paced(self.draft, draft_s)
-        async with await Connection.connect(url, paced, self.tokenizer.digest, self.tokenizer.vocab_size) as client:
+        async with await EdgeConnection.connect(url, paced, self.tokenizer.digest, self.tokenizer.vocab_size) as client:
             yield client
 
     async def wall(self, url: str, check: Check) -> tuple[float, list[Written]]:

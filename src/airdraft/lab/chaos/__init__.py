@@ -28,7 +28,7 @@ from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError
+from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError
 from airdraft.lab.chaos.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
@@ -42,7 +42,7 @@ from airdraft.sim.virtual import Virtual
 VOCAB = 24
 PATIENCE_S = 600.0
 """Virtual seconds after the last fault within which a text must be done."""
-RETRIED = ("silent", "busy")
+RETRIED = (Code.SILENT, Code.BUSY)
 """Refusals after which the device tries again. No other may come: links lose bytes, but never change them."""
 WAYS = ("server", "coupled", "stream/off", "stream/idle", "stream/always", "auto", "switching")
 """Schemes whose text is the target's own, to the token."""
@@ -228,7 +228,7 @@ class _Life:
                 self._site = 1 - self._site
                 self._tell(str(error))
                 return 0.0
-        elif isinstance(error, RefusedError) and error.code == "busy" and self._busy:
+        elif isinstance(error, RefusedError) and error.code == Code.BUSY and self._busy:
             self._busy.hit = True
         delay_s = self._backoff.failed()
         self._tell(f"{error}; again in {delay_s:.3f} s")
