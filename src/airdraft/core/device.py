@@ -14,7 +14,7 @@ from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Ready
 from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Pong, ToDevice, Welcome, encode
 from airdraft.core.request import Counts, Request
 from airdraft.core.writing import Session
-from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, LocalProtocolError, RemoteProtocolError, too_long
 
 __all__ = ["Counts", "DeviceMachine", "Request"]
 
@@ -68,19 +68,18 @@ class DeviceMachine(Connection):
         welcome, vocab = self._welcome, self._hello.vocab_size
         tokens = [*request.prompt, *request.committed]
         if not request.prompt:
-            raise BadParameterError("the prompt is empty; give at least one token")
+            raise BadParameterError("the prompt is empty; give at least one token", field="prompt")
         if any(not 0 <= token < vocab for token in tokens):
             raise BadParameterError(
-                f"the prompt holds an id outside the vocabulary of {vocab}; encode it with this model"
+                f"the prompt holds an id outside the vocabulary of {vocab}; encode it with this model", field="prompt"
             )
         if len(tokens) >= welcome.max_context:
-            raise BadParameterError(
-                f"the prompt is {len(tokens)} tokens, the target's context is {welcome.max_context}; shorten the prompt"
-            )
+            raise BadParameterError(too_long(len(tokens), welcome.max_context), field="prompt", code=Code.CONTEXT)
         if request.max_tokens < 1 or (request.draft_length or 0) < 0:
-            raise BadParameterError("max-tokens must be at least 1 and draft-length at least 0")
+            field = "max_tokens" if request.max_tokens < 1 else "draft_length"
+            raise BadParameterError("max-tokens must be at least 1 and draft-length at least 0", field=field)
         if not 0 <= request.seed < 1 << 63:
-            raise BadParameterError(f"seed is {request.seed}; give a whole number from 0 to 2^63 - 1")
+            raise BadParameterError(f"seed is {request.seed}; give a whole number from 0 to 2^63 - 1", field="seed")
         ended = request.committed and request.committed[-1] in welcome.eos_ids
         if ended or len(request.committed) >= request.max_tokens:
             raise BadParameterError("nothing is left to write: the text to be resumed is complete")
@@ -90,7 +89,7 @@ class DeviceMachine(Connection):
         message = session.opening()
         if len(frame := encode(message)) > welcome.max_frame:
             raise BadParameterError(
-                f"the prompt takes {len(frame)} bytes, the edge takes {welcome.max_frame}; shorten it"
+                f"the prompt takes {len(frame)} bytes, the edge takes {welcome.max_frame}; shorten it", field="prompt"
             )
         self._sessions[session.number] = session
         self._send(message)

@@ -1,4 +1,4 @@
-"""The WebSocket to an edge: its address, its TLS, and what an edge that lets nobody in has to say."""
+"""The WebSocket to an edge: its address, its TLS, and the refusals of an edge that does not let the device in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a link and an edge are like, before a text is written over them: pings, small ones and ever longer ones."""
+"""Measurements of a link and an edge before a text is written: pings, small ones and ever longer ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOISE_S = 2e-4
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured."""
+    """The results of one measurement."""
 
     rtt_s: float
     """Median round trip of a message of some twenty bytes."""

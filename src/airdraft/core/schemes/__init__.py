@@ -34,15 +34,17 @@ def make(spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, s
     Raises: `BadParameterError` naming an unknown scheme or an option out of range.
     """
     if spec.name not in SCHEMES:
-        raise BadParameterError(f"scheme {spec.name!r} is unknown; choose one of {', '.join(SCHEMES)}")
+        raise BadParameterError(f"scheme {spec.name!r} is unknown; choose one of {', '.join(SCHEMES)}", field="scheme")
     if not 1 <= spec.k < 1 << 63:
-        raise BadParameterError(f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63")
+        raise BadParameterError(
+            f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63", field="k"
+        )
     if not 1 <= spec.bits <= 24:
-        raise BadParameterError(f"bits is {spec.bits}; give 1 to 24 bits a probability")
+        raise BadParameterError(f"bits is {spec.bits}; give 1 to 24 bits a probability", field="bits")
     if spec.downlink not in ("row", "candidates"):
-        raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates")
+        raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates", field="downlink")
     if spec.race not in RACES:
-        raise BadParameterError(f"race is {spec.race!r}; choose one of {', '.join(RACES)}")
+        raise BadParameterError(f"race is {spec.race!r}; choose one of {', '.join(RACES)}", field="race")
     return SCHEMES[spec.name](Context(spec, params, seed, vocab_size, side))
 
 
