@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Finished
