@@ -23,7 +23,7 @@ from typing import Any
 
 from airdraft import local
 from airdraft.cli.pages import renew
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
 from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec

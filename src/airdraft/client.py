@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
 from airdraft.core.events import Committed, Finished
 from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import SchemeSpec

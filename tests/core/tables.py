@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from airdraft.core.bits import BitWriter, id_width
-from airdraft.core.control.facts import Facts, Mode
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Event, Forward, Ready
@@ -26,6 +25,7 @@ from airdraft.core.messages import (
     Welcome,
     encode,
 )
+from airdraft.core.policy import Facts, Mode
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import FloatArray
 from airdraft.sim.conformance import TableModel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from airdraft.core.control.facts import Facts, Mode
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.events import Event, Forward
 from airdraft.core.messages import (
@@ -20,6 +19,7 @@ from airdraft.core.messages import (
     Tokens,
     encode,
 )
+from airdraft.core.policy import Facts, Mode
 from airdraft.core.sampling import SamplingParams
 
 from .tables import SPECS, STREAMS, DeviceSide, EdgeSide, hello, table, welcome

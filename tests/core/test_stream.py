@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airdraft.core.control.facts import Mode
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import Decoder, Digest, Draft, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
+from airdraft.core.policy import Mode
 from airdraft.core.sampling import SamplingParams, choose
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel

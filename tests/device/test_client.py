@@ -243,7 +243,7 @@ def test_a_fault_of_ours_ends_the_text_and_not_in_silence(
     async def main() -> None:
         async with serving(Table(1)) as url, await device(url, Table(1, 2)) as client:
             with monkeypatch.context() as broken:
-                broken.setattr(Coupled, "propose", fault)
+                broken.setattr(Coupled, "draw", fault)
                 with pytest.raises(ModelError, match=r"airdraft's own; see the log"):
                     await write(client, request())
                 broken.undo()

@@ -8,10 +8,10 @@ from functools import partial
 
 from airdraft.core.connection import known_rows
 from airdraft.core.events import Committed, Failed, Finished, Forward
+from airdraft.core.law import Law, Place
 from airdraft.core.logprobs import Logprob, check_logprobs, logprob_of
 from airdraft.core.messages import Close, Error, Open, Opened, SchemeSpec, Tokens
 from airdraft.core.request import Request
-from airdraft.core.sampling import choose
 from airdraft.edge.access import Tenant
 from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
@@ -36,6 +36,7 @@ class TargetWriter:
         Raises: `BadParameterError` for what cannot be served, `RefusedError` if the edge is busy or a quota is used up,
         `ModelError` if the engine fails.
         """
+        law = Law(request.params, request.seed, self._server.target.vocab_size)
         scheduler, target, tenant = self._server.scheduler, self._server.target, self._tenant
         prompt, context = tuple(request.prompt), min(target.max_context, tenant.quotas.context or target.max_context)
         self._check(request, context)
@@ -57,7 +58,7 @@ class TargetWriter:
                 forward = Forward(0, start - 1, (tokens[-1],), 1)
                 rows = await scheduler.run(text, lambda forward=forward: forward)  # type: ignore[misc]
                 row = known_rows(rows, 1, target.vocab_size)[0]
-                token = choose(row, request.params, request.seed, start)
+                token = law.choose(row, Place(start))
                 tokens.append(token)
                 watch.message(Tokens(0, start, (token,), 0), sent=True)
                 request.counts.forwards += 1

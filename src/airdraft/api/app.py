@@ -26,7 +26,7 @@ from airdraft.api.reading import End, Piece, TextWriter, read
 from airdraft.api.schema import Body, ChatBody, CompletionBody, parse
 from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES

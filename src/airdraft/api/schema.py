@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from airdraft.api.errors import ApiError
-from airdraft.core.logprobs import MOST_LIKELY
+from airdraft.core.messages import MOST_LIKELY
 from airdraft.core.sampling import SamplingParams
 
 COMPLETION_TOKENS = 16

@@ -20,9 +20,10 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.cli import options
-from airdraft.core.control import auto
-from airdraft.core.control.facts import Facts, wire
-from airdraft.core.control.predict import Prediction, bottleneck
+from airdraft.control import auto
+from airdraft.control.facts import wire
+from airdraft.control.predict import Prediction, bottleneck
+from airdraft.core.policy import Facts
 from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.models.base import LanguageModel

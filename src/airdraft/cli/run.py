@@ -15,9 +15,9 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.cli import options
-from airdraft.core.control.auto import Auto
-from airdraft.core.control.facts import wire
-from airdraft.core.control.lengths import RULES
+from airdraft.control.auto import Auto
+from airdraft.control.facts import wire
+from airdraft.control.lengths import RULES
 from airdraft.core.device import Request
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec

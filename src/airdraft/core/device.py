@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from airdraft.control.estimate import Estimator
 from airdraft.core import schemes
 from airdraft.core.connection import Connection
-from airdraft.core.control.acceptance import Calibrated
-from airdraft.core.control.estimate import Estimator
 from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Ready
 from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Pong, ToDevice, Welcome, encode
 from airdraft.core.request import Counts, Request
@@ -49,8 +48,6 @@ class DeviceMachine(Connection):
         self._to_measure = 0  # pings to come
         self.estimator = Estimator()
         """What is known of the models' and the link's speed."""
-        self.sureness = Calibrated()
-        """How often drafts are accepted, by the draft model's own probability of them."""
         self._send(hello)
 
     @property
@@ -141,8 +138,8 @@ class DeviceMachine(Connection):
         return [Failed(session, code, message, ours=True)]
 
     def exchanged(self, seconds: float, up_bytes: int, down_bytes: int, held_s: float) -> None:
-        """A message of so many bytes was answered by one of so many; see `Estimator.round_trip`."""
-        self.estimator.round_trip(seconds, up_bytes + HEADER_BYTES, down_bytes + HEADER_BYTES, held_s)
+        """A message of so many bytes was answered by one of so many; see `Estimator.exchanged`."""
+        self.estimator.exchanged(seconds, up_bytes + HEADER_BYTES, down_bytes + HEADER_BYTES, held_s)
 
     def wonder(self) -> None:
         """Ask the edge how fast it is, if it could not say so yet."""

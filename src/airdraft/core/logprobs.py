@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from airdraft.core import schemes
 from airdraft.core.bits import BitReader, BitWriter, id_width
+from airdraft.core.messages import MOST_LIKELY
 from airdraft.core.noise import IntArray
 from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
-MOST_LIKELY = 20
-"""The largest number of likely tokens that may be asked for at each position."""
 UNLIKELY = -9999.0
 """Stands for everything below it, as in OpenAI's API."""
 
@@ -43,9 +43,9 @@ def check_logprobs(most: int | None, scheme: str) -> None:
         raise BadParameterError(
             f"logprobs is {most}; give 0 to {MOST_LIKELY} likely tokens at each position", field="logprobs"
         )
-    if scheme == "split":
+    if schemes.traits(scheme).recovers_on == schemes.DEVICE:
         raise BadParameterError(
-            "logprobs is asked for under split, whose recovered tokens the device draws; use another scheme",
+            f"logprobs is asked for under {scheme}, whose recovered tokens the device draws; use another scheme",
             field="logprobs",
         )
 

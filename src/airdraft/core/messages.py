@@ -11,7 +11,6 @@ from typing import Annotated
 
 import msgspec
 
-from airdraft.core.logprobs import MOST_LIKELY
 from airdraft.core.noise import GAMMA, MASK, mix
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import Code, RemoteProtocolError
@@ -24,6 +23,9 @@ REACH = 4
 """A stream's drafts may run ahead of the committed text by so many times `max_draft`."""
 MAX_FILLER = 1 << 16
 """Bytes of filler a `Ping` may want back."""
+
+MOST_LIKELY = 20
+"""The largest number of likely tokens that may be asked for at each position."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]

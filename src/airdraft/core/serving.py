@@ -20,6 +20,7 @@ from airdraft.core import schemes
 from airdraft.core.bits import BitReader, id_width
 from airdraft.core.connection import HEARTBEAT_S, known_rows
 from airdraft.core.events import Event, Forward
+from airdraft.core.law import Law, Place
 from airdraft.core.logprobs import check_logprobs, encode_logprobs, logprob_of
 from airdraft.core.messages import (
     MAX_FRAME,
@@ -37,7 +38,7 @@ from airdraft.core.messages import (
     Verdict,
 )
 from airdraft.core.sampling import SamplingParams
-from airdraft.core.schemes import EDGE, Drafted
+from airdraft.core.schemes import EDGE, Drafts
 from airdraft.core.tail import Tail
 from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
 
@@ -124,7 +125,7 @@ class Session:
         self._machine = machine
         self._vocab_size = target.vocab_size
         target.check(message.params, message.logprobs)
-        self._params, self._seed = message.params, message.seed
+        self._law = Law(message.params, message.seed, target.vocab_size)
         self._logprobs, self._normalised = message.logprobs, target.top_k is not None
         self._scheme = self._make(message.scheme)
         self._eos = frozenset(target.eos_ids)
@@ -132,7 +133,7 @@ class Session:
         self._state = State.OPENING
         self._waiting: Draft | None = None  # a draft that came before the prefill was done
         self._seq = 0
-        self._drafts: list[Drafted] = []  # those of the forward under way
+        self._drafts = Drafts()  # those of the forward under way
         self._awaits_recovery = False
         self._forwarding = False
         self._asked_s = 0.0
@@ -140,7 +141,7 @@ class Session:
 
     def _make(self, spec: SchemeSpec) -> schemes.Scheme:
         check_logprobs(self._logprobs, spec.name)
-        return self._machine.make(spec, self._params, self._seed, self._vocab_size, EDGE)
+        return self._machine.make(spec, self._law, EDGE)
 
     @property
     def text(self) -> Sequence[int]:
@@ -161,11 +162,11 @@ class Session:
     def _prefilled(self) -> list[Event]:
         if self._switch is not None:
             return self._switched()
-        self._state = State.IDLE if self._scheme.rounds else State.STREAMING
+        self._state = State.IDLE if self._scheme.traits.rounds else State.STREAMING
         waiting, self._waiting = self._waiting, None
         return self._verify(waiting) if waiting else self._go_on()
 
-    def _ask(self, drafts: list[int], spare: bool = False) -> Forward:
+    def _ask(self, drafts: Sequence[int], spare: bool = False) -> Forward:
         """A forward of the last committed token and the drafts: one row for each draft, and one for the token after."""
         length = len(drafts) + 1
         return Forward(self._number, len(self._tokens) - 1, (self._tokens[-1], *drafts), length, spare)
@@ -180,7 +181,7 @@ class Session:
         if self._state is not State.STREAMING or self._forwarding:
             return []
         forward = self._next()
-        self._drafts = [Drafted(token) for token in forward.tokens[1:]]
+        self._drafts = Drafts.of_tokens(forward.tokens[1:])
         # The last token allowed can have no draft: the edge writes it under every policy.
         if not self._drafts and self._scheme.race == "off" and self._room():
             return []
@@ -199,15 +200,15 @@ class Session:
         if self._state is not State.STREAMING or not forward.rows:
             return forward
         forward = self._next()
-        self._drafts = [Drafted(token) for token in forward.tokens[1:]]
+        self._drafts = Drafts.of_tokens(forward.tokens[1:])
         return forward
 
     def handle(self, message: Message) -> list[Event]:
         """A message of the device's to this session."""
-        if self._state is State.DONE and not self._scheme.rounds:  # what was in flight when the text ended
+        if self._state is State.DONE and not self._scheme.traits.rounds:  # what was in flight when the text ended
             return []
         if isinstance(message, Draft) and self._switch is None:
-            if not self._scheme.rounds:
+            if not self._scheme.traits.rounds:
                 return self._offered(message)
             if self._state is State.OPENING and self._waiting is None:
                 self._waiting = message
@@ -226,7 +227,7 @@ class Session:
 
     def _offered(self, message: Draft) -> list[Event]:
         """Drafts without rounds: welcome if they follow the text, dropped if their branch is dead."""
-        drafts = [draft.token for draft in self._scheme.decode(message.count, message.body)]
+        drafts = self._scheme.decode(message.count, message.body).tokens
         end = message.start + message.count
         if message.recovered is not None or end > min(self._end - 1, len(self._tokens) + REACH * self._max_draft):
             raise RemoteProtocolError("state", f"drafts up to position {end} are beyond what may be drafted")
@@ -239,13 +240,13 @@ class Session:
         if self._over():
             raise RemoteProtocolError("state", "a switch came after the recovered token that ended the text")
         scheme = self._make(message.scheme)
-        if self._state is State.OPENING and not (scheme.rounds or self._scheme.rounds):
+        if self._state is State.OPENING and not (scheme.traits.rounds or self._scheme.traits.rounds):
             self._scheme = scheme
             self._confirm()
             return []
         self._switch = message.scheme
         # A race policy may change at any time; rounds begin when what is under way is done.
-        if self._state is State.OPENING or (self._forwarding and scheme.rounds):
+        if self._state is State.OPENING or (self._forwarding and scheme.traits.rounds):
             return []
         return self._switched()
 
@@ -254,8 +255,8 @@ class Session:
         spec, self._switch = self._switch, None
         if spec is not None:
             self._scheme = self._make(spec)
-        self._state = State.IDLE if self._scheme.rounds else State.STREAMING
-        if self._scheme.rounds:
+        self._state = State.IDLE if self._scheme.traits.rounds else State.STREAMING
+        if self._scheme.traits.rounds:
             self._tail.drafts.clear()
         self._confirm()
         return self._go_on()
@@ -282,7 +283,7 @@ class Session:
         self._seq = message.seq
         self._drafts = self._scheme.decode(message.count, message.body)
         self._state = State.VERIFYING
-        return self._start(self._ask([draft.token for draft in self._drafts]))
+        return self._start(self._ask(self._drafts.tokens))
 
     def forwarded(self, logits: np.ndarray) -> list[Event]:
         """The target's rows."""
@@ -296,11 +297,11 @@ class Session:
         logits = known_rows(logits, len(self._drafts) + 1, self._vocab_size)
         self._machine._took(self._machine._now - self._asked_s)
         start = len(self._tokens)
-        ruling = self._scheme.verify(self._drafts, logits, start)
-        tokens = [draft.token for draft in self._drafts[: ruling.accepted]]
+        ruling = self._scheme.verify(self._drafts, logits, Place(start))
+        tokens = list(self._drafts.tokens[: ruling.accepted])
         ending = next((at for at, token in enumerate(tokens) if token in self._eos), None)
         if ending is not None:  # an accepted token ended the text: nothing follows it
-            ruling = schemes.Ruling(ending + 1, None)
+            ruling = schemes.Ruling(ruling.path[: ending + 1], None)
             tokens = tokens[: ending + 1]
         if ruling.token is not None:
             tokens.append(ruling.token)

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec import structs
 
+from airdraft.control.plan import plan
 from airdraft.core import schemes
 from airdraft.core.bits import BitWriter, id_width
 from airdraft.core.branch import Branch
 from airdraft.core.connection import known_rows
-from airdraft.core.control.auto import Given, Policy, Steady
-from airdraft.core.control.facts import Mode, wire
 from airdraft.core.events import Committed, Event, Finished, Forward
+from airdraft.core.law import Law, Place
 from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
 from airdraft.core.messages import (
     REACH,
@@ -45,9 +45,9 @@ from airdraft.core.messages import (
     Welcome,
     encode,
 )
+from airdraft.core.policy import Given, Judged, Mode
 from airdraft.core.request import Request
-from airdraft.core.sampling import distribution
-from airdraft.core.schemes import DEVICE, Drafted
+from airdraft.core.schemes import DEVICE, Drafted, Drafts
 from airdraft.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -74,14 +74,6 @@ class State(Enum):
     STREAMING = "streaming"
     SWITCHING = "switching"
     DONE = "done"
-
-
-def _policy(request: Request, vocab_size: int, max_draft: int) -> Policy:
-    """For a request that names none: its scheme, with its draft length or the best."""
-    spec = request.scheme
-    if request.draft_length is not None or spec.name not in schemes.SCHEMES:
-        return Given(Mode(spec.name, request.draft_length or 0, spec.race))
-    return Steady(Mode(spec.name, 0, spec.race), wire(spec.name, vocab_size, spec.k, spec.bits), max(1, max_draft))
 
 
 class Session:
@@ -120,15 +112,16 @@ class Session:
         self._opened_s = self._sent_s = machine._now
         self._queued_s = machine.estimator.queued_s(machine._now)  # what `Open` waits behind
         self._opening_bytes = self._sent_bytes = 0
-        self._policy = request.policy or _policy(request, vocab_size, self._max_draft)
+        self._policy = request.policy or plan(request, vocab_size, self._max_draft)
         self.curious = not isinstance(self._policy, Given) or request.rule is not None
         """Whether anything is decided by what is measured."""
         self._facts = machine.estimator.facts()
         self._mode = self._policy.choose(self._facts, machine._now)
         self._reviewed_s = machine._now
         self._spec = self._spec_of(self._mode)
+        self._law = Law(request.params, request.seed, vocab_size)
         self._scheme = self._make()
-        self._state = State.DRAFTING if self._scheme.rounds else State.STREAMING
+        self._state = State.DRAFTING if self._scheme.traits.rounds else State.STREAMING
 
     def _spec_of(self, mode: Mode) -> SchemeSpec:
         return structs.replace(self._request.scheme, name=mode.scheme, race=mode.race)
@@ -137,7 +130,7 @@ class Session:
         request = self._request
         check_logprobs(request.logprobs, self._spec.name)
         make = self._machine.make
-        return make(self._spec, request.params, request.seed, self._vocab_size, DEVICE)
+        return make(self._spec, self._law, DEVICE)
 
     @property
     def text(self) -> Sequence[int]:
@@ -188,12 +181,12 @@ class Session:
         rule = self._request.rule
         if self._drafts[-1].token in self._eos:
             return True
-        sureness = self._machine.sureness
-        return rule is not None and not rule.more([sureness.chance(p) for p in self._probs], self._facts)
+        chance = self._machine.estimator.chance
+        return rule is not None and not rule.more([chance(p) for p in self._probs], self._facts)
 
     def _advance_stream(self) -> list[Event]:
         branch = self._branch
-        window = min(self._mode.length, REACH * self._max_draft) if self._mode.scheme != "server" else 0
+        window = min(self._mode.length, REACH * self._max_draft) if self._mode.traits.drafts else 0
         end = min(branch.committed + window, self._draft_end)
         ended = len(branch.tokens) > branch.committed and branch.tokens[-1] in self._eos
         more = len(branch.tokens) < end and not ended
@@ -203,7 +196,7 @@ class Session:
             start, digest, drafts = branch.send()
             self._send_drafts(start, digest, [Drafted(token) for token in drafts])
         if end <= branch.committed and self._scheme.race == "off":
-            self._apply(Mode("server", 0))  # nothing may be drafted: from here on the edge writes alone
+            self._apply(Mode(schemes.SERVER, 0))  # nothing may be drafted: from here on the edge writes alone
         return self._ask() if more else []
 
     def _congested(self) -> bool:
@@ -224,7 +217,7 @@ class Session:
         return [Forward(self.number, keep, tokens, 1)]
 
     def _send_drafts(self, start: int, digest: int, drafts: Sequence[Drafted]) -> None:
-        body = self._scheme.encode(drafts)
+        body = self._scheme.encode(Drafts(tuple(drafts)))
         self._seq += 1
         self.counts.drafted += len(drafts)
         self.counts.uplink_payload_bytes += len(body)
@@ -242,12 +235,12 @@ class Session:
         self._machine.estimator.drafted(self._machine._now - self._asked_s)
         position = self._branch.answered()
         if position is not None and self._state in (State.DRAFTING, State.STREAMING):
-            drafted = self._scheme.propose(row, position)
+            drafted = self._scheme.draw(row, Place(position))
             self._branch.tokens.append(drafted.token)
             if self._state is State.DRAFTING:
                 self._drafts.append(drafted)
                 if self._request.rule:
-                    self._probs.append(float(distribution(row, self._request.params)[drafted.token]))
+                    self._probs.append(float(self._law.probs(row, Place(position))[drafted.token]))
         return self.advance()
 
     def handle(self, message: Message) -> list[Event]:
@@ -289,10 +282,10 @@ class Session:
         if verdict.accepted > len(self._drafts):
             raise RemoteProtocolError("state", f"{verdict.accepted} of {len(self._drafts)} drafts were accepted")
         answer_bytes = VERDICT_BYTES + len(verdict.extra)
-        self._judged(verdict.accepted, verdict.accepted < len(self._drafts), verdict.accepted, answer_bytes)
+        refused = int(verdict.accepted < len(self._drafts))
+        told = Judged(verdict.accepted, refused, 0, 0, 0, raced=False, rounds=True, probs=tuple(self._probs))
+        self._judged(told, answer_bytes)
         self.counts.downlink_payload_bytes += len(verdict.extra)
-        for at, prob in enumerate(self._probs[: verdict.accepted + 1]):
-            self._machine.sureness.judged(prob, at < verdict.accepted)
         tokens = [draft.token for draft in self._drafts[: verdict.accepted]]
         rejected = self._drafts[verdict.accepted] if verdict.accepted < len(self._drafts) else None
         ended = bool(tokens) and tokens[-1] in self._eos
@@ -312,7 +305,7 @@ class Session:
     def _recover(self, extra: bytes) -> list[Event]:
         if self._rejected is None:
             raise RemoteProtocolError("state", "nothing is to be recovered")
-        token = self._scheme.recover(self._rejected, extra, self._branch.committed)
+        token = self._scheme.recover(self._rejected, extra, Place(self._branch.committed))
         if token is None:
             self._state = State.RECOVERING
             self._machine._send(More(self.number, self._seq))
@@ -341,12 +334,13 @@ class Session:
             raise RemoteProtocolError("state", "the edge committed nothing")
         drafted = branch.tokens[branch.committed : branch.committed + len(tokens)]
         agreeing = branch.agreeing(tokens)
-        # What the edge wrote by itself tells as much about the draft model as what it verified.
-        self._judged(message.accepted, message.accepted < message.drafted and bool(message.tokens), agreeing)
-        self._machine.estimator.judged(0, int(agreeing < len(drafted)))
+        rejected = int(message.accepted < message.drafted and bool(message.tokens))
+        self._judged(
+            Judged(
+                message.accepted, rejected, agreeing, len(tokens), len(drafted), raced=self._mode.races, rounds=False
+            )
+        )
         self.counts.raced += not message.drafted
-        if self._mode.scheme == "stream" and self._mode.race != "off":
-            self._machine.estimator.raced(len(tokens))
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
         theirs = (branch.committed + len(tokens), message.digest)
         events = self._commit(tokens, message.accepted, kind, theirs)
@@ -354,19 +348,16 @@ class Session:
             self._review()
         return events + self.advance()
 
-    def _judged(self, accepted: int, rejected: bool, agreeing: int, answer_bytes: int = 0) -> None:
+    def _judged(self, verdict: Judged, answer_bytes: int = 0) -> None:
         """Count a forward of the target's."""
         self.counts.forwards += 1
-        self.counts.accepted += accepted
-        self.counts.rejected += rejected
+        self.counts.accepted += verdict.accepted
+        self.counts.rejected += verdict.rejected
         machine = self._machine
-        if self._state is State.VERIFYING:
-            machine.estimator.judged(accepted, int(rejected))
-            if self.curious and self._seq > 1 and machine.verify_s:  # the first waits for the prefill
-                elapsed_s = machine._now - self._sent_s
-                machine.exchanged(elapsed_s, self._sent_bytes, answer_bytes, machine.verify_s)
-        else:
-            machine.estimator.judged(agreeing, 0)
+        machine.estimator.judged(verdict)
+        if verdict.rounds and self.curious and self._seq > 1 and machine.verify_s:  # the first waits for the prefill
+            elapsed_s = machine._now - self._sent_s
+            machine.exchanged(elapsed_s, self._sent_bytes, answer_bytes, machine.verify_s)
         if self.curious:
             machine.wonder()
 
@@ -422,15 +413,15 @@ class Session:
         before, self._mode = self._scheme, mode
         self._spec = self._spec_of(mode)
         scheme = self._make()
-        alike = type(scheme) is type(before) if scheme.rounds else scheme.race == before.race
-        if scheme.rounds == before.rounds and alike:
+        alike = type(scheme) is type(before) if scheme.traits.rounds else scheme.race == before.race
+        if scheme.traits.rounds == before.traits.rounds and alike:
             return
         self._machine._send(Switch(self.number, self._spec, self._recovered))
         self._recovered = None
         self._answers_due += 1
-        if scheme.rounds and not before.rounds:
+        if scheme.traits.rounds and not before.traits.rounds:
             self._state = State.SWITCHING
             return
         self._scheme = scheme
-        if not scheme.rounds:
+        if not scheme.traits.rounds:
             self._state = State.STREAMING

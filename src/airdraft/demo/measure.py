@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import structs
 
 from airdraft import local
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
 from airdraft.core.device import Counts, Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec

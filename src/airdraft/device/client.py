@@ -12,10 +12,10 @@ from typing import Self
 
 from websockets.asyncio.client import ClientConnection
 
-from airdraft.core.control.facts import Facts
 from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, VERSION, Hello, SchemeSpec, Welcome
+from airdraft.core.policy import Facts
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.dial import dial
 from airdraft.device.probe import PING_BYTES, Pinger, Probe, measure

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airdraft.core.control.facts import Facts
+from airdraft.core.policy import Facts
 from airdraft.core.resume import Backoff
 from airdraft.device.client import STANDS, EdgeConnection
 from airdraft.device.pool import Pool

@@ -8,8 +8,8 @@ from typing import Literal
 
 from airdraft.core.connection import known_rows
 from airdraft.core.events import Committed, Finished, Forward
+from airdraft.core.law import Law, Place
 from airdraft.core.request import Request
-from airdraft.core.sampling import choose
 from airdraft.errors import RefusedError
 from airdraft.scheduler import Owner, Scheduler
 
@@ -45,7 +45,7 @@ class Guess:
         self.tokens: list[int] = []
         self._request = request
         self._scheduler = scheduler
-        self._vocab_size = vocab_size
+        self._law = Law(request.params, request.seed, vocab_size)
         self._eos = frozenset(eos_ids)
         self._most = min(len(request.prompt) + request.max_tokens, scheduler.engine.max_context)
         self._text = scheduler.open(Owner())
@@ -70,9 +70,9 @@ class Guess:
             rows = await self._scheduler.run(self._text, lambda: forward)
         except RefusedError:  # the writer is closed: the wait for an edge ends with the error
             return None
-        row = known_rows(rows, 1, self._vocab_size)[0]
+        row = known_rows(rows, 1, self._law.vocab_size)[0]
         self._fed = tokens
-        self.tokens.append(choose(row, self._request.params, self._request.seed, len(tokens)))
+        self.tokens.append(self._law.choose(row, Place(len(tokens))))
         return Unverified(len(tokens), (self.tokens[-1],))
 
     def judge(self, event: Committed | Finished, length: int) -> Corrected | None:

@@ -16,8 +16,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self, get_args
 
-from airdraft.core.control.facts import Facts
 from airdraft.core.events import Committed, Finished
+from airdraft.core.policy import Facts
 from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
 from airdraft.device.client import STANDS, EdgeConnection

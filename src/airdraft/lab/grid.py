@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from airdraft.core.control.auto import Given, Policy
-from airdraft.core.control.facts import Facts, Mode
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.policy import Facts, Given, Mode, Policy
 from airdraft.core.sampling import SamplingParams
 from airdraft.lab.cell import ROUNDS, Result, auto, best_rounds, constant, run
 from airdraft.lab.record import Recording, prompts, record, synthetic

@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 from airdraft import local
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
 from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec

@@ -19,12 +19,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from airdraft.core.control.auto import Auto, Policy
-from airdraft.core.control.facts import Facts, Mode
+from airdraft.control.auto import Auto
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Finished
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
+from airdraft.core.policy import Facts, Mode, Policy
 from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
 from airdraft.core.sampling import SamplingParams

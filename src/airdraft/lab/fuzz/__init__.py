@@ -11,7 +11,7 @@ import random
 
 import numpy as np
 
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Event, Failed, Finished, Forward, Ready

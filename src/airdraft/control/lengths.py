@@ -5,23 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from airdraft.core.control import predict
-from airdraft.core.control.course import MAX_DRAFT
-from airdraft.core.control.facts import Facts, Wire
+from airdraft.control import predict
+from airdraft.control.course import MAX_DRAFT
+from airdraft.control.facts import Wire
+from airdraft.core.policy import Facts, Length
 from airdraft.errors import BadParameterError
-
-
-class Length(Protocol):
-    """A rule for the draft length."""
-
-    def more(self, chances: Sequence[float], facts: Facts) -> bool:
-        """May another token be drafted? `chances[i]`: the estimated acceptance of the i-th drafted in this round.
-
-        A round has one token at least, and what the edge allows at most; that is the caller's to see to.
-        """
-        ...
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from airdraft.core.control.facts import Facts, Mode, Wire
+from airdraft.control.facts import Wire
+from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
 MAX_DRAFT = 32

@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from airdraft.control.facts import WEBSOCKET_DOWN_BYTES, WEBSOCKET_UP_BYTES, wire
 from airdraft.core import schemes
 from airdraft.core.bits import id_width
-from airdraft.core.control.facts import WEBSOCKET_DOWN_BYTES, WEBSOCKET_UP_BYTES, Facts, Mode, wire
+from airdraft.core.law import Law, Place
 from airdraft.core.messages import Draft, SchemeSpec, Verdict, encode
+from airdraft.core.policy import Facts, Mode
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 
@@ -21,9 +23,9 @@ FACTS = Facts(0.015, 0.03, 0.02, 20e6, 100e6, 0.8)
 @pytest.mark.parametrize("name", ["dense", "topk", "split", "coupled"])
 @pytest.mark.parametrize("vocab_size", [400, 5000])
 def test_a_packet_is_as_long_as_the_message_it_stands_for(name: str, vocab_size: int) -> None:
-    device = schemes.make(SchemeSpec(name, k=8), SamplingParams(), 1, vocab_size, schemes.DEVICE)
+    device = schemes.make(SchemeSpec(name, k=8), Law(SamplingParams(), 1, vocab_size), schemes.DEVICE)
     logits = np.random.default_rng(1).normal(size=vocab_size)
-    drafts = [device.propose(logits, 600 + at) for at in range(4)]
+    drafts = schemes.Drafts(tuple(device.draw(logits, Place(600 + at)) for at in range(4)))
     frame = encode(Draft(1, 200, 600, 600, 0xFFFFFFFF, 4, device.encode(drafts)))
     said = wire(name, vocab_size, k=8, header_bytes=40).packet_bits(4) / 8 - WEBSOCKET_UP_BYTES - 40
     assert 0 <= len(frame) - said <= 4  # long bodies take longer lengths
