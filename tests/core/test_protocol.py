@@ -301,7 +301,7 @@ def test_every_error_raised_is_listed() -> None:
     """And every listed code but the shells' own is raised somewhere in the core."""
     core = Path(inspect.getfile(messages)).parent
     source = "".join(path.read_text("utf-8") for path in core.rglob("*.py"))
-    raised = set(re.findall(r'RemoteProtocolError\(\s*"(\w+)"', source))
+    raised = {found.lower() for found in re.findall(r'RemoteProtocolError\(\s*(?:"|Code\.)(\w+)', source)}
     assert raised <= set(ERROR_CODES)
     assert set(ERROR_CODES) - raised <= {"scheme", "busy", "quota", "revoked", "idle", "silent", "engine"}
 

@@ -34,7 +34,7 @@ from airdraft.core.messages import (
     encode,
 )
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.errors import RefusedError
 from airdraft.models.base import FloatArray, OneByOne
@@ -131,8 +131,8 @@ async def serving(target: Table, limits: Limits | None = None) -> AsyncIterator[
         yield url
 
 
-async def device(url: str, draft: Table) -> Connection:
-    return await Connection.connect(url, draft, TOKENIZER, draft.vocab_size)
+async def device(url: str, draft: Table) -> EdgeConnection:
+    return await EdgeConnection.connect(url, draft, TOKENIZER, draft.vocab_size)
 
 
 def request(
@@ -152,7 +152,7 @@ def truth(target: Table, asked: Request) -> list[int]:
     return list(alone.write(same, asked.prompt, asked.params, asked.seed, asked.max_tokens))
 
 
-async def write(client: Connection, asked: Request, into: list[int] | None = None) -> list[int]:
+async def write(client: EdgeConnection, asked: Request, into: list[int] | None = None) -> list[int]:
     """The tokens of one text, also put `into` a list as they come."""
     tokens: list[int] = [] if into is None else into
     reasons = []

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
 from airdraft.core.device import Counts, DeviceMachine, Request
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.messages import VERSION, Hello, SchemeSpec

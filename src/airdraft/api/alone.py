@@ -16,7 +16,7 @@ from airdraft.core.request import Request
 from airdraft.edge.access import Tenant
 from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
-from airdraft.errors import AirdraftError, BadParameterError, RefusedError
+from airdraft.errors import AirdraftError, BadParameterError, Code, RefusedError, too_long
 from airdraft.models.base import FloatArray
 from airdraft.scheduler import Owner
 
@@ -32,7 +32,7 @@ class TargetWriter:
         self._owner = Owner()
 
     async def write(self, request: Request) -> AsyncGenerator[Committed | Finished, None]:
-        """See `Connection.write`: for a seed the same text as there.
+        """See `EdgeConnection.write`: for a seed the same text as there.
 
         Raises: `BadParameterError` for what cannot be served, `RefusedError` if the edge is busy or a quota is used up,
         `ModelError` if the engine fails.
@@ -85,15 +85,17 @@ class TargetWriter:
     def _check(self, request: Request, context: int) -> None:
         target, prompt = self._server.target, request.prompt
         if request.scheme.name not in SCHEMES:
-            raise BadParameterError(f"scheme is {request.scheme.name}, which needs a draft; ask for auto, or a device")
+            raise BadParameterError(
+                f"scheme is {request.scheme.name}, which needs a draft; ask for auto, or a device", field="scheme"
+            )
         check_logprobs(request.logprobs, request.scheme.name)
         target.check(request.params, request.logprobs)
         if not prompt or not all(0 <= token < target.vocab_size for token in prompt):
-            raise BadParameterError("the prompt is empty or leaves the vocabulary; encode it with this model")
-        if len(prompt) >= context:
             raise BadParameterError(
-                f"the prompt is {len(prompt)} tokens, the context of {target.model} is {context}; shorten the prompt"
+                "the prompt is empty or leaves the vocabulary; encode it with this model", field="prompt"
             )
+        if len(prompt) >= context:
+            raise BadParameterError(too_long(len(prompt), context, target.model), field="prompt", code=Code.CONTEXT)
 
     def _logprobs(self, request: Request, row: FloatArray, token: int) -> tuple[Logprob, ...]:
         if request.logprobs is None:

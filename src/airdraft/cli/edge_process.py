@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from airdraft.cli import options
 from airdraft.cli.scraped import scraped
 from airdraft.cli.waiting import stopping
-from airdraft.device.client import LOOPBACK
+from airdraft.device.dial import LOOPBACK
 from airdraft.edge import tls
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError

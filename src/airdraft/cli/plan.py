@@ -20,12 +20,12 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.cli import options
-from airdraft.core.control import auto
-from airdraft.core.control.facts import wire
-from airdraft.core.control.predict import Prediction, bottleneck
+from airdraft.control import auto
+from airdraft.control.facts import wire
+from airdraft.control.predict import Prediction, bottleneck
 from airdraft.core.policy import Facts
 from airdraft.core.schemes import SCHEMES, SERVER, traits
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
@@ -127,7 +127,7 @@ async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContex
     """What can be measured of a link, an edge and a draft model, by the names of the options it stands for."""
     model, tokenizer = load(draft)
     draft_s = _forward_s(model)
-    async with await Connection.connect(
+    async with await EdgeConnection.connect(
         url, model, tokenizer.digest, tokenizer.vocab_size, token=token, ssl=trust
     ) as edge:
         probe = await edge.probe()

@@ -17,16 +17,17 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.cli import options
-from airdraft.core.control.auto import Auto
-from airdraft.core.control.facts import wire
-from airdraft.core.control.lengths import RULES
+from airdraft.control.auto import Auto
+from airdraft.control.facts import wire
+from airdraft.control.lengths import RULES
 from airdraft.core.device import Request
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import SCHEMES, STREAM, named
 from airdraft.demo.show import TokenPrinter
-from airdraft.device.cost import Cost
+from airdraft.device.cost import CostMeter
+from airdraft.device.edges import Away, Connected, EdgesState
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError
@@ -162,10 +163,10 @@ class _Notes:
         self._waits = waits
         self._lost = self._met = False
 
-    def __call__(self, state: str) -> None:
-        here = state.startswith("connected")
+    def __call__(self, state: EdgesState) -> None:
+        here = isinstance(state, Connected)
         begin = "\n" if sys.stderr.isatty() else ""  # the text's line is not at its end
-        if state.startswith("away") and self._waits and self._met and not self._lost:
+        if isinstance(state, Away) and self._waits and self._met and not self._lost:
             typer.echo(f"{begin}airdraft: {state}; waiting up to {GIVE_UP_S:g} s", err=True)
         elif here and self._lost:
             typer.echo(f"{begin}airdraft: {state}; the text goes on", err=True)
@@ -183,7 +184,7 @@ def _input() -> str:
 async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:
     """Tokens as they are committed. What was committed before an error is printed, and stands."""
     printer = TokenPrinter(console, tokenizer)
-    cost = Cost(request.counts)
+    cost = CostMeter(request.counts)
     try:
         with cost.measuring(writer):
             async for event in writer.write(request):
@@ -216,7 +217,7 @@ async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profi
 async def _as_json(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str) -> None:
     """One object at the end, with what was committed even when an error follows it."""
     tokens: list[int] = []
-    reason, cost = "error", Cost(request.counts)
+    reason, cost = "error", CostMeter(request.counts)
     try:
         with cost.measuring(writer):
             async for event in writer.write(request):

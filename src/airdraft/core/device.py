@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from airdraft.control.estimate import Estimator
 from airdraft.core import schemes
 from airdraft.core.connection import Connection
-from airdraft.core.control.acceptance import Calibrated
-from airdraft.core.control.estimate import Estimator
 from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Ready
 from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Pong, ToDevice, Welcome, encode
 from airdraft.core.request import Counts, Request
 from airdraft.core.writing import Session
-from airdraft.errors import BadParameterError, LocalProtocolError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, LocalProtocolError, RemoteProtocolError, too_long
 
 __all__ = ["Counts", "DeviceMachine", "Request"]
 
@@ -49,8 +48,6 @@ class DeviceMachine(Connection):
         self._to_measure = 0  # pings to come
         self.estimator = Estimator()
         """What is known of the models' and the link's speed."""
-        self.sureness = Calibrated()
-        """How often drafts are accepted, by the draft model's own probability of them."""
         self._send(hello)
 
     @property
@@ -68,19 +65,18 @@ class DeviceMachine(Connection):
         welcome, vocab = self._welcome, self._hello.vocab_size
         tokens = [*request.prompt, *request.committed]
         if not request.prompt:
-            raise BadParameterError("the prompt is empty; give at least one token")
+            raise BadParameterError("the prompt is empty; give at least one token", field="prompt")
         if any(not 0 <= token < vocab for token in tokens):
             raise BadParameterError(
-                f"the prompt holds an id outside the vocabulary of {vocab}; encode it with this model"
+                f"the prompt holds an id outside the vocabulary of {vocab}; encode it with this model", field="prompt"
             )
         if len(tokens) >= welcome.max_context:
-            raise BadParameterError(
-                f"the prompt is {len(tokens)} tokens, the target's context is {welcome.max_context}; shorten the prompt"
-            )
+            raise BadParameterError(too_long(len(tokens), welcome.max_context), field="prompt", code=Code.CONTEXT)
         if request.max_tokens < 1 or (request.draft_length or 0) < 0:
-            raise BadParameterError("max-tokens must be at least 1 and draft-length at least 0")
+            field = "max_tokens" if request.max_tokens < 1 else "draft_length"
+            raise BadParameterError("max-tokens must be at least 1 and draft-length at least 0", field=field)
         if not 0 <= request.seed < 1 << 63:
-            raise BadParameterError(f"seed is {request.seed}; give a whole number from 0 to 2^63 - 1")
+            raise BadParameterError(f"seed is {request.seed}; give a whole number from 0 to 2^63 - 1", field="seed")
         ended = request.committed and request.committed[-1] in welcome.eos_ids
         if ended or len(request.committed) >= request.max_tokens:
             raise BadParameterError("nothing is left to write: the text to be resumed is complete")
@@ -90,7 +86,7 @@ class DeviceMachine(Connection):
         message = session.opening()
         if len(frame := encode(message)) > welcome.max_frame:
             raise BadParameterError(
-                f"the prompt takes {len(frame)} bytes, the edge takes {welcome.max_frame}; shorten it"
+                f"the prompt takes {len(frame)} bytes, the edge takes {welcome.max_frame}; shorten it", field="prompt"
             )
         self._sessions[session.number] = session
         self._send(message)
@@ -142,8 +138,8 @@ class DeviceMachine(Connection):
         return [Failed(session, code, message, ours=True)]
 
     def exchanged(self, seconds: float, up_bytes: int, down_bytes: int, held_s: float) -> None:
-        """A message of so many bytes was answered by one of so many; see `Estimator.round_trip`."""
-        self.estimator.round_trip(seconds, up_bytes + HEADER_BYTES, down_bytes + HEADER_BYTES, held_s)
+        """A message of so many bytes was answered by one of so many; see `Estimator.exchanged`."""
+        self.estimator.exchanged(seconds, up_bytes + HEADER_BYTES, down_bytes + HEADER_BYTES, held_s)
 
     def wonder(self) -> None:
         """Ask the edge how fast it is, if it could not say so yet."""

@@ -15,7 +15,7 @@ from airdraft.core import schemes
 from airdraft.core.bits import BitReader, BitWriter, id_width
 from airdraft.core.messages import MOST_LIKELY
 from airdraft.core.noise import IntArray
-from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
 UNLIKELY = -9999.0
 """Stands for everything below it, as in OpenAI's API."""
@@ -40,10 +40,13 @@ def check_logprobs(most: int | None, scheme: str) -> None:
     if most is None:
         return
     if not 0 <= most <= MOST_LIKELY:
-        raise BadParameterError(f"logprobs is {most}; give 0 to {MOST_LIKELY} likely tokens at each position")
+        raise BadParameterError(
+            f"logprobs is {most}; give 0 to {MOST_LIKELY} likely tokens at each position", field="logprobs"
+        )
     if schemes.traits(scheme).recovers_on == schemes.DEVICE:
         raise BadParameterError(
-            f"logprobs is asked for under {scheme}, whose recovered tokens the device draws; use another scheme"
+            f"logprobs is asked for under {scheme}, whose recovered tokens the device draws; use another scheme",
+            field="logprobs",
         )
 
 
@@ -85,7 +88,7 @@ def decode_logprobs(body: bytes, tokens: Sequence[int], most: int, vocab_size: i
     data.finish()
     every = np.concatenate([own, likely])
     if not ((every >= UNLIKELY) & (every <= 0)).all() or (ids >= vocab_size).any():
-        raise RemoteProtocolError("garbage", "the probabilities of committed tokens are malformed")
+        raise RemoteProtocolError(Code.GARBAGE, "the probabilities of committed tokens are malformed")
     shape = (len(tokens), most)
     rows = zip(tokens, own.tolist(), ids.reshape(shape).tolist(), likely.reshape(shape).tolist(), strict=True)
     return tuple(Logprob(token, own, tuple(zip(top, logs, strict=True))) for token, own, top, logs in rows)

@@ -68,12 +68,14 @@ class Target:
         if self.top_k is not None and (logprobs or 0) > self.top_k:
             raise BadParameterError(
                 f"logprobs is {logprobs}, and the engine of {self.model} tells only its {self.top_k} most likely "
-                f"tokens; ask for at most {self.top_k}"
+                f"tokens; ask for at most {self.top_k}",
+                field="logprobs",
             )
         if self.top_k is not None and params.temperature != 0 and not 1 <= params.top_k <= self.top_k:
             raise BadParameterError(
                 f"top-k is {params.top_k}, and the engine of {self.model} tells only its {self.top_k} most likely "
-                f"tokens, so the text would not be exact; give top-k 1 to {self.top_k}, or temperature 0"
+                f"tokens, so the text would not be exact; give top-k 1 to {self.top_k}, or temperature 0",
+                field="top_k",
             )
 
 

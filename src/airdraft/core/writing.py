@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec import structs
 
+from airdraft.control.plan import plan
 from airdraft.core import schemes
 from airdraft.core.bits import BitWriter, id_width
 from airdraft.core.branch import Branch
 from airdraft.core.connection import known_rows
-from airdraft.core.control.auto import Steady
-from airdraft.core.control.facts import wire
 from airdraft.core.events import Committed, Event, Finished, Forward
 from airdraft.core.law import Law, Place
 from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
@@ -46,7 +45,7 @@ from airdraft.core.messages import (
     Welcome,
     encode,
 )
-from airdraft.core.policy import Given, Mode, Policy
+from airdraft.core.policy import Given, Judged, Mode
 from airdraft.core.request import Request
 from airdraft.core.schemes import DEVICE, Drafted, Drafts
 from airdraft.errors import LocalProtocolError, RemoteProtocolError
@@ -75,14 +74,6 @@ class State(Enum):
     STREAMING = "streaming"
     SWITCHING = "switching"
     DONE = "done"
-
-
-def _policy(request: Request, vocab_size: int, max_draft: int) -> Policy:
-    """For a request that names none: its scheme, with its draft length or the best."""
-    spec = request.scheme
-    if request.draft_length is not None or spec.name not in schemes.SCHEMES:
-        return Given(Mode(spec.name, request.draft_length or 0, spec.race))
-    return Steady(Mode(spec.name, 0, spec.race), wire(spec.name, vocab_size, spec.k, spec.bits), max(1, max_draft))
 
 
 class Session:
@@ -121,7 +112,7 @@ class Session:
         self._opened_s = self._sent_s = machine._now
         self._queued_s = machine.estimator.queued_s(machine._now)  # what `Open` waits behind
         self._opening_bytes = self._sent_bytes = 0
-        self._policy = request.policy or _policy(request, vocab_size, self._max_draft)
+        self._policy = request.policy or plan(request, vocab_size, self._max_draft)
         self.curious = not isinstance(self._policy, Given) or request.rule is not None
         """Whether anything is decided by what is measured."""
         self._facts = machine.estimator.facts()
@@ -190,8 +181,8 @@ class Session:
         rule = self._request.rule
         if self._drafts[-1].token in self._eos:
             return True
-        sureness = self._machine.sureness
-        return rule is not None and not rule.more([sureness.chance(p) for p in self._probs], self._facts)
+        chance = self._machine.estimator.chance
+        return rule is not None and not rule.more([chance(p) for p in self._probs], self._facts)
 
     def _advance_stream(self) -> list[Event]:
         branch = self._branch
@@ -291,10 +282,10 @@ class Session:
         if verdict.accepted > len(self._drafts):
             raise RemoteProtocolError("state", f"{verdict.accepted} of {len(self._drafts)} drafts were accepted")
         answer_bytes = VERDICT_BYTES + len(verdict.extra)
-        self._judged(verdict.accepted, verdict.accepted < len(self._drafts), verdict.accepted, answer_bytes)
+        refused = int(verdict.accepted < len(self._drafts))
+        told = Judged(verdict.accepted, refused, 0, 0, 0, raced=False, rounds=True, probs=tuple(self._probs))
+        self._judged(told, answer_bytes)
         self.counts.downlink_payload_bytes += len(verdict.extra)
-        for at, prob in enumerate(self._probs[: verdict.accepted + 1]):
-            self._machine.sureness.judged(prob, at < verdict.accepted)
         tokens = [draft.token for draft in self._drafts[: verdict.accepted]]
         rejected = self._drafts[verdict.accepted] if verdict.accepted < len(self._drafts) else None
         ended = bool(tokens) and tokens[-1] in self._eos
@@ -343,12 +334,13 @@ class Session:
             raise RemoteProtocolError("state", "the edge committed nothing")
         drafted = branch.tokens[branch.committed : branch.committed + len(tokens)]
         agreeing = branch.agreeing(tokens)
-        # What the edge wrote by itself tells as much about the draft model as what it verified.
-        self._judged(message.accepted, message.accepted < message.drafted and bool(message.tokens), agreeing)
-        self._machine.estimator.judged(0, int(agreeing < len(drafted)))
+        rejected = int(message.accepted < message.drafted and bool(message.tokens))
+        self._judged(
+            Judged(
+                message.accepted, rejected, agreeing, len(tokens), len(drafted), raced=self._mode.races, rounds=False
+            )
+        )
         self.counts.raced += not message.drafted
-        if self._mode.races:
-            self._machine.estimator.raced(len(tokens))
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
         theirs = (branch.committed + len(tokens), message.digest)
         events = self._commit(tokens, message.accepted, kind, theirs)
@@ -356,19 +348,16 @@ class Session:
             self._review()
         return events + self.advance()
 
-    def _judged(self, accepted: int, rejected: bool, agreeing: int, answer_bytes: int = 0) -> None:
+    def _judged(self, verdict: Judged, answer_bytes: int = 0) -> None:
         """Count a forward of the target's."""
         self.counts.forwards += 1
-        self.counts.accepted += accepted
-        self.counts.rejected += rejected
+        self.counts.accepted += verdict.accepted
+        self.counts.rejected += verdict.rejected
         machine = self._machine
-        if self._state is State.VERIFYING:
-            machine.estimator.judged(accepted, int(rejected))
-            if self.curious and self._seq > 1 and machine.verify_s:  # the first waits for the prefill
-                elapsed_s = machine._now - self._sent_s
-                machine.exchanged(elapsed_s, self._sent_bytes, answer_bytes, machine.verify_s)
-        else:
-            machine.estimator.judged(agreeing, 0)
+        machine.estimator.judged(verdict)
+        if verdict.rounds and self.curious and self._seq > 1 and machine.verify_s:  # the first waits for the prefill
+            elapsed_s = machine._now - self._sent_s
+            machine.exchanged(elapsed_s, self._sent_bytes, answer_bytes, machine.verify_s)
         if self.curious:
             machine.wonder()
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from airdraft.control import predict
+from airdraft.control.auto import Auto
+from airdraft.control.course import MAX_DRAFT
+from airdraft.control.facts import wire
 from airdraft.core.connection import HEARTBEAT_S
-from airdraft.core.control import predict
-from airdraft.core.control.auto import Auto
-from airdraft.core.control.course import MAX_DRAFT
-from airdraft.core.control.facts import wire
 from airdraft.core.device import Counts, DeviceMachine, Request
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.messages import VERSION, Hello, SchemeSpec

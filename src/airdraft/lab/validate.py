@@ -23,13 +23,13 @@ from statistics import median
 from typing import Any
 
 from airdraft import local
+from airdraft.control.auto import Auto
 from airdraft.core import schemes
-from airdraft.core.control.auto import Auto
 from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.lab import cell
 from airdraft.lab.record import RecordedText, Recording, prompts, record
@@ -185,10 +185,10 @@ class ShippedPair:
         self.recording = Recording("pair", PARAMS, vocab, recorded)
 
     @asynccontextmanager
-    async def client(self, url: str, draft_s: float) -> AsyncIterator[Connection]:
+    async def client(self, url: str, draft_s: float) -> AsyncIterator[EdgeConnection]:
         """A connection of a device that drafts at that pace."""
         paced = Paced(self.draft, draft_s)
-        async with await Connection.connect(url, paced, self.tokenizer.digest, self.tokenizer.vocab_size) as client:
+        async with await EdgeConnection.connect(url, paced, self.tokenizer.digest, self.tokenizer.vocab_size) as client:
             yield client
 
     async def wall(self, url: str, check: Check) -> tuple[float, list[WallText]]:

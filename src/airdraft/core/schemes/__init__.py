@@ -28,7 +28,7 @@ SCHEMES: dict[str, type[Scheme]] = {
 def traits(name: str) -> Traits:
     """What the scheme of this name declares. Raises: `BadParameterError` if there is none."""
     if name not in SCHEMES:
-        raise BadParameterError(f"scheme {name!r} is unknown; choose one of {', '.join(SCHEMES)}")
+        raise BadParameterError(f"scheme {name!r} is unknown; choose one of {', '.join(SCHEMES)}", field="scheme")
     return SCHEMES[name].traits
 
 

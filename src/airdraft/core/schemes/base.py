@@ -186,4 +186,4 @@ class Scheme(Protocol):
 def check_bits(spec: SchemeSpec) -> None:
     """Raise `BadParameterError` if a lattice of `spec.bits` bits cannot be made."""
     if not 1 <= spec.bits <= 24:
-        raise BadParameterError(f"bits is {spec.bits}; give 1 to 24 bits a probability")
+        raise BadParameterError(f"bits is {spec.bits}; give 1 to 24 bits a probability", field="bits")

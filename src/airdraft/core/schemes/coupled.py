@@ -91,7 +91,7 @@ class Stream(Coupled):
     def check(spec: SchemeSpec) -> None:
         """See `Scheme.check`."""
         if spec.race not in RACES:
-            raise BadParameterError(f"race is {spec.race!r}; choose one of {', '.join(RACES)}")
+            raise BadParameterError(f"race is {spec.race!r}; choose one of {', '.join(RACES)}", field="race")
 
 
 class Server(Coupled):

@@ -70,7 +70,7 @@ class Split(Rejection):
         """See `Scheme.check`."""
         check_bits(spec)
         if spec.downlink not in DOWNLINKS:
-            raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates")
+            raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates", field="downlink")
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
         """The whole row on a lattice; it stays on the device."""

@@ -46,7 +46,9 @@ class TopK(Rejection):
     def check(spec: SchemeSpec) -> None:
         """See `Scheme.check`."""
         if not 1 <= spec.k < 1 << 63:
-            raise BadParameterError(f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63")
+            raise BadParameterError(
+                f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63", field="k"
+            )
         check_bits(spec)
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:

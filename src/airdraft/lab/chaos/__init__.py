@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from airdraft.control.auto import Auto
 from airdraft.core import schemes
-from airdraft.core.control.auto import Auto
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Finished
@@ -29,7 +29,7 @@ from airdraft.core.policy import Facts, Mode, Policy
 from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError
+from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError
 from airdraft.lab.chaos.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
@@ -55,7 +55,7 @@ def _ways(exact: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-RETRIED = ("silent", "busy")
+RETRIED = (Code.SILENT, Code.BUSY)
 """Refusals after which the device tries again. No other may come: links lose bytes, but never change them."""
 WAYS = (*_ways("text"), "auto", "switching")
 """Schemes whose text is the target's own, to the token."""
@@ -243,7 +243,7 @@ class _Life:
                 self._site = 1 - self._site
                 self._tell(str(error))
                 return 0.0
-        elif isinstance(error, RefusedError) and error.code == "busy" and self._busy:
+        elif isinstance(error, RefusedError) and error.code == Code.BUSY and self._busy:
             self._busy.hit = True
         delay_s = self._backoff.failed()
         self._tell(f"{error}; again in {delay_s:.3f} s")

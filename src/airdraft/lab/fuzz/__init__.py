@@ -11,8 +11,8 @@ import random
 
 import numpy as np
 
+from airdraft.control.auto import Auto
 from airdraft.core import schemes
-from airdraft.core.control.auto import Auto
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Event, Failed, Finished, Forward, Ready

@@ -26,7 +26,7 @@ from airdraft.core.bits import BitWriter, id_width
 from airdraft.core.messages import VERSION, Decoder, Digest, Error, Hello, Open, Opened, SchemeSpec, ToDevice, encode
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.lab.wall.sessions import PARAMS, Tally, Told, Work, works
 from airdraft.models.base import LanguageModel
@@ -223,7 +223,7 @@ async def _churn(pair: _Models, seconds: float) -> Churn:
         while time.perf_counter() < over:
             told, work = Told(pair.draft), rng.choice(pair.todo)
             told.choices = work.choices
-            async with await Connection.connect(url, told, pair.tokenizer, pair.vocab_size) as client:
+            async with await EdgeConnection.connect(url, told, pair.tokenizer, pair.vocab_size) as client:
                 request = Request(
                     work.prompt, SchemeSpec(schemes.STREAM), SamplingParams(0.7), work.seed, len(work.tokens)
                 )

@@ -12,14 +12,14 @@ from typing import Any
 from msgspec import structs
 
 from airdraft import local
+from airdraft.control.auto import Auto
 from airdraft.core import schemes
-from airdraft.core.control.auto import Auto
 from airdraft.core.device import Counts, Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
-from airdraft.device.cost import Cost
+from airdraft.device.client import EdgeConnection
+from airdraft.device.cost import CostMeter
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
@@ -75,7 +75,7 @@ class SchemeRow:
     """One scheme over all prompts."""
 
     scheme: str
-    cost: Cost = field(default_factory=Cost)
+    cost: CostMeter = field(default_factory=CostMeter)
     texts: list[list[int]] = field(default_factory=list)
     identical: int = 0
     """How many texts equal the target alone with the same seed, token for token."""
@@ -114,7 +114,7 @@ class Bench:
     """The device's side of the demo: both models (the target only to know what it writes alone) and a connection."""
 
     def __init__(
-        self, plan: Plan, draft: LanguageModel, target: LanguageModel, tokenizer: Tokenizer, client: Connection
+        self, plan: Plan, draft: LanguageModel, target: LanguageModel, tokenizer: Tokenizer, client: EdgeConnection
     ):
         self.plan = plan
         self.draft, self.target, self.tokenizer = draft, target, tokenizer
@@ -131,7 +131,7 @@ class Bench:
         target, _ = load(plan.target)
         async with local.edge(plan.target, plan.profile, plan.link) as url:
             paced = Paced(draft, profile(plan.profile).draft_s)
-            async with await Connection.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
+            async with await EdgeConnection.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
                 yield cls(plan, draft, target, tokenizer, client)
 
     def write_truth(self) -> None:

@@ -25,7 +25,7 @@ from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.lab.record import prompts, record
 from airdraft.models.base import FloatArray, LanguageModel
@@ -125,13 +125,13 @@ class Tally:
     @contextlib.asynccontextmanager
     async def devices(
         self, url: str, draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], count: int
-    ) -> AsyncIterator[list[Connection]]:
+    ) -> AsyncIterator[list[EdgeConnection]]:
         """So many devices write from now on, each one text after another; a fault of any is raised at the end."""
         async with contextlib.AsyncExitStack() as stack:
             tasks, clients = [], []
             for at in range(count):
                 told = Told(draft)
-                client = await Connection.connect(url, told, tokenizer, vocab_size)
+                client = await EdgeConnection.connect(url, told, tokenizer, vocab_size)
                 clients.append(await stack.enter_async_context(client))
                 turns = itertools.islice(itertools.cycle(todo), at % len(todo), None)
                 tasks.append(asyncio.create_task(_device(client, told, turns, self)))
@@ -160,7 +160,7 @@ class Tally:
         return float(1e3 * np.percentile(self.waits_s, percentile))
 
 
-async def _device(client: Connection, told: Told, todo: Iterator[Work], tally: Tally) -> None:
+async def _device(client: EdgeConnection, told: Told, todo: Iterator[Work], tally: Tally) -> None:
     """Write text after text, until cancelled."""
     for work in todo:
         told.choices = work.choices

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airdraft.core.control import predict
-from airdraft.core.control.course import cycle
-from airdraft.core.control.facts import wire
+from airdraft.control import predict
+from airdraft.control.course import cycle
+from airdraft.control.facts import wire
 from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from airdraft.core.control import predict
-from airdraft.core.control.course import MAX_DRAFT
-from airdraft.core.control.facts import Wire
+from airdraft.control import predict
+from airdraft.control.course import MAX_DRAFT
+from airdraft.control.facts import Wire
 from airdraft.core.policy import Facts, Length
 from airdraft.errors import BadParameterError
 

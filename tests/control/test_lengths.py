@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airdraft.core.control import predict
-from airdraft.core.control.facts import wire
-from airdraft.core.control.lengths import (
+from airdraft.control import predict
+from airdraft.control.facts import wire
+from airdraft.control.lengths import (
     RULES,
     Fixed,
     Greedy,
@@ -33,7 +33,7 @@ from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair
 
-from ..tables import alike, table
+from ..core.tables import alike, table
 
 COUPLED, TOPK = wire("coupled", 32000), wire("topk", 32000)
 FACTS = Facts(0.005, 0.03, 0.05, 5e6, 100e6, 0.8)

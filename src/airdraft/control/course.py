@@ -23,7 +23,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from airdraft.core.control.facts import Wire
+from airdraft.control.facts import Wire
 from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from airdraft.control.facts import WEBSOCKET_DOWN_BYTES, WEBSOCKET_UP_BYTES, wire
 from airdraft.core import schemes
 from airdraft.core.bits import id_width
-from airdraft.core.control.facts import WEBSOCKET_DOWN_BYTES, WEBSOCKET_UP_BYTES, wire
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import Draft, SchemeSpec, Verdict, encode
 from airdraft.core.policy import Facts, Mode

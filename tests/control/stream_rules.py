@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from airdraft.core.control.facts import Wire
+from airdraft.control.facts import Wire
 from airdraft.core.policy import Facts, Mode
 
 

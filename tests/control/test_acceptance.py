@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from airdraft.core.control.acceptance import Calibrated
+from airdraft.control.acceptance import Calibrated
 from airdraft.errors import BadParameterError
 
 

@@ -8,7 +8,8 @@ from statistics import median
 
 import numpy as np
 
-from airdraft.core.policy import Facts
+from airdraft.control.acceptance import Calibrated
+from airdraft.core.policy import Facts, Judged
 from airdraft.errors import BadParameterError
 
 PRIOR = Facts(draft_s=0.015, verify_s=0.03, rtt_s=0.02, uplink_bps=math.inf, downlink_bps=math.inf, acceptance=0.7)
@@ -29,7 +30,7 @@ _SPREAD_BYTES = 64
 
 
 class Estimator:
-    """Tell it what happens, ask it for `facts`. Bounded memory; a change shows within about a second of data."""
+    """A `Learner` of bounded memory. A change shows within about a second of data."""
 
     def __init__(self, prior: Facts = PRIOR) -> None:
         self._prior = prior
@@ -37,6 +38,7 @@ class Estimator:
         self._verified: deque[float] = deque(maxlen=_DURATIONS)
         self._exchanges: deque[tuple[float, int, int]] = deque(maxlen=_EXCHANGES)
         self._fitted: tuple[float, float, float] | None = None
+        self._chances = Calibrated()
         self._accepted = _PRIOR_JUDGED * prior.acceptance
         self._judged = _PRIOR_JUDGED
         self._raced = 0.0, 0.0  # tokens, forwards
@@ -44,18 +46,15 @@ class Estimator:
         self._free_s = 0.0  # when the uplink has sent everything
 
     def drafted(self, seconds: float) -> None:
-        """A forward of the draft model took so long."""
+        """See `Learner.drafted`."""
         self._drafted.append(_duration("a forward of the draft", seconds))
 
     def verified(self, seconds: float) -> None:
-        """A forward of the target took so long, as the edge says."""
+        """See `Learner.verified`."""
         self._verified.append(_duration("a forward of the target", seconds))
 
-    def round_trip(self, seconds: float, up_bytes: int, down_bytes: int, held_s: float) -> None:
-        """An exchange took `seconds`, from handing over `up_bytes` to having `down_bytes`.
-
-        `held_s` of it the edge kept the answer back for other reasons than the link: a forward, say.
-        """
+    def exchanged(self, seconds: float, up_bytes: int, down_bytes: int, held_s: float) -> None:
+        """See `Learner.exchanged`."""
         if min(up_bytes, down_bytes) < 0:
             raise BadParameterError(f"an exchange of {up_bytes} and {down_bytes} bytes; give 0 or more")
         travelled_s = _duration("an exchange", seconds) - _duration("the time an answer was held", held_s)
@@ -63,28 +62,40 @@ class Estimator:
         self._exchanges.append((max(0.0, travelled_s), up_bytes, down_bytes))
 
     def sent(self, now: float, nbytes: int) -> None:
-        """So many bytes were put on the uplink, headers included."""
+        """See `Learner.sent`."""
         self._free_s = max(now, self._free_s) + nbytes * self._up_s
 
     def queued_s(self, now: float) -> float:
-        """How long what is sent now waits behind what was sent before, by the rate that `facts` last told."""
+        """See `Learner.queued_s`. By the rate that `facts` last gave."""
         return max(0.0, self._free_s - now)
 
-    def judged(self, accepted: int, rejected: int) -> None:
-        """So many drafted tokens were accepted and rejected; those after a rejection are neither."""
+    def judged(self, verdict: Judged) -> None:
+        """See `Learner.judged`."""
+        if verdict.rounds:
+            self._count(verdict.accepted, verdict.rejected)
+        else:
+            # A token that the edge wrote by itself says as much about the draft model as one that it verified.
+            self._count(verdict.agreeing, 0)
+            self._count(0, int(verdict.agreeing < verdict.drafts))
+            if verdict.raced:
+                keep = math.exp(-verdict.tokens / _JUDGED)
+                self._raced = keep * self._raced[0] + verdict.tokens, keep * self._raced[1] + 1
+        for at, prob in enumerate(verdict.probs[: verdict.accepted + 1]):
+            self._chances.judged(prob, at < verdict.accepted)
+
+    def chance(self, prob: float) -> float:
+        """See `Learner.chance`."""
+        return self._chances.chance(prob)
+
+    def _count(self, accepted: int, rejected: int) -> None:
         if min(accepted, rejected) < 0:
             raise BadParameterError(f"{accepted} accepted and {rejected} rejected tokens; give 0 or more")
         keep = math.exp(-(accepted + rejected) / _JUDGED)
         self._accepted = keep * self._accepted + accepted
         self._judged = keep * self._judged + accepted + rejected
 
-    def raced(self, tokens: int) -> None:
-        """While drafts are streamed and the edge races, a forward of the target gave so many tokens."""
-        keep = math.exp(-tokens / _JUDGED)
-        self._raced = keep * self._raced[0] + tokens, keep * self._raced[1] + 1
-
     def facts(self) -> Facts:
-        """The best guess now."""
+        """See `Learner.facts`."""
         self._fitted = self._fitted or self._link()
         rtt_s, up_s, down_s = self._fitted
         self._up_s = up_s

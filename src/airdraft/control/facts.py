@@ -39,6 +39,11 @@ class Wire:
     reject_bytes: int = 0
     """What a rejection adds to the answer (`split`)."""
 
+    @property
+    def traits(self) -> schemes.Traits:
+        """The traits of its scheme. Raises: `BadParameterError` if that is unknown."""
+        return schemes.traits(self.scheme)
+
     def packet_bits(self, drafts: int) -> int:
         """Uplink bits of a packet of so many drafts; the body is padded to a byte."""
         return 8 * (self.packet_bytes + math.ceil(self.draft_bits * drafts / 8))

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from airdraft.core.control import lengths
-from airdraft.core.control.auto import Auto, Steady, preferred
-from airdraft.core.control.facts import wire
-from airdraft.core.control.predict import Prediction
+from airdraft.control import lengths
+from airdraft.control.auto import Auto, Steady, preferred
+from airdraft.control.facts import wire
+from airdraft.control.predict import Prediction
 from airdraft.core.policy import Facts, Given, Mode
 from airdraft.errors import BadParameterError
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from airdraft.core.control import predict
-from airdraft.core.control.course import MAX_DRAFT
-from airdraft.core.control.facts import Wire, wire
-from airdraft.core.control.predict import Prediction
+from airdraft.control import predict
+from airdraft.control.course import MAX_DRAFT
+from airdraft.control.facts import Wire, wire
+from airdraft.control.predict import Prediction
+from airdraft.core import schemes
 from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
@@ -27,12 +28,13 @@ class Steady:
 
     def choose(self, facts: Facts, now: float) -> Mode:
         """See `Policy.choose`."""
-        if self._mode.scheme == "server" or self._mode.length:
+        traits = self._mode.traits
+        if self._mode.length or not traits.drafts:
             return self._mode
         facts = facts.rounded()
-        if self._mode.scheme == "stream":
-            return predict.best_stream(facts, self._wire, self._mode.race, self._max_window).mode
-        return predict.best_rounds(facts, self._wire, self._max_window).mode
+        if traits.rounds:
+            return predict.best_rounds(facts, self._wire, self._max_window).mode
+        return predict.best_stream(facts, self._wire, self._mode.race, self._max_window).mode
 
     def why(self) -> str:
         """See `Policy.why`."""
@@ -49,12 +51,12 @@ def predictions(
     """Every way at its best, in the order given; a stream once for each race policy."""
     found = []
     for each in wires:
-        if each.scheme == "server":
+        if not each.traits.drafts:
             found.append(predict.server(facts, each))
-        elif each.scheme == "stream":
-            found += [predict.best_stream(facts, each, race, max_window) for race in races]
-        else:
+        elif each.traits.rounds:
             found.append(rounds(facts, each))
+        else:
+            found += [predict.best_stream(facts, each, race, max_window) for race in races]
     return found
 
 
@@ -62,7 +64,7 @@ def preferred(found: Sequence[Prediction]) -> Prediction:
     """The fastest; but `server`, which needs no draft and so spares the device, if it is no slower."""
     best = max(found, key=lambda each: each.tokens_per_s)
     for each in found:
-        if each.mode.scheme == "server" and each.tokens_per_s >= (1 - NEAR) * best.tokens_per_s:
+        if not each.mode.traits.drafts and each.tokens_per_s >= (1 - NEAR) * best.tokens_per_s:
             return each
     return best
 
@@ -80,7 +82,7 @@ class Auto:
     def __init__(
         self,
         vocab_size: int,
-        choices: Sequence[str] = ("server", "stream"),
+        choices: Sequence[str] = schemes.named(rounds=False),
         *,
         races: Sequence[str] = ("always",),
         k: int = 64,
@@ -113,13 +115,13 @@ class Auto:
         present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
         if self._worth_it(best, present):
             self._better_since = now if self._better_since is None else self._better_since
-            serves_best = best.mode.scheme == "server" and present.mode.scheme == "stream"
+            serves_best = present.mode.traits.races and not best.mode.traits.drafts
             if now - self._better_since >= (max(VAIN_S, self._dwell_s) if serves_best else self._dwell_s):
                 present, self._better_since = best, None
         else:
             self._better_since = None
         if self._present is None or _way(present) != _way(self._present):
-            if self._present and present.mode.scheme == "server":
+            if self._present and not present.mode.traits.drafts:
                 failed = now - self._since < 2 * VAIN_S
                 self._retry_s = min(2 * self._retry_s, RETRY_S[1]) if failed else RETRY_S[0]
             self._since = now
@@ -129,27 +131,27 @@ class Auto:
         return present.mode
 
     def _best(self, found: Sequence[Prediction], streamed: float | None, now: float) -> Prediction:
-        racing = [each for each in found if each.mode.scheme == "stream" and each.mode.race != "off"]
+        racing = [each for each in found if each.mode.races]
         if not racing:
             return preferred(found)
         # A raced stream is never slower than `server`, and how much faster no average foretells: drafts come in runs.
         # So it is tried, and left where it is seen to be in vain; and tried again after a while.
         # At the start of a text, too: while the edge reads the prompt, drafts cost nothing.
         begun = self._present is not None and not (
-            self._present.mode.scheme == "server" and now - self._since >= self._retry_s
+            not self._present.mode.traits.drafts and now - self._since >= self._retry_s
         )
         in_vain = begun and streamed is not None and streamed < 1 + NEAR
         left = [each for each in found if each not in racing] if in_vain else found
         return (
             preferred(left)
             if in_vain
-            else max((each for each in left if each.mode.scheme != "server"), key=lambda each: each.tokens_per_s)
+            else max((each for each in left if each.mode.traits.drafts), key=lambda each: each.tokens_per_s)
         )
 
     def _worth_it(self, best: Prediction, present: Prediction) -> bool:
         if best is present:
             return False
-        if best.mode.scheme == "server" or (present.mode.scheme, best.mode.scheme) == ("server", "stream"):
+        if not best.mode.traits.drafts or (best.mode.traits.races and not present.mode.traits.drafts):
             return True  # the one spares drafting, the other is a trial
         return best.tokens_per_s > (1 + self._margin) * present.tokens_per_s
 
@@ -169,4 +171,4 @@ class Auto:
 
 def _way(prediction: Prediction) -> tuple[str, ...]:
     mode = prediction.mode
-    return (mode.scheme, mode.race) if mode.scheme == "stream" else (mode.scheme,)
+    return (mode.scheme, mode.race) if mode.traits.races else (mode.scheme,)

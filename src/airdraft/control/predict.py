@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
-from airdraft.core.control.course import MAX_DRAFT, cycle
-from airdraft.core.control.facts import Wire
+from airdraft.control.course import MAX_DRAFT, cycle
+from airdraft.control.facts import Wire
+from airdraft.core import schemes
 from airdraft.core.policy import Facts, Mode
 
 _FASTER = 0.8
@@ -38,7 +39,7 @@ class Prediction:
 def server(facts: Facts, wire: Wire) -> Prediction:
     """Plain streaming: one forward and one answer a token, one behind the other."""
     slowest_s = max(facts.verify_s, wire.answer_bits / facts.downlink_bps)
-    return Prediction(Mode("server"), 1 / slowest_s, 1.0, 0.0, wire.answer_bits)
+    return Prediction(Mode(schemes.SERVER), 1 / slowest_s, 1.0, 0.0, wire.answer_bits)
 
 
 def mean_tokens(acceptance: float, length: int) -> float:
@@ -96,11 +97,11 @@ def bottleneck(facts: Facts, wire: Wire, mode: Mode) -> str:
     }
 
     def speed(facts: Facts) -> float:
-        if mode.scheme == "server":
+        if not mode.traits.drafts:
             return server(facts, wire).tokens_per_s
-        if mode.scheme == "stream":
-            return cycle(facts, wire, mode).tokens_per_s
-        return rounds(facts, wire, mode.length).tokens_per_s
+        if mode.traits.rounds:
+            return rounds(facts, wire, mode.length).tokens_per_s
+        return cycle(facts, wire, mode).tokens_per_s
 
     return max(faster, key=lambda part: speed(faster[part]))
 
