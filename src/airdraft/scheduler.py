@@ -121,10 +121,10 @@ class Scheduler:
             max_texts: that may be open at once. Each waits for at most one forward, so this bounds the queue.
         """
         self.engine = engine
-        self._max_batch = min(engine.max_batch, max_batch or engine.max_batch)
-        self._max_positions = min(engine.max_positions or math.inf, max_positions or math.inf)
+        self._max_batch = min(engine.info.max_batch, max_batch or engine.info.max_batch)
+        self._max_positions = min(engine.info.max_positions or math.inf, max_positions or math.inf)
         self._max_texts = max_texts
-        self._executor = ThreadPoolExecutor(engine.max_calls, name)
+        self._executor = ThreadPoolExecutor(engine.info.max_calls, name)
         self._texts: set[Text] = set()
         self._waiting: list[_Job] = []
         self._closed = False
@@ -203,7 +203,7 @@ class Scheduler:
 
     def _start(self) -> None:
         """Calls, as long as the engine takes one and something is ready."""
-        while not self._closed and self._under_way < self.engine.max_calls and (batch := self._gather()):
+        while not self._closed and self._under_way < self.engine.info.max_calls and (batch := self._gather()):
             self._calls += 1
             self._under_way += 1
             for piece in batch:
@@ -221,7 +221,7 @@ class Scheduler:
 
         Not where several may run at once: such an engine waits for a server, which may not answer for long.
         """
-        return self._took_s < SHORT_S and len(self._texts) == 1 and self.engine.max_calls == 1
+        return self._took_s < SHORT_S and len(self._texts) == 1 and self.engine.info.max_calls == 1
 
     def _call(self, batch: Sequence[_Piece]) -> tuple[Sequence[FloatArray | AirdraftError], float]:
         """What the engine gave, and the seconds it took."""
@@ -231,7 +231,7 @@ class Scheduler:
         try:
             found = self.engine.verify(parts)
         except Exception:  # the engine's own fault: it ends these texts and no others
-            name = self.engine.name
+            name = self.engine.info.name
             _log.exception("a forward of %s failed", name)
             found = [ModelError(f"{name} failed to run; see the log of the side that runs it") for _ in parts]
         self._took_s = took_s = perf_counter() - began_s
@@ -298,7 +298,7 @@ class Scheduler:
             start += 1  # a piece of it is there already
         start = min(start, end - max(forward.rows, 1))
         # An engine that runs calls side by side takes whole prompts: nobody waits for them.
-        if self.engine.max_calls > 1 or end - start <= max(forward.rows, 1):
+        if self.engine.info.max_calls > 1 or end - start <= max(forward.rows, 1):
             return _Piece(job, tokens, start, end, forward.rows)
         if left <= 0:
             return None
@@ -325,7 +325,7 @@ class Scheduler:
     def _takes_room(self, piece: _Piece, batch: list[_Piece]) -> bool:
         """Evicts whom it must, or says that it cannot."""
         text = piece.job.text
-        if self._max_positions == math.inf and (text.cache is not None or self.engine.max_caches is None):
+        if self._max_positions == math.inf and (text.cache is not None or self.engine.info.max_caches is None):
             return True  # no limit: with a thousand texts at rest it would take long to look
         held = [each for each in self._texts if each.cache is not None and each is not text]
         busy = {each.job.text for each in batch}
@@ -335,7 +335,7 @@ class Scheduler:
             sum(each.cached for each in held) + sum(each.end - each.job.text.cached for each in batch) + piece.end
         )
         over = positions - self._max_positions
-        missing = 0 if text.cache is not None else len(held) + 1 - (self.engine.max_caches or math.inf)
+        missing = 0 if text.cache is not None else len(held) + 1 - (self.engine.info.max_caches or math.inf)
         taken = 0
         while taken < len(free) and (over > 0 or taken < missing):
             over -= free[taken].cached
