@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, ModelError, RefusedError
 from airdraft.models.base import EngineInfo, FloatArray, Part
-from airdraft.scheduler import PIECE, SHORT_S, SHORT_TOKENS, Owner, Scheduler, Text
+from airdraft.scheduler import Owner, Scheduler, Sequenced
+from airdraft.scheduler.loop import SHORT_S, SHORT_TOKENS
+from airdraft.scheduler.turns import PIECE
 
 FAULT = 7777
 
@@ -30,6 +32,10 @@ class Cache(list[int]):
     """A cache that can be watched."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
+
+    @property
+    def length(self) -> int:
+        return len(self)
 
 
 class Noting:
@@ -84,7 +90,7 @@ def forward(keep: int, tokens: Sequence[int], rows: int, spare: bool = False) ->
     return lambda: Forward(1, keep, tuple(tokens), rows, spare)
 
 
-async def held_up(scheduler: Scheduler, engine: Noting, *jobs: tuple[Text, Callable[[], Forward]]) -> None:
+async def held_up(scheduler: Scheduler, engine: Noting, *jobs: tuple[Sequenced, Callable[[], Forward]]) -> None:
     """While a call is under way, ask for all of these; let it go on when they wait."""
     engine.gated = True
     blocker = scheduler.open(Owner())
@@ -334,7 +340,7 @@ def test_only_short_calls_for_a_text_alone_hold_the_loop_up(
     here: list[bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("airdraft.scheduler.perf_counter", clock(took_s))
+    monkeypatch.setattr("airdraft.scheduler.loop.perf_counter", clock(took_s))
     engine = Noting(max_calls=calls)
 
     async def main() -> None:
