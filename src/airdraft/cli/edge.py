@@ -29,8 +29,7 @@ from airdraft.edge import tls
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import AirdraftError, BadParameterError
-from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target
-from airdraft.models.folder import resolve
+from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target, resolve
 from airdraft.models.profile import PacedEngine, profile
 from airdraft.telemetry import logs
 from airdraft.telemetry.http import serving
@@ -204,8 +203,8 @@ def edge(
     if api_port is not None:
         api = edge_app(server, tokenizer, ChatTemplate.of(resolve(target, engine))), api_port, max_connections
     settings = _Settings(
-        model.name, pace.description if pace.target_s else None, host, port, metrics_host, metrics_port, api, drain_s,
-        secured, len(service.access) if service.access else None, as_json, until_eof,
+        model.info.name, pace.description if pace.target_s else None, host, port, metrics_host, metrics_port, api,
+        drain_s, secured, len(service.access) if service.access else None, as_json, until_eof,
     )  # fmt: skip
     asyncio.run(_serve(server, settings))
 
