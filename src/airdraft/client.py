@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from airdraft.control.auto import Auto
+from airdraft.core import schemes
 from airdraft.core.events import Committed, Finished
 from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import SchemeSpec
@@ -161,7 +162,7 @@ class AsyncClient:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
         params = SamplingParams(temperature, top_k, top_p, min_p)
         policy = Auto(self.tokenizer.vocab_size, races=("always",)) if scheme == "auto" else None
-        spec = SchemeSpec("stream" if policy else scheme)
+        spec = SchemeSpec(schemes.STREAM if policy else scheme)
         length = None if policy else draft_length
         return Request(ids, spec, params, seed, max_tokens, length, policy=policy, logprobs=logprobs)
 

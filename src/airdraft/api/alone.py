@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from functools import partial
 
+from airdraft.core import schemes
 from airdraft.core.connection import known_rows
 from airdraft.core.events import Committed, Failed, Finished, Forward
 from airdraft.core.law import Law, Place
@@ -19,7 +20,7 @@ from airdraft.errors import AirdraftError, BadParameterError, Code, RefusedError
 from airdraft.models.base import FloatArray
 from airdraft.scheduler import Owner
 
-SCHEMES = ("server", "coupled", "stream")
+SCHEMES = schemes.named(exact="text")
 """Those whose text is the one that a seed stands for, drafted or not."""
 
 

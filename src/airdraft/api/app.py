@@ -27,6 +27,7 @@ from airdraft.api.schema import Body, ChatBody, CompletionBody, parse
 from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
 from airdraft.control.auto import Auto
+from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
@@ -142,7 +143,7 @@ class Api:
             known = ", ".join((*SCHEMES, "auto"))
             raise ApiError(400, f"scheme {scheme!r} is unknown; choose one of {known}", "scheme", "invalid_value")
         policy = Auto(self.tokenizer.vocab_size) if scheme == "auto" else None
-        spec = SchemeSpec("stream" if scheme == "auto" else scheme)
+        spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
         return Request(
             prompt, spec, body.params(), seed % (1 << 63), body.limit(), policy=policy, logprobs=body.wanted_logprobs()
         )

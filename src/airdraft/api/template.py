@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.config import read_json
-from airdraft.models.text import ids_of
+from airdraft.models.text import ids_of, tokenizer_file
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -80,7 +80,7 @@ class ChatTemplate:
         values = {name: config.get(name) for name in _SPECIAL}
         words = {name: value.get("content") if isinstance(value, dict) else value for name, value in values.items()}
         tokens = {name: word for name, word in words.items() if isinstance(word, str)}
-        return cls(source, tokens, folder / "tokenizer.json")
+        return cls(source, tokens, tokenizer_file(folder))
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
         """Return the text of a conversation. `variables`: add_generation_prompt, and what else the template reads.

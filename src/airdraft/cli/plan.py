@@ -24,12 +24,12 @@ from airdraft.control import auto
 from airdraft.control.facts import wire
 from airdraft.control.predict import Prediction, bottleneck
 from airdraft.core.policy import Facts
+from airdraft.core.schemes import SCHEMES, SERVER, traits
 from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 
-ALTERNATIVES = ("server", "dense", "topk", "split", "coupled", "stream")
 RACES = ("off", "always")
 WARM_FORWARDS, TIMED_FORWARDS = 3, 15
 """Of the draft, to learn how long one takes."""
@@ -91,7 +91,7 @@ def plan(
         values |= measured
     link = local.Link(values["uplink_mbps"], values["downlink_mbps"], values["rtt_ms"])
     facts = given(link, values["draft_ms"], values["verify_ms"], acceptance)
-    wires = [wire(scheme, int(values["vocab_size"]), k, bits, header_bytes) for scheme in ALTERNATIVES]
+    wires = [wire(scheme, int(values["vocab_size"]), k, bits, header_bytes) for scheme in SCHEMES]
     predicted = auto.predictions(facts, wires, RACES)
     chosen = auto.preferred(predicted)
     of_scheme = {each.scheme: each for each in wires}
@@ -170,10 +170,10 @@ def given(link: local.Link, draft_ms: float, verify_ms: float, acceptance: float
 
 def sentences(found: list[Prediction], chosen: Prediction, limit: str) -> list[str]:
     """Why the chosen one, and what limits it, in words."""
-    server = next(each for each in found if each.mode.scheme == "server")
+    server = next(each for each in found if each.mode.scheme == SERVER)
     # Of equals the last, which sends least.
     rounds = max(
-        (each for each in reversed(found) if each.mode.scheme not in ("server", "stream")),
+        (each for each in reversed(found) if traits(each.mode.scheme).rounds),
         key=lambda each: each.tokens_per_s,
     )
     best = f"{rounds.tokens_per_s:.1f} tokens/s of {rounds.mode.scheme}, the best with rounds"
@@ -201,8 +201,8 @@ def _table(found: list[Prediction], limits: list[str], chosen: Prediction) -> Ta
         table.add_row(
             _name(each) + (" ◀" if each is chosen else ""),
             f"{each.tokens_per_s:.1f}",
-            "–" if mode.scheme == "server" else f"{mode.length}",
-            f"{mode.first}, {mode.then}" if mode.scheme == "stream" else "–",
+            f"{mode.length}" if traits(mode.scheme).drafts else "–",
+            f"{mode.first}, {mode.then}" if traits(mode.scheme).races else "–",
             f"{each.target_forwards_per_token:.2f}",
             f"{each.uplink_bits_per_token:,.0f}",
             f"{each.downlink_bits_per_token:,.0f}",
@@ -214,18 +214,18 @@ def _table(found: list[Prediction], limits: list[str], chosen: Prediction) -> Ta
 
 def _name(prediction: Prediction) -> str:
     mode = prediction.mode
-    return mode.scheme + (", racing" if mode.scheme == "stream" and mode.race != "off" else "")
+    return mode.scheme + (", racing" if traits(mode.scheme).races and mode.race != "off" else "")
 
 
 def _record(prediction: Prediction) -> dict[str, Any]:
     """A row for JSON: what does not apply to a scheme is null."""
     mode, record = prediction.mode, asdict(prediction)
-    streams, drafts = mode.scheme == "stream", mode.scheme != "server"
+    rounds, streams = traits(mode.scheme).rounds, traits(mode.scheme).races
     del record["mode"]
     return {
         "scheme": mode.scheme,
         "race": mode.race if streams else None,
-        "draft_length": mode.length if drafts and not streams else None,
+        "draft_length": mode.length if rounds else None,
         "window": mode.length if streams else None,
         "first": mode.first if streams else None,
         "then": mode.then if streams else None,

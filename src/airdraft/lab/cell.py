@@ -28,8 +28,6 @@ PATIENCE = 3
 SETTLE_S = 1.0
 """Between a connection and its first text: the device has measured the link by then."""
 
-ROUNDS = ("dense", "topk", "split", "coupled")
-
 
 @dataclass(frozen=True)
 class Setting:

@@ -7,19 +7,19 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.schemes.base import DEVICE, EDGE, Context, Drafted, Drafts, Guess, Ruling, Scheme, Traits
 from airdraft.core.schemes.coupled import RACES, Coupled, Server, Stream
 from airdraft.core.schemes.dense import Dense
-from airdraft.core.schemes.split import Split
+from airdraft.core.schemes.split import DOWNLINKS, Split
 from airdraft.core.schemes.topk import TopK
 from airdraft.errors import BadParameterError
 
-SERVER, STREAM = "server", "stream"
-"""The scheme without drafts, and the one that drafts without rounds."""
+SERVER, DENSE, TOPK, SPLIT, COUPLED, STREAM = "server", "dense", "topk", "split", "coupled", "stream"
+"""For those who mean this scheme and no other. A group of schemes is asked for by its traits, see `named`."""
 
 SCHEMES: dict[str, type[Scheme]] = {
     SERVER: Server,
-    "dense": Dense,
-    "topk": TopK,
-    "split": Split,
-    "coupled": Coupled,
+    DENSE: Dense,
+    TOPK: TopK,
+    SPLIT: Split,
+    COUPLED: Coupled,
     STREAM: Stream,
 }
 """To add a scheme, write its file and give it a line here."""
@@ -54,6 +54,6 @@ def make(spec: SchemeSpec, law: Law, side: int) -> Scheme:
 
 
 __all__ = [
-    "DEVICE", "EDGE", "RACES", "SCHEMES", "SERVER", "STREAM", "Context", "Drafted", "Drafts", "Guess", "Ruling",
-    "Scheme", "Traits", "make", "named", "traits",
+    "COUPLED", "DENSE", "DEVICE", "DOWNLINKS", "EDGE", "RACES", "SCHEMES", "SERVER", "SPLIT", "STREAM", "TOPK",
+    "Context", "Drafted", "Drafts", "Guess", "Ruling", "Scheme", "Traits", "make", "named", "traits",
 ]  # fmt: skip

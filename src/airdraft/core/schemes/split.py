@@ -33,6 +33,9 @@ CANDIDATES = 8
 _DRAWS, _SPARSE, _DENSE = 0, 1, 2
 """What an `extra` holds: candidates, a row where it is not zero, a whole row."""
 
+DOWNLINKS = ("row", "candidates")
+"""What a rejection sends down."""
+
 
 class Split(Rejection):
     """Body, bit-packed: all ids; all weights of `bits` bits, out of 2**bits - 1.
@@ -66,7 +69,7 @@ class Split(Rejection):
     def check(spec: SchemeSpec) -> None:
         """See `Scheme.check`."""
         check_bits(spec)
-        if spec.downlink not in ("row", "candidates"):
+        if spec.downlink not in DOWNLINKS:
             raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates", field="downlink")
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:

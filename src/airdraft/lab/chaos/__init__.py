@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from airdraft.control.auto import Auto
+from airdraft.core import schemes
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Finished
@@ -42,11 +43,23 @@ from airdraft.sim.virtual import Virtual
 VOCAB = 24
 PATIENCE_S = 600.0
 """Virtual seconds after the last fault within which a text must be done."""
+
+
+def _ways(exact: str) -> tuple[str, ...]:
+    """Schemes of this exactness; one that races, or has a choice of downlinks, once for each."""
+    found: list[str] = []
+    for name in schemes.named(exact=exact):
+        traits = schemes.traits(name)
+        choices = schemes.RACES if traits.races else schemes.DOWNLINKS if "downlink" in traits.options else ()
+        found += [f"{name}/{choice}" for choice in choices] or [name]
+    return tuple(found)
+
+
 RETRIED = (Code.SILENT, Code.BUSY)
 """Refusals after which the device tries again. No other may come: links lose bytes, but never change them."""
-WAYS = ("server", "coupled", "stream/off", "stream/idle", "stream/always", "auto", "switching")
+WAYS = (*_ways("text"), "auto", "switching")
 """Schemes whose text is the target's own, to the token."""
-GREEDY = ("dense", "topk", "split/row", "split/candidates")
+GREEDY = _ways("distribution")
 """Those whose text is so at temperature 0; elsewhere they are exact in distribution, which one text cannot show."""
 
 
@@ -79,8 +92,8 @@ class Restless:
     def choose(self, facts: Facts, now: float) -> Mode:
         """See `Policy.choose`."""
         rng = self._rng
-        scheme = rng.choice(("server", "coupled", "stream"))
-        length = 0 if scheme == "server" else rng.randint(1, 12)
+        scheme = rng.choice(schemes.named(exact="text"))
+        length = rng.randint(1, 12) if schemes.traits(scheme).drafts else 0
         return Mode(scheme, length, rng.choice(("off", "idle", "always")), rng.randint(1, 3), rng.randint(1, 3))
 
     def why(self) -> str:
@@ -130,9 +143,11 @@ def case(seed: int, number: int) -> Case:
     """Session `number` of a run with this seed."""
     rng = random.Random(f"{seed} {number}")  # noqa: S311
     way = rng.choice((*WAYS, *WAYS, *GREEDY))
-    name, _, option = {"auto": "stream", "switching": "coupled"}.get(way, way).partition("/")
+    name, _, option = {"auto": schemes.STREAM, "switching": schemes.COUPLED}.get(way, way).partition("/")
     spec = SchemeSpec(name, k=rng.choice((2, 64)), bits=rng.choice((4, 16)))
-    spec = msgspec.structs.replace(spec, **{"downlink" if name == "split" else "race": option} if option else {})
+    spec = msgspec.structs.replace(
+        spec, **{"race" if schemes.traits(name).races else "downlink": option} if option else {}
+    )
     params = SamplingParams(0.0)
     if way not in GREEDY and rng.random() < 0.75:
         params = SamplingParams(

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from airdraft import local
+from airdraft.core import schemes
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
@@ -45,7 +46,7 @@ BAR, BAR_AT, BAR_PROFILE = 1.5, 16, "phone-8b"
 as a useful model's. Those of the shipped one are over in a millisecond, and cost no more than the messages around."""
 
 
-class Row(msgspec.Struct, frozen=True):
+class SessionsRow(msgspec.Struct, frozen=True):
     """One measurement."""
 
     profile: str
@@ -165,7 +166,7 @@ async def _device(client: EdgeConnection, told: Told, todo: Iterator[Work], tall
         told.choices = work.choices
         counts, written, last_s, forwards = Counts(), list[int](), time.perf_counter(), 0
         request = Request(
-            work.prompt, SchemeSpec("coupled"), PARAMS, work.seed, len(work.tokens), DRAFT_LENGTH, counts=counts
+            work.prompt, SchemeSpec(schemes.COUPLED), PARAMS, work.seed, len(work.tokens), DRAFT_LENGTH, counts=counts
         )
         async for event in client.write(request):
             if not isinstance(event, Committed):
@@ -185,7 +186,7 @@ async def _device(client: EdgeConnection, told: Told, todo: Iterator[Work], tall
 async def measure(
     draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], devices: int, batched: bool,
     profile_name: str,
-) -> Row:  # fmt: skip
+) -> SessionsRow:  # fmt: skip
     """One row."""
     tally = Tally()
     options = () if batched else ("--max-batch", "1")
@@ -194,13 +195,13 @@ async def measure(
         tally.devices(url, draft, tokenizer, vocab_size, todo, devices),
     ):
         await tally.count(SECONDS)
-    return Row(
+    return SessionsRow(
         profile_name, devices, batched, tally.tokens_per_s, tally.wait_ms(50), tally.wait_ms(99),
         tally.forwards / tally.tokens, tally.identical, tally.texts,
     )  # fmt: skip
 
 
-async def sessions(on_row: Callable[[Row], None] = lambda _: None) -> list[Row]:
+async def sessions(on_row: Callable[[SessionsRow], None] = lambda _: None) -> list[SessionsRow]:
     """All rows."""
     (draft, tokenizer), (target, _) = load("draft"), load("target")
     todo = works(draft, target, tokenizer.vocab_size)
@@ -211,13 +212,13 @@ async def sessions(on_row: Callable[[Row], None] = lambda _: None) -> list[Row]:
     return found
 
 
-def gain(rows: Sequence[Row], profile_name: str, devices: int = BAR_AT) -> float:
+def gain(rows: Sequence[SessionsRow], profile_name: str, devices: int = BAR_AT) -> float:
     """Tokens/s of the batching edge by those of the other."""
     speed = {row.batched: row.tokens_per_s for row in rows if (row.profile, row.devices) == (profile_name, devices)}
     return speed[True] / speed[False]
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[SessionsRow]) -> str:
     """As Markdown."""
     lines = [
         "| compute | devices | batched | tokens/s, all devices | ms a token, p50 | p99 | target forwards a token |",

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from airdraft import local
 from airdraft.control.auto import Auto
+from airdraft.core import schemes
 from airdraft.core.device import Counts, Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
@@ -36,9 +37,9 @@ PROMPTS = (
     '    """Read a JSON file and return its contents as a dict."""\n',
 )
 
-PUBLISHED = ("dense", "topk", "split")
-ROUNDS = (*PUBLISHED, "coupled")
-WITHOUT_ROUNDS = ("stream", "auto")
+PUBLISHED = schemes.named(published=True)
+ROUNDS = schemes.named(rounds=True)
+WITHOUT_ROUNDS = (*schemes.named(rounds=False, drafts=True), "auto")
 DRAFTING = (*ROUNDS, *WITHOUT_ROUNDS)
 
 CONFORMS = 1e-4
@@ -70,7 +71,7 @@ class Plan:
 
 
 @dataclass
-class Row:
+class SchemeRow:
     """One scheme over all prompts."""
 
     scheme: str
@@ -147,10 +148,10 @@ class Bench:
         name: str,
         on_text: Callable[[int], None] = lambda _: None,
         on_commit: Callable[[Committed], None] = lambda _: None,
-    ) -> Row:
+    ) -> SchemeRow:
         """All prompts under one scheme. `on_text` is told the number of each prompt as it starts."""
-        row, plan = Row(name), self.plan
-        spec, counts = structs.replace(plan.spec, name="stream" if name == "auto" else name), row.cost.counts
+        row, plan = SchemeRow(name), self.plan
+        spec, counts = structs.replace(plan.spec, name=schemes.STREAM if name == "auto" else name), row.cost.counts
         length = None if name in WITHOUT_ROUNDS else plan.draft_length
         for at, prompt in enumerate(self.prompts):
             on_text(at)
@@ -169,9 +170,9 @@ class Bench:
             row.why = policy.why() if policy else None
         return row
 
-    async def device_only(self) -> Row:
+    async def device_only(self) -> SchemeRow:
         """The draft model writes by itself: fast, and not the target's text."""
-        row, plan = Row("device"), self.plan
+        row, plan = SchemeRow("device"), self.plan
         paced = Paced(self.draft, profile(plan.profile).draft_s)
         for prompt, truth in zip(self.prompts, self.truth, strict=True):
             began = time.perf_counter()
