@@ -21,7 +21,7 @@ from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event, Failed, Finished, Forward
 from airdraft.core.messages import websocket_header
 from airdraft.errors import AirdraftError, RefusedError
-from airdraft.scheduler import Call, Owner, Scheduler, Text
+from airdraft.scheduler import Call, Owner, Scheduler, Sequenced
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Driver:
         self._on_event = on_event
         self._on_call = on_call
         self._pace = pace
-        self._texts: dict[int, Text] = {}
+        self._texts: dict[int, Sequenced] = {}
         self._forwards: dict[int, asyncio.Task[None]] = {}  # those that have not answered: at most one a session
         self._can_send = True
         self._unsent: deque[bytes] = deque()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ async def place(
     **options: Any,
 ) -> AsyncIterator[Place]:
     engine = OneByOne(target)
-    engine.top_k = engine_top_k
+    engine.info = replace(engine.info, top_k=engine_top_k)
     server = EdgeServer(engine, TOKENIZER.digest, VOCAB, None, capacity, service)
     await server.start(HOST, 0)
     token = BEARER if service and service.access else None

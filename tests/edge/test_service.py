@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -177,7 +178,8 @@ def test_metrics_of_round_trips_refusals_and_texts_that_were_lost() -> None:
                 await raw.send(opening(1, scheme="nope"), opening(2, scheme="server"))
                 await until(lambda: value(server, "kv_positions") > 0)
                 assert server.metrics.registry.get_sample_value("airdraft_kv_bytes") is None  # nobody knows
-                server.scheduler.engine.position_bytes = 12
+                engine = server.scheduler.engine
+                engine.info = replace(engine.info, position_bytes=12)
                 assert value(server, "kv_bytes") == 12 * value(server, "kv_positions") > 0
                 raw.socket.transport.abort()
             await until(lambda: value(server, "texts_ended_total", how="lost") == 1)

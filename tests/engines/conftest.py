@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from airdraft.models.base import TargetEngine
-from airdraft.models.engines import load, load_target
+from airdraft.models.engines import ENGINES, load, load_target
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 
@@ -17,19 +18,17 @@ from ..models.vllm_server import python_with_vllm, vllm_server
 Tmp = pytest.TempPathFactory
 
 
-def _onnx(tmp: Tmp) -> Iterator[TargetEngine]:
-    yield load_target("target")[0]
+@contextmanager
+def _one_thread(tmp: Tmp) -> Iterator[TargetEngine]:
+    import torch
 
-
-def _hf(tmp: Tmp) -> Iterator[TargetEngine]:
-    torch = pytest.importorskip("torch", reason="needs the extra hf")
-    pytest.importorskip("transformers", reason="needs the extra hf")
     torch.set_num_threads(1)
     yield load_target("target", engine="hf")[0]
 
 
-def _llamacpp(tmp: Tmp) -> Iterator[TargetEngine]:
-    pytest.importorskip("llama_cpp", reason="needs the extra llamacpp")
+@contextmanager
+def _file(tmp: Tmp) -> Iterator[TargetEngine]:
+    """llama.cpp reads files of its own."""
     from airdraft.models.gguf import write_gguf
 
     file: Path = tmp.mktemp("gguf") / "target.gguf"
@@ -37,22 +36,28 @@ def _llamacpp(tmp: Tmp) -> Iterator[TargetEngine]:
     yield load_target(str(file))[0]
 
 
-def _vllm(tmp: Tmp) -> Iterator[TargetEngine]:
+@contextmanager
+def _server(tmp: Tmp) -> Iterator[TargetEngine]:
     with vllm_server(python_with_vllm(), shipped("target")) as server:
         yield load_target("target", engine="vllm", urls=[server.url])[0]
 
 
-ENGINES: dict[str, Callable[[Tmp], Iterator[TargetEngine]]] = {
-    "onnx": _onnx,
-    "hf": _hf,
-    "llamacpp": _llamacpp,
-    "vllm": _vllm,
-}
+OTHERWISE = {"hf": _one_thread, "llamacpp": _file, "vllm": _server}
+"""Engines that need more than the name of the shipped target."""
+ABSENT = {"sglang"}
+"""Engines that nothing here can run: SGLang needs a GPU."""
 
 
-@pytest.fixture(scope="session", params=list(ENGINES))
+@pytest.fixture(scope="session", params=[name for name in ENGINES if name not in ABSENT])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: Tmp) -> Iterator[TargetEngine]:
-    yield from ENGINES[request.param](tmp_path_factory)
+    name = request.param
+    for library in ENGINES[name].libraries:
+        pytest.importorskip(library, reason=f"needs the extra {name}")
+    if name in OTHERWISE:
+        with OTHERWISE[name](tmp_path_factory) as found:
+            yield found
+    else:
+        yield load_target("target", engine=name)[0]
 
 
 @pytest.fixture(scope="session")

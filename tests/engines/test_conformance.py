@@ -49,10 +49,10 @@ def agree(engine: TargetEngine, found: Any, oracle: OnnxModel, tokens: Sequence[
     assert found.dtype == np.float32
     assert found.shape == wanted.shape
     kept = np.isfinite(found)
-    assert kept.sum(-1).tolist() == [engine.top_k or engine.vocab_size] * len(found)
-    own = found if engine.top_k else log_softmax(found)
+    assert kept.sum(-1).tolist() == [engine.info.top_k or engine.info.vocab_size] * len(found)
+    own = found if engine.info.top_k else log_softmax(found)
     np.testing.assert_allclose(own[kept], wanted[kept], rtol=0, atol=TOLERANCE)
-    if engine.top_k:
+    if engine.info.top_k:
         weakest = np.where(kept, wanted, np.inf).min(-1)
         strongest = np.where(kept, -np.inf, wanted).max(-1)
         assert (strongest <= weakest + TOLERANCE).all()
@@ -69,12 +69,13 @@ def test_rows_are_the_oracles(engine: TargetEngine, oracle: OnnxModel) -> None:
 
 
 def test_what_it_declares_holds(engine: TargetEngine) -> None:
-    assert engine.max_batch >= 1
-    assert engine.max_calls >= 1
-    assert (engine.vocab_size, engine.eos_ids) == (4096, (0,))
-    assert 1000 <= engine.max_context <= 1024
-    assert engine.max_rollback is None or engine.max_rollback >= 32
-    assert engine.position_bytes in (None, 2 * 4 * 4 * 64 * 4)  # keys, values; layers, heads, sizes, fp32
+    info = engine.info
+    assert info.max_batch >= 1
+    assert info.max_calls >= 1
+    assert (info.vocab_size, info.eos_ids) == (4096, (0,))
+    assert 1000 <= info.max_context <= 1024
+    assert info.max_rollback is None or info.max_rollback >= 32
+    assert info.position_bytes in (None, 2 * 4 * 4 * 64 * 4)  # keys, values; layers, heads, sizes, fp32
 
 
 def test_it_rolls_back_to_every_depth(engine: TargetEngine, oracle: OnnxModel) -> None:
@@ -88,7 +89,7 @@ def test_it_rolls_back_to_every_depth(engine: TargetEngine, oracle: OnnxModel) -
 
 def test_sessions_take_turns_and_share_calls(engine: TargetEngine, oracle: OnnxModel) -> None:
     rng = np.random.default_rng(3)
-    count = min(engine.max_batch, 4)
+    count = min(engine.info.max_batch, 4)
     caches = [engine.new_cache() for _ in range(count)]
     texts: list[list[int]] = [[] for _ in range(count)]
     for step in range(12):
@@ -107,8 +108,8 @@ def test_sessions_take_turns_and_share_calls(engine: TargetEngine, oracle: OnnxM
 
 def test_a_wrong_part_ends_no_other(engine: TargetEngine, oracle: OnnxModel) -> None:
     good, bad = engine.new_cache(), engine.new_cache()
-    parts = [(bad, 0, [5, engine.vocab_size], 1), (good, 0, TEXT, 2)]
-    found = run(engine, *parts) if engine.max_batch > 1 else [run(engine, part)[0] for part in parts]
+    parts = [(bad, 0, [5, engine.info.vocab_size], 1), (good, 0, TEXT, 2)]
+    found = run(engine, *parts) if engine.info.max_batch > 1 else [run(engine, part)[0] for part in parts]
     assert isinstance(found[0], ModelError)
     agree(engine, found[1], oracle, TEXT)
     [again] = run(engine, (bad, 0, TEXT, 1))  # and its cache is as it was
@@ -169,11 +170,12 @@ def test_texts_over_the_wire_are_the_oracles(
 @pytest.mark.parametrize("top_k", [0, 20, 21])
 def test_what_cannot_be_exact_is_refused(engine: TargetEngine, draft: Model, scheme: str, top_k: int) -> None:
     request = Request([1, 2, 3], SchemeSpec(scheme), SamplingParams(0.7, top_k=top_k), 0, 4)
-    if engine.top_k is None or 1 <= top_k <= engine.top_k:
+    if engine.info.top_k is None or 1 <= top_k <= engine.info.top_k:
         [text] = asyncio.run(_write(engine, draft, [request]))
         assert 1 <= len(text) <= 4
         return
-    with pytest.raises(RefusedError, match=f"tells only its {engine.top_k} most likely tokens.* top-k 1 to") as refused:
+    told = f"tells only its {engine.info.top_k} most likely tokens.* top-k 1 to"
+    with pytest.raises(RefusedError, match=told) as refused:
         asyncio.run(_write(engine, draft, [request]))
     assert refused.value.code == "scheme"
 
@@ -198,11 +200,11 @@ def test_log_probabilities_are_the_oracles(engine: TargetEngine, oracle: OnnxMod
 
 def test_more_log_probabilities_than_an_engine_tells_are_refused(engine: TargetEngine, draft: Model) -> None:
     request = Request([1, 2, 3], SchemeSpec("server"), SamplingParams(0.0), 0, 2, logprobs=20)
-    if engine.top_k is None or engine.top_k >= 20:
+    if engine.info.top_k is None or engine.info.top_k >= 20:
         [[first, *_]] = asyncio.run(_events(engine, draft, [request]))
         assert len(first.logprobs[0].top) == 20
         return
-    with pytest.raises(RefusedError, match=f"ask for at most {engine.top_k}"):
+    with pytest.raises(RefusedError, match=f"ask for at most {engine.info.top_k}"):
         asyncio.run(_write(engine, draft, [request]))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.engines import load
-from airdraft.models.folder import resolve, shipped
+from airdraft.models.engines import load, resolve
+from airdraft.models.folder import shipped
 
 from ..pairs import copied
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,13 @@ def test_it_is_a_language_model_and_a_target_engine(llama: HfModel) -> None:
     rows = model.forward(model.new_cache(), 0, TEXT, 3)
     assert (rows.shape, rows.dtype) == ((3, 97), np.float32)
     engine: TargetEngine = llama
-    assert (engine.top_k, engine.max_rollback, engine.max_calls, engine.max_caches) == (None, None, 1, None)
-    assert engine.max_batch > 1
+    info = engine.info
+    assert (info.top_k, info.max_rollback, info.max_calls, info.max_caches) == (None, None, 1, None)
+    assert info.max_batch > 1
     cache = llama.new_cache()
     llama.forward(cache, 0, TEXT, 0)
     held = sum(tensor.nbytes for pair in cache.layers.values() for tensor in pair)
-    assert engine.position_bytes == held / len(TEXT) == 2 * 3 * 2 * 8 * 4
+    assert info.position_bytes == held / len(TEXT) == 2 * 3 * 2 * 8 * 4
 
 
 def test_rows_depend_on_what_came_before(whole: Callable[[list[int]], FloatArray]) -> None:
@@ -217,7 +219,7 @@ def test_an_empty_batch(llama: HfModel) -> None:
 
 
 def test_more_parts_than_max_batch(llama: HfModel) -> None:
-    parts = [Part(llama.new_cache(), 0, [i % 97], 1) for i in range(llama.max_batch + 3)]
+    parts = [Part(llama.new_cache(), 0, [i % 97], 1) for i in range(llama.info.max_batch + 3)]
     alone = [llama.forward(llama.new_cache(), 0, part.tokens, 1) for part in parts]
     close(llama.verify(parts), alone)
 
@@ -237,7 +239,7 @@ def test_a_forward_that_fails_in_a_batch_fails_alone(tmp_path: Path) -> None:
     # GPT-2 has a table of positions: beyond it its forward raises.
     folder = write(tmp_path, "gpt2")
     model = opened(folder)
-    model.max_context = 99
+    model.info = replace(model.info, max_context=99)
     late, early = model.new_cache(), model.new_cache()
     text = [*TEXT, *TEXT, *TEXT[:16]]
     model.forward(late, 0, text, 0)

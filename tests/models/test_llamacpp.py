@@ -63,14 +63,15 @@ def test_it_is_both_a_language_model_and_a_target_engine(model: LlamaCppModel) -
     engine: TargetEngine = model
     assert alone.name == "target-f32"
     assert (alone.vocab_size, alone.max_context, alone.eos_ids) == (4096, 1024, (0,))
-    assert (engine.top_k, engine.max_rollback, engine.max_calls) == (None, None, 1)
-    assert (engine.max_batch, engine.max_caches) == (8, 8)
-    assert engine.position_bytes == 2 * 4 * 4 * 64 * 4  # keys, values; layers, heads, sizes, fp32
+    info = engine.info
+    assert (info.top_k, info.max_rollback, info.max_calls) == (None, None, 1)
+    assert (info.max_batch, info.max_caches) == (8, 8)
+    assert info.position_bytes == 2 * 4 * 4 * 64 * 4  # keys, values; layers, heads, sizes, fp32
     cache, saved = model.new_cache(), []
     for keep in range(2):
         model.forward(cache, keep, [1], 0)
         saved.append(model._library.api.llama_state_seq_get_size(model._context, cache.sequence))
-    assert 0 <= saved[1] - saved[0] - engine.position_bytes < 64  # which position it is, besides
+    assert 0 <= saved[1] - saved[0] - info.position_bytes < 64  # which position it is, besides
 
 
 @pytest.mark.parametrize("which", ["target", "draft"])

@@ -54,11 +54,12 @@ def close(found: FloatArray, expected: FloatArray) -> None:
 def test_it_is_a_target_engine(target: OnnxModel, draft: OnnxModel) -> None:
     for model in (target, draft):
         engine: TargetEngine = model
-        assert (engine.top_k, engine.max_rollback, engine.max_caches, engine.max_positions) == (None,) * 4
-        assert (engine.max_batch, engine.max_calls) == (64, 1)
+        info = engine.info
+        assert (info.top_k, info.max_rollback, info.max_caches, info.max_positions) == (None,) * 4
+        assert (info.max_batch, info.max_calls) == (64, 1)
         cache = model.new_cache()
         model.forward(cache, 0, text(1, 7), 0)
-        assert engine.position_bytes == sum(tensor.nbytes for tensor in cache.tensors) / 7
+        assert info.position_bytes == sum(tensor.nbytes for tensor in cache.tensors) / 7
 
 
 def test_nothing_to_do(draft: OnnxModel) -> None:

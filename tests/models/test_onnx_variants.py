@@ -56,7 +56,7 @@ def test_half_precision_caches_give_float32_rows(decoder: Decoder) -> None:
     assert half.dtype == np.float32
     # fp16 has 11 bits: these logits, of up to 3.3, are off by 0.002.
     np.testing.assert_allclose(half, scores(decoder()), rtol=0, atol=0.02)
-    bytes_of = [OnnxModel(decoder(half=each)).position_bytes or 0 for each in (False, True)]
+    bytes_of = [OnnxModel(decoder(half=each)).info.position_bytes or 0 for each in (False, True)]
     assert bytes_of[0] == 2 * bytes_of[1] > 0
 
 
@@ -88,7 +88,7 @@ def test_the_layout_of_the_hub(decoder: Decoder) -> None:
 )
 def test_a_batch_has_the_rows_of_each_alone(decoder: Decoder, shape: dict[str, Any], tolerance: float) -> None:
     model = OnnxModel(decoder(**shape))
-    assert model.max_batch > 1
+    assert model.info.max_batch > 1
     assert batched(model, TEXT) <= tolerance
 
 
@@ -103,7 +103,7 @@ def test_a_batch_has_the_rows_of_each_alone(decoder: Decoder, shape: dict[str, A
 )
 def test_a_graph_for_one_sequence_runs_one_by_one(decoder: Decoder, shape: dict[str, Any]) -> None:
     model = OnnxModel(decoder(**shape))
-    assert model.max_batch == 1
+    assert model.info.max_batch == 1
     assert batched(model, TEXT) == 0
 
 
@@ -121,7 +121,7 @@ def test_a_graph_that_looks_back_a_limited_way_runs_one_by_one(decoder: Decoder,
     folder = decoder()
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | said))
-    assert OnnxModel(folder).max_batch == most
+    assert OnnxModel(folder).info.max_batch == most
 
 
 def converted(which: Literal["target", "draft"], kind: str, folder: Path) -> Path:
@@ -180,7 +180,7 @@ def test_the_pair_in_fewer_bits(
     model.forward(cache, 0, [1, 2, 3], 0)
     alone = [model.forward(cache, i, [token], 1)[0] for i, token in enumerate(STORY)]
     np.testing.assert_allclose(together, alone, rtol=0, atol=from_one_by_one)
-    assert model.max_batch == most
+    assert model.info.max_batch == most
     assert batched(model, STORY) <= in_a_batch
 
 

@@ -55,16 +55,17 @@ def is_top(rows: FloatArray, model: OnnxModel, tokens: list[int], k: int) -> Non
 
 def test_facts(engine: Engine) -> None:
     model: TargetEngine = remote(engine)
-    assert (model.name, model.vocab_size, model.eos_ids, model.top_k) == ("target", 4096, (0,), 20)
-    assert model.max_context == 1023  # one is left for the token that is drawn
-    assert (model.max_rollback, model.max_batch, model.max_calls, model.max_caches) == (None, 1, 64, None)
-    assert remote(engine, name="mine", top_k=3).name == "mine"
+    info = model.info
+    assert (info.name, info.vocab_size, info.eos_ids, info.top_k) == ("target", 4096, (0,), 20)
+    assert info.max_context == 1023  # one is left for the token that is drawn
+    assert (info.max_rollback, info.max_batch, info.max_calls, info.max_caches) == (None, 1, 64, None)
+    assert remote(engine, name="mine", top_k=3).info.name == "mine"
 
 
 def test_a_server_may_allow_less_than_the_model(target: OnnxModel) -> None:
     with serve(like_vllm(target, max_model_len=20)) as engine:
         model = remote(engine)
-        assert model.max_context == 19
+        assert model.info.max_context == 19
         assert forward(model, model.new_cache(), 0, [1] * 19, 1).shape == (1, 4096)
         with pytest.raises(ModelError, match="20 positions exceed the 19 of target; shorten"):
             forward(model, model.new_cache(), 0, [1] * 20, 1)
@@ -73,7 +74,7 @@ def test_a_server_may_allow_less_than_the_model(target: OnnxModel) -> None:
 def test_a_server_that_does_not_say_how_much_it_allows(target: OnnxModel) -> None:
     good = like_vllm(target)
     with serve(lambda path, body: (200, served("target")) if path == "/v1/models" else good(path, body)) as engine:
-        assert remote(engine).max_context == 1024
+        assert remote(engine).info.max_context == 1024
 
 
 @pytest.mark.parametrize("rows", range(len(TEXT) + 1))

@@ -62,8 +62,9 @@ def is_top(rows: FloatArray, model: OnnxModel, tokens: list[int]) -> None:
 
 def test_facts(engine: Engine) -> None:
     model: TargetEngine = sglang(engine)
-    assert (model.name, model.vocab_size, model.eos_ids, model.top_k) == ("target", 4096, (0,), K)
-    assert model.max_context == 1024 - 7
+    info = model.info
+    assert (info.name, info.vocab_size, info.eos_ids, info.top_k) == ("target", 4096, (0,), K)
+    assert info.max_context == 1024 - 7
 
 
 def test_a_text(engine: Engine, target: OnnxModel) -> None:

@@ -103,7 +103,8 @@ def greedy(row: FloatArray, _: int) -> int:
 
 
 def test_facts(vllm: VllmTarget) -> None:
-    assert (vllm.vocab_size, vllm.max_context, vllm.eos_ids, vllm.top_k) == (4096, 1023, (0,), K)
+    info = vllm.info
+    assert (info.vocab_size, info.max_context, info.eos_ids, info.top_k) == (4096, 1023, (0,), K)
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 64, 97, 300])

@@ -20,8 +20,7 @@ from airdraft.device.edges import Away
 from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
-from airdraft.models.engines import load
-from airdraft.models.folder import resolve
+from airdraft.models.engines import load, resolve
 from airdraft.telemetry import logs
 from airdraft.telemetry.http import serving
 

@@ -19,8 +19,7 @@ from airdraft.edge import tls
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError
-from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target
-from airdraft.models.folder import resolve
+from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target, resolve
 from airdraft.models.profile import PacedEngine, profile
 from airdraft.telemetry import logs
 
@@ -181,7 +180,7 @@ def edge(
     if api_port is not None:
         api = ApiPort(edge_app(server, tokenizer, ChatTemplate.of(resolve(target, engine))), api_port, max_connections)
     process = EdgeProcess(
-        server, model.name, host, port, metrics_host, metrics_port, api, certificate,
+        server, model.info.name, host, port, metrics_host, metrics_port, api, certificate,
         imitated=pace.description if pace.target_s else None,
         tokens=len(service.access) if service.access else None,
         drain_s=drain_s, as_json=as_json, until_eof=until_eof,

@@ -1,4 +1,4 @@
-"""How likely a drafted token is to be accepted, by how sure the draft model was of it."""
+"""The chance that a drafted token is accepted, by how sure the draft model was of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from airdraft.errors import BadParameterError
 
 
 class _Share:
-    """Mean of a Beta distribution over how often something holds, whose evidence fades."""
+    """The mean of a Beta distribution over a share, whose evidence fades."""
 
     def __init__(self, prior: float, weight: float, forgetting: float) -> None:
         self._prior, self._weight, self._keep = prior, weight, 1 - forgetting
@@ -24,8 +24,7 @@ class _Share:
 class Calibrated:
     """Acceptance by the draft's probability of its own token, learned in a few buckets of equal width.
 
-    The probability alone is no estimate: a draft may be surer than it is right. Where nothing is seen yet, it is
-    believed.
+    The probability alone is no estimate: a draft may be surer than it is right. It is believed until something is seen.
     """
 
     def __init__(self, buckets: int = 8, weight: float = 4.0, forgetting: float = 0.01) -> None:
@@ -38,7 +37,7 @@ class Calibrated:
         self._shares = [_Share((i + 0.5) / buckets, weight, forgetting) for i in range(buckets)]
 
     def judged(self, confidence: float, accepted: bool) -> None:
-        """A token that the draft drew at this probability was judged."""
+        """Learn that a token which the draft drew at this probability was accepted, or refused."""
         self._share(confidence).see(accepted)
 
     def chance(self, confidence: float) -> float:

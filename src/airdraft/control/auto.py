@@ -1,4 +1,4 @@
-"""Which way to write: always the same, or the one that is predicted to be fastest."""
+"""The choice of a way to write: always one scheme, or the scheme that is predicted to be fastest."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
 VAIN_S = 2.0
-"""Seconds for which a raced stream must be in vain to be left."""
+"""Leave a raced stream after it has gained nothing for so many seconds."""
 RETRY_S = (1.0, 16.0)
-"""Seconds of `server` after which a stream is tried again: at first, and at most. They double while trials fail."""
+"""Seconds of `server` after which to try a stream again: at first, and at most. They double while trials fail."""
 NEAR = 0.01
-"""Predictions that differ by less are taken as equal."""
+"""The share by which predictions must differ to count as different."""
 
 
 class Steady:
-    """Always one scheme. Without a length (0), a stream takes the shape that the facts ask for, and rounds likewise."""
+    """One scheme for good. If the mode has no length (0), the facts decide length, window and packets."""
 
     def __init__(self, mode: Mode, wire: Wire, max_window: int = MAX_DRAFT) -> None:
         self._mode, self._wire, self._max_window = mode, wire, max_window
@@ -48,7 +48,7 @@ def predictions(
     max_window: int = MAX_DRAFT,
     rounds: Callable[[Facts, Wire], Prediction] = predict.best_rounds,
 ) -> list[Prediction]:
-    """Every way at its best, in the order given; a stream once for each race policy."""
+    """The prediction of every way at its best, in the order given; of a stream once for each race policy."""
     found = []
     for each in wires:
         if not each.traits.drafts:
@@ -61,7 +61,7 @@ def predictions(
 
 
 def preferred(found: Sequence[Prediction]) -> Prediction:
-    """The fastest; but `server`, which needs no draft and so spares the device, if it is no slower."""
+    """The fastest prediction; or `server`, which spares the device, if it is no slower."""
     best = max(found, key=lambda each: each.tokens_per_s)
     for each in found:
         if not each.mode.traits.drafts and each.tokens_per_s >= (1 - NEAR) * best.tokens_per_s:
@@ -70,11 +70,11 @@ def preferred(found: Sequence[Prediction]) -> Prediction:
 
 
 class Auto:
-    """The way that is predicted to be fastest, without changing it for little or for a moment.
+    """The way that is predicted to be fastest, kept where a change would gain little or not last.
 
     The present way (a scheme and race policy) is left once another has been predicted `margin` faster for `dwell_s`, or
-    once `server` has been no slower for as long. A raced stream is left for it when it is seen to give no more than one
-    token a forward. Draft length, window and packets follow the facts at once: changing them costs nothing.
+    once `server` has been no slower for as long. A raced stream is left for `server` when a forward was seen to give no
+    more than one token. Draft length, window and packets follow the facts at once: changing them costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
     """
@@ -82,7 +82,7 @@ class Auto:
     def __init__(
         self,
         vocab_size: int,
-        choices: Sequence[str] = schemes.named(rounds=False),
+        choices: Sequence[str] = (schemes.SERVER, schemes.STREAM),
         *,
         races: Sequence[str] = ("always",),
         k: int = 64,

@@ -28,7 +28,7 @@ from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
 MAX_DRAFT = 32
-"""Drafts in one forward of the target, at most: an edge's usual limit."""
+"""The most drafts in one forward of the target: an edge's usual limit."""
 
 _TAIL = 0.02
 """The walk ends when a cycle outlives it with this chance; what is left goes on at the pace of the last half."""
@@ -37,17 +37,17 @@ _FEWEST_FORWARDS, _MOST_FORWARDS = 12, 150
 
 @dataclass(frozen=True)
 class Cycle:
-    """What a cycle amounts to, on average; or, where no mismatch can end it, a stretch of it."""
+    """The mean of a cycle; where no mismatch can end it, of a stretch of it."""
 
     tokens: float
     seconds: float
     forwards: float
-    """Of the target."""
+    """Forwards of the target."""
     uplink_bits: float
 
     @property
     def tokens_per_s(self) -> float:
-        """The reward by the time."""
+        """Tokens by time."""
         return self.tokens / self.seconds
 
 
@@ -98,7 +98,7 @@ class _Device:
         """Ends of its forwards, in order."""
 
     def tell(self, when_s: float, committed: int) -> None:
-        """A commit will be known from `when_s` on. In order."""
+        """Note that a commit is known from `when_s` on. Call it in order of time."""
         self._commits.append((when_s, committed))
 
     def advance(self, until_s: float, beyond: int | None = None) -> None:
@@ -146,7 +146,7 @@ class _Course:
     """Device and edge until the next mismatch."""
 
     def __init__(self, facts: Facts, wire: Wire, mode: Mode, down_s: float, late_s: float) -> None:
-        """`late_s`: how long after hearing of the last mismatch the device is still busy with a dead draft."""
+        """`late_s`: seconds for which a dead draft keeps the device busy after it has heard of the last mismatch."""
         self._device = _Device(facts, wire, mode, down_s + late_s)
         self._ends: list[tuple[float, int]] = [(0.0, 0)]  # (end of a forward, committed length), in order
         self._down_s, self._draft_s, self._acceptance = down_s, facts.draft_s, facts.acceptance
@@ -175,7 +175,7 @@ class _Course:
         device.advance(now + self._down_s + self._draft_s)  # what it drafts until the last commit is known
 
     def _weigh(self) -> None:
-        """Chances that the cycle lives to see each forward, and the tokens it commits until the course ends."""
+        """Find the chance that the cycle lives to see each forward, and the tokens it commits until the course ends."""
         drafted, index, alive = self._device.drafted, 0, 1.0
         self._tokens = 0.0
         self._lives = [alive]  # before each forward, and after the last
@@ -229,7 +229,7 @@ class _Course:
         )
 
     def _last_half(self) -> tuple[Cycle, int]:
-        """What the last half of the course amounts to, and how many drafts were judged in it."""
+        """The last half of the course, and the number of drafts judged in it."""
         half = (len(self._ends) - 1) // 2
         (begin_s, begin), (end_s, end) = self._ends[half], self._ends[-1]
         sent = sum(bits for sent_s, _, _, bits in self._device.packets if begin_s <= sent_s < end_s)

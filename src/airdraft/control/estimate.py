@@ -1,4 +1,4 @@
-"""Facts, estimated from what a session sees: durations, round trips and verdicts."""
+"""Facts, estimated from durations, round trips and verdicts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from airdraft.core.policy import Facts, Judged
 from airdraft.errors import BadParameterError
 
 PRIOR = Facts(draft_s=0.015, verify_s=0.03, rtt_s=0.02, uplink_bps=math.inf, downlink_bps=math.inf, acceptance=0.7)
-"""What is assumed until it is measured: a phone, an 8 B target, a nearby edge and a link without limit."""
+"""The facts assumed until they are measured: a phone, an 8 B target, a nearby edge and a link without limit."""
 
 _DURATIONS = 9
-"""Forwards remembered: half of them may be outliers, and a change shows after five."""
+"""Forwards remembered. Half of them may be outliers, and a change shows after five."""
 _EXCHANGES = 32
 """Round trips remembered for the rates. Enough of different sizes; about a second of rounds."""
 _RECENT = 9
@@ -66,7 +66,7 @@ class Estimator:
         self._free_s = max(now, self._free_s) + nbytes * self._up_s
 
     def queued_s(self, now: float) -> float:
-        """See `Learner.queued_s`. By the rate that `facts` last gave."""
+        """See `Learner.queued_s`. It goes by the rate that `facts` last gave."""
         return max(0.0, self._free_s - now)
 
     def judged(self, verdict: Judged) -> None:
@@ -110,7 +110,7 @@ class Estimator:
         )
 
     def _link(self) -> tuple[float, float, float]:
-        """RTT, and seconds a byte up and down; 0 where the sizes seen so far do not tell."""
+        """RTT, and seconds a byte up and down; 0 where the sizes seen so far do not show one."""
         if not self._exchanges:
             return self._prior.rtt_s, 0.0, 0.0
         seen = np.array(self._exchanges)  # [n, 3]: seconds, bytes up, bytes down

@@ -19,7 +19,7 @@ WEBSOCKET_UP_BYTES, WEBSOCKET_DOWN_BYTES = 6, 2
 """Header of a short WebSocket message (RFC 6455 §5.2); a client's is masked."""
 
 MOST_VOCAB = 1 << 22
-"""Far above any model's: the largest have some 260,000 tokens."""
+"""Tokens of the largest vocabulary taken. The largest models have some 260,000."""
 
 # A session like any other: some hundred tokens in, with a digest that takes its full five bytes.
 _SESSION, _SEQ, _POSITION, _DIGEST, _COUNT = 1, 200, 600, 0xFFFFFFFF, 4
@@ -27,17 +27,17 @@ _SESSION, _SEQ, _POSITION, _DIGEST, _COUNT = 1, 200, 600, 0xFFFFFFFF, 4
 
 @dataclass(frozen=True)
 class Wire:
-    """What a scheme puts on the link."""
+    """The bytes that a scheme puts on the link."""
 
     scheme: str
     packet_bytes: int
     """Uplink cost of a packet of drafts apart from the drafts: every header, and our frame."""
     draft_bits: int
-    """What each draft adds."""
+    """Bits that each draft adds."""
     answer_bytes: int
-    """Downlink cost of what answers a packet (rounds), or tells what a forward committed (`stream`, `server`)."""
+    """Downlink cost of the message that answers a packet (rounds) or brings what a forward committed (without)."""
     reject_bytes: int = 0
-    """What a rejection adds to the answer (`split`)."""
+    """Bytes that a rejection adds to the answer (`split`)."""
 
     @property
     def traits(self) -> schemes.Traits:
@@ -56,7 +56,7 @@ class Wire:
 
 @functools.lru_cache(maxsize=64)
 def wire(scheme: str, vocab_size: int, k: int = 64, bits: int = 16, header_bytes: int = 40) -> Wire:
-    """What `scheme` puts on the link, measured by encoding messages as a session sends them.
+    """Measure what `scheme` puts on the link, by encoding messages as a session sends them.
 
     Args:
         vocab_size: V, shared by draft and target model.

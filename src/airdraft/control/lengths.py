@@ -1,4 +1,4 @@
-"""How many tokens to draft in a round. Each rule is told the facts and what was drafted so far, and asked: one more?"""
+"""Rules for the number of tokens to draft in a round. Each sees the facts and the drafts so far: one more?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airdraft.errors import BadParameterError
 
 @dataclass(frozen=True)
 class Fixed:
-    """Always so many."""
+    """The same length for every round."""
 
     length: int
 
@@ -30,12 +30,12 @@ class Fixed:
 
 @dataclass(frozen=True)
 class TkSlt:
-    """TK-SLT's closed form. It knows of no round trip, header or downlink."""
+    """TK-SLT's closed form. It leaves out round trip, headers and downlink."""
 
     wire: Wire
 
     def cost(self, facts: Facts) -> float:
-        """L = b + c: what one drafted token takes to draft and to send, in forwards of the target."""
+        """L = b + c, the time to draft and send one token, in forwards of the target."""
         return (facts.draft_s + self.wire.draft_bits / facts.uplink_bps) / facts.verify_s
 
     def more(self, chances: Sequence[float], facts: Facts) -> bool:
@@ -43,13 +43,13 @@ class TkSlt:
         return len(chances) < min(MAX_DRAFT, tk_slt_length(facts.acceptance, self.cost(facts)))
 
     def speculate(self, facts: Facts) -> bool:
-        """TK-SLT's switch: is speculation faster than the target alone, S(γ*) > 1?"""
+        """TK-SLT's switch: whether speculation is faster than the target alone, S(γ*) > 1."""
         cost = self.cost(facts)
         return tk_slt_speedup(facts.acceptance, cost, tk_slt_length(facts.acceptance, cost)) > 1
 
 
 def tk_slt(facts: Facts, wire: Wire) -> predict.Prediction:
-    """Rounds of TK-SLT's length, as TK-SLT predicts them: as many times the target's own speed as S(γ*).
+    """TK-SLT's own prediction for rounds of its length: S(γ*) times the target's own speed.
 
     In place of `predict.best_rounds` it makes `auto.Auto` TK-SLT's switch.
     """
@@ -120,7 +120,7 @@ class Greedy:
     wire: Wire
 
     def more(self, chances: Sequence[float], facts: Facts) -> bool:
-        """See `Length.more`. The next token is taken to be accepted as often as any."""
+        """See `Length.more`. It takes the next token to be accepted as often as any."""
         cost_s = facts.draft_s + self.wire.draft_bits / facts.uplink_bps
         speed = predict.best_rounds(facts, self.wire).tokens_per_s
         return math.prod(chances) * facts.acceptance > speed * cost_s

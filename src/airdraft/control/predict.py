@@ -14,30 +14,30 @@ from airdraft.core import schemes
 from airdraft.core.policy import Facts, Mode
 
 _FASTER = 0.8
-"""To find a bottleneck, each part in turn takes so much of its time."""
+"""The share of its time that each part takes in turn, to find the bottleneck."""
 _NEAR = 0.005
-"""A smaller window may cost so much of the speed: it spares forwards of the draft in vain."""
+"""The share of the speed that a smaller window may cost, for it spares forwards of the draft that gain nothing."""
 _LATE = 1.25
 _WINDOWS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _FEW, _SPARE = 16, 2
-"""Where packets and forwards keep step, a window of few drafts that is just enough stalls at every turn: it gets some
-to spare. (In a larger one they would only queue on a slow uplink.)"""
+"""A window of fewer drafts gets some to spare, because one that is just enough stalls at every turn where packets and
+forwards keep step. In a larger one they would only queue on a slow uplink."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a mode would give in the long run."""
+    """The speed and cost of a mode in the long run."""
 
     mode: Mode
     tokens_per_s: float
     target_forwards_per_token: float
     uplink_bits_per_token: float
-    """All that is sent, headers and drafts in vain included."""
+    """All bits sent, with headers and dead drafts."""
     downlink_bits_per_token: float
 
 
 def server(facts: Facts, wire: Wire) -> Prediction:
-    """Plain streaming: one forward and one answer a token, one behind the other."""
+    """Predict plain streaming: one forward and one answer a token, one behind the other."""
     slowest_s = max(facts.verify_s, wire.answer_bits / facts.downlink_bps)
     return Prediction(Mode(schemes.SERVER), 1 / slowest_s, 1.0, 0.0, wire.answer_bits)
 
@@ -50,7 +50,7 @@ def mean_tokens(acceptance: float, length: int) -> float:
 
 
 def rounds(facts: Facts, wire: Wire, length: int) -> Prediction:
-    """Stop and wait: draft `length` tokens, send them, wait for the verdict."""
+    """Predict stop and wait: draft `length` tokens, send them, wait for the verdict."""
     up_bits = wire.packet_bits(length)
     down_bits = wire.answer_bits + 8 * wire.reject_bytes * (1 - facts.acceptance**length)
     link_s = up_bits / facts.uplink_bps + facts.rtt_s + down_bits / facts.downlink_bps
@@ -66,12 +66,12 @@ def rounds(facts: Facts, wire: Wire, length: int) -> Prediction:
 
 @functools.lru_cache(maxsize=64)  # asked for at every token of a round
 def best_rounds(facts: Facts, wire: Wire, most: int = MAX_DRAFT) -> Prediction:
-    """The draft length of at most `most` that is fastest."""
+    """The prediction for the fastest draft length of at most `most`."""
     return max((rounds(facts, wire, length) for length in range(1, most + 1)), key=lambda found: found.tokens_per_s)
 
 
 def stream(facts: Facts, wire: Wire, race: str, window: int, first: int = 1, then: int = 1) -> Prediction:
-    """No rounds: the mean of a cycle from one mismatch to the next.
+    """Predict a stream: the mean of a cycle from one mismatch to the next.
 
     `race`: `off`, or `always`; `idle` counts as `always`, as if the edge had nothing else to do.
     """
@@ -87,7 +87,7 @@ def stream(facts: Facts, wire: Wire, race: str, window: int, first: int = 1, the
 
 
 def bottleneck(facts: Facts, wire: Wire, mode: Mode) -> str:
-    """What would help this mode most if it were faster: `target`, `draft`, `round trip`, `uplink` or `downlink`."""
+    """The part whose speed would help this mode most: `target`, `draft`, `round trip`, `uplink` or `downlink`."""
     faster = {
         "target": replace(facts, verify_s=facts.verify_s * _FASTER),
         "draft": replace(facts, draft_s=facts.draft_s * _FASTER),
@@ -108,8 +108,9 @@ def bottleneck(facts: Facts, wire: Wire, mode: Mode) -> str:
 
 @functools.lru_cache(maxsize=4096)  # takes milliseconds, and facts come back, see `Facts.rounded`
 def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT) -> Prediction:
-    """Packets that do not flood the uplink, and a window of at most `max_window`: a little more than the smallest that
-    is as good as any.
+    """The prediction for the best packets that do not flood the uplink, and a window of at most `max_window`.
+
+    The window is a little more than the smallest that is as good as any.
     """
 
     def speed(mode: Mode) -> float:

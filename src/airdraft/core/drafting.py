@@ -1,4 +1,4 @@
-"""What proposes tokens on the device. A drafter may need forwards of a model, answer without any, or have nothing to say."""
+"""Drafters propose tokens on the device. They may need a model's forwards or none, and may have nothing to say."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ class ModelDrafter:
 
     def cut(self, at: int) -> None:
         """See `Drafter.cut`."""
-        self._stale |= self._asked is not None and self._asked > at
+        self._stale |= self._asked is not None and self._asked >= at
         self._cached = min(self._cached, at)

@@ -1,4 +1,4 @@
-"""How likely the target held the tokens of a text, for readers who ask for it.
+"""The target's log-probabilities of a text's tokens, for readers who ask for them.
 
 Natural logarithms of the target's own probabilities: its rows as they are, before temperature, top-k, top-p and min-p.
 They are known wherever the target's row is, so at the edge; a device is told, in single precision.
@@ -23,7 +23,7 @@ UNLIKELY = -9999.0
 
 @dataclass(frozen=True)
 class Logprob:
-    """Of one committed token."""
+    """The log-probability of one committed token."""
 
     token: int
     logprob: float
@@ -33,7 +33,7 @@ class Logprob:
 
 
 def check_logprobs(most: int | None, scheme: str) -> None:
-    """Whether a text under `scheme` can come with them. `most`: likely tokens at each position; None: not wanted.
+    """Check that a text under `scheme` can come with them. `most`: likely tokens at each position; None: not wanted.
 
     Raises: `BadParameterError`.
     """
@@ -51,7 +51,7 @@ def check_logprobs(most: int | None, scheme: str) -> None:
 
 
 def logprob_of(row: np.ndarray, token: int, most: int, *, normalised: bool) -> Logprob:
-    """What a row of the target's, [vocab], says of the token that was committed there.
+    """The log-probability of the token committed at one of the target's rows [vocab].
 
     most: how many of the likeliest tokens to name. normalised: the row holds log-probabilities, perhaps not all.
     """

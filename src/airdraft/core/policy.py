@@ -1,7 +1,7 @@
-"""What a session is told about how to write, and what it tells in return.
+"""Protocols by which a session learns and decides: a learner, a policy, a rule; and the values they exchange.
 
-A learner is told what happens and knows the facts; a policy chooses a mode by them, and a rule ends a round. Nothing
-here reads a clock or draws a number. `airdraft.control` has learners, policies and rules.
+A learner hears of events and estimates facts; a policy chooses a mode by them, and a rule ends a round.
+`airdraft.control` has some of each. Nothing here reads a clock or draws a number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from airdraft.errors import BadParameterError
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known, or assumed, about one session."""
+    """The durations, rates and chances that are known, or assumed, about one session."""
 
     draft_s: float
     """A forward of the draft model, in seconds, above 0."""
@@ -32,8 +32,8 @@ class Facts:
     acceptance: float
     """α, the chance that a drafted token which is judged is accepted; taken as the same and independent for all."""
     streamed: float | None = None
-    """Tokens that a forward of the target gave lately while drafts were streamed and the edge raced: 1 if they were in
-    vain. None: not known."""
+    """Tokens that a forward of the target gave lately while drafts were streamed and the edge raced: 1 if the drafts
+    gained nothing. None: not known."""
 
     def __post_init__(self) -> None:
         for name in ("draft_s", "verify_s"):
@@ -109,7 +109,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class Judged:
-    """What one forward of the target said about drafts."""
+    """The outcome of one forward of the target for the drafts."""
 
     accepted: int
     """Drafts that it accepted."""

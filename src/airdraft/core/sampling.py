@@ -1,4 +1,4 @@
-"""What a row of logits means once the user's sampling parameters have acted on it.
+"""The meaning of a row of logits once the user's sampling parameters have acted on it.
 
 The parameters act in this order on both sides, before any scheme sees a row: temperature, top-k, top-p, min-p.
 Ties at a cut are broken by the lower token id, so that a cut always keeps the same tokens.
@@ -18,7 +18,7 @@ MIN_TEMPERATURE = 1e-6
 
 
 class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
-    """How the target's tokens are drawn. Sent once per session."""
+    """The user's wishes for how the target's tokens are drawn. Sent once per session."""
 
     temperature: float = 1.0
     """0 is greedy: the most likely token, always."""

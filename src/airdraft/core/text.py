@@ -1,4 +1,4 @@
-"""One text: its tokens, how far it may grow, and when it is over. Device, edge and `resume` each keep it in one of these."""
+"""One text: its tokens, how far it may grow, and when it is over. Device, edge and `resume` keep it the same way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ Over = Literal["stop", "length"]
 class Text:
     """Prompt and committed tokens. Tokens are only ever appended."""
 
-    def __init__(self, tokens: Iterable[int], end: float, eos_ids: Iterable[int] = (), begin: int | None = None) -> None:
+    def __init__(
+        self, tokens: Iterable[int], end: float, eos_ids: Iterable[int] = (), begin: int | None = None
+    ) -> None:
         """
         Args:
             tokens: what is committed already, the prompt included.

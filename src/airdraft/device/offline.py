@@ -47,7 +47,7 @@ class Guess:
         self._scheduler = scheduler
         self._law = Law(request.params, request.seed, vocab_size)
         self._eos = frozenset(eos_ids)
-        self._most = min(len(request.prompt) + request.max_tokens, scheduler.engine.max_context)
+        self._most = min(len(request.prompt) + request.max_tokens, scheduler.engine.info.max_context)
         self._text = scheduler.open(Owner())
         self._fed: list[int] = []
 

@@ -81,14 +81,14 @@ class EdgeServer:
     ) -> None:
         """`tokenizer` is the digest, and `vocab_size` the size, of the vocabulary the model was trained with."""
         limits, capacity = limits or Limits(), capacity or Capacity()
-        if engine.max_rollback is not None:  # what is rejected is taken back
-            limits = replace(limits, max_draft=min(limits.max_draft, engine.max_rollback))
+        info = engine.info
+        if info.max_rollback is not None:  # what is rejected is taken back
+            limits = replace(limits, max_draft=min(limits.max_draft, info.max_rollback))
         self._limits = limits
         self._service = service or Service()
         self.target = Target(
-            f"airdraft {__version__}", engine.name, tokenizer, vocab_size, engine.max_context, engine.eos_ids,
-            engine.top_k,
-        )  # fmt: skip
+            f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k
+        )
         self.scheduler = Scheduler(
             engine, "target",
             max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,
@@ -269,7 +269,7 @@ class EdgeServer:
 
     def _read(self) -> Readings:
         drivers = [driver for driver, _ in self._live.values()]
-        positions, bytes_each = self.scheduler.positions, self.scheduler.engine.position_bytes
+        positions, bytes_each = self.scheduler.positions, self.scheduler.engine.info.position_bytes
         return Readings(
             received_bytes_total=self._bytes_in + sum(driver.bytes_in for driver in drivers),
             sent_bytes_total=self._bytes_out + sum(driver.bytes_out for driver in drivers),

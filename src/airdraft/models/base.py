@@ -14,15 +14,33 @@ from airdraft.errors import AirdraftError, ModelError
 FloatArray = NDArray[np.float32]
 
 
+class Cache(Protocol):
+    """Keys and values of one sequence. Only the engine that made it looks inside; dropping it frees it."""
+
+    @property
+    def length(self) -> int:
+        """Positions held."""
+        ...
+
+
 class LanguageModel(Protocol):
     """A causal language model that runs one sequence at a time: the draft on the device."""
 
-    name: str
-    vocab_size: int
-    max_context: int
-    """Most positions a sequence may hold."""
-    eos_ids: tuple[int, ...]
-    """Tokens that end a text."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_context(self) -> int:
+        """Most positions a sequence may hold."""
+        ...
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a text."""
+        ...
 
     def new_cache(self) -> Any:
         """An empty key-value cache for one sequence. Opaque to everybody but the model; freed when it is dropped."""
@@ -42,40 +60,61 @@ class LanguageModel(Protocol):
 
 
 @dataclass(frozen=True)
+class EngineInfo:
+    """Everything an engine declares; the defaults are those of a model that runs one sequence at a time."""
+
+    name: str
+    vocab_size: int
+    max_context: int
+    """Most positions a sequence may hold."""
+    eos_ids: tuple[int, ...] = ()
+    """Tokens that end a text."""
+    top_k: int | None = None
+    """None: rows are whole. A number: they hold log-probabilities of that many of the most likely tokens, and
+    -inf for all others."""
+    max_rollback: int | None = None
+    """Most positions that `keep` may take back; None: any number."""
+    max_batch: int = 1
+    """Most parts in one call."""
+    max_calls: int = 1
+    """Most calls at once, each from a thread of its own."""
+    max_caches: int | None = None
+    """Most caches that may exist at once; None: as many as memory holds."""
+    max_positions: int | None = None
+    """Most positions that all caches may hold together; None: as many as memory holds."""
+    position_bytes: int | None = None
+    """Size of the keys and values of one position; None: not known."""
+    trees: bool = False
+    """Whether a part may have `parents` and `picks`."""
+
+
+@dataclass(frozen=True)
 class Part:
-    """One sequence's share of a call to a `TargetEngine`; the fields are the arguments of `LanguageModel.forward`."""
+    """One sequence's share of a call to a `TargetEngine`; the fields are the arguments of `LanguageModel.forward`.
+
+    Fed are the tokens of a chain, or with `parents` those of a tree that grows out of the text. The cache then holds
+    them all, in the order given, until the next part names those that stay: its first `keep` positions are the text,
+    and `picks` a path through the tree. So n tokens take n positions of the cache, whatever they branch.
+    """
 
     cache: Any
+    """A `Cache` of the engine that runs the part."""
     keep: int
     tokens: Sequence[int]
     rows: int
+    parents: tuple[int, ...] | None = None
+    """The index of the token that each token follows, less than its own; -1 is the text. None: a chain."""
+    picks: tuple[int, ...] = ()
+    """Positions after the first `keep` that stay, counted from there, upwards; they move up to `keep`."""
 
 
 class TargetEngine(Protocol):
     """A causal language model that runs many sequences in one call: the target at the edge."""
 
-    name: str
-    vocab_size: int
-    max_context: int
-    eos_ids: tuple[int, ...]
-    top_k: int | None
-    """None: rows are whole. A number: they hold log-probabilities of that many of the most likely tokens, and
-    -inf for all others."""
-    max_rollback: int | None
-    """Most positions that `keep` may take back; None: any number."""
-    max_batch: int
-    """Most parts in one call."""
-    max_calls: int
-    """Most calls at once, each from a thread of its own."""
-    max_caches: int | None
-    """Most caches that may exist at once; None: as many as memory holds."""
-    max_positions: int | None
-    """Most positions that all caches may hold together; None: as many as memory holds."""
-    position_bytes: int | None
-    """Of the keys and values of one position; None: not known."""
+    info: EngineInfo
 
-    def new_cache(self) -> Any:
-        """See `LanguageModel.new_cache`."""
+    def new_cache(self) -> Cache:
+        """An empty cache for one sequence. Raises: `ModelError` if `max_caches` are in use."""
         ...
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
@@ -86,22 +125,33 @@ class TargetEngine(Protocol):
         ...
 
 
+class LocalEngine:
+    """Base of engines that are a `LanguageModel` as well, whose facts are those of `info`."""
+
+    info: EngineInfo
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def vocab_size(self) -> int:
+        return self.info.vocab_size
+
+    @property
+    def max_context(self) -> int:
+        return self.info.max_context
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return self.info.eos_ids
+
+
 class OneByOne:
     """A `TargetEngine` over a `LanguageModel`: each call runs one sequence."""
 
-    top_k: int | None = None
-    max_rollback: int | None = None
-    max_batch = 1
-    max_calls = 1
-    max_caches: int | None = None
-    max_positions: int | None = None
-    position_bytes: int | None = None
-
     def __init__(self, model: LanguageModel) -> None:
-        self.name = model.name
-        self.vocab_size = model.vocab_size
-        self.max_context = model.max_context
-        self.eos_ids = model.eos_ids
+        self.info = EngineInfo(model.name, model.vocab_size, model.max_context, model.eos_ids)
         self.new_cache = model.new_cache
         self._model = model
 
@@ -110,25 +160,43 @@ class OneByOne:
         found: list[FloatArray | AirdraftError] = []
         for part in batch:
             try:
+                check_shape(self.info, part)
                 found.append(self._model.forward(part.cache, part.keep, part.tokens, part.rows))
             except AirdraftError as error:
                 found.append(error.with_traceback(None))  # which would hold on to the cache
         return found
 
 
-def check(model: LanguageModel | TargetEngine, held: int, keep: int, tokens: Sequence[int], rows: int) -> None:
-    """What every engine refuses. `held`: positions in the cache. Raises: `ModelError`, see `LanguageModel.forward`."""
-    n = len(tokens)
-    if not 0 <= keep <= held:
-        raise ModelError(f"cannot keep {keep} positions of a cache of {held}; feed the tokens again")
+def check(info: EngineInfo, part: Part) -> None:
+    """Refuse what no engine runs. Raises: `ModelError`, see `LanguageModel.forward`."""
+    held, n = part.cache.length, len(part.tokens)
+    if not 0 <= part.keep <= held:
+        raise ModelError(f"cannot keep {part.keep} positions of a cache of {held}; feed the tokens again")
     if n == 0:
         raise ModelError("a forward needs at least one token; feed the last one again with keep one less")
-    if not 0 <= rows <= n:
-        raise ModelError(f"{n} tokens give 0 to {n} rows, not {rows}; ask for fewer or feed more tokens")
-    if keep + n > model.max_context:
+    if not 0 <= part.rows <= n:
+        raise ModelError(f"{n} tokens give 0 to {n} rows, not {part.rows}; ask for fewer or feed more tokens")
+    check_shape(info, part)
+    total = part.keep + len(part.picks) + n
+    if total > info.max_context:
         raise ModelError(
-            f"{keep + n} positions exceed the {model.max_context} of {model.name}; shorten the prompt or the answer"
+            f"{total} positions exceed the {info.max_context} of {info.name}; shorten the prompt or the answer"
         )
     # A negative id would wrap around in an embedding and score another token without a word.
-    if min(tokens) < 0 or max(tokens) >= model.vocab_size:
-        raise ModelError(f"a token id is outside 0 to {model.vocab_size - 1}; use the tokenizer of {model.name}")
+    if min(part.tokens) < 0 or max(part.tokens) >= info.vocab_size:
+        raise ModelError(f"a token id is outside 0 to {info.vocab_size - 1}; use the tokenizer of {info.name}")
+
+
+def check_shape(info: EngineInfo, part: Part) -> None:
+    """Refuse a tree where the engine runs chains only, and one that is none. Raises: `ModelError`."""
+    if part.parents is None and not part.picks:
+        return
+    if not info.trees:
+        raise ModelError(f"{info.name} runs chains only; give it a part without parents and picks")
+    left = part.cache.length - part.keep
+    if any(not 0 <= pick < left for pick in part.picks) or list(part.picks) != sorted(set(part.picks)):
+        raise ModelError(f"picks {part.picks} do not rise from 0 to {left - 1}; name positions after the first kept")
+    if part.parents is not None and (
+        len(part.parents) != len(part.tokens) or any(not -1 <= parent < i for i, parent in enumerate(part.parents))
+    ):
+        raise ModelError(f"parents {part.parents} are no tree; give each token one before it, or -1 for the text")

@@ -1,33 +1,76 @@
-"""Which engine runs a model: chosen by name, or by what lies in the model's folder."""
+"""The engines there are, and which of them runs a model: chosen by name, or by what lies in the model's folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any
 
 from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel, TargetEngine
-from airdraft.models.folder import resolve
+from airdraft.models.folder import locate
 from airdraft.models.hf import HfModel
 from airdraft.models.llamacpp import LlamaCppModel
-from airdraft.models.onnx import OnnxModel
-from airdraft.models.remote import RemoteTarget
+from airdraft.models.onnx import OnnxModel, weight_files
 from airdraft.models.sglang import SglangTarget
 from airdraft.models.text import Tokenizer
 from airdraft.models.vllm import VllmTarget
-
-Model = TypeVar("Model", OnnxModel, HfModel, LlamaCppModel, RemoteTarget)
-
-HERE = ("onnx", "hf", "llamacpp")
-"""Engines of this process."""
-REMOTE = ("vllm", "sglang")
-"""Engines that are asked over HTTP; for targets only."""
 
 DRAFTS, TARGETS = 4, 32
 """Texts that a `llamacpp` model holds at once, on the device and at the edge; more take turns."""
 TOP_K = 20
 """What vLLM returns without a further option."""
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """One engine as the registry knows it, before it runs anything."""
+
+    make: Callable[..., Any]
+    """Its class, a `TargetEngine`, and a `LanguageModel` unless it is remote: made of a path, `name` and `options`."""
+    options: tuple[str, ...]
+    """The arguments it takes of threads, sequences, urls and top_k."""
+    remote: bool = False
+    """Whether it is asked over HTTP; such an engine is for targets only."""
+    files: tuple[str, ...] = ()
+    """Patterns of a model's files in its folder, by which the engine is found."""
+    shared: bool = False
+    """Whether such files may lie beside those of another engine, which then goes first."""
+    needs: str = ""
+    """What such files are, for people."""
+    hub: tuple[str, ...] = ()
+    """Patterns of a model's files on the hub, besides config and tokenizer."""
+    linked: Callable[[Path], list[str]] = lambda folder: []
+    """Further files on the hub, as those downloaded to a folder name them."""
+    libraries: tuple[str, ...] = ()
+    """What must be installed besides airdraft alone: the extra of the engine's name brings it."""
+
+
+ENGINES: dict[str, EngineEntry] = {
+    # Weights beyond 2 GB lie beside the graph. The other variants of the graph (model_q4.onnx and so on) stay where
+    # they are: together they are many times the size.
+    "onnx": EngineEntry(
+        OnnxModel, ("threads",), files=("*.onnx", "onnx/*.onnx"), needs="a model.onnx",
+        hub=("model.onnx*", "onnx/model.onnx*"), linked=weight_files,
+    ),
+    "hf": EngineEntry(
+        HfModel, ("threads",), files=("*.safetensors", "pytorch_model*.bin"), shared=True,
+        needs="a checkpoint in safetensors", hub=("*.safetensors",), libraries=("torch", "transformers"),
+    ),
+    "llamacpp": EngineEntry(
+        LlamaCppModel, ("threads", "sequences"), files=("*.gguf",), needs="a .gguf file", hub=("*.gguf",),
+        libraries=("llama_cpp", "gguf", "safetensors"),
+    ),
+    "vllm": EngineEntry(VllmTarget, ("urls", "top_k"), remote=True),
+    "sglang": EngineEntry(SglangTarget, ("urls", "top_k"), remote=True),
+}  # fmt: skip
+"""A new engine gets its line here."""
+HERE = tuple(name for name, entry in ENGINES.items() if not entry.remote)
+"""Engines of this process."""
+REMOTE = tuple(name for name, entry in ENGINES.items() if entry.remote)
+"""Engines that are asked over HTTP; for targets only."""
+_DEFAULT = "onnx"
 
 
 def load(name: str, *, engine: str | None = None, threads: int | None = None) -> tuple[LanguageModel, Tokenizer]:
@@ -36,7 +79,10 @@ def load(name: str, *, engine: str | None = None, threads: int | None = None) ->
     engine: of `HERE`; None takes the one whose files are in the folder.
     Raises: `ModelError` if either cannot be had.
     """
-    return _load(name, engine, threads, DRAFTS)
+    model: LanguageModel
+    path, engine = _here(name, engine)
+    model = _make(engine, path, name, threads=threads, sequences=DRAFTS)
+    return model, _tokenizer(name, path, model.vocab_size)
 
 
 def load_target(
@@ -48,55 +94,62 @@ def load_target(
     urls, top_k: of a remote engine: its replicas, and how many of the most likely tokens it is asked for.
     Raises: `ModelError` if either cannot be had.
     """
-    if engine not in REMOTE:
+    model: TargetEngine
+    if engine in REMOTE:
+        if not urls:
+            raise ModelError(
+                f"{engine} runs elsewhere; name where it is, --url http://HOST:PORT, once for each replica"
+            )
+        path = resolve(name, engine)
+    else:
         if urls:
             raise ModelError(f"a URL is for the engines {', '.join(REMOTE)}; name one with --engine, or leave it out")
-        return _load(name, engine, None, TARGETS)
-    if not urls:
-        raise ModelError(f"{engine} runs elsewhere; name where it is, --url http://HOST:PORT, once for each replica")
-    path = resolve(name, engine)
-    remote: type[RemoteTarget] = VllmTarget if engine == "vllm" else SglangTarget
-    return _matching(name, remote(path, urls, top_k=top_k, name=name), path)
+        path, engine = _here(name, engine)
+    model = _make(engine, path, name, threads=None, sequences=TARGETS, urls=urls, top_k=top_k)
+    return model, _tokenizer(name, path, model.info.vocab_size)
 
 
-def _load(
-    name: str, engine: str | None, threads: int | None, sequences: int
-) -> tuple[OnnxModel | HfModel | LlamaCppModel, Tokenizer]:
+def resolve(name: str, engine: str | None = None) -> Path:
+    """Where the model called `name` lies: `target` or `draft`, a folder, a GGUF file, or a hub id `org/name`.
+
+    Of a hub model the files that `engine` needs (None: onnx) are downloaded once, into the hub's own cache.
+    Raises: `ModelError` if there is no such model, or no such engine.
+    """
+    entry = ENGINES.get(engine or _DEFAULT)
+    if entry is None:
+        raise ModelError(f"no engine {engine!r}; choose one of {', '.join(ENGINES)}")
+    return locate(name, entry.hub, entry.linked)
+
+
+def _here(name: str, engine: str | None) -> tuple[Path, str]:
+    """Where a model lies, and the engine of this process that runs it. Raises: `ModelError`."""
     if engine in REMOTE:
         raise ModelError(f"{engine} serves targets; a model here runs on {', '.join(HERE)}")
-    if engine not in (None, *HERE):
-        raise ModelError(f"no engine {engine!r}; choose one of {', '.join((*HERE, *REMOTE))}")
     path = resolve(name, engine)
-    found = engine or _engine_of(path)
-    if found == "hf":
-        return _matching(name, HfModel(path, threads=threads, name=name), path)
-    if found == "llamacpp":
-        return _matching(name, LlamaCppModel(path, threads=threads, name=name, sequences=sequences), path)
-    return _matching(name, OnnxModel(path, threads=threads, name=name), path)
+    return path, engine or _engine_of(path)
 
 
-def _engine_of(path: Path) -> Literal["onnx", "hf", "llamacpp"]:
-    """Whose files are there."""
-    if path.is_file():
-        return "llamacpp"
-    if _has(path, "*.onnx", "onnx/*.onnx"):
-        return "onnx"
-    if _has(path, "*.gguf"):
-        return "llamacpp"
-    if _has(path, "*.safetensors", "pytorch_model*.bin"):
-        return "hf"
-    raise ModelError(f"{path} holds no model; it needs a model.onnx, a .gguf file or a checkpoint in safetensors")
+def _engine_of(path: Path) -> str:
+    """The engine whose files are there. Raises: `ModelError` if there are none."""
+    order = sorted(HERE, key=lambda name: ENGINES[name].shared)
+    for name in order:
+        if any(path.match(each) if path.is_file() else any(path.glob(each)) for each in ENGINES[name].files):
+            return name
+    *first, last = (ENGINES[name].needs for name in order)
+    raise ModelError(f"{path} holds no model; it needs {', '.join(first)} or {last}")
 
 
-def _has(path: Path, *patterns: str) -> bool:
-    return any(next(path.glob(pattern), None) is not None for pattern in patterns)
+def _make(engine: str, path: Path, name: str, **options: Any) -> Any:
+    entry = ENGINES[engine]
+    return entry.make(path, name=name, **{option: options[option] for option in entry.options})
 
 
-def _matching(name: str, model: Model, path: Path) -> tuple[Model, Tokenizer]:
+def _tokenizer(name: str, path: Path, scored: int) -> Tokenizer:
+    """The tokenizer of a model that scores so many tokens. Raises: `ModelError` if it knows more."""
     tokenizer = Tokenizer(path.parent if path.is_file() else path)
-    if tokenizer.vocab_size > model.vocab_size:
+    if tokenizer.vocab_size > scored:
         raise ModelError(
-            f"the tokenizer of {name} has {tokenizer.vocab_size} tokens and the model scores {model.vocab_size}; "
+            f"the tokenizer of {name} has {tokenizer.vocab_size} tokens and the model scores {scored}; "
             "take both from one model"
         )
-    return model, tokenizer
+    return tokenizer

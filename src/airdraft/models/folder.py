@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import huggingface_hub
 
 from airdraft.errors import ModelError, first_line
-from airdraft.models.onnx import graph_path
-from airdraft.models.weights import external_files
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_ALWAYS = ["*.json", "*.jinja"]
-# Weights beyond 2 GB lie beside the graph. The other variants of the graph (model_q4.onnx and so on) stay where they
-# are: together they are many times the size.
-_HUB_FILES = {
-    "onnx": [*_ALWAYS, "model.onnx*", "onnx/model.onnx*"],
-    "hf": [*_ALWAYS, "*.safetensors"],
-    "llamacpp": [*_ALWAYS, "*.gguf"],
-    "vllm": _ALWAYS,
-    "sglang": _ALWAYS,
-}
+_ALWAYS = ("*.json", "*.jinja")
 
 
 def shipped(which: Literal["target", "draft"]) -> Path:
@@ -35,11 +25,12 @@ def shipped(which: Literal["target", "draft"]) -> Path:
     raise ModelError(f"the shipped {which} model is missing; install airdraft again, or name a folder or a hub id")
 
 
-def resolve(name: str, engine: str | None = None) -> Path:
+def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]) -> Path:
     """Where the model called `name` lies: `target` or `draft`, a folder, a GGUF file, or a hub id `org/name`.
 
-    Of a hub model the files that `engine` needs (None: onnx) are downloaded once, into the hub's own cache.
-    Raises `ModelError` if there is no such model.
+    Of a hub model config and tokenizer and the files `wanted` (patterns), then those that `linked` names of the folder,
+    are downloaded once, into the hub's own cache.
+    Raises: `ModelError` if there is no such model.
     """
     if name == "target":
         return shipped("target")
@@ -58,14 +49,11 @@ def resolve(name: str, engine: str | None = None) -> Path:
         raise ModelError(f"{name} is a file; name the folder that holds it")
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"no model {name!r}; name 'target', 'draft', a folder with a model.onnx or a hub id org/name")
-    files = _HUB_FILES[engine or "onnx"]
+    files = [*_ALWAYS, *wanted]
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
-        if files is not _HUB_FILES["onnx"]:
-            return folder
-        graph = graph_path(folder)
-        named = [(graph.parent / file).relative_to(folder).as_posix() for file in external_files(graph)]
-        if not all((folder / file).is_file() for file in named):  # weights under a name of their own
+        named = linked(folder)
+        if not all((folder / file).is_file() for file in named):
             huggingface_hub.snapshot_download(name, allow_patterns=[*files, *named])
     except ModelError:
         raise

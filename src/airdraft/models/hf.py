@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError, first_line
-from airdraft.models.base import FloatArray, Part, check
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check
 from airdraft.models.config import read_json
 
 _PLAIN = "take a decoder with attention alone, such as Llama, Qwen3, Gemma or Mistral"
@@ -32,19 +32,13 @@ class HfCache:
     length: int = 0
 
 
-class HfModel:
+class HfModel(LocalEngine):
     """A `LanguageModel` and a `TargetEngine` over a checkpoint: a folder with config.json and weights.
 
     Every layer's cache holds all positions, also where its attention slides: transformers masks what lies beyond the
     window, and a cache that forgets it could not roll back. One forward at a time. Rows of forwards of different
     widths or batches differ by rounding (1e-5 in fp32; far more in the 16-bit types).
     """
-
-    top_k: int | None = None
-    max_rollback: int | None = None
-    max_calls = 1
-    max_caches: int | None = None
-    max_positions: int | None = None
 
     def __init__(
         self,
@@ -65,7 +59,6 @@ class HfModel:
         rolled back.
         """
         self._torch, self._transformers = _libraries()
-        self.name = name if name is not None else folder.resolve().name
         if threads is not None:
             self._torch.set_num_threads(threads)
         self._device = _device(self._torch, device)
@@ -74,19 +67,18 @@ class HfModel:
         elif dtype not in _DTYPES:
             raise ModelError(f"no dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
         config, self._kinds = _config(self._transformers, folder)
-        self.max_context = _max_context(folder, config)
+        max_context = _max_context(folder, config)
         self._model = _load(self._transformers, folder, config, dtype).to(self._device)
-        self.eos_ids = _eos_ids(self._model)
 
         takes = set(inspect.signature(self._model.forward).parameters)
         # What transformers calls the past since 5.24, and what it did before.
         self._past_as = next((name for name in ("cache", "past_key_values") if name in takes), "")
         self._takes = takes & {"attention_mask", "position_ids", "logits_to_keep", self._past_as}
         # In a batch positions start anywhere: a model that is not told them would have to count around the padding.
-        self.max_batch = _MAX_BATCH if {"attention_mask", "position_ids"} <= takes else 1
+        max_batch = _MAX_BATCH if {"attention_mask", "position_ids"} <= takes else 1
         self._empty: dict[int, tuple[Any, Any]] = {}
-        self.position_bytes: int | None = None  # as the trial shows
-        self.vocab_size = 0
+        called = name if name is not None else folder.resolve().name
+        self.info = EngineInfo(called, 0, max_context, _eos_ids(self._model), max_batch=max_batch)
         self._try_out(f"{folder} is a {config.model_type}", keeps=bool(self._past_as))
 
     def new_cache(self) -> HfCache:
@@ -95,8 +87,9 @@ class HfModel:
 
     def forward(self, cache: HfCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`. A forward that raises leaves the cache as it was."""
-        check(self, cache.length, keep, tokens, rows)
-        return self._run([Part(cache, keep, tokens, rows)])[0]
+        part = Part(cache, keep, tokens, rows)
+        check(self.info, part)
+        return self._run([part])[0]
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`. Parts of up to 32 tokens share forwards, longer ones run alone."""
@@ -104,15 +97,16 @@ class HfModel:
         narrow = []
         for i, part in enumerate(batch):
             try:
-                check(self, part.cache.length, part.keep, part.tokens, part.rows)
+                check(self.info, part)
                 if len(part.tokens) <= _WIDE:
                     narrow.append(i)
                 else:
                     found[i] = self._run([part])[0]
             except ModelError as error:
                 found[i] = error
-        for start in range(0, len(narrow), self.max_batch):
-            together = narrow[start : start + self.max_batch]
+        most = self.info.max_batch
+        for start in range(0, len(narrow), most):
+            together = narrow[start : start + most]
             found.update(zip(together, self._together([batch[i] for i in together]), strict=True))
         return [found[i] for i in range(len(batch))]
 
@@ -167,9 +161,9 @@ class HfModel:
         return rows
 
     def _try_out(self, what: str, *, keeps: bool) -> None:
-        """Two short forwards: some encoders load as decoders, and some models keep their past in ways of their own.
+        """Run two short forwards, which also show what no file says.
 
-        Raises: `ModelError` if so.
+        Raises: `ModelError` if the model is an encoder that loads as a decoder, or keeps its past in ways of its own.
         """
         cache = HfCache({})
         tried = [self._run([Part(cache, 0, [0, token], 2)])[0] for token in (1, 2) if keeps]
@@ -178,10 +172,10 @@ class HfModel:
         one, other = tried
         if np.abs(one[0] - other[0]).max() > 0.01 * np.ptp(one[0]):  # mixed experts may round otherwise
             raise ModelError(f"{what} that looks at later tokens; {_PLAIN}")
-        self.vocab_size = one.shape[1]
         self._empty = {i: (k[:, :, :0].clone(), v[:, :, :0].clone()) for i, (k, v) in cache.layers.items()}
         tensors = [tensor for pair in self._empty.values() for tensor in pair]
-        self.position_bytes = sum(each.shape[1] * each.shape[3] * each.element_size() for each in tensors)
+        bytes_each = sum(each.shape[1] * each.shape[3] * each.element_size() for each in tensors)
+        self.info = replace(self.info, vocab_size=one.shape[1], position_bytes=bytes_each)
 
     def _past(self, parts: list[Part], kept: int) -> Any:
         """The parts' kept positions as transformers takes them: [parts, kv_heads, kept, head_dim] in each layer."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import FloatArray, Part, check
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check
 
 # A small model is over before a second thread has woken, as in ONNX Runtime; workers of llama.cpp also spin.
 _SMALL_BYTES = 256_000_000
@@ -39,17 +39,19 @@ class LlamaCppCache:
     """One sequence of the context that all caches of a model share. Dropping it gives the sequence back."""
 
     sequence: int
+    held: list[int]
+    """Positions that each sequence of the context holds; the model's own list."""
+
+    @property
+    def length(self) -> int:
+        return self.held[self.sequence]
 
 
-class LlamaCppModel:
+class LlamaCppModel(LocalEngine):
     """A `LanguageModel` and a `TargetEngine` over a GGUF file: a batch is one `llama_decode`, whatever its lengths.
 
     All caches share one context. Calls from several threads take turns.
     """
-
-    top_k: int | None = None
-    max_rollback: int | None = None
-    max_calls = 1
 
     def __init__(
         self,
@@ -77,24 +79,27 @@ class LlamaCppModel:
         _within("positions", positions, _MOST_32_BITS)
         _within("threads", threads, _MOST_THREADS)
         file = gguf_file(path)
-        self.name = name if name is not None else path.resolve().stem if path.is_file() else path.resolve().name
         model = self._library.load(file)
         free = weakref.finalize(self, api.llama_model_free, model)
         _refuse(api, model, file)
 
         vocabulary = api.llama_model_get_vocab(model)
-        self.vocab_size = int(api.llama_vocab_n_tokens(vocabulary))
-        self.eos_ids = tuple(i for i in range(self.vocab_size) if api.llama_vocab_is_eog(vocabulary, i))
+        vocab_size = int(api.llama_vocab_n_tokens(vocabulary))
         trained = int(api.llama_model_n_ctx_train(model))
         bytes_each, even = _position_bytes(api, model)
-        self.position_bytes: int | None = bytes_each if even else None
         if positions is None:
             positions = min(trained * sequences, _MOST_CACHE_BYTES // bytes_each)
-        self.max_context = min(trained, positions)
-        self.max_batch = sequences
-        self.max_caches: int | None = sequences
-        self.max_positions: int | None = positions
         self._positions = positions
+        self.info = EngineInfo(
+            name=name if name is not None else path.resolve().stem if path.is_file() else path.resolve().name,
+            vocab_size=vocab_size,
+            max_context=min(trained, positions),
+            eos_ids=tuple(i for i in range(vocab_size) if api.llama_vocab_is_eog(vocabulary, i)),
+            max_batch=sequences,
+            max_caches=sequences,
+            max_positions=positions,
+            position_bytes=bytes_each if even else None,
+        )
 
         if threads is None:
             threads = 1 if file.stat().st_size < _SMALL_BYTES else max(1, (os.cpu_count() or 1) // 2)
@@ -136,8 +141,10 @@ class LlamaCppModel:
         with self._turn:
             self._reclaim()
             if not self._unused:
-                raise ModelError(f"{self.name} has all {self.max_caches} caches in use; drop one, or load it with more")
-            made = LlamaCppCache(self._unused.pop())
+                raise ModelError(
+                    f"{self.name} has all {self.info.max_caches} caches in use; drop one, or load it with more"
+                )
+            made = LlamaCppCache(self._unused.pop(), self._held)
         weakref.finalize(made, self._dropped.append, made.sequence)
         return made
 
@@ -170,7 +177,7 @@ class LlamaCppModel:
         sequence, keep, n = part.cache.sequence, part.keep, len(part.tokens)
         held = self._held[sequence]
         try:
-            check(self, held, keep, part.tokens, part.rows)
+            check(self.info, part)
         except ModelError as error:
             return error.with_traceback(None)  # which would hold on to the cache
         free = self._positions - sum(self._held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -13,10 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from airdraft.errors import AirdraftError, ModelError, first_line
-from airdraft.models.base import FloatArray, Part, check
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check
 from airdraft.models.config import read_config, read_json
 from airdraft.models.onnx_batch import OnnxCache, Rule, Stack, Tensor
-from airdraft.models.weights import weight_bytes
+from airdraft.models.weights import external_files, weight_bytes
 
 _EXPORT = "export it with `optimum-cli export onnx --task text-generation-with-past`"
 _PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
@@ -36,21 +37,16 @@ _SMALL_BYTES = 256_000_000
 _SAME = 0.02
 _WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 """What configs call the most positions that some layers look back."""
+_MAX_BATCH = 64
 
 
-class OnnxModel:
+class OnnxModel(LocalEngine):
     """A `LanguageModel` and a `TargetEngine` over the graph in a folder (or in its `onnx/`, the layout of the hub).
 
     `forward` may run in several threads at once as long as each has its own cache. Rows of one forward of n tokens,
     rows of n forwards of one token and rows of a batch differ by rounding: 2e-5 in fp32 and where only weights have
     fewer bits, 0.01 in fp16, 1.0 with dynamic 8-bit activations (logits of the shipped pair: standard deviation 3).
     """
-
-    top_k: int | None = None
-    max_rollback: int | None = None
-    max_calls = 1
-    max_caches: int | None = None
-    max_positions: int | None = None
 
     def __init__(self, folder: Path, *, threads: int | None = None, name: str | None = None) -> None:
         """Loads the graph.
@@ -61,10 +57,6 @@ class OnnxModel:
         """
         path = graph_path(folder)
         config = read_config(folder)
-        self.name = name if name is not None else folder.resolve().name
-        self.vocab_size = config.vocab_size
-        self.max_context = config.max_context
-        self.eos_ids = config.eos_ids
         size = weight_bytes(path)
         if threads is None:
             threads = 1 if size < _SMALL_BYTES else 0  # 0: one per physical core
@@ -85,10 +77,12 @@ class OnnxModel:
         self._empty = [_empty(path, inputs[name], config.kv_heads, config.head_dim) for name in self._past]
 
         bytes_each = sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in self._empty)
-        self.position_bytes: int | None = bytes_each
         self._rule = Rule.of(size, bytes_each)
         self._stacks: WeakValueDictionary[int, Stack] = WeakValueDictionary()  # of the first, second... group of a call
-        self.max_batch = 64 if self._batches(folder) else 1
+        name = name if name is not None else folder.resolve().name
+        self.info = EngineInfo(name, config.vocab_size, config.max_context, config.eos_ids, position_bytes=bytes_each)
+        if self._batches(folder):
+            self.info = replace(self.info, max_batch=_MAX_BATCH)
 
     def new_cache(self) -> OnnxCache:
         """An empty cache for one sequence."""
@@ -96,16 +90,21 @@ class OnnxModel:
 
     def forward(self, cache: OnnxCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`. A forward that raises leaves the cache as it was."""
-        check(self, cache.length, keep, tokens, rows)
+        part = Part(cache, keep, tokens, rows)
+        check(self.info, part)
+        return self._alone(part)
+
+    def _alone(self, part: Part) -> FloatArray:
+        cache, keep, tokens = part.cache, part.keep, part.tokens
         total = keep + len(tokens)
         # Plain arrays: rolling back is a slice, which ONNX Runtime copies on the way in. Binding OrtValues instead
         # spares the copies out but costs as much or more: at 500 positions of 7 M parameters plain arrays took 0.92
         # to 1.01 of the bound time (median 0.94), feeding one token as well as six after a rollback.
         past = [tensor[:, :, :keep] for tensor in cache.tensors]
         whole = np.array([tokens]), np.ones((1, total), np.int64), np.arange(keep, total)[None]
-        logits, present = self._run(*whole, past, rows)
+        logits, present = self._run(*whole, past, part.rows)
         cache.replace(present)
-        return _rows(logits[0], logits.shape[1], rows)
+        return _rows(logits[0], logits.shape[1], part.rows)
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`."""
@@ -113,13 +112,13 @@ class OnnxModel:
         fit = []
         for i, part in enumerate(batch):
             try:
-                check(self, part.cache.length, part.keep, part.tokens, part.rows)
+                check(self.info, part)
                 fit.append(i)
             except ModelError as error:
                 found[i] = error.with_traceback(None)  # which would hold on to the cache
         groups = self._rule.groups([(len(batch[i].tokens), batch[i].keep) for i in fit])
         for which, group in enumerate([fit[j] for j in group] for group in groups):
-            if len(group) > 1 and self.max_batch > 1:
+            if len(group) > 1 and self.info.max_batch > 1:
                 try:
                     found.update(zip(group, self._together([batch[i] for i in group], which), strict=True))
                     continue
@@ -127,7 +126,7 @@ class OnnxModel:
                     pass  # whose it is shows one by one
             for i in group:
                 try:
-                    found[i] = self.forward(batch[i].cache, batch[i].keep, batch[i].tokens, batch[i].rows)
+                    found[i] = self._alone(batch[i])
                 except ModelError as error:
                     found[i] = error.with_traceback(None)
         return [found[i] for i in range(len(batch))]
@@ -218,6 +217,12 @@ def graph_path(folder: Path) -> Path:
         names = ", ".join(path.relative_to(folder).as_posix() for path in others)
         raise ModelError(f"{folder} has no model.onnx but {names}; copy one of them to model.onnx beside it")
     return others[0]
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names, relative to a model's folder, of the files beside its graph that hold the weights."""
+    graph = graph_path(folder)
+    return [(graph.parent / file).relative_to(folder).as_posix() for file in external_files(graph)]
 
 
 def _open(path: Path, threads: int) -> Any:

@@ -64,17 +64,7 @@ class PacedEngine:
 
     def __init__(self, engine: TargetEngine, seconds: float) -> None:
         """Raises `ModelError` if `seconds` is negative or no number."""
-        self.name = engine.name
-        self.vocab_size = engine.vocab_size
-        self.max_context = engine.max_context
-        self.eos_ids = engine.eos_ids
-        self.top_k = engine.top_k
-        self.max_rollback = engine.max_rollback
-        self.max_batch = engine.max_batch
-        self.max_calls = engine.max_calls
-        self.max_caches = engine.max_caches
-        self.max_positions = engine.max_positions
-        self.position_bytes = engine.position_bytes
+        self.info = engine.info
         self.new_cache = engine.new_cache
         self._engine = engine
         self._seconds = _pace(seconds)

@@ -13,11 +13,14 @@ import msgspec
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import FloatArray, Part, check
+from airdraft.models.base import EngineInfo, FloatArray, Part, check
 from airdraft.models.config import read_config
 from airdraft.models.replicas import FailedError, Replicas, decode
 
 _log = logging.getLogger(__name__)
+
+_MAX_CALLS = 64
+"""The server batches what comes at once."""
 
 Top = Iterable[tuple[int, float]]
 """The most likely tokens of one row: ids and log-probabilities, in any order."""
@@ -29,6 +32,10 @@ class RemoteCache:
 
     replica: int
     tokens: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
 
 
 class RemoteTarget(ABC):
@@ -45,12 +52,6 @@ class RemoteTarget(ABC):
     """Positions of the engine's context that a prompt cannot use."""
     advice: str
     """What to do where the engine refuses top_k or the vocabulary; `{k}` is top_k."""
-    max_rollback: int | None = None
-    max_batch = 1
-    max_calls = 64  # the server batches what comes at once
-    max_caches: int | None = None
-    max_positions: int | None = None
-    position_bytes: int | None = None  # the server's own metrics tell
 
     def __init__(
         self, folder: Path, urls: Sequence[str], *, top_k: int = 20, timeout_s: float = 60.0, name: str | None = None
@@ -64,14 +65,10 @@ class RemoteTarget(ABC):
         Raises: `ModelError` if one cannot be reached, serves something else, or does not give `top_k` tokens.
         """
         config = read_config(folder)
-        self.name = name if name is not None else folder.resolve().name
-        self.vocab_size = config.vocab_size
-        self.eos_ids = config.eos_ids
-        if not 1 <= top_k <= self.vocab_size:
-            raise ModelError(f"rows of {top_k} tokens are not to be had; give a top_k from 1 to {self.vocab_size}")
-        self.top_k: int | None = top_k
+        if not 1 <= top_k <= config.vocab_size:
+            raise ModelError(f"rows of {top_k} tokens are not to be had; give a top_k from 1 to {config.vocab_size}")
         self._k = top_k
-        self._replicas = Replicas(urls, timeout_s=timeout_s, connections=self.max_calls)
+        self._replicas = Replicas(urls, timeout_s=timeout_s, connections=_MAX_CALLS)
         self._turn = count()
         try:
             served = [_served(url, self._replicas.ask(i, "/v1/models")) for i, url in enumerate(self._replicas.urls)]
@@ -84,8 +81,16 @@ class RemoteTarget(ABC):
                     f"{url} serves {other.id}, not {self._model} like the first; serve one model, one name"
                 )
         lengths = [model.max_model_len - self.spare for model in served if model.max_model_len is not None]
-        self.max_context = min([config.max_context, *lengths])
-        path, body = self._request([self.vocab_size - 1], 1)
+        # How much a position takes, the server's own metrics say.
+        self.info = EngineInfo(
+            name if name is not None else folder.resolve().name,
+            config.vocab_size,
+            min([config.max_context, *lengths]),
+            config.eos_ids,
+            top_k=top_k,
+            max_calls=_MAX_CALLS,
+        )
+        path, body = self._request([config.vocab_size - 1], 1)
         for i in range(len(served)):
             try:
                 self._logits(self._tops(self._replicas.ask(i, path, body)), 1)
@@ -101,21 +106,24 @@ class RemoteTarget(ABC):
         found: list[FloatArray | AirdraftError] = []
         for part in batch:
             try:
-                found.append(self._forward(part.cache, part.keep, part.tokens, part.rows))
+                found.append(self._forward(part))
             except AirdraftError as error:
                 found.append(error)
         return found
 
-    def _forward(self, cache: RemoteCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+    def _forward(self, part: Part) -> FloatArray:
         """See `LanguageModel.forward`. A prefill is posted too: it leaves its keys and values in the prefix cache."""
-        check(self, len(cache.tokens), keep, tokens, rows)
-        whole = cache.tokens[:keep] + [int(token) for token in tokens]
+        check(self.info, part)
+        cache, rows = part.cache, part.rows
+        whole = cache.tokens[: part.keep] + [int(token) for token in part.tokens]
         try:
             replica, reply = self._replicas.ask_any(cache.replica, *self._request(whole, rows))
         except ModelError as problem:
             # Addresses and words of the servers are for who runs the edge; the error goes to who asked for a text.
             _log.error("a forward failed: %s", problem)
-            raise ModelError(f"the engine of {self.name} failed; try again later, or see the edge's log") from problem
+            raise ModelError(
+                f"the engine of {self.info.name} failed; try again later, or see the edge's log"
+            ) from problem
         logits = self._logits(self._tops(reply) if rows else [], rows)
         cache.tokens, cache.replica = whole, replica
         return logits
@@ -124,15 +132,15 @@ class RemoteTarget(ABC):
         """float32 [rows, vocab_size] with the `top_k` best of each row. Raises: `ModelError` if the reply lacks any."""
         if len(tops) != rows:
             raise ModelError(f"{self.engine} returned {len(tops)} rows, not {rows}; its version may not fit airdraft's")
-        logits = np.full((rows, self.vocab_size), -np.inf, np.float32)
+        logits = np.full((rows, self.info.vocab_size), -np.inf, np.float32)
         for row, top in zip(logits, tops, strict=True):
             # The token that was drawn comes besides, and may not be among the most likely: it goes out again.
             best = sorted(set(top), key=lambda entry: (-entry[1], entry[0]))[: self._k]
             if len({token for token, _ in best}) < self._k:
                 raise ModelError(f"{self.engine} returned a row of {len(best)} tokens, not {self._k}")
             for token, logprob in best:
-                if not 0 <= token < self.vocab_size:
-                    raise ModelError(f"{self.engine} returned token {token}, outside 0 to {self.vocab_size - 1}")
+                if not 0 <= token < self.info.vocab_size:
+                    raise ModelError(f"{self.engine} returned token {token}, outside 0 to {self.info.vocab_size - 1}")
                 row[token] = logprob
         return logits
 

@@ -1,4 +1,4 @@
-"""What every scheme does, on both sides of the link, and what it declares of itself."""
+"""The work of every scheme on both sides of the link, and the traits it declares."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DEVICE, EDGE = 1, 2
 """The two sides, which draw from independent streams of one seed."""
 
 Guess = np.ndarray | int
-"""What a draft is drawn from: the draft model's row of logits [vocab], or a token simply believed (a point mass)."""
+"""The source of a draft: the draft model's row of logits [vocab], or a token simply believed (a point mass)."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What a scheme declares, so that nobody else need know it by name."""
+    """Declarations of a scheme, by which others tell schemes apart without their names."""
 
     rounds: bool
     """True: one draft is in flight at a time, and waits for its verdict. False: drafts and tokens flow freely."""
@@ -44,7 +44,7 @@ class Traits:
 
 @dataclass(frozen=True)
 class Context:
-    """What a scheme is made from. One scheme object serves one session on one side."""
+    """The makings of a scheme. One scheme object serves one session on one side."""
 
     spec: SchemeSpec
     law: Law
@@ -58,13 +58,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Drafted:
-    """One drafted token, and what is known of the distribution it was drawn from: integer weights over `ids`."""
+    """One drafted token, and the distribution it was drawn from as far as known: integer weights over `ids`."""
 
     token: int
     ids: IntArray | None = None
     """Support, ascending. int64 [m]. None: nothing is known (`coupled`)."""
     weights: IntArray | FloatArray | None = None
-    """What travels. [m], positive on the token."""
+    """The numbers that travel. [m], positive on the token."""
     total: float = 0.0
     """The weights' sum over the whole vocabulary; probability = weight / total."""
 
@@ -90,7 +90,7 @@ class Drafts:
 
     said: tuple[Drafted, ...] = ()
     parents: tuple[int, ...] | None = None
-    """For each draft, which one it follows: an earlier one, or -1, the text. None: each follows the one before it."""
+    """For each draft the one it follows: an earlier one, or -1, the text. None: each follows the one before it."""
 
     def __post_init__(self) -> None:
         parents = self.parents

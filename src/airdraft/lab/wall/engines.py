@@ -21,7 +21,7 @@ import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import OneByOne, Part, TargetEngine
-from airdraft.models.engines import HERE, load, load_target
+from airdraft.models.engines import ENGINES, HERE, load, load_target
 from airdraft.models.folder import shipped
 from airdraft.models.gguf import write_gguf
 
@@ -33,7 +33,7 @@ WIDTHS = tuple(range(1, 17))
 TURNS, BURST = 21, 6
 """How often an engine's turn comes for each width, and its forwards then."""
 DEFAULT = "onnx"
-_NEEDS = {"onnx": ("onnxruntime",), "hf": ("torch", "transformers"), "llamacpp": ("llama_cpp", "gguf", "safetensors")}
+_NEEDS = {engine: ENGINES[engine].libraries for engine in HERE}
 
 OnStep = Callable[[int, int], None]
 """Told what is done, and of how many."""
@@ -116,7 +116,7 @@ def _times_ms(
     for done, (_, width, name) in enumerate(itertools.product(range(TURNS), widths, models), start=1):
         # The first of a burst brings back into the CPU's caches what the engine before has pushed out. No tokens are
         # fed twice, or a server with a prefix cache would have their rows already.
-        for at, tokens in enumerate(rng.integers(models[name].vocab_size, size=(BURST, width)).tolist()):
+        for at, tokens in enumerate(rng.integers(models[name].info.vocab_size, size=(BURST, width)).tolist()):
             began = time.perf_counter()
             _forward(models[name], Part(caches[name], HELD, tokens, width))
             if at > 0:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, ModelError, RefusedError
-from airdraft.models.base import FloatArray, Part
-from airdraft.scheduler import PIECE, SHORT_S, SHORT_TOKENS, Owner, Scheduler, Text
+from airdraft.models.base import EngineInfo, FloatArray, Part
+from airdraft.scheduler import Owner, Scheduler, Sequenced
+from airdraft.scheduler.loop import SHORT_S, SHORT_TOKENS
+from airdraft.scheduler.turns import PIECE
 
 FAULT = 7777
 
@@ -31,15 +33,16 @@ class Cache(list[int]):
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
+    @property
+    def length(self) -> int:
+        return len(self)
+
 
 class Noting:
     """An engine whose caches are lists of what was fed, whose rows say what is in them, and that notes its calls."""
 
-    name, vocab_size, max_context, eos_ids = "noting", 2, 10_000, ()
-    top_k = max_rollback = max_positions = position_bytes = None
-
     def __init__(self, max_batch: int = 8, max_calls: int = 1, max_caches: int | None = None) -> None:
-        self.max_batch, self.max_calls, self.max_caches = max_batch, max_calls, max_caches
+        self.info = EngineInfo("noting", 2, 10_000, max_batch=max_batch, max_calls=max_calls, max_caches=max_caches)
         self.calls: list[list[int]] = []
         """Lengths of the parts of each."""
         self.fed: list[list[int]] = []
@@ -87,7 +90,7 @@ def forward(keep: int, tokens: Sequence[int], rows: int, spare: bool = False) ->
     return lambda: Forward(1, keep, tuple(tokens), rows, spare)
 
 
-async def held_up(scheduler: Scheduler, engine: Noting, *jobs: tuple[Text, Callable[[], Forward]]) -> None:
+async def held_up(scheduler: Scheduler, engine: Noting, *jobs: tuple[Sequenced, Callable[[], Forward]]) -> None:
     """While a call is under way, ask for all of these; let it go on when they wait."""
     engine.gated = True
     blocker = scheduler.open(Owner())
@@ -284,7 +287,7 @@ def test_whatever_the_limits_every_text_is_fed_right(data: st.DataObject) -> Non
     engine = Noting(
         data.draw(st.integers(1, 4)), data.draw(st.integers(1, 2)), data.draw(st.sampled_from([None, 2, 3]))
     )
-    limit = engine.max_caches or 100
+    limit = engine.info.max_caches or 100
     limits = {"max_positions": data.draw(st.sampled_from([None, 50, 400]))}
     plans = data.draw(
         st.lists(
@@ -337,7 +340,7 @@ def test_only_short_calls_for_a_text_alone_hold_the_loop_up(
     here: list[bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("airdraft.scheduler.perf_counter", clock(took_s))
+    monkeypatch.setattr("airdraft.scheduler.loop.perf_counter", clock(took_s))
     engine = Noting(max_calls=calls)
 
     async def main() -> None:

@@ -1,0 +1,255 @@
+"""The loop: forwards wait for their turn, calls of the engine run in threads, results go back to who waits.
+
+Every call takes all forwards that are ready at that moment, so a batch is what has gathered while the last one ran;
+nobody waits for it to fill. `turns` and `memory` decide what is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+from airdraft.core.events import Forward
+from airdraft.errors import AirdraftError, ModelError, RefusedError
+from airdraft.models.base import FloatArray, Part, TargetEngine
+from airdraft.scheduler.memory import Memory
+from airdraft.scheduler.turns import Batch, Call, Owner, Sequenced, Share, Turn, in_turn
+
+_log = logging.getLogger(__package__)
+
+SHORT_S = 0.004
+"""A call that takes less runs in the loop's own thread, if there is but one text. To hand it to another, and to wake
+for its result, takes up to half a millisecond on a small machine, and is worth it only to keep the loop free."""
+SHORT_TOKENS = 16
+"""Tokens that such a call may feed: the time of the last one says nothing about a long prompt."""
+TURNS = 3
+"""Turns of the loop before such a call: what came while the last one ran is read in the first, acted on in the second,
+and answered in the third. Else a commit, or a draft, would leave only after the forward that follows it."""
+
+
+@dataclass(eq=False)
+class _Job:
+    text: Sequenced
+    latest: Callable[[], Forward]
+    done: asyncio.Future[FloatArray]
+    arrival: int
+
+
+_Batch = list[tuple[_Job, Share]]
+_Found = Sequence[FloatArray | AirdraftError]
+
+
+class Scheduler:
+    """Forwards of one engine, in an event loop."""
+
+    def __init__(
+        self,
+        engine: TargetEngine,
+        name: str,
+        *,
+        max_batch: int | None = None,
+        max_positions: int | None = None,
+        max_texts: int | None = None,
+    ) -> None:
+        """
+        Args:
+            name: of its threads.
+            max_batch: texts in one call; None: as many as the engine takes.
+            max_positions: key-value positions that all caches together may hold, if more than one text is there.
+            max_texts: that may be open at once. Each waits for at most one forward, so this bounds the queue.
+        """
+        self.engine = engine
+        info = engine.info
+        self._max_batch = min(info.max_batch, max_batch or info.max_batch)
+        self._max_calls = info.max_calls
+        self._max_texts = max_texts
+        self._memory = Memory(info.max_caches, min(filter(None, (info.max_positions, max_positions)), default=None))
+        self._executor = ThreadPoolExecutor(info.max_calls, name)
+        self._texts: set[Sequenced] = set()
+        self._waiting: dict[int, _Job] = {}  # by their arrival
+        self._closed = False
+        self._calls = 0
+        self._under_way = 0
+        self._took_s = SHORT_S  # the last call; unknown is not short
+        self._arrivals = itertools.count()
+        self.on_call: Callable[[Call], None] | None = None
+        """Told after every call."""
+        self.evictions = 0
+        """Caches taken from texts that were still being written."""
+
+    def open(self, owner: Owner) -> Sequenced:
+        """A place for a text. Raises: `RefusedError` ("busy") if there is none."""
+        if self._max_texts is not None and len(self._texts) >= self._max_texts:
+            raise RefusedError("busy", f"the edge writes {len(self._texts)} texts at once already; try again later")
+        text = Sequenced(owner)
+        self._texts.add(text)
+        return text
+
+    def drop(self, text: Sequenced) -> None:
+        """The text is over; its cache is freed, once no call runs on it."""
+        text.over = True
+        if not text.running:
+            self._forget(text)
+            self._start()  # somebody may wait for a cache
+
+    def _forget(self, text: Sequenced) -> None:
+        self._texts.discard(text)
+        self._memory.free(text)
+
+    async def run(self, text: Sequenced, latest: Callable[[], Forward]) -> FloatArray:
+        """Wait for a turn, then run what `latest` says by then. One at a time for each text.
+
+        Returns: float32 [rows, vocab]. Raises: `ModelError`, `RefusedError` ("busy") once the scheduler is closed.
+        """
+        if self._is_short():
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+        if self._closed:
+            raise _closed()
+        job = _Job(text, latest, asyncio.get_running_loop().create_future(), next(self._arrivals))
+        self._waiting[job.arrival] = job
+        self._start()
+        try:
+            return await job.done
+        finally:
+            if self._waiting.pop(job.arrival, None):  # cancelled before its turn
+                text.since = math.inf
+            del job  # a traceback would hold on to it, and through it to itself
+
+    @property
+    def texts(self) -> int:
+        """Texts that are open."""
+        return len(self._texts)
+
+    @property
+    def waiting(self) -> int:
+        """Forwards that wait for their turn."""
+        return len(self._waiting)
+
+    @property
+    def positions(self) -> int:
+        """Key-value positions held."""
+        return self._memory.positions
+
+    def close(self) -> None:
+        """Nothing more is to be run. What waits, and what still comes, ends with an error."""
+        self._closed = True
+        waiting, self._waiting = self._waiting, {}
+        for job in waiting.values():
+            if not job.done.done():
+                job.done.set_exception(_closed())
+        self._executor.shutdown(cancel_futures=True)
+
+    def _start(self) -> None:
+        """Calls, as long as the engine takes one and something is ready."""
+        while not self._closed and self._under_way < self._max_calls and (shares := self._gather()):
+            self._calls += 1
+            self._under_way += 1
+            batch = [(self._waiting.pop(share.arrival), share) for share in shares]
+            for share in shares:
+                text = share.text
+                text.running, text.used, text.owner.served = True, self._calls, self._calls
+            if self._is_short() and shares[0].fed <= SHORT_TOKENS:
+                self._settle(batch, *self._call(shares))
+                continue
+            future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, shares)
+            future.add_done_callback(lambda done, batch=batch: self._settled(batch, done))  # type: ignore[misc]
+
+    def _is_short(self) -> bool:
+        """Whether the next call is to run in the loop's thread, if it feeds few tokens.
+
+        Not where several may run at once: such an engine waits for a server, which may not answer for long.
+        """
+        return self._took_s < SHORT_S and len(self._texts) == 1 and self._max_calls == 1
+
+    def _gather(self) -> list[Share]:
+        """The shares of the next call, with caches for all of them."""
+        turns = [
+            Turn(job.text, job.latest(), job.arrival)
+            for job in self._waiting.values()
+            if not job.done.done() and not job.text.running
+        ]
+        # An engine that runs calls side by side takes whole prompts: nobody waits for them.
+        batch = Batch(self._max_batch, pieces=self._max_calls == 1)
+        for turn in in_turn(turns):
+            if batch.full:
+                break
+            share = batch.share(turn)
+            if share is not None and self._has_room(share, batch.shares):
+                batch.add(share)
+        return batch.shares
+
+    def _has_room(self, share: Share, batch: Sequence[Share]) -> bool:
+        """See that a text has a cache and there is room in it, if need be by taking those of others."""
+        evicted = self._memory.room(share, batch)
+        if evicted is None:
+            return False
+        for text in evicted:
+            self._memory.free(text)
+            self.evictions += 1
+        if share.text.cache is None:
+            try:
+                share.text.cache = self.engine.new_cache()
+            except AirdraftError as error:
+                self._waiting[share.arrival].done.set_exception(error)
+                return False
+            self._memory.hold(share.text)
+        return True
+
+    def _call(self, shares: Sequence[Share]) -> tuple[_Found, float]:
+        """What the engine gave, and the seconds it took."""
+        parts = [Part(each.text.cache, each.start, each.tokens[each.start : each.end], each.rows) for each in shares]
+        began_s = perf_counter()
+        found: _Found
+        try:
+            found = self.engine.verify(parts)
+        except Exception:  # the engine's own fault: it ends these texts and no others
+            name = self.engine.info.name
+            _log.exception("a forward of %s failed", name)
+            found = [ModelError(f"{name} failed to run; see the log of the side that runs it") for _ in parts]
+        self._took_s = took_s = perf_counter() - began_s
+        return found, took_s
+
+    def _settled(self, batch: _Batch, done: asyncio.Future[tuple[_Found, float]]) -> None:
+        if done.cancelled():
+            self._settle(batch, [_closed() for _ in batch], 0.0)
+        else:
+            self._settle(batch, *done.result())
+        self._start()
+
+    def _settle(self, batch: _Batch, found: _Found, took_s: float) -> None:
+        """Hand the results out. A text with more to feed waits for its next turn."""
+        self._under_way -= 1
+        call = Call(took_s, len(batch), sum(share.fed for _, share in batch))
+        if self.on_call is not None:
+            self.on_call(call)
+        for (job, share), rows in zip(batch, found, strict=True):
+            text = job.text
+            text.running, text.since = False, math.inf
+            if text.on_call is not None:
+                text.on_call(call)
+            if not isinstance(rows, AirdraftError):
+                text.tokens, text.cached = share.tokens, share.end
+            if text.over:
+                self._forget(text)
+            if job.done.done():  # cancelled meanwhile
+                continue
+            if isinstance(rows, AirdraftError):
+                job.done.set_exception(rows)
+            elif share.is_last:
+                job.done.set_result(rows)
+            elif self._closed:
+                job.done.set_exception(_closed())
+            else:
+                text.since = job.arrival
+                self._waiting[job.arrival] = job
+
+
+def _closed() -> RefusedError:
+    return RefusedError("busy", "no more is written here; go on elsewhere, or here later")

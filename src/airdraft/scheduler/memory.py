@@ -1,0 +1,59 @@
+"""The engine's memory: who holds a cache, and who gives it up when there is no room. Decides only; makes no cache.
+
+The text that has rested longest loses its cache; what it needs of that is fed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from airdraft.scheduler.turns import Sequenced, Share
+
+
+class Memory:
+    """The texts that hold a cache, within the limits of all together."""
+
+    def __init__(self, max_caches: int | None = None, max_positions: int | None = None) -> None:
+        """The limits, None where there is none: caches at once, and key-value positions in all of them."""
+        self._max_caches = max_caches or math.inf
+        self._max_positions = max_positions or math.inf
+        self._holders: set[Sequenced] = set()
+
+    @property
+    def positions(self) -> int:
+        """Key-value positions held."""
+        return sum(text.cached for text in self._holders)
+
+    def hold(self, text: Sequenced) -> None:
+        """Count in a text that was given a cache."""
+        self._holders.add(text)
+
+    def free(self, text: Sequenced) -> None:
+        """Take a text's cache."""
+        self._holders.discard(text)
+        text.cache, text.cached = None, 0
+
+    def room(self, share: Share, batch: Sequence[Share]) -> list[Sequenced] | None:
+        """Find room for `share` in a call beside those of `batch`.
+
+        Returns: the texts that must lose their caches first, or None: what there is, is needed by who runs just now
+        or came before. A text that has all memory to itself may try, however long it is.
+        """
+        text = share.text
+        if self._max_positions == math.inf and (text.cache is not None or self._max_caches == math.inf):
+            return []  # no limit: with a thousand texts at rest it would take long to look
+        held = [each for each in self._holders if each is not text]
+        busy = {each.text for each in batch}
+        free = [each for each in held if not (each.running or each in busy) and each.since > share.arrival]
+        free.sort(key=lambda each: each.used)
+        positions = sum(each.cached for each in held) + sum(each.end - each.text.cached for each in batch) + share.end
+        over = positions - self._max_positions
+        missing = 0 if text.cache is not None else len(held) + 1 - self._max_caches
+        taken = 0
+        while taken < len(free) and (over > 0 or taken < missing):
+            over -= free[taken].cached
+            taken += 1
+        if (over > 0 or taken < missing) and taken < len(held):
+            return None
+        return free[:taken]
