@@ -10,19 +10,14 @@ docs/benchmarks.md.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from airdraft import local
-from airdraft.cli.pages import renew
 from airdraft.control.auto import Auto
 from airdraft.core.device import Request
 from airdraft.core.events import Committed
@@ -34,7 +29,7 @@ from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
 from airdraft.sim import together
-from bench.noise import cpu_name
+from bench.pages import json_file, machine, publish
 
 BAR = 0.9
 """What the stack must reach of the plain loop's speed, both ways."""
@@ -44,7 +39,6 @@ PARAMS = SamplingParams(0.7)
 TOKENS = 128
 TURNS = {"none": (8, 5), "phone-8b": (3, 2)}
 """By profile: prompts, and times that each is written both ways."""
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def plain(
@@ -141,17 +135,11 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print, write. Exit code 1 if the bar is missed anywhere."""
-    parser = argparse.ArgumentParser(prog="python -m bench.loopback", description="What the stack costs.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
-    asked = parser.parse_args()
-    result: dict[str, Any] = {"bar": BAR, "cpu": cpu_name(), "cores": os.cpu_count() or 1}
-    result["rows"] = [row for name in TURNS for row in asyncio.run(measure(name))]
-    result["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    print(table(result))
-    if asked.json:
-        asked.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    renew(PAGE, {"loopback": table(result)})
-    return int(not all(row["held"] for row in result["rows"]))
+    file = json_file("loopback", "What the stack costs.")
+    rows = [row for name in TURNS for row in asyncio.run(measure(name))]
+    result: dict[str, Any] = {"bar": BAR, "rows": rows, **machine()}
+    publish("docs/benchmarks.md", {"loopback": table(result)}, result, file)
+    return int(not all(row["held"] for row in rows))
 
 
 if __name__ == "__main__":
