@@ -24,9 +24,9 @@ EDAF_RETRANSMITTED = 0.15
 PACKET = 128
 SEEDS = 10
 PACKETS = 20_000
-"""For each seed."""
+"""Packets for each seed."""
 GAP_S = (0.05, 0.15)
-"""Between packets, uniform: so far apart that none waits for another but behind a stall."""
+"""Gap between packets, uniform: so long that none waits for another except behind a stall."""
 SHOWN = (
     "const:rtt=20,up=10",
     "markov2:rtt=20",
@@ -41,7 +41,7 @@ SHOWN = (
 
 
 def delays_ms(link: LinkModel, nbytes: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], float]:
-    """Of each packet; and for `nr` the share of transport blocks that needed a retransmission, else NaN."""
+    """The delay of each packet, and for `nr` the share of transport blocks that needed a retransmission, else NaN."""
     pipe = link.uplink()
     sent_s = np.cumsum(rng.uniform(*GAP_S, PACKETS))
     arrivals_s = np.array([pipe.send(now, nbytes) for now in sent_s.tolist()])

@@ -3,9 +3,9 @@
 The shipped pair writes the same texts in three ways that take turns: by the loop of `airdraft.sim.together` in this
 process; by device and edge, two processes joined by a WebSocket over loopback, in rounds of the same draft length; and
 by the two as `airdraft run` uses them, with `auto`. All choose with the library's shared noise, so the texts must be
-identical. Each text of the two is held against the loop's. First at the models' own speed, where a forward takes about
-a millisecond; then slowed to the profile phone-8b. The table goes to the terminal, and into the marked block of
-docs/benchmarks.md.
+identical, and each text of the latter two is compared with the loop's. This is done first at the models' own speed,
+where a forward takes about a millisecond, and then slowed to the profile phone-8b. The table goes to the terminal, and
+into the marked block of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from airdraft.sim import together
 from bench.pages import json_file, machine, publish
 
 BAR = 0.9
-"""What the stack must reach of the plain loop's speed, both ways."""
+"""Share of the plain loop's speed that the stack must reach, both ways."""
 WAYS = ("rounds", "auto")
 LENGTH = 4
 PARAMS = SamplingParams(0.7)
 TOKENS = 128
 TURNS = {"none": (8, 5), "phone-8b": (3, 2)}
-"""By profile: prompts, and times that each is written both ways."""
+"""By profile: the number of prompts, and how often each is written both ways."""
 
 
 def plain(
     draft: LanguageModel, target: LanguageModel, prompt: Sequence[int], seed: int, vocab_size: int
 ) -> tuple[list[int], int]:
-    """The text by the loop in one process, and the rounds it took."""
+    """Write a text by the loop in one process. Returns it, and the rounds it took."""
     rounds = list(together.write(draft, target, prompt, PARAMS, seed, TOKENS, LENGTH, vocab_size))
     return [token for tokens in rounds for token in tokens], len(rounds)
 
 
 async def stack(client: EdgeConnection, prompt: Sequence[int], seed: int, way: str, vocab_size: int) -> list[int]:
-    """The text by device and edge. `way`: `rounds` or `auto`."""
+    """Write a text by device and edge. `way` is `rounds` or `auto`."""
     if way == "auto":
         request = Request(prompt, SchemeSpec("stream"), PARAMS, seed, TOKENS, policy=Auto(vocab_size))
     else:
@@ -59,7 +59,7 @@ async def stack(client: EdgeConnection, prompt: Sequence[int], seed: int, way: s
 
 
 async def measure(name: str) -> list[dict[str, Any]]:
-    """One profile: a row for each way."""
+    """Measure one profile. Returns a row for each way."""
     (draft, tokenizer), (target, _) = load("draft"), load("target")
     pace, vocab = profile(name), tokenizer.vocab_size
     slow_draft, slow_target = Paced(draft, pace.draft_s), Paced(target, pace.target_s)

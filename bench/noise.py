@@ -22,13 +22,13 @@ from airdraft.core.sampling import SamplingParams, choose
 from bench.pages import json_file, machine, publish
 
 BAR_MS = 0.5
-"""What one row of the largest vocabulary may take."""
+"""Most that one row of the largest vocabulary may take."""
 VOCABULARIES = (4096, 32000, 151936)
 ROUNDS = 300
 
 
 def median_ms(run: Callable[[int], object]) -> float:
-    """The median of many runs, so that what else the machine does counts little."""
+    """The median of many runs, so that other work on the machine counts little."""
     times = []
     for at in range(-10, ROUNDS):
         began = time.perf_counter()
@@ -39,7 +39,7 @@ def median_ms(run: Callable[[int], object]) -> float:
 
 
 def measure() -> dict[str, Any]:
-    """Everything the table says."""
+    """Measure everything in the table."""
     rows = []
     for vocab in VOCABULARIES:
         logits = np.random.default_rng(0).normal(0.0, 3.0, vocab).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -132,21 +132,22 @@ def edges(words: str) -> list[str]:
 
 
 def log_level(level: str) -> str:
-    """The same. Raises: `BadParameterError` if it is none."""
+    """Return `level`. Raises: `BadParameterError` if there is no such level."""
     if level not in logs.LEVELS:
         raise BadParameterError(f"no log level {level!r}; choose from {', '.join(logs.LEVELS)}")
     return level
 
 
 def traces(folder: Path | None, side: str, tokens: bool) -> Traces | None:
-    """Where traces go. Raises: `BadParameterError` where they cannot, or where it is not said."""
+    """The place for traces, if one is given. Raises: `BadParameterError` if it cannot be used, or is missing."""
     if tokens and folder is None:
         raise BadParameterError("--trace-tokens without --trace-dir; say where traces go")
     return Traces(folder, side, tokens) if folder else None
 
 
 def trusted(ca: Path | None) -> ssl.SSLContext | None:
-    """Whose certificates count. None: the usual ones. Raises: `BadParameterError` for a file that holds none."""
+    """A context that trusts the authorities in `ca`, too. None: the usual ones. Raises: `BadParameterError` for a bad
+    file."""
     if ca is None:
         return None
     context = ssl.create_default_context()

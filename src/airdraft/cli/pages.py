@@ -9,7 +9,7 @@ from airdraft.errors import BadParameterError
 
 
 def renew(page: Path, blocks: Mapping[str, str]) -> list[str]:
-    """Write those of `blocks` into `page` for which it has marks; returns their names.
+    """Write each of `blocks` for which `page` has marks into it; return their names.
 
     Raises: `BadParameterError` if the page cannot be read or written, or has marks for none of them.
     """
