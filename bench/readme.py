@@ -1,5 +1,8 @@
-"""`python -m bench.readme FILE`: the README's table, from what `airdraft demo --json FILE --svg docs/demo.svg`
-wrote."""
+"""The README's table, from a run of the demo.
+
+.venv/bin/airdraft demo --json demo.json --svg docs/demo.svg
+.venv/bin/python -m bench.readme demo.json
+"""
 
 from __future__ import annotations
 
