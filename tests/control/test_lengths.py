@@ -24,9 +24,9 @@ from airdraft.control.lengths import (
     tk_slt_length,
     tk_slt_speedup,
 )
-from airdraft.core.device import Counts, Request
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Facts
+from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 from airdraft.sim import alone

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airdraft.core import schemes, writing
-from airdraft.core.device import Request
+from airdraft.core import schemes
+from airdraft.core.device import session
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Mode
+from airdraft.core.request import Request
 from airdraft.core.resume import Resumable
 from airdraft.core.sampling import SamplingParams, choose, distribution, draw
 from airdraft.core.schemes import Context, Drafted, Guess, Ruling
@@ -324,7 +325,7 @@ def test_every_pair_of_schemes_may_follow_each_other_and_the_text_keeps_its_dist
     monkeypatch: pytest.MonkeyPatch, coins: type | None
 ) -> None:
     """A text whose scheme changes after every commit, among others to those that toss coins."""
-    monkeypatch.setattr(writing, "REVIEW_S", 0.0)  # the policy is asked every time
+    monkeypatch.setattr(session, "REVIEW_S", 0.0)  # the policy is asked every time
     if coins:
         tossing(monkeypatch, coins)
     followed = set()

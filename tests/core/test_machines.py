@@ -121,7 +121,7 @@ def in_state(state: str) -> EdgeSide:
         edge.send(drafting((0, 1), written))
         while state == "done" and edge.forwards:
             edge.forward()
-        assert edge.machine._sessions[1]._state.value == ("done" if state == "done" else "verifying")
+        assert edge.machine._sessions[1].state.value == ("done" if state == "done" else "verifying")
     if state == "streaming":
         edge.forward()
     return edge
@@ -160,8 +160,8 @@ LAW = {  # message: what it does in each state
 
 def effect(edge: EdgeSide, message: Message) -> str:
     """What `message` does: ok, ignored, or which of session and connection it ends."""
-    before = len(edge.forwards), len(edge.events), edge.machine._sessions.get(1), vars(edge.machine).copy()
-    waiting = before[2] and (before[2]._waiting, before[2]._switch)
+    before, session = (len(edge.forwards), len(edge.events)), edge.machine._sessions.get(1)
+    state = session and session.state
     answers = edge.send(message)
     for answer in answers:
         if isinstance(answer, Error):
@@ -170,7 +170,7 @@ def effect(edge: EdgeSide, message: Message) -> str:
             return "session" if answer.session else "connection"
     session = edge.machine._sessions.get(1)
     moved = answers or len(edge.forwards) > before[0] or len(edge.events) > before[1]
-    return "ok" if moved or (session and (session._waiting, session._switch) != waiting) else "ignored"
+    return "ok" if moved or (session and session.state != state) else "ignored"
 
 
 @pytest.mark.parametrize("state", ["new", "greeted", "opening", "idle", "verifying", "streaming", "done"])
@@ -463,7 +463,7 @@ def verifying(spec: SchemeSpec = SPECS["coupled"]) -> tuple[DeviceSide, Draft, t
     draft = sent[1]
     assert isinstance(draft, Draft)
     device.send(Opened(1, 2, Digest((0, 1)).value))
-    ids = tuple(d.token for d in device.machine._sessions[1]._drafts)
+    ids = tuple(d.token for d in device.machine._sessions[1]._rounds.drafts)
     return device, draft, ids
 
 

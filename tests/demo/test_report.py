@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from airdraft.core.device import Counts
 from airdraft.core.events import Committed
+from airdraft.core.request import Counts
 from airdraft.demo.report import SCHEMES, conclusions
 from airdraft.demo.show import STYLES, TokenPrinter, legend
 from airdraft.device.cost import CostMeter

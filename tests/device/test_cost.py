@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airdraft.core.device import Counts
+from airdraft.core.request import Counts
 from airdraft.device.cost import CostMeter
 
 from ..edge.loopback import Table, device, request, run, serving, write

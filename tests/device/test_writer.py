@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airdraft.control.auto import Auto
-from airdraft.core.device import Request
 from airdraft.core.edge import Limits
+from airdraft.core.request import Request
 from airdraft.device import edges as edges_module
 from airdraft.device.edges import Away, Closed, Connected, EdgesState
 from airdraft.device.writer import Committed, Corrected, Finished, Unverified, Writer, Written

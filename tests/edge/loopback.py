@@ -15,7 +15,6 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
 from airdraft.core.bits import BitWriter, id_width
-from airdraft.core.device import Request
 from airdraft.core.edge import Limits
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import (
@@ -33,6 +32,7 @@ from airdraft.core.messages import (
     Welcome,
     encode,
 )
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer, Service

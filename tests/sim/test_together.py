@@ -26,7 +26,8 @@ class Strict(TableModel):
     fed = forwards = 0
 
     def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-        check(self, len(cache), keep, tokens, rows)
+        held = Held(length=len(cache))
+        check(EngineInfo("table", VOCAB + 1, self.max_context, self.eos_ids), Part(held, keep, tokens, rows))
         self.fed += len(tokens)
         self.forwards += 1
         return super().forward(cache, keep, tokens, rows)

@@ -20,9 +20,9 @@ from airdraft.cli import options
 from airdraft.control.auto import Auto
 from airdraft.control.facts import wire
 from airdraft.control.lengths import RULES
-from airdraft.core.device import Request
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import SCHEMES, STREAM, named
 from airdraft.demo.show import TokenPrinter

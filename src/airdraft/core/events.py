@@ -147,10 +147,10 @@ class Failed:
     """True: we found the fault and told the peer. False: the peer told us."""
 
 
-Event = (
-    Forward | Begun | Taken | Offered | Progress | Turning | Recovering | Declined | Ready | Committed | Echo
-    | Finished | Failed
-)  # fmt: skip
+Note = Begun | Taken | Offered | Progress | Turning | Recovering | Declined
+"""What is reported of texts, for whoever counts and traces them. Nothing has to be done about it."""
+
+Event = Forward | Note | Ready | Committed | Echo | Finished | Failed
 
 Out = Message | Event
 """What a session gives: messages for the peer, and events for the shell, in their order."""

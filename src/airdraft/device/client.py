@@ -12,10 +12,11 @@ from typing import Self
 
 from websockets.asyncio.client import ClientConnection
 
-from airdraft.core.device import DeviceMachine, Request
+from airdraft.control.machine import device_machine
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, VERSION, Hello, SchemeSpec, Welcome
 from airdraft.core.policy import Facts
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.dial import dial
 from airdraft.device.probe import PING_BYTES, Pinger, Probe, measure
@@ -65,7 +66,7 @@ class EdgeConnection:
         self._shares = scheduler is not None
         self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft")
         clock = asyncio.get_running_loop().time
-        machine = DeviceMachine(hello, draft.max_context, clock())
+        machine = device_machine(hello, draft.max_context, clock())
         self._machine = machine
         self._tracing = Tracing(traces, url, machine, clock) if traces else None
         self._driver = Driver(
@@ -188,7 +189,7 @@ class EdgeConnection:
 
     def facts(self) -> Facts:
         """Return what is known of the link and the models at its ends, or assumed until it is measured."""
-        return self._machine.estimator.facts()
+        return self._machine.learner.facts()
 
     @property
     def bytes_out(self) -> int:

@@ -9,11 +9,12 @@ from airdraft.control import predict
 from airdraft.control.auto import Auto
 from airdraft.control.course import MAX_DRAFT
 from airdraft.control.facts import wire
+from airdraft.control.machine import device_machine
 from airdraft.core.connection import HEARTBEAT_S
-from airdraft.core.device import Counts, DeviceMachine, Request
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.policy import Facts, Policy
+from airdraft.core.request import Counts, Request
 from airdraft.lab.record import Recording
 from airdraft.lab.replay import Blank, Replay
 from airdraft.link.base import LinkModel
@@ -93,7 +94,7 @@ def run(
     each text, which chooses the scheme as well. The edge has been in service: it knows how long its forwards take.
     """
     replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
-    device = DeviceMachine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
+    device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
     target = Target("lab", "target", bytes(16), vocab, Blank.max_context, ())
     limits = Limits(heartbeat_s=heartbeat_s)
     device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same

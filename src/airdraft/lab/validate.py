@@ -25,9 +25,9 @@ from typing import Any
 from airdraft import local
 from airdraft.control.auto import Auto
 from airdraft.core import schemes
-from airdraft.core.device import Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtrc
 
-from airdraft.core.device import Request
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import FloatArray, LanguageModel
 from airdraft.sim.pair import Pair

@@ -62,7 +62,6 @@ class DeviceMachine(Machine):
         self._hello = hello
         self._make_of = functools.partial(
             Making, learner=learner, plan=plan, make=make, drafter=drafter, draft_context=draft_context,
-            vocab_size=hello.vocab_size,
         )  # fmt: skip
         self._peer: Peer | None = None
         self._sessions: dict[int, Session] = {}
@@ -105,7 +104,7 @@ class DeviceMachine(Machine):
             raise BadParameterError("nothing is left to write: the text to be resumed is complete")
         self._now = now
         self._opened += 1
-        session = Session(self._opened, request, self._make_of(self._peer), now)
+        session = Session(self._opened, request, self._make_of(self._peer, vocab_size=vocab), now)
         message = session.opening()
         if len(frame := encode(message)) > welcome.max_frame:
             raise BadParameterError(

@@ -48,7 +48,7 @@ class EdgeMachine(Machine):
         self._asked_s: dict[int, float] = {}  # when each session's forward was asked for
         self._last_opened = 0
         self.admit: Callable[[], None] | None = None
-        """Asked before a text is opened; raises `RefusedError` to refuse it."""
+        """Called before a text is opened, to take it in; raises `RefusedError` to refuse it."""
 
     def text(self, session: int) -> Sequence[int]:
         """Prompt and committed tokens of a session; empty if there is none."""
@@ -190,8 +190,6 @@ class EdgeMachine(Machine):
     def _session(self, message: Open) -> Session:
         """The session that `message` opens. Raises: what is wrong with it."""
         target = self._target
-        if self.admit is not None:
-            self.admit()
         if not 1 <= message.prompt_length <= message.length:
             what = "the prompt is empty, or longer than the tokens that came with it"
             raise RemoteProtocolError(Code.STATE, what)
@@ -207,6 +205,9 @@ class EdgeMachine(Machine):
         if text.over:
             raise RemoteProtocolError(Code.STATE, "nothing is left to write: every token asked for is committed")
         law = Law(message.params, message.seed, target.vocab_size)
-        return Session(
+        session = Session(
             message.session, text, law, message.scheme, target, self._limits.max_draft, message.logprobs, self._make
         )
+        if self.admit is not None:
+            self.admit()
+        return session

@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 
 from airdraft.control.auto import Auto
+from airdraft.control.machine import device_machine
 from airdraft.core import schemes
-from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Finished
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
@@ -262,7 +262,7 @@ class _Life:
         limits = replace(case.limits, max_sessions=0) if now < self._takes_s[at] else case.limits
         identity = Target("chaos", "target", bytes(16), VOCAB, target.max_context, target.eos_ids)
         edge = EdgeMachine(identity, limits, now, self._verify_s[at])
-        device = DeviceMachine(Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now)
+        device = device_machine(Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now)
         device.heartbeat_s = limits.heartbeat_s  # until the edge's welcome says the same
         self._outcome.connections += 1
         self._tell(f"connects to edge {at} with {len(self._text.tokens)} tokens")

@@ -12,6 +12,7 @@ import random
 import numpy as np
 
 from airdraft.control.auto import Auto
+from airdraft.control.machine import device_machine
 from airdraft.core import schemes
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
@@ -83,7 +84,7 @@ def _machine(part: str, world: int) -> tuple[EdgeMachine | DeviceMachine, TableM
     if part == "edge":
         identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids)
         return EdgeMachine(identity, limits, 0.0), target
-    return DeviceMachine(Hello(VERSION, "fuzz", "d", bytes(16), VOCAB), draft.max_context, 0.0), draft
+    return device_machine(Hello(VERSION, "fuzz", "d", bytes(16), VOCAB), draft.max_context, 0.0), draft
 
 
 class _Shell:

@@ -14,9 +14,9 @@ from msgspec import structs
 from airdraft import local
 from airdraft.control.auto import Auto
 from airdraft.core import schemes
-from airdraft.core.device import Counts, Request
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
 from airdraft.device.cost import CostMeter
