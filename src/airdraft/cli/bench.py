@@ -83,7 +83,7 @@ def report(
     except OSError as error:
         raise BadParameterError(f"{grid_file} cannot be read ({error.strerror}); give a grid's JSON") from error
     except ValueError as error:
-        raise BadParameterError(f"{grid_file} is no JSON ({error}); run `airdraft bench grid --json` again") from error
+        raise BadParameterError(f"{grid_file} is not JSON ({error}); run `airdraft bench grid --json` again") from error
     if not isinstance(results, dict):
         raise BadParameterError(f"{grid_file} holds no grid; run `airdraft bench grid --json` again")
     for path in lab.report(results, folder):
@@ -96,7 +96,7 @@ def report(
 
 @bench.command()
 def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
-    """Hold virtual time against the wall clock: real processes over an emulated link, and their replay. 2 minutes.
+    """Compare virtual time with the wall clock: real processes over an emulated link, and their replay. 2 minutes.
 
     Ends with exit code 1 if the median or the worst cell is off by too much.
     Other work on this machine makes the real runs slower.

@@ -54,7 +54,7 @@ _MaxBatch = Annotated[
 _KvTokens = Annotated[
     int | None,
     typer.Option(
-        help="Tokens of all texts whose keys and values are kept; who loses them is fed again.",
+        help="Tokens of all texts whose keys and values are kept; a text that loses them is fed again.",
         min=1,
         rich_help_panel=ENGINE,
     ),

@@ -37,7 +37,7 @@ Profile = Annotated[
 Scheme = Annotated[
     str,
     typer.Option(
-        help=f"One of {', '.join(SCHEMES)}; or auto: a stream that races, or server where drafting is in vain, by "
+        help=f"One of {', '.join(SCHEMES)}; or auto: a stream that races, or server where drafting gains nothing, by "
         "what is measured.",
         rich_help_panel="Scheme",
     ),
@@ -90,7 +90,9 @@ Offline = Annotated[
 ]
 Token = Annotated[
     str | None,
-    typer.Option(envvar="AIRDRAFT_TOKEN", help="What the edge wants to know this device by.", rich_help_panel="Link"),
+    typer.Option(
+        envvar="AIRDRAFT_TOKEN", help="Bearer token that this device presents to the edge.", rich_help_panel="Link"
+    ),
 ]
 Ca = Annotated[
     Path | None,
@@ -114,7 +116,9 @@ TraceDir = Annotated[
 ]
 TraceTokens = Annotated[
     bool,
-    typer.Option(help="Token ids in traces, too: whoever reads them reads the texts.", rich_help_panel=OPERATION),
+    typer.Option(
+        help="Token ids in traces, too: anybody who reads a trace can read the text.", rich_help_panel=OPERATION
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True, help="End when standard input ends.")]

@@ -178,7 +178,7 @@ def _input() -> str:
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise BadParameterError(f"standard input is no UTF-8 text ({error.reason}); convert it first") from error
+        raise BadParameterError(f"standard input is not UTF-8 text ({error.reason}); convert it first") from error
 
 
 async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:

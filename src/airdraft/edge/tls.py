@@ -39,7 +39,7 @@ def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         except ssl.SSLError as error:
             why = (
                 f"{key} is not the key of {certificate}" if error.reason == "KEY_VALUES_MISMATCH"
-                else f"{certificate} and {key} are no certificate and key in PEM"
+                else f"{certificate} and {key} are not a certificate and a key in PEM"
             )  # fmt: skip
             raise BadParameterError(f"{why}; give the chain of the server and its own key") from error
 

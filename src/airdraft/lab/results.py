@@ -115,7 +115,7 @@ def read(grid: dict[str, Any]) -> Grid:
     try:
         results = msgspec.convert(grid, Grid)
     except msgspec.ValidationError as problem:
-        raise BadParameterError(f"this is no grid of the laboratory ({problem}); run the grid again") from problem
+        raise BadParameterError(f"this is not a grid of the laboratory ({problem}); run the grid again") from problem
     if not results.rows:
         raise BadParameterError("the grid has no rows; run the grid again")
     return results

@@ -33,7 +33,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadParameterError(f"the trace {path} cannot be read ({reason}): give the path of a trace file") from error
     for number, line in enumerate(text.splitlines(), 1):
         said = line.partition("#")[0].strip()
@@ -48,7 +48,7 @@ def _numbers(where: str, words: Iterable[str]) -> list[float]:
         try:
             value = float(word)
         except ValueError:
-            raise BadParameterError(f"{where}: {word.strip()!r} is no number; give one of 0 or more") from None
+            raise BadParameterError(f"{where}: {word.strip()!r} is not a number; give one of 0 or more") from None
         if not 0 <= value < math.inf:
             raise BadParameterError(f"{where}: {word.strip()} is out of range; give a finite number of 0 or more")
         values.append(value)

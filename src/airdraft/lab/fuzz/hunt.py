@@ -88,7 +88,7 @@ def attempt(data: bytes) -> tuple[str, str]:
     except Exception as error:
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "airdraft" in frame.filename]
         inner = [frame for frame in ours if "/lab/fuzz/" not in Path(frame.filename).as_posix()] or ours
-        place = f"{Path(inner[-1].filename).name}:{inner[-1].lineno}" if inner else "nowhere of ours"
+        place = f"{Path(inner[-1].filename).name}:{inner[-1].lineno}" if inner else "outside airdraft"
         return "", f"{type(error).__name__} at {place}: {' '.join(str(error).split())}"
 
 
