@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.base import FloatArray, check
+from airdraft.models.base import EngineInfo, FloatArray, Part, check
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 from airdraft.sim import alone, together
@@ -26,8 +27,8 @@ class Strict(TableModel):
     fed = forwards = 0
 
     def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-        held = Held(length=len(cache))
-        check(EngineInfo("table", VOCAB + 1, self.max_context, self.eos_ids), Part(held, keep, tokens, rows))
+        info = EngineInfo(self.name, self.vocab_size, self.max_context, self.eos_ids)
+        check(info, Part(SimpleNamespace(length=len(cache)), keep, tokens, rows))
         self.fed += len(tokens)
         self.forwards += 1
         return super().forward(cache, keep, tokens, rows)
