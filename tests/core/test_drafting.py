@@ -74,7 +74,7 @@ def test_a_copying_drafter_writes_the_targets_text_without_a_draft_model(spec: S
     assert device.forwards == []
     assert sum(draft.count for draft in drafts) > 0
     accepted = sum(event.accepted for event in device.events if isinstance(event, Committed))
-    # Several guesses at a time are drafted, and right. An edge that races is ahead of them here, where nothing takes time.
+    # Several guesses at a time are right. An edge that races is ahead of them here, where nothing takes time.
     assert accepted >= (LENGTH // 2 if spec.race == "off" or spec.name == "coupled" else 1)
 
 

@@ -45,7 +45,7 @@ from airdraft.core.schemes import DEVICE as SIDE
 from airdraft.core.schemes import SERVER, Scheme
 from airdraft.core.states import DEVICE
 from airdraft.core.states import DeviceState as State
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 from airdraft.errors import Code, LocalProtocolError, RemoteProtocolError
 
 HEADER_BYTES = 46
@@ -56,14 +56,14 @@ REVIEW_S = 0.25
 """Seconds after which the policy is asked again, at the next commit."""
 
 
-class Session:
+class DeviceSession:
     """One text on the device."""
 
     def __init__(self, number: int, request: Request, making: Making, now: float) -> None:
         welcome, tokens = making.peer.welcome, [*request.prompt, *request.committed]
         self.number, self.counts = number, request.counts
         end = min(len(request.prompt) + request.max_tokens, welcome.max_context)
-        self.text = Text(tokens, end, welcome.eos_ids)
+        self.text = Prefix(tokens, end, welcome.eos_ids)
         self._peer, self._request, self._learner, self._make_scheme = making.peer, request, making.learner, making.make
         self._law = Law(request.params, request.seed, making.vocab_size)
         self._pen = Pen(number, self.text, self._law, request, making)
