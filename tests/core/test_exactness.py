@@ -233,7 +233,7 @@ class Torn(Pair):
         while text.finished is None:
             text.take(Pair.write(pair, text.next_request()).commits[0])
             pair = Torn(self._draft, self._target)
-        return Text(text.tokens)
+        return PairText(text.tokens)
 
 
 class Again:

@@ -30,7 +30,7 @@ class Alone(Pair):
 
     def write(self, request: Request) -> PairText:
         wanted = tuple(request.prompt), request.params, request.seed, request.max_tokens
-        return Text(list(alone.write(self._target, *wanted)))
+        return PairText(list(alone.write(self._target, *wanted)))
 
 
 def test_p_values_of_exact_texts_are_uniform() -> None:
