@@ -10,7 +10,7 @@ help:
 	@echo "make install   set up .venv with airdraft and nothing more"
 	@echo "make demo      see device and edge write a text over a slow link"
 	@echo "make test      run the tests"
-	@echo "make check     lint, format, types and layers"
+	@echo "make check     lint, format, types, layers and shape"
 	@echo "make clean     remove .venv and what the tools left"
 	@echo "PYTHON=...     the Python to use, 3.11 or newer (now: $(PYTHON))"
 
@@ -26,7 +26,7 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_house.py
 
 clean:
 	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -23,12 +23,12 @@ from typing import Any
 
 from airdraft import local
 from airdraft.cli.pages import renew
-from airdraft.core.control.auto import Auto
-from airdraft.core.device import Request
+from airdraft.control.auto import Auto
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.lab.record import prompts
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
@@ -55,7 +55,7 @@ def plain(
     return [token for tokens in rounds for token in tokens], len(rounds)
 
 
-async def stack(client: Connection, prompt: Sequence[int], seed: int, way: str, vocab_size: int) -> list[int]:
+async def stack(client: EdgeConnection, prompt: Sequence[int], seed: int, way: str, vocab_size: int) -> list[int]:
     """The text by device and edge. `way`: `rounds` or `auto`."""
     if way == "auto":
         request = Request(prompt, SchemeSpec("stream"), PARAMS, seed, TOKENS, policy=Auto(vocab_size))
@@ -77,7 +77,7 @@ async def measure(name: str) -> list[dict[str, Any]]:
     identical = dict.fromkeys(WAYS, 0)
     async with (
         local.edge("target", name) as url,
-        await Connection.connect(url, slow_draft, tokenizer.digest, vocab) as client,
+        await EdgeConnection.connect(url, slow_draft, tokenizer.digest, vocab) as client,
     ):
         for way in WAYS:
             await stack(client, heads[0], 0, way, vocab)

@@ -22,6 +22,7 @@ import numpy as np
 
 from airdraft.cli.pages import renew
 from airdraft.core import schemes
+from airdraft.core.law import Law, Place
 from airdraft.core.messages import Draft, SchemeSpec, encode
 from airdraft.core.noise import gumbel
 from airdraft.core.sampling import SamplingParams, choose
@@ -57,8 +58,8 @@ def measure() -> dict[str, Any]:
     for vocab in VOCABULARIES:
         logits = np.random.default_rng(0).normal(0.0, 3.0, vocab).astype(np.float32)
         top = SamplingParams(0.8, top_k=50)
-        drafter = schemes.make(SchemeSpec("coupled"), top, 1, vocab, schemes.DEVICE)
-        body = drafter.encode([drafter.propose(logits, 9)])
+        drafter = schemes.make(SchemeSpec("coupled"), Law(top, 1, vocab), schemes.DEVICE)
+        body = drafter.encode(schemes.Drafts((drafter.draw(logits, Place(9)),)))
         rows.append(
             {
                 "vocab_size": vocab,

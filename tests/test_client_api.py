@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -250,6 +251,11 @@ def test_the_asynchronous_client(edge: Edge) -> None:
                 pass
 
     run(main)
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert airdraft.__version__ == project["version"]
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -40,7 +40,9 @@ tags: [speculative-decoding, python, llama, onnx]
 Two small language models of Python that share one tokenizer: a **target** and a **draft** distilled from it, made
 to show and test speculative decoding that is split between a device and an edge. They were trained from scratch;
 no weight comes from another model. Each folder (`target/`, `draft/`) loads in transformers, vLLM and llama.cpp as
-a Llama model, and in onnxruntime through `model.onnx`, whose weights are byte ranges of `model.safetensors`.
+a Llama model, and in onnxruntime through `model.onnx`, whose weights are byte ranges of `model.safetensors`. The
+tokenizer lies in `target/`; `tokenizer_file` in the draft's `config.json` says so to airdraft, and any other program
+is given `target/` as the tokenizer.
 
 Written by `python -m training.pair card` on {card["date"]}; all figures are measured, `card.json` has them in full."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from training import export_onnx, tokenizer
@@ -13,22 +14,33 @@ from training.model import load, save
 LIMIT_BYTES = 40_000_000  # of the whole pair in the repository
 
 
-def folder(source: Path, out: Path, tokenizer_json: Path) -> None:
-    """Writes one complete model folder `out` from a trained one."""
+SHARED = "../target/tokenizer.json"
+"""The tokenizer of the draft, which is the target's, seen from the draft's folder."""
+
+
+def folder(source: Path, out: Path, more: Mapping[str, str] | None = None) -> None:
+    """Writes one model folder `out` from a trained one, without a tokenizer.json; config.json gets `more` as well."""
     model = load(source)
     save(model, out)
+    if more:
+        config = json.loads((out / "config.json").read_text("utf-8"))
+        (out / "config.json").write_text(json.dumps(config | more, indent=2) + "\n", "utf-8")
     (out / "model.safetensors").chmod(0o644)  # the library writes 0600; other users serve these files
     export_onnx.export(out)
-    shutil.copyfile(tokenizer_json, out / "tokenizer.json")
     (out / "tokenizer_config.json").write_text(tokenizer.tokenizer_config(model.config.context), "utf-8")
     ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     (out / "generation_config.json").write_text(json.dumps(ids, indent=2) + "\n", "utf-8")
 
 
 def pair(target: Path, draft: Path, tokenizer_json: Path, out: Path) -> int:
-    """Writes `out/target` and `out/draft`; returns their size in bytes."""
-    folder(target, out / "target", tokenizer_json)
-    folder(draft, out / "draft", tokenizer_json)
+    """Writes `out/target`, which any engine loads, and `out/draft`, which uses the target's tokenizer.
+
+    Returns their size in bytes.
+    """
+    folder(target, out / "target")
+    shutil.copyfile(tokenizer_json, out / "target" / "tokenizer.json")
+    folder(draft, out / "draft", {"tokenizer_file": SHARED})
+    (out / "draft" / "tokenizer.json").unlink(missing_ok=True)  # of a pair made before the tokenizer was shared
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if size > LIMIT_BYTES:
         print(f"note: the pair takes {size / 1e6:.1f} MB; the repository keeps at most {LIMIT_BYTES / 1e6:.0f} MB")

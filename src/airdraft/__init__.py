@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from airdraft.version import __version__
+
 if TYPE_CHECKING:
     from airdraft.client import AsyncClient, Client, Text
 
-__version__ = "0.1.0"
 __all__ = ["AsyncClient", "Client", "Text", "__version__"]
 
 

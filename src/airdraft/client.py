@@ -1,4 +1,4 @@
-"""airdraft from Python: texts drafted here and verified at an edge, with asyncio and without.
+"""airdraft from Python, with asyncio and without: texts are drafted here and verified at an edge.
 
 >>> with airdraft.Client("ws://edge:8571") as client:
 ...     for piece in client.stream("def fibonacci(n):", temperature=0.7, seed=1, max_tokens=64):
@@ -18,7 +18,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
+from airdraft.core import schemes
 from airdraft.core.events import Committed, Finished
 from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import SchemeSpec
@@ -48,7 +49,7 @@ T = TypeVar("T")
 
 
 class Options(TypedDict, total=False):
-    """How a text is to be written. What is left out is as in `airdraft run`."""
+    """Options of one text. Whatever is left out is as in `airdraft run`."""
 
     temperature: float
     """0 is greedy; 0.7 if left out."""
@@ -59,7 +60,7 @@ class Options(TypedDict, total=False):
     min_p: float
     """0 keeps every token."""
     seed: int
-    """Same seed, same text (under `auto`, `stream`, `coupled`, `server`, or greedy); 0 if left out."""
+    """The same seed gives the same text (under `auto`, `stream`, `coupled`, `server`, or greedy); 0 if left out."""
     max_tokens: int
     """Most tokens to write; 128 if left out."""
     scheme: str
@@ -67,7 +68,7 @@ class Options(TypedDict, total=False):
     draft_length: int | None
     """As in `Request`; not with `auto`."""
     logprobs: int | None
-    """As in `Request`: `Committed` and `Text` then have a `Logprob` for each token."""
+    """As in `Request`. `Committed` and `Text` then have a `Logprob` for each token."""
 
 
 @dataclass(frozen=True)
@@ -75,21 +76,21 @@ class Text:
     """A complete text."""
 
     text: str
-    """Without the prompt."""
+    """The text without its prompt."""
     tokens: tuple[int, ...]
     reason: str
-    """`stop`: an end-of-text token; `length`: as many tokens as were asked for, or as fit."""
+    """Why it ends: `stop` for an end-of-text token, `length` after as many tokens as were asked for, or as fit."""
     counts: Counts
-    """What it has cost."""
+    """The cost of the text."""
     logprobs: tuple[Logprob, ...] = ()
-    """How likely the target held each token, if that was asked for."""
+    """The target's log-probability of each token, if asked for."""
 
     def __str__(self) -> str:
         return self.text
 
 
 class AsyncClient:
-    """Any number of texts at once, over one connection. See `Client` for how it is made, and for its methods."""
+    """Writes any number of texts at once, over one connection. `Client` documents its arguments and methods."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class AsyncClient:
         token: str | None = None,
         ssl: tls.SSLContext | None = None,
     ) -> None:
-        """See `Client`. Loading a draft takes a moment; nothing is connected before `async with` or the first text."""
+        """See `Client`. Loading a draft takes a moment. `async with` connects, or else the first text does."""
         model, self.tokenizer = load(draft) if isinstance(draft, str) else draft
         edges = [edge] if isinstance(edge, str) else list(edge)
         self._offline = offline
@@ -112,8 +113,8 @@ class AsyncClient:
 
     @property
     def state(self) -> str:
-        """`connected to` an edge, `away`, with the reason, or `closed`."""
-        return self._writer.state
+        """`connected to` with the URL of the edge, `away` with the reason, or `closed`."""
+        return str(self._writer.state)
 
     async def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[str, None]:
         """See `Client.stream`."""
@@ -161,7 +162,7 @@ class AsyncClient:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
         params = SamplingParams(temperature, top_k, top_p, min_p)
         policy = Auto(self.tokenizer.vocab_size, races=("always",)) if scheme == "auto" else None
-        spec = SchemeSpec("stream" if policy else scheme)
+        spec = SchemeSpec(schemes.STREAM if policy else scheme)
         length = None if policy else draft_length
         return Request(ids, spec, params, seed, max_tokens, length, policy=policy, logprobs=logprobs)
 
@@ -190,10 +191,10 @@ class AsyncClient:
 
 
 class Client:
-    """Texts drafted on this device and verified at an edge, for programs without asyncio.
+    """Writes texts that are drafted on this device and verified at an edge, for programs without asyncio.
 
-    Connected from the start; the connection lives in a thread of its own. Texts may be written from several threads at
-    once. Close it, or use it in a `with` statement.
+    It connects at once; the connection lives in a thread of its own. Several threads may write texts at once. Close
+    the client, or use it in a `with` statement.
     """
 
     def __init__(
@@ -210,10 +211,10 @@ class Client:
         Args:
             edge: ws:// or wss://HOST:PORT, or several that serve the same target, tried in this order.
             draft: `draft`, which ships with airdraft, a folder or a hub id, or a model and its tokenizer.
-            offline: once the edge is away: `stall` waits for it, `error` raises at once, and `draft` waits and tells
-                meanwhile what the draft model would say, see `events`.
+            offline: while the edge is away, `stall` waits for it, `error` raises at once, and `draft` waits and
+                meanwhile yields what the draft model would write, see `events`.
             give_up_s: how long a text waits for an edge; None: for ever.
-            token: what proves to the edge who we are.
+            token: proves to the edge who we are.
             ssl: what to trust, for wss://; None: the authorities that this machine trusts.
         Raises: `LinkError` if no edge answers (unless `offline` is `draft`), `RefusedError` if it refuses us,
             `ModelError` if there is no such draft model, `BadParameterError`.
@@ -222,7 +223,7 @@ class Client:
         self.tokenizer = self._client.tokenizer
         self._stop = asyncio.Event()
         self._closed = False
-        self._lock = threading.Lock()  # of that
+        self._lock = threading.Lock()  # of `_closed`
         started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="airdraft client", daemon=True)
         self._thread.start()
@@ -247,25 +248,26 @@ class Client:
 
     @property
     def state(self) -> str:
-        """`connected to` an edge, `away`, with the reason, or `closed`."""
+        """`connected to` with the URL of the edge, `away` with the reason, or `closed`."""
         return self._client.state
 
     def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Iterator[str]:
-        """The text in pieces, as it is committed; nothing in it is ever taken back. Leaving the loop gives it up.
+        """Yield the text in pieces, as it is committed. No piece is ever taken back. Leaving the loop gives it up.
 
         prompt: text, or token ids.
         Raises, once the first piece is asked for: `BadParameterError`; `LinkError`, `RefusedError`,
-        `RemoteProtocolError` or `ModelError` if it cannot be written to its end. The pieces until then stand.
+        `RemoteProtocolError` or `ModelError` if it cannot be written to its end. Pieces yielded before stand.
         """
         return self._iterate(self._client.stream(prompt, **options))
 
     def complete(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Text:
-        """The whole text. Raises: as `stream`."""
+        """Return the whole text. Raises: as `stream`."""
         return self._wait(self._submit(self._client.complete(prompt, **options)))
 
     def events(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Iterator[Written]:
-        """Everything that happens: `Committed`, and with `offline="draft"` `Unverified` and `Corrected`; at the end
-        `Finished`. Tokens are ids, for `tokenizer` to decode. Raises: as `stream`.
+        """Yield all events: `Committed`, with `offline="draft"` also `Unverified` and `Corrected`; last, `Finished`.
+
+        Tokens are ids, for `tokenizer` to decode. Raises: as `stream`.
         """
         return self._iterate(self._client.events(prompt, **options))
 
@@ -287,7 +289,7 @@ class Client:
             future.cancel()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        with self._lock:  # or another thread might stop the loop in between, and nobody would ever answer
+        with self._lock:  # or another thread could stop the loop in between, and the work would never end
             if self._closed:
                 work.close()
                 raise LinkError("the client is closed; make another")

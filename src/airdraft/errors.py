@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 
 class Code(StrEnum):
-    """The reason a session, a connection or a request ended, in one word. An `Error` message carries it."""
+    """The reason a session, a connection or a request ended, in one word.
+
+    A peer may send a word that is not listed here, so errors and messages carry a string; `of` looks it up.
+    """
 
     meaning: str
     passes: bool
     """Whether another edge, or the same one later, may not refuse."""
+    http: int
+    """Status of the OpenAI-style API: 502 for what is between device and edge, and no fault of the request."""
     travels: bool
-    """Whether it is part of the protocol. The others are set on the side that reports them."""
+    """Whether the code is part of the protocol. The others are set on the side that reports them."""
 
-    def __new__(cls, value: str, meaning: str, *, passes: bool = False, travels: bool = True) -> Self:
+    def __new__(cls, value: str, meaning: str, passes: bool = False, http: int = 502, travels: bool = True) -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
-        member.meaning, member.passes, member.travels = meaning, passes, travels
+        member.meaning, member.passes, member.http, member.travels = meaning, passes, http, travels
         return member
 
+    # code, meaning, passes, http, travels
     VERSION = "version", "the two sides speak different versions of the protocol"
     VOCABULARY = "vocabulary", "draft and target model do not share one vocabulary"
-    SCHEME = "scheme", "the scheme is unknown, or an option of it is out of range"
-    CONTEXT = "context", "the text does not fit the target's context"
+    SCHEME = "scheme", "the scheme is unknown, or an option of it is out of range", False, 400
+    CONTEXT = "context", "the text does not fit the target's context", False, 400
     FRAME = "frame", "a frame is longer than the receiver allows"
     GARBAGE = "garbage", "bytes that are no message of this protocol"
     STATE = "state", "a message that does not fit the session's state"
-    BUSY = "busy", "the edge has no room for another session, or is about to end"
-    QUOTA = "quota", "the quota of the device's token is used up"
-    REVOKED = "revoked", "the device's token is valid no more"
-    IDLE = "idle", "nothing has happened for too long"
-    SILENT = "silent", "nothing was heard for three heartbeats"
-    ENGINE = "engine", "the model at the edge failed"
+    BUSY = "busy", "the edge has no room for another session, or is about to end", True, 503
+    QUOTA = "quota", "the quota of the device's token is used up", True, 429
+    REVOKED = "revoked", "the device's token is valid no more", False, 401
+    IDLE = "idle", "nothing has happened for too long", True
+    SILENT = "silent", "nothing was heard for three heartbeats", True
+    ENGINE = "engine", "the model at the edge failed", True
+    UNAUTHORISED = "unauthorised", "the edge does not let the device in, or cannot be trusted", False, 502, False
+    MODEL = "model", "the edge serves another target than the edges before it", False, 502, False
+    GONE = "gone", "the connection ended without an error message", False, 502, False
+
+    @classmethod
+    def of(cls, code: str) -> Code | None:
+        """Return the member for `code`, None for a code that only the peer knows."""
+        return next((known for known in cls if known == code), None)
 
 
 class AirdraftError(Exception):
     """Something the user or the peer can mend. Command lines print it as one line and exit with 2."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle any subclass, whatever its constructor takes: a process pool must hand errors on whole."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[AirdraftError], args: tuple[object, ...], attributes: dict[str, object]) -> AirdraftError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
 
 class LocalProtocolError(AirdraftError):
-    """We misused one of the machines of `airdraft.core` (called it in the wrong state, say)."""
+    """Our own code misused one of the machines of `airdraft.core`: it called one in the wrong state, say."""
 
 
 class RemoteProtocolError(AirdraftError):
-    """The peer broke the protocol. `code` is one of `airdraft.core.messages.ERROR_CODES`."""
+    """The peer broke the protocol. `code` is a `Code`, or a word that only the peer knows."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -53,11 +77,17 @@ class RemoteProtocolError(AirdraftError):
 
 
 class RefusedError(AirdraftError):
-    """The peer refused us, and said why in an error frame. `code` as in `RemoteProtocolError`."""
+    """The peer refused us, and said why in an error frame. `code` is as in `RemoteProtocolError`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+    @property
+    def passes(self) -> bool:
+        """Whether another edge, or the same one later, may not refuse."""
+        known = Code.of(self.code)
+        return known is not None and known.passes
 
 
 class LinkError(AirdraftError):
@@ -69,14 +99,29 @@ class ModelError(AirdraftError):
 
 
 class BadParameterError(AirdraftError, ValueError):
-    """A parameter out of its range. A ValueError too, so that decoders report it as a bad message."""
+    """A parameter is out of its range. A ValueError too, so that decoders report it as a bad message.
+
+    `field` is the parameter at fault as the OpenAI-style API spells it (`top_k`), None if no single one is.
+    `code` is what an edge refuses such a request with.
+    """
+
+    def __init__(self, message: str, field: str | None = None, code: Code = Code.SCHEME) -> None:
+        super().__init__(message)
+        self.field = field
+        self.code = code
+
+
+def too_long(length: int, context: int, model: str | None = None) -> str:
+    """Return the message for a prompt of `length` tokens that leaves no room in a context of `context` tokens."""
+    whose = "the target's context" if model is None else f"the context of {model}"
+    return f"the prompt is {length} tokens, {whose} is {context}; shorten the prompt"
 
 
 def first_line(problem: Exception) -> str:
-    """What another library says of its error, for a message of ours; the error's name if it says nothing."""
+    """Return the first line of another library's error, or the error's name if it has no message."""
     return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def why(problem: OSError | UnicodeError) -> str:
-    """What is wrong with an address, for a message of ours that names it."""
+    """Return what is wrong with an address, for a message that names the address."""
     return getattr(problem, "strerror", None) or first_line(problem)

@@ -1,4 +1,4 @@
-"""An edge, and an emulated link before it, as processes of their own on this machine."""
+"""An edge on this machine, and an emulated link in front of it, as processes of their own."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Link:
 
 @contextlib.asynccontextmanager
 async def edge(target: str, profile: str, link: Link | None = None, options: Sequence[str] = ()) -> AsyncIterator[str]:
-    """Start an edge that serves `target` on loopback, behind `link` if one is given. Yields the URL to connect to.
+    """Start an edge that serves `target` on loopback, behind `link` if one is given. Yield the URL to connect to.
 
-    options: more of `airdraft edge`.
+    options: further options of `airdraft edge`.
 
-    Both processes end with the context, or with this process, however it ends: their standard input does then.
-    Raises: `LinkError` with the child's own last words if it does not start.
+    Both processes end with the context. If this process ends, they end as well, because their standard input does.
+    Raises: `LinkError` with a child's own last words if it does not start.
     """
     async with contextlib.AsyncExitStack() as stack:
         url: str = (await stack.enter_async_context(serving(target, profile, options)))["url"]
@@ -58,7 +58,7 @@ async def edge(target: str, profile: str, link: Link | None = None, options: Seq
 
 @contextlib.asynccontextmanager
 async def serving(target: str, profile: str, options: Sequence[str] = ()) -> AsyncIterator[dict[str, Any]]:
-    """As `edge` without a link. Yields what the edge says of itself, its `url` for one, and its `pid`."""
+    """Start an edge without a link. Yield what it prints about itself, its `url` for one, and its `pid`."""
     fixed = ("--target", target, "--profile", profile, "--port", "0", "--json", "--until-eof")
     async with _child("edge", *fixed, *options) as said:
         yield said
@@ -66,7 +66,7 @@ async def serving(target: str, profile: str, options: Sequence[str] = ()) -> Asy
 
 @contextlib.asynccontextmanager
 async def _child(command: str, *options: str) -> AsyncIterator[dict[str, Any]]:
-    """One airdraft process, and the line of JSON with which it says that it listens."""
+    """Run one airdraft process. Yield the line of JSON that it prints once it listens."""
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "airdraft", command, *options, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -87,8 +87,8 @@ async def _child(command: str, *options: str) -> AsyncIterator[dict[str, Any]]:
                 raise LinkError(words[-1].removeprefix("airdraft: "))
             yield json.loads(line) | {"pid": process.pid}
         finally:
-            # Closing the pipe ends it, see `--until-eof`. No signal: asyncio before 3.12 warns of a child that ends
-            # by itself at that moment.
+            # Closing the pipe ends the process, see `--until-eof`. A signal would make asyncio before 3.12 warn if the
+            # process ended by itself at that moment.
             if process.stdin is not None:
                 process.stdin.close()
             try:

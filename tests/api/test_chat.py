@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from airdraft.models.onnx import OnnxModel
 from airdraft.models.text import Tokenizer
 from airdraft.telemetry.http import serving
 
+from ..pairs import copied
 from .conftest import HOST, Served, Truth
 from .test_requests import post
 
@@ -41,7 +41,7 @@ ASK = {"add_generation_prompt": True}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the pair's draft with the tiny template."""
-    folder = Path(shutil.copytree(shipped("draft"), tmp_path / "chat"))
+    folder = copied("draft", tmp_path / "chat")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": TINY}))
     return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 import ssl
 import time
@@ -15,10 +14,10 @@ import openai
 import pytest
 import trustme
 
-from airdraft.models.folder import shipped
 from airdraft.models.text import Tokenizer
 
 from ..e2e.processes import airdraft, announced, started
+from ..pairs import copied
 from .conftest import PROMPT, Truth
 from .test_chat import MESSAGES, RENDERED, TINY
 
@@ -60,7 +59,7 @@ def test_chats_with_a_key_over_tls(tmp_path: Path, tokenizer: Tokenizer, truth: 
     certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
     certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
     (tmp_path / "tokens").write_text("0123456789abcdef\n")
-    folder = Path(shutil.copytree(shipped("draft"), tmp_path / "draft"))
+    folder = copied("draft", tmp_path / "draft")
     (folder / "chat_template.jinja").write_text(TINY)
     text = tokenizer.decode(truth(RENDERED + "# assistant:", seed=3, max_tokens=20))
     secured = ("--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.server
 import io
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,10 +19,10 @@ import pytest
 
 from airdraft import cli
 from airdraft.models import llamacpp
-from airdraft.models.folder import shipped
 from airdraft.telemetry import logs
 
 from ..e2e.processes import ENVIRONMENT, airdraft, command
+from ..pairs import copied
 
 Run = Callable[..., str]
 
@@ -174,15 +173,14 @@ def test_an_engine_whose_extra_is_not_installed(
 
 def test_a_checkpoint_of_an_unknown_architecture(mistake: Run, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="needs the extra hf")
-    folder = Path(shutil.copytree(shipped("draft"), tmp_path / "odd"))
+    folder = copied("draft", tmp_path / "odd")
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "odd"}), "utf-8")
     assert "odd" in mistake("edge", "--target", str(folder), "--engine", "hf")
 
 
 def test_a_broken_model(mistake: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "broken"
-    shutil.copytree(shipped("draft"), folder)
+    folder = copied("draft", tmp_path / "broken")
     (folder / "model.onnx").write_bytes(b"no graph\nat all")
     line = mistake("edge", "--target", str(folder))
     assert str(folder) in line
@@ -190,8 +188,7 @@ def test_a_broken_model(mistake: Run, tmp_path: Path) -> None:
 
 
 def test_a_draft_of_another_vocabulary(mistake: Run, edge: str, tmp_path: Path) -> None:
-    folder = tmp_path / "other"
-    shutil.copytree(shipped("draft"), folder)
+    folder = copied("draft", tmp_path / "other")
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text("utf-8"))
     vocab = content["model"]["vocab"]

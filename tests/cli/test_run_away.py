@@ -121,7 +121,7 @@ def test_a_certificate_of_ones_own(run: Run, tmp_path: Path) -> None:
         assert (code, json.loads(out)["ids"]) == (0, truth())
         code, _, line = run("--edge", url, *SERVER)
         assert code == 2
-        assert "is not to be trusted" in line
+        assert "cannot be trusted" in line
         assert "--ca FILE" in line
         code, _, line = run("--edge", url, "--ca", str(tmp_path / "nope.pem"), *SERVER)
         assert code == 2

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from airdraft.control.machine import device_machine
 from airdraft.core.bits import BitWriter, id_width
-from airdraft.core.control.facts import Facts, Mode
-from airdraft.core.device import DeviceMachine, Request
 from airdraft.core.edge import EdgeMachine, Limits, Target
-from airdraft.core.events import Event, Forward, Ready
+from airdraft.core.events import Event, Forward, Note, Ready
 from airdraft.core.messages import (
     VERSION,
     Decoder,
@@ -26,6 +25,8 @@ from airdraft.core.messages import (
     Welcome,
     encode,
 )
+from airdraft.core.policy import Facts, Mode
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import FloatArray
 from airdraft.sim.conformance import TableModel
@@ -125,6 +126,8 @@ class EdgeSide:
         identity = Target("test", "target", bytes(16), target.vocab_size, target.max_context, target.eos_ids)
         self.machine = EdgeMachine(identity, limits or Limits(), now=0.0)
         self.events: list[Event] = []
+        self.notes: list[Note] = []
+        self.on_event: Callable[[Event], None] = lambda event: None
         self.forwards: list[Forward] = []
         self.run = run
         self._target = target
@@ -151,6 +154,11 @@ class EdgeSide:
     def _serve(self, events: list[Event]) -> None:
         for event in events:
             if not isinstance(event, Forward):
+                self.on_event(event)
+            if isinstance(event, Note):
+                self.notes.append(event)
+                continue
+            if not isinstance(event, Forward):
                 self.events.append(event)
                 continue
             self.forwards.append(event)
@@ -165,7 +173,7 @@ class DeviceSide:
     """A device's machine with its model; the test is the edge."""
 
     def __init__(self, draft: TableModel, answer: Welcome | None = None, *, run: bool = True) -> None:
-        self.machine = DeviceMachine(hello(draft.vocab_size), draft.max_context, now=0.0)
+        self.machine = device_machine(hello(draft.vocab_size), draft.max_context, now=0.0)
         self.events: list[Event] = []
         self.forwards: list[Forward] = []
         self.run = run
@@ -196,6 +204,8 @@ class DeviceSide:
 
     def _serve(self, events: list[Event]) -> None:
         for event in events:
+            if isinstance(event, Note):
+                continue
             if not isinstance(event, Forward):
                 self.events.append(event)
                 continue

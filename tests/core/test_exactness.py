@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from airdraft.core import schemes, writing
-from airdraft.core.control.facts import Mode
-from airdraft.core.device import Request
+from airdraft.core import schemes
+from airdraft.core.device import session
+from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.policy import Mode
+from airdraft.core.request import Request
 from airdraft.core.resume import Resumable
 from airdraft.core.sampling import SamplingParams, choose, distribution, draw
-from airdraft.core.schemes import Context, Drafted, Ruling
+from airdraft.core.schemes import Context, Drafted, Guess, Ruling
 from airdraft.core.schemes.coupled import Coupled
 from airdraft.core.schemes.dense import Dense
 from airdraft.core.schemes.rejection import Rejection
@@ -90,43 +92,43 @@ class Inverted:
 class RawSample:
     """Draws from the distribution before it was rounded, and sends the rounded one."""
 
-    def propose(self: Any, logits: Any, position: int) -> Drafted:
-        probs = distribution(logits, self._params)
+    def draw(self: Any, guess: Guess, at: Place) -> Drafted:
+        probs = self._law.probs(guess, at)
         ids, weights = self.quantise(probs)
         # Tokens rounded to nothing stay out: the edge would refuse them at once.
-        token = int(ids[draw(probs[ids] * (weights > 0), self._coins(position))])
+        token = int(ids[draw(probs[ids] * (weights > 0), self._coins(at))])
         return Drafted(token, ids, weights, float(weights.sum()))
 
 
 class NoResidual:
     """Replaces a rejected token by a draw from the target."""
 
-    def replace(self: Any, accepted: int, target_probs: Any, draft: Drafted) -> Ruling:
-        return Ruling(accepted, draw(target_probs, self._rng))
+    def replace(self: Any, path: tuple[int, ...], target_probs: Any, draft: Drafted) -> Ruling:
+        return Ruling(path, draw(target_probs, self._rng))
 
 
 class SwappedResidual:
     """Replaces a rejected token by a draw from max(0, draft - target)."""
 
-    def replace(self: Any, accepted: int, target_probs: Any, draft: Drafted) -> Ruling:
+    def replace(self: Any, path: tuple[int, ...], target_probs: Any, draft: Drafted) -> Ruling:
         residual = -target_probs
         residual[draft.ids] += draft.probs()
-        return Ruling(accepted, draw(np.maximum(residual, 0.0), self._rng))
+        return Ruling(path, draw(np.maximum(residual, 0.0), self._rng))
 
 
 class NextRow:
     """Judges each draft by the target's row for the token after it."""
 
-    def verify(self: Any, drafts: Any, logits: Any, position: int) -> Ruling:
-        return Rejection.verify(self, drafts, np.roll(logits, -1, axis=0), position)
+    def verify(self: Any, drafts: Any, rows: Any, at: Place) -> Ruling:
+        return Rejection.verify(self, drafts, np.roll(rows, -1, axis=0), at)
 
 
 class NoParams:
     """Forgets the sampling parameters at the edge."""
 
-    def verify(self: Any, drafts: Any, logits: Any, position: int) -> Ruling:
-        self._params = SamplingParams()
-        return Rejection.verify(self, drafts, logits, position)
+    def verify(self: Any, drafts: Any, rows: Any, at: Place) -> Ruling:
+        self._law = Law(SamplingParams(), self._law.seed, self._law.vocab_size)
+        return Rejection.verify(self, drafts, rows, at)
 
 
 class AlwaysAccepts:
@@ -137,27 +139,34 @@ class AlwaysAccepts:
 class LastRow:
     """A `split` device that recovers with the row of its last draft, not with the rejected draft's."""
 
-    def propose(self: Any, logits: Any, position: int) -> Drafted:
-        self._last = Split.propose(self, logits, position)
+    def draw(self: Any, guess: Guess, at: Place) -> Drafted:
+        self._last = Split.draw(self, guess, at)
         return self._last
 
-    def recover(self: Any, draft: Drafted, extra: bytes, position: int) -> int | None:
-        return Split.recover(self, self._last, extra, position)
+    def recover(self: Any, draft: Drafted, extra: bytes, at: Place) -> int | None:
+        return Split.recover(self, self._last, extra, at)
 
 
 class IgnoresDraft:
     """A `split` device that takes the target's row, or first candidate, as it comes."""
 
-    def recover(self: Any, draft: Drafted, extra: bytes, position: int) -> int | None:
+    def recover(self: Any, draft: Drafted, extra: bytes, at: Place) -> int | None:
         _, ids, target_probs = self._decode_extra(extra)
         return int(ids[draw(target_probs, self._rng)])
+
+
+class Stuck(Law):
+    def choose(self, row: Any, at: Place) -> int:
+        return super().choose(row, Place(0))
 
 
 class OneNoise:
     """A `coupled` edge that uses the same noise at every position."""
 
-    def _choose(self: Any, logits: Any, position: int) -> int:
-        return choose(logits, self._context.params, self._context.seed, 0)
+    def __init__(self: Any, context: Context) -> None:
+        Coupled.__init__(
+            self, replace(context, law=Stuck(context.law.params, context.law.seed, context.law.vocab_size))
+        )
 
 
 ROW, CANDIDATES = SchemeSpec("split"), SchemeSpec("split", downlink="candidates")
@@ -231,9 +240,9 @@ class Again:
     """Coins that know the seed and the side: a resumed text tosses again what its first part tossed."""
 
     def __init__(self, context: Context, *position: int) -> None:
-        self._rng = np.random.default_rng([context.seed, context.side, *position])
+        self._rng = np.random.default_rng([context.law.seed, context.side, *position])
 
-    def __call__(self, position: int, use: int = 0) -> np.random.Generator:
+    def __call__(self, at: Place, use: int = 0) -> np.random.Generator:
         return self._rng
 
 
@@ -245,9 +254,9 @@ class FromTheStart:
         self._context = context
         self._coins: Again | None = None
 
-    def __call__(self, position: int, use: int = 0) -> np.random.Generator:
-        self._coins = self._coins or Again(self._context, position)
-        return self._coins(position)
+    def __call__(self, at: Place, use: int = 0) -> np.random.Generator:
+        self._coins = self._coins or Again(self._context, at.position)
+        return self._coins(at)
 
 
 def tossing(monkeypatch: pytest.MonkeyPatch, coins: Any) -> None:
@@ -305,9 +314,9 @@ class SameForAll:
     """Coins that forget the position."""
 
     def __init__(self, context: Context) -> None:
-        self._seed = [context.seed, context.side]
+        self._seed = [context.law.seed, context.side]
 
-    def __call__(self, position: int, use: int = 0) -> np.random.Generator:
+    def __call__(self, at: Place, use: int = 0) -> np.random.Generator:
         return np.random.default_rng([*self._seed, use])
 
 
@@ -316,7 +325,7 @@ def test_every_pair_of_schemes_may_follow_each_other_and_the_text_keeps_its_dist
     monkeypatch: pytest.MonkeyPatch, coins: type | None
 ) -> None:
     """A text whose scheme changes after every commit, among others to those that toss coins."""
-    monkeypatch.setattr(writing, "REVIEW_S", 0.0)  # the policy is asked every time
+    monkeypatch.setattr(session, "REVIEW_S", 0.0)  # the policy is asked every time
     if coins:
         tossing(monkeypatch, coins)
     followed = set()
@@ -349,13 +358,13 @@ def acceptance(spec: SchemeSpec, draft: Any, target: Any, texts: int = 150) -> t
 
 
 class WrongPosition:
-    def propose(self: Any, logits: Any, position: int) -> Drafted:
-        return Drafted(self._choose(logits, position + 1))
+    def draw(self: Any, guess: Any, at: Place) -> Drafted:
+        return Drafted(self._law.choose(guess, Place(at.position + 1)))
 
 
 class OwnNoise:
-    def propose(self: Any, logits: Any, position: int) -> Drafted:
-        return Drafted(choose(logits, self._context.params, self._context.seed + 1_000_003, position))
+    def draw(self: Any, guess: Any, at: Place) -> Drafted:
+        return Drafted(choose(guess, self._law.params, self._law.seed + 1_000_003, at.position))
 
 
 @pytest.mark.parametrize("mutation", [WrongPosition, OwnNoise])

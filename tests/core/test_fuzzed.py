@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airdraft.core.control.facts import Facts, Mode
-from airdraft.core.device import DeviceMachine, Request
+from airdraft.control.machine import device_machine
 from airdraft.core.events import Event, Forward
 from airdraft.core.messages import (
     MAX_FILLER,
@@ -20,6 +19,8 @@ from airdraft.core.messages import (
     Tokens,
     encode,
 )
+from airdraft.core.policy import Facts, Mode
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 
 from .tables import SPECS, STREAMS, DeviceSide, EdgeSide, hello, table, welcome
@@ -40,7 +41,7 @@ class Once:
 
 def test_after_a_switch_to_rounds_the_draft_model_is_fed_something() -> None:
     draft = table(1)
-    device = DeviceMachine(hello(), draft.max_context, 0.0)
+    device = device_machine(hello(), draft.max_context, 0.0)
     device.receive(encode(welcome(eos_ids=())), 0.0)
     cache: list[int] = []
 

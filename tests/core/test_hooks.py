@@ -1,29 +1,28 @@
-"""What a shell may hang on to a machine: a tap that sees messages, a say in what is opened."""
+"""What a shell may hang on to a machine: the events that it reports, and a say in what is opened."""
 
 from __future__ import annotations
 
-from airdraft.core.messages import Close, Draft, Error, Hello, Message, Open, Opened, Ping, Verdict, Welcome
+from airdraft.core.events import Begun, Declined, Event, Finished, Offered, Progress, Taken
+from airdraft.core.messages import Close, Error, Opened, Ping, Verdict
 from airdraft.errors import RefusedError
 
 from .tables import EdgeSide, drafting, hello, opening, table
 
 
-def test_a_tap_sees_messages_both_ways_in_their_order_and_no_heartbeats() -> None:
+def test_an_edge_reports_what_becomes_of_a_text_in_its_order_and_no_heartbeats() -> None:
     edge = EdgeSide(table(1))
-    seen: list[tuple[type[Message], bool, int]] = []
-    edge.machine.tap = lambda message, sent: seen.append((type(message), sent, len(edge.machine.text(1))))
+    seen: list[tuple[Event, int]] = []
+    edge.on_event = lambda event: seen.append((event, len(edge.machine.text(1))))
     edge.send(hello(), Ping(1.0), opening())
     (verdict,) = edge.send(drafting((0, 1), (2, 3)))
     assert isinstance(verdict, Verdict)
     edge.send(Close(1, "over"))
     assert seen == [
-        (Hello, False, 0),
-        (Welcome, True, 0),
-        (Open, False, 0),
-        (Opened, True, 2),
-        (Draft, False, 2),
-        (Verdict, True, verdict.committed),  # the text holds by then what the message says
-        (Close, False, verdict.committed),
+        (Begun(1, 2, 2, 8, "coupled"), 2),
+        (Taken(1, 2), 2),
+        (Offered(1, 2, 2, 1), 2),
+        (Progress(1, 2, verdict.accepted, 1, 2, raced=False), verdict.committed),  # the text holds it by then
+        (Finished(1, "over"), 0),
     ]
     assert len(edge.machine.text(1)) == 0
 
@@ -39,6 +38,7 @@ def test_what_is_not_admitted_is_refused_and_the_connection_goes_on() -> None:
 
     edge.machine.admit = admit
     assert edge.send(opening(1)) == [Error(1, "quota", "no more")]
+    assert edge.notes == [Declined(1, "quota")]
     full = False
     (answer,) = edge.send(opening(2))
     assert isinstance(answer, Opened)

@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 from airdraft.core import messages as m
 from airdraft.core import schemes
 from airdraft.core.bits import BitReader, BitWriter, id_width, lattice
-from airdraft.core.logprobs import MOST_LIKELY
+from airdraft.core.law import Law, Place
+from airdraft.core.messages import MOST_LIKELY
 from airdraft.core.sampling import SamplingParams, candidates, choose, distribution, draw, draws, softmax
 from airdraft.core.schemes import DEVICE, EDGE
 from airdraft.errors import BadParameterError, RemoteProtocolError
@@ -149,17 +150,17 @@ def test_the_lattice_rounds_to_the_nearest_point(raw: np.ndarray, total: int) ->
 def test_what_is_decoded_is_what_was_drawn_from(
     name: str, data: st.DataObject, vocab: int, seed: int, given_params: SamplingParams
 ) -> None:
-    device = schemes.make(SPECS[name], given_params, seed, vocab, DEVICE)
-    edge = schemes.make(SPECS[name], given_params, seed, vocab, EDGE)
+    device = schemes.make(SPECS[name], Law(given_params, seed, vocab), DEVICE)
+    edge = schemes.make(SPECS[name], Law(given_params, seed, vocab), EDGE)
     rng = np.random.default_rng(seed)
     drafts = [
-        device.propose(rng.normal(0, 3, vocab).astype(np.float32), at) for at in range(data.draw(st.integers(0, 4)))
+        device.draw(rng.normal(0, 3, vocab).astype(np.float32), Place(at)) for at in range(data.draw(st.integers(0, 4)))
     ]
-    body = device.encode(drafts)
+    body = device.encode(schemes.Drafts(tuple(drafts)))
     assert len(body) <= (device.draft_bits * len(drafts) + 7) // 8
     decoded = edge.decode(len(drafts), body)
     assert edge.encode(decoded) == body
-    for ours, theirs in zip(drafts, decoded, strict=True):
+    for ours, theirs in zip(drafts, decoded.said, strict=True):
         assert ours.token == theirs.token
         assert ours.total == theirs.total
         if name == "coupled":

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from airdraft.core import schemes
 from airdraft.core.edge import Limits
 from airdraft.core.events import Committed, Failed, Finished
+from airdraft.core.law import Law, Place
 from airdraft.core.messages import (
     VERSION,
     Close,
@@ -120,7 +121,7 @@ def in_state(state: str) -> EdgeSide:
         edge.send(drafting((0, 1), written))
         while state == "done" and edge.forwards:
             edge.forward()
-        assert edge.machine._sessions[1]._state.value == ("done" if state == "done" else "verifying")
+        assert edge.machine._sessions[1].state.value == ("done" if state == "done" else "verifying")
     if state == "streaming":
         edge.forward()
     return edge
@@ -159,8 +160,8 @@ LAW = {  # message: what it does in each state
 
 def effect(edge: EdgeSide, message: Message) -> str:
     """What `message` does: ok, ignored, or which of session and connection it ends."""
-    before = len(edge.forwards), len(edge.events), edge.machine._sessions.get(1), vars(edge.machine).copy()
-    waiting = before[2] and (before[2]._waiting, before[2]._switch)
+    before, session = (len(edge.forwards), len(edge.events)), edge.machine._sessions.get(1)
+    state = session and session.state
     answers = edge.send(message)
     for answer in answers:
         if isinstance(answer, Error):
@@ -169,7 +170,7 @@ def effect(edge: EdgeSide, message: Message) -> str:
             return "session" if answer.session else "connection"
     session = edge.machine._sessions.get(1)
     moved = answers or len(edge.forwards) > before[0] or len(edge.events) > before[1]
-    return "ok" if moved or (session and (session._waiting, session._switch) != waiting) else "ignored"
+    return "ok" if moved or (session and session.state != state) else "ignored"
 
 
 @pytest.mark.parametrize("state", ["new", "greeted", "opening", "idle", "verifying", "streaming", "done"])
@@ -300,11 +301,13 @@ class BodyOf:
     """Bodies made by hand."""
 
     def __init__(self, spec: SchemeSpec, vocab: int = 5) -> None:
-        self.scheme = schemes.make(spec, SamplingParams(), 1, vocab, DEVICE)
+        self.scheme = schemes.make(spec, Law(SamplingParams(), 1, vocab), DEVICE)
 
     def one(self, token: int, weight: int) -> bytes:
         total = float((1 << 6) - 1)
-        return self.scheme.encode([schemes.Drafted(token, np.array([token]), np.array([weight]), total)])
+        return self.scheme.encode(
+            schemes.Drafts((schemes.Drafted(token, np.array([token]), np.array([weight]), total),))
+        )
 
 
 def test_candidates_run_out_into_the_row() -> None:
@@ -315,7 +318,7 @@ def test_candidates_run_out_into_the_row() -> None:
     (verdict,) = edge.send(Draft(1, 1, 2, 2, Digest((0, 1)).value, 1, sure))
     assert isinstance(verdict, Verdict)
     assert verdict.token is None
-    device = schemes.make(CANDIDATES, SamplingParams(), 1, 200, DEVICE)
+    device = schemes.make(CANDIDATES, Law(SamplingParams(), 1, 200), DEVICE)
     sizes = [device._decode_extra(verdict.extra)[1].size]  # type: ignore[attr-defined]
     for _ in range(2):
         (extra,) = edge.send(More(1, 1))
@@ -428,12 +431,12 @@ def test_an_edge_turns_away_devices_it_cannot_serve(greeting: Hello, code: str) 
 @given(count=st.integers(0, 6), body=st.binary(max_size=80))
 @settings(max_examples=120, deadline=None)
 def test_hostile_bodies_are_drafts_or_a_fault_of_the_peer(name: str, count: int, body: bytes) -> None:
-    scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, EDGE)
+    scheme = schemes.make(SPECS[name], Law(SamplingParams(), 1, 5), EDGE)
     with contextlib.suppress(RemoteProtocolError):
         drafts = scheme.decode(count, body)
         assert len(drafts) == count
         assert scheme.encode(drafts) == body
-        ruling = scheme.verify(drafts, np.zeros((count + 1, 5), np.float32), 3)
+        ruling = scheme.verify(drafts, np.zeros((count + 1, 5), np.float32), Place(3))
         assert 0 <= ruling.accepted <= count
         assert ruling.token is None or 0 <= ruling.token < 5
 
@@ -443,10 +446,10 @@ def test_hostile_bodies_are_drafts_or_a_fault_of_the_peer(name: str, count: int,
 @example(extra=b"\x80" + bytes(15) + b"\x1f\xe0\0\0@")  # a signalling NaN
 @settings(max_examples=200, deadline=None)
 def test_hostile_extras_are_a_token_or_a_fault_of_the_peer(name: str, extra: bytes) -> None:
-    scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, DEVICE)
-    draft = scheme.propose(np.zeros(5, np.float32), 0)
+    scheme = schemes.make(SPECS[name], Law(SamplingParams(), 1, 5), DEVICE)
+    draft = scheme.draw(np.zeros(5, np.float32), Place(0))
     with contextlib.suppress(RemoteProtocolError):
-        token = scheme.recover(draft, extra, 0)
+        token = scheme.recover(draft, extra, Place(0))
         assert token is None or 0 <= token < 5
 
 
@@ -460,7 +463,7 @@ def verifying(spec: SchemeSpec = SPECS["coupled"]) -> tuple[DeviceSide, Draft, t
     draft = sent[1]
     assert isinstance(draft, Draft)
     device.send(Opened(1, 2, Digest((0, 1)).value))
-    ids = tuple(d.token for d in device.machine._sessions[1]._drafts)
+    ids = tuple(d.token for d in device.machine._sessions[1]._rounds.drafts)
     return device, draft, ids
 
 
@@ -684,16 +687,16 @@ def test_the_edge_hears_when_a_device_is_done() -> None:
 
 def test_a_scheme_without_a_residual_refuses_to_recover() -> None:
     for name in ("coupled", "dense"):
-        scheme = schemes.make(SPECS[name], SamplingParams(), 1, 5, DEVICE)
+        scheme = schemes.make(SPECS[name], Law(SamplingParams(), 1, 5), DEVICE)
         with pytest.raises(RemoteProtocolError):
-            scheme.recover(scheme.propose(np.zeros(5), 0), b"x", 0)
+            scheme.recover(scheme.draw(np.zeros(5), Place(0)), b"x", Place(0))
         with pytest.raises(RemoteProtocolError):
             scheme.more()
     with pytest.raises(BadParameterError):
-        schemes.make(SchemeSpec("x"), SamplingParams(), 1, 5, DEVICE)
-    bare = schemes.make(SPECS["dense"], SamplingParams(), 1, 5, DEVICE)
+        schemes.make(SchemeSpec("x"), Law(SamplingParams(), 1, 5), DEVICE)
+    bare = schemes.make(SPECS["dense"], Law(SamplingParams(), 1, 5), DEVICE)
     with pytest.raises(LocalProtocolError):
-        bare.encode([schemes.Drafted(1)])
+        bare.encode(schemes.Drafts((schemes.Drafted(1),)))
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

@@ -20,6 +20,7 @@ import pytest
 from airdraft.core import messages, schemes
 from airdraft.core.connection import HEARTBEAT_S, SILENCE
 from airdraft.core.edge import Limits
+from airdraft.core.law import Law
 from airdraft.core.logprobs import Logprob, encode_logprobs
 from airdraft.core.messages import (
     ERROR_CODES,
@@ -38,7 +39,7 @@ from airdraft.core.messages import (
 )
 from airdraft.core.noise import gumbel, noise_words, row_key
 from airdraft.core.sampling import SamplingParams, choose
-from airdraft.core.schemes import Drafted
+from airdraft.core.schemes import Drafted, Drafts
 from airdraft.core.schemes.split import CANDIDATES
 
 from .tables import drafting, hello, opening
@@ -187,7 +188,7 @@ def bodies_block() -> str:
     for spec in (
         SchemeSpec("coupled"), SchemeSpec("topk", k=3, bits=4), SchemeSpec("split", bits=4), SchemeSpec("dense"),
     ):  # fmt: skip
-        scheme = schemes.make(spec, SamplingParams(), 1, 5, schemes.DEVICE)
+        scheme = schemes.make(spec, Law(SamplingParams(), 1, 5), schemes.DEVICE)
         drafts = []
         for token, ids, probs in rows:
             whole = np.zeros(5)
@@ -197,7 +198,7 @@ def bodies_block() -> str:
                 continue
             support, weights = scheme.quantise(whole)  # type: ignore[attr-defined]
             drafts.append(Drafted(token, support, weights, float(weights.sum())))
-        body = scheme.encode(drafts)
+        body = scheme.encode(Drafts(tuple(drafts)))
         assert scheme.encode(scheme.decode(2, body)) == body
         out += [
             f"**`{spec.name}`**"
@@ -221,11 +222,11 @@ def extras_block() -> str:
         ("a sparse row", "row", [0.0, 0.0, 0.0, 0.5, 0.5]),
         ("a dense row", "row", [0.125, 0.125, 0.25, 0.25, 0.25]),
     ):
-        scheme = schemes.make(SchemeSpec("split", downlink=downlink), SamplingParams(), 1, 5, schemes.EDGE)
+        scheme = schemes.make(SchemeSpec("split", downlink=downlink), Law(SamplingParams(), 1, 5), schemes.EDGE)
         extra = scheme._row(np.array(probs))  # type: ignore[attr-defined]
         out += [f"{title}, probabilities {probs}:", "", "```"]
         out += [*(extra[at : at + 16].hex(" ") for at in range(0, len(extra), 16)), "```", ""]
-    scheme = schemes.make(SchemeSpec("split"), SamplingParams(), 1, 5, schemes.EDGE)
+    scheme = schemes.make(SchemeSpec("split"), Law(SamplingParams(), 1, 5), schemes.EDGE)
     extra = scheme._encode_extra(0, np.array([4, 2]), np.array([0.5, 0.25]))  # type: ignore[attr-defined]
     out += ["two candidates, 4 with probability 0.5 and 2 with 0.25:", "", "```", extra.hex(" "), "```"]
     return "\n".join(out)
@@ -300,7 +301,7 @@ def test_every_error_raised_is_listed() -> None:
     """And every listed code but the shells' own is raised somewhere in the core."""
     core = Path(inspect.getfile(messages)).parent
     source = "".join(path.read_text("utf-8") for path in core.rglob("*.py"))
-    raised = set(re.findall(r'RemoteProtocolError\(\s*"(\w+)"', source))
+    raised = {found.lower() for found in re.findall(r'RemoteProtocolError\(\s*(?:"|Code\.)(\w+)', source)}
     assert raised <= set(ERROR_CODES)
     assert set(ERROR_CODES) - raised <= {"scheme", "busy", "quota", "revoked", "idle", "silent", "engine"}
 

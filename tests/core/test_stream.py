@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airdraft.core.control.facts import Mode
-from airdraft.core.device import DeviceMachine, Request
+from airdraft.control.machine import device_machine
+from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import Decoder, Digest, Draft, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
+from airdraft.core.policy import Mode
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams, choose
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
@@ -58,7 +60,7 @@ class Anyhow:
     def __post_init__(self) -> None:
         identity = Target("test", "t", bytes(16), self.target.vocab_size, self.target.max_context, self.target.eos_ids)
         self.edge = EdgeMachine(identity, Limits(max_draft=self.max_draft), now=0.0)
-        self.device = DeviceMachine(hello(self.draft.vocab_size), self.draft.max_context, now=0.0)
+        self.device = device_machine(hello(self.draft.vocab_size), self.draft.max_context, now=0.0)
         self.wires = {"up": bytearray(self.device.take()), "down": bytearray()}
         self.running: dict[str, Forward] = {}
         self.caches: dict[str, list[int]] = {"device": [], "edge": []}
@@ -111,10 +113,10 @@ class Anyhow:
     def check_drafts(self) -> None:
         """Whatever was rolled back, every draft is the draft model's own choice after all that stands before it."""
         for session in self.device._sessions.values():
-            branch = session._branch
-            for at in range(branch.committed, len(branch.tokens)):
-                row = self.draft.row(tuple(branch.tokens[:at]))
-                assert branch.tokens[at] == choose(row, session._request.params, session._request.seed, at)
+            tokens = [*session.text.tokens, *session._branch.drafts]
+            for at in range(session.text.length, len(tokens)):
+                row = self.draft.row(tuple(tokens[:at]))
+                assert tokens[at] == choose(row, session._request.params, session._request.seed, at)
 
     def _heard(self, data: bytes) -> None:
         self.heard += self._spy.feed(data)

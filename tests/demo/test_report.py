@@ -7,21 +7,23 @@ import io
 import pytest
 from rich.console import Console
 
-from airdraft.core.device import Counts
 from airdraft.core.events import Committed
-from airdraft.demo.measure import DRAFTING, Row
+from airdraft.core.request import Counts
 from airdraft.demo.report import SCHEMES, conclusions
 from airdraft.demo.show import STYLES, TokenPrinter, legend
-from airdraft.device.cost import Cost
+from airdraft.device.cost import CostMeter
+from airdraft.lab.wall.schemes import DRAFTING, SchemeRow
 from airdraft.models.engines import load
 
 
-def rows(**speeds: float) -> list[Row]:
+def rows(**speeds: float) -> list[SchemeRow]:
     """Every scheme: 20 tokens/s unless told otherwise, exact but for the device alone."""
     made = []
     for scheme in SCHEMES:
         counts = Counts(forwards=50, committed=100, uplink_payload_bytes=100)
-        row = Row(scheme, Cost(counts, 100 / speeds.get(scheme, 20.0)), [[1]], identical=int(scheme != "device"))
+        row = SchemeRow(
+            scheme, CostMeter(counts, 100 / speeds.get(scheme, 20.0)), [[1]], identical=int(scheme != "device")
+        )
         row.why = "stream, as it happens" if scheme == "auto" else None
         made.append(row)
     return made

@@ -38,8 +38,8 @@ from airdraft.core.messages import (
 )
 from airdraft.core.schemes.coupled import Coupled
 from airdraft.device import client as client_module
-from airdraft.device.client import Connection
-from airdraft.device.cost import Cost
+from airdraft.device.client import EdgeConnection
+from airdraft.device.cost import CostMeter
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, LinkError, ModelError, RefusedError, RemoteProtocolError
 from airdraft.link.const import ConstLink
@@ -243,7 +243,7 @@ def test_a_fault_of_ours_ends_the_text_and_not_in_silence(
     async def main() -> None:
         async with serving(Table(1)) as url, await device(url, Table(1, 2)) as client:
             with monkeypatch.context() as broken:
-                broken.setattr(Coupled, "propose", fault)
+                broken.setattr(Coupled, "draw", fault)
                 with pytest.raises(ModelError, match=r"airdraft's own; see the log"):
                     await write(client, request())
                 broken.undo()
@@ -423,7 +423,7 @@ def test_the_bytes_counted_are_those_on_the_wire(scheme: str, vocab_size: int) -
                     up, down = bare.uplink_bytes, bare.downlink_bytes  # the HTTP upgrade, and nothing else
                 async with await device(f"ws://{HOST}:{relay.port}", draft) as client:
                     first, second = request(scheme, WARM, 1, max_tokens=6), request(scheme, WARM, 2, max_tokens=6)
-                    cost = Cost()
+                    cost = CostMeter()
                     greeting = client.bytes_out, client.bytes_in
                     for asked in (first, second):
                         with cost.measuring(client):
@@ -472,7 +472,7 @@ def test_an_edge_that_does_not_let_this_token_in(status: HTTPStatus, code: str, 
         async with serve(says(welcome()), HOST, 0, process_request=door) as server:
             url = f"ws://{HOST}:{next(iter(server.sockets)).getsockname()[1]}"
             with pytest.raises(RefusedError, match=words) as refused:
-                await Connection.connect(url, Table(1), TOKENIZER, VOCAB, token="s3cret")  # noqa: S106
+                await EdgeConnection.connect(url, Table(1), TOKENIZER, VOCAB, token="s3cret")  # noqa: S106
             assert refused.value.code == code
             assert "s3cret" not in str(refused.value)
             assert door.seen == ["Bearer s3cret"]
@@ -487,7 +487,7 @@ def test_an_edge_that_does_not_let_this_token_in(status: HTTPStatus, code: str, 
 def test_no_token(token: str) -> None:
     async def main() -> None:
         with pytest.raises(BadParameterError, match="give it as it was issued"):
-            await Connection.connect(f"ws://{HOST}:9", Table(1), TOKENIZER, VOCAB, token=token)
+            await EdgeConnection.connect(f"ws://{HOST}:9", Table(1), TOKENIZER, VOCAB, token=token)
 
     run(main)
 
@@ -501,18 +501,18 @@ def test_an_edge_with_a_certificate_of_its_own() -> None:
 
     async def main() -> None:
         async with serving(Table(1)) as plain, edge(says(welcome()), theirs) as url:
-            async with await Connection.connect(url, Table(1), TOKENIZER, VOCAB, ssl=ours) as client:
+            async with await EdgeConnection.connect(url, Table(1), TOKENIZER, VOCAB, ssl=ours) as client:
                 assert client.alive
                 assert await _answered(client) > 0
-            with pytest.raises(RefusedError, match=r"is not to be trusted .*--ca FILE") as refused:
+            with pytest.raises(RefusedError, match=r"cannot be trusted .*--ca FILE") as refused:
                 await device(url, Table(1))
             assert refused.value.code == "unauthorised"
-            async with await Connection.connect(plain, Table(1), TOKENIZER, VOCAB, ssl=ours) as client:
+            async with await EdgeConnection.connect(plain, Table(1), TOKENIZER, VOCAB, ssl=ours) as client:
                 assert 0 < await client.round_trip_s() < 1  # a context for others does not matter to ws://
 
     run(main)
 
 
-async def _answered(client: Connection) -> int:
+async def _answered(client: EdgeConnection) -> int:
     await until(lambda: client.bytes_in)
     return client.bytes_in

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from airdraft.core.edge import Limits
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import Service
 from airdraft.errors import ModelError, RefusedError
 from airdraft.telemetry.trace import Traces, read, summary
@@ -34,7 +34,7 @@ def test_both_sides_tell_the_same_of_a_text(tmp_path: Path, ids: bool) -> None:
         traces = Traces(tmp_path / "device", "device", ids)
         async with (
             edge(Table(1), service) as (_, url),
-            await Connection.connect(url, draft, TOKENIZER, VOCAB, traces=traces) as client,
+            await EdgeConnection.connect(url, draft, TOKENIZER, VOCAB, traces=traces) as client,
         ):
             return [await write(client, each) for each in asked]
 

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airdraft.core.control.auto import Auto
-from airdraft.core.device import Request
+from airdraft.control.auto import Auto
 from airdraft.core.edge import Limits
+from airdraft.core.request import Request
 from airdraft.device import edges as edges_module
+from airdraft.device.edges import Away, Closed, Connected, EdgesState
 from airdraft.device.writer import Committed, Corrected, Finished, Unverified, Writer, Written
 from airdraft.edge.server import Capacity, EdgeServer
 from airdraft.errors import BadParameterError, LinkError, ModelError, RefusedError
@@ -139,7 +140,7 @@ async def following(over: Writer, *asked: Request) -> AsyncIterator[tuple[list[T
 def test_an_edge_that_dies_and_comes_back_twice_interrupts_no_text(scheme: str) -> None:
     async def main() -> None:
         target, draft = slow(), Table(1, 2, eos_ids=())
-        states: list[str] = []
+        states: list[EdgesState] = []
         async with Edge(target) as edge, writer([edge], draft, told=states.append) as over:
             asked = [asking(scheme, seed=seed) for seed in range(2)]
             async with following(over, *asked) as (told, tasks):
@@ -147,14 +148,16 @@ def test_an_edge_that_dies_and_comes_back_twice_interrupts_no_text(scheme: str) 
                     await until(lambda length=length: all(len(each.tokens) >= length for each in told))  # type: ignore[misc]
                     assert over.edge == edge.url
                     await edge.kill()
-                    await until(lambda: over.edge is None and over.state.startswith("away"))
+                    await until(lambda: over.edge is None and isinstance(over.state, Away))
                     await asyncio.sleep(0.3)
                     await edge.start()
                 assert await asyncio.gather(*tasks) == [truth(target, each) for each in asked]
-            assert [state.split(" ws://")[0].split(":")[0] for state in states].count("connected to") == 3
+            assert [state for state in states if isinstance(state, Connected)] == [Connected(edge.url)] * 3
+            assert str(states[0]) == f"connected to {edge.url}"
+            assert str(states[1]).startswith("away: ")
             assert all(each.counts.committed == 60 for each in asked)
             await until(lambda: not draft.caches)
-        assert over.state == "closed"
+        assert (states[-1], str(over.state)) == (Closed(), "closed")
 
     run(main)
 
@@ -601,7 +604,7 @@ def test_texts_move_to_an_edge_that_is_nearer(monkeypatch: pytest.MonkeyPatch) -
     async def main() -> None:
         target = Table(1, eos_ids=(), seconds=0.005)
         async with Edge(target) as first, Edge(target) as second, await _far(first, 0.06) as relay:
-            states: list[str] = []
+            states: list[EdgesState] = []
             far = f"ws://{HOST}:{relay.port}"
             async with writer([far, second], told=states.append) as over:
                 asked = [asking("stream", seed=seed, max_tokens=100) for seed in range(2)]
@@ -609,7 +612,7 @@ def test_texts_move_to_an_edge_that_is_nearer(monkeypatch: pytest.MonkeyPatch) -
                     await until(lambda: all(each.tokens for each in told))
                     assert over.edge == far
                     assert await asyncio.gather(*tasks) == [truth(target, each) for each in asked]
-                assert states == [f"connected to {far}", f"connected to {second.url}"]
+                assert states == [Connected(far), Connected(second.url)]
 
     run(main)
 

@@ -15,7 +15,6 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
 from airdraft.core.bits import BitWriter, id_width
-from airdraft.core.device import Request
 from airdraft.core.edge import Limits
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import (
@@ -33,8 +32,9 @@ from airdraft.core.messages import (
     Welcome,
     encode,
 )
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.errors import RefusedError
 from airdraft.models.base import FloatArray, OneByOne
@@ -131,8 +131,8 @@ async def serving(target: Table, limits: Limits | None = None) -> AsyncIterator[
         yield url
 
 
-async def device(url: str, draft: Table) -> Connection:
-    return await Connection.connect(url, draft, TOKENIZER, draft.vocab_size)
+async def device(url: str, draft: Table) -> EdgeConnection:
+    return await EdgeConnection.connect(url, draft, TOKENIZER, draft.vocab_size)
 
 
 def request(
@@ -152,7 +152,7 @@ def truth(target: Table, asked: Request) -> list[int]:
     return list(alone.write(same, asked.prompt, asked.params, asked.seed, asked.max_tokens))
 
 
-async def write(client: Connection, asked: Request, into: list[int] | None = None) -> list[int]:
+async def write(client: EdgeConnection, asked: Request, into: list[int] | None = None) -> list[int]:
     """The tokens of one text, also put `into` a list as they come."""
     tokens: list[int] = [] if into is None else into
     reasons = []

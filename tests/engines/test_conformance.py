@@ -19,7 +19,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import gumbel
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams, candidates, choose
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import ModelError, RefusedError
 from airdraft.models.base import Part, TargetEngine
@@ -122,7 +122,7 @@ async def _events(engine: TargetEngine, model: Model, requests: Sequence[Request
     async with EdgeServer(engine, tokenizer.digest, tokenizer.vocab_size) as server:
         await server.start(HOST, 0)
         url = f"ws://{HOST}:{server.port}"
-        async with await Connection.connect(url, draft, tokenizer.digest, tokenizer.vocab_size) as client:
+        async with await EdgeConnection.connect(url, draft, tokenizer.digest, tokenizer.vocab_size) as client:
 
             async def one(request: Request) -> list[Committed]:
                 return [event async for event in client.write(request) if isinstance(event, Committed)]

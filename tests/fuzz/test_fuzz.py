@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from airdraft import cli
-from airdraft.core.connection import Connection
+from airdraft.core.connection import Machine
 from airdraft.core.edge import EdgeMachine
+from airdraft.core.edge.session import Session
 from airdraft.core.events import Event, Forward
 from airdraft.core.messages import Decoder, Message, Open, Ping, Pong
-from airdraft.core.serving import Session
+from airdraft.core.schemes import Drafts
 from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, hunt, run
 from airdraft.lab.fuzz.mutate import mutate, seeds
 
@@ -106,7 +107,7 @@ def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_forward_that_no_model_can_do_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sound = Session._ask
 
-    def broken(self: Session, drafts: list[int], spare: bool = False) -> Forward:
+    def broken(self: Session, drafts: Drafts, spare: bool = False) -> Forward:
         forward = sound(self, drafts, spare)
         return replace(forward, keep=forward.keep + 1)  # counts the last token, which is not fed yet
 
@@ -129,13 +130,13 @@ def test_a_hang_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 def test_too_much_memory_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sound = Connection.tick
+    sound = Machine.tick
 
-    def broken(self: Connection, now: float) -> list[Event]:
+    def broken(self: Machine, now: float) -> list[Event]:
         bytearray(20 << 20)
         return sound(self, now)
 
-    monkeypatch.setattr(Connection, "tick", broken)
+    monkeypatch.setattr(Machine, "tick", broken)
     result = found(tmp_path, 200)
     assert result.greedy
     assert result.peak_mib >= 20

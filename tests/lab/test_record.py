@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airdraft.core.device import Request
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams, choose, distribution
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab.record import MAX_PROMPT, TOP_K, RecordedText, Recording, prompts, record, synthetic

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from airdraft.core.control.facts import Facts, Mode
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.policy import Facts, Mode
 from airdraft.lab.cell import auto, best_rounds, constant, run
 from airdraft.lab.grid import Cell, _facts, rows
 from airdraft.lab.record import synthetic

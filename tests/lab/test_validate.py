@@ -12,21 +12,21 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import BadParameterError
 from airdraft.lab import cell, validate
-from airdraft.lab.validate import CHECKS, OVERHEAD_PROFILE, Check, Checked, Overhead, Pair, Validation, Written
+from airdraft.lab.validate import CHECKS, OVERHEAD_PROFILE, Check, Checked, Overhead, ShippedPair, Validation, WallText
 from airdraft.models.base import OneByOne
 from airdraft.models.engines import load
 from airdraft.models.profile import profile
 
 
 @pytest.fixture(scope="module")
-def pair() -> Pair:
-    return Pair(texts=2, tokens=24)
+def pair() -> ShippedPair:
+    return ShippedPair(texts=2, tokens=24)
 
 
-def at_full_speed(pair: Pair, check: Check) -> list[Written]:
+def at_full_speed(pair: ShippedPair, check: Check) -> list[WallText]:
     """What device and edge write over a socket, in one event loop."""
 
-    async def both() -> list[Written]:
+    async def both() -> list[WallText]:
         model, tokenizer = load("target")
         async with EdgeServer(OneByOne(model), tokenizer.digest, tokenizer.vocab_size) as server:
             await server.start("127.0.0.1", 0)
@@ -37,7 +37,7 @@ def at_full_speed(pair: Pair, check: Check) -> list[Written]:
 
 
 @pytest.mark.parametrize(("scheme", "length"), [("topk", 3), ("split", 2), ("dense", 1)])
-def test_a_replay_has_the_luck_of_the_real_run(scheme: str, length: int, pair: Pair) -> None:
+def test_a_replay_has_the_luck_of_the_real_run(scheme: str, length: int, pair: ShippedPair) -> None:
     check = Check("none", 0.0, 1e3, scheme, length)
     texts = at_full_speed(pair, check)
     # A replay does not know of an end of text: its last token is written by the edge.
@@ -52,7 +52,7 @@ def test_a_replay_has_the_luck_of_the_real_run(scheme: str, length: int, pair: P
 
 
 @pytest.mark.parametrize(("scheme", "length"), [("server", None), ("coupled", 3), ("stream/always", None)])
-def test_under_shared_noise_the_recorded_texts_come_out(scheme: str, length: int | None, pair: Pair) -> None:
+def test_under_shared_noise_the_recorded_texts_come_out(scheme: str, length: int | None, pair: ShippedPair) -> None:
     check = Check("none", 0.0, 1e3, scheme, length)
     texts = at_full_speed(pair, check)
     assert [text.tokens for text in texts] == [text.tokens for text in pair.recording.texts]
@@ -62,7 +62,7 @@ def test_under_shared_noise_the_recorded_texts_come_out(scheme: str, length: int
         assert replayed.counts.accepted == sum(sum(text.accepted[:-1]) for text in texts)
 
 
-def test_overheads_slow_a_replay(pair: Pair) -> None:
+def test_overheads_slow_a_replay(pair: ShippedPair) -> None:
     server = Check("phone-8b", 20.0, 20.0, "server")
     bare, slower = (pair.virtual(server, [], added) for added in (Overhead(), Overhead(1.0, 0.003)))
     assert slower == pytest.approx(bare * 30 / 33, rel=0.02)
@@ -71,7 +71,7 @@ def test_overheads_slow_a_replay(pair: Pair) -> None:
     assert slower == pytest.approx(bare * 95 / 101, rel=0.02)
 
 
-def test_overheads_are_measured(pair: Pair) -> None:
+def test_overheads_are_measured(pair: ShippedPair) -> None:
     found = asyncio.run(pair.overhead())
     assert 0 < found.verify_s < 0.1
     assert -0.01 < found.draft_s < 0.1
@@ -125,13 +125,13 @@ def test_texts_that_must_be_the_recorded_ones_and_are_not() -> None:
         assert [check.scheme for check in found.others] == ([] if held else [scheme])
 
 
-def test_nothing_to_check(pair: Pair) -> None:
+def test_nothing_to_check(pair: ShippedPair) -> None:
     with pytest.raises(BadParameterError, match="give at least one cell"):
         asyncio.run(validate.validate(pair, []))
 
 
 @pytest.mark.slow
-def test_real_processes(pair: Pair) -> None:
+def test_real_processes(pair: ShippedPair) -> None:
     """Not the bars of the command: a machine that does much else may be slow, and never fast."""
     checks = (Check("phone-8b", 20.0, 20.0, "server"), Check("phone-8b", 20.0, 20.0, "split", 2))
     heard: list[Check] = []

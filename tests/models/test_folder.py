@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,8 @@ import pytest
 from airdraft.errors import ModelError
 from airdraft.models.engines import load, resolve
 from airdraft.models.folder import shipped
+
+from ..pairs import copied
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -48,7 +49,7 @@ def test_a_file(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_larger_than_the_model(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(shipped("draft"), tmp_path / "mixed"))
+    folder = copied("draft", tmp_path / "mixed")
     table = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     table["model"]["vocab"]["never seen before"] = 4096
     (folder / "tokenizer.json").write_text(json.dumps(table), "utf-8")
@@ -84,7 +85,7 @@ def test_a_hub_model_from_the_cache(tmp_path: Path) -> None:
     (cached / "refs" / "main").write_text(REVISION)
     snapshot, blobs = cached / "snapshots" / REVISION, cached / "blobs"
     snapshot.mkdir(parents=True)
-    shutil.copytree(shipped("draft"), blobs)
+    copied("draft", blobs)
     for blob in blobs.iterdir():  # as the hub's own cache does it; the weights must be found through the links
         (snapshot / blob.name).symlink_to(Path("../../blobs") / blob.name)
     assert _offline(tmp_path, "some/pair") == "loaded some/pair (1, 4096)"

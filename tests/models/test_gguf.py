@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from airdraft.errors import ModelError
 from airdraft.models.folder import shipped
 from airdraft.models.gguf import write_gguf
 from airdraft.models.text import Tokenizer
+
+from ..pairs import copied
 
 gguf = pytest.importorskip("gguf", reason="needs the extra llamacpp")
 pytest.importorskip("safetensors", reason="needs the extra llamacpp")
@@ -30,7 +31,7 @@ TEXTS = [
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The draft in a folder that the test may damage."""
-    return Path(shutil.copytree(shipped("draft"), tmp_path / "copy"))
+    return copied("draft", tmp_path / "copy")
 
 
 def change(path: Path, **changes: Any) -> None:

@@ -17,6 +17,8 @@ from airdraft.models.base import Part
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel, graph_path
 
+from ..pairs import copied
+
 Decoder = Callable[..., Path]
 TEXT = [0, 3, 96, 17, 17, 50, 8]
 
@@ -130,7 +132,7 @@ def converted(which: Literal["target", "draft"], kind: str, folder: Path) -> Pat
 
     from .graphs import to_int4
 
-    shutil.copytree(shipped(which), folder)
+    copied(which, folder)
     graph = folder / "model.onnx"
     # Its weights pass through Concat and Transpose, and converters look for constants.
     options = ort.SessionOptions()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
 from airdraft.models.folder import shipped
-from airdraft.models.text import Tokenizer
+from airdraft.models.text import Tokenizer, tokenizer_file
 
 END = "<|endoftext|>"
 
@@ -135,7 +135,7 @@ def test_both_halves_of_the_pair_have_one_digest(tokenizer: Tokenizer) -> None:
 
 def _changed(folder: Path, **changes: Any) -> Tokenizer:
     """The shipped tokenizer with some of its top-level or model fields replaced."""
-    table = json.loads((shipped("draft") / "tokenizer.json").read_text("utf-8"))
+    table = json.loads(tokenizer_file(shipped("draft")).read_text("utf-8"))
     for name, value in changes.items():
         (table["model"] if name in table["model"] else table)[name] = value
     (folder / "tokenizer.json").write_text(json.dumps(table), "utf-8")
@@ -143,7 +143,7 @@ def _changed(folder: Path, **changes: Any) -> Tokenizer:
 
 
 def _vocab() -> dict[str, int]:
-    table = json.loads((shipped("draft") / "tokenizer.json").read_text("utf-8"))
+    table = json.loads(tokenizer_file(shipped("draft")).read_text("utf-8"))
     return dict(table["model"]["vocab"])
 
 
@@ -236,3 +236,25 @@ def test_broken_tokenizer(tmp_path: Path, text: str) -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.json is no tokenizer \(.*\); fetch it again") as raised:
         Tokenizer(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_the_pair_keeps_its_tokenizer_once() -> None:
+    draft, target = shipped("draft"), shipped("target")
+    assert not (draft / "tokenizer.json").exists()
+    assert tokenizer_file(draft).resolve() == (target / "tokenizer.json").resolve()
+    assert tokenizer_file(target) == target / "tokenizer.json"
+
+
+def test_a_tokenizer_of_its_own_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"tokenizer_file": "../elsewhere.json"}')
+    assert tokenizer_file(tmp_path) == tmp_path / "../elsewhere.json"
+    (tmp_path / "tokenizer.json").touch()
+    assert tokenizer_file(tmp_path) == tmp_path / "tokenizer.json"
+
+
+def test_a_draft_that_is_copied_without_its_tokenizer(tmp_path: Path) -> None:
+    folder = tmp_path / "draft"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((shipped("draft") / "config.json").read_bytes())
+    with pytest.raises(ModelError, match=r"draft has no tokenizer\.json, nor is there .*tokenizer\.json, which its"):
+        Tokenizer(folder)

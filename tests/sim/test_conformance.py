@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from airdraft.core.device import Request
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams, distribution
 from airdraft.errors import RefusedError
 from airdraft.models.base import FloatArray

@@ -7,10 +7,11 @@ import math
 
 import pytest
 
-from airdraft.core.control.auto import Auto
-from airdraft.core.device import Counts, DeviceMachine, Request
+from airdraft.control.auto import Auto
+from airdraft.control.machine import device_machine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
+from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import RefusedError
 from airdraft.link.base import LinkModel
@@ -35,7 +36,7 @@ def world(
 ) -> Virtual:
     draft = draft or alike(target, 4, 0.3)
     identity = Target("test", "t", bytes(16), target.vocab_size, target.max_context, target.eos_ids)
-    device = DeviceMachine(Hello(VERSION, "test", "d", bytes(16), draft.vocab_size), draft.max_context, 0.0)
+    device = device_machine(Hello(VERSION, "test", "d", bytes(16), draft.vocab_size), draft.max_context, 0.0)
     edge = EdgeMachine(identity, Limits(), 0.0)
     return Virtual(device, edge, draft, target, link, compute or Compute(0.01, 0.03), spans)
 

@@ -53,7 +53,7 @@ def test_a_line_for_people_stays_one_and_moves_no_cursor() -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_what_a_peer_says_at_length_is_cut(as_json: bool) -> None:
-    formatter = logs.JsonFormatter() if as_json else logs._Line(logs.TEXT)
+    formatter = logs.JsonFormatter() if as_json else logs._LineFormatter(logs.TEXT)
     record = logging.LogRecord("airdraft", logging.WARNING, "", 0, "%s", ("x" * 4_000_000,), None)
     record.fields = {"code": "y" * 4_000_000, "session": 1}
     assert len(formatter.format(record)) < 5000

@@ -6,21 +6,24 @@ import asyncio
 from collections.abc import AsyncGenerator
 from functools import partial
 
-from airdraft.core.connection import known_rows
-from airdraft.core.events import Committed, Failed, Finished, Forward
-from airdraft.core.logprobs import Logprob, check_logprobs, logprob_of
-from airdraft.core.messages import Close, Error, Open, Opened, SchemeSpec, Tokens
+from airdraft.core import schemes
+from airdraft.core.edge.session import Session
+from airdraft.core.events import Committed, Failed, Finished, Forward, Out, Progress
+from airdraft.core.law import Law
+from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
+from airdraft.core.messages import Logprobs, Message, SchemeSpec
 from airdraft.core.request import Request
-from airdraft.core.sampling import choose
+from airdraft.core.text import Text
 from airdraft.edge.access import Tenant
 from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
-from airdraft.errors import AirdraftError, BadParameterError, RefusedError
-from airdraft.models.base import FloatArray
+from airdraft.errors import AirdraftError, BadParameterError, Code, RefusedError, too_long
 from airdraft.scheduler import Owner
 
-SCHEMES = ("server", "coupled", "stream")
-"""Those whose text is the one that a seed stands for, drafted or not."""
+SCHEMES = schemes.named(exact="text")
+"""The schemes whose text is the one that a seed stands for, drafted or not."""
+_NUMBER = 0
+"""The session's number, where there is but one."""
 
 
 class TargetWriter:
@@ -31,78 +34,80 @@ class TargetWriter:
         self._owner = Owner()
 
     async def write(self, request: Request) -> AsyncGenerator[Committed | Finished, None]:
-        """See `Connection.write`: for a seed the same text as there.
+        """See `EdgeConnection.write`: for a seed the same text as there.
 
+        It is the edge's own session, in this process, of a device that keeps silent.
         Raises: `BadParameterError` for what cannot be served, `RefusedError` if the edge is busy or a quota is used up,
         `ModelError` if the engine fails.
         """
-        scheduler, target, tenant = self._server.scheduler, self._server.target, self._tenant
-        prompt, context = tuple(request.prompt), min(target.max_context, tenant.quotas.context or target.max_context)
+        server, target, tenant = self._server, self._server.target, self._tenant
+        context = min(target.max_context, tenant.quotas.context or target.max_context)
         self._check(request, context)
-        self._server.admit(tenant)
-        text = scheduler.open(self._owner)
-        tokens, end, reason = list(prompt), min(len(prompt) + request.max_tokens, context), "cancelled"
-        watch = self._server.watch(lambda _: tokens, "the API", tenant)
-        text.on_call = partial(watch.call, 0)
+        text = Text(request.prompt, min(len(request.prompt) + request.max_tokens, context), target.eos_ids)
+        law = Law(request.params, request.seed, target.vocab_size)
+        session = Session(_NUMBER, text, law, SchemeSpec(schemes.SERVER), target, 0, request.logprobs)
+        server.admit(tenant)
+        watch = server.watch(lambda _: text.tokens, "the API", tenant)
+        outs = _shown(watch, session.begin(len(request.prompt), request.max_tokens))
+        sequenced, reason = None, "cancelled"
         try:
-            self._opened(watch, request)
-            if len(prompt) > 1:  # as for a device: rows of a forward differ, by rounding, from those of a longer one
-                prefill = Forward(0, 0, prompt[:-1], 0)
-                await scheduler.run(text, lambda: prefill)
-            while len(tokens) < end:
-                await tenant.pace()
+            sequenced = server.scheduler.open(self._owner)
+            sequenced.on_call = partial(watch.call, _NUMBER)
+            while forward := next((out for out in outs if isinstance(out, Forward)), None):
+                if forward.rows:
+                    await tenant.pace()
                 if tenant.revoked:
-                    raise RefusedError("revoked", "this key is valid no more; ask whoever runs the edge")
-                start = len(tokens)
-                forward = Forward(0, start - 1, (tokens[-1],), 1)
-                rows = await scheduler.run(text, lambda forward=forward: forward)  # type: ignore[misc]
-                row = known_rows(rows, 1, target.vocab_size)[0]
-                token = choose(row, request.params, request.seed, start)
-                tokens.append(token)
-                watch.message(Tokens(0, start, (token,), 0), sent=True)
-                request.counts.forwards += 1
-                request.counts.committed += 1
-                yield Committed(0, (token,), 0, "target", self._logprobs(request, row, token))
-                await asyncio.sleep(0)  # a short forward runs in this very thread: others want their turn, too
-                if token in target.eos_ids:
-                    reason = "stop"
-                    break
-            else:
-                reason = "length"
+                    raise RefusedError(Code.REVOKED, "this key is valid no more; ask whoever runs the edge")
+                rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
+                outs = _shown(watch, session.forwarded(rows))
+                if committed := _committed(outs, request, text, target.vocab_size):
+                    yield committed
+                    await asyncio.sleep(0)  # a short forward runs in this very thread: others want their turn, too
+            reason = text.over or reason
         except AirdraftError as error:
-            code = error.code if isinstance(error, RefusedError) else "engine"
-            watch.message(Error(0, code, str(error)), sent=True)
-            watch.event(Failed(0, code, str(error), ours=True))
+            code = error.code if isinstance(error, RefusedError) else Code.ENGINE
+            watch.event(Failed(_NUMBER, code, str(error), ours=True))
             raise
         finally:
-            scheduler.drop(text)
-            watch.message(Close(0, reason), sent=True)  # without effect on a text that has failed
-            watch.event(Finished(0, reason))
-        yield Finished(0, reason)
+            if sequenced is not None:
+                server.scheduler.drop(sequenced)
+            watch.event(Finished(_NUMBER, reason))  # without effect on a text that has failed
+        yield Finished(_NUMBER, reason)
 
     def _check(self, request: Request, context: int) -> None:
         target, prompt = self._server.target, request.prompt
         if request.scheme.name not in SCHEMES:
-            raise BadParameterError(f"scheme is {request.scheme.name}, which needs a draft; ask for auto, or a device")
+            raise BadParameterError(
+                f"scheme is {request.scheme.name}, which needs a draft; ask for auto, or a device", field="scheme"
+            )
         check_logprobs(request.logprobs, request.scheme.name)
         target.check(request.params, request.logprobs)
         if not prompt or not all(0 <= token < target.vocab_size for token in prompt):
-            raise BadParameterError("the prompt is empty or leaves the vocabulary; encode it with this model")
-        if len(prompt) >= context:
             raise BadParameterError(
-                f"the prompt is {len(prompt)} tokens, the context of {target.model} is {context}; shorten the prompt"
+                "the prompt is empty or leaves the vocabulary; encode it with this model", field="prompt"
             )
+        if len(prompt) >= context:
+            raise BadParameterError(too_long(len(prompt), context, target.model), field="prompt", code=Code.CONTEXT)
 
-    def _logprobs(self, request: Request, row: FloatArray, token: int) -> tuple[Logprob, ...]:
-        if request.logprobs is None:
-            return ()
-        normalised = self._server.target.top_k is not None
-        return (logprob_of(row, token, request.logprobs, normalised=normalised),)
 
-    def _opened(self, watch: Watch, request: Request) -> None:
-        """Watch the text as one of a device that keeps silent."""
-        length = len(request.prompt)
-        spec = SchemeSpec("server")
-        asked = Open(0, spec, request.params, request.seed, request.max_tokens, length, length, b"", 0)
-        watch.message(asked, sent=False)
-        watch.message(Opened(0, length, 0), sent=True)
+def _shown(watch: Watch, outs: list[Out]) -> list[Out]:
+    """The same, after the watch has seen the events."""
+    for out in outs:
+        if not isinstance(out, Message | Forward):
+            watch.event(out)
+    return outs
+
+
+def _committed(outs: list[Out], request: Request, text: Text, vocab_size: int) -> Committed | None:
+    """What a forward committed, as a device would say it."""
+    progress = next((out for out in outs if isinstance(out, Progress)), None)
+    if progress is None:
+        return None
+    tokens = tuple(text.tokens[progress.start :])
+    request.counts.forwards += 1
+    request.counts.committed += len(tokens)
+    known: tuple[Logprob, ...] = ()
+    for out in outs:
+        if isinstance(out, Logprobs):
+            known = decode_logprobs(out.body, tokens, request.logprobs or 0, vocab_size)
+    return Committed(_NUMBER, tokens, 0, "target", known)

@@ -1,4 +1,4 @@
-"""The objects of OpenAI's API that are sent back."""
+"""Answers in the form of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from airdraft.core.request import Request
 from airdraft.models.text import Tokenizer
 
 Texts = AsyncGenerator[tuple[int, Piece | End], None]
-"""What is new, and of which choice."""
+"""Pairs of a choice's index and what is new of its text."""
 
 
 class Answer:
-    """To one request: a text for each choice, whole or in chunks."""
+    """The answer to one request: a text for each choice, whole or in chunks."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Answer:
         prompt_tokens: int,
         tokenizer: Tokenizer,
     ) -> None:
-        """`requests`: one a choice. `prefixes`: what each choice's text begins with, an echo."""
+        """`requests`: one for each choice. `prefixes`: an echo of the prompt that begins each choice, or nothing."""
         self._chat, self._requests, self._prefixes = chat, requests, prefixes
         self._prompt_tokens = prompt_tokens
         self._tokenizer = tokenizer
@@ -41,7 +41,7 @@ class Answer:
         }
 
     async def whole(self, texts: Texts) -> dict[str, Any]:
-        """All choices at once."""
+        """Return all choices at once."""
         words = [""] * len(self._prefixes)
         logprobs: list[list[Placed]] = [[] for _ in words]
         ends: dict[int, End] = {}
@@ -60,12 +60,12 @@ class Answer:
         return {**self._same, "object": kind, "choices": choices, "usage": self._usage()}
 
     async def chunks(self, texts: Texts, with_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
-        """As the texts are written."""
+        """Yield chunks as the texts are written."""
         begun = False
         without: dict[str, Any] = {"usage": None} if with_usage else {}
         async with contextlib.aclosing(texts):
             async for index, new in texts:
-                if not begun:  # an error before anything was written comes before any chunk
+                if not begun:  # so that an error before the first piece comes before any chunk
                     begun = True
                     for each, prefix in enumerate(self._prefixes):
                         if self._chat:
@@ -85,7 +85,7 @@ class Answer:
         return {**self._same, "object": self._chunk_kind, "choices": [self._choice(index, content, new, logprobs)]}
 
     def _part(self, new: Piece | End) -> dict[str, Any]:
-        """A correction is no text to be appended: who does not know of it must not be shown it as one."""
+        """Return the text to append. A correction has none, or a client that knows no corrections would append it."""
         text = new.text if isinstance(new, Piece) and new.replaces is None else ""
         if self._chat:
             return {"delta": {} if isinstance(new, End) else {"content": text}}
@@ -113,7 +113,7 @@ class Answer:
         return choice
 
     def _usage(self) -> dict[str, Any]:
-        """Drafts are OpenAI's predictions: rejected is every one that was sent and is not in the text."""
+        """Count drafts as OpenAI's predictions: those that were sent but are not in the text were rejected."""
         accepted = sum(request.counts.accepted for request in self._requests)
         drafted = sum(request.counts.drafted for request in self._requests)
         return {

@@ -1,4 +1,4 @@
-"""The application: models, completions and chats over any writer of texts."""
+"""The HTTP application: models, completions and chats over any writer of texts."""
 
 from __future__ import annotations
 
@@ -26,33 +26,34 @@ from airdraft.api.reading import End, Piece, TextWriter, read
 from airdraft.api.schema import Body, ChatBody, CompletionBody, parse
 from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
+from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
-from airdraft.device.client import LOOPBACK
+from airdraft.device.dial import LOOPBACK
 from airdraft.edge.server import EdgeServer
-from airdraft.errors import AirdraftError
+from airdraft.errors import AirdraftError, BadParameterError, Code, too_long
 from airdraft.models.text import LONG, Tokenizer
 
 MAX_TEXTS = 16
-"""Of a device at once: as many as an edge takes from one connection."""
+"""Texts that a device writes at once: as many as an edge takes from one connection."""
 
 
 @dataclass
 class Api:
-    """A writer, and what it takes to speak of its texts in characters."""
+    """The API over one writer, with the tokenizer and the template that turn its tokens into text and back."""
 
     admit: Callable[[str], TextWriter | None]
-    """The writer for who sends this `Authorization`; None for whom we do not know."""
+    """Return the writer for a client that sends this `Authorization`; None for an unknown one."""
     tokenizer: Tokenizer
     model: str
-    """What clients call the target."""
+    """Name by which clients ask for the target."""
     template: ChatTemplate | None = None
     max_texts: int = sys.maxsize
-    """Written at once; further ones wait for their turn."""
+    """Texts written at once. Further ones wait for their turn."""
     context: int | None = None
-    """Of the target, in tokens, where that is known: a prompt that cannot fit is refused without being encoded."""
+    """The target's context in tokens, if known. A prompt that cannot fit is then refused without being encoded."""
 
     def __post_init__(self) -> None:
         self._encoding = asyncio.Semaphore(1)
@@ -60,7 +61,7 @@ class Api:
         self._since = int(time.time())
 
     def app(self) -> Starlette:
-        """For any ASGI server."""
+        """Return the application, for any ASGI server."""
         return Starlette(
             routes=[
                 Route("/v1/models", self._models),
@@ -86,8 +87,7 @@ class Api:
         self._known(body.model)
         for ids in body.prompts():
             if self.context is not None and not isinstance(ids, str) and len(ids) >= self.context:
-                what = f"the prompt is {len(ids)} tokens, the context of {self.model} is {self.context}"
-                raise ApiError(400, f"{what}; shorten the prompt", "prompt", "context_length_exceeded")
+                raise BadParameterError(too_long(len(ids), self.context, self.model), "prompt", Code.CONTEXT)
         prompts = [
             await self._encoded(self.tokenizer.encode, each) if isinstance(each, str) else each
             for each in body.prompts()
@@ -110,10 +110,10 @@ class Api:
         return self._answer(writer, body, [prompt], [""])
 
     async def _encoded(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
-        """In a thread: megabytes take seconds, and every other text would wait. And a gigabyte: so one at a time."""
+        """Encode in a thread, because megabytes take seconds. Long texts go one at a time: each takes a gigabyte."""
         if self.context is not None and len(text) > self.context * self.tokenizer.longest:
             what = f"the prompt is {len(text)} characters, which cannot fit the context of {self.context} tokens"
-            raise ApiError(400, f"{what}; shorten the prompt", "prompt", "context_length_exceeded")
+            raise BadParameterError(f"{what}; shorten the prompt", "prompt", Code.CONTEXT)
         async with self._encoding if len(text) > LONG else contextlib.nullcontext():
             return await asyncio.to_thread(encode, text)
 
@@ -137,13 +137,13 @@ class Api:
         return whole(lambda: answer.whole(texts))
 
     def _request(self, body: Body, prompt: Sequence[int], seed: int) -> Request:
-        """As `airdraft run` would ask."""
+        """Ask for a text as `airdraft run` would."""
         scheme = "auto" if body.scheme is None else body.scheme
         if scheme not in (*SCHEMES, "auto"):
             known = ", ".join((*SCHEMES, "auto"))
             raise ApiError(400, f"scheme {scheme!r} is unknown; choose one of {known}", "scheme", "invalid_value")
         policy = Auto(self.tokenizer.vocab_size) if scheme == "auto" else None
-        spec = SchemeSpec("stream" if scheme == "auto" else scheme)
+        spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
         return Request(
             prompt, spec, body.params(), seed % (1 << 63), body.limit(), policy=policy, logprobs=body.wanted_logprobs()
         )
@@ -164,9 +164,9 @@ class Api:
         return writer
 
     def _no_page(self, http: HttpRequest) -> None:
-        """Pages that a browser has open may reach this machine, too, and are none of its user's programs.
+        """Turn away pages that a browser has open: they can reach this machine, too, but are not its user's programs.
 
-        They say where they come from; and where a name of theirs was made to lead here, they ask for it.
+        A page says where it comes from, and one whose own name was made to lead here asks for that name.
         """
         host, origin = http.headers.get("host", ""), http.headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
@@ -174,7 +174,7 @@ class Api:
         local = http.client is not None and http.client.host in LOOPBACK
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if local and self.admit("") is not None and name.strip("[]").lower() not in LOOPBACK:
-            remedy = "ask for localhost or 127.0.0.1, or let the server want a key"
+            remedy = "ask for localhost or 127.0.0.1, or give the server a key"
             raise ApiError(403, f"there is no {host!r} here; {remedy}", None, "foreign_host")
 
     def _known(self, model: str | None) -> None:
@@ -186,7 +186,7 @@ class Api:
 
 
 def edge_app(server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> Starlette:
-    """The API at an edge, of the target alone: for clients without a draft. Its texts share the edge's batches.
+    """Return the API of the target alone, at an edge, for clients without a draft. Its texts share the edge's batches.
 
     Keys are the edge's tokens, with their quotas; an edge without tokens lets anybody in.
     """
@@ -205,7 +205,7 @@ def device_app(
     template: ChatTemplate | None = None,
     key: str | None = None,
 ) -> Starlette:
-    """The API on a device, over a writer that drafts. `key`: what clients must present; None: nothing."""
+    """Return the API on a device, over a writer that drafts. `key`: what clients must present; None: nothing."""
 
     def admit(authorization: str) -> TextWriter | None:
         scheme, _, given = authorization.partition(" ")

@@ -1,19 +1,21 @@
-"""What goes wrong, in the shape of OpenAI's API, with the status that says whose fault it is."""
+"""Errors in the shape of OpenAI's API, each with the HTTP status that says whose fault it is."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from airdraft.errors import AirdraftError, BadParameterError, LinkError, RefusedError
+from airdraft.errors import AirdraftError, BadParameterError, Code, LinkError, RefusedError
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
-# Codes of the protocol that the request is to blame for; the rest is between device and edge.
-_REFUSED = {
-    "context": (400, "context_length_exceeded"),
-    "scheme": (400, "invalid_value"),
-    "busy": (503, "busy"),
-    "quota": (429, "insufficient_quota"),
-    "revoked": (401, "invalid_api_key"),
+_NAMES = {
+    Code.CONTEXT: "context_length_exceeded",
+    Code.SCHEME: "invalid_value",
+    Code.QUOTA: "insufficient_quota",
+    Code.REVOKED: "invalid_api_key",
+}
+"""OpenAI's own words. Every other code is sent as it is."""
+_FIELDS = {
+    name.replace("_", "-"): name for name in ("temperature", "top_k", "top_p", "min_p", "seed", "scheme", "logprobs")
 }
 
 
@@ -23,37 +25,39 @@ class ApiError(AirdraftError):
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, kind: str = _INVALID
     ) -> None:
-        """`param`: the field at fault. `code`, `kind`: what OpenAI calls `code` and `type`."""
+        """`param` is the field at fault; `code` and `kind` are what OpenAI calls `code` and `type`."""
         super().__init__(message)
         self.status, self.param, self.code, self.kind = status, param, code, kind
 
     def body(self) -> dict[str, Any]:
-        """The object that is sent."""
+        """Return the object to send."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def as_api_error(error: AirdraftError) -> ApiError:
-    """The same, seen by a client of the API."""
+    """Return the same error as a client of the API sees it."""
     if isinstance(error, ApiError):
         return error
     message = str(error)
     if isinstance(error, BadParameterError):
-        field = _field(message)
-        return ApiError(400, message, field, "context_length_exceeded" if field == "prompt" else "invalid_value")
-    if isinstance(error, RefusedError) and error.code in _REFUSED:
-        status, code = _REFUSED[error.code]
-        kind = _INVALID if status in (400, 401) else _SERVER
-        return ApiError(status, message, _field(message) if status == 400 else None, code, kind)
+        return _coded(error.code, message, error.field)
+    if isinstance(error, RefusedError) and (code := Code.of(error.code)):
+        return _coded(code, message, _field_of(code, message))
     if isinstance(error, LinkError):
         return ApiError(503, message, None, "edge_unreachable", _SERVER)
     return ApiError(502, message, None, getattr(error, "code", None), _SERVER)
 
 
-def _field(message: str) -> str | None:
-    """Messages about a parameter begin with its name, as the command line writes it."""
-    if message.startswith("the prompt is ") and "context" in message:
+def _coded(code: Code, message: str, field: str | None) -> ApiError:
+    kind = _INVALID if code.http in (400, 401) else _SERVER
+    return ApiError(code.http, message, field, _NAMES.get(code, code.value), kind)
+
+
+def _field_of(code: Code, message: str) -> str | None:
+    """Return the field at fault when an edge has refused a text.
+
+    An `Error` message of the protocol names no field, but the words of a refused parameter begin with its name.
+    """
+    if code is Code.CONTEXT:
         return "prompt"
-    name, found, _ = message.partition(" is ")
-    names = {"temperature", "top-k", "top-p", "min-p", "seed", "scheme", "logprobs"}
-    first = name.split(" ")[0]
-    return first.replace("-", "_") if found and first in names else None
+    return _FIELDS.get(message.split(" ", maxsplit=1)[0]) if code is Code.SCHEME else None

@@ -1,4 +1,4 @@
-"""HTTP's side of the API: bodies, server-sent events, errors, and clients that go away."""
+"""The HTTP side of the API: bodies, server-sent events, errors, and clients that go away."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from airdraft.api.errors import ApiError, as_api_error
 from airdraft.errors import AirdraftError
 
 MAX_BODY = 8 << 20
-"""Bytes of a request."""
+"""Largest body of a request, in bytes."""
 BODY_S = 60.0
-"""Seconds that it may take to arrive."""
+"""Seconds that a body may take to arrive."""
 
 
 async def body_of(request: Request) -> bytes:
-    """The body of a request. Raises: `ApiError` if it is too long, or does not come."""
+    """Return the body of a request. Raises: `ApiError` if it is too long, or does not arrive in time."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
@@ -33,21 +33,21 @@ async def body_of(request: Request) -> bytes:
                     raise ApiError(413, f"the body exceeds {MAX_BODY} bytes; send less")
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {BODY_S:g} s; send less, or faster") from None
-    except ClientDisconnect:  # nobody reads the answer; it is no fault of this server
+    except ClientDisconnect:  # nobody reads the answer, but the log must not blame this server
         raise ApiError(400, "the body ended early; send all of it") from None
     return bytes(body)
 
 
 class UntilGone(Response):
-    """A response that is made while it is sent, and given up when the client goes away."""
+    """A response that is made while it is sent, and abandoned when the client goes away."""
 
     def __init__(self, make: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        """`make` sends all of it. What it raises before it has sent anything becomes an answer of its own."""
+        """`make` sends all of it. An error that it raises before it sends anything becomes the answer."""
         self._make = make
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application of this one response."""
+        """Send the response: this is an ASGI application."""
         work = asyncio.ensure_future(self._make(scope, receive, send))
         gone = asyncio.create_task(_gone(receive))
         try:
@@ -67,7 +67,7 @@ async def _gone(receive: Receive) -> None:
 
 
 def whole(make: Callable[[], Awaitable[dict[str, Any]]]) -> UntilGone:
-    """One JSON object, when it is complete."""
+    """Answer with one JSON object, once it is complete."""
 
     async def send_whole(scope: Scope, receive: Receive, send: Send) -> None:
         await JSONResponse(await make())(scope, receive, send)
@@ -76,11 +76,11 @@ def whole(make: Callable[[], Awaitable[dict[str, Any]]]) -> UntilGone:
 
 
 def events(chunks: AsyncGenerator[dict[str, Any], None]) -> UntilGone:
-    """Server-sent events (WHATWG HTML §9.2), one for each chunk, and `[DONE]`; an error on the way ends them."""
+    """Answer with server-sent events (WHATWG HTML §9.2): one for each chunk, then `[DONE]` or an error."""
 
     async def send_events(scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(chunks):
-            chunk = await anext(chunks)  # nothing is sent before: an error until then gets its own status
+            chunk = await anext(chunks)  # before anything is sent, so that an error gets its own status
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await _send_event(send, msgspec.json.encode(chunk))
@@ -100,7 +100,7 @@ async def _send_event(send: Send, data: bytes) -> None:
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    """An error as an answer."""
+    """Return an error as an answer."""
     if isinstance(error, HTTPException):
         headers = error.headers
         known = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")

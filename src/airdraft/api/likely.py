@@ -1,4 +1,4 @@
-"""Log-probabilities in the two forms of OpenAI's API."""
+"""Log-probabilities in the two forms that OpenAI's API has for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airdraft.models.text import Tokenizer
 
 
 def in_completion(logprobs: Sequence[Placed], tokenizer: Tokenizer) -> dict[str, Any]:
-    """`logprobs` of a choice of `/v1/completions`: four lists, an entry for each token."""
+    """Return `logprobs` for a choice of `/v1/completions`: four lists with an entry for each token."""
     of_text = _of_text(logprobs, tokenizer)
     return {
         "tokens": [_name(tokenizer.token_bytes(each.logprob.token)) for each in of_text],
@@ -23,7 +23,7 @@ def in_completion(logprobs: Sequence[Placed], tokenizer: Tokenizer) -> dict[str,
 
 
 def in_chat(logprobs: Sequence[Placed], tokenizer: Tokenizer) -> dict[str, Any]:
-    """`logprobs` of a choice of `/v1/chat/completions`: an object for each token."""
+    """Return `logprobs` for a choice of `/v1/chat/completions`: an object for each token."""
 
     def said(token: int, logprob: float) -> dict[str, Any]:
         data = tokenizer.token_bytes(token)
@@ -40,12 +40,12 @@ def in_chat(logprobs: Sequence[Placed], tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _of_text(logprobs: Sequence[Placed], tokenizer: Tokenizer) -> list[Placed]:
-    """Special tokens are no part of what is read."""
+    """Leave out special tokens, which are not part of the text."""
     return [each for each in logprobs if not tokenizer.is_special(each.logprob.token)]
 
 
 def _name(data: bytes) -> str:
-    """A token's text; what is no whole character is spelt in bytes, as OpenAI does, so that no two are alike."""
+    """Return a token's text. Parts of characters are spelt in bytes, as OpenAI does, so that no two look alike."""
     try:
         return data.decode()
     except UnicodeDecodeError:

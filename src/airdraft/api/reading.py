@@ -1,4 +1,4 @@
-"""From the events of a text to what a reader sees of it: characters, cut at stop strings, corrected if need be."""
+"""What a reader sees of a text: its events turned into characters, cut at stop strings, corrected if need be."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.text import TextStream, Tokenizer
 
 ALONE_S = 5.0
-"""Without an edge, a text that the draft model alone has brought to its end ends so much later, unless one answers."""
+"""Seconds to wait for an edge after the draft model alone has brought a text to its end."""
 
 
 class TextWriter(Protocol):
-    """Whoever writes texts."""
+    """Writes texts, with or without drafts."""
 
     def write(self, request: Request) -> AsyncGenerator[Committed | Unverified | Corrected | Finished, None]:
-        """The events of one text; closing the generator gives the text up."""
+        """Yield the events of one text. Closing the generator gives the text up."""
         ...
 
 
 @dataclass(frozen=True)
 class Placed:
-    """How likely the target held a token, and the character of the text at which the token begins."""
+    """A token's log-probability under the target, and the character of the text at which the token begins."""
 
     start: int
     logprob: Logprob
@@ -38,37 +38,37 @@ class Placed:
 
 @dataclass(frozen=True)
 class Piece:
-    """What is new of a text."""
+    """A new piece of a text."""
 
     text: str
     verified: bool = True
-    """False: the draft model's alone, which may yet be taken back."""
+    """False: the draft model alone wrote it, and it may yet be taken back."""
     replaces: int | None = None
-    """A correction: `text` takes the place of everything from this character on."""
+    """Set in a correction: `text` takes the place of everything from this character on."""
     logprobs: tuple[Placed, ...] = ()
-    """Of verified tokens that begin in what is shown by now, where they were asked for. None is ever taken back."""
+    """Log-probabilities, if asked for, of verified tokens that begin in what is shown by now. None is taken back."""
 
 
 @dataclass(frozen=True)
 class End:
-    """A text is complete."""
+    """The end of a text."""
 
     reason: Literal["stop", "length"]
     tokens: int
-    """Written, those of a stop string included."""
+    """Tokens written, those of a stop string included."""
     unverified: int
-    """The last so many were never verified."""
+    """How many of the last tokens were never verified."""
 
 
 class Decoding:
-    """Tokens to the text that is certain to be part of the answer."""
+    """Turns tokens into the text that is certain to be part of the answer."""
 
     def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
         self._stream = stream
         self._stops = Stops(stops)
         self.text = ""
         self.starts: list[int] = []
-        """Where the text of each token begins that was taken; none is after a stop string."""
+        """Character at which each token's text begins. Tokens after a stop string are not taken."""
         self._decoded = 0
 
     @property
@@ -78,11 +78,11 @@ class Decoding:
 
     @property
     def tokens(self) -> int:
-        """Tokens taken."""
+        """How many tokens were taken."""
         return len(self.starts)
 
     def push(self, tokens: Sequence[int]) -> None:
-        """The text goes on."""
+        """Take the next tokens."""
         for token in tokens:
             if self.stopped:
                 return
@@ -92,39 +92,39 @@ class Decoding:
             self.text += self._stops.push(certain)
 
     def flush(self) -> None:
-        """The text is complete."""
+        """Take what is left: the text is complete."""
         self.text += self._stops.push(self._stream.flush()) + self._stops.flush()
 
 
 class Reader:
-    """What one reader has been shown, and what is true."""
+    """Compares what one reader has been shown with what is true."""
 
     def __init__(self, decoding: Callable[[], Decoding], start: int) -> None:
-        """`start`: tokens of the prompt."""
+        """`start`: how many tokens the prompt has."""
         self._decoding, self._start = decoding, start
         self._true = decoding()
         self._committed: list[int] = []
-        self._logprobs: list[Logprob] = []  # of what is committed, as far as they are not told yet
+        self._logprobs: list[Logprob] = []  # of committed tokens; those not shown yet
         self._told = 0
         self._guess: list[int] = []
         self._alone: Decoding | None = None
-        """What is committed and the guess after it, while nothing is committed."""
+        """The committed text with the guess after it, until more is committed."""
         self._shown = ""
         self._contradicted = False
         """Whether some of what is shown is known to be wrong."""
 
     @property
     def stopped(self) -> bool:
-        """Whether the text is complete by a stop string."""
+        """Whether a stop string completes the text."""
         return self._true.stopped
 
     @property
     def guessed(self) -> bool:
-        """Whether the guess is complete by a stop string."""
+        """Whether a stop string completes the guess."""
         return self._alone is not None and self._alone.stopped
 
     def take(self, event: Committed | Unverified | Corrected) -> Piece | None:
-        """What the event changes for the reader."""
+        """Take an event and return what it changes for the reader."""
         if isinstance(event, Committed):
             self._alone = None
             self._committed += event.tokens
@@ -146,7 +146,7 @@ class Reader:
         return self._show(self._alone.text, verified=False)
 
     def end(self, reason: Literal["stop", "length"]) -> tuple[Piece | None, End]:
-        """The text is complete, whether all of it is verified or not."""
+        """End the text, whether all of it is verified or not."""
         text = self._alone or self._true
         text.flush()
         unverified = text.tokens - self._true.tokens
@@ -155,7 +155,7 @@ class Reader:
         return piece, End("stop" if text.stopped else reason, text.tokens, unverified)
 
     def _with_logprobs(self, piece: Piece | None, text: Decoding) -> Piece | None:
-        """What is shown, and the probabilities of the tokens that have begun by now."""
+        """Add the log-probabilities of the tokens that have begun by now to what is shown."""
         ready = []
         for start, logprob in zip(text.starts[self._told :], self._logprobs, strict=False):
             if start >= len(text.text):
@@ -169,10 +169,10 @@ class Reader:
 
     def _show(self, text: str, *, verified: bool = True, complete: bool = False) -> Piece | None:
         shown = self._shown
-        # What is committed may lag behind what is shown, as long as nothing has contradicted that.
+        # The committed text may lag behind what is shown, unless it is known to differ.
         if shown.startswith(text) and not (complete or self._contradicted):
             return None
-        if text.startswith(shown):  # as it does without a guess: to compare each character takes long in a long text
+        if text.startswith(shown):  # always so without a guess; comparing characters would take long in a long text
             same = len(shown)
         else:
             same = next((at for at, (a, b) in enumerate(zip(shown, text, strict=False)) if a != b), len(text))
@@ -185,7 +185,7 @@ class Reader:
 async def read(
     writer: TextWriter, request: Request, tokenizer: Tokenizer, stops: Sequence[str]
 ) -> AsyncGenerator[Piece | End, None]:
-    """One text as it is written; `End` comes last. Raises: as `writer.write`."""
+    """Yield one text as it is written; `End` comes last. Raises: as `writer.write`."""
     now = asyncio.get_running_loop().time
     reader = Reader(lambda: Decoding(tokenizer.stream(), stops), len(request.prompt))
     reason: Literal["stop", "length"] = "stop"

@@ -1,4 +1,4 @@
-"""What may be asked: the bodies of requests, checked field by field."""
+"""The bodies of requests, checked field by field."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from airdraft.api.errors import ApiError
-from airdraft.core.logprobs import MOST_LIKELY
+from airdraft.core.messages import MOST_LIKELY
 from airdraft.core.sampling import SamplingParams
 
 COMPLETION_TOKENS = 16
-"""Of a completion that does not say `max_tokens`, as OpenAI has it. A chat goes on to the end of the context."""
+"""`max_tokens` of a completion that leaves it out, as at OpenAI. A chat then goes on to the end of the context."""
 UNLIMITED = 1 << 20
 MOST_STOPS = 4
 MOST_CHOICES = 16
@@ -21,19 +21,19 @@ _MISSING = re.compile(r"missing required field `(.*?)`")
 
 
 class StreamOptions(msgspec.Struct):
-    """How to stream."""
+    """Options of a streamed answer."""
 
     include_usage: bool = False
 
 
 class ResponseFormat(msgspec.Struct):
-    """Whether the answer must follow a grammar."""
+    """The form that the answer must have."""
 
     type: str = "text"
 
 
 class Body(msgspec.Struct, kw_only=True):
-    """What both endpoints take. Fields that are not named are ignored; null is the same as absent."""
+    """The fields that both endpoints take. Unknown fields are ignored; null is the same as absent."""
 
     model: str | None = None
     stream: bool | None = None
@@ -53,7 +53,7 @@ class Body(msgspec.Struct, kw_only=True):
     logit_bias: dict[str, float] | None = None
 
     def params(self) -> SamplingParams:
-        """Raises: `BadParameterError` for what is out of range."""
+        """Return the sampling parameters. Raises: `BadParameterError` for a value out of range."""
         return SamplingParams(
             1.0 if self.temperature is None else self.temperature,
             0 if self.top_k in (None, -1) else self.top_k,  # vLLM's -1 keeps all
@@ -62,15 +62,15 @@ class Body(msgspec.Struct, kw_only=True):
         )
 
     def stops(self) -> list[str]:
-        """The stop strings."""
+        """Return the stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     def limit(self) -> int:
-        """Most tokens to write."""
+        """Return the most tokens to write."""
         return COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
 
     def check(self) -> None:
-        """Raises: `ApiError` for what is out of range, and for what would not be what was asked."""
+        """Raise `ApiError` for a value out of range, and for a field that we cannot give its effect."""
         if not 1 <= self.choices() <= MOST_CHOICES:
             raise ApiError(400, f"n is {self.choices()}; give 1 to {MOST_CHOICES}", "n", "invalid_value")
         if self.limit() < 1:
@@ -88,11 +88,11 @@ class Body(msgspec.Struct, kw_only=True):
         refuse(without_effect, "texts are drawn from the target's own distribution")
 
     def choices(self) -> int:
-        """How many answers to a prompt."""
+        """Return how many answers a prompt gets."""
         return 1 if self.n is None else self.n
 
     def wanted_logprobs(self) -> int | None:
-        """Likely tokens to be named at each place, besides the probability of what was written; None: nothing."""
+        """Return how many likely tokens to name at each position; None: no log-probabilities at all."""
         return None
 
     @property
@@ -124,7 +124,7 @@ class CompletionBody(Body, kw_only=True):
         return self.logprobs
 
     def prompts(self) -> list[str | list[int]]:
-        """A string, strings, token ids, or lists of these. Raises: `ApiError`."""
+        """Return the prompts, each a string or token ids. Raises: `ApiError`."""
         prompt = "" if self.prompt is None else self.prompt
         if isinstance(prompt, str) or _are_ids(prompt):
             return [prompt]
@@ -169,7 +169,7 @@ class ChatBody(Body, kw_only=True):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def conversation(self) -> list[dict[str, Any]]:
-        """The messages, parts of text joined by line ends. Raises: `ApiError` for what is no text."""
+        """Return the messages, parts of text joined by line ends. Raises: `ApiError` for a part that is no text."""
         if not self.messages:
             raise ApiError(400, "messages is empty; give at least one", "messages", "invalid_value")
         return [_message(at, message) for at, message in enumerate(self.messages)]
@@ -179,7 +179,7 @@ B = TypeVar("B", bound=Body)
 
 
 def parse(kind: type[B], data: bytes) -> B:
-    """The request in `data`. Raises: `ApiError` that names the field at fault."""
+    """Return the request in `data`. Raises: `ApiError` that names the field at fault."""
     try:
         body = msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
@@ -194,7 +194,7 @@ def parse(kind: type[B], data: bytes) -> B:
 
 
 def refuse(without_effect: dict[str, bool], why: str) -> None:
-    """Raise `ApiError` for the first field that would have an effect, which we cannot give it."""
+    """Raise `ApiError` for the first field that asks for an effect that we do not offer."""
     for field, harmless in without_effect.items():
         if not harmless:
             raise ApiError(400, f"{field} is not supported: {why}; leave it out", field, "unsupported_parameter")

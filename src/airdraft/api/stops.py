@@ -1,4 +1,4 @@
-"""Cuts a text before its first stop string, while it arrives in pieces."""
+"""Stop strings, which end a text while it arrives in pieces."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 
 class Stops:
-    """Lets a text through up to the first place where one of `stops` stands in it.
+    """Lets a text through up to its first stop string.
 
-    What `push` and then `flush` return, joined, is the whole text up to the least `whole.find(stop)` of those found.
+    The results of `push` and `flush`, joined, are the text up to the least `text.find(stop)` of the stops in it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """`stops`: strings of at least one character; may be none."""
+        """`stops`: strings of at least one character each; may be empty."""
         self._stops = tuple(stops)
         self._longest = max(map(len, stops), default=0)
         self._held = ""
-        """The end of the text so far, which may be the beginning of a stop string."""
+        """The end of the text so far, which may begin a stop string."""
         self.found = False
-        """Whether the text is cut; nothing more comes then."""
+        """Whether the text is cut: nothing more comes then."""
 
     def push(self, text: str) -> str:
-        """What of the text so far is certain not to be cut, and was not returned yet."""
+        """Take more text and return what is now certain not to be cut."""
         if self.found:
             return ""
         self._held += text
@@ -31,7 +31,7 @@ class Stops:
         return self._take(min(match, begun))
 
     def flush(self) -> str:
-        """The text is complete: what was held and is not cut."""
+        """End the text and return the rest of it, up to a stop string."""
         match = self._match()
         self.found = self.found or match < len(self._held)
         return self._take(match)
@@ -41,11 +41,11 @@ class Stops:
         return taken
 
     def _match(self) -> int:
-        """Where the first stop string stands; the end where there is none."""
+        """Return where the first stop string begins; the end of the text if there is none."""
         return min((at for stop in self._stops if (at := self._held.find(stop)) >= 0), default=len(self._held))
 
     def _begun(self) -> int:
-        """Where a stop string may have begun; the end where none has."""
+        """Return where an incomplete stop string may begin; the end of the text if none does."""
         held = self._held
         for at in range(max(0, len(held) - self._longest + 1), len(held)):
             if any(len(stop) > len(held) - at and stop.startswith(held[at:]) for stop in self._stops):

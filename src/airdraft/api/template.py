@@ -1,4 +1,4 @@
-"""A model's chat template: messages to the text it was trained on, rendered as Hugging Face's libraries do."""
+"""A model's chat template, which turns messages into the text it was trained on, as Hugging Face's libraries do."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.config import read_json
-from airdraft.models.text import ids_of
+from airdraft.models.text import ids_of, tokenizer_file
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class _Generation(Extension):
-    """`{% generation %}`, which marks what a model is trained on; here only its content counts."""
+    """`{% generation %}`, which marks what a model is trained on. Here it only passes its content through."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -36,7 +36,7 @@ class ChatTemplate:
     """Renders conversations for the model in one folder."""
 
     def __init__(self, source: str, tokens: Mapping[str, str], tokenizer: Path) -> None:
-        """`source`: Jinja. `tokens`: bos_token and its like. `tokenizer`: a tokenizer.json. Use `of`.
+        """Use `of`. `source`: Jinja. `tokens`: bos_token and the other special ones. `tokenizer`: a tokenizer.json.
 
         Raises: `ModelError` if the template is broken.
         """
@@ -57,7 +57,7 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, folder: Path, file: Path | None = None) -> ChatTemplate | None:
-        """That of the model in `folder` (or beside its GGUF file), None if it has none; or the one in `file`.
+        """Return the template in `file`, or of the model in `folder` (or beside its GGUF file); None if it has none.
 
         Raises: `ModelError` if it is broken.
         """
@@ -80,25 +80,25 @@ class ChatTemplate:
         values = {name: config.get(name) for name in _SPECIAL}
         words = {name: value.get("content") if isinstance(value, dict) else value for name, value in values.items()}
         tokens = {name: word for name, word in words.items() if isinstance(word, str)}
-        return cls(source, tokens, folder / "tokenizer.json")
+        return cls(source, tokens, tokenizer_file(folder))
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
-        """The text of a conversation. `variables`: add_generation_prompt, and whatever else the template knows.
+        """Return the text of a conversation. `variables`: add_generation_prompt, and what else the template reads.
 
         Raises: `BadParameterError` if the template refuses it, or fails on it.
         """
         try:
             return self._template.render(messages=list(messages), **{**self._tokens, **variables})
-        except Exception as problem:  # whatever a template may make of its input: it is a program
+        except Exception as problem:  # a template is a program: it may raise anything
             raise BadParameterError(f"the chat template does not take these messages: {problem}") from problem
 
     def encode(self, rendered: str) -> list[int]:
-        """Token ids of what was rendered. The template has written all special tokens, so the tokenizer adds none."""
+        """Return the ids of a rendered text. The tokenizer adds no special tokens: the template has written them."""
         return ids_of(self._tokenizer, rendered, special=False)
 
 
 def _default(found: Any) -> Any:
-    """Some models have several templates by name."""
+    """Return the default template of a model that has several by name."""
     if not isinstance(found, list):
         return found
     named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
@@ -110,5 +110,5 @@ def _raise(message: str) -> None:
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    # Jinja's own escapes what HTML minds, which no model was trained on.
+    # Jinja's own filter escapes for HTML, which no model was trained on.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)

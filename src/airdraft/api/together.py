@@ -1,4 +1,4 @@
-"""Several streams as one."""
+"""Several streams merged into one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
 
 WAITING = 64
-"""Items that may wait to be read before the streams wait."""
+"""Items that may queue up before the streams wait for the reader."""
 
 T = TypeVar("T")
 
 
 async def together(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """What several streams give, as it comes, each item with its stream's index. The first error ends all."""
+    """Yield the items of several streams as they come, each with its stream's index. The first error ends all."""
     arrived: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(WAITING)
 
     async def pass_on(index: int, stream: AsyncGenerator[T, None]) -> None:
@@ -23,7 +23,7 @@ async def together(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator
             async with contextlib.aclosing(stream):
                 async for item in stream:
                     await arrived.put((index, item))
-        except Exception as error:  # raised again by who reads
+        except Exception as error:  # raised again for the reader
             last = error
         await arrived.put(last)
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from airdraft import __version__
 from airdraft.cli.bench import bench
 from airdraft.cli.bench_edge import capacity, engines, sessions
 from airdraft.cli.chaos import chaos
@@ -22,6 +21,7 @@ from airdraft.cli.plan import plan
 from airdraft.cli.run import run
 from airdraft.cli.trace import trace
 from airdraft.errors import AirdraftError
+from airdraft.version import __version__
 
 app = typer.Typer(
     name="airdraft",

@@ -104,7 +104,7 @@ def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.N
     from airdraft.lab import validate as lab  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
-    pair = lab.Pair()
+    pair = lab.ShippedPair()
     with progress(console, "cells") as on_cell:
         started = iter(range(len(lab.CHECKS)))
         found = asyncio.run(lab.validate(pair, on_check=lambda _: on_cell(next(started), len(lab.CHECKS))))

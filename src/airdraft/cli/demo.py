@@ -14,6 +14,7 @@ from airdraft import local
 from airdraft.cli import options
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
+from airdraft.core.schemes import STREAM
 from airdraft.errors import BadParameterError
 
 
@@ -49,14 +50,15 @@ def demo(
     so.
     """
     # Here, because it brings scipy, which takes longer to import than all the rest.
-    from airdraft.demo import measure, report  # noqa: PLC0415
+    from airdraft.demo import report  # noqa: PLC0415
+    from airdraft.lab.wall.schemes import Plan  # noqa: PLC0415
 
-    plan = measure.Plan(
+    plan = Plan(
         draft=draft,
         target=target,
         profile=profile_name,
         link=local.Link(uplink_mbps, downlink_mbps, rtt_ms),
-        spec=SchemeSpec("coupled", k, bits, downlink),
+        spec=SchemeSpec(STREAM, k, bits, downlink),
         params=SamplingParams(temperature, top_k, top_p, min_p),
         seed=seed,
         max_tokens=max_tokens,

@@ -15,9 +15,9 @@ from airdraft.api.template import ChatTemplate
 from airdraft.cli import options
 from airdraft.cli.scraped import scraped
 from airdraft.cli.waiting import stopping
-from airdraft.device.client import LOOPBACK
-from airdraft.device.edges import PASSING
-from airdraft.device.watch import Watch
+from airdraft.device.dial import LOOPBACK
+from airdraft.device.edges import Away
+from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
 from airdraft.models.engines import load, resolve
@@ -84,7 +84,7 @@ def device(
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, traces=traces,
             told=_log.info,
         )  # fmt: skip
-        watch = Watch(writer)
+        watch = MeteredWriter(writer)
         app = device_app(watch, tokenizer, name, template, api_key)
         scraping = scraped(watch.metrics.registry, writer.health, metrics_host, metrics_port)
         # The writer ends first: texts under way end with an error, and HTTP need not wait for them.
@@ -94,9 +94,9 @@ def device(
             try:
                 await writer.connect()
             except (LinkError, RefusedError) as error:  # what may pass: the first text tries again
-                if isinstance(error, RefusedError) and error.code not in PASSING:
+                if isinstance(error, RefusedError) and not error.passes:
                     raise
-                away = f"away: {error}"
+                away = Away(str(error))
             url = options.address(host, found).replace("ws://", "http://", 1) + "/v1"
             if as_json:
                 line = {"event": "listening", "url": url, "edge": writer.edge}

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from airdraft.core.control.lengths import RULES
+from airdraft.control.lengths import RULES
 from airdraft.core.schemes import SCHEMES
 from airdraft.errors import BadParameterError
 from airdraft.models.engines import HERE

@@ -20,15 +20,16 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.cli import options
-from airdraft.core.control import auto
-from airdraft.core.control.facts import Facts, wire
-from airdraft.core.control.predict import Prediction, bottleneck
-from airdraft.device.client import Connection
+from airdraft.control import auto
+from airdraft.control.facts import wire
+from airdraft.control.predict import Prediction, bottleneck
+from airdraft.core.policy import Facts
+from airdraft.core.schemes import SCHEMES, SERVER, traits
+from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 
-ALTERNATIVES = ("server", "dense", "topk", "split", "coupled", "stream")
 RACES = ("off", "always")
 WARM_FORWARDS, TIMED_FORWARDS = 3, 15
 """Of the draft, to learn how long one takes."""
@@ -90,7 +91,7 @@ def plan(
         values |= measured
     link = local.Link(values["uplink_mbps"], values["downlink_mbps"], values["rtt_ms"])
     facts = given(link, values["draft_ms"], values["verify_ms"], acceptance)
-    wires = [wire(scheme, int(values["vocab_size"]), k, bits, header_bytes) for scheme in ALTERNATIVES]
+    wires = [wire(scheme, int(values["vocab_size"]), k, bits, header_bytes) for scheme in SCHEMES]
     predicted = auto.predictions(facts, wires, RACES)
     chosen = auto.preferred(predicted)
     of_scheme = {each.scheme: each for each in wires}
@@ -126,7 +127,7 @@ async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContex
     """What can be measured of a link, an edge and a draft model, by the names of the options it stands for."""
     model, tokenizer = load(draft)
     draft_s = _forward_s(model)
-    async with await Connection.connect(
+    async with await EdgeConnection.connect(
         url, model, tokenizer.digest, tokenizer.vocab_size, token=token, ssl=trust
     ) as edge:
         probe = await edge.probe()
@@ -169,10 +170,10 @@ def given(link: local.Link, draft_ms: float, verify_ms: float, acceptance: float
 
 def sentences(found: list[Prediction], chosen: Prediction, limit: str) -> list[str]:
     """Why the chosen one, and what limits it, in words."""
-    server = next(each for each in found if each.mode.scheme == "server")
+    server = next(each for each in found if each.mode.scheme == SERVER)
     # Of equals the last, which sends least.
     rounds = max(
-        (each for each in reversed(found) if each.mode.scheme not in ("server", "stream")),
+        (each for each in reversed(found) if traits(each.mode.scheme).rounds),
         key=lambda each: each.tokens_per_s,
     )
     best = f"{rounds.tokens_per_s:.1f} tokens/s of {rounds.mode.scheme}, the best with rounds"
@@ -200,8 +201,8 @@ def _table(found: list[Prediction], limits: list[str], chosen: Prediction) -> Ta
         table.add_row(
             _name(each) + (" ◀" if each is chosen else ""),
             f"{each.tokens_per_s:.1f}",
-            "–" if mode.scheme == "server" else f"{mode.length}",
-            f"{mode.first}, {mode.then}" if mode.scheme == "stream" else "–",
+            f"{mode.length}" if traits(mode.scheme).drafts else "–",
+            f"{mode.first}, {mode.then}" if traits(mode.scheme).races else "–",
             f"{each.target_forwards_per_token:.2f}",
             f"{each.uplink_bits_per_token:,.0f}",
             f"{each.downlink_bits_per_token:,.0f}",
@@ -213,18 +214,18 @@ def _table(found: list[Prediction], limits: list[str], chosen: Prediction) -> Ta
 
 def _name(prediction: Prediction) -> str:
     mode = prediction.mode
-    return mode.scheme + (", racing" if mode.scheme == "stream" and mode.race != "off" else "")
+    return mode.scheme + (", racing" if traits(mode.scheme).races and mode.race != "off" else "")
 
 
 def _record(prediction: Prediction) -> dict[str, Any]:
     """A row for JSON: what does not apply to a scheme is null."""
     mode, record = prediction.mode, asdict(prediction)
-    streams, drafts = mode.scheme == "stream", mode.scheme != "server"
+    rounds, streams = traits(mode.scheme).rounds, traits(mode.scheme).races
     del record["mode"]
     return {
         "scheme": mode.scheme,
         "race": mode.race if streams else None,
-        "draft_length": mode.length if drafts and not streams else None,
+        "draft_length": mode.length if rounds else None,
         "window": mode.length if streams else None,
         "first": mode.first if streams else None,
         "then": mode.then if streams else None,

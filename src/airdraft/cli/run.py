@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import math
+import ssl
 import sys
+from collections.abc import AsyncIterator
 from typing import Annotated, cast
 
 import typer
@@ -15,26 +17,28 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.cli import options
-from airdraft.core.control.auto import Auto
-from airdraft.core.control.facts import wire
-from airdraft.core.control.lengths import RULES
-from airdraft.core.device import Request
+from airdraft.control.auto import Auto
+from airdraft.control.facts import wire
+from airdraft.control.lengths import RULES
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.core.schemes import SCHEMES
+from airdraft.core.schemes import SCHEMES, STREAM, named
 from airdraft.demo.show import TokenPrinter
-from airdraft.device.cost import Cost
+from airdraft.device.cost import CostMeter
+from airdraft.device.edges import Away, Connected, EdgesState
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError
+from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
 
 GIVE_UP_S = 60.0
 """How long a text waits for an edge that was lost."""
-ROUNDS = ("dense", "topk", "split", "coupled")
+ROUNDS = named(rounds=True)
 
 
 def run(
@@ -86,50 +90,30 @@ def run(
             "--edge and an emulated link are given; put `airdraft link --to EDGE` between, and pass its address"
         )
     params = SamplingParams(temperature, top_k, top_p, min_p)
-    if scheme == "auto" and draft_length is not None:
-        raise BadParameterError("--draft-length is given, and auto chooses it; leave it out, or name a --scheme")
-    if scheme not in SCHEMES and scheme != "auto":
-        raise BadParameterError(f"scheme {scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, auto")
-    if (scheme, race, draft_length) == ("stream", "off", 0):
-        raise BadParameterError("--draft-length is 0 and --race is off, so nobody would write; give at least 1")
-    if rule is not None and rule not in RULES:
-        raise BadParameterError(f"rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
-    if rule is not None and (scheme not in ROUNDS or draft_length is not None):
-        raise BadParameterError(f"--rule takes the place of --draft-length, and needs --scheme {', '.join(ROUNDS)}")
-    spec = SchemeSpec("stream" if scheme == "auto" else scheme, k, bits, downlink, race or "always")
+    _check(scheme, draft_length, rule, race)
+    spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always")
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
     trust = options.trusted(ca)
-
+    urls: contextlib.AbstractAsyncContextManager[str]
     if edge is None:
         if offline != "stall":
             raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
-        offline = "error"  # an edge of our own that is gone does not come back
+        offline = "error"  # an edge that this command started does not come back once it is gone
+        urls = local.edge(target, profile_name, link if emulated else None)
+    else:
+        urls = contextlib.nullcontext(edge)
 
-    async def device() -> None:
+    async def write() -> None:
         model, tokenizer = load(draft, engine=draft_engine)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits)) if rule else None
         request = Request(
             tokenizer.encode(words), spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends
         )
-        async with contextlib.AsyncExitStack() as stack:
-            if edge is None:
-                urls = [await stack.enter_async_context(local.edge(target, profile_name, link if emulated else None))]
-            else:
-                urls = options.edges(edge)
-            writer = await stack.enter_async_context(
-                Writer(
-                    urls, Paced(model, pace.draft_s), tokenizer.digest, tokenizer.vocab_size,
-                    offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=GIVE_UP_S,
-                    told=_Notes(waits=offline != "error"),
-                )
-            )  # fmt: skip
-            try:
-                await writer.connect()
-            except LinkError:
-                if offline != "draft":
-                    raise
+        async with urls as reached, _connected(
+            reached, Paced(model, pace.draft_s), tokenizer, cast(Offline, offline), token, trust
+        ) as writer:  # fmt: skip
             if as_json:
                 await _as_json(writer, request, tokenizer, profile_name)
             else:
@@ -137,7 +121,39 @@ def run(
                 console.print(Text(words, "dim"), end="", soft_wrap=True)
                 await _as_text(writer, request, tokenizer, profile_name, console)
 
-    asyncio.run(device())
+    asyncio.run(write())
+
+
+def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | None) -> None:
+    """Raises: `BadParameterError` if the options of a scheme do not go together."""
+    if scheme == "auto" and draft_length is not None:
+        raise BadParameterError("--draft-length is given, and auto chooses it; leave it out, or name a --scheme")
+    if scheme not in SCHEMES and scheme != "auto":
+        raise BadParameterError(f"scheme {scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, auto")
+    if (scheme, race, draft_length) == (STREAM, "off", 0):
+        raise BadParameterError("--draft-length is 0 and --race is off, so nobody would write; give at least 1")
+    if rule is not None and rule not in RULES:
+        raise BadParameterError(f"rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
+    if rule is not None and (scheme not in ROUNDS or draft_length is not None):
+        raise BadParameterError(f"--rule takes the place of --draft-length, and needs --scheme {', '.join(ROUNDS)}")
+
+
+@contextlib.asynccontextmanager
+async def _connected(
+    urls: str, model: LanguageModel, tokenizer: Tokenizer, offline: Offline, token: str | None,
+    trust: ssl.SSLContext | None,
+) -> AsyncIterator[Writer]:  # fmt: skip
+    """A writer that has tried to reach one of the edges `urls`. Raises: `LinkError` unless drafts are shown offline."""
+    async with Writer(
+        options.edges(urls), model, tokenizer.digest, tokenizer.vocab_size, offline=offline, token=token, ssl=trust,
+        give_up_s=GIVE_UP_S, told=_Notes(waits=offline != "error"),
+    ) as writer:  # fmt: skip
+        try:
+            await writer.connect()
+        except LinkError:
+            if offline != "draft":
+                raise
+        yield writer
 
 
 class _Notes:
@@ -147,10 +163,10 @@ class _Notes:
         self._waits = waits
         self._lost = self._met = False
 
-    def __call__(self, state: str) -> None:
-        here = state.startswith("connected")
+    def __call__(self, state: EdgesState) -> None:
+        here = isinstance(state, Connected)
         begin = "\n" if sys.stderr.isatty() else ""  # the text's line is not at its end
-        if state.startswith("away") and self._waits and self._met and not self._lost:
+        if isinstance(state, Away) and self._waits and self._met and not self._lost:
             typer.echo(f"{begin}airdraft: {state}; waiting up to {GIVE_UP_S:g} s", err=True)
         elif here and self._lost:
             typer.echo(f"{begin}airdraft: {state}; the text goes on", err=True)
@@ -168,7 +184,7 @@ def _input() -> str:
 async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:
     """Tokens as they are committed. What was committed before an error is printed, and stands."""
     printer = TokenPrinter(console, tokenizer)
-    cost = Cost(request.counts)
+    cost = CostMeter(request.counts)
     try:
         with cost.measuring(writer):
             async for event in writer.write(request):
@@ -201,7 +217,7 @@ async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profi
 async def _as_json(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str) -> None:
     """One object at the end, with what was committed even when an error follows it."""
     tokens: list[int] = []
-    reason, cost = "error", Cost(request.counts)
+    reason, cost = "error", CostMeter(request.counts)
     try:
         with cost.measuring(writer):
             async for event in writer.write(request):

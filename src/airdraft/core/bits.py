@@ -6,6 +6,8 @@ integers travel. So decode(encode(x)) == x to the bit, and rounding cannot bias 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +26,7 @@ class BitWriter:
     def __init__(self) -> None:
         self._runs: list[NDArray[np.uint8]] = []
 
-    def write(self, values: np.ndarray | list[int], width: int) -> None:
+    def write(self, values: np.ndarray | Sequence[int], width: int) -> None:
         """Append each of `values`, whole numbers with 0 <= value < 2**width, width <= 32."""
         octets = np.asarray(values, dtype=">u4").reshape(-1, 1).view(np.uint8)
         self._runs.append(np.unpackbits(octets, axis=1)[:, 32 - width :].reshape(-1))

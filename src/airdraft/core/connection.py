@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 
 from airdraft.core.events import Echo, Event, Failed
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, Decoder, Error, Message, Ping, Pong, encode
-from airdraft.errors import BadParameterError, LocalProtocolError, ModelError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, LocalProtocolError, ModelError, RemoteProtocolError
 
 HEARTBEAT_S = 10.0
 SILENCE = 3
@@ -31,7 +31,7 @@ def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
     return logits
 
 
-class Connection(ABC):
+class Machine(ABC):
     """One end of one connection. Bytes, model results and times go in; bytes, events and a deadline come out."""
 
     def __init__(self, incoming: object, now: float, max_frame: int = MAX_FRAME) -> None:
@@ -42,13 +42,9 @@ class Connection(ABC):
         self.heartbeat_s = HEARTBEAT_S
         self.rtt_s: float | None = None
         """The last measured round-trip time."""
-        self.verify_s = 0.0
-        """How long a forward of the target takes; 0 when not known."""
         self.closed = False
         self.backlog = 0
         """Bytes that were taken and are not sent yet, as far as the driver has said."""
-        self.tap: Callable[[Message, bool], None] | None = None
-        """Shown every message but heartbeats, and whether it is sent. What is received, before it is acted on."""
 
     @abstractmethod
     def _handle(self, message: Message, now: float) -> Iterable[Event]:
@@ -74,13 +70,11 @@ class Connection(ABC):
                         self.rtt_s = now - message.t
                         events.append(self._echoed(Echo(self.rtt_s, len(encode(ping)), len(encode(message))), message))
                 else:
-                    if self.tap is not None:
-                        self.tap(message, False)
                     events += self._handle(message, now)
             except RemoteProtocolError as error:
                 events.append(self.fail(error.code, str(error)))
             except BadParameterError as error:
-                events.append(self.fail("scheme", str(error)))
+                events.append(self.fail(Code.SCHEME, str(error)))
         return events
 
     def take(self) -> bytes:
@@ -125,7 +119,7 @@ class Connection(ABC):
         if self.closed:
             return []
         if now >= self._heard + SILENCE * self.heartbeat_s:
-            return [self.fail("silent", f"nothing was heard from the peer for {SILENCE * self.heartbeat_s:g} s")]
+            return [self.fail(Code.SILENT, f"nothing was heard from the peer for {SILENCE * self.heartbeat_s:g} s")]
         if now >= self._pinged + self._ping_every_s():
             self.ping(now, self._filler())
         return []
@@ -139,5 +133,3 @@ class Connection(ABC):
     def _send(self, message: Message) -> None:
         if not self.closed:
             self._out += encode(message)
-            if self.tap is not None and not isinstance(message, Ping | Pong):
-                self.tap(message, True)

@@ -1,16 +1,16 @@
-"""What the two machines ask of, and tell, the shell that drives them."""
+"""Events: what the machines ask of the shell that drives them, and what they report to it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from airdraft.core.logprobs import Logprob
-from airdraft.core.messages import Welcome
+from airdraft.core.messages import Message, Welcome
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Asked: run the model. Answer with the machine's `forwarded`, or `failed` if the engine cannot."""
+    """Run the model. Answer with the machine's `forwarded`, or with `failed` if the engine cannot."""
 
     session: int
     keep: int
@@ -21,6 +21,79 @@ class Forward:
     """How many of the last rows of logits to return; 0 is a prefill."""
     spare: bool = False
     """Edge: only worth running while the engine has nothing else to do."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A text was opened."""
+
+    session: int
+    prompt_length: int
+    length: int
+    """Tokens of the text; more than `prompt_length` when it is resumed."""
+    max_tokens: int
+    scheme: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The edge has taken the text, or follows a switch."""
+
+    session: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Offered:
+    """Drafts left the device, or arrived at the edge."""
+
+    session: int
+    start: int
+    drafted: int
+    nbytes: int
+    """Size of their encoding, without headers."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Edge: a forward of the target was committed."""
+
+    session: int
+    start: int
+    """Length of the text before it."""
+    accepted: int
+    """The first so many tokens are the device's drafts."""
+    written: int
+    """Tokens that follow them, one that the device draws after a rejection included."""
+    verified: int
+    """Drafts in the forward."""
+    raced: bool
+    """Whether the edge wrote without any draft, and without being asked for a round."""
+
+
+@dataclass(frozen=True)
+class Turning:
+    """A switch to another scheme was asked for."""
+
+    session: int
+    scheme: str
+
+
+@dataclass(frozen=True)
+class Recovering:
+    """`split`: the candidates of a rejection did not suffice."""
+
+    session: int
+    answered: bool
+    """False: more are asked for. True: they are on their way, or here."""
+
+
+@dataclass(frozen=True)
+class Declined:
+    """Edge: a text was refused before it was opened."""
+
+    session: int
+    code: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +124,7 @@ class Echo:
     seconds: float
     """Round trip, the transmission of both messages included."""
     bytes_out: int
-    """Of the ping, its frame included; headers below are not."""
+    """Size of the ping's frame, without transport headers."""
     bytes_in: int
 
 
@@ -74,4 +147,10 @@ class Failed:
     """True: we found the fault and told the peer. False: the peer told us."""
 
 
-Event = Forward | Ready | Committed | Echo | Finished | Failed
+Note = Begun | Taken | Offered | Progress | Turning | Recovering | Declined
+"""What is reported of texts, for whoever counts and traces them. Nothing has to be done about it."""
+
+Event = Forward | Note | Ready | Committed | Echo | Finished | Failed
+
+Out = Message | Event
+"""What a session gives: messages for the peer, and events for the shell, in their order."""

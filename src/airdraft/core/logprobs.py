@@ -1,4 +1,4 @@
-"""How likely the target held the tokens of a text, for readers who ask for it.
+"""The target's log-probabilities of a text's tokens, for readers who ask for them.
 
 Natural logarithms of the target's own probabilities: its rows as they are, before temperature, top-k, top-p and min-p.
 They are known wherever the target's row is, so at the edge; a device is told, in single precision.
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from airdraft.core import schemes
 from airdraft.core.bits import BitReader, BitWriter, id_width
+from airdraft.core.messages import MOST_LIKELY
 from airdraft.core.noise import IntArray
-from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
-MOST_LIKELY = 20
-"""The largest number of likely tokens that may be asked for at each position."""
 UNLIKELY = -9999.0
 """Stands for everything below it, as in OpenAI's API."""
 
 
 @dataclass(frozen=True)
 class Logprob:
-    """Of one committed token."""
+    """The log-probability of one committed token."""
 
     token: int
     logprob: float
@@ -33,22 +33,25 @@ class Logprob:
 
 
 def check_logprobs(most: int | None, scheme: str) -> None:
-    """Whether a text under `scheme` can come with them. `most`: likely tokens at each position; None: not wanted.
+    """Check that a text under `scheme` can come with them. `most`: likely tokens at each position; None: not wanted.
 
     Raises: `BadParameterError`.
     """
     if most is None:
         return
     if not 0 <= most <= MOST_LIKELY:
-        raise BadParameterError(f"logprobs is {most}; give 0 to {MOST_LIKELY} likely tokens at each position")
-    if scheme == "split":
         raise BadParameterError(
-            "logprobs is asked for under split, whose recovered tokens the device draws; use another scheme"
+            f"logprobs is {most}; give 0 to {MOST_LIKELY} likely tokens at each position", field="logprobs"
+        )
+    if schemes.traits(scheme).recovers_on == schemes.DEVICE:
+        raise BadParameterError(
+            f"logprobs is asked for under {scheme}, whose recovered tokens the device draws; use another scheme",
+            field="logprobs",
         )
 
 
 def logprob_of(row: np.ndarray, token: int, most: int, *, normalised: bool) -> Logprob:
-    """What a row of the target's, [vocab], says of the token that was committed there.
+    """The log-probability of the token committed at one of the target's rows [vocab].
 
     most: how many of the likeliest tokens to name. normalised: the row holds log-probabilities, perhaps not all.
     """
@@ -85,7 +88,7 @@ def decode_logprobs(body: bytes, tokens: Sequence[int], most: int, vocab_size: i
     data.finish()
     every = np.concatenate([own, likely])
     if not ((every >= UNLIKELY) & (every <= 0)).all() or (ids >= vocab_size).any():
-        raise RemoteProtocolError("garbage", "the probabilities of committed tokens are malformed")
+        raise RemoteProtocolError(Code.GARBAGE, "the probabilities of committed tokens are malformed")
     shape = (len(tokens), most)
     rows = zip(tokens, own.tolist(), ids.reshape(shape).tolist(), likely.reshape(shape).tolist(), strict=True)
     return tuple(Logprob(token, own, tuple(zip(top, logs, strict=True))) for token, own, top, logs in rows)

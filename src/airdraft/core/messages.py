@@ -11,10 +11,9 @@ from typing import Annotated
 
 import msgspec
 
-from airdraft.core.logprobs import MOST_LIKELY
 from airdraft.core.noise import GAMMA, MASK, mix
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import RemoteProtocolError
+from airdraft.errors import Code, RemoteProtocolError
 
 VERSION = 1
 MAX_FRAME = 4 << 20
@@ -25,25 +24,15 @@ REACH = 4
 MAX_FILLER = 1 << 16
 """Bytes of filler a `Ping` may want back."""
 
+MOST_LIKELY = 20
+"""The largest number of likely tokens that may be asked for at each position."""
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 Word = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
-ERROR_CODES = {
-    "version": "the two sides speak different versions of the protocol",
-    "vocabulary": "draft and target model do not share one vocabulary",
-    "scheme": "the scheme is unknown, or an option of it is out of range",
-    "context": "the text does not fit the target's context",
-    "frame": "a frame is longer than the receiver allows",
-    "garbage": "bytes that are no message of this protocol",
-    "state": "a message that does not fit the session's state",
-    "busy": "the edge has no room for another session, or is about to end",
-    "quota": "the quota of the device's token is used up",
-    "revoked": "the device's token is valid no more",
-    "idle": "nothing has happened for too long",
-    "silent": "nothing was heard for three heartbeats",
-    "engine": "the model at the edge failed",
-}
+ERROR_CODES = {code.value: code.meaning for code in Code if code.travels}
+"""What an `Error` may say, and what it means."""
 
 
 class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
@@ -278,7 +267,7 @@ class Decoder:
                 yield self._decoder.decode(frame)
             # RecursionError: fields beyond ours are skipped, however deeply they nest.
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise RemoteProtocolError("garbage", f"a frame is no message of this protocol: {error}") from error
+                raise RemoteProtocolError(Code.GARBAGE, f"a frame is no message of this protocol: {error}") from error
 
     def _take_frame(self) -> bytes | None:
         length = shift = 0
@@ -286,7 +275,7 @@ class Decoder:
             length |= (octet & 0x7F) << shift
             if length > self.max_frame or shift > 28:
                 raise RemoteProtocolError(
-                    "frame", f"a frame announces at least {length} bytes, the limit is {self.max_frame}"
+                    Code.FRAME, f"a frame announces at least {length} bytes, the limit is {self.max_frame}"
                 )
             if octet < 0x80:
                 start = at + 1

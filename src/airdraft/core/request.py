@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Self
 
-from airdraft.core.control.auto import Policy
-from airdraft.core.control.lengths import Length
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.policy import Length, Policy
 from airdraft.core.sampling import SamplingParams
 
 

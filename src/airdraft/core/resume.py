@@ -8,6 +8,7 @@ to go on from, at the same edge or at any other with the same target. Noise belo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from airdraft.core.events import Committed, Finished
 from airdraft.core.request import Request
+from airdraft.core.text import Text
 from airdraft.errors import LocalProtocolError
 
 
@@ -24,20 +26,34 @@ class Resumable:
     def __init__(self, request: Request, eos_ids: Collection[int] = ()) -> None:
         """`eos_ids`: the target's, where they are known already; see `ends_with`."""
         self._request = request
-        self.tokens = list(request.committed)
-        """Committed so far, what the request begins with included."""
-        self.finished: str | None = None
-        """Why the text is complete, as in `Finished`; None while it is not."""
-        self.ends_with(eos_ids)
+        prompt, most = tuple(request.prompt), request.max_tokens
+        # 0 is no number of tokens, and the machine that opens the text says so.
+        self._text = Text(
+            [*prompt, *request.committed], len(prompt) + most if most > 0 else math.inf, eos_ids, len(prompt)
+        )
+        self._ended: str | None = None  # what a session said
+
+    @property
+    def tokens(self) -> list[int]:
+        """Committed tokens so far, those that the request begins with included."""
+        return self._text.tokens[self._text.begin :]
+
+    @property
+    def finished(self) -> str | None:
+        """Why the text is complete, as in `Finished`; None while it is not. The link may have died before anybody said
+        so.
+        """
+        return self._ended or self._text.over
 
     def ends_with(self, eos_ids: Collection[int]) -> bool:
-        """These tokens end a text, as an edge's welcome says. Returns whether it is complete, for it holds one."""
-        self._eos = frozenset(eos_ids)
-        self._review()
+        """Set the tokens that end a text, as an edge's welcome says. Returns whether the text is complete: it may hold
+        one.
+        """
+        self._text.ends_with(eos_ids)
         return self.finished is not None
 
     def next_request(self) -> Request:
-        """What is left: the request, from what is committed on. Counts, policy and rule are the same objects.
+        """The request for what is left, from what is committed on. Counts, policy and rule are the same objects.
 
         Raises: `LocalProtocolError` if nothing is left to write.
         """
@@ -46,21 +62,13 @@ class Resumable:
         return replace(self._request, committed=tuple(self.tokens))
 
     def take(self, event: Committed | Finished) -> None:
-        """A session's event. Raises: `LocalProtocolError` if the text was complete before."""
+        """Take a session's event. Raises: `LocalProtocolError` if the text was complete before."""
         if isinstance(event, Finished):
-            self.finished = self.finished or event.reason
+            self._ended = self.finished or event.reason
             return
-        if self.finished is not None or len(self.tokens) + len(event.tokens) > self._request.max_tokens:
+        if self.finished is not None or self._text.length + len(event.tokens) > self._text.end:
             raise LocalProtocolError(f"{len(event.tokens)} tokens were committed after the text was complete")
-        self.tokens += event.tokens
-        self._review()
-
-    def _review(self) -> None:
-        """Whether the text is complete: the link may have died before anybody said so."""
-        if not self._eos.isdisjoint(self.tokens):
-            self.finished = "stop"
-        elif len(self.tokens) >= self._request.max_tokens > 0:  # 0 is no number of tokens: whoever opens it says so
-            self.finished = "length"
+        self._text.append(event.tokens)
 
 
 class Backoff:

@@ -1,4 +1,4 @@
-"""What a row of logits means once the user's sampling parameters have acted on it.
+"""The meaning of a row of logits once the user's sampling parameters have acted on it.
 
 The parameters act in this order on both sides, before any scheme sees a row: temperature, top-k, top-p, min-p.
 Ties at a cut are broken by the lower token id, so that a cut always keeps the same tokens.
@@ -18,7 +18,7 @@ MIN_TEMPERATURE = 1e-6
 
 
 class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
-    """How the target's tokens are drawn. Sent once per session."""
+    """The user's wishes for how the target's tokens are drawn. Sent once per session."""
 
     temperature: float = 1.0
     """0 is greedy: the most likely token, always."""
@@ -33,16 +33,23 @@ class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
         # Below the least temperature logits could overflow; the text would be the greedy one anyway.
         if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise BadParameterError(
-                f"temperature is {self.temperature}; give 0, which is greedy, or a number of at least {MIN_TEMPERATURE}"
+                f"temperature is {self.temperature}; give 0, which is greedy, or a number of at least "
+                f"{MIN_TEMPERATURE}",
+                field="temperature",
             )
         if not 0 <= self.top_k < 1 << 63:
             raise BadParameterError(
-                f"top-k is {self.top_k}; give a whole number of at least 0, below 2^63 (0 keeps every token)"
+                f"top-k is {self.top_k}; give a whole number of at least 0, below 2^63 (0 keeps every token)",
+                field="top_k",
             )
         if not 0 < self.top_p <= 1:
-            raise BadParameterError(f"top-p is {self.top_p}; give a number above 0 and at most 1 (1 keeps every token)")
+            raise BadParameterError(
+                f"top-p is {self.top_p}; give a number above 0 and at most 1 (1 keeps every token)", field="top_p"
+            )
         if not 0 <= self.min_p <= 1:
-            raise BadParameterError(f"min-p is {self.min_p}; give a number from 0 to 1 (0 keeps every token)")
+            raise BadParameterError(
+                f"min-p is {self.min_p}; give a number from 0 to 1 (0 keeps every token)", field="min_p"
+            )
 
 
 def candidates(logits: np.ndarray, params: SamplingParams) -> tuple[IntArray, FloatArray]:

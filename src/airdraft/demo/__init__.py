@@ -1,1 +1,1 @@
-"""The demonstration: real models, processes and sockets, every scheme side by side, and the proof of exactness."""
+"""The demonstration: the laboratory's schemes side by side, shown in a terminal while they write."""

@@ -14,12 +14,23 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from airdraft.core import schemes
 from airdraft.core.events import Committed
-from airdraft.demo.measure import DRAFTING, PROMPTS, PUBLISHED, ROUNDS, SEEDS, WITHOUT_ROUNDS, Bench, Plan, Row
 from airdraft.demo.show import TokenPrinter, legend
+from airdraft.lab.wall.schemes import (
+    DRAFTING,
+    PROMPTS,
+    PUBLISHED,
+    ROUNDS,
+    SEEDS,
+    WITHOUT_ROUNDS,
+    Bench,
+    Plan,
+    SchemeRow,
+)
 from airdraft.models.profile import profile
 
-SCHEMES = ("server", "device", *DRAFTING)
+SCHEMES = (schemes.SERVER, "device", *DRAFTING)
 
 
 async def demo(plan: Plan, console: Console) -> dict[str, Any]:
@@ -31,7 +42,7 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
             bench = await stack.enter_async_context(Bench.start(plan))
             await asyncio.to_thread(bench.write_truth)
         console.print(legend())
-        rows = {"stream": await _watch(bench, console)}
+        rows = {schemes.STREAM: await _watch(bench, console)}
         with _progress(console) as progress:
             task = progress.add_task("")
             for name in SCHEMES:
@@ -40,7 +51,7 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
                     rows[name] = await bench.device_only()
                 elif name not in rows:
                     rows[name] = await bench.scheme(name)
-            for name in (*ROUNDS, "stream"):
+            for name in schemes.named(drafts=True):
                 progress.update(task, description=f"acceptance over {SEEDS * len(PROMPTS)} texts: {name}")
                 rows[name].sample = await asyncio.to_thread(bench.sample, name)
             for name in ROUNDS:
@@ -74,10 +85,10 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def conclusions(rows: list[Row]) -> list[str]:
+def conclusions(rows: list[SchemeRow]) -> list[str]:
     """What the figures say, in words, whoever wins."""
     speed = {row.scheme: row.cost.figures()["tokens_per_s"] or 0.0 for row in rows}
-    server, published = speed["server"], max(PUBLISHED, key=lambda name: speed[name])
+    server, published = speed[schemes.SERVER], max(PUBLISHED, key=lambda name: speed[name])
     best = max(DRAFTING, key=lambda name: speed[name])
     known = "" if best == published else f" and {{}}{published}, the best published scheme ({speed[published]:.1f})"
     if speed[best] > server:
@@ -102,8 +113,8 @@ def conclusions(rows: list[Row]) -> list[str]:
         )
     lines += [f"What auto chose last: {row.why}." for row in rows if row.why]
     payload = {row.scheme: row.cost.figures()["uplink_payload_bits_per_token"] or 0.0 for row in rows}
-    if coupled := payload["coupled"]:
-        topk, dense = payload["topk"] / coupled, payload["dense"] / coupled
+    if coupled := payload[schemes.COUPLED]:
+        topk, dense = (payload[name] / coupled for name in (schemes.TOPK, schemes.DENSE))
         lines.append(
             f"coupled sends {coupled:.1f} bits of draft payload a token; topk {topk:.0f} times that, dense {dense:.0f}."
         )
@@ -131,7 +142,7 @@ def _introduction(plan: Plan) -> Panel:
     return Panel(text, title="airdraft", title_align="left")
 
 
-async def _watch(bench: Bench, console: Console) -> Row:
+async def _watch(bench: Bench, console: Console) -> SchemeRow:
     """`stream`, before the eyes of the reader."""
     printer: TokenPrinter | None = None
 
@@ -147,7 +158,7 @@ async def _watch(bench: Bench, console: Console) -> Row:
         if printer:
             printer.committed(event)
 
-    row = await bench.scheme("stream", on_text, on_commit)
+    row = await bench.scheme(schemes.STREAM, on_text, on_commit)
     if printer:
         printer.end()
     return row
@@ -158,7 +169,7 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def _table(rows: list[Row], plan: Plan, imitated: str) -> Table:
+def _table(rows: list[SchemeRow], plan: Plan, imitated: str) -> Table:
     title = f"{len(PROMPTS)} texts, draft length {plan.draft_length} where there are rounds\n{plan.link}{imitated}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("\nscheme", no_wrap=True)
@@ -195,7 +206,7 @@ def _number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _exactness(row: Row) -> str:
+def _exactness(row: SchemeRow) -> str:
     if row.scheme == "device":
         return "no"
     if row.conformance is None or row.identical == len(row.texts):

@@ -1,4 +1,4 @@
-"""What texts cost: time, forwards, rounds and bytes, and the figures people compare."""
+"""The cost of texts: time, forwards, rounds and bytes, and the figures people compare."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from airdraft.core.request import Counts
 
 
 class Metered(Protocol):
-    """What counts the bytes of its messages and of their WebSocket headers: a connection, or a writer."""
+    """A connection or a writer, which counts the bytes of its messages with their WebSocket headers."""
 
     @property
     def bytes_out(self) -> int:
-        """Sent so far."""
+        """Bytes sent so far."""
         ...
 
     @property
     def bytes_in(self) -> int:
-        """Received so far."""
+        """Bytes received so far."""
         ...
 
 
 @dataclass
-class Cost:
-    """Sums over any number of texts."""
+class CostMeter:
+    """Adds up the cost of any number of texts."""
 
     counts: Counts = field(default_factory=Counts)
-    """Give them to each `Request` that is to be counted."""
+    """Pass these to each `Request` to count."""
     seconds: float = 0.0
     uplink_bytes: int = 0
-    """All that was sent: prompt, headers of ours and of the WebSocket's, payload. Not TCP/IP's."""
+    """Everything sent: prompt, payload, protocol and WebSocket headers; no TCP/IP headers."""
     downlink_bytes: int = 0
 
     @contextmanager
     def measuring(self, link: Metered) -> Iterator[None]:
-        """Add the time and bytes of what happens inside: one text at a time over `link`."""
+        """Add the time and the bytes of one text at a time over `link`."""
         began, out, back = time.perf_counter(), link.bytes_out, link.bytes_in
         try:
             yield
@@ -48,10 +48,10 @@ class Cost:
             self.downlink_bytes += link.bytes_in - back
 
     def figures(self) -> dict[str, float | None]:
-        """Rates and ratios; None where nothing was judged, or the target ran no forward.
+        """Return totals, rates and ratios; a ratio is None if nothing was judged, or the target ran no forward.
 
-        `mean_acceptance_length` is the tokens that a forward of the target commits, its own token included: 1 for
-        plain streaming, whatever the scheme more for drafts that stand.
+        `mean_acceptance_length` is how many tokens a forward of the target commits, its own included: 1 for plain
+        streaming, and more when drafts are accepted.
         """
         counts = self.counts
         bits = 8 / max(1, counts.committed)

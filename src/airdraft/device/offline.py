@@ -1,4 +1,4 @@
-"""What the draft model writes while no edge answers: shown, but not the text until an edge has confirmed it."""
+"""The draft model's writing while no edge answers. It is shown, but not part of the text until an edge confirms it."""
 
 from __future__ import annotations
 
@@ -8,57 +8,55 @@ from typing import Literal
 
 from airdraft.core.connection import known_rows
 from airdraft.core.events import Committed, Finished, Forward
+from airdraft.core.law import Law, Place
 from airdraft.core.request import Request
-from airdraft.core.sampling import choose
 from airdraft.errors import RefusedError
 from airdraft.scheduler import Owner, Scheduler
 
 
 @dataclass(frozen=True)
 class Unverified:
-    """Tokens of the draft model's alone, which may yet be taken back. `Committed` tokens at the same positions confirm
-    them; a `Corrected` takes them back.
+    """Tokens that the draft model wrote alone. `Committed` tokens at the same positions confirm them; a `Corrected`
+    takes them back.
     """
 
     position: int
-    """Of the first, from the start of the prompt."""
+    """Position of the first token, counted from the start of the prompt."""
     tokens: tuple[int, ...]
     ended: Literal["stop", "length"] | None = None
-    """Why the draft model has nothing to add; `tokens` is empty then. Said again if an edge was there meanwhile."""
+    """Why the draft model has nothing to add; `tokens` is empty then. Sent again after an edge has come and gone."""
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """The target's text differs from here on: all unverified tokens from `position` on were wrong. What is right
-    follows, in the next event.
-    """
+    """The unverified tokens from `position` on were wrong. The next event has the right ones."""
 
     position: int
-    """From the start of the prompt."""
+    """Position of the first wrong token, counted from the start of the prompt."""
     tokens: tuple[int, ...]
-    """Those that are taken back."""
+    """The tokens that are taken back."""
 
 
 class Guess:
-    """What was shown of one text beyond what is committed."""
+    """The part of one text that was shown beyond what is committed."""
 
     def __init__(self, request: Request, scheduler: Scheduler, vocab_size: int, eos_ids: Collection[int]) -> None:
-        """`scheduler` runs the draft model, whose end tokens `eos_ids` are."""
+        """`scheduler` runs the draft model; `eos_ids` are its end tokens."""
         self.tokens: list[int] = []
         self._request = request
         self._scheduler = scheduler
-        self._vocab_size = vocab_size
+        self._law = Law(request.params, request.seed, vocab_size)
         self._eos = frozenset(eos_ids)
         self._most = min(len(request.prompt) + request.max_tokens, scheduler.engine.info.max_context)
         self._text = scheduler.open(Owner())
         self._fed: list[int] = []
 
     async def more(self, committed: Sequence[int]) -> Unverified | None:
-        """One token more after `committed` and what is shown, or that the draft model has nothing to add. None once the
-        writer is closed.
+        """Return one token more after `committed` and what is shown, or the reason why the draft model adds none. None
+        once the writer is closed.
 
-        It is drawn with the noise of its position, so under `coupled`, `stream`, `server` or greedy sampling it is the
-        target's own as often as any draft is. Raises: `ModelError`.
+        The token is drawn with the noise of its position, so under `coupled`, `stream`, `server` or greedy sampling it
+        is the target's own as often as any draft is. Raises: `ModelError`.
         """
         tokens = [*self._request.prompt, *committed, *self.tokens]
         if self.tokens and self.tokens[-1] in self._eos:
@@ -70,15 +68,15 @@ class Guess:
         forward = Forward(0, keep, tuple(tokens[keep:]), 1)
         try:
             rows = await self._scheduler.run(self._text, lambda: forward)
-        except RefusedError:  # the writer is closed, which whoever waits for an edge is told
+        except RefusedError:  # the writer is closed: the wait for an edge ends with the error
             return None
-        row = known_rows(rows, 1, self._vocab_size)[0]
+        row = known_rows(rows, 1, self._law.vocab_size)[0]
         self._fed = tokens
-        self.tokens.append(choose(row, self._request.params, self._request.seed, len(tokens)))
+        self.tokens.append(self._law.choose(row, Place(len(tokens))))
         return Unverified(len(tokens), (self.tokens[-1],))
 
     def judge(self, event: Committed | Finished, length: int) -> Corrected | None:
-        """Compare with what an edge says next of a text whose committed part, prompt included, was `length` long."""
+        """Compare with the next event of a text whose committed part, prompt included, was `length` tokens long."""
         tokens = event.tokens if isinstance(event, Committed) else ()
         both = list(zip(self.tokens, tokens, strict=False))
         right = next((at for at, (shown, token) in enumerate(both) if shown != token), len(both))

@@ -1,4 +1,4 @@
-"""What a device tells of itself: its texts, counted and timed, its bytes, and what it knows of the link."""
+"""Metrics of a device: its texts, counted and timed, its bytes, and what it knows of the link."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from airdraft.telemetry.metrics import DeviceReadings, TextMetrics
 _log = logging.getLogger(__name__)
 
 
-class Watch:
-    """Writes texts over a writer, and keeps metrics of them. Each request has counts of its own."""
+class MeteredWriter:
+    """Writes texts over a writer and keeps metrics of them. Each request must have counts of its own."""
 
     def __init__(self, writer: Writer) -> None:
         self.metrics = TextMetrics(self._read)

@@ -1,8 +1,8 @@
-"""Texts that survive the link: written over whichever edge answers, and never a token lost or twice.
+"""Texts that survive the link: written over whichever edge answers, without a token lost or doubled.
 
 A text is what was committed. When its connection dies, it is resumed from there, at the same edge or at another with
-the same target (`airdraft.core.resume`). What a user is shown meanwhile is up to `offline`: nothing, an error, or what
-the draft model would say, labelled as such until an edge has confirmed it.
+the same target (`airdraft.core.resume`). Meanwhile `offline` decides what a user is shown: nothing, an error, or what
+the draft model would write, labelled as such until an edge has confirmed it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self, get_args
 
-from airdraft.core.control.facts import Facts
 from airdraft.core.events import Committed, Finished
+from airdraft.core.policy import Facts
 from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
-from airdraft.device.client import STANDS, Connection, check_address
-from airdraft.device.edges import PASSING, Edges
+from airdraft.device.client import STANDS, EdgeConnection
+from airdraft.device.dial import check_address
+from airdraft.device.edges import Edges, EdgesState
 from airdraft.device.offline import Corrected, Guess, Unverified
-from airdraft.errors import BadParameterError, LinkError, RefusedError
+from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
 from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler
 from airdraft.telemetry.trace import Traces
@@ -34,9 +35,9 @@ Offline = Literal["stall", "draft", "error"]
 Written = Committed | Unverified | Corrected | Finished
 
 ALONE_TRIES = 3
-"""Times in a row that an edge may refuse one text before the others are taken to another edge with it."""
+"""Refusals of one text in a row after which all texts move to another edge with it."""
 ENGINE_TRIES = 3
-"""Times in a row that an edge's model may fail over one text before the text is given up."""
+"""Failures of an edge's model over one text in a row after which the text is given up."""
 
 
 class Writer:
@@ -58,21 +59,21 @@ class Writer:
         token: str | None = None,
         ssl: tls.SSLContext | None = None,
         give_up_s: float | None = None,
-        told: Callable[[str], None] = lambda state: None,
+        told: Callable[[EdgesState], object] = lambda state: None,
         traces: Traces | None = None,
     ) -> None:
-        """Nothing is connected yet: the first text does it, or `connect`.
+        """Make a writer without a connection: the first text connects, or `connect` does.
 
         Args:
-            edges: where one and the same target is served, ws:// or wss://HOST:PORT; tried in this order.
+            edges: ws:// or wss://HOST:PORT, tried in this order; all must serve one and the same target.
             tokenizer, vocab_size: the digest and the size of the draft's vocabulary.
-            offline: while no edge answers: `stall` waits, `error` raises at once, and `draft` waits and meanwhile
-                tells what the draft model would say, as `Unverified`.
-            token, ssl: see `Connection.connect`.
+            offline: while no edge answers, `stall` waits, `error` raises at once, and `draft` waits and meanwhile
+                yields what the draft model would write, as `Unverified`.
+            token, ssl: see `EdgeConnection.connect`.
             give_up_s: how long a text waits without a commit while there is no edge; None: for ever.
             told: called with `state` whenever it changes.
-            traces: where a trace of every session goes; None: nowhere. A text that is resumed makes several.
-        Raises: `LinkError` for what is no address, `BadParameterError`.
+            traces: where a trace of every session goes; None: nowhere. A resumed text leaves several.
+        Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
         """
         if not edges:
             raise BadParameterError("no edge is named; give at least one, ws://HOST:PORT")
@@ -84,7 +85,7 @@ class Writer:
             check_address(url)
         self._scheduler = Scheduler(OneByOne(draft), "draft")
         connect = functools.partial(
-            Connection.connect,
+            EdgeConnection.connect,
             draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
             traces=traces,
         )  # fmt: skip
@@ -94,8 +95,8 @@ class Writer:
         self._watch: asyncio.Task[None] | None = None
 
     @property
-    def state(self) -> str:
-        """`connected to` an edge, `away`, with the reason, or `closed`."""
+    def state(self) -> EdgesState:
+        """`Connected` to an edge, `Away`, or `Closed`. As a string it gives the URL or the reason."""
         return self._edges.state
 
     @property
@@ -104,11 +105,11 @@ class Writer:
         return self._edges.url
 
     def health(self) -> str | None:
-        """Why a text would be shown nothing now, if so: `state` while away, unless the draft model speaks meanwhile."""
-        return self.state if self._edges.away and self._offline != "draft" else None
+        """Return the reason if texts stand still now: `state` while away, unless the draft model fills in."""
+        return str(self.state) if self._edges.away and self._offline != "draft" else None
 
     def facts(self) -> Facts | None:
-        """What is known of the link in use, and of the models at its ends; None while there is no edge."""
+        """Return what is known of the link in use and the models at its ends; None while there is no edge."""
         return self._edges.facts()
 
     @property
@@ -118,29 +119,29 @@ class Writer:
 
     @property
     def moves(self) -> int:
-        """Times that a nearer edge was moved to."""
+        """Times that texts moved to a nearer edge."""
         return self._edges.moves
 
     @property
     def bytes_out(self) -> int:
-        """Bytes sent so far over all connections, as `Connection.bytes_out`."""
-        return self._edges.bytes_out
+        """Bytes sent so far over all connections, headers included."""
+        return self._edges.pool.bytes_out
 
     @property
     def bytes_in(self) -> int:
-        """Bytes received so far, likewise."""
-        return self._edges.bytes_in
+        """Bytes received so far, headers included."""
+        return self._edges.pool.bytes_in
 
     async def connect(self) -> None:
-        """Connect now, and not with the first text. Raises: what is wrong, if no edge answers at the first attempt."""
+        """Connect now, before the first text. Raises: the reason if no edge answers at the first attempt."""
         await self._edges.get(once=True)
 
     async def write(self, request: Request) -> AsyncGenerator[Written, None]:
-        """The events of one text; the last is `Finished`. `request.counts` says what it has cost, over all sessions.
+        """Yield the events of one text; the last is `Finished`. `request.counts` adds up its cost, over all sessions.
 
-        Raises: `LinkError` when an edge was missing for too long, `RefusedError` for what would be refused everywhere,
-        `RemoteProtocolError`, `ModelError` and `BadParameterError` as `Connection.write` does. What was committed until
-        then stands.
+        Raises: `LinkError` when there was no edge for too long, `RefusedError` if every edge would refuse the text,
+        `RemoteProtocolError`, `ModelError` and `BadParameterError` as `EdgeConnection.write` does. Tokens committed
+        before an error stand.
         """
         guess = None
         if self._offline == "draft":
@@ -177,7 +178,7 @@ class Writer:
 
 
 class _Text:
-    """One text, over as many sessions as it takes."""
+    """A text, written over one session after another."""
 
     def __init__(
         self, request: Request, edges: Edges, guess: Guess | None, offline: Offline, give_up_s: float | None
@@ -188,8 +189,8 @@ class _Text:
         self._guess = guess
         self._offline = offline
         self._give_up_s = give_up_s
-        self._left_s = give_up_s  # to be waited without an edge, since the last commit
-        self._deadline: float | None = None  # of that, while there is none
+        self._left_s = give_up_s  # patience left for times without an edge, since the last commit
+        self._deadline: float | None = None  # when it ends; set only while there is no edge
         self._backoff = Backoff(seed=secrets.randbits(32))
         self._refusals = self._engine_failures = 0  # in a row
 
@@ -220,11 +221,11 @@ class _Text:
                 self._edges.lost(connection, error)
             except RefusedError as error:
                 await self._refused(connection, error)
-        for each in self._taken(Finished(0, text.finished or "")):  # complete, though no session said so
+        for each in self._taken(Finished(0, text.finished or "")):  # complete, but no session has said so
             yield each
 
     def _taken(self, event: Committed | Finished) -> list[Written]:
-        """What a session says, after what it has to say of tokens that were shown before it."""
+        """Return the events for the reader: a session's own, after a correction of what was shown if it differs."""
         length = self._begin + len(self._text.tokens)
         corrected = self._guess.judge(event, length) if self._guess is not None else None
         self._text.take(event)
@@ -236,8 +237,8 @@ class _Text:
             self._edges.fruitful()
         return [event] if corrected is None else [corrected, event]
 
-    async def _connected(self) -> Connection:
-        """A connection, waited for as long as the user will."""
+    async def _connected(self) -> EdgeConnection:
+        """Wait for a connection, but not beyond the user's patience."""
         self._start_waiting()
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -254,12 +255,12 @@ class _Text:
         if self._deadline is None and self._left_s is not None:
             self._deadline = asyncio.get_running_loop().time() + self._left_s
 
-    async def _refused(self, connection: Connection, error: RefusedError) -> None:
-        """Wait, if the refusal may pass, or another edge may not have it; raise it again otherwise."""
-        self._engine_failures += error.code == "engine"
+    async def _refused(self, connection: EdgeConnection, error: RefusedError) -> None:
+        """Wait if the refusal may pass, here or at another edge; raise it again otherwise."""
+        self._engine_failures += error.code == Code.ENGINE
         self._start_waiting()
         too_late = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
-        passing = error.code in PASSING and self._engine_failures < ENGINE_TRIES
+        passing = error.passes and self._engine_failures < ENGINE_TRIES
         if self._offline == "error" or too_late or not passing:
             raise error
         self._refusals += 1
@@ -267,7 +268,7 @@ class _Text:
         await self._edges.pause(self._backoff.failed())
 
     async def _alone(self, guess: Guess) -> AsyncGenerator[Unverified, None]:
-        """What the draft model would say, until there is an edge."""
+        """Yield what the draft model would write, until there is an edge."""
         connecting = asyncio.create_task(self._connected())
         drafting: asyncio.Task[Unverified | None] | None = None
         try:

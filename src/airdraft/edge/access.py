@@ -1,4 +1,4 @@
-"""Who may use the edge, and how much of it: bearer tokens (RFC 6750) from a file, each with quotas."""
+"""Bearer tokens (RFC 6750) from a file, each with quotas: who may use the edge, and how much of it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import msgspec
 from airdraft.errors import BadParameterError
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
-"""RFC 6750 §2.1, and no fewer characters than 16: whoever is online may guess."""
+"""RFC 6750 §2.1, with at least 16 characters: anybody online may try to guess one."""
 _REMEDY = "take one of at least 16 letters, digits or -._~+/, from `openssl rand -hex 16` say"
 
 
 class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the devices of one token may ask for, all together. None: as much as anybody."""
+    """Limits on what all devices with one token may ask for together. None: no limit of their own."""
 
     connections: int | None = None
     sessions: int | None = None
     """Texts at once."""
     tokens_per_s: float | None = None
-    """Committed tokens a second, in the mean."""
+    """Committed tokens a second, on average."""
     context: int | None = None
-    """Positions of one text, prompt included."""
+    """Longest text in tokens, prompt included."""
 
 
 class Entry(Quotas, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,9 +45,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Bucket:
-    """A token bucket that may go into debt: a forward commits what it commits, and the next one waits.
+    """A token bucket that may go into debt: a forward commits as much as it likes, and the next one waits.
 
-    Bursts of one second's worth pass.
+    It holds one second's worth for bursts.
     """
 
     def __init__(self, rate: float | None, now: float) -> None:
@@ -57,13 +57,13 @@ class Bucket:
         self._at = now
 
     def take(self, tokens: int, now: float) -> None:
-        """These were spent."""
+        """Spend tokens."""
         if self.rate is not None:
             self._level = min(self.rate, self._level + (now - self._at) * self.rate) - tokens
         self._at = now
 
     def wait_s(self, now: float) -> float:
-        """Seconds until the debt is paid."""
+        """Return the seconds until the debt is paid."""
         if self.rate is None:
             return 0.0
         return max(0.0, -self._level / self.rate - (now - self._at))
@@ -71,7 +71,7 @@ class Bucket:
 
 @dataclass(eq=False)
 class Tenant:
-    """Whom one token belongs to, and what its devices use just now. They share nothing with those of another."""
+    """The owner of one token, and what its devices use just now. Tenants share nothing."""
 
     name: str
     quotas: Quotas
@@ -81,18 +81,18 @@ class Tenant:
     connections: int = 0
     sessions: int = 0
     verify_s: float = 0.0
-    """How long a forward took, as its last connection found it: with a wait for the bucket that others do not have."""
+    """Time of a forward on its last connection, the wait for its own bucket included."""
     revoked: bool = False
 
     async def pace(self) -> None:
-        """Wait until the bucket allows a forward. Others of this tenant wait as well, so look again afterwards."""
+        """Wait until the bucket allows a forward. Other texts of this tenant wait as well, so look again each time."""
         clock = asyncio.get_running_loop().time
         while (wait_s := self.bucket.wait_s(clock())) > 0:  # noqa: ASYNC110 - the passing of time is what is waited for
             await asyncio.sleep(wait_s)
 
 
 def anybody(now: float) -> Tenant:
-    """The one tenant of an edge without tokens."""
+    """Return the one tenant of an edge without tokens."""
     return Tenant("anybody", Quotas(), Bucket(None, now))
 
 
@@ -100,7 +100,7 @@ class Access:
     """The tokens of one file."""
 
     def __init__(self, path: Path, now: float = 0.0) -> None:
-        """Raises: `BadParameterError` if the file cannot be read or is not right."""
+        """Raise `BadParameterError` if the file cannot be read or is not right."""
         self._path = path
         self._tenants: list[Tenant] = []
         self.reload(now)
@@ -112,9 +112,9 @@ class Access:
         return iter(self._tenants)
 
     def reload(self, now: float) -> None:
-        """Read the file again. Who is still in it keeps what it has open; who is not is marked as revoked.
+        """Read the file again. Tenants that are still in it keep what they have open; the others are marked as revoked.
 
-        Raises: as the constructor; everything is then as it was.
+        Raises: as the constructor does; nothing has changed then.
         """
         known = {tenant.digest: tenant for tenant in self._tenants}
         tenants = []
@@ -129,7 +129,7 @@ class Access:
         self._tenants = tenants
 
     def find(self, authorization: str) -> Tenant | None:
-        """Whose token an `Authorization` header holds. How long it takes says nothing about how much of it is right."""
+        """Return the tenant whose token an `Authorization` header has. A near miss takes as long as any other."""
         scheme, _, token = authorization.partition(" ")
         digest = sha256(token.strip().encode(errors="replace")).digest()
         found = None
@@ -140,7 +140,7 @@ class Access:
 
 
 def _read(path: Path) -> list[tuple[str, bytes, Quotas]]:
-    """Name, digest and quotas of each token. No message holds a token."""
+    """Return name, digest and quotas of each token. No error message shows a token."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

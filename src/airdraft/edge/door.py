@@ -1,4 +1,4 @@
-"""Who is let in: the WebSocket's handshake, and what is answered to those who are not."""
+"""The WebSocket handshake at the edge: devices are let in, or answered why not."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import Metrics
 
 RETRY_S = 5
-"""When to try again, whom the edge has no room for."""
+"""Seconds sent as `Retry-After` when the edge is full."""
 
 _log = logging.getLogger(__name__)
 
 
 class Socket(ServerConnection):
-    """One connection. Once it is let in it is counted, until it is lost."""
+    """One connection. It is counted from when it is let in until it is lost."""
 
     tenant: Tenant | None = None
     door: Door | None = None
@@ -32,18 +32,18 @@ class Socket(ServerConnection):
 
 
 class Door:
-    """Lets devices in, each as one of a tenant's."""
+    """Lets devices in, each under a tenant."""
 
     def __init__(self, access: Access | None, anybody: Tenant, most: int | None, metrics: Metrics) -> None:
-        """`anybody`: whose devices all are if there are no tokens. `most`: connections at once."""
+        """`anybody`: the tenant of every device if `access` is None. `most`: connections at once."""
         self.sockets: set[Socket] = set()
-        """Those that are in."""
+        """Connections that are in."""
         self.closing = False
-        """Set when nobody is to be let in any more."""
+        """Set it to let no more devices in."""
         self._access, self._anybody, self._most, self._metrics = access, anybody, most, metrics
 
     def process_request(self, socket: ServerConnection, request: Request) -> Response | None:
-        """Let a device in, or answer why not: 401, 429 or 503."""
+        """Let a device in, or answer with 401, 429 or 503 and the reason."""
         if self.closing:
             return self._refuse(socket, HTTPStatus.SERVICE_UNAVAILABLE, "this edge is about to end; try another")
         tenant: Tenant | None = self._anybody
@@ -59,7 +59,7 @@ class Door:
             what = f"{tenant.connections} connections of this token are open; close one"
             return self._refuse(socket, HTTPStatus.TOO_MANY_REQUESTS, what)
         if isinstance(socket, Socket):
-            # Before the handshake is over: many at once would otherwise pass the check together.
+            # Counted before the handshake is over, or many devices at once would pass the check together.
             socket.tenant, socket.door = tenant, self
             tenant.connections += 1
             self.sockets.add(socket)
@@ -78,5 +78,5 @@ class Door:
 
 
 def peer_of(socket: ServerConnection) -> str:
-    """Address and port of the other side."""
+    """Return the address and port of the other side."""
     return ":".join(map(str, socket.remote_address[:2])) if socket.remote_address else "somebody gone"

@@ -12,7 +12,6 @@ from typing import Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 
-from airdraft import __version__
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.edge.access import Access, Tenant, anybody
 from airdraft.edge.door import Door, Socket, peer_of
@@ -24,6 +23,7 @@ from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import Metrics, Readings
 from airdraft.telemetry.trace import Traces
 from airdraft.transport import CLOSE_S, MESSAGE_BYTES, Driver
+from airdraft.version import __version__
 
 SWEEP_S = 5.0
 """Seconds between two looks for what is idle, at most."""
@@ -200,7 +200,7 @@ class EdgeServer:
         return self._anybody if access is None else access.find(authorization)
 
     def admit(self, tenant: Tenant) -> None:
-        """Whether one more text may be opened. Raises: `RefusedError`."""
+        """Take one more text of a tenant's in; whoever watches it counts it out. Raises: `RefusedError`."""
         if self._door.closing:
             raise RefusedError("busy", "this edge is about to end; open the text at another, or here later")
         most = tenant.quotas.sessions
@@ -208,6 +208,7 @@ class EdgeServer:
             raise RefusedError(
                 "quota", f"{tenant.sessions} texts of this token are open; close one, or try again later"
             )
+        tenant.sessions += 1
 
     def watch(self, text: Callable[[int], Sequence[int]], peer: str, tenant: Tenant) -> Watch:
         """What counts, logs and traces the texts of a connection, or of who else writes with this engine.
@@ -235,7 +236,6 @@ class EdgeServer:
         machine = EdgeMachine(target, limits, clock(), self._speed(tenant))
         peer = peer_of(socket)
         watch = self.watch(machine.text, peer, tenant)
-        machine.tap = watch.message
         machine.admit = lambda: self.admit(tenant)
         driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant.pace)
         self._live[socket] = driver, watch

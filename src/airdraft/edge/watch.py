@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from airdraft.core.events import Echo, Event, Failed, Finished
-from airdraft.core.messages import Draft, Error, Message, Open, Opened, Tokens, Verdict
+from airdraft.core.events import Begun, Declined, Echo, Event, Failed, Finished, Offered, Progress
 from airdraft.edge.access import Tenant
 from airdraft.scheduler import Call
 from airdraft.telemetry.logs import fields
@@ -27,15 +26,10 @@ class Watched:
     trace: TextTrace | None
     first_s: float | None = None
     committed: int = 0
-    drafts: int = 0
-    """In the draft that came last: what its verdict rules on."""
 
 
 class Watch:
-    """One connection. The machine shows its messages, the driver calls of the engine and events.
-
-    Whoever writes texts at the edge without a connection shows what would be sent to a device.
-    """
+    """The texts of one connection, or of one client of the API. It is shown events, and calls of the engine."""
 
     def __init__(
         self,
@@ -56,51 +50,22 @@ class Watch:
         """When the last text ended, or the connection began."""
         self._text, self._peer, self._tenant = text, peer, tenant
         self._metrics, self._traces, self._clock = metrics, traces, clock
-        self._asked: Open | None = None
 
-    def message(self, message: Message, sent: bool) -> None:
-        """A message came, or goes."""
-        now = self._clock()
-        if isinstance(message, Open):
-            self._asked = message
-            return
-        if isinstance(message, Error) and sent:
-            self._metrics.refused.labels(message.code).inc()
-        number = getattr(message, "session", None)
-        if isinstance(message, Opened) and number not in self.texts:
-            self._opened(message.session, now)
-        text = self.texts.get(number) if number is not None else None
-        if text is None:
-            return
-        if isinstance(message, Tokens):
-            written = len(message.tokens)
-            if not message.drafted:
-                self._metrics.raced.inc(written)
-            self._committed(text, message.accepted, written, message.drafted, now)
-        elif isinstance(message, Verdict):
-            # `extra` without a token: the device draws the token that follows.
-            written = int(message.token is not None or bool(message.extra))
-            self._committed(text, message.accepted, written, text.drafts, now)
-        elif isinstance(message, Draft):
-            text.drafts = message.count
-            self._metrics.drafted.inc(message.count)
-        if text.trace is not None:
-            text.trace.message(message, now, self._text(message.session))  # type: ignore[attr-defined]
-
-    def _opened(self, number: int, now: float) -> None:
+    def _begun(self, event: Begun, now: float) -> None:
         trace = None
-        if self._traces is not None and self._asked is not None:
-            trace = self._traces.open(self._asked, now, session=number, peer=self._peer, tenant=self._tenant.name)
-        self.texts[number] = Watched(now, now, trace)
-        self._tenant.sessions += 1
+        if self._traces is not None:
+            trace = self._traces.open(event, now, session=event.session, peer=self._peer, tenant=self._tenant.name)
+        self.texts[event.session] = Watched(now, now, trace)
 
-    def _committed(self, text: Watched, accepted: int, written: int, verified: int, now: float) -> None:
-        metrics, count = self._metrics, accepted + written
+    def _progressed(self, text: Watched, event: Progress, now: float) -> None:
+        metrics, count = self._metrics, event.accepted + event.written
         metrics.rounds.inc()
         metrics.committed.inc(count)
-        if verified:
-            metrics.verified.inc(verified)
-            metrics.accepted.inc(accepted)
+        if event.raced:
+            metrics.raced.inc(event.written)
+        if event.verified:
+            metrics.verified.inc(event.verified)
+            metrics.accepted.inc(event.accepted)
         if text.first_s is None:
             text.first_s = now
             metrics.first_s.observe(now - text.opened_s)
@@ -117,6 +82,18 @@ class Watch:
 
     def event(self, event: Event) -> None:
         """Something of the machine's that is no forward."""
+        now = self._clock()
+        if isinstance(event, Begun):
+            self._begun(event, now)
+        elif (isinstance(event, Failed) and event.ours) or isinstance(event, Declined):
+            self._metrics.refused.labels(event.code).inc()
+        elif isinstance(event, Offered):
+            self._metrics.drafted.inc(event.drafted)
+        elif isinstance(event, Progress) and (text := self.texts.get(event.session)) is not None:
+            self._progressed(text, event, now)
+        number = getattr(event, "session", None)
+        if number in self.texts and (trace := self.texts[number].trace) is not None:
+            trace.event(event, now, self._text(number))
         if isinstance(event, Echo):
             self._metrics.rtt_s.observe(event.seconds)
         elif isinstance(event, Finished):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from airdraft.control import predict
+from airdraft.control.auto import Auto
+from airdraft.control.course import MAX_DRAFT
+from airdraft.control.facts import wire
+from airdraft.control.machine import device_machine
 from airdraft.core.connection import HEARTBEAT_S
-from airdraft.core.control import predict
-from airdraft.core.control.auto import Auto, Policy
-from airdraft.core.control.course import MAX_DRAFT
-from airdraft.core.control.facts import Facts, wire
-from airdraft.core.device import Counts, DeviceMachine, Request
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
+from airdraft.core.policy import Facts, Policy
+from airdraft.core.request import Counts, Request
 from airdraft.lab.record import Recording
 from airdraft.lab.replay import Blank, Replay
 from airdraft.link.base import LinkModel
@@ -26,8 +28,6 @@ PATIENCE = 3
 """Draft lengths tried beyond the best one."""
 SETTLE_S = 1.0
 """Between a connection and its first text: the device has measured the link by then."""
-
-ROUNDS = ("dense", "topk", "split", "coupled")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def run(
     one for each text, the scheme as well. The edge is one in service: it knows how long its forwards take.
     """
     replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
-    device = DeviceMachine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
+    device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
     target = Target("lab", "target", bytes(16), vocab, Blank.max_context, ())
     limits = Limits(heartbeat_s=heartbeat_s)
     device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same

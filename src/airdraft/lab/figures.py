@@ -14,14 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from airdraft.core import schemes
 from airdraft.lab.results import (
+    EXACT,
     NOTES,
     SCHEMES,
     SIMULATED,
     TIE,
+    LaneSpan,
     Row,
     Scheme,
-    Span,
     Timeline,
     best,
     forwards,
@@ -31,25 +33,19 @@ from airdraft.lab.results import (
 )
 
 # After Paul Tol's muted scheme, which the usual kinds of colour blindness can tell apart; darker where text needs it.
+_PALETTE = (
+    "#6e6e6e", "#aa4499", "#cc8800", "#cc6677", "#6f6f10", "#3388bb", "#44aa99", "#117733",
+    "#bb5566", "#004488", "#997700",  # for schemes to come
+)  # fmt: skip
 COLOURS: dict[Scheme, str] = {
-    "server": "#6e6e6e",
-    "dense": "#aa4499",
-    "topk": "#cc8800",
-    "split": "#cc6677",
-    "coupled": "#6f6f10",
-    "stream/off": "#3388bb",
-    "stream/idle": "#44aa99",
-    "stream/always": "#117733",
+    **dict(zip(EXACT, _PALETTE, strict=False)),
     "auto": "#332288",
     "oracle": "#222222",
     "device": "#8a8a8a",
 }
 _STYLES: dict[Scheme, tuple[str, float, str]] = {
-    "server": ("--", 1.8, ""),
-    "dense": ("-", 1.6, "v"),
-    "topk": ("-", 1.6, "^"),
-    "split": ("-", 1.6, "s"),
-    "coupled": ("-", 1.6, "D"),
+    schemes.SERVER: ("--", 1.8, ""),
+    **{name: ("-", 1.6, marker) for name, marker in zip(schemes.named(rounds=True), "v^sD", strict=False)},
     "auto": ("-", 2.8, "o"),
     "oracle": ("-.", 1.0, ""),
     "device": (":", 1.6, ""),
@@ -67,7 +63,7 @@ _SPANS = {
 
 _LEADER = {"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.7, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)}
 
-_RACED: dict[Scheme, str] = {"stream/idle": "stream/idle; with one device also stream/always and auto"}
+_RACED: dict[Scheme, str] = {f"{schemes.STREAM}/idle": "stream/idle; with one device also stream/always and auto"}
 _PALEST = 0.35
 """Of a winner's colour, where it gains nothing over server streaming."""
 _WIDTH = 9.0
@@ -255,7 +251,7 @@ def timeline(text: Timeline) -> Figure:
     return figure
 
 
-def _span(axes: Axes, span: Span) -> None:
+def _span(axes: Axes, span: LaneSpan) -> None:
     colour, _ = _SPANS[span.kind]
     bottom = 2.5 if span.lane in {"device", "uplink"} else 0.0
     if span.kind == "mismatch":

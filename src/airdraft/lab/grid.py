@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from airdraft.core.control.auto import Given, Policy
-from airdraft.core.control.facts import Facts, Mode
+from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.policy import Facts, Given, Mode, Policy
 from airdraft.core.sampling import SamplingParams
-from airdraft.lab.cell import ROUNDS, Result, auto, best_rounds, constant, run
+from airdraft.lab.cell import Result, auto, best_rounds, constant, run
 from airdraft.lab.record import Recording, prompts, record, synthetic
-from airdraft.lab.results import Claim, Row
+from airdraft.lab.results import EXACT, Claim, Row
 from airdraft.lab.timeline import timeline
 from airdraft.link.base import HEADER_BYTES
 from airdraft.models.engines import load
@@ -35,8 +35,6 @@ ACCEPTANCE = (0.6, 0.75, 0.9)
 
 TEXTS, TOKENS, SEARCHED = 12, 128, 4
 """Texts a cell, most tokens of one, and on how many of the texts the best draft length is looked for."""
-EXACT = ("server", "dense", "topk", "split", "coupled", "stream/off", "stream/idle", "stream/always")
-"""`auto` is held against the best of these."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +75,20 @@ def rows(cell: Cell, recording: Recording) -> list[Row]:
     """
     some = structs.replace(recording, texts=recording.texts[:SEARCHED])
     setting = constant(cell.rtt_ms, cell.uplink_mbps, cell.draft_ms, cell.verify_ms, DOWNLINK_MBPS)
-    found = [run(recording, setting, SchemeSpec("server"))]
-    for name in ROUNDS:
+    found = [run(recording, setting, SchemeSpec(schemes.SERVER))]
+    for name in schemes.named(rounds=True):
         spec = SchemeSpec(name)
         length = best_rounds(some, setting, spec, _facts(cell, recording, name)).length
         found.append(run(recording, setting, spec, length=length))
-    for race in ("off", "idle", "always"):
-        spec = SchemeSpec("stream", race=race)
+    window = next(result.length for result in found if result.scheme == schemes.COUPLED) or 1
+    for race in schemes.RACES:
+        spec = SchemeSpec(schemes.STREAM, race=race)
         shapes: list[Callable[[], Policy] | None] = [None]
         if race == "off":
-            window = found[-1].length or 1  # of `coupled`
-            shapes += [partial(Given, Mode("stream", window, race, packet, packet)) for packet in (1, window)]
-        tried = [run(recording, setting, spec, label=f"stream/{race}", policy=shape) for shape in shapes]
+            shapes += [partial(Given, Mode(schemes.STREAM, window, race, packet, packet)) for packet in (1, window)]
+        tried = [run(recording, setting, spec, label=f"{schemes.STREAM}/{race}", policy=shape) for shape in shapes]
         found.append(max(tried, key=lambda result: result.tokens_per_s))
-    spec = SchemeSpec("stream")
+    spec = SchemeSpec(schemes.STREAM)
     found.append(run(recording, setting, spec, label="auto", policy=auto(recording.vocab_size, spec)))
     found.append(run(recording, setting, spec, label="oracle", oracle=True))
     device = Row(
@@ -108,8 +106,9 @@ def structs_of(cell: Cell) -> dict[str, Any]:
 
 def _facts(cell: Cell, recording: Recording, scheme: str) -> Facts:
     acceptance = recording.acceptance
-    if scheme != "coupled":
-        chances = [text.accept_topk if scheme == "topk" else text.accept for text in recording.texts]
+    traits = schemes.traits(scheme)
+    if traits.exact == "distribution":
+        chances = [text.accept_topk if "k" in traits.options else text.accept for text in recording.texts]
         acceptance = sum(map(sum, chances)) / recording.length
     return Facts(
         cell.draft_ms / 1e3, cell.verify_ms / 1e3, cell.rtt_ms / 1e3, cell.uplink_mbps * 1e6, DOWNLINK_MBPS * 1e6,
@@ -121,7 +120,7 @@ def _row(cell: Cell, result: Result) -> Row:
     tokens = result.counts.committed
     return Row(
         **structs_of(cell),
-        scheme=result.scheme,  # type: ignore[arg-type]
+        scheme=result.scheme,
         length=result.length,
         tokens_per_s=result.tokens_per_s,
         target_forwards_per_token=result.counts.forwards / tokens,
@@ -155,11 +154,13 @@ def claims(found: Sequence[Row]) -> list[Claim]:
         least = ratio(grouped[cell])
         return Claim(claim, bar, least, least >= bar, structs_of(cell) | grouped[cell])
 
+    server, coupled = schemes.SERVER, schemes.COUPLED
+    off, always = (f"{schemes.STREAM}/{race}" for race in ("off", "always"))
     best = "the best exact scheme"
     return [
-        worst("stream/always against server", 0.99, lambda speed: speed["stream/always"] / speed["server"]),
+        worst(f"{always} against {server}", 0.99, lambda speed: speed[always] / speed[server]),
         worst(f"auto against {best}", 0.97, lambda speed: speed["auto"] / max(speed[name] for name in EXACT)),
-        worst("stream/off against coupled", 1.0, lambda speed: speed["stream/off"] / speed["coupled"]),
+        worst(f"{off} against {coupled}", 1.0, lambda speed: speed[off] / speed[coupled]),
     ]
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from airdraft.core.law import Law, Place
 from airdraft.core.noise import FloatArray
-from airdraft.core.sampling import SamplingParams, choose, distribution
+from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.base import LanguageModel
 from airdraft.models.folder import shipped
@@ -148,6 +149,7 @@ def _score(
     seed: int,
     vocab_size: int,
 ) -> RecordedText:
+    law = Law(params, seed, vocab_size)
     feed = [*prompt, *tokens[:-1]]
     draft_rows, target_rows = (
         model.forward(model.new_cache(), 0, feed, len(tokens))[:, :vocab_size] for model in (draft, target)
@@ -156,9 +158,10 @@ def _score(
     near_ties = 0
     for position, token in enumerate(tokens, start=len(prompt)):
         draft_logits, target_logits = draft_rows[position - len(prompt)], target_rows[position - len(prompt)]
-        near_ties += choose(target_logits, params, seed, position) != token
-        choice = choose(draft_logits, params, seed, position)
-        draft_probs, target_probs = distribution(draft_logits, params), distribution(target_logits, params)
+        at = Place(position)
+        near_ties += law.choose(target_logits, at) != token
+        choice = law.choose(draft_logits, at)
+        draft_probs, target_probs = law.probs(draft_logits, at), law.probs(target_logits, at)
         matches.append(choice == token)
         accept.append(_overlap(target_probs, draft_probs))
         accept_topk.append(_overlap(target_probs, _cut(draft_probs)))

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from airdraft.core import schemes
-from airdraft.core.bits import BitWriter
+from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.sampling import SamplingParams
-from airdraft.core.schemes import DEVICE, Context, Drafted, Ruling
-from airdraft.core.schemes.coupled import Coupled, Server, Stream
+from airdraft.core.schemes import DEVICE, Context, Drafted, Drafts, Ruling
+from airdraft.core.schemes.coupled import Coupled
 from airdraft.errors import ModelError
 from airdraft.lab.record import RecordedText, Recording
 from airdraft.models.base import FloatArray
@@ -51,15 +50,22 @@ class Blank:
 
 @dataclass(frozen=True)
 class _Line:
-    """What one scheme chooses along one text."""
+    """The choices of one scheme along one text."""
 
     prompt_length: int
     target: list[int]
     draft: list[int]
 
-    def token(self, side: int, position: int) -> int:
-        tokens = self.draft if side == DEVICE else self.target
-        return tokens[position - self.prompt_length]
+
+class _Told(Law):
+    """A law that chooses the recorded tokens, whatever the rows hold."""
+
+    def __init__(self, law: Law, line: _Line, side: int) -> None:
+        super().__init__(law.params, law.seed, law.vocab_size)
+        self._start, self._tokens = line.prompt_length, line.draft if side == DEVICE else line.target
+
+    def choose(self, row: np.ndarray, at: Place) -> int:
+        return self._tokens[at.position - self._start]
 
 
 class Replay:
@@ -77,20 +83,20 @@ class Replay:
             for name, chances in (("accept", text.accept), ("topk", text.accept_topk)):
                 self._lines[name].append(_line(text, coins < np.array(chances), recording.vocab_size))
 
-    def make(self, spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, side: int) -> schemes.Scheme:
+    def make(self, spec: SchemeSpec, law: Law, side: int) -> schemes.Scheme:
         """Instead of `schemes.make`."""
-        real = schemes.make(spec, params, seed, vocab_size, side)
-        kind = {"dense": "accept", "split": "accept", "topk": "topk"}.get(spec.name, "coupled")
-        line = self._lines[kind][seed]
-        context = Context(spec, params, seed, vocab_size, side)
-        if spec.name in ("stream", "server"):
-            return (_Stream if spec.name == "stream" else _Server)(context, line, side)
-        if spec.name == "coupled":
-            return _Coupled(context, line, side)
+        traits = schemes.traits(spec.name)
+        kind = "coupled" if traits.exact == "text" else "topk" if "k" in traits.options else "accept"
+        line = self._lines[kind][law.seed]
+        told = _Told(law, line, side)
+        real = schemes.make(spec, told, side)
+        if traits.exact == "text":
+            return real
         row_bytes = 0
-        if spec.name == "split":
-            row_bytes = _row_bytes(max(self.recording.texts[seed].support), vocab_size, real.draft_bits - spec.bits)
-        return _Padded(context, line, side, real.draft_bits, row_bytes)
+        if traits.recovers_on == DEVICE:
+            support = max(self.recording.texts[law.seed].support)
+            row_bytes = _row_bytes(support, law.vocab_size, real.draft_bits - spec.bits)
+        return _PADDED[spec.name](Context(spec, told, side), line, real.draft_bits, row_bytes)
 
 
 def _line(text: RecordedText, matches: Any, vocab_size: int) -> _Line:
@@ -104,44 +110,29 @@ def _row_bytes(support: int, vocab_size: int, id_width: int) -> int:
     return -(-min(sparse, 2 + 32 * vocab_size) // 8)
 
 
-class _Coupled(Coupled):
-    def __init__(self, context: Context, line: _Line, side: int) -> None:
-        super().__init__(context)
-        self._line, self._side = line, side
-
-    def _choose(self, logits: FloatArray, position: int) -> int:
-        return self._line.token(self._side, position)
-
-
-class _Stream(_Coupled, Stream):
-    rounds = False
-
-
-class _Server(_Coupled, Server):
-    rounds = False
-
-
-class _Padded(_Coupled):
+class _Padded(Coupled):
     """A scheme that sends probabilities: as many bytes, of which only the ids mean anything."""
 
-    def __init__(self, context: Context, line: _Line, side: int, draft_bits: int, row_bytes: int) -> None:
-        super().__init__(context, line, side)
-        self.draft_bits = draft_bits
-        self._row_bytes = row_bytes
+    def __init__(self, context: Context, line: _Line, draft_bits: int, row_bytes: int) -> None:
+        super().__init__(context)
+        self._line, self.draft_bits, self._row_bytes = line, draft_bits, row_bytes
 
-    def encode(self, drafts: Sequence[Drafted]) -> bytes:
-        out = BitWriter()
-        out.write([draft.token for draft in drafts], self._id_width)
-        return out.bytes().ljust(-(-self.draft_bits * len(drafts) // 8), b"\0")
+    def encode(self, drafts: Drafts) -> bytes:
+        return super().encode(drafts).ljust(-(-self.draft_bits * len(drafts) // 8), b"\0")
 
-    def decode(self, count: int, body: bytes) -> list[Drafted]:
+    def decode(self, count: int, body: bytes) -> Drafts:
         return super().decode(count, body[: -(-self._id_width * count // 8)])
 
-    def verify(self, drafts: Sequence[Drafted], logits: FloatArray, position: int) -> Ruling:
-        ruling = super().verify(drafts, logits, position)
+    def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
+        ruling = super().verify(drafts, rows, at)
         if self._row_bytes and ruling.accepted < len(drafts):
-            return Ruling(ruling.accepted, None, bytes(self._row_bytes))
+            return Ruling(ruling.path, None, bytes(self._row_bytes))
         return ruling
 
-    def recover(self, draft: Drafted, extra: bytes, position: int) -> int | None:
-        return self._line.target[position - self._line.prompt_length]
+    def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
+        return self._line.target[at.position - self._line.prompt_length]
+
+
+_PADDED: dict[str, type[_Padded]] = {
+    name: type("_Padded", (_Padded,), {"traits": schemes.traits(name)}) for name in schemes.named(exact="distribution")
+}

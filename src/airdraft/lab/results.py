@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
+from airdraft.core import schemes
 from airdraft.errors import BadParameterError
 
 SIMULATED = "simulated (virtual time)"
 """Stands beside everything that is shown."""
 
-Scheme = Literal[
-    "server",
-    "dense",
-    "topk",
-    "split",
-    "coupled",
-    "stream/off",
-    "stream/idle",
-    "stream/always",
-    "auto",
-    "oracle",
-    "device",
-]
-SCHEMES: tuple[Scheme, ...] = (
-    "server", "dense", "topk", "split", "coupled", "stream/off", "stream/idle", "stream/always", "auto", "oracle",
-    "device",
-)  # fmt: skip
-"""From the simplest to the most elaborate; then what cannot be had (a bound) and what is not exact."""
+EXACT: tuple[str, ...] = tuple(
+    label
+    for name, scheme in schemes.SCHEMES.items()
+    for label in ([f"{name}/{race}" for race in schemes.RACES] if scheme.traits.races else [name])
+)
+"""Schemes, those that race under each policy, from the simplest to the most elaborate."""
+SCHEMES: tuple[str, ...] = (*EXACT, "auto", "oracle", "device")
+"""The same, the choice among them, what cannot be had (a bound) and what is not exact."""
+if TYPE_CHECKING:
+    Scheme = str
+else:
+    Scheme = Literal[SCHEMES]  # msgspec refuses any other
 
 NOTES = {"oracle": " (a bound)", "device": " (not exact)"}
 """Schemes that are shown and never win, with what stands beside their names."""
@@ -75,7 +70,7 @@ class Claim(msgspec.Struct, frozen=True):
     cell: dict[str, Any]
 
 
-class Span(msgspec.Struct, frozen=True):
+class LaneSpan(msgspec.Struct, frozen=True):
     """Something that took its time on one lane of a timeline."""
 
     lane: Literal["device", "edge", "uplink", "downlink"]
@@ -89,7 +84,7 @@ class Timeline(msgspec.Struct, frozen=True):
     """One text, as it was written."""
 
     title: str
-    spans: list[Span]
+    spans: list[LaneSpan]
 
 
 class Grid(msgspec.Struct, frozen=True):

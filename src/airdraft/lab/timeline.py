@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.lab import results
 from airdraft.lab.cell import constant, run
@@ -18,7 +19,7 @@ def timeline(recording: Recording) -> results.Timeline:
     setting = constant(RTT_MS, UPLINK_MBPS, DRAFT_MS, VERIFY_MS)
     spans: list[Span] = []
     texts: list[VirtualText] = []
-    run(recording, setting, SchemeSpec("stream"), spans=spans, until_s=1e-6, on_text=texts.append)
+    run(recording, setting, SchemeSpec(schemes.STREAM), spans=spans, until_s=1e-6, on_text=texts.append)
     first, text = recording.texts[0], texts[0]
     learned = _learned(first, text)
     told = [_told(span, first, learned) for span in spans if text.began_s <= span.start_s < text.began_s + SECONDS]
@@ -27,9 +28,9 @@ def timeline(recording: Recording) -> results.Timeline:
         drafted = any(span.forward and span.lane == "device" and _position(span) == position for span in spans)
         if not matches and drafted and learned[position] < text.began_s + SECONDS:
             at_s = learned[position]
-            told.append(results.Span("device", at_s, at_s, "mismatch"))
+            told.append(results.LaneSpan("device", at_s, at_s, "mismatch"))
     began = [
-        results.Span(each.lane, each.start_s - text.began_s, each.end_s - text.began_s, each.kind, each.label)
+        results.LaneSpan(each.lane, each.start_s - text.began_s, each.end_s - text.began_s, each.kind, each.label)
         for each in told
     ]
     link, compute = f"RTT {RTT_MS:g} ms, {UPLINK_MBPS:g} Mbit/s up", f"draft {DRAFT_MS:g} ms, verify {VERIFY_MS:g} ms"
@@ -52,7 +53,7 @@ def _position(span: Span) -> int:
     return span.forward.keep + len(span.forward.tokens) if span.forward else -1
 
 
-def _told(span: Span, recorded: RecordedText, learned: dict[int, float]) -> results.Span:
+def _told(span: Span, recorded: RecordedText, learned: dict[int, float]) -> results.LaneSpan:
     if span.forward is None:
         kind, label = ("send", "answer")[span.lane == "downlink"], f"{span.nbytes} B"
     elif span.lane == "edge":
@@ -66,4 +67,4 @@ def _told(span: Span, recorded: RecordedText, learned: dict[int, float]) -> resu
         # A branch lives if every mismatch before it was known when this was drafted.
         lives = all(recorded.matches[at - begin] or learned[at] <= span.start_s for at in range(begin, position))
         kind, label = ("draft" if lives and recorded.matches[position - begin] else "dead"), ""
-    return results.Span(span.lane, span.start_s, span.end_s, kind, label)  # type: ignore[arg-type]
+    return results.LaneSpan(span.lane, span.start_s, span.end_s, kind, label)  # type: ignore[arg-type]

@@ -18,10 +18,11 @@ import msgspec
 import numpy as np
 from msgspec import structs
 
+from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
-from airdraft.lab.cell import ROUNDS, Result, Setting, auto, run
+from airdraft.lab.cell import Result, Setting, auto, run
 from airdraft.lab.record import Recording, prompts, record
 from airdraft.link.trace import TraceLink, TraceRun
 from airdraft.link.tracefile import read
@@ -138,12 +139,13 @@ def trace(recorded: Recording, task: Task) -> Traced:
         )  # fmt: skip
         return _speed(result, task.seconds)
 
-    speeds = [one(SchemeSpec("server"), "server")]
-    for name in ROUNDS:
+    speeds = [one(SchemeSpec(schemes.SERVER), schemes.SERVER)]
+    for name in schemes.named(rounds=True):
         tried = [one(SchemeSpec(name), name, length) for length in LENGTHS]
         speeds.append(max(tried, key=lambda each: each.tokens_per_s))
-    speeds += [one(SchemeSpec("stream", race=race), f"stream/{race}") for race in ("off", "always")]
-    speeds.append(one(SchemeSpec("stream"), "auto", policy=True))
+    stream = schemes.STREAM
+    speeds += [one(SchemeSpec(stream, race=race), f"{stream}/{race}") for race in ("off", "always")]
+    speeds.append(one(SchemeSpec(stream), "auto", policy=True))
     rates_bps = list(_during(task.run, task.seconds))
     rtts = task.run.rtt_s.values if task.run.rtt_s else (task.rtt_s,)
     return Traced(

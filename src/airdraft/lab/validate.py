@@ -23,12 +23,13 @@ from statistics import median
 from typing import Any
 
 from airdraft import local
-from airdraft.core.control.auto import Auto
-from airdraft.core.device import Request
+from airdraft.control.auto import Auto
+from airdraft.core import schemes
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.lab import cell
 from airdraft.lab.record import RecordedText, Recording, prompts, record
@@ -78,31 +79,32 @@ class Check:
     @property
     def has_coins(self) -> bool:
         """Whether the scheme draws with coins of its own, so that its texts are right without being the recorded."""
-        return self.spec.name in ("dense", "topk", "split")
+        return schemes.traits(self.spec.name).exact == "distribution"
 
     @property
     def spec(self) -> SchemeSpec:
         """The scheme to begin with."""
         name, _, race = self.scheme.partition("/")
-        return SchemeSpec("stream" if name == "auto" else name, race=race or "always")
+        return SchemeSpec(schemes.STREAM if name == "auto" else name, race=race or "always")
 
 
+_OFF, _ALWAYS = (f"{schemes.STREAM}/{race}" for race in ("off", "always"))
 CHECKS = (
-    Check("phone-8b", 20.0, 20.0, "server"),
-    Check("phone-8b", 20.0, 20.0, "coupled", 3),
-    Check("phone-8b", 20.0, 20.0, "topk", 3),
-    Check("phone-8b", 20.0, 20.0, "split", 3),
-    Check("phone-8b", 20.0, 20.0, "stream/always"),
-    Check("laptop-8b", 50.0, 5.0, "coupled", 6),
-    Check("laptop-8b", 50.0, 5.0, "dense", 2),
-    Check("laptop-8b", 50.0, 5.0, "stream/off"),
+    Check("phone-8b", 20.0, 20.0, schemes.SERVER),
+    Check("phone-8b", 20.0, 20.0, schemes.COUPLED, 3),
+    Check("phone-8b", 20.0, 20.0, schemes.TOPK, 3),
+    Check("phone-8b", 20.0, 20.0, schemes.SPLIT, 3),
+    Check("phone-8b", 20.0, 20.0, _ALWAYS),
+    Check("laptop-8b", 50.0, 5.0, schemes.COUPLED, 6),
+    Check("laptop-8b", 50.0, 5.0, schemes.DENSE, 2),
+    Check("laptop-8b", 50.0, 5.0, _OFF),
     Check("laptop-8b", 50.0, 5.0, "auto"),
-    Check("phone-70b", 5.0, 1.0, "topk", 4),
-    Check("phone-70b", 5.0, 1.0, "stream/always"),
+    Check("phone-70b", 5.0, 1.0, schemes.TOPK, 4),
+    Check("phone-70b", 5.0, 1.0, _ALWAYS),
     Check("phone-70b", 5.0, 1.0, "auto"),
-    Check("phone-8b", 100.0, 0.5, "server"),
-    Check("phone-8b", 100.0, 0.5, "coupled", 4),
-    Check("phone-8b", 100.0, 0.5, "stream/off"),
+    Check("phone-8b", 100.0, 0.5, schemes.SERVER),
+    Check("phone-8b", 100.0, 0.5, schemes.COUPLED, 4),
+    Check("phone-8b", 100.0, 0.5, _OFF),
     Check("phone-8b", 100.0, 0.5, "auto"),
 )
 """Those of one place stand together."""
@@ -150,7 +152,7 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Written:
+class WallText:
     """A text of the real run."""
 
     tokens: list[int]
@@ -160,7 +162,7 @@ class Written:
     """Of the commits, by `time.perf_counter`."""
 
 
-class Pair:
+class ShippedPair:
     """The shipped pair, and the texts that are written with it."""
 
     def __init__(self, texts: int = TEXTS, tokens: int = TOKENS) -> None:
@@ -183,13 +185,13 @@ class Pair:
         self.recording = Recording("pair", PARAMS, vocab, recorded)
 
     @asynccontextmanager
-    async def client(self, url: str, draft_s: float) -> AsyncIterator[Connection]:
+    async def client(self, url: str, draft_s: float) -> AsyncIterator[EdgeConnection]:
         """A connection of a device that drafts at that pace."""
         paced = Paced(self.draft, draft_s)
-        async with await Connection.connect(url, paced, self.tokenizer.digest, self.tokenizer.vocab_size) as client:
+        async with await EdgeConnection.connect(url, paced, self.tokenizer.digest, self.tokenizer.vocab_size) as client:
             yield client
 
-    async def wall(self, url: str, check: Check) -> tuple[float, list[Written]]:
+    async def wall(self, url: str, check: Check) -> tuple[float, list[WallText]]:
         """Seconds by the wall clock, and the texts."""
         spec, vocab = check.spec, self.tokenizer.vocab_size
         seconds, texts = 0.0, []
@@ -197,7 +199,7 @@ class Pair:
             for prompt, seed in self.prompts:
                 policy = Auto(vocab, k=spec.k, bits=spec.bits) if check.scheme == "auto" else None
                 request = Request(prompt, spec, PARAMS, seed, self.max_tokens, check.length, policy=policy)
-                written = Written([], [], [])
+                written = WallText([], [], [])
                 began = time.perf_counter()
                 async for event in client.write(request):
                     if isinstance(event, Committed):
@@ -214,9 +216,9 @@ class Pair:
         Raises: as `wall`.
         """
         pace = profile(OVERHEAD_PROFILE)
-        schemes = (("server", None), ("coupled", FEW), ("coupled", MANY))
+        timed = ((schemes.SERVER, None), (schemes.COUPLED, FEW), (schemes.COUPLED, MANY))
         async with local.edge("target", OVERHEAD_PROFILE) as url:
-            checks = [Check(OVERHEAD_PROFILE, 0.0, math.inf, *scheme) for scheme in schemes]
+            checks = [Check(OVERHEAD_PROFILE, 0.0, math.inf, *scheme) for scheme in timed]
             server_s, few_s, many_s = [median(await self._between_commits(url, check)) for check in checks]
         return Overhead((many_s - few_s) / (MANY - FEW) - pace.draft_s, server_s - pace.target_s)
 
@@ -225,14 +227,14 @@ class Pair:
         _, texts = await self.wall(url, check)
         return [after - before for text in texts for before, after in pairwise(text.times)]
 
-    def recording_for(self, check: Check, texts: Sequence[Written]) -> Recording:
+    def recording_for(self, check: Check, texts: Sequence[WallText]) -> Recording:
         """What is to be replayed: the recorded texts, or `texts` where the scheme has coins of its own."""
         if not check.has_coins:
             return self.recording
         known = zip(self.recording.texts, texts, strict=True)
         return Recording("written", PARAMS, self.recording.vocab_size, [_as_written(*each) for each in known])
 
-    def virtual(self, check: Check, texts: Sequence[Written], overhead: Overhead) -> float:
+    def virtual(self, check: Check, texts: Sequence[WallText], overhead: Overhead) -> float:
         """Tokens/s of the replay."""
         pace, spec, recording = profile(check.profile), check.spec, self.recording_for(check, texts)
         draft_ms, verify_ms = 1e3 * (pace.draft_s + overhead.draft_s), 1e3 * (pace.target_s + overhead.verify_s)
@@ -241,7 +243,7 @@ class Pair:
         return cell.run(recording, setting, spec, length=check.length, policy=policy).tokens_per_s
 
 
-def _as_written(recorded: RecordedText, written: Written) -> RecordedText:
+def _as_written(recorded: RecordedText, written: WallText) -> RecordedText:
     """A recording of what a real run wrote, with its luck. Positions that were never judged do not matter: a replay at
     the same draft length does not judge them either."""
     chances = [float(accepted) for accepted in written.accepted]
@@ -297,7 +299,7 @@ class Validation:
 
 
 async def validate(
-    pair: Pair, checks: Sequence[Check] = CHECKS, on_check: Callable[[Check], None] = lambda _: None
+    pair: ShippedPair, checks: Sequence[Check] = CHECKS, on_check: Callable[[Check], None] = lambda _: None
 ) -> Validation:
     """Run every check, one after another. `on_check` is told each as it starts.
 
@@ -310,7 +312,7 @@ async def validate(
     for (name, rtt_ms, uplink_mbps), group in groupby(checks, key=lambda check: check.place):
         async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms)) as url:
             # The edge of a replay is in service, too: it knows how long its forwards take.
-            await pair.wall(url, Check(name, rtt_ms, uplink_mbps, "server"))
+            await pair.wall(url, Check(name, rtt_ms, uplink_mbps, schemes.SERVER))
             for check in group:
                 on_check(check)
                 seconds, texts = await pair.wall(url, check)

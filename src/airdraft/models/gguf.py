@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from airdraft.errors import ModelError
 from airdraft.models.config import read_config, read_json
+from airdraft.models.text import tokenizer_file
 
 WeightType = Literal["f32", "f16", "q8_0"]
 _ELSE = "convert it with llama.cpp's convert_hf_to_gguf.py"
@@ -112,7 +113,7 @@ def _add_sizes(writer: Any, folder: Path, config: dict[str, Any]) -> None:
 
 
 def _add_tokenizer(writer: Any, folder: Path) -> None:
-    path = folder / "tokenizer.json"
+    path = tokenizer_file(folder)
     content = read_json(path) if path.is_file() else {}
     model, facts = content.get("model", {}), read_config(folder)
     name = _PRE_TOKENIZERS.get((_split(content), bool(model.get("ignore_merges"))))
@@ -201,7 +202,7 @@ def _paired(matrix: NDArray[Any], heads: int) -> NDArray[Any]:
 def _beside(folder: Path, out: Path) -> list[Path]:
     """What to copy beside `out`. Raises: `ModelError` if another model's files are there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    files = [folder / name for name in ("tokenizer.json", "config.json", "generation_config.json")]
+    files = [tokenizer_file(folder), *(folder / name for name in ("config.json", "generation_config.json"))]
     missing = [file for file in files if file.is_file() and not (out.parent / file.name).exists()]
     for file in files:
         there = out.parent / file.name

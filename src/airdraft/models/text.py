@@ -11,6 +11,7 @@ from pathlib import Path
 import tokenizers
 
 from airdraft.errors import ModelError
+from airdraft.models.config import read_json
 
 LONG = 4096
 """Characters of a text that takes a while to encode."""
@@ -35,8 +36,22 @@ def ids_of(tokenizer: tokenizers.Tokenizer, text: str, special: bool = True) -> 
     return list(tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
 
 
+def tokenizer_file(folder: Path) -> Path:
+    """The path of a model's `tokenizer.json`: in its folder or, failing that, where its config.json says.
+
+    A pair of models keeps its tokenizer once: `"tokenizer_file": "../target/tokenizer.json"` in the draft's config.json
+    is relative to the draft's folder. Callers check whether the file exists. Raises: `ModelError` if the config is
+    broken.
+    """
+    own, config = folder / "tokenizer.json", folder / "config.json"
+    if own.is_file() or not config.is_file():
+        return own
+    named = read_json(config).get("tokenizer_file")
+    return folder / named if isinstance(named, str) else own
+
+
 class Tokenizer:
-    """The tokenizer of a model, from the `tokenizer.json` in its folder."""
+    """The tokenizer of the model in a folder, see `tokenizer_file`."""
 
     vocab_size: int
     """Tokens the tokenizer knows; the model may score more, padding."""
@@ -51,7 +66,11 @@ class Tokenizer:
 
     def __init__(self, folder: Path) -> None:
         """Raises `ModelError` if `tokenizer.json` is missing or broken."""
-        path = folder / "tokenizer.json"
+        path = tokenizer_file(folder)
+        if not path.is_file() and path.parent != folder:
+            raise ModelError(
+                f"{folder} has no tokenizer.json, nor is there {path}, which its config.json names; copy it"
+            )
         if not path.is_file():
             raise ModelError(f"{folder} has no tokenizer.json; copy it from the model the graph was exported from")
         try:

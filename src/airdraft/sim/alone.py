@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from airdraft.core.sampling import SamplingParams, choose
+from airdraft.core.law import Law, Place
+from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import LanguageModel
 
 
@@ -20,13 +21,13 @@ def write(
 
     `vocab_size` is how many tokens there are where the model scores more, padding.
     """
-    cache = model.new_cache()
+    law, cache = Law(params, seed, vocab_size or model.vocab_size), model.new_cache()
     end = min(len(prompt) + max_tokens, model.max_context)
     feed, length = list(prompt), 0
     while length + len(feed) < end:
         logits = model.forward(cache, length, feed, 1)
         length += len(feed)
-        token = choose(logits[0][:vocab_size], params, seed, length)
+        token = law.choose(logits[0][: law.vocab_size], Place(length))
         yield token
         if token in model.eos_ids:
             return

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtrc
 
-from airdraft.core.device import Request
+from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.sampling import SamplingParams, distribution
+from airdraft.core.request import Request
+from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import FloatArray, LanguageModel
 from airdraft.sim.pair import Pair
 
@@ -125,7 +126,7 @@ def _texts(
     if depth == 0:
         yield (), 1.0
         return
-    probs = distribution(target.row(prefix), params)
+    probs = Law(params, 0, target.vocab_size).probs(target.row(prefix), Place(len(prefix)))
     for token in np.flatnonzero(probs).tolist():
         left = 0 if token in target.eos_ids else depth - 1
         for rest, probability in _texts(target, (*prefix, token), params, left):

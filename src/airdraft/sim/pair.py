@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from airdraft.core.device import Counts, DeviceMachine, Request
+from airdraft.control.machine import device_machine
+from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import VERSION, Hello
+from airdraft.core.request import Counts, Request
 from airdraft.errors import RefusedError
 from airdraft.models.base import LanguageModel
 
@@ -34,7 +36,7 @@ class Pair:
         identity = Target("airdraft", target.name, tokenizer, target.vocab_size, target.max_context, target.eos_ids)
         self.edge = EdgeMachine(identity, limits or Limits(), now=0.0)
         hello = Hello(VERSION, "airdraft", draft.name, tokenizer, draft.vocab_size)
-        self.device = DeviceMachine(hello, draft.max_context, now=0.0)
+        self.device = device_machine(hello, draft.max_context, now=0.0)
         self._draft, self._target, self._chunk = draft, target, chunk
         self._caches: dict[tuple[str, int], object] = {}
         self._pump(Text())

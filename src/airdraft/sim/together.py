@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from airdraft.core.sampling import SamplingParams, choose
+from airdraft.core.law import Law, Place
+from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import LanguageModel
 
 
@@ -23,6 +24,7 @@ def write(
     The draft proposes up to `length` tokens with the same noise, the target chooses at each of their positions, and
     what agrees stands, with the target's own token after it (Leviathan, Kalman, Matias 2023, with coupled choices).
     """
+    law = Law(params, seed, vocab_size or target.vocab_size)
     text, end = list(prompt), min(len(prompt) + max_tokens, target.max_context)
     draft_cache, target_cache = draft.new_cache(), target.new_cache()
     drafted_to = verified_to = 0  # positions of either cache that agree with the text
@@ -33,12 +35,12 @@ def write(
         while len(ahead) < most and (len(ahead) == len(text) or ahead[-1] not in draft.eos_ids):
             row = draft.forward(draft_cache, drafted_to, ahead[drafted_to:], 1)[0]
             drafted_to = len(ahead)
-            ahead.append(choose(row[:vocab_size], params, seed, drafted_to))
+            ahead.append(law.choose(row[: law.vocab_size], Place(drafted_to)))
         drafts = ahead[len(text) :]
         rows = target.forward(target_cache, verified_to, ahead[verified_to:], len(drafts) + 1)
         tokens: list[int] = []
         for row, proposed in zip(rows, [*drafts, None], strict=True):
-            tokens.append(choose(row[:vocab_size], params, seed, len(text) + len(tokens)))
+            tokens.append(law.choose(row[: law.vocab_size], Place(len(text) + len(tokens))))
             if tokens[-1] != proposed or proposed in target.eos_ids:
                 break
         text += tokens

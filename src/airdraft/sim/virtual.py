@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from airdraft.core.device import Counts, DeviceMachine, Request
+from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import websocket_header
+from airdraft.core.request import Counts, Request
 from airdraft.errors import LinkError, RefusedError
 from airdraft.link.base import LinkModel, Pipe
 from airdraft.models.base import LanguageModel

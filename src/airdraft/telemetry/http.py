@@ -96,7 +96,7 @@ class _Connection(H11Protocol):
             self._look_later()
 
 
-class _Server(uvicorn.Server):
+class _HttpServer(uvicorn.Server):
     """One server of several in a process, whose signals are another's business."""
 
     @contextlib.contextmanager
@@ -127,7 +127,7 @@ async def serving(
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
     )
-    server = _Server(config)
+    server = _HttpServer(config)
     task = asyncio.create_task(server.serve([listening]))
     try:
         while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it

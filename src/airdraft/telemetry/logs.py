@@ -38,7 +38,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-class _Line(logging.Formatter):
+class _LineFormatter(logging.Formatter):
     """One line for each record but for tracebacks: parts of a message may come from a peer."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of the one it overrides
@@ -58,7 +58,7 @@ def printable(text: str) -> str:
 def configure(level: str = "warning", as_json: bool = False) -> None:
     """Send what this process logs, from `level` up, to standard error. Replaces what was sent there before."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if as_json else _Line(TEXT))
+    handler.setFormatter(JsonFormatter() if as_json else _LineFormatter(TEXT))
     root = logging.getLogger()
     root.handlers = [each for each in root.handlers if type(each) is not logging.StreamHandler] + [handler]
     root.setLevel(level.upper())

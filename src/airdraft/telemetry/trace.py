@@ -25,7 +25,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airdraft.core.messages import Close, Draft, Error, Extra, Message, More, Open, Opened, Switch, Tokens, Verdict
+from airdraft.core.events import (
+    Begun,
+    Committed,
+    Event,
+    Failed,
+    Finished,
+    Offered,
+    Progress,
+    Recovering,
+    Taken,
+    Turning,
+)
 from airdraft.errors import BadParameterError
 
 _log = logging.getLogger(__name__)
@@ -46,15 +57,15 @@ class Traces:
         self._folder, self._side, self._tokens = folder, side, tokens
         self._numbers = itertools.count(1)
 
-    def open(self, message: Open, now: float, **about: Any) -> TextTrace:
+    def open(self, event: Begun, now: float, **about: Any) -> TextTrace:
         """The trace of a new text. `about`: more to say of it."""
         at = datetime.now(UTC)
         path = self._folder / f"{at:%Y%m%dT%H%M%S}-{os.getpid()}-{next(self._numbers):06d}.jsonl"
         trace = TextTrace(path, now, self._tokens)
         trace.note(
             "opened", now, at=at.isoformat(timespec="milliseconds"), side=self._side, **about,
-            prompt=message.prompt_length, length=message.length, max_tokens=message.max_tokens,
-            scheme=message.scheme.name,
+            prompt=event.prompt_length, length=event.length, max_tokens=event.max_tokens,
+            scheme=event.scheme,
         )  # fmt: skip
         return trace
 
@@ -66,7 +77,8 @@ class TextTrace:
         self.path = path
         self._began = began
         self._tokens = tokens
-        self._length: int | None = None  # of the text, once it is ready
+        self._length = 0  # of the text, once it is ready
+        self._told = 0  # tokens of it whose ids are written down
         self._lines: list[str] = []
         self._broken = False
 
@@ -80,39 +92,34 @@ class TextTrace:
         """The engine has run a call of `seconds` with this text in it."""
         self.note("call", now, began=round(now - seconds - self._began, 6), texts=texts, tokens=tokens)
 
-    def message(self, message: Message, now: float, text: Sequence[int] = ()) -> None:
-        """A message of this text's came or went. `text`: all of it by now, for the ids."""
-        if isinstance(message, Tokens):
-            length = message.start + message.accepted + len(message.tokens)
-            self._committed(now, length, text, accepted=message.accepted, written=len(message.tokens))
-        elif isinstance(message, Verdict):
-            written = int(message.token is not None)
-            self._committed(now, message.committed, text, accepted=message.accepted, written=written)
-        elif isinstance(message, Draft):
-            self.note("draft", now, start=message.start, count=message.count, bytes=len(message.body))
-        elif isinstance(message, Opened):
-            ids = {"ids": list(text)} if self._tokens and self._length is None else {}
-            self.note("ready" if self._length is None else "switched", now, length=message.committed, **ids)
-            self._length = message.committed
-        elif isinstance(message, Switch):
-            self.note("switch", now, scheme=message.scheme.name)
-        elif isinstance(message, More | Extra):
-            self.note(type(message).__name__.lower(), now)
-        elif isinstance(message, Close):
-            self.note("finished", now, reason=message.reason)
-        elif isinstance(message, Error):
-            self.note("failed", now, code=message.code, message=message.message)
+    def event(self, event: Event, now: float, text: Sequence[int] = ()) -> None:
+        """Write down an event of the text's machine, if it is of interest. `text`: all of it by now, for the ids."""
+        if isinstance(event, Progress):
+            length = event.start + event.accepted + event.written
+            self._committed(now, length, text[self._told : length], event.accepted, event.written)
+        elif isinstance(event, Committed):
+            length, written = self._length + len(event.tokens), len(event.tokens) - event.accepted
+            self._committed(now, length, event.tokens, event.accepted, written)
+        elif isinstance(event, Offered):
+            self.note("draft", now, start=event.start, count=event.drafted, bytes=event.nbytes)
+        elif isinstance(event, Taken):
+            ids = {"ids": list(text)} if self._tokens and not self._length else {}
+            self.note("switched" if self._length else "ready", now, length=event.length, **ids)
+            self._length = self._told = event.length
+        elif isinstance(event, Turning):
+            self.note("switch", now, scheme=event.scheme)
+        elif isinstance(event, Recovering):
+            self.note("extra" if event.answered else "more", now)
+        elif isinstance(event, Finished):
+            self.note("finished", now, reason=event.reason)
+        elif isinstance(event, Failed):
+            self.note("failed", now, code=event.code, message=event.message)
 
-    def commit(self, tokens: Sequence[int], accepted: int, now: float) -> None:
-        """A device has made `tokens` part of the text, the first `accepted` of them drafts of its own."""
+    def _committed(self, now: float, length: int, tokens: Sequence[int], accepted: int, written: int) -> None:
+        # A token that the device draws after a rejection is known here with the next commit only.
+        self._length, self._told = length, self._told + len(tokens)
         ids = {"ids": list(tokens)} if self._tokens else {}
-        self._length = (self._length or 0) + len(tokens)
-        self.note("committed", now, length=self._length, accepted=accepted, written=len(tokens) - accepted, **ids)
-
-    def _committed(self, now: float, length: int, text: Sequence[int], **counts: int) -> None:
-        ids = {"ids": list(text[self._length : length])} if self._tokens else {}
-        self._length = length
-        self.note("committed", now, length=length, **counts, **ids)
+        self.note("committed", now, length=length, accepted=accepted, written=written, **ids)
 
     def close(self) -> None:
         """Nothing more will happen."""

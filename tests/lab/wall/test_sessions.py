@@ -12,7 +12,7 @@ import pytest
 
 from airdraft.core.sampling import choose
 from airdraft.lab.wall import capacity, sessions
-from airdraft.lab.wall.sessions import PARAMS, Row, Told, gain, table, works
+from airdraft.lab.wall.sessions import PARAMS, SessionsRow, Told, gain, table, works
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.text import Tokenizer
@@ -24,8 +24,8 @@ def pair() -> tuple[LanguageModel, LanguageModel, Tokenizer]:
     return draft, target, tokenizer
 
 
-def row(devices: int, batched: bool, speed: float, identical: int = 3) -> Row:
-    return Row("none", devices, batched, speed, 1.0, 2.0, 0.5, identical, 3)
+def row(devices: int, batched: bool, speed: float, identical: int = 3) -> SessionsRow:
+    return SessionsRow("none", devices, batched, speed, 1.0, 2.0, 0.5, identical, 3)
 
 
 def test_a_told_draft_chooses_what_was_recorded(pair: tuple[LanguageModel, LanguageModel, Tokenizer]) -> None:

@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from airdraft.core.law import Law
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.sampling import SamplingParams
-from airdraft.core.schemes.base import Context, Drafted, Ruling, Scheme
-from airdraft.core.schemes.coupled import Coupled, Server, Stream
+from airdraft.core.schemes.base import DEVICE, EDGE, Context, Drafted, Drafts, Guess, Ruling, Scheme, Traits
+from airdraft.core.schemes.coupled import RACES, Coupled, Server, Stream
 from airdraft.core.schemes.dense import Dense
-from airdraft.core.schemes.split import Split
+from airdraft.core.schemes.split import DOWNLINKS, Split
 from airdraft.core.schemes.topk import TopK
 from airdraft.errors import BadParameterError
 
-SCHEMES: dict[str, Callable[[Context], Scheme]] = {
-    "server": Server,
-    "dense": Dense,
-    "topk": TopK,
-    "split": Split,
-    "coupled": Coupled,
-    "stream": Stream,
+SERVER, DENSE, TOPK, SPLIT, COUPLED, STREAM = "server", "dense", "topk", "split", "coupled", "stream"
+"""For those who mean this scheme and no other. A group of schemes is asked for by its traits, see `named`."""
+
+SCHEMES: dict[str, type[Scheme]] = {
+    SERVER: Server,
+    DENSE: Dense,
+    TOPK: TopK,
+    SPLIT: Split,
+    COUPLED: Coupled,
+    STREAM: Stream,
 }
-
-RACES = ("off", "idle", "always")
-
-DEVICE, EDGE = 1, 2
-"""The two sides, which draw from independent streams of one seed."""
+"""To add a scheme, write its file and give it a line here."""
 
 
-def make(spec: SchemeSpec, params: SamplingParams, seed: int, vocab_size: int, side: int) -> Scheme:
+def traits(name: str) -> Traits:
+    """What the scheme of this name declares. Raises: `BadParameterError` if there is none."""
+    if name not in SCHEMES:
+        raise BadParameterError(f"scheme {name!r} is unknown; choose one of {', '.join(SCHEMES)}", field="scheme")
+    return SCHEMES[name].traits
+
+
+def named(**wanted: object) -> tuple[str, ...]:
+    """The names of all schemes with these traits: `named(rounds=True, exact="text")`, say."""
+    return tuple(
+        name
+        for name, scheme in SCHEMES.items()
+        if all(getattr(scheme.traits, trait) == value for trait, value in wanted.items())
+    )
+
+
+def make(spec: SchemeSpec, law: Law, side: int) -> Scheme:
     """A scheme for one session on one side, `DEVICE` or `EDGE`.
 
+    The options of all schemes are checked, because a policy may change to any later.
     Raises: `BadParameterError` naming an unknown scheme or an option out of range.
     """
-    if spec.name not in SCHEMES:
-        raise BadParameterError(f"scheme {spec.name!r} is unknown; choose one of {', '.join(SCHEMES)}")
-    if not 1 <= spec.k < 1 << 63:
-        raise BadParameterError(f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63")
-    if not 1 <= spec.bits <= 24:
-        raise BadParameterError(f"bits is {spec.bits}; give 1 to 24 bits a probability")
-    if spec.downlink not in ("row", "candidates"):
-        raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates")
-    if spec.race not in RACES:
-        raise BadParameterError(f"race is {spec.race!r}; choose one of {', '.join(RACES)}")
-    return SCHEMES[spec.name](Context(spec, params, seed, vocab_size, side))
+    traits(spec.name)
+    for scheme in SCHEMES.values():
+        scheme.check(spec)
+    return SCHEMES[spec.name](Context(spec, law, side))
 
 
-__all__ = ["DEVICE", "EDGE", "RACES", "SCHEMES", "Context", "Drafted", "Ruling", "Scheme", "make"]
+__all__ = [
+    "COUPLED", "DENSE", "DEVICE", "DOWNLINKS", "EDGE", "RACES", "SCHEMES", "SERVER", "SPLIT", "STREAM", "TOPK",
+    "Context", "Drafted", "Drafts", "Guess", "Ruling", "Scheme", "Traits", "make", "named", "traits",
+]  # fmt: skip

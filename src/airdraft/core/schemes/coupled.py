@@ -8,57 +8,68 @@ close to the optimum 1 - TV, and is never under (1 - TV)/(1 + TV) (Daliri, Musco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
 from airdraft.core.bits import BitReader, BitWriter, id_width
-from airdraft.core.sampling import choose
-from airdraft.core.schemes.base import Context, Drafted, Ruling
-from airdraft.errors import RemoteProtocolError
+from airdraft.core.law import Place
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, Traits
+from airdraft.errors import BadParameterError, RemoteProtocolError
+
+RACES = ("off", "idle", "always")
 
 
 class Coupled:
     """Body: the ids, `id_width` bits each."""
 
-    rounds = True
+    traits: ClassVar = Traits(
+        rounds=True, drafts=True, exact="text", recovers_on=None, takes_ids=True, races=False, published=False
+    )
     race = "off"
 
     def __init__(self, context: Context) -> None:
-        self._context = context
-        self._id_width = self.draft_bits = id_width(context.vocab_size)
+        self._law = context.law
+        self._id_width = self.draft_bits = id_width(context.law.vocab_size)
 
-    def _choose(self, logits: np.ndarray, position: int) -> int:
-        return choose(logits, self._context.params, self._context.seed, position)
+    @staticmethod
+    def check(spec: SchemeSpec) -> None:
+        """See `Scheme.check`: it has no option."""
 
-    def propose(self, logits: np.ndarray, position: int) -> Drafted:
-        """See `Scheme.propose`."""
-        return Drafted(self._choose(logits, position))
+    def draw(self, guess: Guess, at: Place) -> Drafted:
+        """See `Scheme.draw`. A believed token is sent as it is."""
+        return Drafted(self._law.choose(guess, at) if isinstance(guess, np.ndarray) else guess)
 
-    def encode(self, drafts: Sequence[Drafted]) -> bytes:
+    def encode(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
         out = BitWriter()
-        out.write([draft.token for draft in drafts], self._id_width)
+        out.write(drafts.tokens, self._id_width)
         return out.bytes()
 
-    def decode(self, count: int, body: bytes) -> list[Drafted]:
+    def decode(self, count: int, body: bytes) -> Drafts:
         """See `Scheme.decode`."""
         data = BitReader(body)
         tokens = data.read(count, self._id_width).tolist()
         data.finish()
-        if any(token >= self._context.vocab_size for token in tokens):
+        if any(token >= self._law.vocab_size for token in tokens):
             raise RemoteProtocolError("garbage", "a draft names no token of the vocabulary")
-        return [Drafted(token) for token in tokens]
+        return Drafts.of_tokens(tokens)
 
-    def verify(self, drafts: Sequence[Drafted], logits: np.ndarray, position: int) -> Ruling:
-        """See `Scheme.verify`: accepted while equal to the target's own choice."""
-        for accepted, draft in enumerate(drafts):
-            token = self._choose(logits[accepted], position + accepted)
-            if token != draft.token:
-                return Ruling(accepted, token)
-        return Ruling(len(drafts), self._choose(logits[len(drafts)], position + len(drafts)))
+    def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
+        """See `Scheme.verify`: the target's own choices, as far as drafts follow them. Trees are welcome."""
+        path: list[int] = []
+        node = -1
+        while True:
+            token = self._law.choose(rows[node + 1], at)
+            child = drafts.child(node, token)
+            if child is None:
+                return Ruling(tuple(path), token)
+            path.append(child)
+            node, at = child, at.then(token)
 
-    def recover(self, draft: Drafted, extra: bytes, position: int) -> int | None:
+    def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
         """Never needed."""
         raise RemoteProtocolError("state", "the edge left a token to the device, which this scheme never does")
 
@@ -70,16 +81,21 @@ class Coupled:
 class Stream(Coupled):
     """`stream`: the same choices without rounds. Drafts travel as they are made, and the edge takes what has come."""
 
-    rounds = False
+    traits: ClassVar = replace(Coupled.traits, rounds=False, races=True, options=("race",))
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.race = context.spec.race
 
+    @staticmethod
+    def check(spec: SchemeSpec) -> None:
+        """See `Scheme.check`."""
+        if spec.race not in RACES:
+            raise BadParameterError(f"race is {spec.race!r}; choose one of {', '.join(RACES)}", field="race")
 
-class Server(Stream):
+
+class Server(Coupled):
     """`server`: a stream without drafts, plain streaming: one target forward a token."""
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self.race = "always"
+    traits: ClassVar = replace(Coupled.traits, rounds=False, drafts=False, takes_ids=False)
+    race = "always"

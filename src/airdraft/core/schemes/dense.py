@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from airdraft.core.bits import BitReader, BitWriter
+from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
-from airdraft.core.schemes.base import Context, Drafted
+from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits
 from airdraft.core.schemes.rejection import Rejection
 from airdraft.errors import RemoteProtocolError
 
@@ -16,23 +17,31 @@ from airdraft.errors import RemoteProtocolError
 class Dense(Rejection):
     """Body: the ids, `id_width` bits each; then V weights of 16 bits (IEEE 754 half precision) for each draft."""
 
+    traits: ClassVar = Traits(
+        rounds=True, drafts=True, exact="distribution", recovers_on=EDGE, takes_ids=False, races=False, published=True
+    )
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.draft_bits = self._id_width + 16 * self._vocab_size
+
+    @staticmethod
+    def check(spec: SchemeSpec) -> None:
+        """See `Scheme.check`: it has no option."""
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, FloatArray]:
         """Half precision. What underflows is neither sent nor drawn; the rest is renormalised by its own sum."""
         return np.arange(self._vocab_size), probs.astype(np.float16).astype(np.float64)
 
-    def encode(self, drafts: Sequence[Drafted]) -> bytes:
+    def encode(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
         out = BitWriter()
-        out.write([draft.token for draft in drafts], self._id_width)
-        for draft in drafts:
+        out.write(drafts.tokens, self._id_width)
+        for draft in drafts.said:
             out.write(draft.row()[1].astype(np.float16).view(np.uint16), 16)
         return out.bytes()
 
-    def decode(self, count: int, body: bytes) -> list[Drafted]:
+    def decode(self, count: int, body: bytes) -> Drafts:
         """See `Scheme.decode`."""
         data = BitReader(body)
         tokens = data.read(count, self._id_width)
@@ -41,7 +50,7 @@ class Dense(Rejection):
         if not np.isfinite(rows).all():  # before the cast, which warns of a signalling NaN
             raise RemoteProtocolError("garbage", "a draft's row holds no probabilities")
         ids = np.arange(self._vocab_size)
-        drafts = []
+        said = []
         for token, weights in zip(
             tokens.tolist(), rows.astype(np.float64).reshape(count, self._vocab_size), strict=True
         ):
@@ -49,5 +58,5 @@ class Dense(Rejection):
                 raise RemoteProtocolError("garbage", "a draft names no token, or its row holds no probabilities")
             if weights[token] == 0:
                 raise RemoteProtocolError("garbage", f"token {token} was drafted at probability 0")
-            drafts.append(Drafted(token, ids, weights, float(weights.sum())))
-        return drafts
+            said.append(Drafted(token, ids, weights, float(weights.sum())))
+        return Drafts(tuple(said))

@@ -8,71 +8,87 @@ distributed as target_probs, whatever draft_probs is (Leviathan, Kalman, Matias 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from airdraft.core.bits import id_width
+from airdraft.core.law import Place
+from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
-from airdraft.core.sampling import distribution, draw
-from airdraft.core.schemes.base import Context, Drafted, Ruling
-from airdraft.errors import RemoteProtocolError
+from airdraft.core.sampling import draw
+from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, Traits
+from airdraft.errors import LocalProtocolError, RemoteProtocolError
 
 
 class Rejection(ABC):
     """A scheme whose edge knows the draft's distribution, or at least its probability of the drafted token."""
 
-    rounds = True
+    traits: ClassVar[Traits]
     race = "off"
     draft_bits: int
 
     def __init__(self, context: Context) -> None:
-        self._params = context.params
-        self._vocab_size = context.vocab_size
-        self._id_width = id_width(context.vocab_size)
+        self._law = context.law
+        self._vocab_size = context.law.vocab_size
+        self._id_width = id_width(self._vocab_size)
         self._coins = context.coins
         self._rng: np.random.Generator  # of the position under way
 
+    @staticmethod
     @abstractmethod
-    def encode(self, drafts: Sequence[Drafted]) -> bytes:
+    def check(spec: SchemeSpec) -> None:
+        """See `Scheme.check`."""
+
+    @abstractmethod
+    def encode(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
 
     @abstractmethod
-    def decode(self, count: int, body: bytes) -> list[Drafted]:
+    def decode(self, count: int, body: bytes) -> Drafts:
         """See `Scheme.decode`."""
 
     @abstractmethod
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray | FloatArray]:
         """Round the draft's distribution [vocab] to (ids, weights), both [m], as the edge will know it."""
 
-    def propose(self, logits: np.ndarray, position: int) -> Drafted:
-        """Quantise, then draw: the token comes from the distribution the edge decodes."""
-        ids, weights = self.quantise(distribution(logits, self._params))
+    def draw(self, guess: Guess, at: Place) -> Drafted:
+        """Quantise, then draw: the token comes from the distribution the edge decodes. A believed token is the whole of
+        its distribution."""
+        if isinstance(guess, np.ndarray):
+            probs = self._law.probs(guess, at)
+        else:
+            probs = np.zeros(self._vocab_size)
+            probs[guess] = 1.0
+        ids, weights = self.quantise(probs)
         total = float(weights.sum())
-        self._rng = self._coins(position)
+        self._rng = self._coins(at)
         return Drafted(int(ids[draw(weights / total, self._rng)]), ids, weights, total)
 
-    def verify(self, drafts: Sequence[Drafted], logits: np.ndarray, position: int) -> Ruling:
+    def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         """See `Scheme.verify`. The residual is drawn at the edge."""
-        for accepted, draft in enumerate(drafts):
-            target_probs = distribution(logits[accepted], self._params)
-            self._rng = self._coins(position + accepted)
+        if drafts.parents is not None:
+            raise LocalProtocolError("a tree of drafts was given to a scheme that verifies chains only")
+        for node, draft in enumerate(drafts.said):
+            target_probs = self._law.probs(rows[node], at)
+            self._rng = self._coins(at)
             if not self.accepts(target_probs, draft):
-                return self.replace(accepted, target_probs, draft)
-        self._rng = self._coins(position + len(drafts))
-        return Ruling(len(drafts), draw(distribution(logits[len(drafts)], self._params), self._rng))
+                return self.replace(tuple(range(node)), target_probs, draft)
+            at = at.then(draft.token)
+        self._rng = self._coins(at)
+        return Ruling(tuple(range(len(drafts))), draw(self._law.probs(rows[len(drafts)], at), self._rng))
 
     def accepts(self, target_probs: FloatArray, draft: Drafted) -> bool:
         """Toss the edge's coin for one draft."""
         return bool(self._rng.random() * draft.prob() < target_probs[draft.token])
 
-    def replace(self, accepted: int, target_probs: FloatArray, draft: Drafted) -> Ruling:
-        """Rule on a rejected draft."""
+    def replace(self, path: tuple[int, ...], target_probs: FloatArray, draft: Drafted) -> Ruling:
+        """Rule on a draft rejected after `path`."""
         residual = target_probs.copy()
         residual[draft.ids] -= draft.probs()
-        return Ruling(accepted, draw_residual(np.maximum(residual, 0.0), target_probs, self._rng))
+        return Ruling(path, draw_residual(np.maximum(residual, 0.0), target_probs, self._rng))
 
-    def recover(self, draft: Drafted, extra: bytes, position: int) -> int | None:
+    def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
         """Only `split` leaves this to the device."""
         raise RemoteProtocolError("state", "the edge left a token to the device, which this scheme never does")
 

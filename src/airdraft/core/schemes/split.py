@@ -14,22 +14,27 @@ which has the draft's whole row, needs the target's side of the residual. Two fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from airdraft.core.bits import BitReader, BitWriter, lattice
+from airdraft.core.law import Place
+from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.sampling import draws
-from airdraft.core.schemes.base import Context, Drafted, Ruling
+from airdraft.core.schemes.base import DEVICE, Context, Drafted, Drafts, Ruling, Traits, check_bits
 from airdraft.core.schemes.rejection import Rejection, draw_residual
-from airdraft.errors import RemoteProtocolError
+from airdraft.errors import BadParameterError, RemoteProtocolError
 
 CANDIDATES = 8
 """Draws in the first batch: enough nine times in ten for a total variation of 0.25."""
 
 _DRAWS, _SPARSE, _DENSE = 0, 1, 2
 """What an `extra` holds: candidates, a row where it is not zero, a whole row."""
+
+DOWNLINKS = ("row", "candidates")
+"""What a rejection sends down."""
 
 
 class Split(Rejection):
@@ -38,6 +43,17 @@ class Split(Rejection):
     `extra`, bit-packed: 2 bits, what it holds (0 candidates, 1 a sparse row, 2 a dense row); unless dense, 32 bits, the
     number of ids, and the ids. Then the target's probabilities as IEEE 754 single precision.
     """
+
+    traits: ClassVar = Traits(
+        rounds=True,
+        drafts=True,
+        exact="distribution",
+        recovers_on=DEVICE,
+        takes_ids=True,
+        races=False,
+        published=True,
+        options=("bits", "downlink"),
+    )
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -49,20 +65,27 @@ class Split(Rejection):
         self._batch = CANDIDATES
         self._recovering: int | None = None  # the position that this side's coins are tossed for, batch after batch
 
+    @staticmethod
+    def check(spec: SchemeSpec) -> None:
+        """See `Scheme.check`."""
+        check_bits(spec)
+        if spec.downlink not in DOWNLINKS:
+            raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates", field="downlink")
+
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
         """The whole row on a lattice; it stays on the device."""
         weights = lattice(probs, self._total)
         ids = np.flatnonzero(weights)
         return ids, weights[ids]
 
-    def encode(self, drafts: Sequence[Drafted]) -> bytes:
+    def encode(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
         out = BitWriter()
-        out.write([draft.token for draft in drafts], self._id_width)
-        out.write([round(draft.prob() * self._total) for draft in drafts], self._bits)
+        out.write(drafts.tokens, self._id_width)
+        out.write([round(draft.prob() * self._total) for draft in drafts.said], self._bits)
         return out.bytes()
 
-    def decode(self, count: int, body: bytes) -> list[Drafted]:
+    def decode(self, count: int, body: bytes) -> Drafts:
         """See `Scheme.decode`. The edge knows the row at the drafted token only."""
         data = BitReader(body)
         tokens = data.read(count, self._id_width)
@@ -70,17 +93,18 @@ class Split(Rejection):
         data.finish()
         if count and (tokens.max() >= self._vocab_size or weights.min() < 1):
             raise RemoteProtocolError("garbage", "a draft names no token, or a probability of 0")
-        return [
+        said = (
             Drafted(int(token), np.array([token]), np.array([weight]), float(self._total))
             for token, weight in zip(tokens, weights, strict=True)
-        ]
+        )
+        return Drafts(tuple(said))
 
-    def replace(self, accepted: int, target_probs: FloatArray, draft: Drafted) -> Ruling:
+    def replace(self, path: tuple[int, ...], target_probs: FloatArray, draft: Drafted) -> Ruling:
         """Leave the token to the device."""
         if not self._candidates:
-            return Ruling(accepted, None, self._row(target_probs))
+            return Ruling(path, None, self._row(target_probs))
         self._rejected, self._batch = target_probs, CANDIDATES
-        return Ruling(accepted, None, self._draws(target_probs, CANDIDATES))
+        return Ruling(path, None, self._draws(target_probs, CANDIDATES))
 
     def more(self) -> bytes:
         """A larger batch of candidates; at last the row, which always suffices."""
@@ -92,10 +116,10 @@ class Split(Rejection):
         row, self._rejected = self._row(self._rejected), None
         return row
 
-    def recover(self, draft: Drafted, extra: bytes, position: int) -> int | None:
+    def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
         """See `Scheme.recover`."""
-        if position != self._recovering:
-            self._recovering, self._rng = position, self._coins(position, use=1)
+        if at.position != self._recovering:
+            self._recovering, self._rng = at.position, self._coins(at, use=1)
         kind, ids, target_probs = self._decode_extra(extra)
         draft_row = np.zeros(self._vocab_size)
         draft_row[draft.ids] = draft.probs()

@@ -6,15 +6,16 @@ to 2**bits - 1, and only then sampled, so the edge knows exactly what the token 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from airdraft.core.bits import BitReader, BitWriter, lattice
+from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
-from airdraft.core.schemes.base import Context, Drafted
+from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits, check_bits
 from airdraft.core.schemes.rejection import Rejection
-from airdraft.errors import RemoteProtocolError
+from airdraft.errors import BadParameterError, RemoteProtocolError
 
 
 class TopK(Rejection):
@@ -23,39 +24,59 @@ class TopK(Rejection):
     As published, always K pairs, though a peaked distribution has fewer tokens of any weight.
     """
 
+    traits: ClassVar = Traits(
+        rounds=True,
+        drafts=True,
+        exact="distribution",
+        recovers_on=EDGE,
+        takes_ids=False,
+        races=False,
+        published=True,
+        options=("k", "bits"),
+    )
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._k = min(context.spec.k, context.vocab_size)
+        self._k = min(context.spec.k, self._vocab_size)
         self._bits = context.spec.bits
         self._total = (1 << self._bits) - 1
         self.draft_bits = self._id_width + self._k * (self._id_width + self._bits)
+
+    @staticmethod
+    def check(spec: SchemeSpec) -> None:
+        """See `Scheme.check`."""
+        if not 1 <= spec.k < 1 << 63:
+            raise BadParameterError(
+                f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63", field="k"
+            )
+        check_bits(spec)
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
         """The K most likely tokens on a lattice."""
         top = np.sort(np.argsort(-probs, kind="stable")[: self._k])
         return top, lattice(probs[top] / probs[top].sum(), self._total)
 
-    def encode(self, drafts: Sequence[Drafted]) -> bytes:
+    def encode(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
         out = BitWriter()
-        out.write([draft.token for draft in drafts], self._id_width)
-        for draft in drafts:
+        out.write(drafts.tokens, self._id_width)
+        for draft in drafts.said:
             out.write(draft.row()[0], self._id_width)
-        for draft in drafts:
+        for draft in drafts.said:
             out.write(draft.row()[1], self._bits)
         return out.bytes()
 
-    def decode(self, count: int, body: bytes) -> list[Drafted]:
+    def decode(self, count: int, body: bytes) -> Drafts:
         """See `Scheme.decode`."""
         data = BitReader(body)
         tokens = data.read(count, self._id_width)
         supports = data.read(count * self._k, self._id_width).reshape(count, self._k)
         weights = data.read(count * self._k, self._bits).reshape(count, self._k)
         data.finish()
-        drafts = []
+        said = []
         for token, ids, weight in zip(tokens.tolist(), supports, weights, strict=True):
             in_order = ids[-1] < self._vocab_size and bool((np.diff(ids) > 0).all())
             if not in_order or not weight[ids == token].any() or weight.sum() != self._total:
                 raise RemoteProtocolError("garbage", f"token {token}'s sparse distribution is malformed")
-            drafts.append(Drafted(token, ids, weight, float(self._total)))
-        return drafts
+            said.append(Drafted(token, ids, weight, float(self._total)))
+        return Drafts(tuple(said))

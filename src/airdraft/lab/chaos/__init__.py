@@ -19,16 +19,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from airdraft.core.control.auto import Auto, Policy
-from airdraft.core.control.facts import Facts, Mode
-from airdraft.core.device import DeviceMachine
+from airdraft.control.auto import Auto
+from airdraft.control.machine import device_machine
+from airdraft.core import schemes
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Finished
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
+from airdraft.core.policy import Facts, Mode, Policy
 from airdraft.core.request import Request
 from airdraft.core.resume import Backoff, Resumable
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import AirdraftError, LinkError, ModelError, RefusedError
+from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError
 from airdraft.lab.chaos.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
@@ -42,11 +43,23 @@ from airdraft.sim.virtual import Virtual
 VOCAB = 24
 PATIENCE_S = 600.0
 """Virtual seconds after the last fault within which a text must be done."""
-RETRIED = ("silent", "busy")
+
+
+def _ways(exact: str) -> tuple[str, ...]:
+    """Schemes of this exactness; one that races, or has a choice of downlinks, once for each."""
+    found: list[str] = []
+    for name in schemes.named(exact=exact):
+        traits = schemes.traits(name)
+        choices = schemes.RACES if traits.races else schemes.DOWNLINKS if "downlink" in traits.options else ()
+        found += [f"{name}/{choice}" for choice in choices] or [name]
+    return tuple(found)
+
+
+RETRIED = (Code.SILENT, Code.BUSY)
 """Refusals after which the device tries again. No other may come: links lose bytes, but never change them."""
-WAYS = ("server", "coupled", "stream/off", "stream/idle", "stream/always", "auto", "switching")
+WAYS = (*_ways("text"), "auto", "switching")
 """Schemes whose text is the target's own, to the token."""
-GREEDY = ("dense", "topk", "split/row", "split/candidates")
+GREEDY = _ways("distribution")
 """Those whose text is so at temperature 0; elsewhere they are exact in distribution, which one text cannot show."""
 
 
@@ -79,8 +92,8 @@ class Restless:
     def choose(self, facts: Facts, now: float) -> Mode:
         """See `Policy.choose`."""
         rng = self._rng
-        scheme = rng.choice(("server", "coupled", "stream"))
-        length = 0 if scheme == "server" else rng.randint(1, 12)
+        scheme = rng.choice(schemes.named(exact="text"))
+        length = rng.randint(1, 12) if schemes.traits(scheme).drafts else 0
         return Mode(scheme, length, rng.choice(("off", "idle", "always")), rng.randint(1, 3), rng.randint(1, 3))
 
     def why(self) -> str:
@@ -130,9 +143,11 @@ def case(seed: int, number: int) -> Case:
     """Session `number` of a run with this seed."""
     rng = random.Random(f"{seed} {number}")  # noqa: S311
     way = rng.choice((*WAYS, *WAYS, *GREEDY))
-    name, _, option = {"auto": "stream", "switching": "coupled"}.get(way, way).partition("/")
+    name, _, option = {"auto": schemes.STREAM, "switching": schemes.COUPLED}.get(way, way).partition("/")
     spec = SchemeSpec(name, k=rng.choice((2, 64)), bits=rng.choice((4, 16)))
-    spec = msgspec.structs.replace(spec, **{"downlink" if name == "split" else "race": option} if option else {})
+    spec = msgspec.structs.replace(
+        spec, **{"race" if schemes.traits(name).races else "downlink": option} if option else {}
+    )
     params = SamplingParams(0.0)
     if way not in GREEDY and rng.random() < 0.75:
         params = SamplingParams(
@@ -228,7 +243,7 @@ class _Life:
                 self._site = 1 - self._site
                 self._tell(str(error))
                 return 0.0
-        elif isinstance(error, RefusedError) and error.code == "busy" and self._busy:
+        elif isinstance(error, RefusedError) and error.code == Code.BUSY and self._busy:
             self._busy.hit = True
         delay_s = self._backoff.failed()
         self._tell(f"{error}; again in {delay_s:.3f} s")
@@ -247,7 +262,7 @@ class _Life:
         limits = replace(case.limits, max_sessions=0) if now < self._takes_s[at] else case.limits
         identity = Target("chaos", "target", bytes(16), VOCAB, target.max_context, target.eos_ids)
         edge = EdgeMachine(identity, limits, now, self._verify_s[at])
-        device = DeviceMachine(Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now)
+        device = device_machine(Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now)
         device.heartbeat_s = limits.heartbeat_s  # until the edge's welcome says the same
         self._outcome.connections += 1
         self._tell(f"connects to edge {at} with {len(self._text.tokens)} tokens")

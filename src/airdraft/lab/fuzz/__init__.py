@@ -11,7 +11,9 @@ import random
 
 import numpy as np
 
-from airdraft.core.control.auto import Auto
+from airdraft.control.auto import Auto
+from airdraft.control.machine import device_machine
+from airdraft.core import schemes
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Event, Failed, Finished, Forward, Ready
@@ -32,15 +34,15 @@ MOST_SAID = 1 << 20
 """Bytes that a machine may have to send at once: far more than any answer takes."""
 KNOWN_ENDS = {*ERROR_CODES, "stop", "length", "refused"}
 SPECS = (
-    SchemeSpec("coupled"),
-    SchemeSpec("stream"),
-    SchemeSpec("stream", race="off"),
-    SchemeSpec("stream", race="idle"),
-    SchemeSpec("server"),
-    SchemeSpec("dense"),
-    SchemeSpec("topk", k=3, bits=5),
-    SchemeSpec("split", bits=5),
-    SchemeSpec("split", bits=6, downlink="candidates"),
+    SchemeSpec(schemes.COUPLED),
+    SchemeSpec(schemes.STREAM),
+    SchemeSpec(schemes.STREAM, race="off"),
+    SchemeSpec(schemes.STREAM, race="idle"),
+    SchemeSpec(schemes.SERVER),
+    SchemeSpec(schemes.DENSE),
+    SchemeSpec(schemes.TOPK, k=3, bits=5),
+    SchemeSpec(schemes.SPLIT, bits=5),
+    SchemeSpec(schemes.SPLIT, bits=6, downlink="candidates"),
 )
 WORLDS = 3 * len(SPECS)
 
@@ -60,8 +62,10 @@ def requests(world: int) -> list[Request]:
     """Texts of a world: of one scheme, or in every third world with a policy of their own choice."""
     spec = SPECS[world % len(SPECS)]
     params = SamplingParams(0.0 if world % 2 else 0.8, 3 if world % 5 == 0 else 0)
-    policy = Auto(VOCAB, ("server", "stream", "coupled"), dwell_s=0) if world >= 2 * len(SPECS) else None
-    logprobs = None if spec.name == "split" else (None, 2, 0)[world // len(SPECS)]
+    policy = (
+        Auto(VOCAB, (schemes.SERVER, schemes.STREAM, schemes.COUPLED), dwell_s=0) if world >= 2 * len(SPECS) else None
+    )
+    logprobs = None if schemes.traits(spec.name).recovers_on == schemes.DEVICE else (None, 2, 0)[world // len(SPECS)]
     return [
         Request((1, 2, 3), spec, params, world, 12, 1 + world % 4, policy=policy, logprobs=logprobs),
         Request((0,), spec, params, 1 + world, 7, None, committed=(1, 2), logprobs=logprobs),
@@ -79,7 +83,7 @@ def _machine(part: str, world: int) -> tuple[EdgeMachine | DeviceMachine, TableM
     if part == "edge":
         identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids)
         return EdgeMachine(identity, limits, 0.0), target
-    return DeviceMachine(Hello(VERSION, "fuzz", "d", bytes(16), VOCAB), draft.max_context, 0.0), draft
+    return device_machine(Hello(VERSION, "fuzz", "d", bytes(16), VOCAB), draft.max_context, 0.0), draft
 
 
 class _Shell:

@@ -12,6 +12,7 @@ import msgspec
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event
+from airdraft.core.schemes import SPLIT, STREAM
 from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, models, requests
 from airdraft.sim.pair import Pair
 
@@ -21,7 +22,7 @@ INTERESTING: tuple[Any, ...] = (
     0, 1, 2, 3, 5, 6, 7, -1, 31, 32, 33, 47, 48, 49, 63, 64, 127, 128, 255, 256, 4095, 4096, 65535, 65536,
     (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 53, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -(1 << 63),
     0.0, -0.0, 0.5, 1e-320,
-    0.01, 3600.0, 1e308, math.inf, -math.inf, math.nan, None, True, False, "", "x", "\u0000", "stream", "split", "off",
+    0.01, 3600.0, 1e308, math.inf, -math.inf, math.nan, None, True, False, "", "x", "\u0000", STREAM, SPLIT, "off",
     "candidates", "x" * 3000, b"", b"\0", b"\xff" * 7, bytes(3000), [], [[]], [5, 5, 5], [1] * 500, {}, {"a": 1},
 )  # fmt: skip
 

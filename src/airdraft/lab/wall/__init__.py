@@ -1,1 +1,1 @@
-"""Real engines and real sockets in wall clock: engines side by side, many devices at one edge, what an edge holds."""
+"""Measurements in wall clock, with real engines and sockets: schemes, engines, many devices, what an edge holds."""

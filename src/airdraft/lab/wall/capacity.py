@@ -21,11 +21,12 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
 from airdraft import local
+from airdraft.core import schemes
 from airdraft.core.bits import BitWriter, id_width
 from airdraft.core.messages import VERSION, Decoder, Digest, Error, Hello, Open, Opened, SchemeSpec, ToDevice, encode
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.lab.wall.sessions import PARAMS, Tally, Told, Work, works
 from airdraft.models.base import LanguageModel
@@ -48,7 +49,7 @@ FLAT = 0.05
 """Memory may grow by so much of itself between the first and the last third of the churn."""
 
 
-class Held(msgspec.Struct, frozen=True):
+class DevicesRow(msgspec.Struct, frozen=True):
     """One number of devices."""
 
     devices: int
@@ -56,7 +57,7 @@ class Held(msgspec.Struct, frozen=True):
     tokens_per_s: float
 
 
-class Cost(msgspec.Struct, frozen=True):
+class TokenCost(msgspec.Struct, frozen=True):
     """Of a committed token, at the edge."""
 
     cpu_ms: float
@@ -89,21 +90,21 @@ class Churn(msgspec.Struct, frozen=True):
     """Whether it was flat, and nothing was left open."""
 
 
-class Capacity(msgspec.Struct, frozen=True):
+class CapacityReport(msgspec.Struct, frozen=True):
     """All of it."""
 
     profile: str
     bound_ms: float
     devices: int
     """Held at that bound."""
-    rows: list[Held]
-    per_token: Cost
+    rows: list[DevicesRow]
+    per_token: TokenCost
     idle: Idle
     churn: Churn | None
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Models:
     draft: LanguageModel
     tokenizer: bytes
     vocab_size: int
@@ -121,19 +122,19 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _held(pair: _Pair, devices: int) -> Held:
+async def _held(pair: _Models, devices: int) -> DevicesRow:
     tally = Tally()
     async with (
         local.edge("target", PROFILE) as url,
         tally.devices(url, pair.draft, pair.tokenizer, pair.vocab_size, pair.todo, devices),
     ):
         await tally.count(SECONDS)
-    return Held(devices, tally.wait_ms(99), tally.tokens_per_s)
+    return DevicesRow(devices, tally.wait_ms(99), tally.tokens_per_s)
 
 
-async def _most(pair: _Pair, on_step: Callable[[str], None]) -> list[Held]:
+async def _most(pair: _Models, on_step: Callable[[str], None]) -> list[DevicesRow]:
     """Twice as many devices each time, until one waits too long; then the middle between, twice."""
-    rows: list[Held] = []
+    rows: list[DevicesRow] = []
     good, bad, devices = 0, MOST_DEVICES + 1, 1
     while devices <= MOST_DEVICES and bad > MOST_DEVICES:
         on_step(f"{devices} devices")
@@ -151,7 +152,7 @@ async def _most(pair: _Pair, on_step: Callable[[str], None]) -> list[Held]:
     return sorted(rows, key=lambda row: row.devices)
 
 
-async def _per_token(pair: _Pair) -> Cost:
+async def _per_token(pair: _Models) -> TokenCost:
     tally = Tally()
     async with (
         local.serving("target", PROFILE) as edge,
@@ -164,10 +165,10 @@ async def _per_token(pair: _Pair) -> Cost:
         tally.counting = False
         after = _cpu_s(edge["pid"]), sum(each.bytes_out for each in clients), sum(each.bytes_in for each in clients)
     cpu_s, up, down = (late - early for early, late in zip(before, after, strict=True))
-    return Cost(1e3 * cpu_s / tally.tokens, up / tally.tokens, down / tally.tokens)
+    return TokenCost(1e3 * cpu_s / tally.tokens, up / tally.tokens, down / tally.tokens)
 
 
-async def _idle_bytes(pair: _Pair, texts: int, options: Sequence[str]) -> float:
+async def _idle_bytes(pair: _Models, texts: int, options: Sequence[str]) -> float:
     """Of each of so many open texts."""
     async with local.serving("target", "none", options) as edge, contextlib.AsyncExitStack() as stack:
         await _rest(await stack.enter_async_context(_socket(edge["url"])), pair, 1)  # what the first text alone brings
@@ -191,7 +192,7 @@ def _socket(url: str) -> connect:
     return connect(url, compression=None, ping_interval=None, proxy=None)
 
 
-async def _rest(socket: ClientConnection, pair: _Pair, texts: int) -> None:
+async def _rest(socket: ClientConnection, pair: _Models, texts: int) -> None:
     """Open so many texts on a connection, see their prompts read, and leave them."""
     rng = random.Random(texts)  # noqa: S311  # prompts, not secrets
     hello = Hello(VERSION, "a laboratory", "none", pair.tokenizer, pair.vocab_size)
@@ -200,7 +201,7 @@ async def _rest(socket: ClientConnection, pair: _Pair, texts: int) -> None:
         prompt = [rng.randrange(pair.vocab_size) for _ in range(IDLE_PROMPT)]
         packed = BitWriter()
         packed.write(prompt, id_width(pair.vocab_size))
-        scheme, length = SchemeSpec("coupled"), len(prompt)
+        scheme, length = SchemeSpec(schemes.COUPLED), len(prompt)
         opening = Open(number, scheme, PARAMS, number, 64, length, length, packed.bytes(), Digest(prompt).value)
         await socket.send(encode(opening))
     decoder, opened = Decoder(ToDevice), 0
@@ -212,7 +213,7 @@ async def _rest(socket: ClientConnection, pair: _Pair, texts: int) -> None:
             opened += isinstance(message, Opened)
 
 
-async def _churn(pair: _Pair, seconds: float) -> Churn:
+async def _churn(pair: _Models, seconds: float) -> Churn:
     """Devices come and go; now and then the edge is weighed."""
     aborted, over = 0, time.perf_counter() + seconds
     rng = random.Random(1)  # noqa: S311
@@ -222,8 +223,10 @@ async def _churn(pair: _Pair, seconds: float) -> Churn:
         while time.perf_counter() < over:
             told, work = Told(pair.draft), rng.choice(pair.todo)
             told.choices = work.choices
-            async with await Connection.connect(url, told, pair.tokenizer, pair.vocab_size) as client:
-                request = Request(work.prompt, SchemeSpec("stream"), SamplingParams(0.7), work.seed, len(work.tokens))
+            async with await EdgeConnection.connect(url, told, pair.tokenizer, pair.vocab_size) as client:
+                request = Request(
+                    work.prompt, SchemeSpec(schemes.STREAM), SamplingParams(0.7), work.seed, len(work.tokens)
+                )
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(rng.random()), contextlib.aclosing(client.write(request)) as events:
                         async for _ in events:
@@ -242,12 +245,12 @@ async def _churn(pair: _Pair, seconds: float) -> Churn:
     return Churn(seconds, aborted, int(first), int(last), last <= (1 + FLAT) * first)
 
 
-async def capacity(soak_s: float, on_step: Callable[[str], None] = lambda _: None) -> Capacity:
+async def capacity(soak_s: float, on_step: Callable[[str], None] = lambda _: None) -> CapacityReport:
     """Everything; the churn takes `soak_s`, 0 leaves it out. Raises: `BadParameterError` where there is no /proc."""
     if sys.platform != "linux":
         raise BadParameterError("this reads the edge's CPU time and memory from /proc; run it on Linux")
     (draft, tokenizer), (target, _) = load("draft"), load("target")
-    pair = _Pair(draft, tokenizer.digest, tokenizer.vocab_size, works(draft, target, tokenizer.vocab_size))
+    pair = _Models(draft, tokenizer.digest, tokenizer.vocab_size, works(draft, target, tokenizer.vocab_size))
     rows = await _most(pair, on_step)
     on_step("a token")
     per_token = await _per_token(pair)
@@ -260,10 +263,10 @@ async def capacity(soak_s: float, on_step: Callable[[str], None] = lambda _: Non
     on_step("churn")
     churn = await _churn(pair, soak_s) if soak_s else None
     held = max((row.devices for row in rows if row.token_p99_ms <= BOUND_MS), default=0)
-    return Capacity(PROFILE, BOUND_MS, held, rows, per_token, idle, churn)
+    return CapacityReport(PROFILE, BOUND_MS, held, rows, per_token, idle, churn)
 
 
-def table(found: Capacity) -> str:
+def table(found: CapacityReport) -> str:
     """As Markdown."""
     lines = [
         f"| devices (compute imitated, `{found.profile}`) | ms a token, p99 | tokens/s, all devices |",

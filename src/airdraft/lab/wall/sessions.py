@@ -20,11 +20,12 @@ import msgspec
 import numpy as np
 
 from airdraft import local
+from airdraft.core import schemes
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.client import Connection
+from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.lab.record import prompts, record
 from airdraft.models.base import FloatArray, LanguageModel
@@ -45,7 +46,7 @@ BAR, BAR_AT, BAR_PROFILE = 1.5, 16, "phone-8b"
 as a useful model's. Those of the shipped one are over in a millisecond, and cost no more than the messages around."""
 
 
-class Row(msgspec.Struct, frozen=True):
+class SessionsRow(msgspec.Struct, frozen=True):
     """One measurement."""
 
     profile: str
@@ -124,13 +125,13 @@ class Tally:
     @contextlib.asynccontextmanager
     async def devices(
         self, url: str, draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], count: int
-    ) -> AsyncIterator[list[Connection]]:
+    ) -> AsyncIterator[list[EdgeConnection]]:
         """So many devices write from now on, each one text after another; a fault of any is raised at the end."""
         async with contextlib.AsyncExitStack() as stack:
             tasks, clients = [], []
             for at in range(count):
                 told = Told(draft)
-                client = await Connection.connect(url, told, tokenizer, vocab_size)
+                client = await EdgeConnection.connect(url, told, tokenizer, vocab_size)
                 clients.append(await stack.enter_async_context(client))
                 turns = itertools.islice(itertools.cycle(todo), at % len(todo), None)
                 tasks.append(asyncio.create_task(_device(client, told, turns, self)))
@@ -159,13 +160,13 @@ class Tally:
         return float(1e3 * np.percentile(self.waits_s, percentile))
 
 
-async def _device(client: Connection, told: Told, todo: Iterator[Work], tally: Tally) -> None:
+async def _device(client: EdgeConnection, told: Told, todo: Iterator[Work], tally: Tally) -> None:
     """Write text after text, until cancelled."""
     for work in todo:
         told.choices = work.choices
         counts, written, last_s, forwards = Counts(), list[int](), time.perf_counter(), 0
         request = Request(
-            work.prompt, SchemeSpec("coupled"), PARAMS, work.seed, len(work.tokens), DRAFT_LENGTH, counts=counts
+            work.prompt, SchemeSpec(schemes.COUPLED), PARAMS, work.seed, len(work.tokens), DRAFT_LENGTH, counts=counts
         )
         async for event in client.write(request):
             if not isinstance(event, Committed):
@@ -185,7 +186,7 @@ async def _device(client: Connection, told: Told, todo: Iterator[Work], tally: T
 async def measure(
     draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], devices: int, batched: bool,
     profile_name: str,
-) -> Row:  # fmt: skip
+) -> SessionsRow:  # fmt: skip
     """One row."""
     tally = Tally()
     options = () if batched else ("--max-batch", "1")
@@ -194,13 +195,13 @@ async def measure(
         tally.devices(url, draft, tokenizer, vocab_size, todo, devices),
     ):
         await tally.count(SECONDS)
-    return Row(
+    return SessionsRow(
         profile_name, devices, batched, tally.tokens_per_s, tally.wait_ms(50), tally.wait_ms(99),
         tally.forwards / tally.tokens, tally.identical, tally.texts,
     )  # fmt: skip
 
 
-async def sessions(on_row: Callable[[Row], None] = lambda _: None) -> list[Row]:
+async def sessions(on_row: Callable[[SessionsRow], None] = lambda _: None) -> list[SessionsRow]:
     """All rows."""
     (draft, tokenizer), (target, _) = load("draft"), load("target")
     todo = works(draft, target, tokenizer.vocab_size)
@@ -211,13 +212,13 @@ async def sessions(on_row: Callable[[Row], None] = lambda _: None) -> list[Row]:
     return found
 
 
-def gain(rows: Sequence[Row], profile_name: str, devices: int = BAR_AT) -> float:
+def gain(rows: Sequence[SessionsRow], profile_name: str, devices: int = BAR_AT) -> float:
     """Tokens/s of the batching edge by those of the other."""
     speed = {row.batched: row.tokens_per_s for row in rows if (row.profile, row.devices) == (profile_name, devices)}
     return speed[True] / speed[False]
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[SessionsRow]) -> str:
     """As Markdown."""
     lines = [
         "| compute | devices | batched | tokens/s, all devices | ms a token, p50 | p99 | target forwards a token |",

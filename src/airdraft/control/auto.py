@@ -1,0 +1,174 @@
+"""The choice of a way to write: always one scheme, or the scheme that is predicted to be fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from airdraft.control import predict
+from airdraft.control.course import MAX_DRAFT
+from airdraft.control.facts import Wire, wire
+from airdraft.control.predict import Prediction
+from airdraft.core import schemes
+from airdraft.core.policy import Facts, Mode
+from airdraft.errors import BadParameterError
+
+VAIN_S = 2.0
+"""Leave a raced stream after it has gained nothing for so many seconds."""
+RETRY_S = (1.0, 16.0)
+"""Seconds of `server` after which to try a stream again: at first, and at most. They double while trials fail."""
+NEAR = 0.01
+"""The share by which predictions must differ to count as different."""
+
+
+class Steady:
+    """One scheme for good. If the mode has no length (0), the facts decide length, window and packets."""
+
+    def __init__(self, mode: Mode, wire: Wire, max_window: int = MAX_DRAFT) -> None:
+        self._mode, self._wire, self._max_window = mode, wire, max_window
+
+    def choose(self, facts: Facts, now: float) -> Mode:
+        """See `Policy.choose`."""
+        traits = self._mode.traits
+        if self._mode.length or not traits.drafts:
+            return self._mode
+        facts = facts.rounded()
+        if traits.rounds:
+            return predict.best_rounds(facts, self._wire, self._max_window).mode
+        return predict.best_stream(facts, self._wire, self._mode.race, self._max_window).mode
+
+    def why(self) -> str:
+        """See `Policy.why`."""
+        return f"{self._mode.scheme}: as asked for"
+
+
+def predictions(
+    facts: Facts,
+    wires: Sequence[Wire],
+    races: Sequence[str] = ("always",),
+    max_window: int = MAX_DRAFT,
+    rounds: Callable[[Facts, Wire], Prediction] = predict.best_rounds,
+) -> list[Prediction]:
+    """The prediction of every way at its best, in the order given; of a stream once for each race policy."""
+    found = []
+    for each in wires:
+        if not each.traits.drafts:
+            found.append(predict.server(facts, each))
+        elif each.traits.rounds:
+            found.append(rounds(facts, each))
+        else:
+            found += [predict.best_stream(facts, each, race, max_window) for race in races]
+    return found
+
+
+def preferred(found: Sequence[Prediction]) -> Prediction:
+    """The fastest prediction; or `server`, which spares the device, if it is no slower."""
+    best = max(found, key=lambda each: each.tokens_per_s)
+    for each in found:
+        if not each.mode.traits.drafts and each.tokens_per_s >= (1 - NEAR) * best.tokens_per_s:
+            return each
+    return best
+
+
+class Auto:
+    """The way that is predicted to be fastest, kept where a change would gain little or not last.
+
+    The present way (a scheme and race policy) is left once another has been predicted `margin` faster for `dwell_s`, or
+    once `server` has been no slower for as long. A raced stream is left for `server` when a forward was seen to give no
+    more than one token. Draft length, window and packets follow the facts at once: changing them costs nothing.
+
+    TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        choices: Sequence[str] = (schemes.SERVER, schemes.STREAM),
+        *,
+        races: Sequence[str] = ("always",),
+        k: int = 64,
+        bits: int = 16,
+        header_bytes: int = 40,
+        max_window: int = MAX_DRAFT,
+        rounds: Callable[[Facts, Wire], Prediction] = predict.best_rounds,
+        margin: float = 0.05,
+        dwell_s: float = 0.5,
+    ) -> None:
+        if not choices or not races:
+            raise BadParameterError("nothing to choose from; give at least one scheme and one race policy")
+        if not (margin >= 0 and dwell_s >= 0):
+            raise BadParameterError(f"margin is {margin:g} and dwell_s {dwell_s:g}; give 0 or more")
+        self._wires = [wire(scheme, vocab_size, k, bits, header_bytes) for scheme in choices]
+        self._races, self._max_window, self._rounds = tuple(races), max_window, rounds
+        self._margin, self._dwell_s = margin, dwell_s
+        self._present: Prediction | None = None
+        self._better_since: float | None = None
+        self._since = 0.0  # when the present way began
+        self._retry_s = RETRY_S[0]
+        self._runner_up: Prediction | None = None
+        self._facts: Facts | None = None  # that the last choice rests on
+
+    def choose(self, facts: Facts, now: float) -> Mode:
+        """See `Policy.choose`."""
+        self._facts = facts.rounded()
+        found = predictions(self._facts, self._wires, self._races, self._max_window, self._rounds)
+        best = self._best(found, facts.streamed, now)
+        present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
+        if self._worth_it(best, present):
+            self._better_since = now if self._better_since is None else self._better_since
+            serves_best = present.mode.traits.races and not best.mode.traits.drafts
+            if now - self._better_since >= (max(VAIN_S, self._dwell_s) if serves_best else self._dwell_s):
+                present, self._better_since = best, None
+        else:
+            self._better_since = None
+        if self._present is None or _way(present) != _way(self._present):
+            if self._present and not present.mode.traits.drafts:
+                failed = now - self._since < 2 * VAIN_S
+                self._retry_s = min(2 * self._retry_s, RETRY_S[1]) if failed else RETRY_S[0]
+            self._since = now
+        self._present = present
+        others = [each for each in found if each is not present]
+        self._runner_up = max(others, key=lambda each: each.tokens_per_s, default=None)
+        return present.mode
+
+    def _best(self, found: Sequence[Prediction], streamed: float | None, now: float) -> Prediction:
+        racing = [each for each in found if each.mode.races]
+        if not racing:
+            return preferred(found)
+        # A raced stream is never slower than `server`, and how much faster no average foretells: drafts come in runs.
+        # So it is tried, and left where it is seen to be in vain; and tried again after a while.
+        # At the start of a text, too: while the edge reads the prompt, drafts cost nothing.
+        begun = self._present is not None and not (
+            not self._present.mode.traits.drafts and now - self._since >= self._retry_s
+        )
+        in_vain = begun and streamed is not None and streamed < 1 + NEAR
+        left = [each for each in found if each not in racing] if in_vain else found
+        return (
+            preferred(left)
+            if in_vain
+            else max((each for each in left if each.mode.traits.drafts), key=lambda each: each.tokens_per_s)
+        )
+
+    def _worth_it(self, best: Prediction, present: Prediction) -> bool:
+        if best is present:
+            return False
+        if not best.mode.traits.drafts or (best.mode.traits.races and not present.mode.traits.drafts):
+            return True  # the one spares drafting, the other is a trial
+        return best.tokens_per_s > (1 + self._margin) * present.tokens_per_s
+
+    def why(self) -> str:
+        """See `Policy.why`."""
+        if self._present is None or self._facts is None:
+            return "nothing chosen yet"
+        mode = self._present.mode
+        line = f"{mode}: {self._present.tokens_per_s:.1f} tokens/s predicted"
+        if self._runner_up is None:
+            return f"{line}, the only choice"
+        other = self._runner_up
+        wire = next(each for each in self._wires if each.scheme == mode.scheme)
+        limit = predict.bottleneck(self._facts, wire, mode)
+        return f"{line}, {other.tokens_per_s:.1f} with {'/'.join(_way(other))}; limited by {limit}"
+
+
+def _way(prediction: Prediction) -> tuple[str, ...]:
+    mode = prediction.mode
+    return (mode.scheme, mode.race) if mode.traits.races else (mode.scheme,)

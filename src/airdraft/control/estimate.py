@@ -1,0 +1,158 @@
+"""Facts, estimated from durations, round trips and verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+
+import numpy as np
+
+from airdraft.control.acceptance import Calibrated
+from airdraft.core.policy import Facts, Judged
+from airdraft.errors import BadParameterError
+
+PRIOR = Facts(draft_s=0.015, verify_s=0.03, rtt_s=0.02, uplink_bps=math.inf, downlink_bps=math.inf, acceptance=0.7)
+"""The facts assumed until they are measured: a phone, an 8 B target, a nearby edge and a link without limit."""
+
+_DURATIONS = 9
+"""Forwards remembered. Half of them may be outliers, and a change shows after five."""
+_EXCHANGES = 32
+"""Round trips remembered for the rates. Enough of different sizes; about a second of rounds."""
+_RECENT = 9
+"""Round trips from which the RTT is taken."""
+_JUDGED = 40.0
+"""Judged tokens after which evidence on acceptance counts 1/e: about a second; standard error some 0.05."""
+_PRIOR_JUDGED = 4.0
+"""Judged tokens that the prior acceptance counts for."""
+_SPREAD_BYTES = 64
+"""Exchanges whose sizes differ by less say nothing about a rate."""
+
+
+class Estimator:
+    """A `Learner` of bounded memory. A change shows within about a second of data."""
+
+    def __init__(self, prior: Facts = PRIOR) -> None:
+        self._prior = prior
+        self._drafted: deque[float] = deque(maxlen=_DURATIONS)
+        self._verified: deque[float] = deque(maxlen=_DURATIONS)
+        self._exchanges: deque[tuple[float, int, int]] = deque(maxlen=_EXCHANGES)
+        self._fitted: tuple[float, float, float] | None = None
+        self._chances = Calibrated()
+        self._accepted = _PRIOR_JUDGED * prior.acceptance
+        self._judged = _PRIOR_JUDGED
+        self._raced = 0.0, 0.0  # tokens, forwards
+        self._up_s = 0.0  # seconds a byte
+        self._free_s = 0.0  # when the uplink has sent everything
+
+    def drafted(self, seconds: float) -> None:
+        """See `Learner.drafted`."""
+        self._drafted.append(_duration("a forward of the draft", seconds))
+
+    def verified(self, seconds: float) -> None:
+        """See `Learner.verified`."""
+        self._verified.append(_duration("a forward of the target", seconds))
+
+    def exchanged(self, seconds: float, up_bytes: int, down_bytes: int, held_s: float) -> None:
+        """See `Learner.exchanged`."""
+        if min(up_bytes, down_bytes) < 0:
+            raise BadParameterError(f"an exchange of {up_bytes} and {down_bytes} bytes; give 0 or more")
+        travelled_s = _duration("an exchange", seconds) - _duration("the time an answer was held", held_s)
+        self._fitted = None
+        self._exchanges.append((max(0.0, travelled_s), up_bytes, down_bytes))
+
+    def sent(self, now: float, nbytes: int) -> None:
+        """See `Learner.sent`."""
+        self._free_s = max(now, self._free_s) + nbytes * self._up_s
+
+    def queued_s(self, now: float) -> float:
+        """See `Learner.queued_s`. It goes by the rate that `facts` last gave."""
+        return max(0.0, self._free_s - now)
+
+    def judged(self, verdict: Judged) -> None:
+        """See `Learner.judged`."""
+        if verdict.rounds:
+            self._count(verdict.accepted, verdict.rejected)
+        else:
+            # A token that the edge wrote by itself says as much about the draft model as one that it verified.
+            self._count(verdict.agreeing, 0)
+            self._count(0, int(verdict.agreeing < verdict.drafts))
+            if verdict.raced:
+                keep = math.exp(-verdict.tokens / _JUDGED)
+                self._raced = keep * self._raced[0] + verdict.tokens, keep * self._raced[1] + 1
+        for at, prob in enumerate(verdict.probs[: verdict.accepted + 1]):
+            self._chances.judged(prob, at < verdict.accepted)
+
+    def chance(self, prob: float) -> float:
+        """See `Learner.chance`."""
+        return self._chances.chance(prob)
+
+    def _count(self, accepted: int, rejected: int) -> None:
+        if min(accepted, rejected) < 0:
+            raise BadParameterError(f"{accepted} accepted and {rejected} rejected tokens; give 0 or more")
+        keep = math.exp(-(accepted + rejected) / _JUDGED)
+        self._accepted = keep * self._accepted + accepted
+        self._judged = keep * self._judged + accepted + rejected
+
+    def facts(self) -> Facts:
+        """See `Learner.facts`."""
+        self._fitted = self._fitted or self._link()
+        rtt_s, up_s, down_s = self._fitted
+        self._up_s = up_s
+        return Facts(
+            draft_s=max(1e-6, median(self._drafted)) if self._drafted else self._prior.draft_s,
+            verify_s=max(1e-6, median(self._verified)) if self._verified else self._prior.verify_s,
+            rtt_s=rtt_s,
+            uplink_bps=8 / up_s if up_s else self._prior.uplink_bps,
+            downlink_bps=8 / down_s if down_s else self._prior.downlink_bps,
+            acceptance=min(1.0, self._accepted / self._judged),
+            streamed=self._raced[0] / self._raced[1] if self._raced[0] > _JUDGED / 2 else None,
+        )
+
+    def _link(self) -> tuple[float, float, float]:
+        """RTT, and seconds a byte up and down; 0 where the sizes seen so far do not show one."""
+        if not self._exchanges:
+            return self._prior.rtt_s, 0.0, 0.0
+        seen = np.array(self._exchanges)  # [n, 3]: seconds, bytes up, bytes down
+        up_s, down_s = _slopes(seen)
+        left = (seen[:, 0] - up_s * seen[:, 1] - down_s * seen[:, 2])[-_RECENT:]
+        # Delays of our own making (a packet behind another) only add: the least of three neighbours is free of most.
+        # The median of those is what an exchange typically takes, which the least of all would not be on a radio link.
+        least = [left[max(0, at - 2) : at + 1].min() for at in range(min(2, len(left) - 1), len(left))]
+        return max(0.0, float(median(least))), up_s, down_s  # NumPy's would take longer than all the rest
+
+
+def _slopes(seen: np.ndarray) -> tuple[float, float]:
+    """Seconds a byte up and down, by robust regression; 0 where sizes vary too little or noise drowns them.
+
+    `seen` is [n, 3] as in `Estimator._link`. Huber's estimator, by iteratively reweighted least squares, because a few
+    exchanges are always late by much: beyond the median deviation, weight falls as the deviation grows.
+    """
+    slopes = [0.0, 0.0]
+    columns = [column for column in (1, 2) if np.ptp(seen[:, column]) >= _SPREAD_BYTES]
+    while columns and len(seen) > 1 + len(columns):
+        design = np.column_stack([np.ones(len(seen)), seen[:, columns]])
+        weights = np.ones(len(seen))
+        for _ in range(20):
+            fitted = np.linalg.lstsq(design * weights[:, None], seen[:, 0] * weights, rcond=None)[0]
+            off = np.abs(seen[:, 0] - design @ fitted)
+            noise_s = max(float(np.median(off)), 1e-6)
+            weights = np.sqrt(noise_s / np.maximum(off, noise_s))
+        # A slope that moves the longest exchange by less than the noise is noise. Drop the least telling, fit again.
+        moves = [fitted[1 + at] * np.ptp(seen[:, column]) for at, column in enumerate(columns)]
+        weakest = int(np.argmin(moves))
+        if moves[weakest] > max(3 * noise_s, 1e-4):
+            for at, column in enumerate(columns):
+                # No exchange is faster than its bytes: late ones, after an outage say, must not pass for a slow link.
+                recent = seen[-_RECENT:]
+                bound = float((recent[:, 0] / np.maximum(recent[:, column], 1)).min())
+                slopes[column - 1] = min(float(fitted[1 + at]), bound)
+            break
+        columns.pop(weakest)
+    return slopes[0], slopes[1]
+
+
+def _duration(what: str, seconds: float) -> float:
+    if not 0 <= seconds < math.inf:
+        raise BadParameterError(f"{what} took {seconds:g} s; give a finite time of 0 s or more")
+    return seconds

@@ -1,0 +1,20 @@
+"""The policy of a request that names none."""
+
+from __future__ import annotations
+
+from airdraft.control.auto import Steady
+from airdraft.control.facts import wire
+from airdraft.core import schemes
+from airdraft.core.policy import Given, Mode, Policy
+from airdraft.core.request import Request
+
+
+def plan(request: Request, vocab_size: int, max_draft: int) -> Policy:
+    """Keep the request's scheme, with its draft length if it has one, else with the best of at most `max_draft`.
+
+    An unknown scheme is kept as well: whoever makes it refuses it. Raises: `BadParameterError` for a bad option.
+    """
+    spec = request.scheme
+    if request.draft_length is not None or spec.name not in schemes.SCHEMES:
+        return Given(Mode(spec.name, request.draft_length or 0, spec.race))
+    return Steady(Mode(spec.name, 0, spec.race), wire(spec.name, vocab_size, spec.k, spec.bits), max(1, max_draft))

@@ -1,0 +1,5 @@
+"""The device's side of the protocol: one connection to an edge, and the texts that are written over it."""
+
+from airdraft.core.device.machine import DeviceMachine
+
+__all__ = ["DeviceMachine"]

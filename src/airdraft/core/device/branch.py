@@ -1,0 +1,93 @@
+"""The drafts beyond the committed text, and how many of them are on their way.
+
+A commit that differs from a draft ends the branch: what was drafted from there on is dead, in the drafter's cache, in
+its forward under way, and on the link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from airdraft.core.drafting import Ask, Drafter
+from airdraft.core.law import Place
+from airdraft.core.schemes import Guess
+from airdraft.core.text import Over, Text
+
+
+class Branch:
+    """The drafts that follow one text."""
+
+    def __init__(self, text: Text, drafter: Drafter) -> None:
+        self.drafts: list[int] = []
+        """Drafted tokens behind the text, in order."""
+        self.sent = text.length
+        """A stream's drafts before this position are on their way."""
+        self.fresh = True
+        """Whether nothing of this branch was sent yet."""
+        self.asking = False
+        """Whether the drafter waits for a row."""
+        self.place: Place = text.place
+        """The place of the next draft."""
+        self._text, self._drafter = text, drafter
+        self._sent_digest = text.digest_after()
+
+    @property
+    def end(self) -> int:
+        """The position of the next draft."""
+        return self._text.length + len(self.drafts)
+
+    def want(self, most: int) -> Ask | Sequence[Guess]:
+        """Ask the drafter. See `Drafter.want`."""
+        wanted = self._drafter.want(self._text.tokens, self.drafts, most)
+        self.asking = isinstance(wanted, Ask)
+        return wanted
+
+    def told(self, row: np.ndarray) -> Sequence[Guess]:
+        """Give the drafter its row. See `Drafter.told`."""
+        self.asking = False
+        return self._drafter.told(row)
+
+    def append(self, token: int) -> None:
+        """Draft `token`."""
+        self.drafts.append(token)
+        self.place = self.place.then(token)
+
+    def send(self) -> tuple[int, int, list[int]]:
+        """Take the drafts not sent yet as sent. Returns their start, the digest of all before, and the drafts."""
+        start, digest, drafts = self.sent, self._sent_digest.value, self.drafts[self.sent - self._text.length :]
+        self._sent_digest.extend(drafts)
+        self.sent, self.fresh = self.end, False
+        return start, digest, drafts
+
+    def agreeing(self, tokens: Sequence[int]) -> int:
+        """The number of `tokens`, about to be committed, that the drafts foretell."""
+        both = list(zip(self.drafts, tokens, strict=False))
+        return next((at for at, (drafted, token) in enumerate(both) if drafted != token), len(both))
+
+    def commit(self, tokens: Sequence[int]) -> Over | None:
+        """Append `tokens` to the text. Drafts that follow from them live on. Returns `Text.over`."""
+        agreeing = self.agreeing(tokens)
+        if agreeing < len(tokens):
+            self._drafter.cut(self._text.length + agreeing)
+            self.drafts.clear()
+        else:
+            del self.drafts[:agreeing]
+        over = self._text.append(tokens)
+        if agreeing < len(tokens) or self.sent < self._text.length:  # also if the device is behind
+            self._begin()
+        return over
+
+    def clear(self) -> None:
+        """Drop all drafts."""
+        if self.drafts:
+            self._drafter.cut(self._text.length)
+            self.drafts.clear()
+            self._begin()
+
+    def _begin(self) -> None:
+        """Let a new branch begin, or the present one go on, behind the text."""
+        if not self.drafts:
+            self.place = self._text.place
+        self.sent, self._sent_digest, self.fresh = self._text.length, self._text.digest_after(), True

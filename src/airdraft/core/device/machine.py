@@ -1,0 +1,242 @@
+"""The device's machine: one connection to an edge, and the texts that are written over it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from airdraft.core import schemes
+from airdraft.core.connection import Machine
+from airdraft.core.device.pen import Making, Peer
+from airdraft.core.device.session import HEADER_BYTES, Session
+from airdraft.core.drafting import Drafter, ModelDrafter
+from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Out, Ready
+from airdraft.core.messages import (
+    VERSION,
+    Close,
+    Error,
+    Hello,
+    Message,
+    Pong,
+    ToDevice,
+    Tokens,
+    Verdict,
+    Welcome,
+    encode,
+)
+from airdraft.core.policy import Learner, Policy
+from airdraft.core.request import Request
+from airdraft.errors import BadParameterError, Code, LocalProtocolError, RemoteProtocolError, too_long
+
+FILLER, MEASURES = 200, 2
+"""Bytes by which some pings are longer than others, and how many of these a connection begins with."""
+PING_S = 2.0
+"""Seconds between pings while texts are written: what is known of the link must not grow old."""
+
+
+class DeviceMachine(Machine):
+    """The device's end of one connection to an edge."""
+
+    def __init__(
+        self,
+        hello: Hello,
+        draft_context: int,
+        now: float,
+        learner: Learner,
+        plan: Callable[[Request, int, int], Policy],
+        make: Callable[..., schemes.Scheme] = schemes.make,
+        drafter: Callable[[], Drafter] = ModelDrafter,
+    ) -> None:
+        """
+        Args:
+            draft_context: most positions that the draft model holds; beyond it the target goes on alone.
+            learner: learns the models' and the link's speed.
+            plan: see `Making`.
+            make: makes the schemes, as `schemes.make` does; a laboratory may replay recorded ones.
+            drafter: makes what proposes tokens, for each text.
+        """
+        super().__init__(ToDevice, now)
+        self.learner = learner
+        self._hello = hello
+        self._make_of = functools.partial(
+            Making, learner=learner, plan=plan, make=make, drafter=drafter, draft_context=draft_context,
+        )  # fmt: skip
+        self._peer: Peer | None = None
+        self._sessions: dict[int, Session] = {}
+        self._opened = 0
+        self._greeted_s = now
+        self._long = False
+        self._queued_s: dict[float, float] = {}  # of pings without an answer: what they waited before they left
+        self._to_measure = 0  # pings to come
+        self._send(hello)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the edge has welcomed us."""
+        return self._peer is not None
+
+    def open(self, request: Request, now: float) -> tuple[int, list[Event]]:
+        """Start a text. Returns its session's number and the first events.
+
+        Raises: `BadParameterError` for a request that cannot be served, before anything is sent.
+        """
+        if self._peer is None or self.closed:
+            raise LocalProtocolError("open() before the edge's welcome, or after the connection ended")
+        welcome, vocab = self._peer.welcome, self._hello.vocab_size
+        tokens = [*request.prompt, *request.committed]
+        if not request.prompt:
+            raise BadParameterError("the prompt is empty; give at least one token", field="prompt")
+        if any(not 0 <= token < vocab for token in tokens):
+            raise BadParameterError(
+                f"the prompt holds an id outside the vocabulary of {vocab}; encode it with this model", field="prompt"
+            )
+        if len(tokens) >= welcome.max_context:
+            raise BadParameterError(too_long(len(tokens), welcome.max_context), field="prompt", code=Code.CONTEXT)
+        if request.max_tokens < 1 or (request.draft_length or 0) < 0:
+            field = "max_tokens" if request.max_tokens < 1 else "draft_length"
+            raise BadParameterError("max-tokens must be at least 1 and draft-length at least 0", field=field)
+        if not 0 <= request.seed < 1 << 63:
+            raise BadParameterError(f"seed is {request.seed}; give a whole number from 0 to 2^63 - 1", field="seed")
+        ended = request.committed and request.committed[-1] in welcome.eos_ids
+        if ended or len(request.committed) >= request.max_tokens:
+            raise BadParameterError("nothing is left to write: the text to be resumed is complete")
+        self._now = now
+        self._opened += 1
+        session = Session(self._opened, request, self._make_of(self._peer, vocab_size=vocab), now)
+        message = session.opening()
+        if len(frame := encode(message)) > welcome.max_frame:
+            raise BadParameterError(
+                f"the prompt takes {len(frame)} bytes, the edge takes {welcome.max_frame}; shorten it", field="prompt"
+            )
+        self._sessions[session.number] = session
+        return session.number, self._emit(session.begin(message, now))
+
+    def _emit(self, outs: Iterable[Out]) -> list[Event]:
+        """Send the messages, return the events."""
+        events: list[Event] = []
+        for out in outs:
+            if isinstance(out, Message):
+                self._send(out)
+                continue
+            if isinstance(out, Finished):
+                del self._sessions[out.session]
+            events.append(out)
+        return events
+
+    @property
+    def verify_s(self) -> float:
+        """How long a forward of the target takes, as the edge says; 0 when not known."""
+        return 0.0 if self._peer is None else self._peer.verify_s
+
+    def measure(self, now: float) -> None:
+        """Send a few longer pings, one after another. With the handshake they tell the uplink's rate, so that a first
+        text need not find it out. To be called while the link is idle.
+        """
+        self._to_measure = MEASURES - 1
+        self.ping(now, FILLER)
+
+    def ping(self, now: float, filler: int = 0, want: int = 0) -> None:
+        """See `Machine.ping`."""
+        self._queued_s = {t: queued_s for t, queued_s in self._queued_s.items() if t in self._pings}
+        self._queued_s[now] = self.learner.queued_s(now)
+        super().ping(now, filler, want)
+
+    def take(self) -> bytes:
+        """See `Machine.take`."""
+        data = super().take()
+        if data:
+            self.learner.sent(self._now, len(data) + HEADER_BYTES)
+        return data
+
+    def text(self, session: int) -> Sequence[int]:
+        """Prompt and committed tokens of a session; empty if there is none."""
+        return self._sessions[session].text.tokens if session in self._sessions else ()
+
+    def latest(self, forward: Forward) -> Forward:
+        """Asked for when a forward's turn has come: the device's never change."""
+        return forward
+
+    def forwarded(self, session: int, logits: np.ndarray, now: float) -> list[Event]:
+        """Told: the logits that a `Forward` asked for, [rows, vocab]."""
+        self._now = now
+        return self._emit(self._sessions[session].forwarded(logits, now)) if session in self._sessions else []
+
+    def cancel(self, session: int, reason: str = "cancelled") -> None:
+        """Give a text up."""
+        if self._sessions.pop(session, None):
+            self._send(Close(session, reason))
+
+    def failed(self, session: int, code: str, message: str) -> list[Event]:
+        """Told: a `Forward` cannot be run. Ends that session only."""
+        if session not in self._sessions:
+            return []
+        self.cancel(session, "failed")
+        return [Failed(session, code, message, ours=True)]
+
+    def _filler(self) -> int:
+        # Every other one is longer, so that a rate shows.
+        self._long = not self._long
+        return FILLER if self._is_curious() and self._long else 0
+
+    def _is_curious(self) -> bool:
+        return any(session.curious for session in self._sessions.values())
+
+    def _ping_every_s(self) -> float:
+        return min(PING_S, self.heartbeat_s) if self._is_curious() else self.heartbeat_s
+
+    def _echoed(self, echo: Echo, pong: Pong) -> Echo:
+        # Behind drafts of ours it waited, which is none of the link's doing.
+        held_s = min(echo.seconds, self._queued_s.pop(pong.t, 0.0))
+        self._exchanged(echo.seconds, echo.bytes_out, echo.bytes_in, held_s)
+        if self._to_measure:
+            self._to_measure -= 1
+            self.ping(self._now, FILLER)
+        self._verified(pong.verify_s)
+        return echo
+
+    def _exchanged(self, seconds: float, up_bytes: int, down_bytes: int, held_s: float) -> None:
+        self.learner.exchanged(seconds, up_bytes + HEADER_BYTES, down_bytes + HEADER_BYTES, held_s)
+
+    def _verified(self, seconds: float) -> None:
+        """Note how long a forward of the target takes, if the edge knows."""
+        if seconds and self._peer is not None:
+            self._peer.verify_s = seconds
+            self.learner.verified(seconds)
+
+    def _handle(self, message: Message, now: float) -> Iterable[Event]:
+        if isinstance(message, Error):
+            if message.session is None:
+                self.closed = True
+            elif not self._sessions.pop(message.session, None):
+                return []
+            return [Failed(message.session, message.code, message.message, ours=False)]
+        if isinstance(message, Welcome):
+            return self._welcomed(message)
+        if self._peer is None:
+            raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived before Welcome")
+        session = self._sessions.get(message.session)  # type: ignore[attr-defined]
+        if session is None:  # what was in flight when we gave the text up
+            return []
+        if isinstance(message, Close):
+            del self._sessions[session.number]
+            return [Finished(session.number, message.reason)]
+        if session.curious and isinstance(message, Verdict | Tokens) and not self.verify_s and not self._pings:
+            self.ping(now)  # the edge could not say yet how fast it is
+        return self._emit(session.handle(message, now))
+
+    def _welcomed(self, welcome: Welcome) -> list[Event]:
+        if self._peer is not None:
+            raise RemoteProtocolError(Code.STATE, "a second Welcome arrived")
+        if welcome.version != VERSION:
+            raise RemoteProtocolError(
+                Code.VERSION,
+                f"the edge speaks protocol version {welcome.version}, this device {VERSION}; upgrade the older",
+            )
+        self._peer = Peer(welcome, 0.0)
+        elapsed_s = self._now - self._greeted_s
+        self._exchanged(elapsed_s, len(encode(self._hello)), len(encode(welcome)), 0.0)
+        self._verified(welcome.verify_s)
+        self.heartbeat_s = welcome.heartbeat_s
+        return [Ready(welcome)]

@@ -1,0 +1,181 @@
+"""The drafting half of a text: draws tokens from what the drafter says, and sends them when they are due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from airdraft.core.device.branch import Branch
+from airdraft.core.device.rounds import Rounds
+from airdraft.core.device.stream import Stream
+from airdraft.core.drafting import Ask, Drafter
+from airdraft.core.events import Forward, Offered, Out
+from airdraft.core.law import Law
+from airdraft.core.messages import REACH, Draft, SchemeSpec, Welcome
+from airdraft.core.policy import Facts, Learner, Mode, Policy
+from airdraft.core.request import Request
+from airdraft.core.schemes import Drafts, Guess, Scheme
+from airdraft.core.states import DeviceState as State
+from airdraft.core.text import Text
+
+DRAFT_HEADER = 80
+"""Most bytes of a `Draft` message around its body."""
+DRAFT_BYTES = 19
+"""Approximate size of a `Draft` without its body: good enough to learn the link's rate from."""
+MOST_DRAFT = 256
+"""Most tokens drafted in one round, whatever the edge allows."""
+
+
+@dataclass
+class Peer:
+    """What the edge has said of itself."""
+
+    welcome: Welcome
+    verify_s: float
+    """How long a forward of the target takes; 0 when not known."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """What the texts of one connection are written with."""
+
+    peer: Peer
+    learner: Learner
+    plan: Callable[[Request, int, int], Policy]
+    """The policy of a request that names none, for a vocabulary and a longest draft."""
+    make: Callable[[SchemeSpec, Law, int], Scheme]
+    drafter: Callable[[], Drafter]
+    draft_context: int
+    """Most positions that the draft model holds."""
+    vocab_size: int
+
+
+class Pen:
+    """Drafts and sends, under whatever scheme and mode the session has set."""
+
+    scheme: Scheme
+    mode: Mode
+    facts: Facts
+    state: State
+
+    def __init__(self, number: int, text: Text, law: Law, request: Request, making: Making) -> None:
+        self.branch = Branch(text, making.drafter())
+        self.rounds, self.stream = Rounds(), Stream()
+        self.seq = 0
+        """The number of the last `Draft`."""
+        welcome = making.peer.welcome
+        # Every length up to this is considered, whatever the edge allows.
+        self.most = min(welcome.max_draft, MOST_DRAFT)
+        self._end = min(int(text.end) - 1, making.draft_context)  # the bonus token needs a place of its own
+        self._max_bits = max(0, welcome.max_frame - DRAFT_HEADER) * 8
+        self._number, self._text, self._law, self._request = number, text, law, request
+        self._learner = making.learner
+        self._asked_s = 0.0
+
+    def told(self, row: np.ndarray, now: float) -> None:
+        """Take the draft model's row [vocab] for the next token."""
+        self._learner.drafted(now - self._asked_s)
+        guesses = self.branch.told(row)
+        if self.state in (State.DRAFTING, State.STREAMING):
+            self._draft(guesses)
+
+    def advance(self, now: float) -> list[Out]:
+        """Draft one token more, or send what is drafted."""
+        if self.state is State.DRAFTING:
+            return self._advance_round(now)
+        return self._advance_stream(now) if self.state is State.STREAMING else []
+
+    @property
+    def reach(self) -> int:
+        """Where a stream's drafts must end for now."""
+        window = min(self.mode.length, REACH * self.most) if self.mode.traits.drafts else 0
+        return min(self._text.length + window, self._end)
+
+    def _draft(self, guesses: Sequence[Guess]) -> None:
+        """Draw tokens from what the drafter said, until the round or the text ends."""
+        for at, guess in enumerate(guesses):
+            if at and self._is_enough():
+                break
+            place = self.branch.place
+            drafted = self.scheme.draw(guess, place)
+            self.branch.append(drafted.token)
+            if self.state is State.DRAFTING:
+                self.rounds.drafts.append(drafted)
+                if self._request.rule:  # which judges by the draft model's chances; a believed token has none
+                    prob = 1.0 if isinstance(guess, int) else self._law.probs(guess, place)[drafted.token]
+                    self.rounds.probs.append(float(prob))
+
+    def _is_enough(self) -> bool:
+        """Whether nothing should follow what is drafted, though more may."""
+        drafts, rule = self.branch.drafts, self._request.rule
+        if not drafts:
+            return False
+        if drafts[-1] in self._text.eos_ids:
+            return True
+        judged = rule is not None and self.state is State.DRAFTING
+        chances = [self._learner.chance(prob) for prob in self.rounds.probs] if judged else []
+        return rule is not None and judged and not rule.more(chances, self.facts)
+
+    def _advance_round(self, now: float) -> list[Out]:
+        branch = self.branch
+        length = self.most if self._request.rule else self.mode.length
+        most = min(length, self.most, self._max_bits // self.scheme.draft_bits, self._end - self._text.length)
+        while len(branch.drafts) < most and not self._is_enough():
+            asked = self._want(most - len(branch.drafts), now)
+            if asked is not None:
+                return asked
+        return self._end_round(now)
+
+    def _end_round(self, now: float) -> list[Out]:
+        self.rounds.sent_s = now
+        self.state = State.VERIFYING
+        return self._send(self._text.length, self._text.digest, self.rounds.take())
+
+    def _advance_stream(self, now: float) -> list[Out]:
+        branch, outs, end = self.branch, list[Out](), self.reach
+        while True:
+            more = branch.end < end and not self._is_enough()
+            if self.stream.is_due(branch, self.mode, self.facts, self.seq, more):
+                outs += self._send_branch()
+            if not more:
+                return outs
+            asked = self._want(end - branch.end, now)
+            if asked is not None:
+                return [*outs, *asked]
+
+    def _send_branch(self) -> list[Out]:
+        start, digest, drafts = self.branch.send()
+        self.stream.silent = not drafts
+        return self._send(start, digest, Drafts.of_tokens(drafts))
+
+    def _want(self, most: int, now: float) -> list[Out] | None:
+        """Ask the drafter for more. Returns what must happen before it can go on; None: it has drafted."""
+        branch = self.branch
+        if branch.asking:
+            return []
+        wanted = branch.want(most)
+        if isinstance(wanted, Ask):
+            self._asked_s = now
+            return [Forward(self._number, wanted.keep, wanted.tokens, 1)]
+        if wanted:
+            self._draft(wanted[:most])
+            return None
+        if self.state is State.DRAFTING:
+            return self._end_round(now)
+        # An empty draft tells the edge to go on alone until the next one: once is enough.
+        return [] if self.stream.silent and branch.end == branch.sent else self._send_branch()
+
+    def _send(self, start: int, digest: int, drafts: Drafts) -> list[Out]:
+        body, rounds, counts = self.scheme.encode(drafts), self.rounds, self._request.counts
+        self.seq += 1
+        counts.rounds += self.scheme.traits.rounds
+        counts.drafted += len(drafts)
+        counts.uplink_payload_bytes += len(body)
+        rounds.sent_bytes = len(body) + DRAFT_BYTES
+        recovered, rounds.recovered = rounds.recovered, None
+        return [
+            Offered(self._number, start, len(drafts), len(body)),
+            Draft(self._number, self.seq, start, self._text.length, digest, len(drafts), body, recovered),
+        ]

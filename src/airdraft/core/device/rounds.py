@@ -1,0 +1,63 @@
+"""Rounds on the device: what is drafted and not yet judged, and what a verdict makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airdraft.core.law import Place
+from airdraft.core.messages import Verdict
+from airdraft.core.schemes import Drafted, Drafts, Scheme
+from airdraft.errors import Code, RemoteProtocolError
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """What a verdict commits."""
+
+    tokens: list[int]
+    kind: str
+    """As in `Committed`."""
+    rejected: Drafted | None
+    """The draft whose replacement is the device's to draw."""
+
+
+class Rounds:
+    """The round under way, and the rejection that may follow it."""
+
+    def __init__(self) -> None:
+        self.drafts: list[Drafted] = []
+        self.probs: list[float] = []
+        """The draft model's probabilities of the drafts, if a rule judges by them."""
+        self.sent_s = 0.0
+        self.sent_bytes = 0
+        self.recovered: int | None = None
+        """The token that the device drew last after a rejection, until the edge is told."""
+        self._rejected: Drafted | None = None
+
+    def take(self) -> Drafts:
+        """The drafts of the round, to be sent."""
+        return Drafts(tuple(self.drafts))
+
+    def ruled(self, verdict: Verdict, eos_ids: frozenset[int]) -> Ruled:
+        """Act on a verdict. Raises: `RemoteProtocolError` if it does not fit the round."""
+        drafts, accepted = self.drafts, verdict.accepted
+        tokens = [draft.token for draft in drafts[:accepted]]
+        rejected = drafts[accepted] if accepted < len(drafts) else None
+        ended = bool(tokens) and tokens[-1] in eos_ids
+        to_recover = rejected is not None and bool(verdict.extra) and not ended
+        if (verdict.token is None) != (ended or to_recover) or (verdict.extra and not to_recover):
+            raise RemoteProtocolError(Code.STATE, "a verdict must hold one of a token and the means to draw one")
+        if verdict.token is not None:
+            tokens.append(verdict.token)
+        self.drafts, self.probs = [], []
+        self._rejected = rejected if to_recover else None
+        return Ruled(tokens, "bonus" if rejected is None else "recovered", self._rejected)
+
+    def recover(self, scheme: Scheme, extra: bytes, at: Place) -> int | None:
+        """Draw the token that replaces the rejected draft. None: `extra` did not suffice."""
+        if self._rejected is None:
+            raise RemoteProtocolError(Code.STATE, "nothing is to be recovered")
+        token = scheme.recover(self._rejected, extra, at)
+        if token is not None:
+            self._rejected, self.recovered = None, token
+        return token

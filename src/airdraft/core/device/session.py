@@ -1,0 +1,284 @@
+"""One text on the device: drafts, sends, and commits what the edge rules.
+
+    DRAFTING ──Draft──▶ VERIFYING ──Verdict──▶ DRAFTING … ──▶ DONE            schemes with rounds
+                            │ `split`, no candidate taken
+                            └──More──▶ RECOVERING ──Extra──▶ DRAFTING
+    STREAMING ──Tokens──▶ STREAMING … ──▶ DONE                                `stream`, `server`
+    STREAMING ──Switch──▶ SWITCHING ──Opened──▶ DRAFTING                      back to rounds
+
+The first draft is sent right behind `Open`, without waiting for `Opened`: a text costs no round trip to start.
+
+A stream drafts on while its earlier drafts are in flight, as far as its window reaches beyond what is committed. A
+commit that differs from a draft ends that branch: drafting begins again behind it, and what is in flight is wasted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import structs
+
+from airdraft.core.bits import BitWriter, id_width
+from airdraft.core.connection import known_rows
+from airdraft.core.device.pen import Making, Pen
+from airdraft.core.events import Begun, Committed, Finished, Out, Recovering, Taken, Turning
+from airdraft.core.law import Law
+from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
+from airdraft.core.messages import (
+    Close,
+    Extra,
+    Logprobs,
+    Message,
+    More,
+    Open,
+    Opened,
+    SchemeSpec,
+    Switch,
+    Tokens,
+    Verdict,
+    encode,
+)
+from airdraft.core.policy import Given, Judged, Mode
+from airdraft.core.request import Request
+from airdraft.core.schemes import DEVICE as SIDE
+from airdraft.core.schemes import SERVER, Scheme
+from airdraft.core.states import DEVICE
+from airdraft.core.states import DeviceState as State
+from airdraft.core.text import Text
+from airdraft.errors import Code, LocalProtocolError, RemoteProtocolError
+
+HEADER_BYTES = 46
+"""Headers of TCP/IP and of a WebSocket around a packet, as far as this side can know."""
+VERDICT_BYTES = 14
+"""Approximate size of a `Verdict` without what `split` adds."""
+REVIEW_S = 0.25
+"""Seconds after which the policy is asked again, at the next commit."""
+
+
+class Session:
+    """One text on the device."""
+
+    def __init__(self, number: int, request: Request, making: Making, now: float) -> None:
+        welcome, tokens = making.peer.welcome, [*request.prompt, *request.committed]
+        self.number, self.counts = number, request.counts
+        end = min(len(request.prompt) + request.max_tokens, welcome.max_context)
+        self.text = Text(tokens, end, welcome.eos_ids)
+        self._peer, self._request, self._learner, self._make_scheme = making.peer, request, making.learner, making.make
+        self._law = Law(request.params, request.seed, making.vocab_size)
+        self._pen = Pen(number, self.text, self._law, request, making)
+        self._branch, self._rounds = self._pen.branch, self._pen.rounds
+        self._logprobs: Logprobs | None = None  # of the tokens that the next message commits
+        self._answers_due = 1  # `Opened`s: the answers to `Open` and to every `Switch`
+        self._is_open = False
+        self._now = self._opened_s = self._reviewed_s = now
+        self._queued_s = self._learner.queued_s(now)  # what `Open` waits behind
+        self._opening_bytes = 0
+        self._policy = request.policy or making.plan(request, making.vocab_size, self._pen.most)
+        self.curious = not isinstance(self._policy, Given) or request.rule is not None
+        """Whether anything is decided by what is measured."""
+        self._pen.facts = self._learner.facts()
+        self._pen.mode = self._policy.choose(self._pen.facts, now)
+        self._pen.scheme = self._make()
+        self._pen.state = State.DRAFTING if self._pen.scheme.traits.rounds else State.STREAMING
+
+    @property
+    def state(self) -> State:
+        """Where the text stands."""
+        return self._pen.state
+
+    def _spec(self) -> SchemeSpec:
+        return structs.replace(self._request.scheme, name=self._pen.mode.scheme, race=self._pen.mode.race)
+
+    def _make(self) -> Scheme:
+        spec = self._spec()
+        check_logprobs(self._request.logprobs, spec.name)
+        return self._make_scheme(spec, self._law, SIDE)
+
+    def opening(self) -> Open:
+        """The message that opens the session."""
+        request, text, packed = self._request, self.text, BitWriter()
+        packed.write(text.tokens, id_width(self._law.vocab_size))
+        prompt_length = len(request.prompt)
+        message = Open(
+            self.number, self._spec(), request.params, request.seed,
+            int(text.end) - prompt_length,  # no more than fit, however many were asked for
+            prompt_length, text.length, packed.bytes(), text.digest, request.logprobs,
+        )  # fmt: skip
+        self._opening_bytes = len(encode(message))
+        return message
+
+    def begin(self, opening: Open, now: float) -> list[Out]:
+        """Open the text with its message, and draft."""
+        begun = Begun(self.number, opening.prompt_length, opening.length, opening.max_tokens, opening.scheme.name)
+        self._now = now
+        return [begun, opening, *self._advance()]
+
+    def handle(self, message: Message, now: float) -> list[Out]:
+        """Act on a message of the edge's. Raises: `RemoteProtocolError` if it does not fit the state."""
+        self._now, state = now, self.state
+        if isinstance(message, Opened) and self._answers_due:
+            return self._answered(message)
+        if not self._is_open:
+            raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived before Opened")
+        if type(message) in DEVICE[state]:
+            if isinstance(message, Verdict) and message.seq == self._pen.seq:
+                return self._ruled(message)
+            if isinstance(message, Extra) and message.seq == self._pen.seq:
+                return [Recovering(self.number, answered=True), *self._recover(message.extra)]
+            if isinstance(message, Tokens) and message.start == self.text.length:
+                return self._streamed(message)
+            if isinstance(message, Logprobs) and self._logprobs is None and self._request.logprobs is not None:
+                self._logprobs = message
+                return []
+        raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived while {state.value}")
+
+    def forwarded(self, logits: np.ndarray, now: float) -> list[Out]:
+        """Take the draft model's row for the next token, [1, vocab or more]."""
+        self._now = now
+        if not self._branch.asking:
+            raise LocalProtocolError(f"forwarded() while {self.state.value}: no forward was asked for")
+        self._pen.told(known_rows(logits, 1, self._law.vocab_size)[0], now)
+        return self._advance()
+
+    def _advance(self) -> list[Out]:
+        """Draft and send what is due."""
+        outs = self._pen.advance(self._now)
+        cannot = self.state is State.STREAMING and self._pen.reach <= self.text.length
+        if cannot and self._pen.scheme.race == "off":
+            outs += self._apply(Mode(SERVER, 0))  # nothing may be drafted: from here on the edge writes alone
+        return outs
+
+    def _answered(self, message: Opened) -> list[Out]:
+        if (message.committed, message.digest) != (self.text.length, self.text.digest):
+            raise RemoteProtocolError(Code.STATE, "the edge goes on from another prefix than ours")
+        if not self._is_open:
+            elapsed_s = self._now - self._opened_s
+            self._exchanged(elapsed_s, self._opening_bytes, len(encode(message)), min(elapsed_s, self._queued_s))
+        self._is_open = True
+        self._answers_due -= 1
+        taken = Taken(self.number, self.text.length)
+        if self.state is not State.SWITCHING or self._answers_due:
+            return [taken]
+        self._branch.clear()
+        self._pen.scheme = self._make()
+        self._pen.state = State.DRAFTING
+        return [taken, *self._advance()]
+
+    def _ruled(self, verdict: Verdict) -> list[Out]:
+        rounds = self._rounds
+        if verdict.accepted > len(rounds.drafts):
+            raise RemoteProtocolError(Code.STATE, f"{verdict.accepted} of {len(rounds.drafts)} drafts were accepted")
+        accepted, rejected = verdict.accepted, int(verdict.accepted < len(rounds.drafts))
+        self.counts.downlink_payload_bytes += len(verdict.extra)
+        probs = tuple(rounds.probs)
+        self._judged(Judged(accepted, rejected, accepted, accepted, accepted + rejected, False, True, probs))
+        verify_s = self._peer.verify_s
+        if self.curious and self._pen.seq > 1 and verify_s:  # the first waits for the prefill
+            down_bytes = VERDICT_BYTES + len(verdict.extra)
+            self._exchanged(self._now - rounds.sent_s, rounds.sent_bytes, down_bytes, verify_s)
+        ruled = rounds.ruled(verdict, self.text.eos_ids)
+        self._pen.state = State.DRAFTING
+        outs = self._commit(ruled.tokens, accepted, ruled.kind, (verdict.committed, verdict.digest))
+        if ruled.rejected is not None:
+            return outs + self._recover(verdict.extra)
+        return outs + self._next_round()
+
+    def _recover(self, extra: bytes) -> list[Out]:
+        token = self._rounds.recover(self._pen.scheme, extra, self.text.place)
+        if token is None:
+            self._pen.state = State.RECOVERING
+            return [Recovering(self.number, answered=False), More(self.number, self._pen.seq)]
+        self._pen.state = State.DRAFTING
+        return self._commit([token], 0, "recovered", None) + self._next_round()
+
+    def _next_round(self) -> list[Out]:
+        outs = self._review() if self.state is State.DRAFTING else []
+        return outs + self._advance()
+
+    def _streamed(self, message: Tokens) -> list[Out]:
+        branch = self._branch
+        tokens = self._pen.stream.committed(branch, message, self._pen.seq)
+        agreeing, drafts = branch.agreeing(tokens), min(len(branch.drafts), len(tokens))
+        rejected = int(message.accepted < message.drafted and bool(message.tokens))
+        self._judged(Judged(message.accepted, rejected, agreeing, len(tokens), drafts, self._pen.mode.races, False))
+        self.counts.raced += not message.drafted
+        kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
+        theirs = (self.text.length + len(tokens), message.digest)
+        outs = self._commit(tokens, message.accepted, kind, theirs)
+        if self.state is State.STREAMING:
+            outs += self._review()
+        return outs + self._advance()
+
+    def _judged(self, verdict: Judged) -> None:
+        """Count a forward of the target's."""
+        self.counts.forwards += 1
+        self.counts.accepted += verdict.accepted
+        self.counts.rejected += verdict.rejected
+        self._learner.judged(verdict)
+
+    def _exchanged(self, seconds: float, up_bytes: int, down_bytes: int, held_s: float) -> None:
+        self._learner.exchanged(seconds, up_bytes + HEADER_BYTES, down_bytes + HEADER_BYTES, held_s)
+
+    def _commit(self, tokens: list[int], accepted: int, kind: str, theirs: tuple[int, int] | None) -> list[Out]:
+        """Make `tokens` part of the text, after checking it against the edge's: its length and digest."""
+        text, branch = self.text, self._branch
+        if any(token >= self._law.vocab_size for token in tokens):
+            raise RemoteProtocolError(Code.GARBAGE, "the edge committed an id outside the vocabulary")
+        if text.length + len(tokens) > text.end or not text.eos_ids.isdisjoint(tokens[:-1]):
+            raise RemoteProtocolError(Code.STATE, "the edge committed more tokens than were asked for")
+        if theirs is not None and theirs != (text.length + len(tokens), text.digest_after(tokens).value):
+            what = "the edge's text differs from ours: its length or digest does not match"
+            raise RemoteProtocolError(Code.STATE, what)
+        if not tokens:  # the first draft was rejected, and its replacement is the device's to draw
+            return []
+        logprobs = self._logprobs_of(tokens)
+        over = branch.commit(tokens)
+        if self.state is State.DRAFTING:  # all drafts of the round are judged
+            branch.clear()
+        self.counts.committed += len(tokens)
+        outs: list[Out] = [Committed(self.number, tuple(tokens), accepted, kind, logprobs)]
+        if over:
+            self._pen.state = State.DONE
+            outs += [Close(self.number, over), Finished(self.number, over)]
+        return outs
+
+    def _logprobs_of(self, tokens: Sequence[int]) -> tuple[Logprob, ...]:
+        """The log-probabilities of tokens that the edge commits now."""
+        most, message, self._logprobs = self._request.logprobs, self._logprobs, None
+        if most is None:
+            return ()
+        if message is None or (message.start, message.count) != (self.text.length, len(tokens)):
+            what = "the edge did not say how likely the tokens are that it commits"
+            raise RemoteProtocolError(Code.STATE, what)
+        return decode_logprobs(message.body, tokens, most, self._law.vocab_size)
+
+    def _review(self) -> list[Out]:
+        """Ask the policy again, if the last time was a while ago."""
+        if not self.curious or self._now - self._reviewed_s < REVIEW_S:
+            return []
+        self._reviewed_s = self._now
+        self._pen.facts = self._learner.facts()
+        return self._apply(self._policy.choose(self._pen.facts, self._now))
+
+    def _apply(self, mode: Mode) -> list[Out]:
+        """Go on as `mode` says: at once, or once the edge has answered the switch that it takes.
+
+        May look at nothing that was drafted beyond the committed text: what follows is drawn afresh, and a choice that
+        knew the noise of those positions would bias it.
+        """
+        before, self._pen.mode = self._pen.scheme, mode
+        scheme = self._make()
+        rounds, had_rounds = scheme.traits.rounds, before.traits.rounds
+        alike = type(scheme) is type(before) if rounds else scheme.race == before.race
+        if rounds == had_rounds and alike:
+            return []
+        recovered, self._rounds.recovered = self._rounds.recovered, None
+        self._answers_due += 1
+        if rounds and not had_rounds:
+            self._pen.state = State.SWITCHING
+        else:
+            self._pen.scheme = scheme
+            if not rounds:
+                self._pen.state = State.STREAMING
+        return [Turning(self.number, self._spec().name), Switch(self.number, self._spec(), recovered)]

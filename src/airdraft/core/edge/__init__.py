@@ -1,0 +1,6 @@
+"""The edge's side of the protocol: one connection from a device, and the texts that are written over it."""
+
+from airdraft.core.edge.machine import EdgeMachine
+from airdraft.core.edge.target import Limits, Target
+
+__all__ = ["EdgeMachine", "Limits", "Target"]

@@ -1,0 +1,213 @@
+"""The edge's machine: one connection from a device, and the texts that are written over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from airdraft.core import schemes
+from airdraft.core.bits import BitReader, id_width
+from airdraft.core.connection import Machine
+from airdraft.core.edge.session import Session
+from airdraft.core.edge.target import Limits, Target
+from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
+from airdraft.core.law import Law
+from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome
+from airdraft.core.states import CONNECTION
+from airdraft.core.text import Text
+from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError, too_long
+
+SMOOTHING = 0.2
+"""Weight of the last forward in the running mean of their time."""
+
+
+class EdgeMachine(Machine):
+    """The edge's end of one connection from a device."""
+
+    def __init__(
+        self,
+        target: Target,
+        limits: Limits,
+        now: float,
+        verify_s: float = 0.0,
+        make: Callable[..., schemes.Scheme] = schemes.make,
+    ) -> None:
+        """`verify_s`: how long a forward has taken so far, if that is known; devices plan with it. `make` makes the
+        schemes, as `schemes.make` does.
+        """
+        super().__init__(ToEdge, now, limits.max_frame)
+        self._make = make
+        self.heartbeat_s = limits.heartbeat_s
+        self.verify_s = verify_s
+        """How long a forward of the target takes; 0 when not known."""
+        self._target = target
+        self._limits = limits
+        self._greeted = False
+        self._sessions: dict[int, Session] = {}
+        self._asked_s: dict[int, float] = {}  # when each session's forward was asked for
+        self._last_opened = 0
+        self.admit: Callable[[], None] | None = None
+        """Called before a text is opened, to take it in; raises `RefusedError` to refuse it."""
+
+    def text(self, session: int) -> Sequence[int]:
+        """Prompt and committed tokens of a session; empty if there is none."""
+        return self._sessions[session].text.tokens if session in self._sessions else ()
+
+    def latest(self, forward: Forward) -> Forward:
+        """Asked for when a forward's turn has come: what to run in its place, now that more drafts may be here."""
+        session = self._sessions.get(forward.session)
+        return session.latest(forward) if session else forward
+
+    def forwarded(self, session: int, logits: np.ndarray, now: float) -> list[Event]:
+        """Told: the logits that a `Forward` asked for, [rows, vocab]. Ignored when the session is gone.
+
+        Columns beyond the vocabulary, padding that some models score, are left out.
+        """
+        self._now = now
+        if session not in self._sessions:
+            return []
+        asked_s = self._asked_s.pop(session, None)
+        if asked_s is not None:
+            self._took(now - asked_s)
+        try:
+            return self._emit(self._sessions[session].forwarded(logits))
+        except RemoteProtocolError as error:  # in a draft that had come before the prefill was done
+            return self.failed(session, error.code, str(error))
+
+    def failed(self, session: int, code: str, message: str) -> list[Event]:
+        """Told: a `Forward` cannot be run. Ends that session only."""
+        if not self._forget(session):
+            return []
+        self._send(Error(session, code, message))
+        return [Failed(session, code, message, ours=True)]
+
+    def _own_verify_s(self) -> float:
+        return self.verify_s
+
+    def _took(self, seconds: float) -> None:
+        """A forward with rows took so long, from the moment it was asked for."""
+        known = self.verify_s
+        self.verify_s = seconds if known == 0 else known + SMOOTHING * (seconds - known)
+
+    def _forget(self, session: int) -> bool:
+        """Drop a session. Returns whether there was one."""
+        self._asked_s.pop(session, None)
+        return self._sessions.pop(session, None) is not None
+
+    def _emit(self, outs: Iterable[Out]) -> list[Event]:
+        """Send the messages, return the events."""
+        events: list[Event] = []
+        for out in outs:
+            if isinstance(out, Message):
+                self._send(out)
+                continue
+            if isinstance(out, Forward) and out.rows:
+                self._asked_s[out.session] = self._now
+            events.append(out)
+        return events
+
+    def _handle(self, message: Message, now: float) -> Iterable[Event]:
+        if isinstance(message, Error):
+            if message.session is None:
+                self.closed = True
+                return [Failed(None, message.code, message.message, ours=False)]
+            return [Finished(message.session, "refused")] if self._forget(message.session) else []
+        action = CONNECTION[self._greeted].get(type(message))
+        if isinstance(message, Hello):
+            return self._greet(message)
+        if action is None:
+            raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived before Hello")
+        if isinstance(message, Open):
+            return self._open(message)
+        number: int = message.session  # type: ignore[attr-defined]
+        if isinstance(message, Close):
+            return [Finished(number, message.reason)] if self._forget(number) else []
+        session = self._sessions.get(number)
+        if session is None:  # what was in flight when the session was refused or failed
+            return []
+        try:
+            return self._emit(session.handle(message))
+        except RemoteProtocolError as error:
+            return self.failed(number, error.code, str(error))
+        except BadParameterError as error:  # in a switch
+            return self.failed(number, Code.SCHEME, str(error))
+
+    def _greet(self, hello: Hello) -> list[Event]:
+        target, limits = self._target, self._limits
+        if self._greeted:
+            raise RemoteProtocolError(Code.STATE, "a second Hello arrived")
+        if hello.version != VERSION:
+            raise RemoteProtocolError(
+                Code.VERSION,
+                f"the device speaks protocol version {hello.version}, this edge {VERSION}; upgrade the older",
+            )
+        if (hello.tokenizer, hello.vocab_size) != (target.tokenizer, target.vocab_size):
+            raise RemoteProtocolError(
+                Code.VOCABULARY,
+                f"draft model {hello.model} ({hello.vocab_size} tokens) and target {target.model} ({target.vocab_size} "
+                "tokens) do not share one vocabulary; pick a draft with the target's own tokenizer",
+            )
+        self._greeted = True
+        self._send(
+            Welcome(
+                VERSION,
+                target.software,
+                target.model,
+                target.max_context,
+                limits.max_frame,
+                limits.max_draft,
+                limits.max_sessions,
+                limits.heartbeat_s,
+                target.eos_ids,
+                self.verify_s,
+            )
+        )
+        return []
+
+    def _open(self, message: Open) -> list[Event]:
+        number = message.session
+        # A number used again could be handed the forward that its first owner asked for.
+        if number <= self._last_opened:
+            raise RemoteProtocolError(Code.STATE, f"session {number} came after {self._last_opened}; numbers must rise")
+        self._last_opened = number
+        if len(self._sessions) >= self._limits.max_sessions:
+            what = f"{len(self._sessions)} sessions are open on this connection; close one"
+            return self._decline(number, Code.BUSY, what)
+        try:
+            session = self._session(message)
+        except BadParameterError as error:
+            return self._decline(number, Code.SCHEME, str(error))
+        except (RefusedError, RemoteProtocolError) as error:
+            return self._decline(number, error.code, str(error))
+        self._sessions[number] = session
+        return self._emit(session.begin(message.prompt_length, message.max_tokens))
+
+    def _decline(self, number: int, code: str, message: str) -> list[Event]:
+        self._send(Error(number, code, message))
+        return [Declined(number, code)]
+
+    def _session(self, message: Open) -> Session:
+        """The session that `message` opens. Raises: what is wrong with it."""
+        target = self._target
+        if not 1 <= message.prompt_length <= message.length:
+            what = "the prompt is empty, or longer than the tokens that came with it"
+            raise RemoteProtocolError(Code.STATE, what)
+        if message.length >= target.max_context:
+            raise RemoteProtocolError(Code.CONTEXT, too_long(message.length, target.max_context, target.model))
+        packed = BitReader(message.tokens)
+        tokens: list[int] = packed.read(message.length, id_width(target.vocab_size)).tolist()
+        packed.finish()
+        text = Text(tokens, min(message.prompt_length + message.max_tokens, target.max_context), target.eos_ids)
+        if max(tokens) >= target.vocab_size or text.digest != message.digest:
+            what = "the prompt does not match its digest, or leaves the vocabulary"
+            raise RemoteProtocolError(Code.GARBAGE, what)
+        if text.over:
+            raise RemoteProtocolError(Code.STATE, "nothing is left to write: every token asked for is committed")
+        law = Law(message.params, message.seed, target.vocab_size)
+        session = Session(
+            message.session, text, law, message.scheme, target, self._limits.max_draft, message.logprobs, self._make
+        )
+        if self.admit is not None:
+            self.admit()
+        return session

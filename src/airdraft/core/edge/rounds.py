@@ -1,0 +1,34 @@
+"""Rounds at the edge: one draft at a time, checked, decoded and ruled on."""
+
+from __future__ import annotations
+
+from airdraft.core.messages import Draft, Verdict
+from airdraft.core.schemes import Drafts, Ruling, Scheme
+from airdraft.core.text import Text
+from airdraft.errors import Code, RemoteProtocolError
+
+
+class Rounds:
+    """The draft that waits for the prompt, if one does."""
+
+    def __init__(self) -> None:
+        self.waiting: Draft | None = None
+
+    def open(self, message: Draft, text: Text, scheme: Scheme, room: int) -> Drafts:
+        """The drafts of `message`, to be verified. `room`: how many there may be.
+
+        Raises: `RemoteProtocolError` if they do not follow the text, or are no drafts of this scheme.
+        """
+        if (message.start, message.digest) != (text.length, text.digest):
+            what = "the draft follows another text: its start or digest does not match"
+            raise RemoteProtocolError(Code.STATE, what)
+        if text.over:
+            raise RemoteProtocolError(Code.STATE, "a draft came after the recovered token that ended the text")
+        if message.count > room:
+            what = f"a draft of {message.count} tokens where at most {room} may follow"
+            raise RemoteProtocolError(Code.STATE, what)
+        return scheme.decode(message.count, message.body)
+
+    def verdict(self, number: int, seq: int, ruling: Ruling, text: Text) -> Verdict:
+        """The answer, once the text holds what was ruled."""
+        return Verdict(number, seq, ruling.accepted, ruling.token, text.length, text.digest, ruling.extra)

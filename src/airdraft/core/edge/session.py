@@ -1,0 +1,245 @@
+"""One text at the edge: verifies drafts, writes where there are none, and says what is committed.
+
+OPENING ──prefill──▶ IDLE ──Draft──▶ VERIFYING ──Verdict──▶ IDLE … ──▶ (Close)
+PRELOADING ──prefill──▶ STREAMING ──Tokens──▶ STREAMING … ──▶ (Close)       without rounds: `stream`, `server`
+
+Without rounds, drafts arrive when they like. Each forward takes those that follow the committed text at its start, and
+if there are none the edge writes a token by itself, or waits for one, as the race policy says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from airdraft.core import schemes
+from airdraft.core.connection import known_rows
+from airdraft.core.edge.rounds import Rounds
+from airdraft.core.edge.stream import Stream
+from airdraft.core.edge.target import Target
+from airdraft.core.events import Begun, Forward, Offered, Out, Progress, Recovering, Taken, Turning
+from airdraft.core.law import Law
+from airdraft.core.logprobs import check_logprobs, encode_logprobs, logprob_of
+from airdraft.core.messages import Draft, Extra, Logprobs, Message, More, Opened, SchemeSpec, Switch
+from airdraft.core.schemes import Drafts, Ruling, Scheme
+from airdraft.core.states import EDGE, Action
+from airdraft.core.states import EdgeState as State
+from airdraft.core.text import Text
+from airdraft.errors import Code, LocalProtocolError, RemoteProtocolError
+
+
+class Session:
+    """One text at the edge."""
+
+    def __init__(
+        self,
+        number: int,
+        text: Text,
+        law: Law,
+        spec: SchemeSpec,
+        target: Target,
+        max_draft: int,
+        logprobs: int | None = None,
+        make: Callable[[SchemeSpec, Law, int], Scheme] = schemes.make,
+    ) -> None:
+        """
+        Args:
+            text: prompt and committed tokens; it is only written to from here.
+            max_draft: most drafts in one forward.
+            logprobs: as in `Open`.
+        Raises: `BadParameterError` for what the target cannot write exactly, or a scheme that cannot be.
+        """
+        target.check(law.params, logprobs)
+        self.text = text
+        self._number, self._law, self._make_scheme = number, law, make
+        self._logprobs, self._is_normalised = logprobs, target.top_k is not None
+        self._max_draft = max_draft
+        self._scheme = self._make(spec)
+        self._name = spec.name
+        self._rounds, self._stream = Rounds(), Stream(text, max_draft)
+        self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
+        self._seq = 0  # the last draft that has arrived
+        self._drafts = Drafts()  # those of the forward under way
+        self._forwarding = False
+        self._loaded = False  # whether the prompt is read
+        self._recovery_due = False
+        self._switch: SchemeSpec | None = None  # what to go on with, once what is under way is done
+        self._actions: dict[Action, Callable[..., list[Out]]] = {
+            Action.KEEP: self._keep, Action.OFFER: self._offer, Action.VERIFY: self._verify,
+            Action.SWITCH: self._to_switch, Action.ADD: self._add, Action.IGNORE: lambda _: [],
+        }  # fmt: skip
+
+    def _make(self, spec: SchemeSpec) -> Scheme:
+        check_logprobs(self._logprobs, spec.name)
+        return self._make_scheme(spec, self._law, schemes.EDGE)
+
+    def begin(self, prompt_length: int, max_tokens: int) -> list[Out]:
+        """Tell the device, and prefill all of the prompt but its last token, which the first verification feeds."""
+        text = self.text
+        outs: list[Out] = [Begun(self._number, prompt_length, text.length, max_tokens, self._name), *self._confirm()]
+        if text.length > 1:
+            return [*outs, Forward(self._number, 0, tuple(text.tokens[:-1]), 0)]
+        return outs + self._prefilled()
+
+    def latest(self, forward: Forward) -> Forward:
+        """The forward to run instead of one whose turn has come: more drafts may be here by now."""
+        if self.state not in (State.STREAMING, State.SWITCHING) or not forward.rows or self._scheme.traits.rounds:
+            return forward
+        return self._next()
+
+    def handle(self, message: Message) -> list[Out]:
+        """Act on a message of the device's. Raises: `RemoteProtocolError`, or `BadParameterError` for a bad scheme."""
+        action = EDGE[self.state].get(type(message))
+        if action is None:
+            raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived while {self.state.value}")
+        return self._actions[action](message)
+
+    def forwarded(self, logits: np.ndarray) -> list[Out]:
+        """Commit what the target's rows say, [rows, vocab or more]."""
+        if not self._loaded:
+            return self._prefilled()
+        if not self._forwarding:
+            raise LocalProtocolError(f"forwarded() while {self.state.value}: no forward was asked for")
+        self._forwarding = False
+        text, drafts, start = self.text, self._drafts, self.text.length
+        rows = known_rows(logits, len(drafts) + 1, self._law.vocab_size)
+        ruling = self._scheme.verify(drafts, rows, text.place)
+        path = [drafts.tokens[node] for node in ruling.path]
+        ending = next((at for at, token in enumerate(path) if token in text.eos_ids), None)
+        if ending is not None:  # an accepted token ended the text: nothing follows it
+            ruling, path = Ruling(ruling.path[: ending + 1], None), path[: ending + 1]
+        tokens = path if ruling.token is None else [*path, ruling.token]
+        self._append(tokens)
+        rounds = self._scheme.traits.rounds
+        self._recovery_due = rounds and ruling.token is None and text.over is None
+        written = int(ruling.token is not None or self._recovery_due)
+        raced = not (rounds or drafts)
+        outs: list[Out] = [Progress(self._number, start, ruling.accepted, written, len(drafts), raced)]
+        if self._logprobs is not None:
+            outs.append(self._said(start, tokens, rows))
+        if not rounds:
+            return outs + self._streamed(start, ruling)
+        self.state = State.DONE if text.over else State.RECOVERING if self._recovery_due else State.IDLE
+        return [*outs, self._rounds.verdict(self._number, self._seq, ruling, text)]
+
+    def _streamed(self, start: int, ruling: Ruling) -> list[Out]:
+        outs: list[Out] = [self._stream.tokens(self._number, self._seq, start, ruling, len(self._drafts))]
+        if self.text.over:
+            self.state = State.STREAMED
+            return outs
+        return outs + (self._go_on() if self._switch is None else self._switched())
+
+    def _said(self, start: int, tokens: Sequence[int], rows: np.ndarray) -> Logprobs:
+        most = self._logprobs or 0
+        known = [
+            logprob_of(row, token, most, normalised=self._is_normalised)
+            for row, token in zip(rows, tokens, strict=False)
+        ]
+        return Logprobs(self._number, start, len(tokens), encode_logprobs(known, self._law.vocab_size))
+
+    def _confirm(self) -> list[Out]:
+        """Say from where it goes on, and so that the scheme is as asked for."""
+        text = self.text
+        return [Taken(self._number, text.length), Opened(self._number, text.length, text.digest)]
+
+    def _prefilled(self) -> list[Out]:
+        self._loaded = True
+        if self._switch is not None:
+            return self._switched()
+        self.state = State.IDLE if self._scheme.traits.rounds else State.STREAMING
+        waiting, self._rounds.waiting = self._rounds.waiting, None
+        return self._start(waiting) if waiting else self._go_on()
+
+    def _ask(self, drafts: Drafts, spare: bool = False) -> Forward:
+        """A forward of the last committed token and the drafts: one row for each draft, and one for the token after."""
+        length = self.text.length
+        return Forward(self._number, length - 1, (self.text.tokens[-1], *drafts.tokens), len(drafts) + 1, spare)
+
+    def _go_on(self) -> list[Out]:
+        """Without rounds: start the next forward, if one is due and none is under way."""
+        if self.state is not State.STREAMING or self._forwarding:
+            return []
+        forward = self._next()
+        if self._stream.waits(self._scheme, self._drafts, self._room()):
+            return []
+        self._forwarding = True
+        return [forward]
+
+    def _next(self) -> Forward:
+        self._drafts = self._stream.next(self._room())
+        return self._ask(self._drafts, spare=self._stream.is_spare(self._scheme, self._drafts))
+
+    def _room(self) -> int:
+        """Drafts that a forward may take: the token that follows them needs a place as well."""
+        return min(self._max_draft, int(self.text.end) - self.text.length - 1)
+
+    def _keep(self, message: Draft) -> list[Out]:
+        self._rounds.waiting = message
+        self.state = State.WAITING
+        return [self._offered(message)]
+
+    def _offer(self, message: Draft) -> list[Out]:
+        self._stream.offer(message, self._scheme)
+        self._seq = message.seq
+        return [self._offered(message), *self._go_on()]
+
+    def _offered(self, message: Draft) -> Offered:
+        return Offered(self._number, message.start, message.count, len(message.body))
+
+    def _verify(self, message: Draft) -> list[Out]:
+        return [self._offered(message), *self._start(message)]
+
+    def _start(self, message: Draft) -> list[Out]:
+        self._recover(message.recovered)
+        self._drafts = self._rounds.open(message, self.text, self._scheme, self._room())
+        self._seq, self.state, self._forwarding = message.seq, State.VERIFYING, True
+        return [self._ask(self._drafts)]
+
+    def _add(self, message: More) -> list[Out]:
+        if message.seq != self._seq:
+            raise RemoteProtocolError(Code.STATE, f"draft {message.seq} is not the one that was rejected last")
+        extra = Extra(self._number, self._seq, self._scheme.more())
+        return [Recovering(self._number, answered=False), Recovering(self._number, answered=True), extra]
+
+    def _to_switch(self, message: Switch) -> list[Out]:
+        outs: list[Out] = [Turning(self._number, message.scheme.name)]
+        self._recover(message.recovered)
+        if self.text.over:
+            raise RemoteProtocolError(Code.STATE, "a switch came after the recovered token that ended the text")
+        scheme = self._make(message.scheme)
+        rounds = scheme.traits.rounds
+        if not self._loaded and not (rounds or self._scheme.traits.rounds):
+            self._scheme = scheme
+            return outs + self._confirm()
+        self._switch = message.scheme
+        # A race policy may change at any time; rounds begin when what is under way is done.
+        if not self._loaded or (self._forwarding and rounds):
+            self.state = State.SWITCHING
+            return outs
+        return outs + self._switched()
+
+    def _switched(self) -> list[Out]:
+        """Let the next commit be the new scheme's."""
+        spec, self._switch = self._switch, None
+        if spec is not None:
+            self._scheme = self._make(spec)
+        rounds = self._scheme.traits.rounds
+        self.state = State.IDLE if rounds else State.STREAMING
+        if rounds:
+            self._stream.tail.drafts.clear()
+        return self._confirm() + self._go_on()
+
+    def _recover(self, token: int | None) -> None:
+        """Take the token that the device drew after a rejection."""
+        if (token is not None) != self._recovery_due:
+            raise RemoteProtocolError(Code.STATE, "a recovered token is missing, or came where none was due")
+        if token is not None:
+            if token >= self._law.vocab_size:
+                raise RemoteProtocolError(Code.GARBAGE, "the recovered token is outside the vocabulary")
+            self._append([token])
+            self._recovery_due = False
+
+    def _append(self, tokens: Sequence[int]) -> None:
+        self.text.append(tokens)
+        self._stream.tail.advance(tokens)

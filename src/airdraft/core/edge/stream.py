@@ -1,0 +1,48 @@
+"""A stream at the edge: drafts as they come, and whether to write on without them."""
+
+from __future__ import annotations
+
+from airdraft.core.edge.tail import Tail
+from airdraft.core.messages import REACH, Draft, Tokens
+from airdraft.core.schemes import Drafts, Ruling, Scheme
+from airdraft.core.text import Text
+from airdraft.errors import Code, RemoteProtocolError
+
+
+class Stream:
+    """What has arrived, and what is verified."""
+
+    def __init__(self, text: Text, max_draft: int) -> None:
+        self.tail = Tail(text)
+        self._text, self._max_draft = text, max_draft
+        self._alone = False  # the device said that it has no drafts for now
+
+    def offer(self, message: Draft, scheme: Scheme) -> None:
+        """Keep drafts that follow the text, drop those of a dead branch. An empty draft means: go on without me.
+
+        Raises: `RemoteProtocolError` for drafts beyond what may be drafted.
+        """
+        drafts = scheme.decode(message.count, message.body).tokens
+        end = message.start + message.count
+        if message.recovered is not None or end > min(self._text.end - 1, self._text.length + REACH * self._max_draft):
+            raise RemoteProtocolError(Code.STATE, f"drafts up to position {end} are beyond what may be drafted")
+        self._alone = not drafts
+        if drafts:
+            self.tail.offer(message.start, message.digest, drafts)
+
+    def next(self, room: int) -> Drafts:
+        """The drafts that the next forward verifies, `room` at most."""
+        return Drafts.of_tokens(self.tail.drafts[: max(0, room)])
+
+    def waits(self, scheme: Scheme, drafts: Drafts, room: int) -> bool:
+        """Whether to wait for the device. The last token allowed can have no draft: the edge writes it itself."""
+        return not drafts and scheme.race == "off" and not self._alone and room > 0
+
+    def is_spare(self, scheme: Scheme, drafts: Drafts) -> bool:
+        """Whether a forward is only worth running while the engine has nothing else to do."""
+        return not drafts and scheme.race == "idle" and not self._alone
+
+    def tokens(self, number: int, seq: int, start: int, ruling: Ruling, drafted: int) -> Tokens:
+        """The message about a commit, once the text holds it."""
+        last = () if ruling.token is None else (ruling.token,)
+        return Tokens(number, start, last, self._text.digest, ruling.accepted, drafted, seq)

@@ -1,0 +1,53 @@
+"""What the edge serves, and what one connection may ask of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airdraft.core.connection import HEARTBEAT_S
+from airdraft.core.messages import MAX_FRAME
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import BadParameterError
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the edge serves."""
+
+    software: str
+    model: str
+    tokenizer: bytes
+    vocab_size: int
+    max_context: int
+    eos_ids: tuple[int, ...]
+    top_k: int | None = None
+    """How many of the most likely tokens its rows hold; None: all."""
+
+    def check(self, params: SamplingParams, logprobs: int | None = None) -> None:
+        """Whether texts with these parameters can be exact, under any scheme, and `logprobs` are to be had.
+
+        A row that lacks the unlikely tokens says all about a distribution that is cut to fewer, and nothing about the
+        sum that any other is divided by. Raises: `BadParameterError`.
+        """
+        if self.top_k is not None and (logprobs or 0) > self.top_k:
+            raise BadParameterError(
+                f"logprobs is {logprobs}, and the engine of {self.model} tells only its {self.top_k} most likely "
+                f"tokens; ask for at most {self.top_k}",
+                field="logprobs",
+            )
+        if self.top_k is not None and params.temperature != 0 and not 1 <= params.top_k <= self.top_k:
+            raise BadParameterError(
+                f"top-k is {params.top_k}, and the engine of {self.model} tells only its {self.top_k} most likely "
+                f"tokens, so the text would not be exact; give top-k 1 to {self.top_k}, or temperature 0",
+                field="top_k",
+            )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one connection may ask of the edge."""
+
+    max_frame: int = MAX_FRAME
+    max_draft: int = 32
+    max_sessions: int = 16
+    heartbeat_s: float = HEARTBEAT_S

@@ -1,0 +1,82 @@
+"""One text: its tokens, how far it may grow, and when it is over. Device, edge and `resume` keep it the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from airdraft.core.law import Place
+from airdraft.core.messages import Digest
+
+Over = Literal["stop", "length"]
+"""Why a text is complete: an end-of-text token, or the last token that was asked for."""
+
+
+class Text:
+    """Prompt and committed tokens. Tokens are only ever appended."""
+
+    def __init__(
+        self, tokens: Iterable[int], end: float, eos_ids: Iterable[int] = (), begin: int | None = None
+    ) -> None:
+        """
+        Args:
+            tokens: what is committed already, the prompt included.
+            end: most tokens that the text may hold.
+            eos_ids: tokens that end it.
+            begin: where writing begins; None: behind `tokens`. An end-of-text token before it ends nothing, for many
+                models begin and end a text with the same token.
+        """
+        self.tokens = list(tokens)
+        self.end = end
+        self.begin = len(self.tokens) if begin is None else begin
+        self.place = Place(len(self.tokens))
+        """The place of the next token."""
+        self._state = Digest(self.tokens[: self.begin])
+        self._digests = [self._state.value]  # of the text up to each position from `begin` on
+        self._extend(self.tokens[self.begin :])
+        self.eos_ids = frozenset[int]()
+        self.ends_with(eos_ids)
+
+    def ends_with(self, eos_ids: Iterable[int]) -> None:
+        """Set the tokens that end the text."""
+        self.eos_ids = frozenset(eos_ids)
+        self._stopped = not self.eos_ids.isdisjoint(self.tokens[self.begin :])
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    @property
+    def digest(self) -> int:
+        """`Digest` of all tokens."""
+        return self._digests[-1]
+
+    def digest_after(self, tokens: Sequence[int] = ()) -> Digest:
+        """A running digest of the text and of `tokens` behind it."""
+        digest = self._state.copy()
+        digest.extend(tokens)
+        return digest
+
+    @property
+    def over(self) -> Over | None:
+        """Why the text is complete; None while it is not."""
+        return "stop" if self._stopped else "length" if len(self.tokens) >= self.end else None
+
+    def append(self, tokens: Sequence[int]) -> Over | None:
+        """Commit `tokens`. Returns `over` as it is then."""
+        self.tokens += tokens
+        self._extend(tokens)
+        for token in tokens:
+            self.place = self.place.then(token)
+        self._stopped |= not self.eos_ids.isdisjoint(tokens)
+        return self.over
+
+    def follows(self, start: int, digest: int) -> bool:
+        """Whether the text up to `start` has this digest; False for what lies before `begin` or beyond the end."""
+        return self.begin <= start <= len(self.tokens) and self._digests[start - self.begin] == digest
+
+    def _extend(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            self._state.extend([token])
+            self._digests.append(self._state.value)

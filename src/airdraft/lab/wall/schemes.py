@@ -1,0 +1,205 @@
+"""Runs the same prompts under every scheme, over real processes and sockets, and checks what was written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import structs
+
+from airdraft import local
+from airdraft.control.auto import Auto
+from airdraft.core import schemes
+from airdraft.core.events import Committed
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Counts, Request
+from airdraft.core.sampling import SamplingParams
+from airdraft.device.client import EdgeConnection
+from airdraft.device.cost import CostMeter
+from airdraft.models.base import LanguageModel
+from airdraft.models.engines import load
+from airdraft.models.profile import Paced, profile
+from airdraft.models.text import Tokenizer
+from airdraft.sim import alone
+from airdraft.sim.conformance import Conformance, conformance, remembered
+from airdraft.sim.pair import Pair
+
+PROMPTS = (
+    'import os\n\n\ndef read_lines(path):\n    """Return the lines of a text file, without their newlines."""\n'
+    "    with open(path",
+    'class Stack:\n    """A last-in, first-out container."""\n\n    def __init__(self):\n        self._items = []\n\n'
+    "    def push(self, item):\n",
+    "import json\n\n\ndef load_config(path, default=None):\n"
+    '    """Read a JSON file and return its contents as a dict."""\n',
+)
+
+PUBLISHED = schemes.named(published=True)
+ROUNDS = schemes.named(rounds=True)
+WITHOUT_ROUNDS = (*schemes.named(rounds=False, drafts=True), "auto")
+DRAFTING = (*ROUNDS, *WITHOUT_ROUNDS)
+
+CONFORMS = 1e-4
+"""A p-value below this says that a scheme is not exact."""
+
+SEEDS = 15
+"""Acceptance is measured over so many further seeds: three texts are too few to tell the schemes apart."""
+
+CONFORMANCE_TOP_K = 8
+"""Conformance counts whole texts, so it looks at the likeliest tokens only; otherwise every text would be rare."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the demo does."""
+
+    draft: str
+    target: str
+    profile: str
+    link: local.Link
+    spec: SchemeSpec
+    """The options of the schemes; its name is not used."""
+    params: SamplingParams
+    seed: int
+    max_tokens: int
+    draft_length: int
+    """Of the schemes with rounds; `stream` and `auto` choose for themselves."""
+    trials: int
+
+
+@dataclass
+class SchemeRow:
+    """One scheme over all prompts."""
+
+    scheme: str
+    cost: CostMeter = field(default_factory=CostMeter)
+    texts: list[list[int]] = field(default_factory=list)
+    identical: int = 0
+    """How many texts equal the target alone with the same seed, token for token."""
+    conformance: Conformance | None = None
+    sample: Counts = field(default_factory=Counts)
+    """Drafts and acceptances of `SEEDS` texts a prompt, written in memory at full speed."""
+    why: str | None = None
+    """`auto`: what it chose last, and why."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the texts are the target's: the very same, or drawn from its distribution."""
+        if self.identical == len(self.texts):
+            return True
+        return self.conformance is not None and self.conformance.p_value >= CONFORMS
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        tested = self.conformance
+        return {
+            "scheme": self.scheme,
+            **self.cost.figures(),
+            "acceptance_rate": self.sample.acceptance_rate,
+            "acceptance_sample": self.sample.accepted + self.sample.rejected,
+            "acceptance_rate_of_timed_texts": self.cost.figures()["acceptance_rate"],
+            "exact": self.exact,
+            "identical_texts": self.identical,
+            "texts": len(self.texts),
+            "p_value": tested.p_value if tested else None,
+            "trials": tested.trials if tested else None,
+            "why": self.why,
+        }
+
+
+class Bench:
+    """The device's side of the demo: both models (the target only to know what it writes alone) and a connection."""
+
+    def __init__(
+        self, plan: Plan, draft: LanguageModel, target: LanguageModel, tokenizer: Tokenizer, client: EdgeConnection
+    ):
+        self.plan = plan
+        self.draft, self.target, self.tokenizer = draft, target, tokenizer
+        self._client = client
+        self.prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+        self.truth: list[list[int]] = []
+        self._draft_rows, self._target_rows = remembered(draft), remembered(target)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(cls, plan: Plan) -> AsyncIterator[Bench]:
+        """Start an edge process and, before it, a link process; connect to them."""
+        draft, tokenizer = load(plan.draft)
+        target, _ = load(plan.target)
+        async with local.edge(plan.target, plan.profile, plan.link) as url:
+            paced = Paced(draft, profile(plan.profile).draft_s)
+            async with await EdgeConnection.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
+                yield cls(plan, draft, target, tokenizer, client)
+
+    def write_truth(self) -> None:
+        """What the target alone writes, in this process, without device, edge, link or profile."""
+        plan = self.plan
+        vocab = self.tokenizer.vocab_size
+        self.truth = [
+            list(alone.write(self.target, prompt, plan.params, plan.seed, plan.max_tokens, vocab))
+            for prompt in self.prompts
+        ]
+
+    async def scheme(
+        self,
+        name: str,
+        on_text: Callable[[int], None] = lambda _: None,
+        on_commit: Callable[[Committed], None] = lambda _: None,
+    ) -> SchemeRow:
+        """All prompts under one scheme. `on_text` is told the number of each prompt as it starts."""
+        row, plan = SchemeRow(name), self.plan
+        spec, counts = structs.replace(plan.spec, name=schemes.STREAM if name == "auto" else name), row.cost.counts
+        length = None if name in WITHOUT_ROUNDS else plan.draft_length
+        for at, prompt in enumerate(self.prompts):
+            on_text(at)
+            policy = Auto(self.tokenizer.vocab_size, k=spec.k, bits=spec.bits) if name == "auto" else None
+            request = Request(
+                prompt, spec, plan.params, plan.seed, plan.max_tokens, length, counts=counts, policy=policy
+            )
+            tokens: list[int] = []
+            with row.cost.measuring(self._client):
+                async for event in self._client.write(request):
+                    if isinstance(event, Committed):
+                        tokens += event.tokens
+                        on_commit(event)
+            row.texts.append(tokens)
+            row.identical += tokens == self.truth[at]
+            row.why = policy.why() if policy else None
+        return row
+
+    async def device_only(self) -> SchemeRow:
+        """The draft model writes by itself: fast, and not the target's text."""
+        row, plan = SchemeRow("device"), self.plan
+        paced = Paced(self.draft, profile(plan.profile).draft_s)
+        for prompt, truth in zip(self.prompts, self.truth, strict=True):
+            began = time.perf_counter()
+            writing = alone.write(paced, prompt, plan.params, plan.seed, plan.max_tokens, self.tokenizer.vocab_size)
+            tokens = await asyncio.to_thread(list, writing)
+            row.cost.seconds += time.perf_counter() - began
+            row.cost.counts.committed += len(tokens)
+            row.texts.append(tokens)
+            row.identical += tokens == truth
+        return row
+
+    def sample(self, name: str) -> Counts:
+        """What becomes of drafts, over many texts: both machines and models in this process, no link, no profile."""
+        plan, counts, pair = self.plan, Counts(), Pair(self.draft, self.target)
+        # Racing decides which drafts are judged, not what becomes of them; without it all are.
+        spec = structs.replace(plan.spec, name=name, race="off")
+        for seed in range(plan.seed + 1, plan.seed + 1 + SEEDS):
+            for prompt in self.prompts:
+                pair.write(Request(prompt, spec, plan.params, seed, plan.max_tokens, plan.draft_length, counts=counts))
+        return counts
+
+    def conform(self, name: str) -> Conformance:
+        """The conformance test of one scheme on the pair's own rows, after the first prompt."""
+        plan, params = self.plan, self.plan.params
+        if params.temperature > 0 and not 0 < params.top_k <= CONFORMANCE_TOP_K:
+            params = SamplingParams(params.temperature, CONFORMANCE_TOP_K, params.top_p, params.min_p)
+        return conformance(
+            self._draft_rows, self._target_rows, structs.replace(plan.spec, name=name), params,
+            prompt=self.prompts[0], depth=3, draft_length=2, trials=plan.trials, seed=plan.seed,
+        )  # fmt: skip

@@ -1,0 +1,126 @@
+"""The choice: the fastest, but not for little, not for a moment, and no drafting in vain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from airdraft.control import lengths
+from airdraft.control.auto import Auto, Steady, preferred
+from airdraft.control.facts import wire
+from airdraft.control.predict import Prediction
+from airdraft.core.policy import Facts, Given, Mode
+from airdraft.errors import BadParameterError
+
+NEAR = Facts(0.005, 0.03, 0.004, 20e6, 100e6, 0.8)
+FAR = replace(NEAR, rtt_s=0.3)
+POOR = replace(FAR, acceptance=0.05)
+
+
+def test_it_takes_the_fastest() -> None:
+    assert Auto(32000).choose(NEAR, 0).scheme == "stream"
+    assert Auto(32000, ("server", "coupled")).choose(NEAR, 0).scheme == "coupled"
+    assert Auto(32000, ("server", "coupled")).choose(FAR, 0).scheme == "server"
+    assert Auto(32000, ("stream",), races=("off", "always")).choose(FAR, 0).race == "always"
+
+
+def test_it_drafts_nothing_where_that_is_no_slower() -> None:
+    slow_draft = replace(NEAR, draft_s=0.04)
+    assert Auto(32000, ("server", "coupled")).choose(slow_draft, 0).scheme == "server"
+
+
+def test_equals_are_told_by_what_the_device_spends() -> None:
+    server, stream = (
+        Prediction(Mode("server"), 99.5, 1, 0, 9),
+        Prediction(Mode("stream", 8), 100, 1, 9, 9),
+    )
+    assert preferred([stream, server]) is server
+    assert preferred([stream, replace(server, tokens_per_s=98)]) is stream
+
+
+def test_a_change_must_last() -> None:
+    auto = Auto(32000, ("server", "coupled"), dwell_s=0.5)
+    assert auto.choose(FAR, 0.0).scheme == "server"
+    assert auto.choose(NEAR, 1.0).scheme == "server"
+    assert auto.choose(NEAR, 1.4).scheme == "server"
+    assert auto.choose(FAR, 1.45).scheme == "server"  # a moment only: the wait begins anew
+    assert auto.choose(NEAR, 1.6).scheme == "server"
+    assert auto.choose(NEAR, 2.05).scheme == "server"
+    assert auto.choose(NEAR, 2.15).scheme == "coupled"
+
+
+def test_little_is_not_worth_a_change() -> None:
+    schemes = ("server", "coupled")
+    rtts_s = [rtt_ms / 1000 for rtt_ms in range(120)]
+    even = next(
+        rtt_s for rtt_s in rtts_s if Auto(32000, schemes).choose(replace(NEAR, rtt_s=rtt_s), 0).scheme == "server"
+    )
+    for margin, after in ((0.05, "server"), (0.0, "coupled")):
+        auto = Auto(32000, schemes, margin=margin, dwell_s=0.0)
+        auto.choose(NEAR, 0)
+        assert auto.choose(replace(NEAR, rtt_s=even), 1).scheme == "server"  # no slower, and spares the device
+        assert auto.choose(replace(NEAR, rtt_s=even - 0.002), 2).scheme == after
+
+
+def test_drafting_in_vain_ends_under_a_stream_too() -> None:
+    auto = Auto(32000, ("server", "stream"))
+    in_vain = replace(POOR, streamed=1.005)
+    assert auto.choose(POOR, 0).scheme == "stream"
+    assert auto.choose(replace(POOR, streamed=1.2), 1.0).scheme == "stream"  # better than anybody would think
+    ways = {at: auto.choose(in_vain, at / 10).scheme for at in range(11, 600)}
+    changes = [at for at in range(12, 600) if ways[at] != ways[at - 1]]
+    served = [until - since for since, until in zip(changes[::2], changes[1::2], strict=False)]
+    tried = [until - since for since, until in zip(changes[1::2], changes[2::2], strict=False)]
+    assert ways[changes[0]] == "server"
+    assert changes[0] in range(30, 33)  # two seconds in vain
+    assert set(tried) <= {20, 21, 22}
+    assert [each // 10 for each in served[:4]] == [2, 4, 8, 16]  # and half a second each to make up its mind
+
+
+def test_lengths_follow_at_once() -> None:
+    auto = Auto(32000, ("coupled",))
+    assert auto.choose(NEAR, 0.0).length < auto.choose(FAR, 0.1).length
+
+
+def test_tk_slts_switch_is_one_row() -> None:
+    for facts in (NEAR, FAR, POOR, replace(NEAR, uplink_bps=50e3), replace(NEAR, uplink_bps=200e3, acceptance=0.4)):
+        switch = Auto(32000, ("server", "topk"), rounds=lengths.tk_slt, margin=0.0, dwell_s=0.0)
+        speculates = lengths.TkSlt(wire("topk", 32000)).speculate(facts)
+        assert (switch.choose(facts, 0).scheme == "topk") == speculates
+    aware = Auto(32000, ("server", "topk"), margin=0.0, dwell_s=0.0)
+    assert aware.choose(FAR, 0).scheme == "server"  # where TK-SLT's own switch says topk
+
+
+def test_it_says_why() -> None:
+    auto = Auto(32000)
+    assert auto.why() == "nothing chosen yet"
+    auto.choose(NEAR, 0)
+    assert "stream" in auto.why()
+    assert "with server" in auto.why()
+    assert "\n" not in auto.why()
+
+
+def test_given() -> None:
+    undecided = Mode("topk", 0)
+    assert Given(undecided).choose(NEAR, 0) is undecided
+    assert Given(Mode("server")).why() == "server: as asked for"
+
+
+def test_steady() -> None:
+    fixed = Mode("coupled", 5)
+    policy = Steady(fixed, wire("coupled", 32000))
+    assert policy.choose(NEAR, 0) == policy.choose(FAR, 1) == fixed
+    free = Steady(Mode("stream", race="off"), wire("stream", 32000))
+    near, far = free.choose(NEAR, 0), free.choose(FAR, 1)
+    assert near.race == far.race == "off"
+    assert 0 < near.length < far.length
+    assert Steady(Mode("topk"), wire("topk", 32000)).choose(NEAR, 0).length > 0
+    assert free.why() == "stream: as asked for"
+
+
+def test_mistakes() -> None:
+    with pytest.raises(BadParameterError, match="nothing to choose from"):
+        Auto(32000, ())
+    with pytest.raises(BadParameterError, match="margin is -1"):
+        Auto(32000, margin=-1)
