@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,14 +20,22 @@ from airdraft.sim.conformance import TableModel
 VOCAB = 6
 
 
+class Tokens(list[int]):
+    """A cache as `check` wants it."""
+
+    @property
+    def length(self) -> int:
+        return len(self)
+
+
 class Strict(TableModel):
     """Refuses what every engine refuses, and counts."""
 
     fed = forwards = 0
 
     def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-        info = EngineInfo(self.name, self.vocab_size, self.max_context, self.eos_ids)
-        check(info, Part(SimpleNamespace(length=len(cache)), keep, tokens, rows))
+        info = EngineInfo(self.name, self.vocab_size, self.max_context)
+        check(info, Part(Tokens(cache), keep, tokens, rows))
         self.fed += len(tokens)
         self.forwards += 1
         return super().forward(cache, keep, tokens, rows)
