@@ -48,9 +48,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
 }
 
-CORE_THIRD_PARTY = {"numpy", "msgspec"}
+PURE = ("core", "scheduler.turns", "scheduler.memory")
+PURE_THIRD_PARTY = {"numpy", "msgspec"}
 # Sockets, clocks, randomness and concurrency are the callers'.
-CORE_FORBIDDEN = {
+PURE_FORBIDDEN = {
     "asyncio", "concurrent", "datetime", "http", "importlib", "multiprocessing", "os", "random", "secrets", "select",
     "selectors", "socket", "ssl", "subprocess", "threading", "time", "urllib", "uuid",
 }  # fmt: skip
@@ -68,11 +69,11 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
         if top == "airdraft":
             if not any(f"{inner}.".startswith(f"{allowed}.") for allowed in (layer, *LAYERS[layer])):
                 found.append(f"{where}: {layer} may import only {', '.join(LAYERS[layer]) or 'nothing'} of airdraft")
-        elif layer == "core":
-            if top in CORE_FORBIDDEN:
-                found.append(f"{where}: the core has no clock, no I/O and no randomness of its own")
-            elif top not in CORE_THIRD_PARTY and top not in sys.stdlib_module_names:
-                found.append(f"{where}: the core needs only {', '.join(sorted(CORE_THIRD_PARTY))}")
+        elif any(f"{module}.".startswith(f"airdraft.{pure}.") for pure in PURE):
+            if top in PURE_FORBIDDEN:
+                found.append(f"{where}: {module} has no clock, no I/O and no randomness of its own")
+            elif top not in PURE_THIRD_PARTY and top not in sys.stdlib_module_names:
+                found.append(f"{where}: {module} needs only {', '.join(sorted(PURE_THIRD_PARTY))}")
     return found
 
 
@@ -106,6 +107,9 @@ def test_the_package_is_where_this_test_looks() -> None:
         ("airdraft.sim.run", "from airdraft.models.baseline import Anything"),
         ("airdraft.sim.run", "from airdraft.models import base, onnx"),
         ("airdraft.device.client", "from airdraft.edge.server import serve"),
+        ("airdraft.scheduler.turns", "import asyncio"),
+        ("airdraft.scheduler.memory", "from concurrent.futures import ThreadPoolExecutor"),
+        ("airdraft.scheduler.memory", "from airdraft.models.engines import load"),
         ("airdraft.edge.server", "from airdraft import __version__"),
         ("airdraft.edge.server", "if TYPE_CHECKING:\n    from airdraft.device import client"),
         ("airdraft.demo", "import airdraft.cli"),
@@ -126,6 +130,7 @@ def test_the_checker_sees(module: str, source: str) -> None:
         ("airdraft.sim.run", "from airdraft.models.base import LanguageModel\nimport heapq"),
         ("airdraft.control.plan", "from airdraft.core.policy import Policy"),
         ("airdraft.link.relay", "import asyncio, socket"),
+        ("airdraft.scheduler.loop", "import asyncio\nfrom airdraft.scheduler.turns import Share"),
         ("airdraft.edge.server", "from airdraft.version import __version__"),
         ("airdraft.cli", "from airdraft.demo import run\nfrom airdraft.edge import server"),
     ],

@@ -23,7 +23,6 @@ from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Mode
 from airdraft.core.request import Request
-from airdraft.core.resume import Resumable
 from airdraft.core.sampling import SamplingParams, choose, distribution, draw
 from airdraft.core.schemes import Context, Drafted, Guess, Ruling
 from airdraft.core.schemes.coupled import Coupled
@@ -31,9 +30,10 @@ from airdraft.core.schemes.dense import Dense
 from airdraft.core.schemes.rejection import Rejection
 from airdraft.core.schemes.split import Split
 from airdraft.core.schemes.topk import TopK
+from airdraft.device.resume import Resumable
 from airdraft.sim import alone
 from airdraft.sim.conformance import Conformance, TableModel, conformance
-from airdraft.sim.pair import Pair, Text
+from airdraft.sim.pair import Pair, PairText
 
 from .tables import SPECS, Fickle, alike, request, table
 
@@ -228,12 +228,12 @@ def test_a_broken_scheme_is_caught(
 class Torn(Pair):
     """Every session ends after its first commit, and the text goes on over machines that know nothing of it."""
 
-    def write(self, request: Request) -> Text:
+    def write(self, request: Request) -> PairText:
         text, pair = Resumable(request), self
         while text.finished is None:
             text.take(Pair.write(pair, text.next_request()).commits[0])
             pair = Torn(self._draft, self._target)
-        return Text(text.tokens)
+        return PairText(text.tokens)
 
 
 class Again:
@@ -331,7 +331,7 @@ def test_every_pair_of_schemes_may_follow_each_other_and_the_text_keeps_its_dist
     followed = set()
 
     class Restless(Pair):
-        def write(self, request: Request) -> Text:
+        def write(self, request: Request) -> PairText:
             policy = Fickle(random.Random(request.seed).choices(MODES, k=9))  # noqa: S311
             text = super().write(replace(request, policy=policy))
             followed.update(pairwise(mode.scheme for mode in policy.modes[: policy.asked]))

@@ -31,9 +31,14 @@ from airdraft.core.messages import (
     Digest,
     Draft,
     Error,
+    Extra,
+    Logprobs,
     Message,
+    More,
     Ping,
     SchemeSpec,
+    Switch,
+    Tokens,
     Verdict,
     encode,
 )
@@ -41,9 +46,10 @@ from airdraft.core.noise import gumbel, noise_words, row_key
 from airdraft.core.sampling import SamplingParams, choose
 from airdraft.core.schemes import Drafted, Drafts
 from airdraft.core.schemes.split import CANDIDATES
+from airdraft.core.states import DEVICE, EDGE
 
 from .tables import drafting, hello, opening
-from .test_machines import EDGE_MESSAGES, effect, in_state
+from .test_machines import EDGE_MESSAGES, STATES, law
 from .test_noise import slow_gumbel, slow_word
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -138,10 +144,20 @@ def limits_block() -> str:
 
 
 def edge_block() -> str:
-    states = ["new", "greeted", "opening", "idle", "verifying", "streaming", "done"]
-    out = [f"| message | {' | '.join(states)} |", "|---" * (len(states) + 1) + "|"]
-    for name, make in EDGE_MESSAGES.items():
-        out.append(f"| {name} | {' | '.join(effect(in_state(state), make()) for state in states)} |")
+    out = [f"| message | {' | '.join(STATES)} |", "|---" * (len(STATES) + 1) + "|"]
+    out += [f"| {name} | {' | '.join(law(name, state) for state in STATES)} |" for name in EDGE_MESSAGES]
+    kinds = (Draft, More, Switch)
+    out += ["", f"| state | {' | '.join(f'`{kind.__name__}`' for kind in kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+    for state, table in EDGE.items():
+        out.append(f"| {state.name} | {' | '.join(table[k].value if k in table else '–' for k in kinds)} |")
+    return "\n".join(out)
+
+
+def device_block() -> str:
+    kinds = (Verdict, Extra, Tokens, Logprobs)
+    out = [f"| state | {' | '.join(f'`{kind.__name__}`' for kind in kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+    for state, table in DEVICE.items():
+        out.append(f"| {state.name} | {' | '.join(table[k].value if k in table else '–' for k in kinds)} |")
     return "\n".join(out)
 
 
@@ -259,6 +275,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "errors": errors_block,
     "limits": limits_block,
     "edge": edge_block,
+    "device": device_block,
     "noise": noise_block,
     "choice": choice_block,
     "digest": digest_block,

@@ -15,7 +15,7 @@ import pytest
 from airdraft import cli
 from airdraft.core.connection import Machine
 from airdraft.core.edge import EdgeMachine
-from airdraft.core.edge.session import Session
+from airdraft.core.edge.session import EdgeSession
 from airdraft.core.events import Event, Forward
 from airdraft.core.messages import Decoder, Message, Open, Ping, Pong
 from airdraft.core.schemes import Drafts
@@ -105,13 +105,13 @@ def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_a_forward_that_no_model_can_do_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sound = Session._ask
+    sound = EdgeSession._ask
 
-    def broken(self: Session, drafts: Drafts, spare: bool = False) -> Forward:
+    def broken(self: EdgeSession, drafts: Drafts, spare: bool = False) -> Forward:
         forward = sound(self, drafts, spare)
         return replace(forward, keep=forward.keep + 1)  # counts the last token, which is not fed yet
 
-    monkeypatch.setattr(Session, "_ask", broken)
+    monkeypatch.setattr(EdgeSession, "_ask", broken)
     assert any("was asked for" in crash for crash in found(tmp_path).crashes)
 
 

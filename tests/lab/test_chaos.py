@@ -16,7 +16,7 @@ from airdraft import cli
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
-from airdraft.core.resume import Resumable
+from airdraft.device.resume import Resumable
 from airdraft.lab import chaos
 from airdraft.lab.chaos import faults
 from airdraft.lab.chaos.faults import KINDS, Fault, Kind

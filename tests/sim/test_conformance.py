@@ -15,7 +15,7 @@ from airdraft.errors import RefusedError
 from airdraft.models.base import FloatArray
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel, _texts, chi_squared, conformance, remembered
-from airdraft.sim.pair import Pair, Text
+from airdraft.sim.pair import Pair, PairText
 
 
 def table(seed: int, vocab: int = 4, eos_ids: tuple[int, ...] = ()) -> TableModel:
@@ -28,9 +28,9 @@ def table(seed: int, vocab: int = 4, eos_ids: tuple[int, ...] = ()) -> TableMode
 class Alone(Pair):
     """The target without a draft: exact, and quick."""
 
-    def write(self, request: Request) -> Text:
+    def write(self, request: Request) -> PairText:
         wanted = tuple(request.prompt), request.params, request.seed, request.max_tokens
-        return Text(list(alone.write(self._target, *wanted)))
+        return PairText(list(alone.write(self._target, *wanted)))
 
 
 def test_p_values_of_exact_texts_are_uniform() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.base import FloatArray, check
+from airdraft.models.base import EngineInfo, FloatArray, Part, check
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 from airdraft.sim import alone, together
@@ -20,14 +20,22 @@ from airdraft.sim.conformance import TableModel
 VOCAB = 6
 
 
+class Tokens(list[int]):
+    """A cache as `check` wants it."""
+
+    @property
+    def length(self) -> int:
+        return len(self)
+
+
 class Strict(TableModel):
     """Refuses what every engine refuses, and counts."""
 
     fed = forwards = 0
 
     def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-        held = Held(length=len(cache))
-        check(EngineInfo("table", VOCAB + 1, self.max_context, self.eos_ids), Part(held, keep, tokens, rows))
+        info = EngineInfo(self.name, self.vocab_size, self.max_context)
+        check(info, Part(Tokens(cache), keep, tokens, rows))
         self.fed += len(tokens)
         self.forwards += 1
         return super().forward(cache, keep, tokens, rows)

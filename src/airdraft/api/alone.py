@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator
 from functools import partial
 
 from airdraft.core import schemes
-from airdraft.core.edge.session import Session
+from airdraft.core.edge.session import EdgeSession
 from airdraft.core.events import Committed, Failed, Finished, Forward, Out, Progress
 from airdraft.core.law import Law
 from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
 from airdraft.core.messages import Logprobs, Message, SchemeSpec
 from airdraft.core.request import Request
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 from airdraft.edge.access import Tenant
 from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
@@ -43,9 +43,9 @@ class TargetWriter:
         server, target, tenant = self._server, self._server.target, self._tenant
         context = min(target.max_context, tenant.quotas.context or target.max_context)
         self._check(request, context)
-        text = Text(request.prompt, min(len(request.prompt) + request.max_tokens, context), target.eos_ids)
+        text = Prefix(request.prompt, min(len(request.prompt) + request.max_tokens, context), target.eos_ids)
         law = Law(request.params, request.seed, target.vocab_size)
-        session = Session(_NUMBER, text, law, SchemeSpec(schemes.SERVER), target, 0, request.logprobs)
+        session = EdgeSession(_NUMBER, text, law, SchemeSpec(schemes.SERVER), target, 0, request.logprobs)
         server.admit(tenant)
         watch = server.watch(lambda _: text.tokens, "the API", tenant)
         outs = _shown(watch, session.begin(len(request.prompt), request.max_tokens))
@@ -98,7 +98,7 @@ def _shown(watch: Watch, outs: list[Out]) -> list[Out]:
     return outs
 
 
-def _committed(outs: list[Out], request: Request, text: Text, vocab_size: int) -> Committed | None:
+def _committed(outs: list[Out], request: Request, text: Prefix, vocab_size: int) -> Committed | None:
     """What a forward committed, as a device would say it."""
     progress = next((out for out in outs if isinstance(out, Progress)), None)
     if progress is None:

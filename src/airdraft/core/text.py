@@ -12,7 +12,7 @@ Over = Literal["stop", "length"]
 """Why a text is complete: an end-of-text token, or the last token that was asked for."""
 
 
-class Text:
+class Prefix:
     """Prompt and committed tokens. Tokens are only ever appended."""
 
     def __init__(

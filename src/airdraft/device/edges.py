@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from airdraft.core.policy import Facts
-from airdraft.core.resume import Backoff
 from airdraft.device.client import STANDS, EdgeConnection
 from airdraft.device.pool import Pool
+from airdraft.device.resume import Backoff
 from airdraft.errors import AirdraftError, Code, LinkError, RefusedError
 
 _log = logging.getLogger(__name__)

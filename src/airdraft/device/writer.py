@@ -1,7 +1,7 @@
 """Texts that survive the link: written over whichever edge answers, without a token lost or doubled.
 
 A text is what was committed. When its connection dies, it is resumed from there, at the same edge or at another with
-the same target (`airdraft.core.resume`). Meanwhile `offline` decides what a user is shown: nothing, an error, or what
+the same target (`airdraft.device.resume`). Meanwhile `offline` decides what a user is shown: nothing, an error, or what
 the draft model would write, labelled as such until an edge has confirmed it.
 """
 
@@ -19,11 +19,11 @@ from typing import Literal, Self, get_args
 from airdraft.core.events import Committed, Finished
 from airdraft.core.policy import Facts
 from airdraft.core.request import Request
-from airdraft.core.resume import Backoff, Resumable
 from airdraft.device.client import STANDS, EdgeConnection
 from airdraft.device.dial import check_address
 from airdraft.device.edges import Edges, EdgesState
 from airdraft.device.offline import Corrected, Guess, Unverified
+from airdraft.device.resume import Backoff, Resumable
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
 from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler

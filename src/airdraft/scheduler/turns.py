@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from airdraft.core.events import Forward
 from airdraft.models.base import Cache
@@ -58,8 +59,7 @@ class Sequenced:
     """Told after every call that it had a part in."""
 
 
-@dataclass(frozen=True, eq=False)
-class Turn:
+class Turn(NamedTuple):
     """A forward that waits to be run."""
 
     text: Sequenced
@@ -68,8 +68,7 @@ class Turn:
     """Its place among all forwards that ever came."""
 
 
-@dataclass(frozen=True, eq=False)
-class Share:
+class Share(NamedTuple):
     """What a forward gets of one call: the tokens from `start` to `end`."""
 
     text: Sequenced
@@ -130,9 +129,8 @@ class Batch:
             start += 1  # a piece of it is there already
         scored = max(forward.rows, 1)
         start = min(start, end - scored)
-        whole = Share(text, turn.arrival, tokens, start, end, forward.rows)
-        if not self._pieces or not whole.is_prompt or whole.fed <= self._left:
-            return whole
+        if not self._pieces or end - start <= max(scored, self._left):
+            return Share(text, turn.arrival, tokens, start, end, forward.rows)
         if self._left <= 0:
             return None
         return Share(text, turn.arrival, tokens, start, min(start + self._left, end - scored), 0)

@@ -16,7 +16,7 @@ from airdraft.models.base import LanguageModel
 
 
 @dataclass
-class Text:
+class PairText:
     """What one request gave."""
 
     tokens: list[int] = field(default_factory=list)
@@ -39,20 +39,20 @@ class Pair:
         self.device = device_machine(hello, draft.max_context, now=0.0)
         self._draft, self._target, self._chunk = draft, target, chunk
         self._caches: dict[tuple[str, int], object] = {}
-        self._pump(Text())
+        self._pump(PairText())
 
-    def write(self, request: Request) -> Text:
+    def write(self, request: Request) -> PairText:
         """Serve one request to its end.
 
         Raises: `RefusedError` with the code and message of whatever ended the session or the connection early.
         """
-        text = Text(counts=request.counts)
+        text = PairText(counts=request.counts)
         _, events = self.device.open(request, now=0.0)
         self._pump(text, events)
         self._caches.clear()
         return text
 
-    def _pump(self, text: Text, events: list[Event] | None = None) -> None:
+    def _pump(self, text: PairText, events: list[Event] | None = None) -> None:
         todo: deque[tuple[str, Event]] = deque(("device", event) for event in events or [])
         while True:
             uplink, downlink = self.device.take(), self.edge.take()

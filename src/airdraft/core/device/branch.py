@@ -13,13 +13,13 @@ import numpy as np
 from airdraft.core.drafting import Ask, Drafter
 from airdraft.core.law import Place
 from airdraft.core.schemes import Guess
-from airdraft.core.text import Over, Text
+from airdraft.core.text import Over, Prefix
 
 
 class Branch:
     """The drafts that follow one text."""
 
-    def __init__(self, text: Text, drafter: Drafter) -> None:
+    def __init__(self, text: Prefix, drafter: Drafter) -> None:
         self.drafts: list[int] = []
         """Drafted tokens behind the text, in order."""
         self.sent = text.length
@@ -67,7 +67,7 @@ class Branch:
         return next((at for at, (drafted, token) in enumerate(both) if drafted != token), len(both))
 
     def commit(self, tokens: Sequence[int]) -> Over | None:
-        """Append `tokens` to the text. Drafts that follow from them live on. Returns `Text.over`."""
+        """Append `tokens` to the text. Drafts that follow from them live on. Returns `Prefix.over`."""
         agreeing = self.agreeing(tokens)
         if agreeing < len(tokens):
             self._drafter.cut(self._text.length + agreeing)

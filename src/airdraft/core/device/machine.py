@@ -10,7 +10,7 @@ import numpy as np
 from airdraft.core import schemes
 from airdraft.core.connection import Machine
 from airdraft.core.device.pen import Making, Peer
-from airdraft.core.device.session import HEADER_BYTES, Session
+from airdraft.core.device.session import HEADER_BYTES, DeviceSession
 from airdraft.core.drafting import Drafter, ModelDrafter
 from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Out, Ready
 from airdraft.core.messages import (
@@ -64,7 +64,7 @@ class DeviceMachine(Machine):
             Making, learner=learner, plan=plan, make=make, drafter=drafter, draft_context=draft_context,
         )  # fmt: skip
         self._peer: Peer | None = None
-        self._sessions: dict[int, Session] = {}
+        self._sessions: dict[int, DeviceSession] = {}
         self._opened = 0
         self._greeted_s = now
         self._long = False
@@ -104,7 +104,7 @@ class DeviceMachine(Machine):
             raise BadParameterError("nothing is left to write: the text to be resumed is complete")
         self._now = now
         self._opened += 1
-        session = Session(self._opened, request, self._make_of(self._peer, vocab_size=vocab), now)
+        session = DeviceSession(self._opened, request, self._make_of(self._peer, vocab_size=vocab), now)
         message = session.opening()
         if len(frame := encode(message)) > welcome.max_frame:
             raise BadParameterError(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from airdraft.core.device.branch import Branch
-from airdraft.core.device.rounds import Rounds
-from airdraft.core.device.stream import Stream
+from airdraft.core.device.rounds import DeviceRounds
+from airdraft.core.device.stream import DeviceStream
 from airdraft.core.drafting import Ask, Drafter
 from airdraft.core.events import Forward, Offered, Out
 from airdraft.core.law import Law
@@ -18,7 +18,7 @@ from airdraft.core.policy import Facts, Learner, Mode, Policy
 from airdraft.core.request import Request
 from airdraft.core.schemes import Drafts, Guess, Scheme
 from airdraft.core.states import DeviceState as State
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 
 DRAFT_HEADER = 80
 """Most bytes of a `Draft` message around its body."""
@@ -60,9 +60,9 @@ class Pen:
     facts: Facts
     state: State
 
-    def __init__(self, number: int, text: Text, law: Law, request: Request, making: Making) -> None:
+    def __init__(self, number: int, text: Prefix, law: Law, request: Request, making: Making) -> None:
         self.branch = Branch(text, making.drafter())
-        self.rounds, self.stream = Rounds(), Stream()
+        self.rounds, self.stream = DeviceRounds(), DeviceStream()
         self.seq = 0
         """The number of the last `Draft`."""
         welcome = making.peer.welcome

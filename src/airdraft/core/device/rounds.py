@@ -21,7 +21,7 @@ class Ruled:
     """The draft whose replacement is the device's to draw."""
 
 
-class Rounds:
+class DeviceRounds:
     """The round under way, and the rejection that may follow it."""
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ from airdraft.core.schemes import DEVICE as SIDE
 from airdraft.core.schemes import SERVER, Scheme
 from airdraft.core.states import DEVICE
 from airdraft.core.states import DeviceState as State
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 from airdraft.errors import Code, LocalProtocolError, RemoteProtocolError
 
 HEADER_BYTES = 46
@@ -56,14 +56,14 @@ REVIEW_S = 0.25
 """Seconds after which the policy is asked again, at the next commit."""
 
 
-class Session:
+class DeviceSession:
     """One text on the device."""
 
     def __init__(self, number: int, request: Request, making: Making, now: float) -> None:
         welcome, tokens = making.peer.welcome, [*request.prompt, *request.committed]
         self.number, self.counts = number, request.counts
         end = min(len(request.prompt) + request.max_tokens, welcome.max_context)
-        self.text = Text(tokens, end, welcome.eos_ids)
+        self.text = Prefix(tokens, end, welcome.eos_ids)
         self._peer, self._request, self._learner, self._make_scheme = making.peer, request, making.learner, making.make
         self._law = Law(request.params, request.seed, making.vocab_size)
         self._pen = Pen(number, self.text, self._law, request, making)
@@ -182,7 +182,7 @@ class Session:
         outs = self._commit(ruled.tokens, accepted, ruled.kind, (verdict.committed, verdict.digest))
         if ruled.rejected is not None:
             return outs + self._recover(verdict.extra)
-        return outs + self._next_round()
+        return outs + self._go_on()
 
     def _recover(self, extra: bytes) -> list[Out]:
         token = self._rounds.recover(self._pen.scheme, extra, self.text.place)
@@ -190,11 +190,7 @@ class Session:
             self._pen.state = State.RECOVERING
             return [Recovering(self.number, answered=False), More(self.number, self._pen.seq)]
         self._pen.state = State.DRAFTING
-        return self._commit([token], 0, "recovered", None) + self._next_round()
-
-    def _next_round(self) -> list[Out]:
-        outs = self._review() if self.state is State.DRAFTING else []
-        return outs + self._advance()
+        return self._commit([token], 0, "recovered", None) + self._go_on()
 
     def _streamed(self, message: Tokens) -> list[Out]:
         branch = self._branch
@@ -205,10 +201,7 @@ class Session:
         self.counts.raced += not message.drafted
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
         theirs = (self.text.length + len(tokens), message.digest)
-        outs = self._commit(tokens, message.accepted, kind, theirs)
-        if self.state is State.STREAMING:
-            outs += self._review()
-        return outs + self._advance()
+        return self._commit(tokens, message.accepted, kind, theirs) + self._go_on()
 
     def _judged(self, verdict: Judged) -> None:
         """Count a forward of the target's."""
@@ -253,13 +246,14 @@ class Session:
             raise RemoteProtocolError(Code.STATE, what)
         return decode_logprobs(message.body, tokens, most, self._law.vocab_size)
 
-    def _review(self) -> list[Out]:
-        """Ask the policy again, if the last time was a while ago."""
-        if not self.curious or self._now - self._reviewed_s < REVIEW_S:
-            return []
-        self._reviewed_s = self._now
-        self._pen.facts = self._learner.facts()
-        return self._apply(self._policy.choose(self._pen.facts, self._now))
+    def _go_on(self) -> list[Out]:
+        """Ask the policy again, if the last time was a while ago, and draft."""
+        outs, settled = list[Out](), self.state in (State.DRAFTING, State.STREAMING)
+        if settled and self.curious and self._now - self._reviewed_s >= REVIEW_S:
+            self._reviewed_s = self._now
+            self._pen.facts = self._learner.facts()
+            outs = self._apply(self._policy.choose(self._pen.facts, self._now))
+        return outs + self._advance()
 
     def _apply(self, mode: Mode) -> list[Out]:
         """Go on as `mode` says: at once, or once the edge has answered the switch that it takes.

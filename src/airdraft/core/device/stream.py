@@ -11,7 +11,7 @@ QUEUE = 2
 """Drafts of a stream that may wait for the uplink."""
 
 
-class Stream:
+class DeviceStream:
     """What is on its way. Packets are numbered as drafts of rounds are."""
 
     def __init__(self) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 from airdraft.core import schemes
 from airdraft.core.bits import BitReader, id_width
 from airdraft.core.connection import Machine
-from airdraft.core.edge.session import Session
+from airdraft.core.edge.session import EdgeSession
 from airdraft.core.edge.target import Limits, Target
 from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
 from airdraft.core.law import Law
 from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome
 from airdraft.core.states import CONNECTION
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError, too_long
 
 SMOOTHING = 0.2
@@ -44,7 +44,7 @@ class EdgeMachine(Machine):
         self._target = target
         self._limits = limits
         self._greeted = False
-        self._sessions: dict[int, Session] = {}
+        self._sessions: dict[int, EdgeSession] = {}
         self._asked_s: dict[int, float] = {}  # when each session's forward was asked for
         self._last_opened = 0
         self.admit: Callable[[], None] | None = None
@@ -187,7 +187,7 @@ class EdgeMachine(Machine):
         self._send(Error(number, code, message))
         return [Declined(number, code)]
 
-    def _session(self, message: Open) -> Session:
+    def _session(self, message: Open) -> EdgeSession:
         """The session that `message` opens. Raises: what is wrong with it."""
         target = self._target
         if not 1 <= message.prompt_length <= message.length:
@@ -198,14 +198,14 @@ class EdgeMachine(Machine):
         packed = BitReader(message.tokens)
         tokens: list[int] = packed.read(message.length, id_width(target.vocab_size)).tolist()
         packed.finish()
-        text = Text(tokens, min(message.prompt_length + message.max_tokens, target.max_context), target.eos_ids)
+        text = Prefix(tokens, min(message.prompt_length + message.max_tokens, target.max_context), target.eos_ids)
         if max(tokens) >= target.vocab_size or text.digest != message.digest:
             what = "the prompt does not match its digest, or leaves the vocabulary"
             raise RemoteProtocolError(Code.GARBAGE, what)
         if text.over:
             raise RemoteProtocolError(Code.STATE, "nothing is left to write: every token asked for is committed")
         law = Law(message.params, message.seed, target.vocab_size)
-        session = Session(
+        session = EdgeSession(
             message.session, text, law, message.scheme, target, self._limits.max_draft, message.logprobs, self._make
         )
         if self.admit is not None:

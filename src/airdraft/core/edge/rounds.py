@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from airdraft.core.messages import Draft, Verdict
 from airdraft.core.schemes import Drafts, Ruling, Scheme
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 from airdraft.errors import Code, RemoteProtocolError
 
 
-class Rounds:
+class EdgeRounds:
     """The draft that waits for the prompt, if one does."""
 
     def __init__(self) -> None:
         self.waiting: Draft | None = None
 
-    def open(self, message: Draft, text: Text, scheme: Scheme, room: int) -> Drafts:
+    def open(self, message: Draft, text: Prefix, scheme: Scheme, room: int) -> Drafts:
         """The drafts of `message`, to be verified. `room`: how many there may be.
 
         Raises: `RemoteProtocolError` if they do not follow the text, or are no drafts of this scheme.
@@ -29,6 +29,6 @@ class Rounds:
             raise RemoteProtocolError(Code.STATE, what)
         return scheme.decode(message.count, message.body)
 
-    def verdict(self, number: int, seq: int, ruling: Ruling, text: Text) -> Verdict:
+    def verdict(self, number: int, seq: int, ruling: Ruling, text: Prefix) -> Verdict:
         """The answer, once the text holds what was ruled."""
         return Verdict(number, seq, ruling.accepted, ruling.token, text.length, text.digest, ruling.extra)

@@ -15,8 +15,8 @@ import numpy as np
 
 from airdraft.core import schemes
 from airdraft.core.connection import known_rows
-from airdraft.core.edge.rounds import Rounds
-from airdraft.core.edge.stream import Stream
+from airdraft.core.edge.rounds import EdgeRounds
+from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Target
 from airdraft.core.events import Begun, Forward, Offered, Out, Progress, Recovering, Taken, Turning
 from airdraft.core.law import Law
@@ -25,17 +25,17 @@ from airdraft.core.messages import Draft, Extra, Logprobs, Message, More, Opened
 from airdraft.core.schemes import Drafts, Ruling, Scheme
 from airdraft.core.states import EDGE, Action
 from airdraft.core.states import EdgeState as State
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 from airdraft.errors import Code, LocalProtocolError, RemoteProtocolError
 
 
-class Session:
+class EdgeSession:
     """One text at the edge."""
 
     def __init__(
         self,
         number: int,
-        text: Text,
+        text: Prefix,
         law: Law,
         spec: SchemeSpec,
         target: Target,
@@ -57,7 +57,7 @@ class Session:
         self._max_draft = max_draft
         self._scheme = self._make(spec)
         self._name = spec.name
-        self._rounds, self._stream = Rounds(), Stream(text, max_draft)
+        self._rounds, self._stream = EdgeRounds(), EdgeStream(text, max_draft)
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
         self._seq = 0  # the last draft that has arrived
         self._drafts = Drafts()  # those of the forward under way

@@ -5,14 +5,14 @@ from __future__ import annotations
 from airdraft.core.edge.tail import Tail
 from airdraft.core.messages import REACH, Draft, Tokens
 from airdraft.core.schemes import Drafts, Ruling, Scheme
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 from airdraft.errors import Code, RemoteProtocolError
 
 
-class Stream:
+class EdgeStream:
     """What has arrived, and what is verified."""
 
-    def __init__(self, text: Text, max_draft: int) -> None:
+    def __init__(self, text: Prefix, max_draft: int) -> None:
         self.tail = Tail(text)
         self._text, self._max_draft = text, max_draft
         self._alone = False  # the device said that it has no drafts for now

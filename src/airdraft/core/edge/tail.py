@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 
 
 class Tail:
     """The drafts that follow `text`."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: Prefix) -> None:
         self.drafts: list[int] = []
         """They stand at the positions text.length, text.length + 1, …"""
         self._text = text

@@ -27,8 +27,8 @@ from airdraft.core.events import Committed, Event, Finished
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.policy import Facts, Mode, Policy
 from airdraft.core.request import Request
-from airdraft.core.resume import Backoff, Resumable
 from airdraft.core.sampling import SamplingParams
+from airdraft.device.resume import Backoff, Resumable
 from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError
 from airdraft.lab.chaos.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
 from airdraft.link.base import LinkModel

@@ -16,7 +16,7 @@ import numpy as np
 
 from airdraft.core.events import Committed, Finished
 from airdraft.core.request import Request
-from airdraft.core.text import Text
+from airdraft.core.text import Prefix
 from airdraft.errors import LocalProtocolError
 
 
@@ -28,7 +28,7 @@ class Resumable:
         self._request = request
         prompt, most = tuple(request.prompt), request.max_tokens
         # 0 is no number of tokens, and the machine that opens the text says so.
-        self._text = Text(
+        self._text = Prefix(
             [*prompt, *request.committed], len(prompt) + most if most > 0 else math.inf, eos_ids, len(prompt)
         )
         self._ended: str | None = None  # what a session said

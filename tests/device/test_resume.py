@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from airdraft.core.events import Committed, Finished
 from airdraft.core.request import Request
-from airdraft.core.resume import Backoff, Resumable
 from airdraft.core.sampling import SamplingParams
+from airdraft.device.resume import Backoff, Resumable
 from airdraft.errors import LocalProtocolError
 from airdraft.sim.pair import Pair
 
