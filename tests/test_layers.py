@@ -7,46 +7,7 @@ import sys
 
 import pytest
 
-from .house import PACKAGE, imports, modules
-
-# From low to high: what of airdraft each layer may import, besides itself. A new layer gets a line here.
-LAYERS: dict[str, tuple[str, ...]] = {
-    "version": (),
-    "__init__": ("version", "client"),  # the client when it is asked for
-    "errors": (),
-    "core": ("errors",),
-    "control": ("errors", "core"),
-    "models": ("errors",),
-    "link": ("errors",),
-    "sim": ("errors", "core", "control", "models.base", "link"),
-    "scheduler": ("errors", "core.events", "models.base"),
-    "transport": ("errors", "core", "scheduler"),
-    "telemetry": ("errors", "core"),
-    "device": ("version", "errors", "core", "control", "models", "scheduler", "transport", "telemetry"),
-    "edge": ("version", "errors", "core", "models", "scheduler", "transport", "telemetry"),
-    "api": ("errors", "core", "control", "models", "scheduler", "transport", "telemetry", "device", "edge"),
-    "client": ("errors", "core", "control", "models", "device"),
-    "local": ("errors",),
-    "lab": ("errors", "core", "control", "models", "link", "sim", "device", "edge", "local", "transport"),
-    "demo": ("errors", "core", "models", "device", "local", "lab"),
-    "cli": (
-        "version",
-        "errors",
-        "core",
-        "control",
-        "models",
-        "link",
-        "sim",
-        "telemetry",
-        "device",
-        "edge",
-        "api",
-        "local",
-        "lab",
-        "demo",
-    ),
-    "__main__": ("cli",),
-}
+from .house import LAYERS, PACKAGE, imports, modules
 
 PURE = ("core", "scheduler.turns", "scheduler.memory")
 PURE_THIRD_PARTY = {"numpy", "msgspec"}

@@ -1,4 +1,4 @@
-"""`airdraft chaos`."""
+"""`airdraft chaos`: texts through faults of link and edge, each compared with the target's own."""
 
 from __future__ import annotations
 

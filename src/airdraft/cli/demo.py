@@ -1,4 +1,4 @@
-"""`airdraft demo`."""
+"""`airdraft demo`: every scheme side by side over an emulated link."""
 
 from __future__ import annotations
 

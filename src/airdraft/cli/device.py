@@ -1,4 +1,4 @@
-"""`airdraft device`."""
+"""`airdraft device`: OpenAI's API on a device that drafts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`airdraft edge`."""
+"""`airdraft edge`: a target model, served to devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`airdraft fuzz`."""
+"""`airdraft fuzz`: input that no honest peer would send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`airdraft gguf`."""
+"""`airdraft gguf`: a Llama written as GGUF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`airdraft link`."""
+"""`airdraft link`: a slow link in front of an edge."""
 
 from __future__ import annotations
 

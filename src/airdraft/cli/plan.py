@@ -1,4 +1,4 @@
-"""`airdraft plan`."""
+"""`airdraft plan`: the scheme that is predicted to be the fastest."""
 
 from __future__ import annotations
 

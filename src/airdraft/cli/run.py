@@ -1,4 +1,4 @@
-"""`airdraft run`."""
+"""`airdraft run`: one text in the terminal."""
 
 from __future__ import annotations
 
