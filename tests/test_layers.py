@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 
 import pytest
 
-from .house import LAYERS, PACKAGE, imports, modules
+from .house import PACKAGE, imports, modules
+
+PAGE = PACKAGE.parents[1] / "DESIGN.md"
+ROW = re.compile(r"\| `(?P<layer>\w+)` \| .+ \| (?P<allowed>nothing|`[\w.]+`(?:, `[\w.]+`)*) \|")
+
+
+def layers(page: str) -> dict[str, tuple[str, ...]]:
+    """What of airdraft each layer may import, besides itself: the table between the marks in DESIGN.md, low to high."""
+    marked = re.search(r"<!-- layers:begin -->\n(.*?)\n<!-- layers:end -->", page, re.DOTALL)
+    assert marked, "DESIGN.md has no table between <!-- layers:begin --> and <!-- layers:end -->"
+    found: dict[str, tuple[str, ...]] = {}
+    for line in marked[1].splitlines()[2:]:
+        row = ROW.fullmatch(line)
+        assert row, f"no row of the table of layers: {line}"
+        layer, allowed = row["layer"], tuple(re.findall(r"`([\w.]+)`", row["allowed"]))
+        above = [name for name in allowed if name.partition(".")[0] not in found]
+        assert layer not in found, f"{layer} has two rows"
+        assert not above, f"{layer} may import only what stands in a row before its own, not {', '.join(above)}"
+        found[layer] = allowed
+    return found
+
+
+LAYERS = layers(PAGE.read_text("utf-8"))
 
 PURE = ("core", "scheduler.turns", "scheduler.memory")
 PURE_THIRD_PARTY = {"numpy", "msgspec"}
@@ -22,7 +45,7 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     """What in the module `module` (airdraft.core.noise, say) breaks the rules, one line each."""
     layer = [*module.split("."), "__init__"][1]
     if layer not in LAYERS:
-        return [f"{module} is in no layer: give {layer} its place in LAYERS"]
+        return [f"{module} is in no layer: give {layer} a row in the table of DESIGN.md"]
     found = []
     for line, name in imports(ast.parse(source), module, is_package):
         top, _, inner = name.partition(".")
@@ -45,6 +68,33 @@ def test_layers_import_downwards_only() -> None:
 
 def test_the_package_is_where_this_test_looks() -> None:
     assert (PACKAGE / "errors.py").is_file()
+
+
+def test_every_layer_is_there() -> None:
+    assert set(LAYERS) == {[*name.split("."), "__init__"][1] for name in modules()}
+
+
+MARKED = "<!-- layers:begin -->\n| layer | what it is | may import |\n|---|---|---|\n{}\n<!-- layers:end -->"
+
+
+def test_the_table_is_read() -> None:
+    rows = "| `a` | first | nothing |\n| `b` | `a` and more | `a` |\n| `c` | last | `a.b`, `b` |"
+    assert layers(f"# Design\n\n{MARKED.format(rows)}\n") == {"a": (), "b": ("a",), "c": ("a.b", "b")}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "| `a` | without marks | nothing |",
+        MARKED.format("| `a` | its own, not in code | b |"),
+        MARKED.format("| `a` | nothing said | |"),
+        MARKED.format("| `a` | upwards | `b` |\n| `b` | | nothing |"),
+        MARKED.format("| `a` | twice | nothing |\n| `a` | twice | nothing |"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(page: str) -> None:
+    with pytest.raises(AssertionError):
+        layers(page)
 
 
 @pytest.mark.parametrize(
