@@ -6,20 +6,16 @@ the marked blocks of docs/links.md. Takes some ten seconds; every figure follows
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from airdraft.cli.pages import renew
 from airdraft.link.base import LinkModel
 from airdraft.link.nr import NrPipe
 from airdraft.link.presets import preset
+from bench.pages import json_file, publish
 
-PAGE = Path(__file__).parents[1] / "docs" / "links.md"
 PERCENTILES = (5, 50, 95, 99, 99.9)
 EDAF_MS = (10.0, 13.4, 25.5, 43.0, 93.0)
 """Mostafavi et al., EDAF (2024): one-way uplink delay of 128-byte packets in an OpenAirInterface cell."""
@@ -28,9 +24,9 @@ EDAF_RETRANSMITTED = 0.15
 PACKET = 128
 SEEDS = 10
 PACKETS = 20_000
-"""For each seed."""
+"""Packets for each seed."""
 GAP_S = (0.05, 0.15)
-"""Between packets, uniform: so far apart that none waits for another but behind a stall."""
+"""Gap between packets, uniform: so long that none waits for another except behind a stall."""
 SHOWN = (
     "const:rtt=20,up=10",
     "markov2:rtt=20",
@@ -45,7 +41,7 @@ SHOWN = (
 
 
 def delays_ms(link: LinkModel, nbytes: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], float]:
-    """Of each packet; and for `nr` the share of transport blocks that needed a retransmission, else NaN."""
+    """The delay of each packet, and for `nr` the share of transport blocks that needed a retransmission, else NaN."""
     pipe = link.uplink()
     sent_s = np.cumsum(rng.uniform(*GAP_S, PACKETS))
     arrivals_s = np.array([pipe.send(now, nbytes) for now in sent_s.tolist()])
@@ -104,16 +100,9 @@ def links_table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, show, write."""
-    parser = argparse.ArgumentParser(prog="python -m bench.links", description="Measure delays over the links.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
-    asked = parser.parse_args()
+    file = json_file("links", "Measure delays over the links.")
     rows = [measure(name) for name in SHOWN]
-    edaf, links = edaf_table(rows[-1]), links_table(rows)
-    print(f"{edaf}\n\n{links}")
-    renew(PAGE, {"edaf": edaf})
-    renew(PAGE, {"delays": links})
-    if asked.json:
-        asked.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    publish("docs/links.md", {"edaf": edaf_table(rows[-1]), "delays": links_table(rows)}, rows, file)
 
 
 if __name__ == "__main__":

@@ -3,26 +3,21 @@
 The shipped pair writes the same texts in three ways that take turns: by the loop of `airdraft.sim.together` in this
 process; by device and edge, two processes joined by a WebSocket over loopback, in rounds of the same draft length; and
 by the two as `airdraft run` uses them, with `auto`. All choose with the library's shared noise, so the texts must be
-identical. Each text of the two is held against the loop's. First at the models' own speed, where a forward takes about
-a millisecond; then slowed to the profile phone-8b. The table goes to the terminal, and into the marked block of
-docs/benchmarks.md.
+identical, and each text of the latter two is compared with the loop's. This is done first at the models' own speed,
+where a forward takes about a millisecond, and then slowed to the profile phone-8b. The table goes to the terminal, and
+into the marked block of docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from airdraft import local
-from airdraft.cli.pages import renew
 from airdraft.control.auto import Auto
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
@@ -34,29 +29,28 @@ from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
 from airdraft.sim import together
-from bench.noise import cpu_name
+from bench.pages import json_file, machine, publish
 
 BAR = 0.9
-"""What the stack must reach of the plain loop's speed, both ways."""
+"""Share of the plain loop's speed that the stack must reach, both ways."""
 WAYS = ("rounds", "auto")
 LENGTH = 4
 PARAMS = SamplingParams(0.7)
 TOKENS = 128
 TURNS = {"none": (8, 5), "phone-8b": (3, 2)}
-"""By profile: prompts, and times that each is written both ways."""
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+"""By profile: the number of prompts, and how often each is written both ways."""
 
 
 def plain(
     draft: LanguageModel, target: LanguageModel, prompt: Sequence[int], seed: int, vocab_size: int
 ) -> tuple[list[int], int]:
-    """The text by the loop in one process, and the rounds it took."""
+    """Write a text by the loop in one process. Returns it, and the rounds it took."""
     rounds = list(together.write(draft, target, prompt, PARAMS, seed, TOKENS, LENGTH, vocab_size))
     return [token for tokens in rounds for token in tokens], len(rounds)
 
 
 async def stack(client: EdgeConnection, prompt: Sequence[int], seed: int, way: str, vocab_size: int) -> list[int]:
-    """The text by device and edge. `way`: `rounds` or `auto`."""
+    """Write a text by device and edge. `way` is `rounds` or `auto`."""
     if way == "auto":
         request = Request(prompt, SchemeSpec("stream"), PARAMS, seed, TOKENS, policy=Auto(vocab_size))
     else:
@@ -65,7 +59,7 @@ async def stack(client: EdgeConnection, prompt: Sequence[int], seed: int, way: s
 
 
 async def measure(name: str) -> list[dict[str, Any]]:
-    """One profile: a row for each way."""
+    """Measure one profile. Returns a row for each way."""
     (draft, tokenizer), (target, _) = load("draft"), load("target")
     pace, vocab = profile(name), tokenizer.vocab_size
     slow_draft, slow_target = Paced(draft, pace.draft_s), Paced(target, pace.target_s)
@@ -141,17 +135,11 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print, write. Exit code 1 if the bar is missed anywhere."""
-    parser = argparse.ArgumentParser(prog="python -m bench.loopback", description="What the stack costs.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
-    asked = parser.parse_args()
-    result: dict[str, Any] = {"bar": BAR, "cpu": cpu_name(), "cores": os.cpu_count() or 1}
-    result["rows"] = [row for name in TURNS for row in asyncio.run(measure(name))]
-    result["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    print(table(result))
-    if asked.json:
-        asked.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    renew(PAGE, {"loopback": table(result)})
-    return int(not all(row["held"] for row in result["rows"]))
+    file = json_file("loopback", "What the stack costs.")
+    rows = [row for name in TURNS for row in asyncio.run(measure(name))]
+    result: dict[str, Any] = {"bar": BAR, "rows": rows, **machine()}
+    publish("docs/benchmarks.md", {"loopback": table(result)}, result, file)
+    return int(not all(row["held"] for row in rows))
 
 
 if __name__ == "__main__":

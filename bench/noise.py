@@ -6,36 +6,29 @@ marked block of docs/benchmarks.md.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from airdraft.cli.pages import renew
 from airdraft.core import schemes
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import Draft, SchemeSpec, encode
 from airdraft.core.noise import gumbel
 from airdraft.core.sampling import SamplingParams, choose
+from bench.pages import json_file, machine, publish
 
 BAR_MS = 0.5
-"""What one row of the largest vocabulary may take."""
+"""Most that one row of the largest vocabulary may take."""
 VOCABULARIES = (4096, 32000, 151936)
 ROUNDS = 300
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def median_ms(run: Callable[[int], object]) -> float:
-    """The median of many runs, so that what else the machine does counts little."""
+    """The median of many runs, so that other work on the machine counts little."""
     times = []
     for at in range(-10, ROUNDS):
         began = time.perf_counter()
@@ -45,15 +38,8 @@ def median_ms(run: Callable[[int], object]) -> float:
     return 1e3 * statistics.median(times)
 
 
-def cpu_name() -> str:
-    """The processor, as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
 def measure() -> dict[str, Any]:
-    """Everything the table says."""
+    """Measure everything in the table."""
     rows = []
     for vocab in VOCABULARIES:
         logits = np.random.default_rng(0).normal(0.0, 3.0, vocab).astype(np.float32)
@@ -70,9 +56,7 @@ def measure() -> dict[str, Any]:
             }
         )
     return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count() or 1,
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        **machine(),
         "numpy": np.__version__,
         "bar_ms": BAR_MS,
         "rounds": ROUNDS,
@@ -102,14 +86,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print, write. Exit code 1 if the bar is missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.noise", description="Time the shared noise.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
-    asked = parser.parse_args()
+    file = json_file("noise", "Time the shared noise.")
     result = measure()
-    print(table(result))
-    if asked.json:
-        asked.json.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    renew(PAGE, {"noise": table(result)})
+    publish("docs/benchmarks.md", {"noise": table(result)}, result, file)
     return int(result["rows"][-1]["row_ms"] > BAR_MS)
 
 

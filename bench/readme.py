@@ -1,4 +1,4 @@
-"""Writes the README's table from a run of the demo.
+"""The README's table, from a run of the demo.
 
 .venv/bin/airdraft demo --json demo.json --svg docs/demo.svg
 .venv/bin/python -m bench.readme demo.json
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from airdraft.cli.pages import renew
+from bench.pages import ROOT
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 
 
 def table(results: dict[str, Any]) -> str:

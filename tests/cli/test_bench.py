@@ -130,9 +130,9 @@ def test_auto_that_falls_short(
         (("validate", "--json", "nowhere/v.json"), "nowhere/v.json cannot be written", "make it"),
         (("grid", "--json", "nowhere/g.json"), "nowhere/g.json cannot be written", "make it"),
         (("report", "gone.json"), "gone.json cannot be read", "give a grid's JSON"),
-        (("report", "{trace}"), "drive.csv is no JSON", "bench grid --json"),
+        (("report", "{trace}"), "drive.csv is not JSON", "bench grid --json"),
         (("report", "{list}"), "list.json holds no grid", "bench grid --json"),
-        (("report", "{empty}"), "this is no grid", "run the grid again"),
+        (("report", "{empty}"), "this is not a grid", "run the grid again"),
     ],
 )
 def test_mistakes(
@@ -167,7 +167,7 @@ def test_pages(tmp_path: Path) -> None:
     with pytest.raises(BadParameterError, match="cannot be renewed \\(No such file or directory\\); give a page"):
         renew(tmp_path / "gone.md", {"z": "never"})
     page.write_bytes(b"\xff")
-    with pytest.raises(BadParameterError, match="no UTF-8"):
+    with pytest.raises(BadParameterError, match="not UTF-8 text"):
         renew(page, {"z": "never"})
 
 

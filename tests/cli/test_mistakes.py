@@ -152,7 +152,7 @@ def test_a_prompt_longer_than_the_context(mistake: Run, edge: str) -> None:
 
 
 def test_standard_input_that_is_no_text(mistake: Run, edge: str) -> None:
-    assert "no UTF-8 text" in mistake("run", "-", "--edge", edge, stdin=b"\xff\xfe\x00")
+    assert "not UTF-8 text" in mistake("run", "-", "--edge", edge, stdin=b"\xff\xfe\x00")
 
 
 def test_a_folder_without_a_model(mistake: Run, tmp_path: Path) -> None:

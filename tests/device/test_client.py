@@ -20,7 +20,7 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from airdraft import transport
-from airdraft.core import device as device_module
+from airdraft.core.device import machine as device_module
 from airdraft.core.messages import (
     MAX_FILLER,
     MAX_FRAME,

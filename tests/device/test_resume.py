@@ -15,7 +15,7 @@ from airdraft.device.resume import Backoff, Resumable
 from airdraft.errors import LocalProtocolError
 from airdraft.sim.pair import Pair
 
-from .tables import SPECS, STREAMS, alike, request, table
+from ..core.tables import SPECS, STREAMS, alike, request, table
 
 SCHEMES = {**SPECS, **{f"stream-{race}": STREAMS[race] for race in STREAMS}}
 TARGET = table(1, eos_ids=(4,))

@@ -7,14 +7,14 @@ from pathlib import Path
 from time import perf_counter
 
 from airdraft.core.edge import EdgeMachine, Limits, Target
-from airdraft.core.messages import Draft, Opened, Tokens
+from airdraft.core.events import Begun, Offered, Progress, Taken
 from airdraft.edge.access import anybody
 from airdraft.edge.watch import Watch
 from airdraft.scheduler import Call
 from airdraft.telemetry.metrics import Metrics, Readings
 from airdraft.telemetry.trace import Traces
 
-from .loopback import TOKENIZER, VOCAB, opening
+from .loopback import TOKENIZER, VOCAB
 
 ROUNDS = 2000
 BAR_S = 200e-6
@@ -26,16 +26,16 @@ def watching(traces: Traces | None) -> Callable[[], None]:
     target = Target("a test", "a target", TOKENIZER, VOCAB, 512, ())
     metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0))
     watch = Watch(EdgeMachine(target, Limits(), 0.0).text, "peer", anybody(0.0), metrics, traces, perf_counter)
-    watch.message(opening(1), False)
-    watch.message(Opened(1, 3, 0), True)
-    draft, tokens, call = Draft(1, 1, 3, 3, 0, 4, b"abc"), Tokens(1, 3, (9,), 0, 3, 4, 1), Call(0.01, 2, 10)
+    watch.event(Begun(1, 3, 3, 50, "stream"))
+    watch.event(Taken(1, 3))
+    drafts, progress, call = Offered(1, 3, 4, 3), Progress(1, 3, 3, 1, 4, raced=False), Call(0.01, 2, 10)
 
     def once() -> None:
-        watch.message(draft, False)
+        watch.event(drafts)
         metrics.forward_s.observe(call.seconds)
         metrics.batch.observe(call.texts)
         watch.call(1, call)
-        watch.message(tokens, True)
+        watch.event(progress)
 
     return once
 

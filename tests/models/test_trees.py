@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from airdraft.core import schemes
+from airdraft.core.law import Law, Place
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.sampling import SamplingParams
+from airdraft.core.schemes import Drafts
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, OneByOne, Part
 from airdraft.models.onnx import OnnxModel
 from airdraft.models.profile import PacedEngine
+from airdraft.sim import alone as alone_text
 from airdraft.sim.conformance import TableModel
 
 from .trees import TreeTable
@@ -88,3 +94,37 @@ def test_who_runs_chains_only_says_so(draft: OnnxModel, wrap: Any, shape: dict[s
     assert isinstance(found, ModelError)
     assert str(found) == "draft runs chains only; give it a part without parents and picks"
     assert cache.length == len(TEXT)
+
+
+@pytest.mark.parametrize("right", [0, 1], ids=["the first branch", "the second branch"])
+def test_drafts_of_two_branches_are_verified_in_one_forward_and_the_accepted_path_stays(right: int) -> None:
+    """From drafts to part, rows and ruling, and on with the next draft: the text is the target's."""
+    law, target = Law(SamplingParams(), 5, VOCAB), TableModel(row, VOCAB)
+    scheme = schemes.make(SchemeSpec("coupled"), law, schemes.EDGE)
+    own = list(alone_text.write(target, TEXT, SamplingParams(), 5, 6))
+    wrong = [(token + 1) % VOCAB for token in own]
+    branches = (own, wrong) if right == 0 else (wrong, own)
+    # Two branches of two tokens, and the last committed token before both.
+    drafts = Drafts(Drafts.of_tokens([*branches[0][:2], *branches[1][:2]]).said, parents=(-1, 0, -1, 2))
+    engine = TreeTable(row, VOCAB)
+    cache = engine.new_cache()
+    engine.verify([Part(cache, 0, TEXT[:-1], 0)])
+    fed, parents = [TEXT[-1], *drafts.tokens], (-1, *(parent + 1 for parent in drafts.parents or ()))
+    [rows] = engine.verify([Part(cache, len(TEXT) - 1, fed, len(fed), parents)])
+    assert isinstance(rows, np.ndarray)
+    ruling = scheme.verify(drafts, rows, Place(len(TEXT)))
+    assert (ruling.path, ruling.token) == ((0, 1) if right == 0 else (2, 3), own[2])
+    text = [*TEXT, *own[:3]]
+    # What stays behind the prompt is the last token of it and the accepted path.
+    picks = (0, *(node + 1 for node in ruling.path))
+    chain = Drafts.of_tokens(own[3:5])
+    [rows] = engine.verify([Part(cache, len(TEXT) - 1, [text[-1], *chain.tokens], 3, picks=picks)])
+    assert isinstance(rows, np.ndarray)
+    assert scheme.verify(chain, rows, Place(len(text))).token == own[5]
+
+
+def test_a_path_that_was_not_accepted_would_show() -> None:
+    """The broken twin of the test above: the other branch stays, and its rows are others."""
+    engine, cache, _ = grown()
+    [found] = engine.verify([Part(cache, len(TEXT), [2, 2], 2, picks=(0, 1))])
+    assert not np.array_equal(found, alone(5, 6, 2, 2)[-2:])

@@ -7,25 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from airdraft.core.messages import Close, Draft, Error, Open, Opened, SchemeSpec, Switch, Tokens, Verdict
-from airdraft.core.sampling import SamplingParams
+from airdraft.core.events import Begun, Failed, Finished, Offered, Progress, Taken, Turning
 from airdraft.errors import BadParameterError
 from airdraft.telemetry.trace import HELD, Traces, read, summary
 
-OPEN = Open(1, SchemeSpec("stream"), SamplingParams(), 0, 50, 3, 3, b"", 0)
+BEGUN = Begun(1, 3, 3, 50, "stream")
 
 
 def test_what_is_written_is_read_and_summed_up(tmp_path: Path) -> None:
-    trace = Traces(tmp_path / "new" / "folder", "device").open(OPEN, 100.0, edge="e")
-    trace.message(Opened(1, 3, 0), 100.1)
-    trace.message(Draft(1, 1, 3, 3, 0, 4, b"xyz"), 100.2)
+    trace = Traces(tmp_path / "new" / "folder", "device").open(BEGUN, 100.0, edge="e")
+    trace.event(Taken(1, 3), 100.1)
+    trace.event(Offered(1, 3, 4, 3), 100.2)
     trace.call(100.5, 0.25, 2, 5)
-    trace.message(Tokens(1, 3, (9,), 0, 2, 4, 1), 100.5)
-    trace.message(Switch(1, SchemeSpec("topk")), 100.6)
-    trace.message(Opened(1, 6, 0), 100.7)
-    trace.message(Verdict(1, 2, 3, 8, 10, 0), 101.5)
+    trace.event(Progress(1, 3, 2, 1, 4, raced=False), 100.5)
+    trace.event(Turning(1, "topk"), 100.6)
+    trace.event(Taken(1, 6), 100.7)
+    trace.event(Progress(1, 6, 3, 1, 3, raced=False), 101.5)
     assert not trace.path.exists()  # at once at the end, and not before
-    trace.message(Close(1, "length"), 102.0)
+    trace.event(Finished(1, "length"), 102.0)
     trace.close()
     events = read(trace.path)
     assert [event["event"] for event in events] == [
@@ -47,11 +46,11 @@ def test_what_is_written_is_read_and_summed_up(tmp_path: Path) -> None:
 def test_ids_only_if_asked(tmp_path: Path) -> None:
     text = [11, 12, 13]
     for ids in (False, True):
-        trace = Traces(tmp_path, "edge", ids).open(OPEN, 0.0)
-        trace.message(Opened(1, 3, 0), 0.0, text)
-        trace.message(Tokens(1, 3, (14,), 0), 0.1, [*text, 14])
-        trace.message(Verdict(1, 1, 0, 16, 6, 0), 0.2, [*text, 14, 15, 16])  # 15: the device's own
-        trace.message(Error(1, "busy", "no room"), 0.3, text)
+        trace = Traces(tmp_path, "edge", ids).open(BEGUN, 0.0)
+        trace.event(Taken(1, 3), 0.0, text)
+        trace.event(Progress(1, 3, 0, 1, 0, raced=True), 0.1, [*text, 14])
+        trace.event(Progress(1, 5, 0, 1, 1, raced=False), 0.2, [*text, 14, 15, 16])  # 15: the device's own
+        trace.event(Failed(1, "busy", "no room", ours=True), 0.3, text)
         trace.close()
         events = read(trace.path)
         assert [event["ids"] for event in events if "ids" in event] == ([text, [14], [15, 16]] if ids else [])
@@ -59,7 +58,7 @@ def test_ids_only_if_asked(tmp_path: Path) -> None:
 
 
 def test_a_long_text_does_not_pile_up(tmp_path: Path) -> None:
-    trace = Traces(tmp_path, "edge").open(OPEN, 0.0)
+    trace = Traces(tmp_path, "edge").open(BEGUN, 0.0)
     for at in range(HELD):
         trace.note("call", at, began=at, texts=1, tokens=1)
     assert len(trace.path.read_text().splitlines()) == HELD

@@ -70,8 +70,8 @@ def one_line(message: str) -> str:
 def main() -> None:
     """The entry point of the `airdraft` command."""
     logging.basicConfig(level=logging.WARNING, format="airdraft: %(levelname)s: %(message)s")
-    logging.getLogger("websockets").setLevel(logging.ERROR)  # a port scanner's bytes are no news
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it retries in vain becomes an error of ours
+    logging.getLogger("websockets").setLevel(logging.ERROR)  # a port scanner's bytes are not worth a line
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it retries succeeds or becomes an airdraft error
     try:
         app()
     except AirdraftError as error:

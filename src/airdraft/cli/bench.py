@@ -1,4 +1,4 @@
-"""`airdraft bench`: the laboratory's commands. What imports them late is the laboratory, which takes long to import."""
+"""`airdraft bench`: the laboratory's commands. They import the laboratory late, because that takes long."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def report(
     except OSError as error:
         raise BadParameterError(f"{grid_file} cannot be read ({error.strerror}); give a grid's JSON") from error
     except ValueError as error:
-        raise BadParameterError(f"{grid_file} is no JSON ({error}); run `airdraft bench grid --json` again") from error
+        raise BadParameterError(f"{grid_file} is not JSON ({error}); run `airdraft bench grid --json` again") from error
     if not isinstance(results, dict):
         raise BadParameterError(f"{grid_file} holds no grid; run `airdraft bench grid --json` again")
     for path in lab.report(results, folder):
@@ -96,7 +96,7 @@ def report(
 
 @bench.command()
 def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
-    """Hold virtual time against the wall clock: real processes over an emulated link, and their replay. 2 minutes.
+    """Compare virtual time with the wall clock: real processes over an emulated link, and their replay. 2 minutes.
 
     Ends with exit code 1 if the median or the worst cell is off by too much.
     Other work on this machine makes the real runs slower.
@@ -174,7 +174,7 @@ def trace(
 
 
 def _speeds(found: list[Traced]) -> Table:
-    """A line a run, within 80 columns; draft lengths, outages and round trips are in the JSON."""
+    """One line for each run, within 80 columns; draft lengths, outages and round trips are in the JSON."""
     schemes = {row.scheme: row.scheme.removeprefix("stream/") for row in found[0].speeds}
     table = _table("run", mbps="Mbit\n/s", **schemes, ratio="auto/\nbest")
     table.title, table.title_justify = "tokens/s; off and always: stream, by its race policy", "left"
@@ -188,13 +188,13 @@ def _speeds(found: list[Traced]) -> Table:
 
 
 def _folder_and_run(traced: Traced) -> tuple[str, str]:
-    """Where the file lies, or its name, and the run in it: files of a data set are named alike."""
+    """The folder of the file, or its name, and the run in it: files of a data set are named alike."""
     file, _, run = traced.name.partition(", ")
     return file.rpartition("/")[0] or file, run
 
 
 def _waits(found: list[Traced]) -> Table:
-    """Median over the runs of each percentile."""
+    """The median over the runs, of each percentile."""
     table = _table("scheme", p50="p50", p95="p95", p99="p99")
     table.title, table.title_justify = "wait for a token, ms: percentiles of a run, the median run", "left"
     for row in _wait_rows(found):
@@ -209,7 +209,7 @@ def _wait_rows(found: list[Traced]) -> Iterator[tuple[str, ...]]:
 
 
 def trace_block(found: list[Traced], about: str, verdict: str) -> str:
-    """The tables of `airdraft bench trace`, in Markdown: a line a folder, the median of its runs."""
+    """The tables of `airdraft bench trace` in Markdown: a line for each folder, with the median of its runs."""
     folders: dict[str, list[Traced]] = {}
     for each in found:
         folders.setdefault(_folder_and_run(each)[0], []).append(each)

@@ -1,4 +1,4 @@
-"""Those of `airdraft bench` that run real engines in wall clock: engines, one edge with many devices, what it holds."""
+"""The commands of `airdraft bench` that run in wall clock: engines, one edge with many devices, and its capacity."""
 
 from __future__ import annotations
 

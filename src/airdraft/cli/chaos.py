@@ -16,7 +16,7 @@ def chaos(
     sessions: Annotated[int, typer.Option(help="How many texts to write.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Everything is drawn from it: same seed, same sessions.", min=0)] = 1,
     session: Annotated[
-        int | None, typer.Option(help="Live only the session of this number, and tell what happened when.", min=0)
+        int | None, typer.Option(help="Run only the session of this number, and print what happened when.", min=0)
     ] = None,
     json_file: JsonFile = None,
     jobs: Jobs = 0,
@@ -33,7 +33,7 @@ def chaos(
     console = console_for(no_color, json_file)
     if session is not None:
         if json_file or page:
-            raise BadParameterError("--session tells of one session only; leave --json and --page out")
+            raise BadParameterError("--session reports on one session only; leave --json and --page out")
         outcome = lab.session(seed, session)
         for at_s, what in outcome.timeline:
             typer.echo(f"{at_s:9.3f} s  {what}")

@@ -49,7 +49,7 @@ def demo(
     slows them to what a phone and an 8 B target take; every time is labelled
     so.
     """
-    # Here, because it brings scipy, which takes longer to import than all the rest.
+    # Imported here because it brings scipy, which takes longer to import than all the rest.
     from airdraft.demo import report  # noqa: PLC0415
     from airdraft.lab.wall.schemes import Plan  # noqa: PLC0415
 

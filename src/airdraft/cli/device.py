@@ -93,7 +93,7 @@ def device(
             away = None
             try:
                 await writer.connect()
-            except (LinkError, RefusedError) as error:  # what may pass: the first text tries again
+            except (LinkError, RefusedError) as error:  # a passing error: the first text tries again
                 if isinstance(error, RefusedError) and not error.passes:
                     raise
                 away = Away(str(error))

@@ -54,7 +54,7 @@ _MaxBatch = Annotated[
 _KvTokens = Annotated[
     int | None,
     typer.Option(
-        help="Tokens of all texts whose keys and values are kept; who loses them is fed again.",
+        help="Tokens of all texts whose keys and values are kept; a text that loses them is fed again.",
         min=1,
         rich_help_panel=ENGINE,
     ),
@@ -189,7 +189,7 @@ def edge(
 
 
 def _limits(max_frame: int, max_draft: int, max_sessions: int, heartbeat_s: float) -> Limits:
-    """Limits of each connection. Raises: `BadParameterError` for one that no text could be written under."""
+    """The limits of each connection. Raises: `BadParameterError` for one under which no text could be written."""
     if min(max_sessions, max_draft) < 1 or max_frame < 1024:
         raise BadParameterError("--max-sessions and --max-draft must be at least 1, --max-frame at least 1024 bytes")
     if not 0.01 <= heartbeat_s <= 3600:  # NaN lands here too
@@ -198,7 +198,8 @@ def _limits(max_frame: int, max_draft: int, max_sessions: int, heartbeat_s: floa
 
 
 def _certificate(chain: Path | None, key: Path | None) -> Certificate | None:
-    """The certificate to serve with. Raises: `BadParameterError` if only half of it is given, or it cannot be used."""
+    """The certificate to serve with, if any. Raises: `BadParameterError` if only half of it is given, or it is
+    unusable."""
     if chain is None and key is None:
         return None
     if chain is None or key is None:

@@ -1,4 +1,4 @@
-"""The process of `airdraft edge`: an edge server, what is served beside it, signals, and what is said of it."""
+"""The process of `airdraft edge`: the edge's server, the other ports, signals, and the lines that announce them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class EdgeProcess:
 
     server: EdgeServer
     name: str
-    """The model's."""
+    """Name of the model."""
     host: str
     port: int
     metrics_host: str
@@ -61,9 +61,9 @@ class EdgeProcess:
     api: ApiPort | None
     certificate: Certificate | None
     imitated: str | None
-    """The hardware whose compute is imitated."""
+    """Hardware whose compute is imitated."""
     tokens: int | None
-    """How many bearer tokens there are; None: anybody may come."""
+    """Number of bearer tokens; None lets anybody in."""
     drain_s: float
     as_json: bool
     until_eof: bool
@@ -105,7 +105,7 @@ class EdgeProcess:
             yield options.address(self.host, found).replace("ws", scheme, 1) + "/v1"
 
     def _reload(self) -> None:
-        """Read tokens and certificate again. What is broken changes nothing."""
+        """Read tokens and certificate again. A broken file changes nothing."""
         try:
             self.server.reload()
             if self.certificate is not None:
@@ -116,7 +116,7 @@ class EdgeProcess:
             _log.info("tokens and certificate were read again")
 
     def _announce(self, urls: dict[str, str | None]) -> None:
-        """Say what is served where, and to whom. `urls`: of what else is served, by name."""
+        """Print what is served where, and to whom. `urls` has what is served besides, by name."""
         url = options.address(self.host, self.server.port)
         if self.certificate:
             url = url.replace("ws://", "wss://", 1)

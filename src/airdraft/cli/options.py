@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Profile = Annotated[
 Scheme = Annotated[
     str,
     typer.Option(
-        help=f"One of {', '.join(SCHEMES)}; or auto: a stream that races, or server where drafting is in vain, by "
+        help=f"One of {', '.join(SCHEMES)}; or auto: a stream that races, or server where drafting gains nothing, by "
         "what is measured.",
         rich_help_panel="Scheme",
     ),
@@ -90,7 +90,9 @@ Offline = Annotated[
 ]
 Token = Annotated[
     str | None,
-    typer.Option(envvar="AIRDRAFT_TOKEN", help="What the edge wants to know this device by.", rich_help_panel="Link"),
+    typer.Option(
+        envvar="AIRDRAFT_TOKEN", help="Bearer token that this device presents to the edge.", rich_help_panel="Link"
+    ),
 ]
 Ca = Annotated[
     Path | None,
@@ -114,7 +116,9 @@ TraceDir = Annotated[
 ]
 TraceTokens = Annotated[
     bool,
-    typer.Option(help="Token ids in traces, too: whoever reads them reads the texts.", rich_help_panel=OPERATION),
+    typer.Option(
+        help="Token ids in traces, too: anybody who reads a trace can read the text.", rich_help_panel=OPERATION
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True, help="End when standard input ends.")]
@@ -132,21 +136,22 @@ def edges(words: str) -> list[str]:
 
 
 def log_level(level: str) -> str:
-    """The same. Raises: `BadParameterError` if it is none."""
+    """Return `level`. Raises: `BadParameterError` if there is no such level."""
     if level not in logs.LEVELS:
         raise BadParameterError(f"no log level {level!r}; choose from {', '.join(logs.LEVELS)}")
     return level
 
 
 def traces(folder: Path | None, side: str, tokens: bool) -> Traces | None:
-    """Where traces go. Raises: `BadParameterError` where they cannot, or where it is not said."""
+    """The place for traces, if one is given. Raises: `BadParameterError` if it cannot be used, or is missing."""
     if tokens and folder is None:
         raise BadParameterError("--trace-tokens without --trace-dir; say where traces go")
     return Traces(folder, side, tokens) if folder else None
 
 
 def trusted(ca: Path | None) -> ssl.SSLContext | None:
-    """Whose certificates count. None: the usual ones. Raises: `BadParameterError` for a file that holds none."""
+    """A context that trusts the authorities in `ca`, too. None: the usual ones. Raises: `BadParameterError` for a bad
+    file."""
     if ca is None:
         return None
     context = ssl.create_default_context()

@@ -9,7 +9,7 @@ from airdraft.errors import BadParameterError
 
 
 def renew(page: Path, blocks: Mapping[str, str]) -> list[str]:
-    """Write those of `blocks` into `page` for which it has marks; returns their names.
+    """Write each of `blocks` for which `page` has marks into it; return their names.
 
     Raises: `BadParameterError` if the page cannot be read or written, or has marks for none of them.
     """
@@ -28,6 +28,6 @@ def renew(page: Path, blocks: Mapping[str, str]) -> list[str]:
             raise BadParameterError(f"{page} lacks the marks {marks}; put them where a block belongs")
         page.write_text(text, encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadParameterError(f"the page {page} cannot be renewed ({reason}); give a page of Markdown") from error
     return renewed

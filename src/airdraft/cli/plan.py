@@ -32,7 +32,7 @@ from airdraft.models.engines import load
 
 RACES = ("off", "always")
 WARM_FORWARDS, TIMED_FORWARDS = 3, 15
-"""Of the draft, to learn how long one takes."""
+"""Forwards of the draft before timing, and those timed."""
 
 _CAUSES = {
     "draft": "the device's own forwards set the pace: a faster draft model would help most.",
@@ -124,7 +124,7 @@ def _is_default(context: typer.Context, name: str) -> bool:
 
 
 async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContext | None) -> dict[str, float]:
-    """What can be measured of a link, an edge and a draft model, by the names of the options it stands for."""
+    """Measure what can be measured of a link, an edge and a draft model. Keys are the options that values replace."""
     model, tokenizer = load(draft)
     draft_s = _forward_s(model)
     async with await EdgeConnection.connect(
@@ -139,7 +139,7 @@ async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContex
 
 
 def _forward_s(model: LanguageModel) -> float:
-    """How long the model takes for one token, a few tokens into a text: the median."""
+    """Median seconds that the model takes for one token, a few tokens into a text."""
     cache = model.new_cache()
     seconds = []
     for at in range(WARM_FORWARDS + TIMED_FORWARDS):
@@ -158,7 +158,7 @@ def _listed(measured: dict[str, float]) -> str:
 
 
 def given(link: local.Link, draft_ms: float, verify_ms: float, acceptance: float) -> Facts:
-    """The facts, from options. Raises: `BadParameterError` naming an option out of range."""
+    """The facts that the options give. Raises: `BadParameterError` naming an option out of range."""
     for name, value in (("draft-ms", draft_ms), ("verify-ms", verify_ms)):
         if not 0 < value < math.inf:  # NaN lands here too
             raise BadParameterError(f"{name} is {value:g}; give a finite time above 0 ms")
@@ -169,9 +169,9 @@ def given(link: local.Link, draft_ms: float, verify_ms: float, acceptance: float
 
 
 def sentences(found: list[Prediction], chosen: Prediction, limit: str) -> list[str]:
-    """Why the chosen one, and what limits it, in words."""
+    """The reason for the choice, and its bottleneck, in sentences."""
     server = next(each for each in found if each.mode.scheme == SERVER)
-    # Of equals the last, which sends least.
+    # The last of several equals, because it sends least.
     rounds = max(
         (each for each in reversed(found) if traits(each.mode.scheme).rounds),
         key=lambda each: each.tokens_per_s,
@@ -218,7 +218,7 @@ def _name(prediction: Prediction) -> str:
 
 
 def _record(prediction: Prediction) -> dict[str, Any]:
-    """A row for JSON: what does not apply to a scheme is null."""
+    """A row for JSON, with null for what does not apply to its scheme."""
     mode, record = prediction.mode, asdict(prediction)
     rounds, streams = traits(mode.scheme).rounds, traits(mode.scheme).races
     del record["mode"]
@@ -234,6 +234,6 @@ def _record(prediction: Prediction) -> dict[str, Any]:
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """JSON has no infinity; null is a rate without a limit. What is not known is left out."""
+    """The values for JSON, which has no infinity: null is a rate without a limit. Unknown values are left out."""
     known = {name: value for name, value in values.items() if value is not None}
     return {name: value if math.isfinite(value) else None for name, value in known.items()}

@@ -1,4 +1,4 @@
-"""What the commands of the laboratory share: where results go, and how far they are."""
+"""Helpers of the laboratory's commands: results, pages and progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Pages = Annotated[
 
 
 def console_for(no_color: bool, json_file: Path | None) -> Console:
-    """Where results go. Looks first whether the file can be written: the runs take minutes."""
+    """A console for the results. Checks first that the file can be written, because the runs take minutes."""
     if json_file is not None and not json_file.resolve().parent.is_dir():
         folder = json_file.resolve().parent
         raise BadParameterError(f"{json_file} cannot be written: there is no folder {folder}; make it")
@@ -48,7 +48,7 @@ def renew_pages(pages: list[Path] | None, blocks: dict[str, str]) -> None:
 
 @contextmanager
 def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that disappears when all is done; give it what is done and of how many."""
+    """A progress bar that disappears at the end; call it with what is done, and of how many."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=None)
@@ -56,5 +56,5 @@ def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]
 
 
 def jobs_of(given: int) -> int:
-    """As many as there are cores, if none is given."""
+    """The number of processes: as many as there are cores, if none is given."""
     return given or os.cpu_count() or 1

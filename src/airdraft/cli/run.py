@@ -37,7 +37,7 @@ from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
 
 GIVE_UP_S = 60.0
-"""How long a text waits for an edge that was lost."""
+"""Seconds that a text waits for an edge that was lost."""
 ROUNDS = named(rounds=True)
 
 
@@ -125,7 +125,7 @@ def run(
 
 
 def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | None) -> None:
-    """Raises: `BadParameterError` if the options of a scheme do not go together."""
+    """Check that the options of a scheme go together. Raises: `BadParameterError`."""
     if scheme == "auto" and draft_length is not None:
         raise BadParameterError("--draft-length is given, and auto chooses it; leave it out, or name a --scheme")
     if scheme not in SCHEMES and scheme != "auto":
@@ -157,7 +157,7 @@ async def _connected(
 
 
 class _Notes:
-    """Says on standard error when the edge is lost, and when one is there again."""
+    """Reports on standard error that the edge is lost, and that one is back."""
 
     def __init__(self, waits: bool) -> None:
         self._waits = waits
@@ -165,7 +165,7 @@ class _Notes:
 
     def __call__(self, state: EdgesState) -> None:
         here = isinstance(state, Connected)
-        begin = "\n" if sys.stderr.isatty() else ""  # the text's line is not at its end
+        begin = "\n" if sys.stderr.isatty() else ""  # a text is being written on this line
         if isinstance(state, Away) and self._waits and self._met and not self._lost:
             typer.echo(f"{begin}airdraft: {state}; waiting up to {GIVE_UP_S:g} s", err=True)
         elif here and self._lost:
@@ -178,11 +178,11 @@ def _input() -> str:
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise BadParameterError(f"standard input is no UTF-8 text ({error.reason}); convert it first") from error
+        raise BadParameterError(f"standard input is not UTF-8 text ({error.reason}); convert it first") from error
 
 
 async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:
-    """Tokens as they are committed. What was committed before an error is printed, and stands."""
+    """Print tokens as they are committed. Those committed before an error are printed, and stand."""
     printer = TokenPrinter(console, tokenizer)
     cost = CostMeter(request.counts)
     try:
@@ -190,7 +190,7 @@ async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profi
             async for event in writer.write(request):
                 if isinstance(event, Committed):
                     printer.committed(event)
-                elif isinstance(event, Unverified) and console.is_terminal:  # elsewhere nothing can be taken back
+                elif isinstance(event, Unverified) and console.is_terminal:  # only a terminal can take it back
                     printer.unverified(event)
                 elif isinstance(event, Corrected) and console.is_terminal:
                     printer.corrected(event)
@@ -215,7 +215,7 @@ async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profi
 
 
 async def _as_json(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str) -> None:
-    """One object at the end, with what was committed even when an error follows it."""
+    """Print one object at the end, with the committed tokens even if an error follows."""
     tokens: list[int] = []
     reason, cost = "error", CostMeter(request.counts)
     try:

@@ -1,4 +1,4 @@
-"""How a serving command lets itself be scraped."""
+"""Metrics and health over HTTP, for commands that serve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airdraft.telemetry.http import routes, serving
 async def scraped(
     metrics: CollectorRegistry, health: Callable[[], str | None], host: str, port: int | None
 ) -> AsyncIterator[str | None]:
-    """Serve /metrics and /healthz, unless there is no port to do so. Yields the URL."""
+    """Serve /metrics and /healthz if a port is given. Yields the URL."""
     if port is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""`airdraft trace`: what became of one text, as a timeline."""
+"""`airdraft trace`: one text as a timeline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airdraft.telemetry.logs import printable
 from airdraft.telemetry.trace import read, summary
 
 WIDTH = 24
-"""Characters of the bar that shows when."""
+"""Characters of the bar that shows an event's time."""
 BARS = {"call": "━", "committed": "●", "draft": "▸"}
 
 trace = typer.Typer(
@@ -58,14 +58,14 @@ def show(
 
 
 def _bar(event: dict[str, Any], whole: float) -> Text:
-    """Where on the way from the first event to the last it stands."""
+    """A bar that shows where an event stands between the first and the last."""
     end = min(WIDTH - 1, int(WIDTH * event["t"] / whole))
     begin = min(end, max(0, int(WIDTH * event.get("began", event["t"]) / whole)))
     return Text(" " * begin + BARS.get(event["event"], "·") * (end - begin + 1))
 
 
 def _details(event: dict[str, Any]) -> str:
-    """What else an event holds, short."""
+    """The other fields of an event, in short."""
     parts = []
     for name, value in event.items():
         if name in ("t", "event"):

@@ -1,4 +1,4 @@
-"""How a serving command waits for its end."""
+"""The end of a command that serves: signals, or the end of its input."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import signal
 
 
 def stopping(until_eof: bool) -> asyncio.Event:
-    """Set when the process is asked to end: by SIGINT (Ctrl-C), SIGTERM or, if so wished, the end of its input.
+    """An event that is set when the process should end: on SIGINT (Ctrl-C), on SIGTERM or, with `until_eof`, at the end
+    of its input.
 
-    Call it before saying that the server is up: whoever reads that may ask at once. A process that holds the other end
-    of our input need not live to ask: however it dies, the pipe closes.
+    Call it before announcing the server, because a reader of that line may ask for the end at once. With a pipe as its
+    input the process ends however its parent dies.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -24,7 +25,7 @@ def stopping(until_eof: bool) -> asyncio.Event:
     if until_eof:
         try:
             loop.add_reader(0, read)
-        except OSError:  # a file or /dev/null, whose end nobody can wait for
+        except OSError:  # a file or /dev/null: its end cannot be awaited
             stopped.set()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)

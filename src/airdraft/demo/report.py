@@ -1,4 +1,4 @@
-"""What the demo shows: the texts as they are written, the table, and what the table says."""
+"""The demo's output: the texts as they are written, the table, and conclusions from it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
 
 
 def conclusions(rows: list[SchemeRow]) -> list[str]:
-    """What the figures say, in words, whoever wins."""
+    """The conclusions from the figures, in sentences, whichever scheme wins."""
     speed = {row.scheme: row.cost.figures()["tokens_per_s"] or 0.0 for row in rows}
     server, published = speed[schemes.SERVER], max(PUBLISHED, key=lambda name: speed[name])
     best = max(DRAFTING, key=lambda name: speed[name])
@@ -143,7 +143,7 @@ def _introduction(plan: Plan) -> Panel:
 
 
 async def _watch(bench: Bench, console: Console) -> SchemeRow:
-    """`stream`, before the eyes of the reader."""
+    """Write the texts under `stream` while the reader watches."""
     printer: TokenPrinter | None = None
 
     def on_text(at: int) -> None:
@@ -198,7 +198,7 @@ def _table(rows: list[SchemeRow], plan: Plan, imitated: str) -> Table:
 
 
 def _finite(rate_mbps: float) -> float | None:
-    """JSON has no infinity; null is a link without a limit."""
+    """A rate for JSON, which has no infinity: null is a link without a limit."""
     return rate_mbps if math.isfinite(rate_mbps) else None
 
 

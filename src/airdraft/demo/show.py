@@ -1,4 +1,4 @@
-"""How a text looks in the terminal while it is written: each token in the colour of how it was won."""
+"""A text in the terminal while it is written, each token in the colour of its origin."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MEANINGS = {
 }
 
 CONTEXT = 8
-"""Tokens whose text how the next one is written may hang on."""
+"""Earlier tokens that can affect how the next one is spelt."""
 
 
 def legend() -> Text:
-    """One line a colour."""
+    """The legend: one line for each colour."""
     names = {"target": "raced"}
     lines = [
         Text.assemble("  ", (f"{names.get(kind, kind):<10}", STYLES[kind]), meaning)
@@ -45,21 +45,21 @@ class TokenPrinter:
         self._ahead = 0  # the last so many of these are not verified
 
     def committed(self, event: Committed) -> None:
-        """Print the tokens of one commit, but for those that are there already."""
+        """Print the tokens of one commit, except those on the screen already."""
         known, self._ahead = self._ahead, max(0, self._ahead - len(event.tokens))
         for at, token in enumerate(event.tokens[known:], known):
             self._style = STYLES["accepted" if at < event.accepted else event.kind]
             self._push(token)
 
     def unverified(self, event: Unverified) -> None:
-        """Print what may yet be taken back."""
+        """Print tokens that may yet be taken back."""
         self._style = UNVERIFIED
         for token in event.tokens:
             self._push(token)
         self._ahead += len(event.tokens)
 
     def corrected(self, event: Corrected) -> None:
-        """Say what of that was wrong. What is right goes on in a line of its own."""
+        """Say which unverified tokens were wrong. The text goes on in a new line."""
         del self._shown[-len(event.tokens) :]
         self._ahead -= len(event.tokens)
         wrong = self._tokenizer.decode(event.tokens)
@@ -73,7 +73,7 @@ class TokenPrinter:
         self._print(self._stream.push(token))
 
     def end(self) -> None:
-        """Print what is left, and end the line."""
+        """Print the rest, and end the line."""
         self._print(self._stream.flush())
         self._console.print()
 

@@ -1,4 +1,4 @@
-"""TLS of the edge: a certificate, its key, and what is said when they do not fit."""
+"""The edge's TLS: a certificate, its key, and messages for when they do not fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Give new connections of `context` this certificate. Raises: as `server_context`, and leaves it as it was."""
+    """Give new connections of `context` this certificate. Raises: as `server_context`; `context` is then unchanged."""
     for what, path in (("certificate", certificate), ("key", key)):
         try:
             path.read_bytes()
@@ -32,14 +32,14 @@ def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
             raise BadParameterError(
                 f"the TLS {what} {path} cannot be read ({error.strerror}); give a PEM file"
             ) from error
-    # Into another context first: a chain that fails half-way stays in the one it was loaded into.
+    # Into another context first: a chain that fails half-way stays in the context it was loaded into.
     for into in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
         try:
             into.load_cert_chain(certificate, key, password=_no_passphrase)
         except ssl.SSLError as error:
             why = (
                 f"{key} is not the key of {certificate}" if error.reason == "KEY_VALUES_MISMATCH"
-                else f"{certificate} and {key} are no certificate and key in PEM"
+                else f"{certificate} and {key} are not a certificate and a key in PEM"
             )  # fmt: skip
             raise BadParameterError(f"{why}; give the chain of the server and its own key") from error
 

@@ -22,17 +22,17 @@ from airdraft.link.const import ConstLink
 from airdraft.sim.virtual import Compute, Span, Virtual, VirtualText
 
 BUSY = 0.85
-"""A resource at work for so much of the time is what limits a cell; if none is, it is the round trip."""
+"""Share of the time at work from which a resource is the bottleneck; if none reaches it, the round trip is."""
 
 PATIENCE = 3
 """Draft lengths tried beyond the best one."""
 SETTLE_S = 1.0
-"""Between a connection and its first text: the device has measured the link by then."""
+"""Seconds between a connection and its first text, in which the device measures the link."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where texts are written."""
+    """A place to write texts: a link, and how fast both sides compute."""
 
     link: LinkModel
     compute: Compute
@@ -48,7 +48,7 @@ def constant(
 
 @dataclass
 class Result:
-    """What a scheme did there. Times are virtual."""
+    """The outcome of one scheme there. Times are virtual."""
 
     scheme: str
     length: int | None
@@ -56,17 +56,18 @@ class Result:
     seconds: float = 0.0
     counts: Counts = field(default_factory=Counts)
     uplink_bytes: int = 0
-    """Every header included."""
+    """With every header."""
     downlink_bytes: int = 0
     identical: bool = True
     """Whether every text was the recorded one."""
     bottleneck: str = ""
     waits_s: list[float] = field(default_factory=list)
-    """For each token, how long after its predecessor the device had it; the first of a text counts from its start."""
+    """For each token, seconds since the device had its predecessor; the first of a text counts from the text's
+    start."""
 
     @property
     def tokens_per_s(self) -> float:
-        """Committed tokens by the time of their texts."""
+        """Committed tokens divided by the time of their texts."""
         return self.counts.committed / self.seconds
 
 
@@ -86,11 +87,11 @@ def run(
 ) -> Result:
     """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
 
-    Then the last text is the one that is being written `until_s` after the first began; it is written to its end. A
-    link that is silent for three times `heartbeat_s` ends the connection.
+    In the second case the text under way `until_s` after the first began is the last, and is written to its end. A link
+    that is silent for three times `heartbeat_s` ends the connection.
 
-    Without `length` the device finds draft length, window and packets by what it measures; with `policy`, which makes
-    one for each text, the scheme as well. The edge is one in service: it knows how long its forwards take.
+    Without `length` the device finds draft length, window and packets by what it measures. `policy` makes a policy for
+    each text, which chooses the scheme as well. The edge has been in service: it knows how long its forwards take.
     """
     replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
     device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
@@ -126,7 +127,7 @@ def run(
 
 
 def _waits(text: VirtualText) -> list[float]:
-    """A commit's first token waited for the link; the others came with it."""
+    """The waits of a text's tokens: a commit's first token waited for the link, the others came with it."""
     waits, last_s = [], text.began_s
     for at_s, event in text.commits:
         waits += [at_s - last_s, *[0.0] * (len(event.tokens) - 1)]
@@ -140,7 +141,7 @@ def _bottleneck(busy_s: dict[str, float], seconds: float) -> str:
 
 
 def best_rounds(recording: Recording, setting: Setting, spec: SchemeSpec, facts: Facts) -> Result:
-    """A scheme with rounds at the draft length that is best here: found by walking from the predicted one."""
+    """A scheme with rounds at its best draft length here, found by walking from the predicted one."""
     predicted = predict.best_rounds(facts, wire(spec.name, recording.vocab_size, spec.k, spec.bits)).mode.length
     tried: dict[int, Result] = {}
 
@@ -162,5 +163,5 @@ def best_rounds(recording: Recording, setting: Setting, spec: SchemeSpec, facts:
 
 
 def auto(vocab_size: int, spec: SchemeSpec) -> Callable[[], Policy]:
-    """What makes the policy that chooses by itself."""
+    """A maker of policies that choose by themselves."""
     return lambda: Auto(vocab_size, k=spec.k, bits=spec.bits)

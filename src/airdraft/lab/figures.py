@@ -65,13 +65,13 @@ _LEADER = {"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.7, "shrinkA": 2
 
 _RACED: dict[Scheme, str] = {f"{schemes.STREAM}/idle": "stream/idle; with one device also stream/always and auto"}
 _PALEST = 0.35
-"""Of a winner's colour, where it gains nothing over server streaming."""
+"""Depth of a winner's colour where it gains nothing over server streaming."""
 _WIDTH = 9.0
 _INK = "#222222"
 _TIMELINE_S = 1.2
 _STRIP_S = 0.6
 _LETTER_IN = 0.06
-"""Width of a letter in a span."""
+"""Inches that a letter takes in a span."""
 
 _STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
@@ -100,7 +100,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def winners(rows: Sequence[Row]) -> Figure:
-    """Which exact scheme is fastest over RTT and uplink rate, and its gain over `server`, for the typical agreement; a
+    """The fastest exact scheme over RTT and uplink rate, and its gain over `server`, for the typical agreement; one
     panel for each pair of forwards."""
     agreement = typical_agreement(rows)
     rows = [row for row in rows if row.agreement == agreement]
@@ -143,7 +143,7 @@ def _place(row: Row) -> tuple[tuple[float, float], float, float]:
 
 
 def _won(cell: Sequence[Row]) -> tuple[Scheme | None, float]:
-    """Who is the fastest in a cell, and how many times as fast as server streaming; 1 where there is none."""
+    """The fastest scheme of a cell, and its speed divided by that of server streaming; 1 where there is no winner."""
     won, server = winner(cell), best(cell).get("server")
     gain = won.tokens_per_s / server.tokens_per_s if won and server and server.tokens_per_s > 0 else 1.0
     return won.scheme if won else None, gain
@@ -152,7 +152,7 @@ def _won(cell: Sequence[Row]) -> tuple[Scheme | None, float]:
 def _winner_panel(
     axes: Axes, cells: Sequence[Sequence[tuple[Scheme | None, float]]], panels: int, most: float
 ) -> set[Scheme]:
-    """Fill one of `panels` side by side; `most`: the largest gain of all. Returns who won anywhere."""
+    """Fill one of `panels` side by side; `most` is the largest gain of all. Returns the winners."""
     seen: set[Scheme] = set()
     room_in = (_WIDTH - 0.8) / panels / len(cells[0])
     size = min(8.0, 0.82 * room_in * 72 / (len("×1.00") * 0.62))  # a digit is 0.62 of its size wide
@@ -282,7 +282,7 @@ def _printable(label: str) -> str:
 
 
 def _key(kind: str) -> Patch | Line2D:
-    """The entry of one kind of span in the legend."""
+    """The legend's entry for one kind of span."""
     colour, label = _SPANS[kind]
     if kind == "mismatch":
         return Line2D([], [], color=colour, marker="x", linestyle="", markeredgewidth=1.8, label=label)
@@ -294,12 +294,12 @@ def _key(kind: str) -> Patch | Line2D:
 
 
 def _title(figure: Figure, title: str, setting: str = "") -> None:
-    """What is shown, and that no link and no clock took part."""
+    """Write what is shown above the figure, and that it was simulated."""
     figure.suptitle(f"{title}\n{setting + '; ' if setting else ''}{SIMULATED}", fontsize=10, x=0.01, ha="left")
 
 
 def _paler(colour: str, depth: float) -> str:
-    """A colour mixed with white, of which it keeps the part `depth`."""
+    """`colour` mixed with white; the share `depth` of it remains."""
     red, green, blue = (1 - depth * (1 - part) for part in to_rgb(colour))
     return to_hex((red, green, blue))
 

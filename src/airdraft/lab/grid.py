@@ -1,4 +1,4 @@
-"""The grid: every scheme in every cell of RTT x uplink x compute x agreement, and what is claimed of all cells."""
+"""The grid: every scheme in every cell of RTT x uplink x compute x agreement, and claims about all cells."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ RTT_MS = (5.0, 20.0, 50.0, 100.0, 200.0)
 UPLINK_MBPS = (0.05, 0.5, 5.0, 50.0)
 DOWNLINK_MBPS = 100.0
 COMPUTE_MS = ((5.0, 30.0), (15.0, 30.0), (10.0, 60.0), (30.0, 30.0))
-"""(a forward of the draft, a forward of the target)."""
+"""Pairs of times: a forward of the draft, a forward of the target."""
 TEMPERATURES = (0.0, 0.7, 1.0)
 ACCEPTANCE = (0.6, 0.75, 0.9)
-"""Of synthetic agreement."""
+"""Acceptance rates of synthetic agreement."""
 
 TEXTS, TOKENS, SEARCHED = 12, 128, 4
-"""Texts a cell, most tokens of one, and on how many of the texts the best draft length is looked for."""
+"""Texts in a cell, most tokens of each, and the number of texts on which the best draft length is sought."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Where everything but the scheme is fixed."""
+    """A place on the grid, with everything fixed but the scheme."""
 
     rtt_ms: float
     uplink_mbps: float
@@ -63,15 +63,16 @@ def recordings(texts: int = TEXTS, tokens: int = TOKENS) -> list[Recording]:
 
 
 def cells(agreements: Iterable[str]) -> list[Cell]:
-    """All of them."""
+    """Every cell of the grid."""
     product = itertools.product(agreements, COMPUTE_MS, RTT_MS, UPLINK_MBPS)
     return [Cell(rtt, uplink, draft, verify, name) for name, (draft, verify), rtt, uplink in product]
 
 
 def rows(cell: Cell, recording: Recording) -> list[Row]:
-    """Every scheme in one cell. Those with rounds have their best draft length. Streams find their shape by themselves;
-    `stream/off` also is given the shape of the best `coupled` rounds, and the fastest counts. The best draft
-    length is looked for on the first `SEARCHED` texts.
+    """Run every scheme in one cell.
+
+    Schemes with rounds have their best draft length, sought on the first `SEARCHED` texts. Streams find their shape by
+    themselves; `stream/off` is also given the shape of the best `coupled` rounds, and its fastest run counts.
     """
     some = structs.replace(recording, texts=recording.texts[:SEARCHED])
     setting = constant(cell.rtt_ms, cell.uplink_mbps, cell.draft_ms, cell.verify_ms, DOWNLINK_MBPS)
@@ -134,7 +135,7 @@ def _row(cell: Cell, result: Result) -> Row:
 def run_grid(
     recorded: Sequence[Recording], jobs: int, on_cell: Callable[[int, int], None] = lambda done, of: None
 ) -> list[Row]:
-    """Every cell, in `jobs` processes. `on_cell` is told how many are done."""
+    """Run every cell, in `jobs` processes. `on_cell` gets the number done, and of how many."""
     by_name = {recording.name: recording for recording in recorded}
     todo = cells(by_name)
     found: list[Row] = []
@@ -146,7 +147,7 @@ def run_grid(
 
 
 def claims(found: Sequence[Row]) -> list[Claim]:
-    """What is claimed of every cell, and the worst cell of each."""
+    """The claims about all cells, each with its worst cell."""
     grouped = by_cell(found)
 
     def worst(claim: str, bar: float, ratio: Callable[[dict[str, float]], float]) -> Claim:
@@ -174,7 +175,7 @@ def by_cell(found: Iterable[Row]) -> dict[Cell, dict[str, float]]:
 
 
 def means(found: Iterable[Row]) -> dict[str, float]:
-    """Geometric means over all cells of auto's speed by that of each other exact scheme."""
+    """Geometric means over all cells: the speed of auto divided by that of each other exact scheme."""
     grouped = list(by_cell(found).values())
     return {name: geometric_mean(speed["auto"] / speed[name] for speed in grouped) for name in EXACT}
 
@@ -185,7 +186,7 @@ def unheld(found: Iterable[Row]) -> list[Row]:
 
 
 def record_of(recorded: Sequence[Recording], found: Sequence[Row]) -> dict[str, Any]:
-    """What `--json` writes."""
+    """The record that `--json` writes."""
     return {
         "simulated": True,
         "texts": TEXTS,

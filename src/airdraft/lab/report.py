@@ -64,7 +64,7 @@ def _claims(results: Grid) -> str:
 
 
 def _cell(claim: Claim) -> str:
-    """A cell in words; what it names beyond the usual is shown as it is."""
+    """A cell in words; other keys than the usual are shown as they are."""
     words = [form.format(_number(claim.cell[key])) for key, form in _WORDS.items() if key in claim.cell]
     others = (key for key in claim.cell if key not in _WORDS and key not in SCHEMES)
     words += [f"{key} {_number(claim.cell[key])}" for key in others]

@@ -1,4 +1,4 @@
-"""What a grid of simulated runs holds, and the questions that tables and figures ask of it."""
+"""The results of a grid, and the questions that tables and figures ask of them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from airdraft.core import schemes
 from airdraft.errors import BadParameterError
 
 SIMULATED = "simulated (virtual time)"
-"""Stands beside everything that is shown."""
+"""Label beside everything that is shown."""
 
 EXACT: tuple[str, ...] = tuple(
     label
     for name, scheme in schemes.SCHEMES.items()
     for label in ([f"{name}/{race}" for race in schemes.RACES] if scheme.traits.races else [name])
 )
-"""Schemes, those that race under each policy, from the simplest to the most elaborate."""
+"""Exact schemes, one for each race policy where they race, from the simplest to the most elaborate."""
 SCHEMES: tuple[str, ...] = (*EXACT, "auto", "oracle", "device")
-"""The same, the choice among them, what cannot be had (a bound) and what is not exact."""
+"""All that is shown: these, the choice among them, an unreachable bound, and the device alone, which is not exact."""
 if TYPE_CHECKING:
     Scheme = str
 else:
     Scheme = Literal[SCHEMES]  # msgspec refuses any other
 
 NOTES = {"oracle": " (a bound)", "device": " (not exact)"}
-"""Schemes that are shown and never win, with what stands beside their names."""
+"""Notes beside the names of schemes that are shown and cannot win."""
 TIE = 0.005
 """Schemes whose speeds differ by less are equally fast."""
 
@@ -48,10 +48,10 @@ class Row(msgspec.Struct, frozen=True):
     verify_ms: float
     """One forward of the target model."""
     agreement: str
-    """Whose drafts and targets: `pair T=0.7`, `synthetic 0.75`."""
+    """Origin of drafts and targets: `pair T=0.7`, `synthetic 0.75`."""
     scheme: Scheme
     length: int | None
-    """Drafts a round, or the window; None where there is neither."""
+    """Drafts in a round, or the window; None where there is neither."""
     tokens_per_s: float
     target_forwards_per_token: float
     uplink_bits_per_token: float
@@ -61,7 +61,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Something said of every cell, and how the worst cell bears it out."""
+    """A statement about every cell, and the cell that supports it least."""
 
     claim: str
     bar: float
@@ -71,7 +71,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class LaneSpan(msgspec.Struct, frozen=True):
-    """Something that took its time on one lane of a timeline."""
+    """A stretch of time on one lane of a timeline."""
 
     lane: Literal["device", "edge", "uplink", "downlink"]
     start_s: float
@@ -88,12 +88,12 @@ class Timeline(msgspec.Struct, frozen=True):
 
 
 class Grid(msgspec.Struct, frozen=True):
-    """Everything that was run."""
+    """All results of one run."""
 
     rows: list[Row]
     claims: list[Claim] = []
     means: dict[str, float] = {}
-    """Geometric means over all cells of auto's speed over that scheme's."""
+    """Geometric means over all cells: the speed of auto divided by that scheme's."""
     timeline: Timeline | None = None
 
 
@@ -111,29 +111,29 @@ class View(msgspec.Struct, frozen=True):
 
 
 def read(grid: dict[str, Any]) -> Grid:
-    """The grid out of plain JSON. Raises `BadParameterError` if it has no rows or a row is not as `Row` says."""
+    """Read a grid from plain JSON. Raises `BadParameterError` if it has no rows or a row is not as `Row` says."""
     try:
         results = msgspec.convert(grid, Grid)
     except msgspec.ValidationError as problem:
-        raise BadParameterError(f"this is no grid of the laboratory ({problem}); run the grid again") from problem
+        raise BadParameterError(f"this is not a grid of the laboratory ({problem}); run the grid again") from problem
     if not results.rows:
         raise BadParameterError("the grid has no rows; run the grid again")
     return results
 
 
 def forwards(draft_ms: float, verify_ms: float) -> str:
-    """How long the two models take, in words."""
+    """The times of both models' forwards, in words."""
     return f"draft {draft_ms:g} ms, verify {verify_ms:g} ms"
 
 
 def typical_agreement(rows: Iterable[Row]) -> str:
-    """The shipped pair at temperature 0.7, or whatever comes first."""
+    """The shipped pair at temperature 0.7 or, failing that, the first."""
     return _prefer([row.agreement for row in rows], _TYPICAL_AGREEMENT)
 
 
 def typical(rows: Sequence[Row]) -> View:
-    """The usual setting: the shipped pair at temperature 0.7, 5 Mbit/s up, 15 and 30 ms a forward; where the grid has
-    not got one of these, its first."""
+    """The usual setting: the shipped pair at temperature 0.7, 5 Mbit/s up, 15 and 30 ms a forward. Where the grid lacks
+    one of these, its first is taken."""
     agreement = typical_agreement(rows)
     rows = [row for row in rows if row.agreement == agreement]
     draft_ms, verify_ms = _prefer([(row.draft_ms, row.verify_ms) for row in rows], _TYPICAL_MS)

@@ -1,4 +1,4 @@
-"""One text, told as what happened when: for the picture of a stream."""
+"""One text as spans of time, for the picture of a stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airdraft.sim.virtual import Span, VirtualText
 
 RTT_MS, UPLINK_MBPS, DRAFT_MS, VERIFY_MS = 60.0, 1.0, 8.0, 30.0
 SECONDS = 1.2
-"""How much of the text is shown."""
+"""Seconds of the text that are shown."""
 
 
 def timeline(recording: Recording) -> results.Timeline:
@@ -38,7 +38,7 @@ def timeline(recording: Recording) -> results.Timeline:
 
 
 def _learned(recorded: RecordedText, text: VirtualText) -> dict[int, float]:
-    """When the device learned each position."""
+    """The time at which the device learned each position."""
     learned: dict[int, float] = {}
     position = recorded.prompt_length
     for at_s, event in text.commits:
@@ -64,7 +64,7 @@ def _told(span: Span, recorded: RecordedText, learned: dict[int, float]) -> resu
             kind, label = ("verify", str(drafts)) if drafts else ("race", "")
     else:
         begin, position = recorded.prompt_length, _position(span)
-        # A branch lives if every mismatch before it was known when this was drafted.
+        # A branch lives if every mismatch before it was already known when this was drafted.
         lives = all(recorded.matches[at - begin] or learned[at] <= span.start_s for at in range(begin, position))
         kind, label = ("draft" if lives and recorded.matches[position - begin] else "dead"), ""
     return results.LaneSpan(span.lane, span.start_s, span.end_s, kind, label)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Traces of real links: the recorded pair over every run of a trace file, in virtual time.
 
-Each scheme writes one text that is longer than the run. Were there many, their beginnings, which need the uplink, would
-fall into outages by luck, of each scheme at other times, and that would be most of the difference on a bad link.
+Each scheme writes one text that is longer than the run. Of many texts some would begin, which takes the uplink, during
+an outage. That is luck, other luck for each scheme, and on a bad link it would outweigh everything else.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ from airdraft.models.engines import load
 from airdraft.sim.virtual import Compute
 
 BAR = 0.95
-"""What `auto` must reach of the best exact scheme on every run of a trace."""
+"""Share of the best exact scheme's speed that `auto` must reach on every run of a trace."""
 LENGTHS = (1, 2, 3, 4, 6, 8)
-"""Draft lengths that are tried. The best is chosen afterwards, for the whole run: no device could know it."""
+"""Draft lengths to try. The best is chosen afterwards for the whole run, which no device could know."""
 TEMPERATURE, TEXTS, TOKENS, SEED = 0.7, 24, 128, 1
 AHEAD = 1.5
-"""So many times what the target alone would write in the time of a run are there to be written. Who is faster still
-begins again."""
+"""Prepare 1.5 × the tokens that the target alone could write in a run; a faster scheme starts over."""
 OUTAGE_BPS = 1e4
-"""A lower rate is counted as none."""
+"""The link counts as down below this rate."""
 PATIENCE_S = 3600.0
-"""Heartbeats are no concern here: some traces are silent for minutes, and every scheme waits."""
+"""A heartbeat that no outage exceeds: some traces are silent for minutes, and every scheme waits."""
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -52,7 +51,7 @@ class Speed(msgspec.Struct, frozen=True):
     tokens: int
     tokens_per_s: float
     wait_p50_ms: float
-    """Of a token, from its predecessor's arrival; those that come together wait for their first."""
+    """Wait for a token after its predecessor arrived; tokens that come together wait for their first."""
     wait_p95_ms: float
     wait_p99_ms: float
     exact: bool
@@ -63,12 +62,12 @@ class Traced(msgspec.Struct, frozen=True):
 
     name: str
     seconds: float
-    """Of the texts; the trace repeats if it is shorter, and it is no longer than asked for."""
+    """Duration of the texts: the run's, and no more than was asked for."""
     mean_mbps: float
     outage: float
-    """Share of that time without a rate."""
+    """Share of that time in which the link was down."""
     rtt_ms: float
-    """Median; of the trace if it has any, else as given."""
+    """Median round trip: the trace's, or the given one if it has none."""
     speeds: list[Speed]
 
     @property
@@ -78,22 +77,22 @@ class Traced(msgspec.Struct, frozen=True):
 
     @property
     def ratio(self) -> float:
-        """Speed of `auto` by that of the best."""
+        """The speed of `auto` divided by that of the best."""
         reached = next(each for each in self.speeds if each.scheme == "auto").tokens_per_s
         return reached / self.best.tokens_per_s if self.best.tokens else 1.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run of a trace, and how it is to be replayed."""
+    """A run of a trace, and how to replay it."""
 
     name: str
     run: TraceRun
     rtt_s: float
-    """Of a trace that has none."""
+    """Round trip for a trace that has none."""
     compute: Compute
     seconds: float
-    """At most; a shorter run is replayed once."""
+    """Most seconds to replay; a shorter run is replayed once."""
 
 
 def recording() -> Recording:
@@ -105,7 +104,7 @@ def recording() -> Recording:
 
 
 def tasks(paths: Sequence[Path], rtt_ms: float, draft_ms: float, verify_ms: float, seconds: float) -> list[Task]:
-    """One for each run of each file.
+    """A task for each run of each file.
 
     Raises: `BadParameterError` naming a file that is no trace, or a number out of range.
     """
@@ -117,16 +116,16 @@ def tasks(paths: Sequence[Path], rtt_ms: float, draft_ms: float, verify_ms: floa
     compute = Compute(draft_ms / 1e3, verify_ms / 1e3)
     found = []
     for path in paths:
-        folder = "/".join(path.absolute().parts[-3:-1])  # data sets name files alike
+        folder = "/".join(path.absolute().parts[-3:-1])  # data sets name their files alike
         for each in read(path):
-            TraceLink(each, rtt_s=rtt_ms / 1e3)  # refuses what cannot be replayed, before anything is
+            TraceLink(each, rtt_s=rtt_ms / 1e3)  # refuses now what could not be replayed later
             length_s = min(seconds, each.uplink_bps.ends_s[-1])
             found.append(Task(f"{folder}/{each.name}", each, rtt_ms / 1e3, compute, length_s))
     return found
 
 
 def trace(recorded: Recording, task: Task) -> Traced:
-    """Every scheme over one run, each on an idle link at the beginning of the trace."""
+    """Run every scheme over one run, each on an idle link at the beginning of the trace."""
     recorded = _joined(recorded, math.ceil(AHEAD * task.seconds / task.compute.verify_s))
     link = TraceLink(task.run, rtt_s=None if task.run.rtt_s else task.rtt_s)
     setting = Setting(link, task.compute)
@@ -159,7 +158,7 @@ def trace(recorded: Recording, task: Task) -> Traced:
 
 
 def _joined(recorded: Recording, length: int) -> Recording:
-    """The recorded texts one after another, again and again, as one text."""
+    """The recorded texts joined end to end, again and again, as one text."""
     texts = recorded.texts * math.ceil(length / recorded.length)
     columns = ("tokens", "matches", "accept", "accept_topk", "draft_prob", "entropy", "support")
     joined = {name: [value for text in texts for value in getattr(text, name)][:length] for name in columns}
@@ -167,7 +166,7 @@ def _joined(recorded: Recording, length: int) -> Recording:
 
 
 def _during(run: TraceRun, seconds: float) -> Iterator[tuple[float, float]]:
-    """Rates of the first `seconds`, each with its share of the time."""
+    """The rates of the first `seconds`, each with its share of the time."""
     begin_s = 0.0
     for end_s, rate_bps in zip(run.uplink_bps.ends_s, run.uplink_bps.values, strict=True):
         yield max(0.0, min(end_s, seconds) - begin_s) / seconds, rate_bps
@@ -175,8 +174,8 @@ def _during(run: TraceRun, seconds: float) -> Iterator[tuple[float, float]]:
 
 
 def _speed(result: Result, seconds: float) -> Speed:
-    """What was there after `seconds`: the text went on beyond."""
-    ends_s = accumulate(result.waits_s)  # one text begins as the one before it ends
+    """The speed of a scheme over the first `seconds`; its text went on beyond them."""
+    ends_s = accumulate(result.waits_s)  # a text begins as the one before it ends
     waits_ms = [1e3 * wait_s for wait_s, end_s in zip(result.waits_s, ends_s, strict=True) if end_s <= seconds]
     p50, p95, p99 = np.percentile(waits_ms or [1e3 * seconds], (50, 95, 99)).tolist()
     count = len(waits_ms)
@@ -186,7 +185,7 @@ def _speed(result: Result, seconds: float) -> Speed:
 def trace_all(
     recorded: Recording, todo: Sequence[Task], jobs: int, on_run: Callable[[int, int], None] = lambda done, of: None
 ) -> list[Traced]:
-    """Every task, in `jobs` processes. `on_run` is told how many are done."""
+    """Run every task, in `jobs` processes. `on_run` gets the number done, and of how many."""
     found = []
     with ProcessPoolExecutor(jobs) as pool:
         for done, traced in enumerate(pool.map(trace, [recorded] * len(todo), todo), 1):
@@ -196,12 +195,12 @@ def trace_all(
 
 
 def worst(found: Sequence[Traced]) -> Traced:
-    """Where `auto` comes least near the best."""
+    """The run on which `auto` falls furthest short of the best."""
     return min(found, key=lambda each: each.ratio)
 
 
 def record_of(found: Sequence[Traced], compute: Compute) -> dict[str, Any]:
-    """What `--json` writes."""
+    """The record that `--json` writes."""
     return {
         "simulated": True,
         "agreement": f"pair T={TEMPERATURE:g}",

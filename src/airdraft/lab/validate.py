@@ -1,14 +1,14 @@
-"""Virtual time held against the wall clock: the same texts over real processes and sockets, and replayed.
+"""Virtual time compared with the wall clock: the same texts over real processes and sockets, and replayed.
 
-An edge process, a link process in real time and a device in this process write texts with the shipped pair, slowed to
-a profile; then the virtual machines write the same texts with the profile's durations over the same link. To these is
-added what a forward takes on this machine beyond its pace: to hand it to a thread, to hear of its end, to choose a
-token and to say it. That is measured beforehand, at one pace and over loopback without an emulated link. What virtual
-time leaves out (the sockets of a round, the timers of the emulated link, the other processes' turns on the cores) is
-what the two may differ by.
+An edge process, a link process in real time and a device in this process write texts with the shipped pair, slowed to a
+profile. Then the virtual machines write the same texts over the same link; their forwards take the profile's time and
+the overhead that a forward has on this machine: handing it to a thread, noticing its end, choosing a token and sending
+it. That overhead is measured beforehand, at one pace, over loopback without an emulated link. The two may still differ
+by what virtual time leaves out: the sockets of a round, the timers of the emulated link, and the other processes' turns
+on the cores.
 
-With shared noise the recorded texts and matches are those of the real run. Under `topk`, `dense` and `split` the coins
-of a replay are others, so there the replay is of what the real run wrote, with the drafts accepted that were accepted.
+With shared noise the recorded texts and matches are those of the real run. Under `topk`, `dense` and `split` a replay
+tosses other coins, so there it replays what the real run wrote, and accepts the drafts that were accepted.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 
 MEDIAN_BAR, WORST_BAR = 0.08, 0.20
-"""Errors of virtual time that are allowed: of the median cell, and of any."""
+"""Errors that virtual time may have: in the median cell, and in any."""
 DOWNLINK_MBPS = 100.0
 PARAMS = SamplingParams(0.7)
 SEED = 1
 TEXTS, TOKENS = 3, 48
 CANDIDATES = 16
-"""Prompts from which those with the longest texts are taken."""
+"""Prompts to try; those with the longest texts are taken."""
 OVERHEAD_PROFILE, FEW, MANY = "phone-70b", 1, 5
-"""The pace at which overheads are measured, and the drafts of the rounds whose difference tells the device's. `server`
-is not checked at that pace: it would be held against itself."""
+"""The pace at which overheads are measured, and the draft lengths of two rounds whose difference is the device's
+overhead. `server` is not checked at that pace: it would be compared with itself."""
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What a forward takes beyond its pace, in seconds."""
+    """Seconds that a forward takes beyond its pace."""
 
     draft_s: float = 0.0
     verify_s: float = 0.0
@@ -73,12 +73,12 @@ class Check:
 
     @property
     def place(self) -> tuple[str, float, float]:
-        """What checks that share an edge and a link have in common."""
+        """The edge and the link, which checks of one place share."""
         return self.profile, self.rtt_ms, self.uplink_mbps
 
     @property
     def has_coins(self) -> bool:
-        """Whether the scheme draws with coins of its own, so that its texts are right without being the recorded."""
+        """Whether the scheme tosses coins of its own, so that texts other than the recorded ones are right."""
         return schemes.traits(self.spec.name).exact == "distribution"
 
     @property
@@ -107,24 +107,25 @@ CHECKS = (
     Check("phone-8b", 100.0, 0.5, _OFF),
     Check("phone-8b", 100.0, 0.5, "auto"),
 )
-"""Those of one place stand together."""
+"""Checks of one place stand together."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What came out."""
+    """The outcome of a check."""
 
     check: Check
     wall_tokens_per_s: float
     virtual_tokens_per_s: float
     bare_tokens_per_s: float
-    """In virtual time without the overhead."""
+    """Speed in virtual time without the overhead."""
     identical: bool
-    """Whether the real run wrote the recorded texts; other texts are right where the scheme has coins of its own."""
+    """Whether the real run wrote the recorded texts. Where the scheme has coins of its own, other texts are right,
+    too."""
 
     @property
     def error(self) -> float:
-        """How far virtual time is off, as a share of the wall clock's speed; above 0: it is too fast."""
+        """The error of virtual time as a share of the wall clock's speed; above 0 it is too fast."""
         return self.virtual_tokens_per_s / self.wall_tokens_per_s - 1
 
     @property
@@ -157,16 +158,17 @@ class WallText:
 
     tokens: list[int]
     accepted: list[bool]
-    """For each token, whether it was a draft that was accepted."""
+    """For each token, whether it was an accepted draft."""
     times: list[float]
-    """Of the commits, by `time.perf_counter`."""
+    """Times of the commits, by `time.perf_counter`."""
 
 
 class ShippedPair:
-    """The shipped pair, and the texts that are written with it."""
+    """The shipped pair, and prompts to write texts after."""
 
     def __init__(self, texts: int = TEXTS, tokens: int = TOKENS) -> None:
-        """Takes a second or two. Those prompts are taken whose texts are longest: these say most about a link."""
+        """Load both models and pick the prompts with the longest texts, which say most about a link. Takes a second or
+        two."""
         self.draft: LanguageModel
         self.tokenizer: Tokenizer
         (self.draft, self.tokenizer), (target, _) = load("draft"), load("target")
@@ -192,7 +194,7 @@ class ShippedPair:
             yield client
 
     async def wall(self, url: str, check: Check) -> tuple[float, list[WallText]]:
-        """Seconds by the wall clock, and the texts."""
+        """Write the texts over real processes. Returns the seconds by the wall clock, and the texts."""
         spec, vocab = check.spec, self.tokenizer.vocab_size
         seconds, texts = 0.0, []
         async with self.client(url, profile(check.profile).draft_s) as client:
@@ -211,7 +213,7 @@ class ShippedPair:
         return seconds, texts
 
     async def overhead(self) -> Overhead:
-        """Medians over the commits of texts that an edge process writes at the pace of `OVERHEAD_PROFILE`.
+        """Measure overheads: medians over the commits of texts that an edge process writes at `OVERHEAD_PROFILE`.
 
         Raises: as `wall`.
         """
@@ -228,7 +230,7 @@ class ShippedPair:
         return [after - before for text in texts for before, after in pairwise(text.times)]
 
     def recording_for(self, check: Check, texts: Sequence[WallText]) -> Recording:
-        """What is to be replayed: the recorded texts, or `texts` where the scheme has coins of its own."""
+        """The recording to replay: the recorded texts, or `texts` where the scheme has coins of its own."""
         if not check.has_coins:
             return self.recording
         known = zip(self.recording.texts, texts, strict=True)
@@ -244,8 +246,8 @@ class ShippedPair:
 
 
 def _as_written(recorded: RecordedText, written: WallText) -> RecordedText:
-    """A recording of what a real run wrote, with its luck. Positions that were never judged do not matter: a replay at
-    the same draft length does not judge them either."""
+    """A recording of what a real run wrote, with its luck. Positions that were never judged do not matter, because a
+    replay at the same draft length does not judge them either."""
     chances = [float(accepted) for accepted in written.accepted]
     length = len(written.tokens)
     return RecordedText(
@@ -256,33 +258,33 @@ def _as_written(recorded: RecordedText, written: WallText) -> RecordedText:
 
 @dataclass(frozen=True)
 class Validation:
-    """What came out of all checks."""
+    """The outcome of all checks."""
 
     overhead: Overhead
     found: list[Checked]
 
     @property
     def median_error(self) -> float:
-        """Of the sizes of all errors."""
+        """The median of the errors' sizes."""
         return median(abs(each.error) for each in self.found)
 
     @property
     def worst_error(self) -> float:
-        """The greatest of them."""
+        """The largest of the errors' sizes."""
         return max(abs(each.error) for each in self.found)
 
     @property
     def others(self) -> list[Check]:
-        """Where the real run wrote other texts than the recorded ones, though under shared noise it must not."""
+        """Checks whose real run wrote other texts than the recorded ones, which shared noise forbids."""
         return [each.check for each in self.found if not (each.identical or each.check.has_coins)]
 
     @property
     def held(self) -> bool:
-        """Whether both bars are, and all texts right."""
+        """Whether both bars are met and all texts are right."""
         return self.median_error < MEDIAN_BAR and self.worst_error <= WORST_BAR and not self.others
 
     def record(self) -> dict[str, Any]:
-        """What `--json` writes."""
+        """The record that `--json` writes."""
         return {
             "texts": TEXTS,
             "max_tokens": TOKENS,
@@ -301,7 +303,7 @@ class Validation:
 async def validate(
     pair: ShippedPair, checks: Sequence[Check] = CHECKS, on_check: Callable[[Check], None] = lambda _: None
 ) -> Validation:
-    """Run every check, one after another. `on_check` is told each as it starts.
+    """Run every check, one after another. `on_check` gets each as it starts.
 
     Raises: `LinkError` if a process does not start or goes away, `BadParameterError` if there is nothing to check.
     """
@@ -311,7 +313,7 @@ async def validate(
     found = []
     for (name, rtt_ms, uplink_mbps), group in groupby(checks, key=lambda check: check.place):
         async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms)) as url:
-            # The edge of a replay is in service, too: it knows how long its forwards take.
+            # The edge of a replay has been in service, too: it knows how long its forwards take.
             await pair.wall(url, Check(name, rtt_ms, uplink_mbps, schemes.SERVER))
             for check in group:
                 on_check(check)

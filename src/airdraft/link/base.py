@@ -1,4 +1,4 @@
-"""What a link is: two pipes, and what every pipe does with the bytes that are put on it.
+"""A link: two pipes, and what every pipe does with the bytes that are put on it.
 
 Pure arithmetic. Time is an argument, in seconds of whatever clock the caller keeps, so the real-time relay and a
 virtual-time simulation share every model.
@@ -30,11 +30,11 @@ class Pipe(Protocol):
 
     @property
     def sent_bytes(self) -> int:
-        """The same with the headers of their packets: what the link has carried."""
+        """The same with the headers of their packets: the bytes that the link has carried."""
 
     @property
     def free_at_s(self) -> float:
-        """When the last of them leaves the sender; minus infinity before the first call."""
+        """The time at which the last of them leaves the sender; minus infinity before the first call."""
 
     def send(self, now: float, nbytes: int) -> float:
         """Put `nbytes` on the link at time `now`; return when the last of them arrives, both in s.
@@ -45,13 +45,13 @@ class Pipe(Protocol):
 
 
 class LinkModel(Protocol):
-    """A link: parameters, a seed where anything is drawn, and as many pipes as asked for, each fresh and idle."""
+    """A link: parameters, a seed if anything is drawn, and as many pipes as asked for, each fresh and idle."""
 
     def uplink(self) -> Pipe:
-        """From device to edge."""
+        """A pipe from device to edge."""
 
     def downlink(self) -> Pipe:
-        """From edge to device."""
+        """A pipe from edge to device."""
 
 
 def wire_bytes(nbytes: int, header_bytes: int) -> int:
@@ -72,7 +72,7 @@ def check_rate(name: str, rate_bps: float) -> None:
 
 
 def check_fixed(rtt_s: float, header_bytes: int) -> None:
-    """Refuse what no link can have as round trip or header. Raises: `BadParameterError`."""
+    """Refuse a round trip or a header that no link can have. Raises: `BadParameterError`."""
     if not 0 <= rtt_s < math.inf:
         raise BadParameterError(f"rtt_s is {rtt_s}: give a finite round trip of 0 seconds or more")
     check_range("header_bytes", header_bytes, 0, 1 << 16, "the bytes of a packet's headers, 0 or more")

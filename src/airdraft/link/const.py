@@ -15,7 +15,7 @@ class ConstLink:
     uplink_bps: float
     """Device to edge, bits a second, headers included."""
     downlink_bps: float
-    """Edge to device."""
+    """Edge to device, likewise."""
     rtt_s: float
     """Round trip of an empty message; half of it is spent in each direction."""
     header_bytes: int = HEADER_BYTES

@@ -23,9 +23,9 @@ class Markov2Link:
     low_bps: float = 2e6
     high_bps: float = 6e6
     switch_probability: float = 0.5
-    """That a block's rate is not the one of the block before."""
+    """The chance that a block's rate is not the one of the block before."""
     block_s: float = 0.1
-    """How long a block lasts. Not given by QS, whose time runs in rounds."""
+    """Length of a block. QS does not give one, because its time runs in rounds."""
     downlink_bps: float = 100e6
     rtt_s: float = 0.0
     seed: int = 0

@@ -21,7 +21,7 @@ Chunk: TypeAlias = tuple[list[float], list[float]]
 """Rising ends of steps in s from the start, and the value before each end. The next chunk goes on where this ends."""
 
 _BLOCKS = 1024
-"""How many blocks are drawn at once."""
+"""Blocks that are drawn at once."""
 
 
 class Steps:
@@ -33,7 +33,7 @@ class Steps:
         self._at = 0
         self.value = self._values[0]
         self.end_s = self._ends_s[0]
-        """When `value` ends."""
+        """The time at which `value` ends."""
 
     def seek(self, time_s: float) -> None:
         """Go to the step that holds `time_s`, which must not fall from call to call."""

@@ -1,4 +1,4 @@
-"""Links by name: `preset("rayleigh:snr=10,rtt=30")`. A name, and after a colon what differs from its defaults."""
+"""Links by name, `preset("rayleigh:snr=10,rtt=30")`: a name and, after a colon, what differs from its defaults."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from airdraft.link.tracefile import read
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a text: which field it sets, and in which unit."""
+    """One key of a preset: the field that it sets, and the unit."""
 
     field: str
     what: str
     scale: float = 1.0
-    """The field's value for 1, where numbers are meant. 0 for a whole number."""
+    """The field's value for 1, if values are numbers. 0 for a whole number."""
     words: tuple[str, ...] | None = None
-    """The values, where words are meant; empty if any word may stand."""
+    """The allowed values, if they are words; empty if any word may stand."""
 
 
 _DOWN = Key("downlink_bps", "downlink, Mbit/s", 1e6)
@@ -71,7 +71,7 @@ KEYS: dict[type, dict[str, Key]] = {
         "header": _HEADER,
     },
 }
-"""What may follow each model's name."""
+"""The keys that may follow each model's name."""
 TRACE_KEYS = {
     "run": Key("run", "which run of the file, from 1", 0),
     "down": _DOWN,
@@ -102,7 +102,7 @@ PRESETS: dict[str, tuple[ConstLink | Markov2Link | RayleighLink | NrLink, str]] 
         for mbps in (10, 50, 100)
     },
 }
-"""A link for each name, and what it is."""
+"""A link for each name, and a description."""
 
 Value: TypeAlias = float | int | str | bool
 
@@ -174,7 +174,7 @@ def _value(text: str, name: str, value: str, key: Key) -> Value:
 
 
 def _trace(text: str, rest: str) -> LinkModel:
-    """Keys are read from the end, as long as they are known: a path may hold commas."""
+    """Read keys from the end while they are known, because a path may hold commas."""
     path = rest.split(",")
     words: list[str] = []
     while len(path) > 1 and path[-1].partition("=")[0] in TRACE_KEYS:

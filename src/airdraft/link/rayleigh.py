@@ -18,13 +18,13 @@ from airdraft.link.pipe import RatePipe, blocks, constant
 
 @dataclass(frozen=True)
 class RayleighLink:
-    """An uplink whose every coherence time has a gain of its own. Raises: `BadParameterError`."""
+    """An uplink with another gain for every coherence time. Raises: `BadParameterError`."""
 
     snr_db: float = 15.0
     """Mean signal-to-noise ratio."""
     bandwidth_hz: float = 5e6
     coherence_s: float = 0.01
-    """How long a gain lasts: about 9/(16π · Doppler shift); 10 ms is a brisk walk at 3.5 GHz."""
+    """Length of time with one gain: about 9/(16π · Doppler shift); 10 ms is a brisk walk at 3.5 GHz."""
     downlink_bps: float = 100e6
     rtt_s: float = 0.02
     seed: int = 0

@@ -27,7 +27,7 @@ __all__ = ["Relay"]
 _log = logging.getLogger(__name__)
 
 _QUEUE_S = 0.1
-"""How far the link may be booked ahead before the relay stops reading, as a radio's buffer that is full."""
+"""Seconds that the link may be booked ahead before the relay stops reading, as a radio does whose buffer is full."""
 _READ_PACKETS = 16
 """Most packets taken at once, so that connections take turns."""
 _MERGE_S = 1e-3
@@ -48,7 +48,8 @@ class Relay:
     async def start(
         cls, model: LinkModel, listen_host: str, listen_port: int, target_host: str, target_port: int
     ) -> Self:
-        """A relay that listens. Port 0 picks a free one, see `port`. The target is first tried by a connection.
+        """Start a relay that listens. Port 0 picks a free one, see `port`. The first connection is the first to try the
+        target.
 
         Raises: `LinkError` if the address cannot be listened on.
         """
@@ -129,7 +130,7 @@ class Relay:
 
 
 async def _join(uplink: _Flow, downlink: _Flow) -> None:
-    """Carry both directions until both have ended, or either finds its peer gone."""
+    """Carry both directions until both have ended, or one finds its peer gone."""
     try:
         async with asyncio.TaskGroup() as tasks:
             for flow in (uplink, downlink):
@@ -203,5 +204,5 @@ class _Flow:
                 await self._sink.drain()
                 self._sink_reads.set()
             except OSError:
-                await asyncio.sleep(self._air_s)  # the news travels back as slowly as all else
+                await asyncio.sleep(self._air_s)  # the news travels back as slowly as everything else
                 raise

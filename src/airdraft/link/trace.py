@@ -16,11 +16,11 @@ from airdraft.link.base import HEADER_BYTES, check_fixed, check_rate
 from airdraft.link.pipe import Chunk, RatePipe, Steps, constant
 
 DOWNLINK_BPS = 100e6
-"""Of a trace that has none."""
+"""Downlink of a trace that has none."""
 RTT_S = 0.02
-"""Of a trace that has none."""
+"""Round trip of a trace that has none."""
 _LEAST_BPS = 1.0
-"""Slower than this is an outage: a trace that is nothing else would never deliver."""
+"""A slower rate is an outage: a trace with no other would never deliver."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Series:
     """Values that each hold for a while."""
 
     ends_s: tuple[float, ...]
-    """When each value ends, in s after the first begins: above 0 and rising."""
+    """The time at which each value ends, in s after the first begins: above 0 and rising."""
     values: tuple[float, ...]
 
     def steps(self, repeat: bool, scale: float = 1.0) -> Steps:
-        """`scale` times the values in time: again and again if `repeat`, else the last for ever."""
+        """`scale` times the values over time: again and again if `repeat`, else the last for ever."""
         values = [scale * value for value in self.values]
 
         def chunks() -> Iterator[Chunk]:
@@ -61,9 +61,9 @@ class TraceLink:
 
     run: TraceRun
     downlink_bps: float | None = None
-    """Instead of the trace's; None leaves that, or is 100 Mbit/s if it has none."""
+    """A rate in place of the trace's. None keeps the trace's, or is 100 Mbit/s if it has none."""
     rtt_s: float | None = None
-    """Instead of the trace's; None leaves that, or is 20 ms if it has none."""
+    """A round trip in place of the trace's. None keeps the trace's, or is 20 ms if it has none."""
     header_bytes: int = HEADER_BYTES
     repeat: bool = True
     """Whether the trace begins again at its end; else its last values hold."""

@@ -14,11 +14,11 @@ from airdraft.link.trace import Series, TraceRun
 _COLUMNS = ("time_s", "uplink_mbps", "downlink_mbps", "rtt_ms")
 _LEAST_STEP_S = 1e-6
 _LIST_INTERVAL_S = 0.1
-"""Between the samples of a `.list`."""
+"""Seconds between the samples of a `.list`."""
 
 
 def read(path: str | Path) -> list[TraceRun]:
-    """All runs in a trace file: one of our own format, several of a `.list` of the 5G-MeMU data set.
+    """All runs in a trace file: one in airdraft's own format, several in a `.list` of the 5G-MeMU data set.
 
     Raises: `BadParameterError` that names the file, the line and what is wrong with it.
     """
@@ -29,11 +29,11 @@ def read(path: str | Path) -> list[TraceRun]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Where each line that says something stands, for messages, and what it says. # begins a comment."""
+    """Each line that says something, after its place for messages. # begins a comment."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a mark
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadParameterError(f"the trace {path} cannot be read ({reason}): give the path of a trace file") from error
     for number, line in enumerate(text.splitlines(), 1):
         said = line.partition("#")[0].strip()
@@ -42,13 +42,13 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _numbers(where: str, words: Iterable[str]) -> list[float]:
-    """Finite numbers of 0 or more."""
+    """Finite numbers of 0 or more. Raises: `BadParameterError`."""
     values = []
     for word in words:
         try:
             value = float(word)
         except ValueError:
-            raise BadParameterError(f"{where}: {word.strip()!r} is no number; give one of 0 or more") from None
+            raise BadParameterError(f"{where}: {word.strip()!r} is not a number; give one of 0 or more") from None
         if not 0 <= value < math.inf:
             raise BadParameterError(f"{where}: {word.strip()} is out of range; give a finite number of 0 or more")
         values.append(value)
@@ -89,7 +89,7 @@ def _read_own(path: Path) -> TraceRun:
 
 @dataclass
 class _Run:
-    """What a `.list` file says under one heading: where, and the numbers of each line."""
+    """The part of a `.list` file under one heading: the place and the numbers of each line."""
 
     name: str
     lines: list[tuple[str, list[float]]] = field(default_factory=list)
@@ -113,10 +113,10 @@ def _runs(path: Path) -> list[_Run]:
 
 
 def _samples(run: _Run, scale: float) -> list[Series]:
-    """A single line holds the values; more are pairs, a line of times and then one of values, each a part.
+    """The series of a run. A single line holds values; more are pairs, a line of times and one of values, each a part.
 
-    The times step by the sampling interval too, but jump and fall back where the data set's clocks were set, so they
-    are only counted.
+    The times step by the sampling interval, but they jump where the data set's clocks were set, so they are only
+    counted.
     """
     if len(run.lines) > 1 and len(run.lines) % 2:
         raise BadParameterError(f"{run.lines[-1][0]}: times without values; give each line of times a line of values")

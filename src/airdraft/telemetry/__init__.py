@@ -1,1 +1,1 @@
-"""What a process tells of itself: metrics, logs, and traces of single texts. Nothing here holds what was written."""
+"""Metrics, logs, and traces of single texts. None of them contains what was written."""

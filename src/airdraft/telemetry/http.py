@@ -1,4 +1,4 @@
-"""HTTP in the event loop of the process: what is to be scraped, and a server for it and for any other app."""
+"""HTTP in the process's event loop: metrics, health, and a server for these and for any other app."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from airdraft.errors import LinkError, why
 
 STOP_S = 3
-"""Seconds that answers under way get when the server ends."""
+"""Seconds that unfinished answers get when the server ends."""
 HEAD_S = 10.0
-"""Seconds that a request may take to arrive, but for its body; after twice as long at most the connection is ended."""
+"""Seconds for a request to arrive, without its body; the connection ends after twice as long at most."""
 UNREAD_S = 60.0
-"""Likewise that a client may leave an answer unread. Whatever makes the answer would otherwise wait for ever."""
+"""Seconds that a client may leave an answer unread. The code that makes the answer would otherwise wait for ever."""
 CONNECTIONS = 1024
-"""At once, unless told otherwise."""
+"""Most connections at once, unless another number is given."""
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
-"""Said to whoever comes beyond that."""
+"""The answer to a connection beyond that number."""
 
 
 def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list[Route]:
@@ -48,13 +48,13 @@ def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list
 
 
 class _Connection(H11Protocol):
-    """One connection of at most `most`, which does not wait for ever for its client."""
+    """One connection out of at most `most`, which does not wait for ever for its client."""
 
     _looking: asyncio.TimerHandle | None = None
     _waited_after: object = None
-    """The last request, when it was answered and no other had come the last time that somebody looked."""
+    """The last request, if it was answered and no other had come at the previous check."""
     _unread_s: float | None = None
-    """How long nothing could be written, by the looks since."""
+    """Seconds in which nothing could be written, counted at the checks."""
 
     def __init__(self, *given: Any, most: int, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -63,7 +63,7 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._look_later()
-        # uvicorn's own limit would refuse whoever asks next over any connection, not who is one too many.
+        # uvicorn's own limit would refuse the next request on any connection, not the connection too many.
         if len(self.connections) > self._most:
             transport.write(FULL)
             transport.close()
@@ -91,13 +91,13 @@ class _Connection(H11Protocol):
         if self._unread_s is not None:
             self._unread_s += HEAD_S
         if late or (self._unread_s or 0.0) > UNREAD_S:
-            self.transport.abort()  # to close it would wait until all is read
+            self.transport.abort()  # closing would wait until everything is read
         else:
             self._look_later()
 
 
 class _HttpServer(uvicorn.Server):
-    """One server of several in a process, whose signals are another's business."""
+    """One of several servers in a process, which leaves signals to the process."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,18 +110,17 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Serve an ASGI app in the running loop while the context lasts. Yields the port; port 0 picks a free one.
 
-    With `tls` it speaks HTTPS only. Clients that do not ask, or do not read, are cut off; who comes when there are
-    `connections` gets HTTP 503.
-    Raises: `LinkError` if the address cannot be had.
+    With `tls` it speaks HTTPS only. Clients that do not ask, or do not read, are cut off; a client beyond `connections`
+    gets HTTP 503. Raises: `LinkError` if the address cannot be had.
     """
     listening = await _listen(host, port)
     config = uvicorn.Config(
         app,
-        # Of h11, which bounds the headers, whatever else is installed.
+        # h11 bounds the headers, whatever else is installed.
         http=partial(_Connection, most=connections),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
-        log_config=None,  # ours
+        log_config=None,  # configured elsewhere
         access_log=False,
         ssl_context_factory=(lambda *_: tls) if tls else None,
         server_header=False,

@@ -22,7 +22,7 @@ def _of(what: str) -> Any:
 
 @dataclass(frozen=True)
 class Readings:
-    """What is read off an edge when somebody asks, and so costs nothing meanwhile. `total`s only grow."""
+    """Readings that are taken from an edge only on request, so they cost nothing otherwise. `total`s only grow."""
 
     received_bytes_total: int = _of("Bytes from devices, WebSocket headers included, TLS excluded")
     sent_bytes_total: int = _of("Bytes to devices, likewise")
@@ -30,14 +30,14 @@ class Readings:
     waiting_forwards: int = _of("Forwards that wait for their turn")
     kv_positions: int = _of("Key-value positions held")
     kv_bytes: int | None = _of("Bytes of the keys and values at these positions")
-    """None: the engine does not tell."""
+    """None if the engine does not report it."""
     texts: int = _of("Texts that are open")
     connections: int = _of("Connections that are open")
 
 
 @dataclass(frozen=True)
 class DeviceReadings:
-    """The same of a device. None: without an edge nothing is known of a link."""
+    """Readings of a device. None: without an edge nothing is known of a link."""
 
     tokens_committed_total: int = _of("Tokens that became part of texts")
     tokens_drafted_total: int = _of("Drafted tokens that were sent")
@@ -60,12 +60,12 @@ class DeviceReadings:
 
 
 class TextMetrics:
-    """What either side tells of its texts, and what is read off it; all that a device tells."""
+    """Metrics that both sides have, and readings; a device has no others."""
 
     def __init__(self, read: Callable[[], Readings | DeviceReadings]) -> None:
         self.registry = CollectorRegistry()
         self.ended = self._counter("texts_ended", "Texts that are over: finished, failed, or lost with a link", "how")
-        for how in ("finished", "failed"):  # a rate needs its zero
+        for how in ("finished", "failed"):  # a rate needs a zero to start from
             self.ended.labels(how)
         self.first_s = self._histogram("first_token_seconds", "From the opening of a text to its first commit")
         self.token_s = self._histogram("token_seconds", "Mean time per token of a text, after its first commit")
@@ -80,7 +80,7 @@ class TextMetrics:
 
 
 class Metrics(TextMetrics):
-    """Counters that the edge turns, and what is read off it."""
+    """Counters that the edge increments, and its readings."""
 
     def __init__(self, read: Callable[[], Readings]) -> None:
         super().__init__(read)

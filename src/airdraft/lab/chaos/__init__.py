@@ -1,8 +1,8 @@
 """Sessions through faults: whatever happens to link and edge, the text is the target's own.
 
-Everything of a session is drawn from a seed and its number: models, request, links, speeds, faults. The machines are
-the real ones, over virtual time; models are tables, whose rows are computed from the whole prefix, so that a token
-lost, doubled or put elsewhere changes all that follows. Each text is compared with what the target writes alone.
+Everything in a session follows from a seed and its number: models, request, links, speeds, faults. The machines are the
+real ones, in virtual time. The models are tables whose rows depend on the whole prefix, so a token that is lost,
+doubled or misplaced changes all that follows. Each text is compared with what the target writes alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PATIENCE_S = 600.0
 
 
 def _ways(exact: str) -> tuple[str, ...]:
-    """Schemes of this exactness; one that races, or has a choice of downlinks, once for each."""
+    """Schemes of this exactness, once for each race policy or downlink that they have."""
     found: list[str] = []
     for name in schemes.named(exact=exact):
         traits = schemes.traits(name)
@@ -56,15 +56,15 @@ def _ways(exact: str) -> tuple[str, ...]:
 
 
 RETRIED = (Code.SILENT, Code.BUSY)
-"""Refusals after which the device tries again. No other may come: links lose bytes, but never change them."""
+"""Refusals after which the device tries again. No other may come, because links lose bytes but never change them."""
 WAYS = (*_ways("text"), "auto", "switching")
 """Schemes whose text is the target's own, to the token."""
 GREEDY = _ways("distribution")
-"""Those whose text is so at temperature 0; elsewhere they are exact in distribution, which one text cannot show."""
+"""Schemes whose text is so at temperature 0. Elsewhere they are exact in distribution, which one text cannot show."""
 
 
 class _Table(TableModel):
-    """One that takes no nonsense."""
+    """A table that refuses nonsense."""
 
     def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`."""
@@ -112,7 +112,7 @@ class Site:
 
 @dataclass
 class Case:
-    """All that is drawn for one session."""
+    """Everything that is drawn for one session."""
 
     way: str
     request: Request
@@ -126,7 +126,7 @@ class Case:
     faults: list[Fault]
 
     def target(self, site: int) -> TableModel:
-        """What the edge at `site` serves: everywhere the same."""
+        """The target that the edge at `site` serves, which is the same everywhere."""
         return table(self.target_seed, max_context=self.context, eos_ids=self.eos_ids)
 
 
@@ -172,7 +172,7 @@ def case(seed: int, number: int) -> Case:
 
 
 class Outcome(msgspec.Struct):
-    """What became of a session."""
+    """The outcome of a session."""
 
     number: int
     way: str
@@ -180,13 +180,13 @@ class Outcome(msgspec.Struct):
     error: str = ""
     """Why the text was given up, if it was."""
     unhandled: str = ""
-    """An exception that is none of the library's."""
+    """An exception that is not one of the library's."""
     faults: dict[str, int] = {}
-    """Those that were felt, by kind."""
+    """Faults that were felt, by kind."""
     connections: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    """Of the session's clock."""
+    """Duration by the session's clock."""
     timeline: list[tuple[float, str]] = []
 
 
@@ -199,7 +199,7 @@ class _EndedError(LinkError):
 
 
 class _Life:
-    """A session while it is lived: where it stands, and how things stand at the edges."""
+    """A session in progress: its text, and the state of both edges."""
 
     def __init__(self, case: Case, outcome: Outcome, resume: Callable[[Request], Resumable]) -> None:
         self._case, self._outcome = case, outcome
@@ -208,11 +208,11 @@ class _Life:
         self._now = 0.0
         self._world: Virtual | None = None
         self._site = 0
-        self._ending = [fault for fault in case.faults if fault.kind in ENDING]  # those whose moment is to come
+        self._ending = [fault for fault in case.faults if fault.kind in ENDING]  # those whose moment is yet to come
         self._busy: Fault | None = None
         self._listens_s = [0.0, 0.0]  # when an edge that has ended listens again
         self._takes_s = [0.0, 0.0]  # when an edge that is busy takes texts again
-        self._verify_s = [0.0, 0.0]  # of a forward, as far as each edge knows
+        self._verify_s = [0.0, 0.0]  # of a forward, if the edge has measured one
         self._until_s = max(fault.until_s for fault in case.faults) + PATIENCE_S
 
     @property
@@ -221,7 +221,7 @@ class _Life:
         return self._world.now if self._world else self._now
 
     def live(self) -> list[int]:
-        """Write the text, whatever it takes. Raises: `AirdraftError` when it has to be given up."""
+        """Write the text in spite of everything. Raises: `AirdraftError` when it has to be given up."""
         while not self._text.finished:
             delay_s = 0.0
             try:
@@ -234,7 +234,7 @@ class _Life:
         return self._text.tokens
 
     def _lost(self, error: LinkError | RefusedError) -> float:
-        """The connection or the session has ended early. Returns how long to wait before the next, in seconds."""
+        """Handle the early end of a connection or a session. Returns how long to wait before the next, in seconds."""
         if isinstance(error, RefusedError) and error.code not in RETRIED:
             raise error
         if isinstance(error, _EndedError):
@@ -253,7 +253,7 @@ class _Life:
         self._outcome.timeline.append((self.now, what))
 
     def _write(self) -> None:
-        """Over one connection, until it or the text ends."""
+        """Write over one connection, until it or the text ends."""
         case, now, at = self._case, self._now, self._site
         if now < self._listens_s[at]:
             raise LinkError(f"edge {at} cannot be reached")
@@ -293,7 +293,7 @@ class _Life:
         raise AirdraftError(f"{PATIENCE_S:g} s after the last fault the text was not done")
 
     def _befall(self, fault: Fault, world: Virtual) -> None:
-        """The moment has come of a fault that ends the connection."""
+        """Let a fault strike that ends the connection."""
         self._ending.remove(fault)
         if fault.kind == "tear":
             world.tear(fault.side, fault.strength, _EndedError(fault))
@@ -306,7 +306,7 @@ class _Life:
 
 
 def expected(case: Case) -> list[int]:
-    """What the target writes alone."""
+    """The tokens that the target writes alone."""
     asked = case.request
     return list(alone.write(case.target(0), asked.prompt, asked.params, asked.seed, asked.max_tokens))
 
@@ -335,7 +335,7 @@ def session(seed: int, number: int) -> Outcome:
 def chaos(
     sessions: int, seed: int, jobs: int = 1, on_session: Callable[[int, int], None] = lambda done, of: None
 ) -> list[Outcome]:
-    """All sessions of a run, in `jobs` processes."""
+    """Run all sessions, in `jobs` processes."""
     one = partial(_brief, seed)
     outcomes = []
     with ProcessPoolExecutor(jobs) as pool:
@@ -346,14 +346,14 @@ def chaos(
 
 
 def _brief(seed: int, number: int) -> Outcome:
-    """Without the timeline, which is long, and can be had again."""
+    """An outcome without its timeline, which is long and can be reproduced."""
     outcome = session(seed, number)
     outcome.timeline = []
     return outcome
 
 
 def record_of(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
-    """What a run has shown, for JSON."""
+    """A summary of a run, for JSON."""
     faults = Counter[str]()
     for outcome in outcomes:
         faults.update(outcome.faults)
@@ -378,7 +378,8 @@ def record_of(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
 
 
 def held(record: dict[str, Any]) -> bool:
-    """Whether every text was the target's own, no exception went unhandled, and faults were felt: one a session."""
+    """Whether every text was the target's own, no exception went unhandled, and at least as many faults as sessions
+    were felt."""
     return bool(
         record["identical"] == record["sessions"]
         and not record["unhandled"]
@@ -387,7 +388,7 @@ def held(record: dict[str, Any]) -> bool:
 
 
 def report(record: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The summary as Markdown."""
     felt = {int(count): sessions for count, sessions in record["faults_a_session"].items()}
     lines = ["| fault | what happens | felt |", "|---|---|---:|"]
     lines += [f"| {kind} | {MEANING[kind]} | {record['faults'][kind]:,} |" for kind in KINDS]

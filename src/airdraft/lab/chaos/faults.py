@@ -1,7 +1,8 @@
-"""What can go wrong between a device and an edge, drawn from a seed and laid over a session's virtual time.
+"""Faults between a device and an edge, drawn from a seed and applied in a session's virtual time.
 
-A fault has a kind, a moment and, for some, a length. Those that last are functions of the time alone: what arrives or
-begins while one lasts is delayed or slowed. Those of a moment end the connection, or cost the edge what it had cached.
+A fault has a kind, a moment and, for some kinds, a length. Lasting faults are functions of time alone: bytes that
+arrive and forwards that begin meanwhile are delayed or slowed. Momentary ones end the connection, or cost the edge its
+cache.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ MEANING: dict[Kind, str] = {
 ENDING: tuple[Kind, ...] = ("drop", "tear", "restart", "handover", "busy")
 """Kinds that end the connection at their moment."""
 MOST = 9
-"""Faults of one session. After the last its text must come to its end."""
+"""Most faults in one session. After the last its text must come to its end."""
 FEED_S = 2e-3
-"""What feeding a token again takes, after an eviction."""
+"""Seconds to feed a token again, after an eviction."""
 
 
 @dataclass
 class Fault:
-    """One of them. Times are in seconds of the session's clock."""
+    """One fault. Times are in seconds of the session's clock."""
 
     kind: Kind
     at_s: float
@@ -51,13 +52,13 @@ class Fault:
     strength: float = 0.0
     """delay: seconds; slow: a factor; tear: the share that arrives."""
     side: Side = "device"
-    """tear: who receives the torn bytes."""
+    """tear: the side that receives the torn bytes."""
     hit: bool = field(default=False, compare=False)
     """Whether the session has felt it."""
 
     @property
     def until_s(self) -> float:
-        """When it is over."""
+        """The time at which it is over."""
         return self.at_s + self.lasts_s
 
     def __str__(self) -> str:
@@ -67,7 +68,7 @@ class Fault:
 
 
 def draw(rng: random.Random, seconds: float, heartbeat_s: float) -> list[Fault]:
-    """Faults for a text that would take so many seconds without them, in the order of their moments."""
+    """Draw faults for a text that would take so many seconds without them, in the order of their moments."""
     faults, at_s = [], rng.uniform(0, seconds / 2)
     for _ in range(rng.randint(1, MOST)):
         kind = rng.choice(KINDS)
@@ -93,7 +94,7 @@ def _during(faults: Sequence[Fault], now: float, *kinds: Kind) -> Iterator[Fault
 
 
 class _Pipe:
-    """A pipe whose messages arrive later while a fault lasts. In order, as TCP has it."""
+    """A pipe that delivers later while a fault lasts, and in order, as TCP does."""
 
     def __init__(self, pipe: Pipe, faults: Sequence[Fault]) -> None:
         self._pipe, self._faults = pipe, faults
@@ -120,7 +121,7 @@ class _Pipe:
         for fault in _during(self._faults, now, "delay"):
             arrival_s += fault.strength
             fault.hit = True
-        for fault in self._faults:  # by their moments, so that one may end in the next
+        for fault in self._faults:  # in the order of their moments, so that one may end in the next
             if fault.kind in ("stall", "silence") and fault.at_s <= arrival_s < fault.until_s:
                 arrival_s = fault.until_s
                 fault.hit = True

@@ -1,8 +1,8 @@
-"""What no honest peer would send: inputs made from valid streams of messages, and what both machines do with them.
+"""Input that no honest peer would send, made from valid streams of messages, and what both machines do with it.
 
-An input is bytes: which part is fed, a world (models, limits, requests), a schedule (cuts, late forwards), and then
-what comes over the wire. Every input must end in events or in an error of the protocol, in bounded time and memory; and
-may ask of a model only what it can do.
+An input is a string of bytes: the part to feed, a world (models, limits, requests), a schedule (cuts, late forwards),
+and then what comes over the wire. Every input must end in events or in an error of the protocol, in bounded time and
+memory, and may ask of a model only what it can do.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ HEADER_BYTES = 3
 VOCAB, CONTEXT = 6, 48
 MAX_FRAME = 1 << 12
 MOST_FORWARDS = 600
-"""Of one input: far more than its texts have positions."""
+"""Most forwards of one input: far more than its texts have positions."""
 MOST_SAID = 1 << 20
-"""Bytes that a machine may have to send at once: far more than any answer takes."""
+"""Most bytes that a machine may have to send at once: far more than any answer takes."""
 KNOWN_ENDS = {*ERROR_CODES, "stop", "length", "refused"}
 SPECS = (
     SchemeSpec(schemes.COUPLED),
@@ -48,7 +48,7 @@ WORLDS = 3 * len(SPECS)
 
 
 class BrokenError(Exception):
-    """An input has made a machine do what it must never do."""
+    """A machine did what it must never do."""
 
 
 def _table(seed: int, context: int = CONTEXT) -> TableModel:
@@ -59,7 +59,7 @@ def _table(seed: int, context: int = CONTEXT) -> TableModel:
 
 
 def requests(world: int) -> list[Request]:
-    """Texts of a world: of one scheme, or in every third world with a policy of their own choice."""
+    """The texts of a world: of one scheme, or in every third world with a policy that chooses."""
     spec = SPECS[world % len(SPECS)]
     params = SamplingParams(0.0 if world % 2 else 0.8, 3 if world % 5 == 0 else 0)
     policy = (
@@ -73,7 +73,8 @@ def requests(world: int) -> list[Request]:
 
 
 def models(world: int) -> tuple[TableModel, TableModel, Limits]:
-    """Draft, target and limits of a world. In every other one the draft is the target itself: all is accepted."""
+    """Draft, target and limits of a world. In every other world the draft is the target itself, so every draft is
+    accepted."""
     draft, target = _table(world + world % 2, CONTEXT - 10), _table(world)
     return draft, target, Limits(MAX_FRAME, 1 + world % 7, 3, 10.0)
 
@@ -100,10 +101,10 @@ class _Shell:
         self._ran = 0
         self._now = 0.0
         self.ends: set[str] = set()
-        """Codes of errors, reasons of ends."""
+        """Codes of errors and reasons of ends."""
 
     def receive(self, data: bytes) -> None:
-        """Feed bytes, cut anywhere; without delays in pieces no longer than a message, as an honest peer's come."""
+        """Feed bytes, cut anywhere; without delays in pieces no longer than a message, like those of an honest peer."""
         at = 0
         while at < len(data) and not self.machine.closed:
             size = 8 if not self._late else self._schedule.choice((1, 2, 7, 30, 200, 20000))
@@ -115,7 +116,7 @@ class _Shell:
                 self._serve(self.machine.tick(self._now))
 
     def finish(self) -> None:
-        """Whatever is still to be computed; then silence."""
+        """Run the remaining forwards, and then let the peer be silent."""
         self._run(MOST_FORWARDS)
         while not self.machine.closed:
             deadline_s = self.machine.deadline()
@@ -135,14 +136,14 @@ class _Shell:
                     self._open(request)
             elif isinstance(event, Failed | Finished):
                 end = event.code if isinstance(event, Failed) else event.reason
-                self.ends.add(end if end in KNOWN_ENDS else "other")  # a peer may say anything
+                self.ends.add(end if end in KNOWN_ENDS else "other")  # a peer may send any code
                 if event.session is not None:
                     self._forwards.pop(event.session, None)
                     self._caches.pop(event.session, None)
         said = self.machine.take()
         if len(said) > MOST_SAID:
             raise BrokenError(f"{len(said)} bytes are to be sent at once")
-        for _ in self._said.feed(said):  # what is no message raises
+        for _ in self._said.feed(said):  # raises on anything but messages
             pass
 
     def _open(self, request: Request) -> None:

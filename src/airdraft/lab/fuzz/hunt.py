@@ -1,4 +1,4 @@
-"""Tries one changed input after another, for a while, and keeps those that break something."""
+"""A search with changed inputs, for a while, that keeps those that break something."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from airdraft.lab.fuzz import PARTS, run
 from airdraft.lab.fuzz.mutate import mutate, seeds
 
 HANG_S = 2.0
-"""An input that takes longer is a hang. Of the process's own time: a busy machine is none."""
+"""Seconds of the process's own time after which an input is a hang; a busy machine does not count."""
 TRACED = 50
-"""One input in so many is tried again with its memory traced."""
+"""One input out of so many is tried again with its memory traced."""
 MOST_MIB = 16.0
-"""Memory that one input may take at most."""
+"""Most memory that one input may take."""
 MOST_GROWTH_MIB = 64.0
-"""Memory that may be left behind by all of them."""
+"""Most memory that all of them may leave behind."""
 KEPT = 4096
-"""Inputs that further ones are made from: those that ended in a way of their own."""
+"""Most inputs to make further ones from: those that ended in a new way."""
 
 
 class HungError(Exception):
@@ -36,14 +36,14 @@ class HungError(Exception):
 
 
 class Hunt(msgspec.Struct):
-    """What was tried and found."""
+    """The findings of a hunt."""
 
     seed: int
     seconds: float = 0.0
     executions: int = 0
     by_part: dict[str, int] = {}
     endings: int = 0
-    """Different ways in which inputs ended."""
+    """The number of different ways in which inputs ended."""
     crashes: list[str] = []
     """One line for each place in the code."""
     hangs: list[str] = []
@@ -53,7 +53,7 @@ class Hunt(msgspec.Struct):
     peak_mib: float = 0.0
     """Most memory that a traced input took."""
     growth_mib: float = 0.0
-    """What is left in memory after all of them, beyond what was there after the first."""
+    """Memory left behind by all of them, beyond what the first ones left."""
 
     @property
     def clean(self) -> bool:
@@ -63,7 +63,7 @@ class Hunt(msgspec.Struct):
 
 @contextlib.contextmanager
 def _no_longer_than(seconds: float) -> Iterator[None]:
-    """Raises `HungError` in the body, where the system has interval timers (not on Windows)."""
+    """Raise `HungError` in the body when its time is over, where the system has interval timers (not on Windows)."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -88,12 +88,12 @@ def attempt(data: bytes) -> tuple[str, str]:
     except Exception as error:
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "airdraft" in frame.filename]
         inner = [frame for frame in ours if "/lab/fuzz/" not in Path(frame.filename).as_posix()] or ours
-        place = f"{Path(inner[-1].filename).name}:{inner[-1].lineno}" if inner else "nowhere of ours"
+        place = f"{Path(inner[-1].filename).name}:{inner[-1].lineno}" if inner else "outside airdraft"
         return "", f"{type(error).__name__} at {place}: {' '.join(str(error).split())}"
 
 
 def memory_mib(data: bytes) -> float:
-    """Most memory that an input takes, in MiB."""
+    """The most memory that an input takes, in MiB."""
     tracemalloc.start()
     try:
         attempt(data)
@@ -111,11 +111,11 @@ def _resident_mib() -> float:
 
 
 def hunt(seconds: float, seed: int, folder: Path) -> Hunt:
-    """Try inputs for so long; those that break something are written to `folder`, one for each place in the code."""
+    """Try inputs for `seconds`. Those that break something are written to `folder`, one for each place in the code."""
     rng = random.Random(seed)  # noqa: S311
     found, parts, endings, places = Hunt(seed), Counter[str](), set[tuple[int, str]](), set[str]()
     inputs = seeds()
-    todo = iter(list(inputs))  # first those that nothing was changed in
+    todo = iter(list(inputs))  # the unchanged ones first
     began_s = time.monotonic()
     first_mib = 0.0
     while time.monotonic() < began_s + seconds:

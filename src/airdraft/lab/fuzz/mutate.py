@@ -1,4 +1,4 @@
-"""Inputs for the fuzzers: what two honest machines say to each other, and changes to it that keep some of its sense."""
+"""Inputs for the fuzzers: what two honest machines say to each other, and changes that keep part of its sense."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, models, requests
 from airdraft.sim.pair import Pair
 
 MOST_BYTES = 1 << 15
-"""Of an input: a change that makes it longer is cut."""
+"""Most bytes of an input; a longer one is cut."""
 INTERESTING: tuple[Any, ...] = (
     0, 1, 2, 3, 5, 6, 7, -1, 31, 32, 33, 47, 48, 49, 63, 64, 127, 128, 255, 256, 4095, 4096, 65535, 65536,
     (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 53, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -(1 << 63),
@@ -28,7 +28,7 @@ INTERESTING: tuple[Any, ...] = (
 
 
 class _Tapped(Pair):
-    """A pair whose wires are overheard."""
+    """A pair whose wires are tapped."""
 
     def __init__(self, world: int) -> None:
         self.wires = {"edge": b"", "device": b""}
@@ -42,7 +42,7 @@ class _Tapped(Pair):
 
 @lru_cache(maxsize=WORLDS)
 def overheard(world: int) -> dict[str, bytes]:
-    """What goes to the edge, and to the device, while the texts of a world are written."""
+    """The bytes that go to the edge and to the device while the texts of a world are written."""
     pair = _Tapped(world)
     for request in requests(world):
         pair.write(request)
@@ -59,7 +59,7 @@ def seeds() -> list[bytes]:
 
 
 def _frames(wire: bytes) -> list[bytes]:
-    """Bodies of the frames of `wire`, as far as it can be read; the rest is one more."""
+    """The bodies of the frames of `wire`, up to where it cannot be read; the rest is one more."""
     bodies, at = [], 0
     while at < len(wire):
         length = shift = 0
@@ -85,7 +85,7 @@ def _framed(body: bytes) -> bytes:
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """One input made from another."""
+    """Make one input from another."""
     header, wire = bytearray(data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")), data[HEADER_BYTES:]
     if rng.random() < 0.3:
         header[2] = rng.randrange(256)
@@ -101,7 +101,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 
 def _change_list(bodies: list[bytes], part: int, rng: random.Random) -> None:
-    """Change one message, or which there are and in what order."""
+    """Change one message, or the list of messages."""
     if not bodies:
         bodies.append(b"\x90")
     at = rng.randrange(len(bodies))
@@ -125,7 +125,7 @@ def _change_list(bodies: list[bytes], part: int, rng: random.Random) -> None:
 
 
 def _change_field(body: bytes, rng: random.Random) -> bytes:
-    """Change a field of a message, or how many there are."""
+    """Change a field of a message, or the number of fields."""
     try:
         fields = msgspec.msgpack.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -161,7 +161,9 @@ def _change_bytes(data: bytes, rng: random.Random) -> bytes:
     elif kind == 1:
         changed[at:at] = rng.randbytes(rng.choice((1, 2, 8, 64)))
     elif kind == 2:
-        changed[at:at] = rng.choice((b"\x91", b"\xdd", b"\xc6")) * rng.choice((1, 5, 2000))  # nested, or announced long
+        changed[at:at] = rng.choice((b"\x91", b"\xdd", b"\xc6")) * rng.choice(
+            (1, 5, 2000)
+        )  # nested, or said to be long
     elif at < len(changed):
         changed[at] = rng.randrange(256) if kind == 3 else changed[at] ^ 1 << rng.randrange(8)
     return bytes(changed)

@@ -1,4 +1,4 @@
-"""What one edge holds, in wall clock: devices at a bound on their waits, CPU and bytes a token, idle texts, churn.
+"""The capacity of one edge, in wall clock: devices at a bound on waits, CPU and bytes a token, idle texts, churn.
 
 The edge is a process of its own; its CPU time and memory are read from /proc, so this needs Linux. Devices are those of
 `airdraft.lab.wall.sessions`: their drafts were recorded, so that they cost the machine little.
@@ -34,23 +34,23 @@ from airdraft.models.engines import load
 
 PROFILE = "phone-8b"
 BOUND_MS = 100.0
-"""That 99 of 100 waits for a token stay under."""
+"""Bound for 99 of 100 waits for a token."""
 MOST_DEVICES = 512
 SECONDS = 5.0
-"""Of each measurement."""
+"""Duration of each measurement."""
 BUSY_DEVICES = 16
-"""Of the measurement of CPU and bytes."""
+"""Devices while CPU and bytes are measured."""
 IDLE, IDLE_PROMPT, A_CONNECTION = 1000, 32, 16
-"""Texts that are open and do nothing, tokens of the prompt of each, and texts on one connection."""
+"""Texts that are open and idle, tokens in the prompt of each, and texts on one connection."""
 SETTLE_S, SETTLED = 1.0, 0.05
-"""An edge that used less than so much of a core for so long is done with what it was asked."""
+"""An edge has done what it was asked once it uses less than this share of a core for so long."""
 CHURN_DEVICES = 8
 FLAT = 0.05
-"""Memory may grow by so much of itself between the first and the last third of the churn."""
+"""Share by which memory may grow between the first and the last third of the churn."""
 
 
 class DevicesRow(msgspec.Struct, frozen=True):
-    """One number of devices."""
+    """The measurement with one number of devices."""
 
     devices: int
     token_p99_ms: float
@@ -58,13 +58,13 @@ class DevicesRow(msgspec.Struct, frozen=True):
 
 
 class TokenCost(msgspec.Struct, frozen=True):
-    """Of a committed token, at the edge."""
+    """The cost of a committed token at the edge."""
 
     cpu_ms: float
-    """The model's own forwards included."""
+    """With the model's own forwards."""
     uplink_bytes: float
     downlink_bytes: float
-    """WebSocket headers included, those below not."""
+    """With WebSocket headers, without those below."""
 
 
 class Idle(msgspec.Struct, frozen=True):
@@ -75,11 +75,11 @@ class Idle(msgspec.Struct, frozen=True):
     bytes_per_text: float
     """Resident memory of the edge, keys and values included."""
     bytes_per_text_evicted: float
-    """The same where the edge keeps keys and values of a single text."""
+    """The same with room for keys and values of a single text."""
 
 
 class Churn(msgspec.Struct, frozen=True):
-    """Devices that come, write a little, and go without a word."""
+    """Devices that come, write a little, and leave without a word."""
 
     seconds: float
     aborted: int
@@ -91,12 +91,12 @@ class Churn(msgspec.Struct, frozen=True):
 
 
 class CapacityReport(msgspec.Struct, frozen=True):
-    """All of it."""
+    """All measurements."""
 
     profile: str
     bound_ms: float
     devices: int
-    """Held at that bound."""
+    """Most devices within that bound."""
     rows: list[DevicesRow]
     per_token: TokenCost
     idle: Idle
@@ -133,7 +133,7 @@ async def _held(pair: _Models, devices: int) -> DevicesRow:
 
 
 async def _most(pair: _Models, on_step: Callable[[str], None]) -> list[DevicesRow]:
-    """Twice as many devices each time, until one waits too long; then the middle between, twice."""
+    """Double the devices until one waits too long, and then bisect twice."""
     rows: list[DevicesRow] = []
     good, bad, devices = 0, MOST_DEVICES + 1, 1
     while devices <= MOST_DEVICES and bad > MOST_DEVICES:
@@ -169,9 +169,9 @@ async def _per_token(pair: _Models) -> TokenCost:
 
 
 async def _idle_bytes(pair: _Models, texts: int, options: Sequence[str]) -> float:
-    """Of each of so many open texts."""
+    """Bytes for each of so many open texts."""
     async with local.serving("target", "none", options) as edge, contextlib.AsyncExitStack() as stack:
-        await _rest(await stack.enter_async_context(_socket(edge["url"])), pair, 1)  # what the first text alone brings
+        await _rest(await stack.enter_async_context(_socket(edge["url"])), pair, 1)  # the first text's own cost
         before = await _settled_bytes(edge["pid"])
         for at in range(0, texts, A_CONNECTION):
             socket = await stack.enter_async_context(_socket(edge["url"]))
@@ -180,7 +180,7 @@ async def _idle_bytes(pair: _Models, texts: int, options: Sequence[str]) -> floa
 
 
 async def _settled_bytes(pid: int) -> int:
-    """Resident memory once the process does nothing more: a text is open before its prompt is read."""
+    """Resident memory once the process has nothing more to do: a text is open before its prompt is read."""
     cpu_s = -1.0
     while _cpu_s(pid) - cpu_s > SETTLED * SETTLE_S:
         cpu_s = _cpu_s(pid)
@@ -214,7 +214,7 @@ async def _rest(socket: ClientConnection, pair: _Models, texts: int) -> None:
 
 
 async def _churn(pair: _Models, seconds: float) -> Churn:
-    """Devices come and go; now and then the edge is weighed."""
+    """Let devices come and go, and weigh the edge now and then."""
     aborted, over = 0, time.perf_counter() + seconds
     rng = random.Random(1)  # noqa: S311
 
@@ -246,7 +246,7 @@ async def _churn(pair: _Models, seconds: float) -> Churn:
 
 
 async def capacity(soak_s: float, on_step: Callable[[str], None] = lambda _: None) -> CapacityReport:
-    """Everything; the churn takes `soak_s`, 0 leaves it out. Raises: `BadParameterError` where there is no /proc."""
+    """Run every measurement; the churn takes `soak_s`, 0 leaves it out. Raises: `BadParameterError` without /proc."""
     if sys.platform != "linux":
         raise BadParameterError("this reads the edge's CPU time and memory from /proc; run it on Linux")
     (draft, tokenizer), (target, _) = load("draft"), load("target")
@@ -267,7 +267,7 @@ async def capacity(soak_s: float, on_step: Callable[[str], None] = lambda _: Non
 
 
 def table(found: CapacityReport) -> str:
-    """As Markdown."""
+    """The report as Markdown."""
     lines = [
         f"| devices (compute imitated, `{found.profile}`) | ms a token, p99 | tokens/s, all devices |",
         "|---:|---:|---:|",

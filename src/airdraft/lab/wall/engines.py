@@ -1,7 +1,7 @@
-"""How long the engines take for a token of the draft and for a verification, and in how much memory, in wall clock.
+"""Times of the engines for a token of the draft and for a verification, and their memory, in wall clock.
 
-All run in this process and take turns of some milliseconds: so other work on the machine meets them alike, and none has
-more than the one thread that suits models so small. Memory is that of a process of its own for each.
+All run in this process and take turns of some milliseconds, so that other work on the machine affects all alike. Each
+has one thread, which suits models this small. Memory is measured in a process of its own for each.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from airdraft.models.gguf import write_gguf
 
 THREADS = 1
 HELD = 200
-"""Positions before what is timed; each time the cache is rolled back to them."""
+"""Positions before those that are timed; the cache is rolled back to them each time."""
 WIDTHS = tuple(range(1, 17))
-"""Tokens of a verification."""
+"""Numbers of tokens in a verification."""
 TURNS, BURST = 21, 6
-"""How often an engine's turn comes for each width, and its forwards then."""
+"""Turns of an engine at each width, and its forwards in one turn."""
 DEFAULT = "onnx"
 _NEEDS = {engine: ENGINES[engine].libraries for engine in HERE}
 
 OnStep = Callable[[int, int], None]
-"""Told what is done, and of how many."""
+"""A function that gets what is done, and of how many."""
 
 
 class EngineRow(msgspec.Struct, frozen=True):
@@ -44,24 +44,25 @@ class EngineRow(msgspec.Struct, frozen=True):
 
     engine: str
     draft_ms: float | None
-    """One token of the draft; None of an engine for targets only."""
+    """One token of the draft; None for an engine that runs targets only."""
     verify_ms: dict[int, float]
-    """So many tokens of the target, all their rows."""
+    """By number of tokens: one forward of the target that gives all their rows."""
     verify_ratio_6: float
-    """Six tokens by one."""
+    """The time for six tokens divided by that for one."""
     memory_bytes: int | None
-    """None where it runs elsewhere, or this system does not say."""
+    """None if it runs elsewhere, or this system does not say."""
 
 
 class Models(msgspec.Struct, frozen=True):
-    """What `load` calls the pair's models for one engine."""
+    """The names under which `load` finds the pair's models for one engine."""
 
     draft: str
     target: str
 
 
 def installed(folder: Path) -> dict[str, Models]:
-    """The engines whose libraries are here. What they need beside the pair's own files is written into `folder`."""
+    """The engines whose libraries are installed. Files that they need beside the pair's own are written into
+    `folder`."""
     found = {}
     for engine in HERE:
         if all(find_spec(library) for library in _NEEDS[engine]):
@@ -81,7 +82,7 @@ def _gguf(folder: Path) -> Models:
 def engines(
     here: Mapping[str, Models], vllm: str | None = None, on_step: OnStep = lambda done, of: None
 ) -> list[EngineRow]:
-    """A row of each engine of `installed`, and of the vLLM at the URL `vllm`, which serves the target as `target`."""
+    """A row for each engine of `installed`, and for the vLLM at the URL `vllm`, which serves the target as `target`."""
     drafts: dict[str, TargetEngine] = {}
     targets: dict[str, TargetEngine] = {}
     for engine, models in here.items():
@@ -106,7 +107,7 @@ def engines(
 def _times_ms(
     models: Mapping[str, TargetEngine], widths: Sequence[int], on_step: OnStep
 ) -> dict[str, dict[int, float]]:
-    """Of each model the median time of a forward of so many tokens."""
+    """The median time of a forward, by model and by number of tokens."""
     rng = np.random.default_rng(0)
     caches = {}
     for name, model in models.items():
@@ -114,8 +115,8 @@ def _times_ms(
         _forward(model, Part(caches[name], 0, range(HELD), 1))
     taken: dict[str, dict[int, list[float]]] = {name: {width: [] for width in widths} for name in models}
     for done, (_, width, name) in enumerate(itertools.product(range(TURNS), widths, models), start=1):
-        # The first of a burst brings back into the CPU's caches what the engine before has pushed out. No tokens are
-        # fed twice, or a server with a prefix cache would have their rows already.
+        # The first forward of a burst brings back into the CPU's caches what the engine before pushed out. No tokens
+        # are fed twice, because a server with a prefix cache would have their rows already.
         for at, tokens in enumerate(rng.integers(models[name].info.vocab_size, size=(BURST, width)).tolist()):
             began = time.perf_counter()
             _forward(models[name], Part(caches[name], HELD, tokens, width))
@@ -143,7 +144,7 @@ def _memory_bytes(engine: str, models: Models) -> int | None:
 
 
 def table(rows: Sequence[EngineRow]) -> str:
-    """As Markdown."""
+    """The rows as Markdown."""
     lines = [
         f"The shipped pair after {HELD} positions, ms: {THREADS} thread each, all in one process, taking turns; "
         f"medians of {TURNS} turns. Memory: a process of its own that loads both models, libraries included.",
@@ -160,7 +161,7 @@ def table(rows: Sequence[EngineRow]) -> str:
 
 
 def _against_the_quickest(rows: Sequence[EngineRow]) -> str:
-    """Where the default engine loses."""
+    """A sentence that says where the default engine is not the quickest."""
     drafts = {row.engine: row.draft_ms for row in rows if row.draft_ms is not None}
     verifies = {row.engine: row.verify_ms[6] for row in rows}
     said = []

@@ -1,6 +1,7 @@
 """`python -m airdraft.lab.wall.memory ENGINE MODEL...`: how much memory this process takes to load and run models.
 
-A process of its own, and nothing large imported before it first looks: libraries count too. Prints bytes, or `null`.
+This is a process of its own that imports nothing large before its first look, because libraries count, too. Prints
+bytes, or `null`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 
 def resident_bytes() -> int | None:
-    """Of this process: now on Linux, at most so far on other Unix systems, unknown on Windows."""
+    """Memory of this process: now on Linux, the peak so far on other Unix systems, unknown on Windows."""
     if sys.platform == "linux":
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         [found] = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:")]
@@ -26,7 +27,7 @@ def resident_bytes() -> int | None:
 
 
 def grown_bytes(engine: str, names: list[str]) -> int | None:
-    """What loading the models `names` with `engine` and a forward of each add."""
+    """The memory that loading the models `names` with `engine`, and a forward of each, adds."""
     before = resident_bytes()
     from airdraft.models.engines import load  # noqa: PLC0415  # it counts
 

@@ -1,8 +1,8 @@
-"""Our loop against other programs that decode speculatively: same weights, prompts and draft length, greedy.
+"""The plain loop and other programs that decode speculatively: same weights, prompts and draft length, greedy.
 
-Everybody writes each text in turn, and the speeds for one text are held against each other. The time of a text is that
-of its prompt and its tokens, in a program that has started: Transformers runs in this process, and llama.cpp's own
-example prints what it took. All have one thread.
+All write each text in turn, and speeds are compared text by text. The time of a text is that of its prompt and its
+tokens, in a program that has started: Transformers runs in this process, and llama.cpp's own example prints what it
+took. Each has one thread.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ _SPEED = r"{} +(\d+) tokens in +[\d.]+ seconds, speed: +([\d.]+) t/s"
 
 
 class PeerRow(msgspec.Struct, frozen=True):
-    """One of our engines against one peer."""
+    """One engine of airdraft beside one peer."""
 
     peer: str
     ours_engine: str
     ours_tokens_per_s: float
     peer_tokens_per_s: float
     ratio: float
-    """Ours by theirs: the median of paired texts."""
+    """Our speed divided by theirs: the median of paired texts."""
     identical: int
     texts: int
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """All rows, and why others are missing."""
+    """All rows, and the reasons why others are missing."""
 
     peers: list[PeerRow]
     notes: list[str]
 
 
 class Written(NamedTuple):
-    """One text: what it says, in how many tokens, and the seconds they took."""
+    """One text: its characters, its number of tokens, and the seconds they took."""
 
     text: str
     tokens: int
@@ -65,7 +65,7 @@ class Written(NamedTuple):
 
 
 Writer = Callable[[list[int]], Written]
-"""Writes after a prompt."""
+"""A function that writes after a prompt."""
 
 
 def ours(draft: LanguageModel, target: LanguageModel, tokenizer: Tokenizer) -> Writer:
@@ -112,7 +112,7 @@ def assisted_generation(tokenizer: Tokenizer, *, own_length: bool = False) -> Wr
 
 
 def llama_speculative(program: Path, models: Models, tokenizer: Tokenizer) -> Writer:
-    """llama.cpp's example `llama-speculative-simple`, with keys, values and attention in fp32 as in ours."""
+    """llama.cpp's example `llama-speculative-simple`, with keys, values and attention in fp32 like ours."""
     words = [
         str(program.resolve()), "-m", models.target, "-md", models.draft, "--spec-type", "draft-simple",
         "--spec-draft-n-max", str(LENGTH), "-n", str(TOKENS), "--temp", "0", "--top-k", "1", "--seed", "1",
@@ -126,7 +126,7 @@ def llama_speculative(program: Path, models: Models, tokenizer: Tokenizer) -> Wr
         for _ in range(_TRIES):
             if re.search(_SPEED.format("decoded"), said + log):
                 break
-            # It logs in a thread, and on a busy machine ends before that has written: one in three times was seen.
+            # It logs in a thread, and on a busy machine may end before that has written: seen in one of three runs.
             said, log = _run(program, [*words, "-p", head])
         return read(said, log, head, str(program))
 
@@ -134,7 +134,7 @@ def llama_speculative(program: Path, models: Models, tokenizer: Tokenizer) -> Wr
 
 
 def _run(program: Path, words: Sequence[str]) -> tuple[str, str]:
-    """Its standard output and error. Raises: `ModelError` if it does not run, or fails."""
+    """Run it. Returns its standard output and error. Raises: `ModelError` if it does not run, or fails."""
     try:
         ended = subprocess.run(words, capture_output=True, timeout=_PATIENCE_S, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as problem:
@@ -147,7 +147,7 @@ def _run(program: Path, words: Sequence[str]) -> tuple[str, str]:
 
 
 def read(said: str, log: str, head: str, program: str) -> Written:
-    """What `program` wrote after the prompt `head`, of its standard output and error.
+    """Read what `program` wrote after the prompt `head` from its standard output and error.
 
     Raises: `ModelError` if it prints neither as llama-speculative-simple does.
     """
@@ -168,7 +168,7 @@ def read(said: str, log: str, head: str, program: str) -> Written:
 def compare(
     peer: str, theirs: Writer, loops: Mapping[str, Writer], heads: Sequence[list[int]], on_step: OnStep
 ) -> list[PeerRow]:
-    """Everybody writes after every prompt, in turn: a row of each of our `loops`, by engine."""
+    """Let all write after every prompt, in turn. Returns a row for each of our `loops`, by engine."""
     writers = {**loops, peer: theirs}
     written: dict[str, list[Written]] = {name: [] for name in writers}
     for write in writers.values():
@@ -184,7 +184,7 @@ def compare(
 def _row(peer: str, engine: str, own: Sequence[Written], theirs: Sequence[Written]) -> PeerRow:
     pairs = list(zip(own, theirs, strict=True))
     ratios = [mine.tokens / mine.seconds / (other.tokens / other.seconds) for mine, other in pairs]
-    # llama.cpp finishes its last round, and so writes a few tokens more. Half a character may end ours.
+    # llama.cpp finishes its last round, and so writes a few tokens more. Half a character may end our text.
     same = sum(other.text.startswith(mine.text.rstrip("\N{REPLACEMENT CHARACTER}")) for mine, other in pairs)
     return PeerRow(peer, engine, _tokens_per_s(own), _tokens_per_s(theirs), median(ratios), same, len(pairs))
 
@@ -194,7 +194,7 @@ def _tokens_per_s(written: Sequence[Written]) -> float:
 
 
 def full_texts(target: LanguageModel, vocab_size: int) -> list[list[int]]:
-    """Prompts after which the target's greedy text does not end early, so that everybody writes `TOKENS`."""
+    """Prompts after which the target's greedy text does not end early, so that all write `TOKENS`."""
     found: list[list[int]] = []
     for prompt in prompts(4 * TEXTS):
         if len(found) < TEXTS and len(list(alone.write(target, prompt, GREEDY, 0, TOKENS, vocab_size))) == TOKENS:
@@ -205,7 +205,7 @@ def full_texts(target: LanguageModel, vocab_size: int) -> list[list[int]]:
 def peers(
     here: Mapping[str, Models], llama_program: Path | None = None, on_step: OnStep = lambda done, of: None
 ) -> Compared:
-    """Our loops on the engines `here` (see `installed`) against each peer that can run here.
+    """Compare our loops on the engines `here` (see `installed`) with each peer that can run here.
 
     llama_program: llama.cpp's llama-speculative-simple; None leaves it out.
     """
@@ -237,7 +237,7 @@ def peers(
 
 
 def table(compared: Compared) -> str:
-    """As Markdown."""
+    """The rows as Markdown."""
     lines = [
         f"Greedy, fp32, {THREADS} thread, draft length {LENGTH}, {TOKENS} tokens, prompts included, start-up not. "
         "The ratio is the median of paired texts.",

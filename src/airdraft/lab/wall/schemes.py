@@ -1,4 +1,4 @@
-"""Runs the same prompts under every scheme, over real processes and sockets, and checks what was written."""
+"""Every scheme over real processes and sockets, after the same prompts, and a check of what was written."""
 
 from __future__ import annotations
 
@@ -43,30 +43,30 @@ WITHOUT_ROUNDS = (*schemes.named(rounds=False, drafts=True), "auto")
 DRAFTING = (*ROUNDS, *WITHOUT_ROUNDS)
 
 CONFORMS = 1e-4
-"""A p-value below this says that a scheme is not exact."""
+"""A scheme whose p-value is below this is not exact."""
 
 SEEDS = 15
-"""Acceptance is measured over so many further seeds: three texts are too few to tell the schemes apart."""
+"""Further seeds for measuring acceptance: three texts are too few to tell the schemes apart."""
 
 CONFORMANCE_TOP_K = 8
-"""Conformance counts whole texts, so it looks at the likeliest tokens only; otherwise every text would be rare."""
+"""Tokens that conformance looks at, the likeliest ones: it counts whole texts, and otherwise all would be rare."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo does."""
+    """The settings of a run."""
 
     draft: str
     target: str
     profile: str
     link: local.Link
     spec: SchemeSpec
-    """The options of the schemes; its name is not used."""
+    """Options of the schemes; its name is not used."""
     params: SamplingParams
     seed: int
     max_tokens: int
     draft_length: int
-    """Of the schemes with rounds; `stream` and `auto` choose for themselves."""
+    """Draft length of schemes with rounds; `stream` and `auto` choose for themselves."""
     trials: int
 
 
@@ -78,7 +78,7 @@ class SchemeRow:
     cost: CostMeter = field(default_factory=CostMeter)
     texts: list[list[int]] = field(default_factory=list)
     identical: int = 0
-    """How many texts equal the target alone with the same seed, token for token."""
+    """Texts that equal those of the target alone with the same seed, token for token."""
     conformance: Conformance | None = None
     sample: Counts = field(default_factory=Counts)
     """Drafts and acceptances of `SEEDS` texts a prompt, written in memory at full speed."""
@@ -111,7 +111,7 @@ class SchemeRow:
 
 
 class Bench:
-    """The device's side of the demo: both models (the target only to know what it writes alone) and a connection."""
+    """The device's side: both models (the target only to know what it writes alone) and a connection."""
 
     def __init__(
         self, plan: Plan, draft: LanguageModel, target: LanguageModel, tokenizer: Tokenizer, client: EdgeConnection
@@ -135,7 +135,7 @@ class Bench:
                 yield cls(plan, draft, target, tokenizer, client)
 
     def write_truth(self) -> None:
-        """What the target alone writes, in this process, without device, edge, link or profile."""
+        """Write what the target alone writes, in this process, without device, edge, link or profile."""
         plan = self.plan
         vocab = self.tokenizer.vocab_size
         self.truth = [
@@ -149,7 +149,7 @@ class Bench:
         on_text: Callable[[int], None] = lambda _: None,
         on_commit: Callable[[Committed], None] = lambda _: None,
     ) -> SchemeRow:
-        """All prompts under one scheme. `on_text` is told the number of each prompt as it starts."""
+        """Write all prompts under one scheme. `on_text` gets the number of each prompt as it starts."""
         row, plan = SchemeRow(name), self.plan
         spec, counts = structs.replace(plan.spec, name=schemes.STREAM if name == "auto" else name), row.cost.counts
         length = None if name in WITHOUT_ROUNDS else plan.draft_length
@@ -171,7 +171,7 @@ class Bench:
         return row
 
     async def device_only(self) -> SchemeRow:
-        """The draft model writes by itself: fast, and not the target's text."""
+        """Let the draft model write by itself: fast, and not the target's text."""
         row, plan = SchemeRow("device"), self.plan
         paced = Paced(self.draft, profile(plan.profile).draft_s)
         for prompt, truth in zip(self.prompts, self.truth, strict=True):
@@ -185,7 +185,8 @@ class Bench:
         return row
 
     def sample(self, name: str) -> Counts:
-        """What becomes of drafts, over many texts: both machines and models in this process, no link, no profile."""
+        """Count what becomes of drafts over many texts: both machines and models in this process, no link, no
+        profile."""
         plan, counts, pair = self.plan, Counts(), Pair(self.draft, self.target)
         # Racing decides which drafts are judged, not what becomes of them; without it all are.
         spec = structs.replace(plan.spec, name=name, race="off")
@@ -195,7 +196,7 @@ class Bench:
         return counts
 
     def conform(self, name: str) -> Conformance:
-        """The conformance test of one scheme on the pair's own rows, after the first prompt."""
+        """Run the conformance test of one scheme on the pair's own rows, after the first prompt."""
         plan, params = self.plan, self.plan.params
         if params.temperature > 0 and not 0 < params.top_k <= CONFORMANCE_TOP_K:
             params = SamplingParams(params.temperature, CONFORMANCE_TOP_K, params.top_p, params.min_p)

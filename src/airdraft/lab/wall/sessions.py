@@ -1,9 +1,8 @@
-"""Many devices at one edge, in wall clock: an edge in a process of its own, batching or not, and all devices in this.
+"""Many devices at one edge, in wall clock: the edge in a process of its own, batching or not, all devices in this one.
 
-The edge runs the shipped target for real, at its own speed or slowed to a profile. What the draft model chooses at each
-position was recorded, so a device drafts at once and costs this machine little: the edge is what is measured. Devices
-write by `coupled` in rounds, so that each asks for a verification as soon as it has the last one's verdict. Links are
-loopback.
+The edge runs the shipped target for real, at its own speed or slowed to a profile. The draft model's choices were
+recorded, so a device drafts at once and costs this machine little: what is measured is the edge. Devices write under
+`coupled`, in rounds, so that each asks for a verification as soon as it has the last verdict. Links are loopback.
 """
 
 from __future__ import annotations
@@ -35,15 +34,16 @@ DEVICES = (1, 4, 16, 64)
 PROFILES = ("none", "phone-8b")
 OWN = "the models' own speed"
 SECONDS = 6.0
-"""That each row is measured for, after all devices have begun."""
+"""Duration of each measurement, after all devices have begun."""
 WARM_S = 1.5
-"""Before that: all devices have connected and begun."""
+"""Time before that, for all devices to connect and begin."""
 PARAMS = SamplingParams(0.7)
 DRAFT_LENGTH = 4
 TEXTS, TOKENS = 16, 200
 BAR, BAR_AT, BAR_PROFILE = 1.5, 16, "phone-8b"
-"""How much more a batching edge must commit than one that does not, at so many devices, where a forward takes as long
-as a useful model's. Those of the shipped one are over in a millisecond, and cost no more than the messages around."""
+"""Factor by which a batching edge must commit more than one that does not, at so many devices and at a profile whose
+forwards take as long as a useful model's. Those of the shipped one take a millisecond, like the messages around
+them."""
 
 
 class SessionsRow(msgspec.Struct, frozen=True):
@@ -53,29 +53,29 @@ class SessionsRow(msgspec.Struct, frozen=True):
     devices: int
     batched: bool
     tokens_per_s: float
-    """Committed, of all devices together."""
+    """Committed tokens of all devices together."""
     token_p50_ms: float
-    """Between a token and the one before it, at the device; what comes in one commit shares its wait."""
+    """Wait between a token and the one before it, at the device; tokens of one commit share the wait."""
     token_p99_ms: float
     target_forwards_per_token: float
-    """Texts that calls have run, by tokens committed."""
+    """Texts in the engine's calls, divided by committed tokens."""
     identical: int
-    """Texts that were the recorded ones, to the token, as far as they were written."""
+    """Texts that equal the recorded ones, to the token, up to where they were written."""
     texts: int
 
 
 class Told:
-    """A draft model that was recorded: its rows say what it chose at each position of the text being written."""
+    """A recorded draft model: its rows say what it chose at each position of the text being written."""
 
     name = "recorded draft"
 
     def __init__(self, like: LanguageModel) -> None:
         self.vocab_size, self.max_context, self.eos_ids = like.vocab_size, like.max_context, like.eos_ids
         self.choices: list[int] = []
-        """From position 0 on; what stands in the prompt does not matter."""
+        """From position 0 on; those within the prompt do not matter."""
 
     def new_cache(self) -> Any:
-        """None is needed: a position says all."""
+        """An empty cache: the position is all that is needed."""
         return None
 
     def forward(self, cache: Any, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
@@ -94,9 +94,9 @@ class Work:
     prompt: list[int]
     seed: int
     tokens: list[int]
-    """Of the target."""
+    """The target's tokens."""
     choices: list[int]
-    """Of the draft model, from position 0 on."""
+    """The draft model's choices, from position 0 on."""
 
 
 def works(draft: LanguageModel, target: LanguageModel, vocab_size: int) -> list[Work]:
@@ -114,7 +114,7 @@ def works(draft: LanguageModel, target: LanguageModel, vocab_size: int) -> list[
 
 
 class Tally:
-    """What devices tell, while it counts."""
+    """A count of what devices report, while it is switched on."""
 
     def __init__(self) -> None:
         self.counting = False
@@ -126,7 +126,7 @@ class Tally:
     async def devices(
         self, url: str, draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], count: int
     ) -> AsyncIterator[list[EdgeConnection]]:
-        """So many devices write from now on, each one text after another; a fault of any is raised at the end."""
+        """Let so many devices write, each one text after another. Any device's fault is raised at the end."""
         async with contextlib.AsyncExitStack() as stack:
             tasks, clients = [], []
             for at in range(count):
@@ -144,7 +144,7 @@ class Tally:
                 task.result()
 
     async def count(self, seconds: float) -> None:
-        """Count for so long, once all have begun."""
+        """Count for so many seconds, once all devices have begun."""
         await asyncio.sleep(WARM_S)
         self.counting, self.began_s = True, time.perf_counter()
         await asyncio.sleep(seconds)
@@ -152,11 +152,11 @@ class Tally:
 
     @property
     def tokens_per_s(self) -> float:
-        """Of all devices together."""
+        """Tokens/s of all devices together."""
         return self.tokens / self.took_s
 
     def wait_ms(self, percentile: float) -> float:
-        """Between tokens."""
+        """A percentile of the waits between tokens."""
         return float(1e3 * np.percentile(self.waits_s, percentile))
 
 
@@ -187,7 +187,7 @@ async def measure(
     draft: LanguageModel, tokenizer: bytes, vocab_size: int, todo: Sequence[Work], devices: int, batched: bool,
     profile_name: str,
 ) -> SessionsRow:  # fmt: skip
-    """One row."""
+    """Measure one row."""
     tally = Tally()
     options = () if batched else ("--max-batch", "1")
     async with (
@@ -202,7 +202,7 @@ async def measure(
 
 
 async def sessions(on_row: Callable[[SessionsRow], None] = lambda _: None) -> list[SessionsRow]:
-    """All rows."""
+    """Measure every row."""
     (draft, tokenizer), (target, _) = load("draft"), load("target")
     todo = works(draft, target, tokenizer.vocab_size)
     found = []
@@ -213,13 +213,13 @@ async def sessions(on_row: Callable[[SessionsRow], None] = lambda _: None) -> li
 
 
 def gain(rows: Sequence[SessionsRow], profile_name: str, devices: int = BAR_AT) -> float:
-    """Tokens/s of the batching edge by those of the other."""
+    """Tokens/s of the batching edge divided by those of the other."""
     speed = {row.batched: row.tokens_per_s for row in rows if (row.profile, row.devices) == (profile_name, devices)}
     return speed[True] / speed[False]
 
 
 def table(rows: Sequence[SessionsRow]) -> str:
-    """As Markdown."""
+    """The rows as Markdown."""
     lines = [
         "| compute | devices | batched | tokens/s, all devices | ms a token, p50 | p99 | target forwards a token |",
         "|---|---:|---|---:|---:|---:|---:|",

@@ -1,4 +1,4 @@
-"""`nr`: a 5G cell at 30 kHz subcarrier spacing, seen by one device that has it for itself.
+"""`nr`: a 5G cell at 30 kHz subcarrier spacing, seen by one device that has it to itself.
 
 radio.py: path loss, shadowing, fading → SNR → MCS. tbs.py: MCS → bytes of a transport block. tdd.py: when slots come.
 mac.py: grants, segmentation, HARQ, RLC. This file: the parameters, and both directions as pipes.
@@ -28,63 +28,63 @@ from airdraft.link.nr.tdd import SLOT_S, Slots
 
 GRANTS = ("request", "configured")
 _PHASE_S = 0.08
-"""A pipe begins somewhere in this time, a multiple of all usual periods."""
+"""A pipe begins at a random point of this time, a multiple of all usual periods."""
 _DEVICE_NOISE_FIGURE_DB = 9.0
 _DOWNLINK_MOST_SNR_DB = 30.0
-"""What the base station's own distortion allows."""
+"""Highest SNR that the base station's own distortion allows."""
 
 
 @dataclass(frozen=True)
 class NrLink:
-    """A 5G cell. Times in s. Raises: `BadParameterError` for what no cell can be."""
+    """A 5G cell. Times in s. Raises: `BadParameterError` for an impossible one."""
 
     scenario: str = "micro-nlos"
     """One of `SCENARIOS`."""
     distance_m: float | None = None
-    """From device to antenna; None is the scenario's own."""
+    """Distance from device to antenna; None is the scenario's own."""
     frequency_ghz: float = 3.5
     speed_mps: float = 0.8
-    """Of the device or what moves around it: sets how fast fading and shadowing change."""
+    """Speed of the device or of what moves around it: sets how fast fading and shadowing change."""
     tdd: str = "DDDSU"
     """The slots' pattern, or FDD."""
     prbs: int = 51
     """Resource blocks of the cell; 51 are 20 MHz."""
     first_prbs: int = 5
-    """Of the first transport block of a burst; the others have the whole cell."""
+    """Resource blocks of a burst's first transport block; the others have the whole cell."""
     most_mcs: int = 27
     grant: str = "request"
-    """How a burst begins: a scheduling request and its answer, or a configured grant. One of `GRANTS`."""
+    """How a burst begins, one of `GRANTS`: with a scheduling request and its answer, or with a configured grant."""
     request_period_s: float = 0.01
     configured_period_s: float = 0.0025
     prepare_s: float = 0.001
-    """From data at the modem to the first slot that can hold it."""
+    """Time from data at the modem to the first slot that can hold it."""
     grant_delay_s: float = 0.003
-    """From the slot of a request or a buffer report to the earliest slot granted for it."""
+    """Time from the slot of a request or a buffer report to the earliest slot granted for it."""
     harq_delay_s: float = 0.004
-    """From one transmission of a block to the earliest slot of the next."""
+    """Time from one transmission of a block to the earliest slot of the next."""
     harq_transmissions: int = 4
     rlc_stall_s: float = 0.045
-    """From the last of them to RLC's own retransmission: its poll timer."""
+    """Time from the last of them to RLC's own retransmission: its poll timer."""
     decode_s: float = 0.001
     core_s: float = 0.002
-    """Between base station and server, one way."""
+    """Delay between base station and server, one way."""
     power_dbm: float = 23.0
-    """Most the device sends with: power class 3."""
+    """Most power that the device sends with: power class 3."""
     target_snr_db: float = 20.0
-    """At which power control of the uplink aims, by full compensation of path loss and shadowing."""
+    """SNR at which the uplink's power control aims, by full compensation of path loss and shadowing."""
     downlink_power_dbm: float = 33.0
     noise_figure_db: float = 5.0
-    """Of the base station."""
+    """Noise figure of the base station."""
     branches: int = 4
     """Independently fading parts of the signal: antennas times frequency diversity."""
     csi_age_s: float = 0.01
-    """How old what the base station knows of the channel is."""
+    """Age of the base station's knowledge of the channel."""
     bler_target: float = 0.1
     """Share of first transmissions that link adaptation lets fail."""
     outage_interval_s: float = 300.0
     """Mean time between outages; inf for none."""
     outage_s: float = 0.2
-    """Mean length of one."""
+    """Mean length of an outage."""
     seed: int = 0
     header_bytes: int = HEADER_BYTES
 
@@ -134,7 +134,7 @@ class NrLink:
 
     @property
     def _distance_m(self) -> float:
-        """From device to antenna, in m."""
+        """Distance from device to antenna, in m."""
         return SCENARIOS[self.scenario].distance_m if self.distance_m is None else self.distance_m
 
     def uplink(self) -> NrPipe:

@@ -21,7 +21,7 @@ from airdraft.link.nr.tdd import SLOT_S, Slots
 LAYER2_BYTES = 9
 """PDCP, RLC and MAC headers of a packet (3, 3 and 3 bytes: TS 38.323, 38.322 and 38.321)."""
 BLOCK_BYTES = 5
-"""What a transport block spends besides: a buffer status report and the header of a further segment."""
+"""Further bytes of a transport block: a buffer status report and the header of a further segment."""
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,25 @@ class Scheduling:
     """How one direction is scheduled. Times in s."""
 
     asks: Callable[[float], float] | None
-    """From when data is ready to the slot of its first transport block; None where no grant is needed."""
+    """From the time data is ready to the slot of its first transport block; None where no grant is needed."""
     prbs: int
-    """Of the blocks that the base station grants to what was reported."""
+    """Resource blocks of the blocks that the base station grants after a report."""
     first_prbs: int
-    """Of the block that reports."""
+    """Resource blocks of the block that reports."""
     most_mcs: int
     prepare_s: float
-    """Before a slot, when its content is settled."""
+    """Time before a slot at which its content is settled."""
     grant_delay_s: float
-    """From the start of the slot that reports a buffer to the earliest slot granted for it."""
+    """Time from the start of the slot that reports a buffer to the earliest slot granted for it."""
     decode_s: float
-    """From the end of a slot to when its content is decoded, or found broken."""
+    """Time from the end of a slot until its content is decoded, or found broken."""
     harq_delay_s: float
-    """From the start of a transmission to the earliest slot of the next of the same block."""
+    """Time from the start of a transmission to the earliest slot of the next of the same block."""
     harq_transmissions: int
     rlc_stall_s: float
-    """From the last transmission of a block to its first after RLC has noticed the loss."""
+    """Time from the last transmission of a block to its first after RLC has noticed the loss."""
     csi_age_s: float
-    """How old the base station's knowledge of the channel is when a block is sent."""
+    """Age of the base station's knowledge of the channel when a block is sent."""
     bler_target: float
 
 
@@ -89,7 +89,7 @@ class Mac:
         self._sent_s: list[float] = [-math.inf]
         """Slots of the latest transport blocks, rising: all that may still report a new packet, and the last."""
         self._room_bytes = 0
-        """What the last of them can still take."""
+        """Bytes that the last of them can still take."""
         self._decoded_s = -math.inf
         self.first_transmissions = 0
         self.failed_first_transmissions = 0
@@ -97,7 +97,7 @@ class Mac:
 
     @property
     def free_at_s(self) -> float:
-        """When the last transport block has been sent for the first time."""
+        """The time at which the last transport block has been sent for the first time."""
         return self._sent_s[-1] + SLOT_S
 
     def put(self, ready_s: float, nbytes: int) -> float:
@@ -140,7 +140,7 @@ class Mac:
         self._decoded_s = max(self._decoded_s, decoded_s)
 
     def _mcs(self, slot_s: float, prbs: int) -> int:
-        """What the base station chooses by what it knew of the channel."""
+        """The MCS that the base station chooses by what it knew of the channel."""
         known_db = self._snr_db(max(0.0, slot_s - self._scheduling.csi_age_s), prbs)
         return choose_mcs(known_db - self._adaptation.margin_db, self._scheduling.most_mcs)
 

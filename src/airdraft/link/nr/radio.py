@@ -25,7 +25,7 @@ class Scenario:
     correlation_m: float
     """Distance over which the shadowing's correlation falls to 1/e."""
     distance_m: float
-    """Ours: where the device is, if nobody says."""
+    """Distance of the device if none is given; our choice."""
     in_sight: str | None = None
     """The same place in line of sight, whose path loss is the least possible. None for those themselves."""
 
@@ -52,7 +52,7 @@ THRESHOLDS_DB = (
 measurement says only that they lie below -5 dB; there the others' distance from capacity, 1.1 dB, is continued."""
 
 _LOGIT_PER_DB = 4.0
-"""Ours: a block error rate falls from 10 % to 1 % within 0.6 dB, which is usual for LDPC blocks of this size."""
+"""Range in which a block error rate falls from 10 % to 1 %: our choice, usual for LDPC blocks of this size."""
 
 
 def path_loss_db(scenario: Scenario, distance_m: float, frequency_ghz: float) -> float:
@@ -124,7 +124,7 @@ class Channel:
         return self._gains[block]
 
     def forget(self, time_s: float) -> None:
-        """Nobody will ask again for what was before `time_s`."""
+        """Forget what was before `time_s`; it is not asked for again."""
         self.gains_db(time_s)
         spare = int(time_s / self._block_s) - self._first - self._BLOCKS
         if spare > 0:
