@@ -36,7 +36,7 @@ class Code(StrEnum):
     STATE = "state", "a message that does not fit the session's state"
     BUSY = "busy", "the edge has no room for another session, or is about to end", True, 503
     QUOTA = "quota", "the quota of the device's token is used up", True, 429
-    REVOKED = "revoked", "the device's token is valid no more", False, 401
+    REVOKED = "revoked", "the device's token is no longer valid", False, 401
     IDLE = "idle", "nothing has happened for too long", True
     SILENT = "silent", "nothing was heard for three heartbeats", True
     ENGINE = "engine", "the model at the edge failed", True

@@ -69,7 +69,7 @@ def test_a_sampled_text_is_the_onnx_engines_with_the_same_seed(edge: str, scheme
 def test_what_cannot_be_exact_is_refused_in_one_line(edge: str) -> None:
     code, _, errors = airdraft("run", PROMPT, "--edge", edge, "--scheme", "dense")
     assert (code, len(errors.splitlines())) == (2, 1)
-    assert "tells only its 20 most likely tokens" in errors
+    assert "gives only its 20 most likely tokens" in errors
     assert "give top-k 1 to 20, or temperature 0" in errors
 
 

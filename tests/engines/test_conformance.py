@@ -174,7 +174,7 @@ def test_what_cannot_be_exact_is_refused(engine: TargetEngine, draft: Model, sch
         [text] = asyncio.run(_write(engine, draft, [request]))
         assert 1 <= len(text) <= 4
         return
-    told = f"tells only its {engine.info.top_k} most likely tokens.* top-k 1 to"
+    told = f"gives only its {engine.info.top_k} most likely tokens.* top-k 1 to"
     with pytest.raises(RefusedError, match=told) as refused:
         asyncio.run(_write(engine, draft, [request]))
     assert refused.value.code == "scheme"
@@ -182,7 +182,7 @@ def test_what_cannot_be_exact_is_refused(engine: TargetEngine, draft: Model, sch
 
 @pytest.mark.parametrize("scheme", ["server", "topk", "stream"])
 def test_log_probabilities_are_the_oracles(engine: TargetEngine, oracle: OnnxModel, draft: Model, scheme: str) -> None:
-    """An engine that tells only some knows what these were divided by."""
+    """An engine that gives only some knows what these were divided by."""
     prompt = draft[1].encode(PROMPTS[0])
     request = Request(prompt, SchemeSpec(scheme), WARM, 3, 24, logprobs=5)
     [commits] = asyncio.run(_events(engine, draft, [request]))

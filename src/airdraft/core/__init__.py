@@ -1,2 +1,2 @@
-"""The core: sampling, noise, schemes, messages and the two machines. No socket, no clock, no model, no randomness
-of its own: time, bytes and model results are arguments, and what must be done next comes back as events."""
+"""The core: sampling, noise, schemes, messages and the two machines. It has no socket, clock, model or randomness of
+its own. Time, bytes and model results are arguments, and events say what must happen next."""

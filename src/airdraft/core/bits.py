@@ -1,7 +1,7 @@
-"""Integers of any width, packed bit by bit, and distributions rounded to integers.
+"""Bit-packed integers of any width, and distributions rounded to integers.
 
-What a device sends is what it sampled from: a distribution is first rounded to integers, then sampled, and the
-integers travel. So decode(encode(x)) == x to the bit, and rounding cannot bias the text.
+A device rounds a distribution to integers, samples from those and sends them. So decode(encode(x)) == x to the bit,
+and rounding cannot bias the text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from airdraft.errors import RemoteProtocolError
 
 
 def id_width(vocab_size: int) -> int:
-    """Bits that hold any token id."""
+    """Number of bits that hold any token id."""
     return max(1, (vocab_size - 1).bit_length())
 
 
@@ -27,24 +27,24 @@ class BitWriter:
         self._runs: list[NDArray[np.uint8]] = []
 
     def write(self, values: np.ndarray | Sequence[int], width: int) -> None:
-        """Append each of `values`, whole numbers with 0 <= value < 2**width, width <= 32."""
+        """Append `values`, whole numbers with 0 <= value < 2**width and width <= 32."""
         octets = np.asarray(values, dtype=">u4").reshape(-1, 1).view(np.uint8)
         self._runs.append(np.unpackbits(octets, axis=1)[:, 32 - width :].reshape(-1))
 
     def bytes(self) -> bytes:
-        """Everything written so far."""
+        """Return everything written so far."""
         return np.packbits(np.concatenate(self._runs)).tobytes() if self._runs else b""
 
 
 class BitReader:
-    """Reads what a `BitWriter` packed. A body that is too short, or longer than it should be, is the peer's fault."""
+    """Reads what a `BitWriter` packed. A body that is too short or too long is the peer's fault."""
 
     def __init__(self, data: bytes) -> None:
         self._bits = np.unpackbits(np.frombuffer(data, np.uint8))
         self._at = 0
 
     def read(self, count: int, width: int) -> IntArray:
-        """The next `count` integers of `width` bits. int64 [count]."""
+        """Read the next `count` integers of `width` bits. int64 [count]."""
         end = self._at + count * width
         if end > self._bits.size:
             raise RemoteProtocolError("garbage", f"a body ends after {self._bits.size} bits where {end} were announced")
@@ -54,7 +54,7 @@ class BitReader:
         return np.packbits(wide, axis=1).reshape(-1).view(">u4").astype(np.int64)
 
     def finish(self) -> None:
-        """Check that nothing but padding is left."""
+        """Check that only padding is left."""
         left = self._bits[self._at :]
         if left.size >= 8 or left.any():
             raise RemoteProtocolError("garbage", f"a body has {left.size} bits more than were announced")

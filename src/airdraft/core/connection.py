@@ -1,4 +1,4 @@
-"""What both machines share: frames in and out, heartbeats, and how a connection fails."""
+"""The common part of both machines: frames in and out, heartbeats, and failures of the connection."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from airdraft.errors import BadParameterError, Code, LocalProtocolError, ModelEr
 
 HEARTBEAT_S = 10.0
 SILENCE = 3
-"""Heartbeats without a byte after which the peer is given up."""
+"""Heartbeats of silence after which a connection fails."""
 MAX_PINGS = 8
-"""Pings that may wait for their answer; an older one is forgotten."""
+"""Most pings that wait for an answer; older ones are forgotten."""
 
 
 def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
-    """What a forward gave, [rows, vocab or more], without the columns that are no token: models pad vocabularies.
+    """Drop the columns that are not tokens from [rows, vocab or more] logits, since models pad their vocabularies.
 
-    Raises: `ModelError` for a row in which nothing can be chosen.
+    Raises: `ModelError` for a row from which no token can be chosen.
     """
     if logits.ndim != 2 or len(logits) != rows or logits.shape[1] < vocab_size:
         raise LocalProtocolError(f"forwarded() got {logits.shape} logits where ({rows}, {vocab_size}) were asked for")
@@ -32,26 +32,26 @@ def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
 
 
 class Machine(ABC):
-    """One end of one connection. Bytes, model results and times go in; bytes, events and a deadline come out."""
+    """One end of a connection. Bytes, model results and times go in; bytes, events and a deadline come out."""
 
     def __init__(self, incoming: object, now: float, max_frame: int = MAX_FRAME) -> None:
         self._decoder = Decoder(incoming, max_frame)
         self._out = bytearray()
         self._now = self._heard = self._pinged = now
-        self._pings: dict[float, Ping] = {}  # those without an answer, by their time
+        self._pings: dict[float, Ping] = {}  # without an answer yet, by send time
         self.heartbeat_s = HEARTBEAT_S
         self.rtt_s: float | None = None
-        """The last measured round-trip time."""
+        """The last round-trip time, in seconds."""
         self.closed = False
         self.backlog = 0
-        """Bytes that were taken and are not sent yet, as far as the driver has said."""
+        """Bytes taken but not sent yet, set by the driver."""
 
     @abstractmethod
     def _handle(self, message: Message, now: float) -> Iterable[Event]:
-        """Act on one message. Faults of the peer are raised as `RemoteProtocolError` or `BadParameterError`."""
+        """Act on one message. Raises: `RemoteProtocolError` or `BadParameterError` for the peer's faults."""
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """Bytes from the peer, cut anywhere. The events do not depend on the cuts."""
+        """Take bytes from the peer, split anywhere. The events do not depend on the split."""
         events: list[Event] = []
         self._now = self._heard = now
         messages = self._decoder.feed(data)
@@ -61,12 +61,12 @@ class Machine(ABC):
                 if message is None:
                     break
                 if isinstance(message, Ping):
-                    # Where much waits to be sent already, no filler: a few bytes of pings must not cost megabytes.
+                    # Send no filler while much is still unsent, or a few bytes of pings could cost megabytes.
                     filler = bytes(message.want if self.backlog + len(self._out) < MAX_FILLER else 0)
                     self._send(Pong(message.t, filler, self._own_verify_s()))
                 elif isinstance(message, Pong):
                     ping = self._pings.pop(message.t, None)
-                    if ping is not None:  # any other t is of no ping of ours
+                    if ping is not None:  # any other t belongs to none of our pings
                         self.rtt_s = now - message.t
                         events.append(self._echoed(Echo(self.rtt_s, len(encode(ping)), len(encode(message))), message))
                 else:
@@ -78,13 +78,13 @@ class Machine(ABC):
         return events
 
     def take(self) -> bytes:
-        """The bytes to send now."""
+        """Take the bytes to send now."""
         data = bytes(self._out)
         self._out.clear()
         return data
 
     def ping(self, now: float, filler: int = 0, want: int = 0) -> None:
-        """Ask for an `Echo`, with `filler` bytes of filler on the way out and `want` on the way back."""
+        """Send a ping with `filler` bytes of filler, and ask for `want` bytes back. Its answer gives an `Echo`."""
         self._pinged = now
         self._pings[now] = ping = Ping(now, bytes(filler), want)
         if len(self._pings) > MAX_PINGS:
@@ -92,11 +92,11 @@ class Machine(ABC):
         self._send(ping)
 
     def _own_verify_s(self) -> float:
-        """What a Pong of ours says of the target's speed."""
+        """Duration of a target forward that our pongs report, in seconds."""
         return 0.0
 
     def _echoed(self, echo: Echo, pong: Pong) -> Echo:
-        """A ping was answered. A place to learn from it."""
+        """Learn from an answered ping."""
         return echo
 
     def _filler(self) -> int:
@@ -108,13 +108,13 @@ class Machine(ABC):
         return self.heartbeat_s
 
     def deadline(self) -> float | None:
-        """When `tick` wants to be called, on the caller's clock; None when never."""
+        """Time of the next `tick`, on the caller's clock. None: never."""
         if self.closed:
             return None
         return min(self._pinged + self._ping_every_s(), self._heard + SILENCE * self.heartbeat_s)
 
     def tick(self, now: float) -> list[Event]:
-        """Time has passed."""
+        """Note that time has passed."""
         self._now = now
         if self.closed:
             return []
@@ -125,7 +125,7 @@ class Machine(ABC):
         return []
 
     def fail(self, code: str, message: str) -> Failed:
-        """End the connection: tell the peer why, ignore whatever still arrives."""
+        """End the connection. Tell the peer why, and ignore whatever still arrives."""
         self._send(Error(None, code, message))
         self.closed = True
         return Failed(None, code, message, ours=True)

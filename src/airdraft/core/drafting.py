@@ -1,4 +1,4 @@
-"""Drafters propose tokens on the device. They may need a model's forwards or none, and may have nothing to say."""
+"""Drafters, which propose tokens on the device, with or without a model. They may also propose nothing."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ class Ask:
     """A forward of the draft model that the drafter needs before it can answer."""
 
     keep: int
-    """Cached positions that stay."""
+    """Number of cached positions to keep."""
     tokens: tuple[int, ...]
-    """Ids to feed after those. The row of the last one is wanted."""
+    """Ids to feed after those. The drafter wants the last one's row."""
 
 
 class Drafter(Protocol):
-    """Guesses what follows one text."""
+    """Guesses the tokens that follow one text."""
 
     def want(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Ask | Sequence[Guess]:
-        """Propose what follows `text` and the `drafts` behind it.
+        """Propose what follows `text` and then `drafts`.
 
-        Returns: guesses for the next positions, `most` at the most; none at all if there is nothing to say for now; or
-        the forward to be run first, whose row `told` is given. Not called again before that.
+        Returns: at most `most` guesses for the next positions, none if there is nothing to propose now; or a forward
+        to run first. `told` then takes its row, and `want` is not called before that.
         """
         ...
 
     def told(self, row: np.ndarray) -> Sequence[Guess]:
-        """Propose with the row [vocab] that was asked for; nothing if what it rests on is gone."""
+        """Propose from the row [vocab] that `want` asked for. Returns nothing if its prefix has changed."""
         ...
 
     def cut(self, at: int) -> None:
-        """Forget what stood from position `at` on: the text differs there."""
+        """Forget everything from position `at` on, where the text differs."""
         ...
 
 
 class ModelDrafter:
-    """A drafter that asks a draft model for each token, and knows which of its cached positions still hold."""
+    """A drafter that runs a draft model for each token, and tracks which cached positions are still valid."""
 
     def __init__(self) -> None:
         self._cached = 0  # positions in the model's cache that agree with text and drafts
-        self._asked: int | None = None  # the position whose row is computed
-        self._stale = False  # whether what that row rests on has changed
+        self._asked: int | None = None  # the position of the row asked for
+        self._stale = False  # whether that row's prefix has changed
 
     def want(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Ask:
-        """See `Drafter.want`. One token, one forward."""
-        # A model must be fed something: the last token again, if what was drafted after it is dead.
+        """See `Drafter.want`. Each token takes one forward."""
+        # A model needs at least one token, so after a cut it gets the last one again.
         end = len(text) + len(drafts)
         keep = min(self._cached, end - 1)
         self._asked = self._cached = end

@@ -1,4 +1,4 @@
-"""Events: what the machines ask of the shell that drives them, and what they report to it."""
+"""Events, by which the machines ask things of the shell that drives them, and report to it."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from airdraft.core.messages import Message, Welcome
 
 @dataclass(frozen=True)
 class Forward:
-    """Run the model. Answer with the machine's `forwarded`, or with `failed` if the engine cannot."""
+    """A request to run the model. Answer with the machine's `forwarded`, or `failed` if the engine cannot."""
 
     session: int
     keep: int
-    """Cached positions that stay; roll back everything after them."""
+    """Number of cached positions to keep; roll back the rest."""
     tokens: tuple[int, ...]
     """Ids to feed after those."""
     rows: int
-    """How many of the last rows of logits to return; 0 is a prefill."""
+    """Number of rows of logits to return, from the end; 0 is a prefill."""
     spare: bool = False
-    """Edge: only worth running while the engine has nothing else to do."""
+    """Edge: run only while the engine has nothing else to do."""
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A text was opened."""
+    """A new text is open."""
 
     session: int
     prompt_length: int
     length: int
-    """Tokens of the text; more than `prompt_length` when it is resumed."""
+    """Tokens in the text; more than `prompt_length` when it is resumed."""
     max_tokens: int
     scheme: str
 
 
 @dataclass(frozen=True)
 class Taken:
-    """The edge has taken the text, or follows a switch."""
+    """The edge's acceptance of a text or a switch."""
 
     session: int
     length: int
@@ -45,35 +45,35 @@ class Taken:
 
 @dataclass(frozen=True)
 class Offered:
-    """Drafts left the device, or arrived at the edge."""
+    """Drafts that left the device, or arrived at the edge."""
 
     session: int
     start: int
     drafted: int
     nbytes: int
-    """Size of their encoding, without headers."""
+    """Size of the encoded drafts, without headers."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Edge: a forward of the target was committed."""
+    """Edge: the commit of a target forward."""
 
     session: int
     start: int
-    """Length of the text before it."""
+    """Length of the text before the commit."""
     accepted: int
-    """The first so many tokens are the device's drafts."""
+    """Number of committed drafts, which come first."""
     written: int
-    """Tokens that follow them, one that the device draws after a rejection included."""
+    """Tokens after the drafts, including one that the device draws after a rejection."""
     verified: int
     """Drafts in the forward."""
     raced: bool
-    """Whether the edge wrote without any draft, and without being asked for a round."""
+    """Whether the edge wrote on its own, without drafts or rounds."""
 
 
 @dataclass(frozen=True)
 class Turning:
-    """A switch to another scheme was asked for."""
+    """A request to switch to another scheme."""
 
     session: int
     scheme: str
@@ -81,16 +81,16 @@ class Turning:
 
 @dataclass(frozen=True)
 class Recovering:
-    """`split`: the candidates of a rejection did not suffice."""
+    """`split`: a rejection that needs more candidates."""
 
     session: int
     answered: bool
-    """False: more are asked for. True: they are on their way, or here."""
+    """False: the device asks for more. True: they were sent, or have arrived."""
 
 
 @dataclass(frozen=True)
 class Declined:
-    """Edge: a text was refused before it was opened."""
+    """Edge: the refusal to open a text."""
 
     session: int
     code: str
@@ -98,31 +98,31 @@ class Declined:
 
 @dataclass(frozen=True)
 class Ready:
-    """Device: the edge welcomed us; sessions may be opened."""
+    """Device: the edge's welcome, after which sessions may open."""
 
     welcome: Welcome
 
 
 @dataclass(frozen=True)
 class Committed:
-    """Device: tokens that are now part of the text, for ever."""
+    """Device: tokens that are now part of the text for good."""
 
     session: int
     tokens: tuple[int, ...]
     accepted: int
-    """The first so many were drafted on the device."""
+    """Number of the device's own drafts, which come first."""
     kind: str
-    """What the last token is if it was not drafted: `recovered`, `bonus` or `target` (written without any draft)."""
+    """Kind of the last token if it was not drafted: `recovered`, `bonus` or `target` (written without any draft)."""
     logprobs: tuple[Logprob, ...] = ()
-    """One for each token, if the request wants them."""
+    """One for each token, if the request asks for them."""
 
 
 @dataclass(frozen=True)
 class Echo:
-    """A ping was answered."""
+    """The answer to a ping."""
 
     seconds: float
-    """Round trip, the transmission of both messages included."""
+    """Round trip, including the transmission of both messages."""
     bytes_out: int
     """Size of the ping's frame, without transport headers."""
     bytes_in: int
@@ -130,7 +130,7 @@ class Echo:
 
 @dataclass(frozen=True)
 class Finished:
-    """The session is over. `reason`: `stop` (an end-of-text token), `length`, or what the peer said."""
+    """The end of a session. `reason`: `stop` (an end-of-text token), `length`, or the peer's own reason."""
 
     session: int
     reason: str
@@ -138,19 +138,19 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The session (or, with session None, the connection) is over because of an error."""
+    """The end of a session, or of the connection if `session` is None, after an error."""
 
     session: int | None
     code: str
     message: str
     ours: bool
-    """True: we found the fault and told the peer. False: the peer told us."""
+    """True: we found the error and told the peer. False: the peer told us."""
 
 
 Note = Begun | Taken | Offered | Progress | Turning | Recovering | Declined
-"""What is reported of texts, for whoever counts and traces them. Nothing has to be done about it."""
+"""A report about a text, for metrics and traces. It needs no action."""
 
 Event = Forward | Note | Ready | Committed | Echo | Finished | Failed
 
 Out = Message | Event
-"""What a session gives: messages for the peer, and events for the shell, in their order."""
+"""An output of a session: a message for the peer, or an event for the shell."""

@@ -1,8 +1,8 @@
 """The law of a text: everything between a row of logits and a choice.
 
-A row is cut to the tokens that the guide allows, the sampling parameters act on what is left (`core/sampling.py`), and
-a token is chosen with the noise of its position. Both sides of the link apply the same law at the same place, so a
-scheme never looks at parameters, seeds or grammars itself.
+The guide removes tokens from the row, the sampling parameters act on the rest (`core/sampling.py`), and the noise of
+the position chooses a token. Both sides apply the same law at the same place, so a scheme never looks at parameters,
+seeds or grammars itself.
 """
 
 from __future__ import annotations
@@ -19,55 +19,55 @@ from airdraft.errors import ModelError
 
 
 class Guide(Protocol):
-    """A grammar's state after some text. It never changes, so rolling back is forgetting."""
+    """A grammar's state after some text. It is immutable, so to roll back is to drop it."""
 
     def allowed(self) -> NDArray[np.bool_] | None:
-        """The tokens that may come next, [vocab]. None: all."""
+        """Mask of the tokens that may come next, [vocab]. None: all of them."""
         ...
 
     def after(self, token: int) -> Guide:
-        """The state after `token`, which was allowed."""
+        """Return the state after `token`, an allowed one."""
         ...
 
 
 @dataclass(frozen=True)
 class Place:
-    """A position in a text, and what the law asks of the text before it."""
+    """A position in a text, with the guide's state there."""
 
     position: int
-    """Index of the token to be chosen, from the start of the prompt."""
+    """Index of the token to choose, counted from the start of the prompt."""
     guide: Guide | None = None
 
     def then(self, token: int) -> Place:
-        """The place after `token`."""
+        """Return the place after `token`."""
         return Place(self.position + 1, None if self.guide is None else self.guide.after(token))
 
 
 class Law:
-    """The target's way to choose tokens, for one text. `vocab_size` is the length of its rows."""
+    """The rule by which the target chooses the tokens of one text. `vocab_size` is the length of its rows."""
 
     def __init__(self, params: SamplingParams, seed: int, vocab_size: int) -> None:
         self.params, self.seed, self.vocab_size = params, seed, vocab_size
 
     def choose(self, row: np.ndarray, at: Place) -> int:
-        """The token that the seed draws from one row of logits [vocab]: argmax(log p + G). See `sampling.choose`."""
+        """Choose the token that the seed draws from a row of logits [vocab]. See `sampling.choose`."""
         return choose(_guided(row, at), self.params, self.seed, at.position)
 
     def probs(self, row: np.ndarray, at: Place) -> FloatArray:
-        """The distribution that one row of logits [vocab] stands for. float64 [vocab]."""
+        """Return the distribution that a row of logits [vocab] stands for. float64 [vocab]."""
         return distribution(_guided(row, at), self.params)
 
     def coins(self, side: int, at: Place, use: int = 0) -> np.random.Generator:
-        """The coins of one side, `DEVICE` or `EDGE`, for the token at a place; others for each `use`.
+        """Return the random numbers of one side, `DEVICE` or `EDGE`, for the token at a place, by `use`.
 
-        They fall alike however often they are tossed. A session that resumes a text meets what the session that was cut
-        off met there; so being cut off, which is likelier while a rejection is dealt with, changes no chance.
+        They are the same on every call. A session that resumes a text meets the numbers of the interrupted one, so an
+        interruption, which is likelier during a rejection, does not change the distribution.
         """
         return np.random.Generator(np.random.Philox(key=[self.seed, side], counter=[0, use, at.position, 0]))
 
 
 def _guided(row: np.ndarray, at: Place) -> np.ndarray:
-    """The row [vocab] with -inf where the guide allows nothing."""
+    """Set the row [vocab] to -inf where the guide forbids a token."""
     allowed = None if at.guide is None else at.guide.allowed()
     if allowed is None:
         return row

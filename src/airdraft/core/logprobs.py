@@ -1,7 +1,7 @@
-"""The target's log-probabilities of a text's tokens, for readers who ask for them.
+"""The target's log-probabilities of a text's tokens, for users who ask for them.
 
-Natural logarithms of the target's own probabilities: its rows as they are, before temperature, top-k, top-p and min-p.
-They are known wherever the target's row is, so at the edge; a device is told, in single precision.
+They are natural logarithms of the target's own probabilities, before temperature, top-k, top-p and min-p. The edge has
+the target's rows, so it computes them and sends them to the device in single precision.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from airdraft.core.noise import IntArray
 from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
 UNLIKELY = -9999.0
-"""Stands for everything below it, as in OpenAI's API."""
+"""The lowest value reported, as in OpenAI's API."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Logprob:
     logprob: float
     """From `UNLIKELY` to 0."""
     top: tuple[tuple[int, float], ...] = ()
-    """The most likely tokens at its position and theirs, the likeliest first, of equals the lower id."""
+    """The most likely tokens at its position and their log-probabilities, likeliest first, ties by lower id."""
 
 
 def check_logprobs(most: int | None, scheme: str) -> None:
-    """Check that a text under `scheme` can come with them. `most`: likely tokens at each position; None: not wanted.
+    """Check that `scheme` allows them. `most`: likely tokens at each position; None: not asked for.
 
     Raises: `BadParameterError`.
     """
@@ -51,9 +51,9 @@ def check_logprobs(most: int | None, scheme: str) -> None:
 
 
 def logprob_of(row: np.ndarray, token: int, most: int, *, normalised: bool) -> Logprob:
-    """The log-probability of the token committed at one of the target's rows [vocab].
+    """Compute the log-probability of the token committed from one of the target's rows [vocab].
 
-    most: how many of the likeliest tokens to name. normalised: the row holds log-probabilities, perhaps not all.
+    most: number of likely tokens to list. normalised: the row holds log-probabilities, perhaps not all.
     """
     logs = row.astype(np.float64)
     if not normalised:
@@ -70,7 +70,7 @@ def logprob_of(row: np.ndarray, token: int, most: int, *, normalised: bool) -> L
 
 
 def encode_logprobs(known: Sequence[Logprob], vocab_size: int) -> bytes:
-    """The body of a `Logprobs` message: each token's own; all likely ids; all theirs."""
+    """Encode the body of a `Logprobs` message: each token's own value, all likely ids, then their values."""
     out = BitWriter()
     out.write(_words([each.logprob for each in known]), 32)
     out.write([token for each in known for token, _ in each.top], id_width(vocab_size))
@@ -79,7 +79,7 @@ def encode_logprobs(known: Sequence[Logprob], vocab_size: int) -> bytes:
 
 
 def decode_logprobs(body: bytes, tokens: Sequence[int], most: int, vocab_size: int) -> tuple[Logprob, ...]:
-    """The inverse, for tokens that are known. Raises: `RemoteProtocolError` on a malformed body."""
+    """Invert `encode_logprobs`, given the tokens. Raises: `RemoteProtocolError` on a malformed body."""
     data = BitReader(body)
     most = min(most, vocab_size)
     own = _floats(data, len(tokens))

@@ -1,4 +1,4 @@
-"""The messages of protocol version 1, and their frames. docs/protocol.md is the specification.
+"""The messages and frames of protocol version 1. docs/protocol.md is the specification.
 
 A frame is a length (unsigned LEB128) and a MessagePack array whose first element is the message's number. New fields
 are appended with defaults, so an older peer's shorter array still decodes.
@@ -17,51 +17,51 @@ from airdraft.errors import Code, RemoteProtocolError
 
 VERSION = 1
 MAX_FRAME = 4 << 20
-"""Bytes a frame may hold unless a side says otherwise: eight dense rows of a 150 000-token vocabulary fit."""
+"""Default limit of a frame in bytes: eight dense rows of a 150 000-token vocabulary fit."""
 
 REACH = 4
-"""A stream's drafts may run ahead of the committed text by so many times `max_draft`."""
+"""Most drafts that a stream may have beyond the committed text, in multiples of `max_draft`."""
 MAX_FILLER = 1 << 16
-"""Bytes of filler a `Ping` may want back."""
+"""Most bytes of filler that a `Ping` may ask for."""
 
 MOST_LIKELY = 20
-"""The largest number of likely tokens that may be asked for at each position."""
+"""Most likely tokens that a request may ask for at each position."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 Word = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 ERROR_CODES = {code.value: code.meaning for code in Code if code.travels}
-"""What an `Error` may say, and what it means."""
+"""The codes of an `Error`, and their meanings."""
 
 
 class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
-    """A scheme and its options; a scheme ignores the options that are not its own."""
+    """A scheme and its options. A scheme ignores the options of others."""
 
     name: str
     k: int = 64
-    """`topk`: most tokens in a transmitted distribution."""
+    """`topk`: number of tokens in a transmitted distribution."""
     bits: int = 16
-    """`topk`, `split`: bits of a transmitted probability."""
+    """`topk`, `split`: bits in a transmitted probability."""
     downlink: str = "row"
-    """`split`: what a rejection sends down, the target's `row` or `candidates` drawn from it."""
+    """`split`: data sent after a rejection, the target's `row` or `candidates` drawn from it."""
     race: str = "always"
-    """`stream`: whether the edge writes by itself while no draft is at hand: `off`, `idle` (when the engine has nothing
-    else to do) or `always`."""
+    """`stream`: whether the edge writes on its own while it has no draft: `off`, `idle` (only when the engine has
+    nothing else to do) or `always`."""
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
-    """One message. Sessions are numbered by the device, positions count from the start of the prompt."""
+    """A message. The device numbers sessions; positions count from the start of the prompt."""
 
 
 class Hello(Message, tag=1, frozen=True):
-    """Device → edge, first of all."""
+    """Device → edge, the first message."""
 
     version: Count
     software: str
     model: str
     tokenizer: bytes
-    """16 bytes that two tokenizers share iff their tables of tokens are the same."""
+    """16 bytes, equal for two tokenizers iff their token tables are equal."""
     vocab_size: Count
 
 
@@ -78,11 +78,11 @@ class Welcome(Message, tag=2, frozen=True):
     heartbeat_s: Annotated[float, msgspec.Meta(ge=0.01, le=3600)]
     eos_ids: tuple[Count, ...]
     verify_s: Seconds = 0.0
-    """How long a forward of the target takes at present, waiting for its turn included; 0 when not known yet."""
+    """Current duration of a target forward in seconds, including the wait for its turn; 0 if not known yet."""
 
 
 class Open(Message, tag=3, frozen=True):
-    """Device → edge: a new text, or an old one to be continued from its committed prefix."""
+    """Device → edge: a new text, or an old one that goes on from its committed prefix."""
 
     session: Count
     scheme: SchemeSpec
@@ -95,13 +95,13 @@ class Open(Message, tag=3, frozen=True):
     tokens: bytes
     """`length` ids, packed at `bits.id_width` bits each."""
     digest: Count
-    """`Digest` of those ids."""
+    """`Digest` of these ids."""
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=MOST_LIKELY)] | None = None
-    """Wanted: `Logprobs` of every committed token, with so many of the likeliest, 20 at most; nil: none."""
+    """Number of likely tokens, at most 20, listed in the `Logprobs` of each commit; nil: no `Logprobs`."""
 
 
 class Opened(Message, tag=4, frozen=True):
-    """Edge → device, the answer to `Open` and to `Switch`: the session exists, and its text is this long."""
+    """Edge → device, the answer to `Open` and to `Switch`, with the text's length and digest."""
 
     session: Count
     committed: Count
@@ -115,31 +115,31 @@ class Draft(Message, tag=5, frozen=True):
     seq: Count
     start: Count
     acked: Count
-    """Committed length the device has seen."""
+    """Length of the committed text that the device has seen."""
     digest: Count
-    """Of the tokens before `start`."""
+    """`Digest` of the tokens before `start`."""
     count: Count
     body: bytes
-    """The scheme's own encoding of the drafts."""
+    """The drafts, in the scheme's own encoding."""
     recovered: Count | None = None
-    """`split`: the token before `start`, which the device drew itself after a rejection."""
+    """`split`: the token before `start`, if the device drew it after a rejection."""
 
 
 class Verdict(Message, tag=6, frozen=True):
-    """Edge → device: how many tokens of draft `seq` were accepted, and the token that follows them."""
+    """Edge → device: the number of accepted tokens of draft `seq`, and the token after them."""
 
     session: Count
     seq: Count
     accepted: Count
     token: Count | None
-    """The recovered or bonus token. None: the text ended with an accepted token, or `extra` says how to draw it."""
+    """The recovered or bonus token. None: an accepted token ended the text, or the device draws it from `extra`."""
     committed: Count
     digest: Count
     extra: bytes = b""
 
 
 class More(Message, tag=7, frozen=True):
-    """Device → edge, `split`: none of the candidates of verdict `seq` would do."""
+    """Device → edge, `split`: a request for more, when no candidate of verdict `seq` was taken."""
 
     session: Count
     seq: Count
@@ -154,36 +154,36 @@ class Extra(Message, tag=8, frozen=True):
 
 
 class Tokens(Message, tag=9, frozen=True):
-    """Edge → device, without rounds: what a forward committed, from position `start` on."""
+    """Edge → device, without rounds: the tokens that a forward committed, from position `start` on."""
 
     session: Count
     start: Count
     tokens: tuple[Count, ...]
-    """What follows the accepted drafts."""
+    """The tokens after the accepted drafts."""
     digest: Count
     accepted: Count = 0
-    """`stream`: the first so many tokens are the device's own drafts, and are not repeated here."""
+    """`stream`: number of the device's own drafts at the start of the commit; they are not repeated here."""
     drafted: Count = 0
-    """`stream`: how many drafts the forward verified; 0 when the edge raced."""
+    """`stream`: number of drafts that the forward verified; 0 when the edge raced."""
     seq: Count = 0
-    """`stream`: the last `Draft` that has arrived, dead or alive."""
+    """`stream`: the last `Draft` that arrived, whether it was usable or not."""
 
 
 class Close(Message, tag=10, frozen=True):
-    """Either way: this side is done with the session."""
+    """Either way: the end of the session for this side."""
 
     session: Count
     reason: str
 
 
 class Ping(Message, tag=11, frozen=True):
-    """Either way: are you there? `t` is the sender's own and comes back untouched; here, its clock in seconds."""
+    """Either way: a heartbeat. `t` is up to the sender, here its clock in seconds, and comes back unchanged."""
 
     t: float
     filler: bytes = b""
-    """Ignored: bytes whose transmission tells the rate of the link."""
+    """Ignored bytes, whose transmission shows the rate of the link."""
     want: Annotated[int, msgspec.Meta(ge=0, le=MAX_FILLER)] = 0
-    """Bytes of filler to be sent back."""
+    """Bytes of filler to send back."""
 
 
 class Pong(Message, tag=12, frozen=True):
@@ -191,13 +191,13 @@ class Pong(Message, tag=12, frozen=True):
 
     t: float
     filler: bytes = b""
-    """As many bytes as were wanted."""
+    """As many bytes as `want` asked for."""
     verify_s: Seconds = 0.0
-    """From the edge: as in `Welcome`."""
+    """From the edge, as in `Welcome`."""
 
 
 class Error(Message, tag=13, frozen=True):
-    """Either way: a refusal, of one session or (session None) of the connection, which then ends."""
+    """Either way: a refusal of one session, or of the connection (session None), which then ends."""
 
     session: Count | None
     code: str
@@ -205,7 +205,7 @@ class Error(Message, tag=13, frozen=True):
 
 
 class Switch(Message, tag=14, frozen=True):
-    """Device → edge: go on with another scheme from the next commit on. The edge answers `Opened` when it does."""
+    """Device → edge: a change of scheme from the next commit on. The edge answers `Opened` when it changes."""
 
     session: Count
     scheme: SchemeSpec
@@ -214,12 +214,12 @@ class Switch(Message, tag=14, frozen=True):
 
 
 class Logprobs(Message, tag=15, frozen=True):
-    """Edge → device, if `Open` wants it: how likely the target held the tokens that the next message commits."""
+    """Edge → device, if `Open` asks: the target's log-probabilities of the tokens that the next message commits."""
 
     session: Count
     start: Count
     count: Count
-    """Of these tokens."""
+    """Number of these tokens."""
     body: bytes
     """See [below](#log-probabilities)."""
 
@@ -231,7 +231,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: Message) -> bytes:
-    """One frame: the length of the message and the message."""
+    """Encode one frame: the length of the message, then the message."""
     body = _encoder.encode(message)
     head = bytearray()
     length = len(body)
@@ -243,29 +243,29 @@ def encode(message: Message) -> bytes:
 
 
 def websocket_header(length: int, masked: bool) -> int:
-    """Bytes that a WebSocket puts before a message of `length` bytes (RFC 6455 §5.2). Devices mask, edges do not."""
+    """Size in bytes of the WebSocket header of a `length`-byte message (RFC 6455 §5.2). Devices mask, edges do not."""
     return 2 + (0 if length < 126 else 2 if length < 1 << 16 else 8) + 4 * masked
 
 
 class Decoder:
-    """Turns bytes, cut anywhere, into messages. One per direction of a connection."""
+    """Turns bytes, split anywhere, into messages. Each direction of a connection has its own."""
 
     def __init__(self, side: object, max_frame: int = MAX_FRAME) -> None:
-        """`side` is what may arrive: `ToEdge` or `ToDevice`."""
+        """`side` is the union of messages that may arrive: `ToEdge` or `ToDevice`."""
         self._decoder = msgspec.msgpack.Decoder(side)
         self._buffer = bytearray()
         self.max_frame = max_frame
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that `data` completes.
+        """Yield the messages that `data` completes.
 
-        Raises: `RemoteProtocolError` "frame" or "garbage" once the messages before the fault were handed out.
+        Raises: `RemoteProtocolError` "frame" or "garbage", after the messages before the fault.
         """
         self._buffer += data
         while (frame := self._take_frame()) is not None:
             try:
                 yield self._decoder.decode(frame)
-            # RecursionError: fields beyond ours are skipped, however deeply they nest.
+            # RecursionError: unknown fields are skipped, however deeply they nest.
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise RemoteProtocolError(Code.GARBAGE, f"a frame is no message of this protocol: {error}") from error
 
@@ -291,10 +291,10 @@ class Decoder:
 
 
 class Digest:
-    """A running 32-bit digest of a token sequence, by which two sides notice that their prefixes differ.
+    """A running 32-bit digest of a token sequence, which shows when the two sides' prefixes differ.
 
     h starts at 0; each token sets h = mix((h ^ (token + 1)) * GAMMA); the digest is the low 32 bits. It guards
-    against mistakes, not against a forger.
+    against mistakes, not against forgery.
     """
 
     def __init__(self, tokens: Iterable[int] = ()) -> None:
@@ -307,12 +307,12 @@ class Digest:
             self._state = mix(((self._state ^ (token + 1)) * GAMMA) & MASK)
 
     def copy(self) -> Digest:
-        """One that goes on from here by itself."""
+        """Return an independent copy."""
         other = Digest()
         other._state = self._state
         return other
 
     @property
     def value(self) -> int:
-        """The digest as it stands."""
+        """The current digest."""
         return self._state & 0xFFFFFFFF

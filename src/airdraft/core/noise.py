@@ -1,8 +1,8 @@
 """The shared noise: a counter-based pseudo-random function of (seed, position, token id), turned into Gumbel noise.
 
-Device and edge compute the same noise from the same seed, so that one random choice is made in two places
-(`coupled`, see `airdraft.core.schemes.coupled`). The function is defined bit by bit in docs/protocol.md, with test
-vectors, and depends on no library's generator:
+Device and edge compute the same noise from the same seed, so both can make the same random choice (see
+`airdraft.core.schemes.coupled`). docs/protocol.md defines the function bit by bit, with test vectors. It depends on no
+library's generator:
 
     mix(z)             the finaliser of SplitMix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers
     key(seed, t)       mix(mix(seed + GAMMA) + (t + 1) * GAMMA)
@@ -10,7 +10,7 @@ vectors, and depends on no library's generator:
     u                  ((word >> 12) + 1/2) * 2^-52, strictly between 0 and 1
     G                  -log(-log(u))
 
-The token is mixed before it meets the key, so two rows are never one stream read at two offsets.
+The token is mixed before it meets the key, so two rows are never the same stream at two offsets.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _M1 = 0xBF58476D1CE4E5B9
 _M2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
 
-# A row is made in pieces of this many words: few calls, and a scratch that stays in the cache and off mmap.
+# Rows are filled in pieces of this many words: few calls, and a scratch array that fits the cache and avoids mmap.
 _PIECE = 16384
 
 
 def mix(z: int) -> int:
-    """SplitMix64's finaliser on one 64-bit integer."""
+    """Apply SplitMix64's finaliser to one 64-bit integer."""
     z &= MASK
     z = ((z ^ (z >> 30)) * _M1) & MASK
     z = ((z ^ (z >> 27)) * _M2) & MASK
@@ -43,11 +43,11 @@ def mix(z: int) -> int:
 
 
 def row_key(seed: int, position: int) -> int:
-    """The 64-bit key of one row of noise. `position` is the index, in the whole sequence, of the token chosen."""
+    """Return the 64-bit key of one row of noise. `position` is the chosen token's index in the whole sequence."""
     return mix(mix(seed + GAMMA) + (position + 1) * GAMMA)
 
 
-# The mixer in two parts. The first shift is linear, fold(a ^ b) = fold(a) ^ fold(b), so it is done once a token.
+# The mixer in two parts. The first shift is linear, fold(a ^ b) = fold(a) ^ fold(b), so it runs once for each token.
 
 
 def _fold(z: WordArray, shift: int, scratch: WordArray) -> None:
@@ -64,7 +64,7 @@ def _mix_folded(z: WordArray, scratch: WordArray) -> None:
 
 @lru_cache(maxsize=8)
 def _token_words(vocab_size: int) -> WordArray:
-    """mix((v + 1) * GAMMA), folded, for every token v: the part of a row that never changes. uint64 [vocab_size]."""
+    """Compute the fixed part of every row: mix((v + 1) * GAMMA), folded, for every token v. uint64 [vocab_size]."""
     words = np.arange(1, vocab_size + 1, dtype=np.uint64)
     words *= np.uint64(GAMMA)
     scratch = np.empty_like(words)
@@ -76,7 +76,7 @@ def _token_words(vocab_size: int) -> WordArray:
 
 
 def _pieces(seed: int, position: int, vocab_size: int, ids: IntArray | None, out: WordArray) -> Iterator[slice]:
-    """Fill `out` with word(seed, position, v), piece by piece, and say which piece is filled."""
+    """Fill `out` with word(seed, position, v), and yield each piece that is full."""
     words = _token_words(vocab_size)
     if ids is not None:
         words = words[ids]
@@ -92,7 +92,7 @@ def _pieces(seed: int, position: int, vocab_size: int, ids: IntArray | None, out
 
 
 def noise_words(seed: int, position: int, vocab_size: int, ids: IntArray | None = None) -> WordArray:
-    """word(seed, position, v) for the tokens `ids` (all of the vocabulary if None). uint64 [len(ids)]."""
+    """Compute word(seed, position, v) for the tokens `ids` (all if None). uint64 [len(ids)]."""
     out = np.empty(vocab_size if ids is None else ids.size, np.uint64)
     for _ in _pieces(seed, position, vocab_size, ids, out):
         pass
@@ -100,10 +100,10 @@ def noise_words(seed: int, position: int, vocab_size: int, ids: IntArray | None 
 
 
 def gumbel(seed: int, position: int, vocab_size: int, ids: IntArray | None = None) -> FloatArray:
-    """Standard Gumbel noise for the tokens `ids` (all of the vocabulary if None) at `position`.
+    """Compute standard Gumbel noise for the tokens `ids` (all if None) at `position`. float64 [len(ids)].
 
-    Returns float64 [len(ids)]. Adding it to log-probabilities and taking the argmax draws from the distribution
-    (Gumbel 1954; Maddison, Tarlow, Minka 2014).
+    The argmax of log-probabilities plus this noise is a draw from the distribution (Gumbel 1954; Maddison, Tarlow,
+    Minka 2014).
     """
     out = np.empty(vocab_size if ids is None else ids.size)
     words = out.view(np.uint64)

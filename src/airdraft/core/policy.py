@@ -1,7 +1,7 @@
-"""Protocols by which a session learns and decides: a learner, a policy, a rule; and the values they exchange.
+"""Protocols by which a session learns and decides: a learner, a policy and a rule, with the values they exchange.
 
-A learner hears of events and estimates facts; a policy chooses a mode by them, and a rule ends a round.
-`airdraft.control` has some of each. Nothing here reads a clock or draws a number.
+A learner estimates facts from events, a policy chooses a mode from the facts, and a rule ends a round.
+`airdraft.control` implements each. Nothing here reads a clock or draws a random number.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from airdraft.errors import BadParameterError
 
 @dataclass(frozen=True)
 class Facts:
-    """The durations, rates and chances that are known, or assumed, about one session."""
+    """The measured or assumed durations, rates and chances of one session."""
 
     draft_s: float
-    """A forward of the draft model, in seconds, above 0."""
+    """Duration of a draft forward in seconds, above 0."""
     verify_s: float
-    """A forward of the target, for one token or a few drafts alike, above 0."""
+    """Duration of a target forward in seconds, above 0, for one token or a few drafts alike."""
     rtt_s: float
-    """Round trip of an empty packet; half of it is spent in each direction."""
+    """Round trip of an empty packet in seconds, half of it in each direction."""
     uplink_bps: float
-    """Device to edge, bits a second; inf for no limit."""
+    """Rate from device to edge in bits a second; inf for no limit."""
     downlink_bps: float
-    """Edge to device."""
+    """Rate from edge to device in bits a second."""
     acceptance: float
-    """α, the chance that a drafted token which is judged is accepted; taken as the same and independent for all."""
+    """α, the chance that a judged draft is accepted; assumed equal and independent for all."""
     streamed: float | None = None
-    """Tokens that a forward of the target gave lately while drafts were streamed and the edge raced: 1 if the drafts
-    gained nothing. None: not known."""
+    """Recent tokens per target forward in a raced stream: 1 if the drafts gain nothing. None: not known."""
 
     def __post_init__(self) -> None:
         for name in ("draft_s", "verify_s"):
@@ -50,8 +49,7 @@ class Facts:
             raise BadParameterError(f"acceptance is {self.acceptance:g}; give a probability, 0 to 1")
 
     def rounded(self) -> Facts:
-        """The facts that predictions rest on, to two digits, acceptance to 0.02: near enough, and a prediction made
-        once may serve again."""
+        """Round to two digits, and acceptance to 0.02, so that predictions can be reused."""
         return Facts(
             draft_s=_two_digits(self.draft_s),
             verify_s=_two_digits(self.verify_s),
@@ -68,18 +66,18 @@ def _two_digits(value: float) -> float:
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to write. `server` needs no more than its name."""
+    """A way to write. `server` needs only its name."""
 
     scheme: str
     length: int = 0
-    """Rounds: tokens drafted before the edge is asked (γ). Without: the window, how many tokens beyond the committed
-    length it knows of the device may draft. 0: not decided yet."""
+    """With rounds, tokens in each draft (γ). Without, the window: most drafts beyond the committed text that the device
+    has seen. 0: not decided yet."""
     race: str = "always"
-    """`stream`: whether the edge decodes a token itself while no draft is at hand: `off`, `idle` or `always`."""
+    """`stream`: whether the edge writes on its own while it has no draft: `off`, `idle` or `always`."""
     first: int = 1
     """`stream`: tokens in the first packet after a mismatch."""
     then: int = 1
-    """`stream`: tokens in each packet that follows."""
+    """`stream`: tokens in each later packet."""
 
     def __post_init__(self) -> None:
         if self.length < 0:
@@ -91,7 +89,7 @@ class Mode:
 
     @property
     def traits(self) -> schemes.Traits:
-        """The traits of its scheme. Raises: `BadParameterError` if that is unknown."""
+        """The scheme's traits. Raises: `BadParameterError` if the scheme is unknown."""
         return schemes.traits(self.scheme)
 
     @property
@@ -109,62 +107,62 @@ class Mode:
 
 @dataclass(frozen=True)
 class Judged:
-    """The outcome of one forward of the target for the drafts."""
+    """The drafts' outcome in one target forward."""
 
     accepted: int
-    """Drafts that it accepted."""
+    """Accepted drafts."""
     rejected: int
-    """Drafts that it refused: 0 or 1, for nothing after a refused one is judged."""
+    """Rejected drafts: 0 or 1, since nothing after a rejected one is judged."""
     agreeing: int
-    """Tokens it committed that the device had drafted, whether they had arrived or not."""
+    """Committed tokens that the device had drafted, whether those drafts had arrived or not."""
     tokens: int
-    """Tokens that it committed."""
+    """Committed tokens."""
     drafts: int
-    """Drafts that the device had for the positions of these tokens."""
+    """The device's drafts at the positions of these tokens."""
     raced: bool
-    """Whether a stream with a race policy other than `off` is under way."""
+    """Whether this is a stream with a race policy other than `off`."""
     rounds: bool
-    """Whether it judged a round. In one only the drafts it was asked about count."""
+    """Whether the forward judged a round, in which only its own drafts count."""
     probs: tuple[float, ...] = ()
-    """The draft model's probabilities of the drafts of a round, if a rule asks for chances."""
+    """The draft model's probabilities of a round's drafts, if a rule needs them."""
 
 
 class Learner(Protocol):
-    """Learns the facts of a connection from what happens on it. Durations in seconds, 0 or more."""
+    """Learns the facts of a connection from its events. Durations are in seconds, 0 or more."""
 
     def drafted(self, seconds: float) -> None:
-        """Learn how long a forward of the draft model took."""
+        """Learn the duration of a draft forward."""
         ...
 
     def judged(self, verdict: Judged) -> None:
-        """Learn from one forward of the target."""
+        """Learn from one target forward."""
         ...
 
     def verified(self, seconds: float) -> None:
-        """Learn how long a forward of the target takes, as the edge says."""
+        """Learn the duration of a target forward, as the edge reports it."""
         ...
 
     def exchanged(self, seconds: float, up_bytes: int, down_bytes: int, held_s: float) -> None:
-        """Learn from an exchange that took `seconds`, from handing over `up_bytes` to having `down_bytes`.
+        """Learn from an exchange that took `seconds`, from sending `up_bytes` to receiving `down_bytes`.
 
-        For `held_s` of it the answer waited for other things than the link: a forward, say.
+        For `held_s` of that time it waited for something other than the link, such as a forward.
         """
         ...
 
     def sent(self, now: float, nbytes: int) -> None:
-        """Note that so many bytes were put on the uplink, headers included."""
+        """Note `nbytes` sent on the uplink, headers included."""
         ...
 
     def queued_s(self, now: float) -> float:
-        """How long what is sent now waits behind what was sent before."""
+        """Seconds that data sent now waits behind earlier data."""
         ...
 
     def chance(self, prob: float) -> float:
-        """The chance that a token is accepted which the draft model drew at this probability."""
+        """Chance that a token is accepted, given its probability under the draft model."""
         ...
 
     def facts(self) -> Facts:
-        """The best guess now."""
+        """The best current estimate."""
         ...
 
 
@@ -172,16 +170,16 @@ class Policy(Protocol):
     """Chooses the way to write."""
 
     def choose(self, facts: Facts, now: float) -> Mode:
-        """The mode for the time being. `now` in seconds of any clock; it must not go back."""
+        """Choose the mode for now. `now` is in seconds of any clock that does not go back."""
         ...
 
     def why(self) -> str:
-        """The last choice, in a line for people."""
+        """One line that explains the last choice to people."""
         ...
 
 
 class Given:
-    """Always the same mode."""
+    """A policy that never changes its mode."""
 
     def __init__(self, mode: Mode) -> None:
         self._mode = mode
@@ -199,8 +197,8 @@ class Length(Protocol):
     """A rule for the draft length."""
 
     def more(self, chances: Sequence[float], facts: Facts) -> bool:
-        """Whether to draft another token. `chances[i]`: the estimated acceptance of the i-th drafted in this round.
+        """Whether to draft another token. `chances[i]` is the estimated acceptance of this round's i-th draft.
 
-        A round has one token at least, and what the edge allows at most; the caller sees to that.
+        The caller keeps a round between one token and the edge's limit.
         """
         ...

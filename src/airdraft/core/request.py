@@ -1,4 +1,4 @@
-"""What a text is asked for with, and what it costs."""
+"""A request for a text, and the costs of that text."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ from airdraft.core.sampling import SamplingParams
 
 @dataclass
 class Counts:
-    """What a text has cost so far."""
+    """The costs of a text so far."""
 
     rounds: int = 0
     forwards: int = 0
-    """Of the target, prefill apart."""
+    """Target forwards, without the prefill."""
     drafted: int = 0
-    """Drafted tokens that were sent."""
+    """Drafted tokens sent."""
     accepted: int = 0
     rejected: int = 0
-    """Drafted tokens that were judged and refused: at most one a forward, for nothing after it is judged."""
+    """Drafted tokens rejected: at most one a forward, since nothing after it is judged."""
     raced: int = 0
-    """Tokens that the edge wrote while it had no draft."""
+    """Tokens that the edge wrote without a draft."""
     committed: int = 0
     uplink_payload_bytes: int = 0
-    """Bodies of drafts: ids and probabilities, without any header."""
+    """Bytes in the bodies of drafts: ids and probabilities, without headers."""
     downlink_payload_bytes: int = 0
-    """What `split` sends down for the device to recover from."""
+    """Bytes that `split` sends for the device to recover with."""
 
     @property
     def acceptance_rate(self) -> float | None:
-        """Accepted share of the tokens that were judged, the literature's α; None before the first is."""
+        """Accepted share of the judged tokens, the literature's α. None: no token was judged yet."""
         judged = self.accepted + self.rejected
         return self.accepted / judged if judged else None
 
     @classmethod
     def total(cls, counts: Iterable[Self]) -> Self:
-        """The sums."""
+        """Add up several counts."""
         every = list(counts)
         return cls(**{each.name: sum(getattr(one, each.name) for one in every) for each in fields(cls)})
 
 
 @dataclass(frozen=True)
 class Request:
-    """One text to be written."""
+    """A request to write one text."""
 
     prompt: Sequence[int]
     scheme: SchemeSpec
-    """The scheme to begin with, and the options of whatever scheme the policy chooses."""
+    """The first scheme, and the options for any scheme that the policy chooses later."""
     params: SamplingParams
     seed: int
     max_tokens: int
     draft_length: int | None = None
-    """Most tokens drafted in one round (γ), or most drafts of a stream beyond what is committed (its window). None:
-    the best by what is measured."""
+    """Most tokens in one round (γ), or most drafts of a stream beyond the committed text (its window). None: chosen by
+    measurement."""
     committed: Sequence[int] = ()
-    """Tokens an earlier session committed, when a text is resumed."""
+    """Tokens that an earlier session committed, if the text is resumed."""
     counts: Counts = field(default_factory=Counts)
-    """Filled while the text is written."""
+    """Updated as the text is written."""
     policy: Policy | None = None
-    """Who chooses scheme, draft length and window; None keeps the scheme."""
+    """Chooses scheme, draft length and window. None: keep the scheme."""
     rule: Length | None = None
-    """What ends a round, token by token, in place of a draft length; None: nothing."""
+    """Ends a round token by token, instead of at a draft length. None: no rule."""
     logprobs: int | None = None
-    """Whether to be told how likely the target held each token, and so many of the likeliest besides; None: no. The
-    edge must know them, so not under `split`, whose recovered tokens are the device's."""
+    """Number of likely tokens to list with each token's log-probability. None: no log-probabilities. Not available
+    under `split`, where the device draws recovered tokens."""

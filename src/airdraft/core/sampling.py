@@ -1,7 +1,7 @@
-"""The meaning of a row of logits once the user's sampling parameters have acted on it.
+"""The effect of the user's sampling parameters on a row of logits.
 
 The parameters act in this order on both sides, before any scheme sees a row: temperature, top-k, top-p, min-p.
-Ties at a cut are broken by the lower token id, so that a cut always keeps the same tokens.
+Ties at a cut go to the lower token id, so a cut always keeps the same tokens.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MIN_TEMPERATURE = 1e-6
 
 
 class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
-    """The user's wishes for how the target's tokens are drawn. Sent once per session."""
+    """The user's parameters for drawing the target's tokens. They are sent once per session."""
 
     temperature: float = 1.0
-    """0 is greedy: the most likely token, always."""
+    """0 is greedy: always the most likely token."""
     top_k: int = 0
     """Keep the k most likely tokens; 0 keeps all."""
     top_p: float = 1.0
@@ -30,7 +30,7 @@ class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
     """Keep tokens at least min_p times as likely as the most likely one; 0 keeps all."""
 
     def __post_init__(self) -> None:
-        # Below the least temperature logits could overflow; the text would be the greedy one anyway.
+        # At lower temperatures logits could overflow, and the text would be the greedy one anyway.
         if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise BadParameterError(
                 f"temperature is {self.temperature}; give 0, which is greedy, or a number of at least "
@@ -53,7 +53,7 @@ class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
 
 
 def candidates(logits: np.ndarray, params: SamplingParams) -> tuple[IntArray, FloatArray]:
-    """The tokens that may be drawn, and their logits after the temperature.
+    """Find the tokens that may be drawn, and their logits after the temperature.
 
     Args: logits: any float dtype, [vocab].
     Returns: ids int64 [m] ascending, and logits float64 [m], not normalised.
@@ -71,7 +71,7 @@ def candidates(logits: np.ndarray, params: SamplingParams) -> tuple[IntArray, Fl
         kept = scaled[ids]
         weights = np.exp(kept - kept.max())
         total = weights.sum()
-        # All that are this unlikely have less than 1 - p together, so p is reached without them: few are to be sorted.
+        # Tokens less likely than this add up to less than 1 - p, so p is reached without them and few need sorting.
         likely = np.flatnonzero(weights >= (1 - params.top_p) * total / ids.size)
         order = likely[np.argsort(-kept[likely], kind="stable")]
         reached = int(np.searchsorted(np.cumsum(weights[order]), params.top_p * total)) + 1
@@ -83,13 +83,13 @@ def candidates(logits: np.ndarray, params: SamplingParams) -> tuple[IntArray, Fl
 
 
 def softmax(logits: FloatArray) -> FloatArray:
-    """Probabilities of one row. float64 [m] in, float64 [m] out."""
+    """Turn one row of logits into probabilities. float64 [m] in, float64 [m] out."""
     weights = np.exp(logits - logits.max())
     return np.asarray(weights / weights.sum())
 
 
 def distribution(logits: np.ndarray, params: SamplingParams) -> FloatArray:
-    """The distribution one row of logits [vocab] stands for. float64 [vocab], zero outside `candidates`."""
+    """Return the distribution that a row of logits [vocab] stands for. float64 [vocab], zero outside `candidates`."""
     ids, kept = candidates(logits, params)
     probs = np.zeros(logits.shape[-1])
     probs[ids] = softmax(kept)
@@ -97,9 +97,9 @@ def distribution(logits: np.ndarray, params: SamplingParams) -> FloatArray:
 
 
 def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int) -> int:
-    """The token that (seed, position) draws from one row of logits [vocab]: argmax(log p + G).
+    """Choose the token that (seed, position) draws from a row of logits [vocab]: argmax(log p + G).
 
-    This is the target alone: every coupled text is a sequence of these choices.
+    The target alone chooses this way, and every coupled text is a sequence of these choices.
     """
     ids, kept = candidates(logits, params)
     if ids.size == 1:
@@ -110,15 +110,15 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
 
 
 def draw(weights: FloatArray, rng: np.random.Generator) -> int:
-    """An index drawn in proportion to `weights` [m], which need not be normalised but must not be all zero."""
+    """Draw an index in proportion to `weights` [m], which need not be normalised but must not all be zero."""
     return int(draws(weights, 1, rng)[0])
 
 
 def draws(weights: FloatArray, count: int, rng: np.random.Generator) -> IntArray:
-    """`count` independent such draws. int64 [count]."""
+    """Make `count` independent draws, each as in `draw`. int64 [count]."""
     cumulative = np.cumsum(weights)
     indices = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
-    # Rounding can put a point on the very end; the last token with any weight owns it.
+    # Rounding can put a point at the very end, which belongs to the last index with any weight.
     if indices.max() >= weights.size:
         indices = np.minimum(indices, np.flatnonzero(weights)[-1])
     return np.asarray(indices)

@@ -1,7 +1,7 @@
-"""The law of the states: what each message does in each state of a session. docs/protocol.md's table is made from it.
+"""Tables of what each message does in each state of a session. They generate the table in docs/protocol.md.
 
 A message that a state does not list breaks the protocol. At the edge it ends the session; on the device, where the edge
-is at fault, it ends the connection. Messages for a session that is not open are ignored: they were in flight.
+is at fault, it ends the connection. Messages for a session that is not open were in flight, and are ignored.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ class EdgeState(Enum):
     """The state of a text at the edge."""
 
     OPENING = "opening"
-    """The prompt is read; the text has rounds."""
+    """The prompt is being read, for a text with rounds."""
     WAITING = "waiting"
-    """The prompt is read, and the first draft is here."""
+    """The prompt is being read, and the first draft has arrived."""
     PRELOADING = "preloading"
-    """The prompt is read; the text has no rounds."""
+    """The prompt is being read, for a text without rounds."""
     IDLE = "idle"
-    """The next draft is awaited."""
+    """The edge waits for the next draft."""
     RECOVERING = "recovering"
-    """The same, after a rejection whose token the device draws."""
+    """As `IDLE`, after a rejection whose token the device draws."""
     VERIFYING = "verifying"
     STREAMING = "streaming"
     SWITCHING = "switching"
-    """What is under way is the last of the present scheme."""
+    """The forward under way is the last of the current scheme."""
     DONE = "done"
     """The text is complete."""
     STREAMED = "streamed"
-    """The text is complete; drafts that were on their way are ignored."""
+    """The text is complete, and drafts in flight are ignored."""
 
 
 class DeviceState(Enum):
@@ -54,12 +54,12 @@ class DeviceState(Enum):
     RECOVERING = "recovering"
     STREAMING = "streaming"
     SWITCHING = "switching"
-    """Rounds begin once the edge has answered."""
+    """Rounds begin when the edge answers."""
     DONE = "done"
 
 
 class Action(Enum):
-    """What a message does."""
+    """The effect of a message."""
 
     GREET = "the connection begins"
     OPEN = "a session begins"
@@ -89,7 +89,7 @@ CONNECTION: dict[bool, Table] = {
         Switch: Action.RELAY,
     },
 }
-"""A connection at the edge, before and after `Hello`. What is absent ends it. Either side may send `Error` any time."""
+"""A connection at the edge, before and after `Hello`. Other messages end it. Either side may send `Error` any time."""
 
 EDGE: dict[EdgeState, Table] = {
     EdgeState.OPENING: {Draft: Action.KEEP, Switch: Action.SWITCH},
@@ -112,6 +112,6 @@ DEVICE: dict[DeviceState, Table] = {
     DeviceState.SWITCHING: {Tokens: Action.COMMIT, Logprobs: Action.NOTE},
     DeviceState.DONE: {},
 }
-"""`Opened` comes before all of these, and once after each `Switch`. `Close` and `Error` may come in any state."""
+"""`Opened` comes before all of these, and again after each `Switch`. `Close` and `Error` may come in any state."""
 
 __all__ = ["CONNECTION", "DEVICE", "EDGE", "Action", "DeviceState", "EdgeState"]

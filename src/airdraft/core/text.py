@@ -1,4 +1,4 @@
-"""One text: its tokens, how far it may grow, and when it is over. Device, edge and `resume` keep it the same way."""
+"""A text's tokens, length limit and end. Device, edge and `resume` all use it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from airdraft.core.law import Place
 from airdraft.core.messages import Digest
 
 Over = Literal["stop", "length"]
-"""Why a text is complete: an end-of-text token, or the last token that was asked for."""
+"""Reason for a text's end: an end-of-text token, or its full length."""
 
 
 class Prefix:
-    """Prompt and committed tokens. Tokens are only ever appended."""
+    """The prompt and committed tokens, which only grow."""
 
     def __init__(
         self, tokens: Iterable[int], end: float, eos_ids: Iterable[int] = (), begin: int | None = None
     ) -> None:
         """
         Args:
-            tokens: what is committed already, the prompt included.
+            tokens: the committed tokens so far, prompt included.
             end: most tokens that the text may hold.
             eos_ids: tokens that end it.
-            begin: where writing begins; None: behind `tokens`. An end-of-text token before it ends nothing, for many
+            begin: where writing begins; None: after `tokens`. An end-of-text token before it has no effect, since many
                 models begin and end a text with the same token.
         """
         self.tokens = list(tokens)
@@ -32,7 +32,7 @@ class Prefix:
         self.place = Place(len(self.tokens))
         """The place of the next token."""
         self._state = Digest(self.tokens[: self.begin])
-        self._digests = [self._state.value]  # of the text up to each position from `begin` on
+        self._digests = [self._state.value]  # up to each position from `begin` on
         self._extend(self.tokens[self.begin :])
         self.eos_ids = frozenset[int]()
         self.ends_with(eos_ids)
@@ -53,18 +53,18 @@ class Prefix:
         return self._digests[-1]
 
     def digest_after(self, tokens: Sequence[int] = ()) -> Digest:
-        """A running digest of the text and of `tokens` behind it."""
+        """Return a running digest of the text followed by `tokens`."""
         digest = self._state.copy()
         digest.extend(tokens)
         return digest
 
     @property
     def over(self) -> Over | None:
-        """Why the text is complete; None while it is not."""
+        """Reason for the text's end; None while it is not complete."""
         return "stop" if self._stopped else "length" if len(self.tokens) >= self.end else None
 
     def append(self, tokens: Sequence[int]) -> Over | None:
-        """Commit `tokens`. Returns `over` as it is then."""
+        """Commit `tokens`. Returns `over` afterwards."""
         self.tokens += tokens
         self._extend(tokens)
         for token in tokens:
@@ -73,7 +73,7 @@ class Prefix:
         return self.over
 
     def follows(self, start: int, digest: int) -> bool:
-        """Whether the text up to `start` has this digest; False for what lies before `begin` or beyond the end."""
+        """Whether the text up to `start` has this digest; False if `start` is before `begin` or beyond the end."""
         return self.begin <= start <= len(self.tokens) and self._digests[start - self.begin] == digest
 
     def _extend(self, tokens: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""The device's side of the protocol: one connection to an edge, and the texts that are written over it."""
+"""The device's side of the protocol: one connection to an edge, and the texts written over it."""
 
 from airdraft.core.device.machine import DeviceMachine
 

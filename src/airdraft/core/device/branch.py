@@ -1,7 +1,7 @@
-"""The drafts beyond the committed text, and how many of them are on their way.
+"""The drafts beyond the committed text, sent or not.
 
-A commit that differs from a draft ends the branch: what was drafted from there on is dead, in the drafter's cache, in
-its forward under way, and on the link.
+A commit that differs from a draft ends the branch. Drafts from there on are dead, in the drafter's cache, in its
+forward under way, and on the link.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Branch:
 
     def __init__(self, text: Prefix, drafter: Drafter) -> None:
         self.drafts: list[int] = []
-        """Drafted tokens behind the text, in order."""
+        """Drafted tokens after the text, in order."""
         self.sent = text.length
-        """A stream's drafts before this position are on their way."""
+        """Position of a stream's first draft not sent yet."""
         self.fresh = True
-        """Whether nothing of this branch was sent yet."""
+        """Whether this branch has sent nothing yet."""
         self.asking = False
-        """Whether the drafter waits for a row."""
+        """Whether the drafter is waiting for a row."""
         self.place: Place = text.place
         """The place of the next draft."""
         self._text, self._drafter = text, drafter
@@ -55,19 +55,19 @@ class Branch:
         self.place = self.place.then(token)
 
     def send(self) -> tuple[int, int, list[int]]:
-        """Take the drafts not sent yet as sent. Returns their start, the digest of all before, and the drafts."""
+        """Mark all drafts as sent. Returns the new ones' start, the digest of all tokens before, and the drafts."""
         start, digest, drafts = self.sent, self._sent_digest.value, self.drafts[self.sent - self._text.length :]
         self._sent_digest.extend(drafts)
         self.sent, self.fresh = self.end, False
         return start, digest, drafts
 
     def agreeing(self, tokens: Sequence[int]) -> int:
-        """The number of `tokens`, about to be committed, that the drafts foretell."""
+        """Count the leading `tokens` of a commit that match the drafts."""
         both = list(zip(self.drafts, tokens, strict=False))
         return next((at for at, (drafted, token) in enumerate(both) if drafted != token), len(both))
 
     def commit(self, tokens: Sequence[int]) -> Over | None:
-        """Append `tokens` to the text. Drafts that follow from them live on. Returns `Prefix.over`."""
+        """Append `tokens` to the text, and keep the drafts that still follow. Returns `Prefix.over`."""
         agreeing = self.agreeing(tokens)
         if agreeing < len(tokens):
             self._drafter.cut(self._text.length + agreeing)
@@ -87,7 +87,7 @@ class Branch:
             self._begin()
 
     def _begin(self) -> None:
-        """Let a new branch begin, or the present one go on, behind the text."""
+        """Begin a new branch after the text, or let the current one go on there."""
         if not self.drafts:
             self.place = self._text.place
         self.sent, self._sent_digest, self.fresh = self._text.length, self._text.digest_after(), True

@@ -1,4 +1,4 @@
-"""The device's machine: one connection to an edge, and the texts that are written over it."""
+"""The device's machine: one connection to an edge, and the texts written over it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from airdraft.core.request import Request
 from airdraft.errors import BadParameterError, Code, LocalProtocolError, RemoteProtocolError, too_long
 
 FILLER, MEASURES = 200, 2
-"""Bytes by which some pings are longer than others, and how many of these a connection begins with."""
+"""Bytes of filler in longer pings, and the number of these that a connection begins with."""
 PING_S = 2.0
-"""Seconds between pings while texts are written: what is known of the link must not grow old."""
+"""Seconds between pings during texts, which keep the estimate of the link fresh."""
 
 
 class DeviceMachine(Machine):
@@ -51,11 +51,11 @@ class DeviceMachine(Machine):
     ) -> None:
         """
         Args:
-            draft_context: most positions that the draft model holds; beyond it the target goes on alone.
-            learner: learns the models' and the link's speed.
+            draft_context: most positions that the draft model holds; beyond them the target goes on alone.
+            learner: learns the speed of the models and the link.
             plan: see `Making`.
-            make: makes the schemes, as `schemes.make` does; a laboratory may replay recorded ones.
-            drafter: makes what proposes tokens, for each text.
+            make: makes the schemes, as `schemes.make` does; the lab replays recorded ones.
+            drafter: makes each text's drafter.
         """
         super().__init__(ToDevice, now)
         self.learner = learner
@@ -68,19 +68,19 @@ class DeviceMachine(Machine):
         self._opened = 0
         self._greeted_s = now
         self._long = False
-        self._queued_s: dict[float, float] = {}  # of pings without an answer: what they waited before they left
-        self._to_measure = 0  # pings to come
+        self._queued_s: dict[float, float] = {}  # seconds that each unanswered ping waited to leave
+        self._to_measure = 0  # number of measuring pings still to send
         self._send(hello)
 
     @property
     def ready(self) -> bool:
-        """Whether the edge has welcomed us."""
+        """Whether the edge has sent its welcome."""
         return self._peer is not None
 
     def open(self, request: Request, now: float) -> tuple[int, list[Event]]:
         """Start a text. Returns its session's number and the first events.
 
-        Raises: `BadParameterError` for a request that cannot be served, before anything is sent.
+        Raises: `BadParameterError` for a request that cannot be served, before it sends anything.
         """
         if self._peer is None or self.closed:
             raise LocalProtocolError("open() before the edge's welcome, or after the connection ended")
@@ -114,7 +114,7 @@ class DeviceMachine(Machine):
         return session.number, self._emit(session.begin(message, now))
 
     def _emit(self, outs: Iterable[Out]) -> list[Event]:
-        """Send the messages, return the events."""
+        """Send the messages and return the events."""
         events: list[Event] = []
         for out in outs:
             if isinstance(out, Message):
@@ -127,13 +127,11 @@ class DeviceMachine(Machine):
 
     @property
     def verify_s(self) -> float:
-        """How long a forward of the target takes, as the edge says; 0 when not known."""
+        """Duration of a target forward in seconds, as the edge reports it; 0 if not known."""
         return 0.0 if self._peer is None else self._peer.verify_s
 
     def measure(self, now: float) -> None:
-        """Send a few longer pings, one after another. With the handshake they tell the uplink's rate, so that a first
-        text need not find it out. To be called while the link is idle.
-        """
+        """Send a few longer pings in turn, to learn the uplink's rate before the first text. The link must be idle."""
         self._to_measure = MEASURES - 1
         self.ping(now, FILLER)
 
@@ -151,32 +149,32 @@ class DeviceMachine(Machine):
         return data
 
     def text(self, session: int) -> Sequence[int]:
-        """Prompt and committed tokens of a session; empty if there is none."""
+        """Return a session's prompt and committed tokens; empty if there is no such session."""
         return self._sessions[session].text.tokens if session in self._sessions else ()
 
     def latest(self, forward: Forward) -> Forward:
-        """Asked for when a forward's turn has come: the device's never change."""
+        """Return the forward to run when its turn comes. The device's never change."""
         return forward
 
     def forwarded(self, session: int, logits: np.ndarray, now: float) -> list[Event]:
-        """Told: the logits that a `Forward` asked for, [rows, vocab]."""
+        """Take the logits that a `Forward` asked for, [rows, vocab]."""
         self._now = now
         return self._emit(self._sessions[session].forwarded(logits, now)) if session in self._sessions else []
 
     def cancel(self, session: int, reason: str = "cancelled") -> None:
-        """Give a text up."""
+        """Give up a text."""
         if self._sessions.pop(session, None):
             self._send(Close(session, reason))
 
     def failed(self, session: int, code: str, message: str) -> list[Event]:
-        """Told: a `Forward` cannot be run. Ends that session only."""
+        """End one session, whose `Forward` cannot run."""
         if session not in self._sessions:
             return []
         self.cancel(session, "failed")
         return [Failed(session, code, message, ours=True)]
 
     def _filler(self) -> int:
-        # Every other one is longer, so that a rate shows.
+        # Every other ping is longer, so that the rate can be measured.
         self._long = not self._long
         return FILLER if self._is_curious() and self._long else 0
 
@@ -187,7 +185,7 @@ class DeviceMachine(Machine):
         return min(PING_S, self.heartbeat_s) if self._is_curious() else self.heartbeat_s
 
     def _echoed(self, echo: Echo, pong: Pong) -> Echo:
-        # Behind drafts of ours it waited, which is none of the link's doing.
+        # Time spent waiting behind our own drafts says nothing about the link.
         held_s = min(echo.seconds, self._queued_s.pop(pong.t, 0.0))
         self._exchanged(echo.seconds, echo.bytes_out, echo.bytes_in, held_s)
         if self._to_measure:
@@ -200,7 +198,7 @@ class DeviceMachine(Machine):
         self.learner.exchanged(seconds, up_bytes + HEADER_BYTES, down_bytes + HEADER_BYTES, held_s)
 
     def _verified(self, seconds: float) -> None:
-        """Note how long a forward of the target takes, if the edge knows."""
+        """Note the duration of a target forward, if the edge knows it."""
         if seconds and self._peer is not None:
             self._peer.verify_s = seconds
             self.learner.verified(seconds)
@@ -217,13 +215,13 @@ class DeviceMachine(Machine):
         if self._peer is None:
             raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived before Welcome")
         session = self._sessions.get(message.session)  # type: ignore[attr-defined]
-        if session is None:  # what was in flight when we gave the text up
+        if session is None:  # it was in flight when we gave up the text
             return []
         if isinstance(message, Close):
             del self._sessions[session.number]
             return [Finished(session.number, message.reason)]
         if session.curious and isinstance(message, Verdict | Tokens) and not self.verify_s and not self._pings:
-            self.ping(now)  # the edge could not say yet how fast it is
+            self.ping(now)  # the edge did not know its speed before
         return self._emit(session.handle(message, now))
 
     def _welcomed(self, welcome: Welcome) -> list[Event]:

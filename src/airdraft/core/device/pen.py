@@ -1,4 +1,4 @@
-"""The drafting half of a text: draws tokens from what the drafter says, and sends them when they are due."""
+"""The drafting half of a text, which draws tokens from the drafter's guesses and sends them when due."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from airdraft.core.states import DeviceState as State
 from airdraft.core.text import Prefix
 
 DRAFT_HEADER = 80
-"""Most bytes of a `Draft` message around its body."""
+"""Most bytes in a `Draft` message besides its body."""
 DRAFT_BYTES = 19
-"""Approximate size of a `Draft` without its body: good enough to learn the link's rate from."""
+"""Approximate size of a `Draft` without its body, good enough to estimate the link's rate."""
 MOST_DRAFT = 256
-"""Most tokens drafted in one round, whatever the edge allows."""
+"""Most tokens in one round, even if the edge allows more."""
 
 
 @dataclass
 class Peer:
-    """What the edge has said of itself."""
+    """The edge's description of itself."""
 
     welcome: Welcome
     verify_s: float
-    """How long a forward of the target takes; 0 when not known."""
+    """Duration of a target forward in seconds; 0 if not known."""
 
 
 @dataclass(frozen=True)
 class Making:
-    """What the texts of one connection are written with."""
+    """The parts shared by all texts of one connection."""
 
     peer: Peer
     learner: Learner
     plan: Callable[[Request, int, int], Policy]
-    """The policy of a request that names none, for a vocabulary and a longest draft."""
+    """Makes the policy of a request without one, given the vocabulary size and the longest draft."""
     make: Callable[[SchemeSpec, Law, int], Scheme]
     drafter: Callable[[], Drafter]
     draft_context: int
@@ -53,7 +53,7 @@ class Making:
 
 
 class Pen:
-    """Drafts and sends, under whatever scheme and mode the session has set."""
+    """Drafts and sends under the session's current scheme and mode."""
 
     scheme: Scheme
     mode: Mode
@@ -64,11 +64,11 @@ class Pen:
         self.branch = Branch(text, making.drafter())
         self.rounds, self.stream = DeviceRounds(), DeviceStream()
         self.seq = 0
-        """The number of the last `Draft`."""
+        """Number of the last `Draft`."""
         welcome = making.peer.welcome
-        # Every length up to this is considered, whatever the edge allows.
+        # The policy considers every length up to this one.
         self.most = min(welcome.max_draft, MOST_DRAFT)
-        self._end = min(int(text.end) - 1, making.draft_context)  # the bonus token needs a place of its own
+        self._end = min(int(text.end) - 1, making.draft_context)  # the bonus token needs a place too
         self._max_bits = max(0, welcome.max_frame - DRAFT_HEADER) * 8
         self._number, self._text, self._law, self._request = number, text, law, request
         self._learner = making.learner
@@ -82,19 +82,19 @@ class Pen:
             self._draft(guesses)
 
     def advance(self, now: float) -> list[Out]:
-        """Draft one token more, or send what is drafted."""
+        """Draft another token, or send the drafts."""
         if self.state is State.DRAFTING:
             return self._advance_round(now)
         return self._advance_stream(now) if self.state is State.STREAMING else []
 
     @property
     def reach(self) -> int:
-        """Where a stream's drafts must end for now."""
+        """Position where a stream's drafts must end for now."""
         window = min(self.mode.length, REACH * self.most) if self.mode.traits.drafts else 0
         return min(self._text.length + window, self._end)
 
     def _draft(self, guesses: Sequence[Guess]) -> None:
-        """Draw tokens from what the drafter said, until the round or the text ends."""
+        """Draw tokens from the guesses, until the round or the text ends."""
         for at, guess in enumerate(guesses):
             if at and self._is_enough():
                 break
@@ -103,12 +103,12 @@ class Pen:
             self.branch.append(drafted.token)
             if self.state is State.DRAFTING:
                 self.rounds.drafts.append(drafted)
-                if self._request.rule:  # which judges by the draft model's chances; a believed token has none
+                if self._request.rule:  # it needs the model's probability; a believed token has none
                     prob = 1.0 if isinstance(guess, int) else self._law.probs(guess, place)[drafted.token]
                     self.rounds.probs.append(float(prob))
 
     def _is_enough(self) -> bool:
-        """Whether nothing should follow what is drafted, though more may."""
+        """Whether to stop drafting, though more tokens are allowed."""
         drafts, rule = self.branch.drafts, self._request.rule
         if not drafts:
             return False
@@ -151,7 +151,7 @@ class Pen:
         return self._send(start, digest, Drafts.of_tokens(drafts))
 
     def _want(self, most: int, now: float) -> list[Out] | None:
-        """Ask the drafter for more. Returns what must happen before it can go on; None: it has drafted."""
+        """Ask the drafter for more. Returns the steps needed before it can go on, or None if it has drafted."""
         branch = self.branch
         if branch.asking:
             return []
@@ -164,7 +164,7 @@ class Pen:
             return None
         if self.state is State.DRAFTING:
             return self._end_round(now)
-        # An empty draft tells the edge to go on alone until the next one: once is enough.
+        # An empty draft lets the edge go on alone until the next draft. One is enough.
         return [] if self.stream.silent and branch.end == branch.sent else self._send_branch()
 
     def _send(self, start: int, digest: int, drafts: Drafts) -> list[Out]:

@@ -1,4 +1,4 @@
-"""Rounds on the device: what is drafted and not yet judged, and what a verdict makes of it."""
+"""Rounds on the device: the drafts not judged yet, and the effect of a verdict."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from airdraft.errors import Code, RemoteProtocolError
 
 @dataclass(frozen=True)
 class Ruled:
-    """What a verdict commits."""
+    """The tokens that a verdict commits."""
 
     tokens: list[int]
     kind: str
     """As in `Committed`."""
     rejected: Drafted | None
-    """The draft whose replacement is the device's to draw."""
+    """The draft that the device must replace."""
 
 
 class DeviceRounds:
@@ -27,15 +27,15 @@ class DeviceRounds:
     def __init__(self) -> None:
         self.drafts: list[Drafted] = []
         self.probs: list[float] = []
-        """The draft model's probabilities of the drafts, if a rule judges by them."""
+        """The draft model's probabilities of the drafts, if a rule needs them."""
         self.sent_s = 0.0
         self.sent_bytes = 0
         self.recovered: int | None = None
-        """The token that the device drew last after a rejection, until the edge is told."""
+        """The last token drawn after a rejection, until it is sent to the edge."""
         self._rejected: Drafted | None = None
 
     def take(self) -> Drafts:
-        """The drafts of the round, to be sent."""
+        """Return the round's drafts, to send them."""
         return Drafts(tuple(self.drafts))
 
     def ruled(self, verdict: Verdict, eos_ids: frozenset[int]) -> Ruled:
@@ -56,7 +56,7 @@ class DeviceRounds:
     def recover(self, scheme: Scheme, extra: bytes, at: Place) -> int | None:
         """Draw the token that replaces the rejected draft. None: `extra` did not suffice."""
         if self._rejected is None:
-            raise RemoteProtocolError(Code.STATE, "nothing is to be recovered")
+            raise RemoteProtocolError(Code.STATE, "there is no token to recover")
         token = scheme.recover(self._rejected, extra, at)
         if token is not None:
             self._rejected, self.recovered = None, token

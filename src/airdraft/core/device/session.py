@@ -1,4 +1,4 @@
-"""One text on the device: drafts, sends, and commits what the edge rules.
+"""One text on the device, which drafts, sends and commits.
 
     DRAFTING ──Draft──▶ VERIFYING ──Verdict──▶ DRAFTING … ──▶ DONE            schemes with rounds
                             │ `split`, no candidate taken
@@ -6,10 +6,10 @@
     STREAMING ──Tokens──▶ STREAMING … ──▶ DONE                                `stream`, `server`
     STREAMING ──Switch──▶ SWITCHING ──Opened──▶ DRAFTING                      back to rounds
 
-The first draft is sent right behind `Open`, without waiting for `Opened`: a text costs no round trip to start.
+The first draft follows `Open` without waiting for `Opened`, so a text costs no round trip to start.
 
-A stream drafts on while its earlier drafts are in flight, as far as its window reaches beyond what is committed. A
-commit that differs from a draft ends that branch: drafting begins again behind it, and what is in flight is wasted.
+A stream keeps drafting while earlier drafts are in flight, up to its window beyond the committed text. A commit that
+differs from a draft ends that branch. Drafting then starts again after the commit, and drafts in flight are wasted.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from airdraft.core.text import Prefix
 from airdraft.errors import Code, LocalProtocolError, RemoteProtocolError
 
 HEADER_BYTES = 46
-"""Headers of TCP/IP and of a WebSocket around a packet, as far as this side can know."""
+"""Approximate size of the TCP/IP and WebSocket headers of a packet."""
 VERDICT_BYTES = 14
-"""Approximate size of a `Verdict` without what `split` adds."""
+"""Approximate size of a `Verdict`, without the `extra` of `split`."""
 REVIEW_S = 0.25
-"""Seconds after which the policy is asked again, at the next commit."""
+"""Seconds after which the next commit asks the policy again."""
 
 
 class DeviceSession:
@@ -68,15 +68,15 @@ class DeviceSession:
         self._law = Law(request.params, request.seed, making.vocab_size)
         self._pen = Pen(number, self.text, self._law, request, making)
         self._branch, self._rounds = self._pen.branch, self._pen.rounds
-        self._logprobs: Logprobs | None = None  # of the tokens that the next message commits
-        self._answers_due = 1  # `Opened`s: the answers to `Open` and to every `Switch`
+        self._logprobs: Logprobs | None = None  # for the tokens that the next message commits
+        self._answers_due = 1  # the `Opened` for `Open` and for every `Switch`
         self._is_open = False
         self._now = self._opened_s = self._reviewed_s = now
-        self._queued_s = self._learner.queued_s(now)  # what `Open` waits behind
+        self._queued_s = self._learner.queued_s(now)  # seconds that `Open` waits to leave
         self._opening_bytes = 0
         self._policy = request.policy or making.plan(request, making.vocab_size, self._pen.most)
         self.curious = not isinstance(self._policy, Given) or request.rule is not None
-        """Whether anything is decided by what is measured."""
+        """Whether any decision depends on measurements."""
         self._pen.facts = self._learner.facts()
         self._pen.mode = self._policy.choose(self._pen.facts, now)
         self._pen.scheme = self._make()
@@ -84,7 +84,7 @@ class DeviceSession:
 
     @property
     def state(self) -> State:
-        """Where the text stands."""
+        """The text's state."""
         return self._pen.state
 
     def _spec(self) -> SchemeSpec:
@@ -96,26 +96,26 @@ class DeviceSession:
         return self._make_scheme(spec, self._law, SIDE)
 
     def opening(self) -> Open:
-        """The message that opens the session."""
+        """Make the message that opens the session."""
         request, text, packed = self._request, self.text, BitWriter()
         packed.write(text.tokens, id_width(self._law.vocab_size))
         prompt_length = len(request.prompt)
         message = Open(
             self.number, self._spec(), request.params, request.seed,
-            int(text.end) - prompt_length,  # no more than fit, however many were asked for
+            int(text.end) - prompt_length,  # no more than fit
             prompt_length, text.length, packed.bytes(), text.digest, request.logprobs,
         )  # fmt: skip
         self._opening_bytes = len(encode(message))
         return message
 
     def begin(self, opening: Open, now: float) -> list[Out]:
-        """Open the text with its message, and draft."""
+        """Open the text with its message, and start to draft."""
         begun = Begun(self.number, opening.prompt_length, opening.length, opening.max_tokens, opening.scheme.name)
         self._now = now
         return [begun, opening, *self._advance()]
 
     def handle(self, message: Message, now: float) -> list[Out]:
-        """Act on a message of the edge's. Raises: `RemoteProtocolError` if it does not fit the state."""
+        """Act on a message from the edge. Raises: `RemoteProtocolError` if it does not fit the state."""
         self._now, state = now, self.state
         if isinstance(message, Opened) and self._answers_due:
             return self._answered(message)
@@ -142,11 +142,11 @@ class DeviceSession:
         return self._advance()
 
     def _advance(self) -> list[Out]:
-        """Draft and send what is due."""
+        """Draft, and send the drafts that are due."""
         outs = self._pen.advance(self._now)
         cannot = self.state is State.STREAMING and self._pen.reach <= self.text.length
         if cannot and self._pen.scheme.race == "off":
-            outs += self._apply(Mode(SERVER, 0))  # nothing may be drafted: from here on the edge writes alone
+            outs += self._apply(Mode(SERVER, 0))  # no drafts are allowed, so the edge goes on alone
         return outs
 
     def _answered(self, message: Opened) -> list[Out]:
@@ -204,7 +204,7 @@ class DeviceSession:
         return self._commit(tokens, message.accepted, kind, theirs) + self._go_on()
 
     def _judged(self, verdict: Judged) -> None:
-        """Count a forward of the target's."""
+        """Count a target forward."""
         self.counts.forwards += 1
         self.counts.accepted += verdict.accepted
         self.counts.rejected += verdict.rejected
@@ -214,7 +214,7 @@ class DeviceSession:
         self._learner.exchanged(seconds, up_bytes + HEADER_BYTES, down_bytes + HEADER_BYTES, held_s)
 
     def _commit(self, tokens: list[int], accepted: int, kind: str, theirs: tuple[int, int] | None) -> list[Out]:
-        """Make `tokens` part of the text, after checking it against the edge's: its length and digest."""
+        """Append `tokens` to the text, after checking length and digest against the edge's."""
         text, branch = self.text, self._branch
         if any(token >= self._law.vocab_size for token in tokens):
             raise RemoteProtocolError(Code.GARBAGE, "the edge committed an id outside the vocabulary")
@@ -223,7 +223,7 @@ class DeviceSession:
         if theirs is not None and theirs != (text.length + len(tokens), text.digest_after(tokens).value):
             what = "the edge's text differs from ours: its length or digest does not match"
             raise RemoteProtocolError(Code.STATE, what)
-        if not tokens:  # the first draft was rejected, and its replacement is the device's to draw
+        if not tokens:  # the first draft was rejected, and the device must replace it
             return []
         logprobs = self._logprobs_of(tokens)
         over = branch.commit(tokens)
@@ -237,7 +237,7 @@ class DeviceSession:
         return outs
 
     def _logprobs_of(self, tokens: Sequence[int]) -> tuple[Logprob, ...]:
-        """The log-probabilities of tokens that the edge commits now."""
+        """Return the log-probabilities of the tokens that the edge commits now."""
         most, message, self._logprobs = self._request.logprobs, self._logprobs, None
         if most is None:
             return ()
@@ -247,7 +247,7 @@ class DeviceSession:
         return decode_logprobs(message.body, tokens, most, self._law.vocab_size)
 
     def _go_on(self) -> list[Out]:
-        """Ask the policy again, if the last time was a while ago, and draft."""
+        """Ask the policy again, if enough time has passed, and draft."""
         outs, settled = list[Out](), self.state in (State.DRAFTING, State.STREAMING)
         if settled and self.curious and self._now - self._reviewed_s >= REVIEW_S:
             self._reviewed_s = self._now
@@ -256,10 +256,10 @@ class DeviceSession:
         return outs + self._advance()
 
     def _apply(self, mode: Mode) -> list[Out]:
-        """Go on as `mode` says: at once, or once the edge has answered the switch that it takes.
+        """Change to `mode`, at once or when the edge has answered a switch.
 
-        May look at nothing that was drafted beyond the committed text: what follows is drawn afresh, and a choice that
-        knew the noise of those positions would bias it.
+        The choice must not depend on drafts beyond the committed text. Tokens there are drawn again, and a choice that
+        knew the noise of their positions would bias them.
         """
         before, self._pen.mode = self._pen.scheme, mode
         scheme = self._make()

@@ -1,4 +1,4 @@
-"""A stream on the device: when drafts leave, and what the edge is known to have heard of them."""
+"""A stream on the device: the packets in flight, and the time to send more."""
 
 from __future__ import annotations
 
@@ -8,39 +8,37 @@ from airdraft.core.policy import Facts, Mode
 from airdraft.errors import Code, RemoteProtocolError
 
 QUEUE = 2
-"""Drafts of a stream that may wait for the uplink."""
+"""Packets of a stream that may wait for the uplink."""
 
 
 class DeviceStream:
-    """What is on its way. Packets are numbered as drafts of rounds are."""
+    """The packets in flight. They share their numbers with the drafts of rounds."""
 
     def __init__(self) -> None:
         self.heard = 0
-        """The last packet that the edge is known to have."""
+        """Number of the last packet that the edge confirmed."""
         self.silent = False
-        """Whether the edge was told to go on without the device."""
+        """Whether the device has told the edge to go on alone."""
 
     def is_due(self, branch: Branch, mode: Mode, facts: Facts, sent: int, more: bool) -> bool:
-        """Whether the drafts not sent yet should leave now. `sent`: number of the last packet. `more`: whether another
-        draft may join them.
-        """
+        """Whether to send now. `sent`: number of the last packet. `more`: whether more drafts may join the next one."""
         unsent = branch.end - branch.sent
         enough = mode.first if branch.fresh else mode.then
         if not unsent or (more and unsent < enough):
             return False
-        # The first packet of a branch always goes, so the edge always has something to answer.
+        # The first packet of a branch always leaves, so the edge always has something to answer.
         return branch.fresh or not self._is_congested(mode, facts, sent)
 
     def _is_congested(self, mode: Mode, facts: Facts, sent: int) -> bool:
-        """Whether drafts pile up before the uplink: more of them wait for the edge's word than a free one would leave.
+        """Whether drafts pile up at the uplink: more packets lack an answer than on a free one.
 
-        Then they are better kept and sent together, once the edge has heard of the others.
+        Drafts then wait, and leave together once the edge has confirmed earlier packets.
         """
         answered_s = facts.rtt_s + 2 * facts.verify_s
         return sent - self.heard > QUEUE + answered_s / (mode.then * facts.draft_s)
 
     def committed(self, branch: Branch, message: Tokens, sent: int) -> list[int]:
-        """The tokens that `message` commits. Raises: `RemoteProtocolError` if they do not fit what was sent."""
+        """Return the tokens that `message` commits. Raises: `RemoteProtocolError` if it does not match the drafts."""
         accepted = branch.drafts[: message.accepted]
         if len(accepted) < message.accepted or message.accepted > message.drafted:
             raise RemoteProtocolError(Code.STATE, "the edge accepted drafts that were never made")

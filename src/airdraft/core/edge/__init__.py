@@ -1,4 +1,4 @@
-"""The edge's side of the protocol: one connection from a device, and the texts that are written over it."""
+"""The edge's side of the protocol: one connection from a device, and the texts written over it."""
 
 from airdraft.core.edge.machine import EdgeMachine
 from airdraft.core.edge.target import Limits, Target

@@ -1,4 +1,4 @@
-"""The edge's machine: one connection from a device, and the texts that are written over it."""
+"""The edge's machine: one connection from a device, and the texts written over it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airdraft.core.text import Prefix
 from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError, too_long
 
 SMOOTHING = 0.2
-"""Weight of the last forward in the running mean of their time."""
+"""Weight of the last forward in the running mean of durations."""
 
 
 class EdgeMachine(Machine):
@@ -33,36 +33,34 @@ class EdgeMachine(Machine):
         verify_s: float = 0.0,
         make: Callable[..., schemes.Scheme] = schemes.make,
     ) -> None:
-        """`verify_s`: how long a forward has taken so far, if that is known; devices plan with it. `make` makes the
-        schemes, as `schemes.make` does.
-        """
+        """`verify_s`: duration of a forward so far, for devices to plan with; 0 if not known. `make` makes schemes."""
         super().__init__(ToEdge, now, limits.max_frame)
         self._make = make
         self.heartbeat_s = limits.heartbeat_s
         self.verify_s = verify_s
-        """How long a forward of the target takes; 0 when not known."""
+        """Duration of a target forward in seconds; 0 if not known."""
         self._target = target
         self._limits = limits
         self._greeted = False
         self._sessions: dict[int, EdgeSession] = {}
-        self._asked_s: dict[int, float] = {}  # when each session's forward was asked for
+        self._asked_s: dict[int, float] = {}  # time of each session's request for a forward
         self._last_opened = 0
         self.admit: Callable[[], None] | None = None
-        """Called before a text is opened, to take it in; raises `RefusedError` to refuse it."""
+        """Called before each text opens. Raises: `RefusedError` to refuse it."""
 
     def text(self, session: int) -> Sequence[int]:
-        """Prompt and committed tokens of a session; empty if there is none."""
+        """Return a session's prompt and committed tokens; empty if there is no such session."""
         return self._sessions[session].text.tokens if session in self._sessions else ()
 
     def latest(self, forward: Forward) -> Forward:
-        """Asked for when a forward's turn has come: what to run in its place, now that more drafts may be here."""
+        """Return the forward to run when its turn comes, with any drafts that arrived since."""
         session = self._sessions.get(forward.session)
         return session.latest(forward) if session else forward
 
     def forwarded(self, session: int, logits: np.ndarray, now: float) -> list[Event]:
-        """Told: the logits that a `Forward` asked for, [rows, vocab]. Ignored when the session is gone.
+        """Take the logits that a `Forward` asked for, [rows, vocab]. They are ignored if the session is gone.
 
-        Columns beyond the vocabulary, padding that some models score, are left out.
+        Some models also score padding, so columns beyond the vocabulary are dropped.
         """
         self._now = now
         if session not in self._sessions:
@@ -72,11 +70,11 @@ class EdgeMachine(Machine):
             self._took(now - asked_s)
         try:
             return self._emit(self._sessions[session].forwarded(logits))
-        except RemoteProtocolError as error:  # in a draft that had come before the prefill was done
+        except RemoteProtocolError as error:  # in a draft that came during the prefill
             return self.failed(session, error.code, str(error))
 
     def failed(self, session: int, code: str, message: str) -> list[Event]:
-        """Told: a `Forward` cannot be run. Ends that session only."""
+        """End one session, whose `Forward` cannot run."""
         if not self._forget(session):
             return []
         self._send(Error(session, code, message))
@@ -86,7 +84,7 @@ class EdgeMachine(Machine):
         return self.verify_s
 
     def _took(self, seconds: float) -> None:
-        """A forward with rows took so long, from the moment it was asked for."""
+        """Note the duration of a forward with rows, from its request on."""
         known = self.verify_s
         self.verify_s = seconds if known == 0 else known + SMOOTHING * (seconds - known)
 
@@ -96,7 +94,7 @@ class EdgeMachine(Machine):
         return self._sessions.pop(session, None) is not None
 
     def _emit(self, outs: Iterable[Out]) -> list[Event]:
-        """Send the messages, return the events."""
+        """Send the messages and return the events."""
         events: list[Event] = []
         for out in outs:
             if isinstance(out, Message):
@@ -124,7 +122,7 @@ class EdgeMachine(Machine):
         if isinstance(message, Close):
             return [Finished(number, message.reason)] if self._forget(number) else []
         session = self._sessions.get(number)
-        if session is None:  # what was in flight when the session was refused or failed
+        if session is None:  # it was in flight when the session was refused or failed
             return []
         try:
             return self._emit(session.handle(message))
@@ -167,7 +165,7 @@ class EdgeMachine(Machine):
 
     def _open(self, message: Open) -> list[Event]:
         number = message.session
-        # A number used again could be handed the forward that its first owner asked for.
+        # A reused number could receive the forward that its first owner asked for.
         if number <= self._last_opened:
             raise RemoteProtocolError(Code.STATE, f"session {number} came after {self._last_opened}; numbers must rise")
         self._last_opened = number
@@ -188,7 +186,7 @@ class EdgeMachine(Machine):
         return [Declined(number, code)]
 
     def _session(self, message: Open) -> EdgeSession:
-        """The session that `message` opens. Raises: what is wrong with it."""
+        """Make the session that `message` opens. Raises an error for a bad message."""
         target = self._target
         if not 1 <= message.prompt_length <= message.length:
             what = "the prompt is empty, or longer than the tokens that came with it"

@@ -1,4 +1,4 @@
-"""Rounds at the edge: one draft at a time, checked, decoded and ruled on."""
+"""Rounds at the edge, which take one draft at a time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from airdraft.errors import Code, RemoteProtocolError
 
 
 class EdgeRounds:
-    """The draft that waits for the prompt, if one does."""
+    """Checks drafts and answers them. `waiting` is the draft that waits for the prompt, if any."""
 
     def __init__(self) -> None:
         self.waiting: Draft | None = None
 
     def open(self, message: Draft, text: Prefix, scheme: Scheme, room: int) -> Drafts:
-        """The drafts of `message`, to be verified. `room`: how many there may be.
+        """Decode the drafts of `message`, at most `room`, to verify them.
 
-        Raises: `RemoteProtocolError` if they do not follow the text, or are no drafts of this scheme.
+        Raises: `RemoteProtocolError` if they do not follow the text, or are not drafts of this scheme.
         """
         if (message.start, message.digest) != (text.length, text.digest):
             what = "the draft follows another text: its start or digest does not match"
@@ -30,5 +30,5 @@ class EdgeRounds:
         return scheme.decode(message.count, message.body)
 
     def verdict(self, number: int, seq: int, ruling: Ruling, text: Prefix) -> Verdict:
-        """The answer, once the text holds what was ruled."""
+        """Make the answer, after the text holds the ruling's tokens."""
         return Verdict(number, seq, ruling.accepted, ruling.token, text.length, text.digest, ruling.extra)

@@ -1,10 +1,10 @@
-"""One text at the edge: verifies drafts, writes where there are none, and says what is committed.
+"""One text at the edge, which verifies drafts, writes without them, and reports commits.
 
 OPENING ──prefill──▶ IDLE ──Draft──▶ VERIFYING ──Verdict──▶ IDLE … ──▶ (Close)
 PRELOADING ──prefill──▶ STREAMING ──Tokens──▶ STREAMING … ──▶ (Close)       without rounds: `stream`, `server`
 
-Without rounds, drafts arrive when they like. Each forward takes those that follow the committed text at its start, and
-if there are none the edge writes a token by itself, or waits for one, as the race policy says.
+Without rounds, drafts may arrive at any time. Each forward takes those that follow the committed text when it starts.
+If there are none, the race policy decides whether the edge writes a token on its own or waits.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class EdgeSession:
     ) -> None:
         """
         Args:
-            text: prompt and committed tokens; it is only written to from here.
+            text: prompt and committed tokens; only the session writes to it.
             max_draft: most drafts in one forward.
             logprobs: as in `Open`.
-        Raises: `BadParameterError` for what the target cannot write exactly, or a scheme that cannot be.
+        Raises: `BadParameterError` for a text that the target cannot write exactly, or a bad scheme.
         """
         target.check(law.params, logprobs)
         self.text = text
@@ -59,12 +59,12 @@ class EdgeSession:
         self._name = spec.name
         self._rounds, self._stream = EdgeRounds(), EdgeStream(text, max_draft)
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
-        self._seq = 0  # the last draft that has arrived
-        self._drafts = Drafts()  # those of the forward under way
+        self._seq = 0  # the last draft that arrived
+        self._drafts = Drafts()  # in the forward under way
         self._forwarding = False
         self._loaded = False  # whether the prompt is read
         self._recovery_due = False
-        self._switch: SchemeSpec | None = None  # what to go on with, once what is under way is done
+        self._switch: SchemeSpec | None = None  # the scheme that follows the forward under way
         self._actions: dict[Action, Callable[..., list[Out]]] = {
             Action.KEEP: self._keep, Action.OFFER: self._offer, Action.VERIFY: self._verify,
             Action.SWITCH: self._to_switch, Action.ADD: self._add, Action.IGNORE: lambda _: [],
@@ -75,7 +75,7 @@ class EdgeSession:
         return self._make_scheme(spec, self._law, schemes.EDGE)
 
     def begin(self, prompt_length: int, max_tokens: int) -> list[Out]:
-        """Tell the device, and prefill all of the prompt but its last token, which the first verification feeds."""
+        """Answer the device and prefill the prompt, except its last token, which the first verification feeds."""
         text = self.text
         outs: list[Out] = [Begun(self._number, prompt_length, text.length, max_tokens, self._name), *self._confirm()]
         if text.length > 1:
@@ -83,20 +83,20 @@ class EdgeSession:
         return outs + self._prefilled()
 
     def latest(self, forward: Forward) -> Forward:
-        """The forward to run instead of one whose turn has come: more drafts may be here by now."""
+        """Return the forward to run when its turn comes, with any drafts that arrived since."""
         if self.state not in (State.STREAMING, State.SWITCHING) or not forward.rows or self._scheme.traits.rounds:
             return forward
         return self._next()
 
     def handle(self, message: Message) -> list[Out]:
-        """Act on a message of the device's. Raises: `RemoteProtocolError`, or `BadParameterError` for a bad scheme."""
+        """Act on a message from the device. Raises: `RemoteProtocolError`, or `BadParameterError` for a bad scheme."""
         action = EDGE[self.state].get(type(message))
         if action is None:
             raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived while {self.state.value}")
         return self._actions[action](message)
 
     def forwarded(self, logits: np.ndarray) -> list[Out]:
-        """Commit what the target's rows say, [rows, vocab or more]."""
+        """Commit tokens from the target's rows, [rows, vocab or more]."""
         if not self._loaded:
             return self._prefilled()
         if not self._forwarding:
@@ -107,7 +107,7 @@ class EdgeSession:
         ruling = self._scheme.verify(drafts, rows, text.place)
         path = [drafts.tokens[node] for node in ruling.path]
         ending = next((at for at, token in enumerate(path) if token in text.eos_ids), None)
-        if ending is not None:  # an accepted token ended the text: nothing follows it
+        if ending is not None:  # nothing follows an accepted token that ends the text
             ruling, path = Ruling(ruling.path[: ending + 1], None), path[: ending + 1]
         tokens = path if ruling.token is None else [*path, ruling.token]
         self._append(tokens)
@@ -139,7 +139,7 @@ class EdgeSession:
         return Logprobs(self._number, start, len(tokens), encode_logprobs(known, self._law.vocab_size))
 
     def _confirm(self) -> list[Out]:
-        """Say from where it goes on, and so that the scheme is as asked for."""
+        """Confirm the scheme, and the position where the text goes on."""
         text = self.text
         return [Taken(self._number, text.length), Opened(self._number, text.length, text.digest)]
 
@@ -152,12 +152,12 @@ class EdgeSession:
         return self._start(waiting) if waiting else self._go_on()
 
     def _ask(self, drafts: Drafts, spare: bool = False) -> Forward:
-        """A forward of the last committed token and the drafts: one row for each draft, and one for the token after."""
+        """Make a forward of the last committed token and the drafts, with a row for each draft and the next token."""
         length = self.text.length
         return Forward(self._number, length - 1, (self.text.tokens[-1], *drafts.tokens), len(drafts) + 1, spare)
 
     def _go_on(self) -> list[Out]:
-        """Without rounds: start the next forward, if one is due and none is under way."""
+        """Without rounds, start the next forward if one is due and none is under way."""
         if self.state is not State.STREAMING or self._forwarding:
             return []
         forward = self._next()
@@ -171,7 +171,7 @@ class EdgeSession:
         return self._ask(self._drafts, spare=self._stream.is_spare(self._scheme, self._drafts))
 
     def _room(self) -> int:
-        """Drafts that a forward may take: the token that follows them needs a place as well."""
+        """Number of drafts that a forward may take, leaving a place for the token after them."""
         return min(self._max_draft, int(self.text.end) - self.text.length - 1)
 
     def _keep(self, message: Draft) -> list[Out]:
@@ -213,14 +213,14 @@ class EdgeSession:
             self._scheme = scheme
             return outs + self._confirm()
         self._switch = message.scheme
-        # A race policy may change at any time; rounds begin when what is under way is done.
+        # A race policy may change at any time, but rounds wait for the forward under way.
         if not self._loaded or (self._forwarding and rounds):
             self.state = State.SWITCHING
             return outs
         return outs + self._switched()
 
     def _switched(self) -> list[Out]:
-        """Let the next commit be the new scheme's."""
+        """Change to the new scheme, from the next commit on."""
         spec, self._switch = self._switch, None
         if spec is not None:
             self._scheme = self._make(spec)

@@ -1,4 +1,4 @@
-"""A stream at the edge: drafts as they come, and whether to write on without them."""
+"""A stream at the edge, which takes drafts as they come, and may write on without them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from airdraft.errors import Code, RemoteProtocolError
 
 
 class EdgeStream:
-    """What has arrived, and what is verified."""
+    """The drafts that have arrived, and the choice of those to verify."""
 
     def __init__(self, text: Prefix, max_draft: int) -> None:
         self.tail = Tail(text)
         self._text, self._max_draft = text, max_draft
-        self._alone = False  # the device said that it has no drafts for now
+        self._alone = False  # the device has no drafts for now
 
     def offer(self, message: Draft, scheme: Scheme) -> None:
-        """Keep drafts that follow the text, drop those of a dead branch. An empty draft means: go on without me.
+        """Keep drafts that follow the text, and drop those of a dead branch. An empty draft means: go on without me.
 
-        Raises: `RemoteProtocolError` for drafts beyond what may be drafted.
+        Raises: `RemoteProtocolError` for drafts beyond the limit.
         """
         drafts = scheme.decode(message.count, message.body).tokens
         end = message.start + message.count
@@ -31,18 +31,18 @@ class EdgeStream:
             self.tail.offer(message.start, message.digest, drafts)
 
     def next(self, room: int) -> Drafts:
-        """The drafts that the next forward verifies, `room` at most."""
+        """Return the drafts that the next forward verifies, at most `room`."""
         return Drafts.of_tokens(self.tail.drafts[: max(0, room)])
 
     def waits(self, scheme: Scheme, drafts: Drafts, room: int) -> bool:
-        """Whether to wait for the device. The last token allowed can have no draft: the edge writes it itself."""
+        """Whether to wait for the device. The edge writes the last token, which has no draft, on its own."""
         return not drafts and scheme.race == "off" and not self._alone and room > 0
 
     def is_spare(self, scheme: Scheme, drafts: Drafts) -> bool:
-        """Whether a forward is only worth running while the engine has nothing else to do."""
+        """Whether to run a forward only while the engine has nothing else to do."""
         return not drafts and scheme.race == "idle" and not self._alone
 
     def tokens(self, number: int, seq: int, start: int, ruling: Ruling, drafted: int) -> Tokens:
-        """The message about a commit, once the text holds it."""
+        """Make the message about a commit, after the text holds it."""
         last = () if ruling.token is None else (ruling.token,)
         return Tokens(number, start, last, self._text.digest, ruling.accepted, drafted, seq)

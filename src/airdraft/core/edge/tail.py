@@ -1,8 +1,8 @@
-"""Drafts of a stream at the edge: which of those that have arrived still follow the committed text.
+"""A stream's drafts at the edge that still follow the committed text.
 
-The device drafts on without waiting, so a `Draft` may rest on tokens that are committed by now, on earlier drafts, or
-on a branch that a commit has ended. Its digest of everything before `start` decides: it is the digest of the committed
-text there, or of the committed text and the drafts at hand, or the branch is dead.
+The device drafts without waiting, so a `Draft` may follow tokens committed since, earlier drafts, or a branch that a
+commit has ended. Its digest of all tokens before `start` decides. If it matches neither the committed text there nor
+that text with the known drafts, the branch is dead.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class Tail:
 
     def __init__(self, text: Prefix) -> None:
         self.drafts: list[int] = []
-        """They stand at the positions text.length, text.length + 1, …"""
+        """Drafts at the positions text.length, text.length + 1, …"""
         self._text = text
 
     def offer(self, start: int, digest: int, drafts: Sequence[int]) -> bool:
-        """Take drafts that follow the first `start` tokens of something with this digest.
+        """Take drafts after the first `start` tokens of a text with this digest.
 
-        Returns False, and changes nothing, if they follow another text than this one or begin beyond its drafts.
+        Returns False, and changes nothing, if they follow another text or begin beyond the known drafts.
         """
         text, ahead = self._text, start - self._text.length
         if ahead > len(self.drafts) or start < text.begin:
@@ -33,13 +33,13 @@ class Tail:
                 return False
             self.drafts[ahead:] = drafts
             return True
-        known = list(drafts[:-ahead])  # positions that are committed by now
+        known = list(drafts[:-ahead])  # at positions committed since
         if not text.follows(start, digest) or known != text.tokens[start : start + len(known)]:
             return False
         self.drafts[:] = drafts[-ahead:]
         return True
 
     def advance(self, tokens: Sequence[int]) -> None:
-        """Follow the text, to which `tokens` were appended. Drafts that agree leave; if any does not, all are dead."""
+        """Follow the text after a commit of `tokens`. Drafts that agree leave; if one differs, all are dead."""
         agree = self.drafts[: len(tokens)] == list(tokens)
         self.drafts[:] = self.drafts[len(tokens) :] if agree else []

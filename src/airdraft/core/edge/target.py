@@ -1,4 +1,4 @@
-"""What the edge serves, and what one connection may ask of it."""
+"""The target that an edge serves, and the limits of one connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airdraft.errors import BadParameterError
 
 @dataclass(frozen=True)
 class Target:
-    """What the edge serves."""
+    """The model that an edge serves."""
 
     software: str
     model: str
@@ -21,23 +21,23 @@ class Target:
     max_context: int
     eos_ids: tuple[int, ...]
     top_k: int | None = None
-    """How many of the most likely tokens its rows hold; None: all."""
+    """Number of most likely tokens that its rows hold; None: all."""
 
     def check(self, params: SamplingParams, logprobs: int | None = None) -> None:
-        """Whether texts with these parameters can be exact, under any scheme, and `logprobs` are to be had.
+        """Check that texts with these parameters can be exact under any scheme, and that `logprobs` are available.
 
-        A row that lacks the unlikely tokens says all about a distribution that is cut to fewer, and nothing about the
-        sum that any other is divided by. Raises: `BadParameterError`.
+        A row without the unlikely tokens fully determines a distribution cut to fewer tokens. It does not determine any
+        other, whose sum is unknown. Raises: `BadParameterError`.
         """
         if self.top_k is not None and (logprobs or 0) > self.top_k:
             raise BadParameterError(
-                f"logprobs is {logprobs}, and the engine of {self.model} tells only its {self.top_k} most likely "
+                f"logprobs is {logprobs}, and the engine of {self.model} gives only its {self.top_k} most likely "
                 f"tokens; ask for at most {self.top_k}",
                 field="logprobs",
             )
         if self.top_k is not None and params.temperature != 0 and not 1 <= params.top_k <= self.top_k:
             raise BadParameterError(
-                f"top-k is {params.top_k}, and the engine of {self.model} tells only its {self.top_k} most likely "
+                f"top-k is {params.top_k}, and the engine of {self.model} gives only its {self.top_k} most likely "
                 f"tokens, so the text would not be exact; give top-k 1 to {self.top_k}, or temperature 0",
                 field="top_k",
             )
@@ -45,7 +45,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one connection may ask of the edge."""
+    """The limits of one connection."""
 
     max_frame: int = MAX_FRAME
     max_draft: int = 32

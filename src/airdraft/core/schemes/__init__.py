@@ -1,4 +1,4 @@
-"""The schemes by name. One protocol, one row each."""
+"""The schemes by name, all with one interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airdraft.core.schemes.topk import TopK
 from airdraft.errors import BadParameterError
 
 SERVER, DENSE, TOPK, SPLIT, COUPLED, STREAM = "server", "dense", "topk", "split", "coupled", "stream"
-"""For those who mean this scheme and no other. A group of schemes is asked for by its traits, see `named`."""
+"""Names for code that means exactly this scheme. To select schemes by their traits, use `named`."""
 
 SCHEMES: dict[str, type[Scheme]] = {
     SERVER: Server,
@@ -22,18 +22,18 @@ SCHEMES: dict[str, type[Scheme]] = {
     COUPLED: Coupled,
     STREAM: Stream,
 }
-"""To add a scheme, write its file and give it a line here."""
+"""All schemes. To add one, write its file and give it a line here."""
 
 
 def traits(name: str) -> Traits:
-    """What the scheme of this name declares. Raises: `BadParameterError` if there is none."""
+    """Return the traits of a scheme by name. Raises: `BadParameterError` if there is no such scheme."""
     if name not in SCHEMES:
         raise BadParameterError(f"scheme {name!r} is unknown; choose one of {', '.join(SCHEMES)}", field="scheme")
     return SCHEMES[name].traits
 
 
 def named(**wanted: object) -> tuple[str, ...]:
-    """The names of all schemes with these traits: `named(rounds=True, exact="text")`, say."""
+    """List the names of all schemes with these traits, as in `named(rounds=True, exact="text")`."""
     return tuple(
         name
         for name, scheme in SCHEMES.items()
@@ -42,10 +42,10 @@ def named(**wanted: object) -> tuple[str, ...]:
 
 
 def make(spec: SchemeSpec, law: Law, side: int) -> Scheme:
-    """A scheme for one session on one side, `DEVICE` or `EDGE`.
+    """Make a scheme for one session on one side, `DEVICE` or `EDGE`.
 
-    The options of all schemes are checked, because a policy may change to any later.
-    Raises: `BadParameterError` naming an unknown scheme or an option out of range.
+    It checks the options of all schemes, because a policy may change to any of them later.
+    Raises: `BadParameterError` for an unknown scheme or an option out of range.
     """
     traits(spec.name)
     for scheme in SCHEMES.values():

@@ -1,4 +1,4 @@
-"""The work of every scheme on both sides of the link, and the traits it declares."""
+"""The interface of all schemes, on both sides of the link, and their traits."""
 
 from __future__ import annotations
 
@@ -17,80 +17,80 @@ DEVICE, EDGE = 1, 2
 """The two sides, which draw from independent streams of one seed."""
 
 Guess = np.ndarray | int
-"""The source of a draft: the draft model's row of logits [vocab], or a token simply believed (a point mass)."""
+"""The source of a draft: the draft model's row of logits [vocab], or a token taken as certain (a point mass)."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """Declarations of a scheme, by which others tell schemes apart without their names."""
+    """The properties of a scheme, so that other code need not compare names."""
 
     rounds: bool
-    """True: one draft is in flight at a time, and waits for its verdict. False: drafts and tokens flow freely."""
+    """True: one draft at a time is in flight, and waits for its verdict. False: drafts and tokens flow freely."""
     drafts: bool
     """Whether the device drafts at all."""
     exact: Literal["text", "distribution"]
-    """`text`: token for token what the target alone writes for the seed. `distribution`: distributed as that is."""
+    """`text`: the target's own text for the seed, token for token. `distribution`: the same distribution of texts."""
     recovers_on: int | None
-    """The side that draws the token after a rejection, `DEVICE` or `EDGE`. None: no such draw, the edge chooses."""
+    """The side that draws the token after a rejection, `DEVICE` or `EDGE`. None: the edge chooses without a draw."""
     takes_ids: bool
-    """Whether a believed token costs little more than its id on the link, and not a row of probabilities."""
+    """Whether a believed token costs about its id on the link, rather than a row of probabilities."""
     races: bool
-    """Whether it takes a race policy."""
+    """Whether it has a race policy."""
     published: bool
-    """Whether it is a method of the literature, kept to compare with."""
+    """Whether it is a method from the literature, kept for comparison."""
     options: tuple[str, ...] = ()
-    """The fields of `SchemeSpec` that are its own."""
+    """The fields of `SchemeSpec` that it uses."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """The makings of a scheme. One scheme object serves one session on one side."""
+    """The arguments of a scheme. Each scheme object serves one session on one side."""
 
     spec: SchemeSpec
     law: Law
     side: int
-    """`DEVICE` or `EDGE`. Their coins are independent."""
+    """`DEVICE` or `EDGE`. Their random numbers are independent."""
 
     def coins(self, at: Place, use: int = 0) -> np.random.Generator:
-        """This side's coins. See `Law.coins`."""
+        """Return this side's random numbers. See `Law.coins`."""
         return self.law.coins(self.side, at, use)
 
 
 @dataclass(frozen=True)
 class Drafted:
-    """One drafted token, and the distribution it was drawn from as far as known: integer weights over `ids`."""
+    """One drafted token, and the known part of its distribution as integer weights over `ids`."""
 
     token: int
     ids: IntArray | None = None
-    """Support, ascending. int64 [m]. None: nothing is known (`coupled`)."""
+    """Support, ascending. int64 [m]. None: not known (`coupled`)."""
     weights: IntArray | FloatArray | None = None
-    """The numbers that travel. [m], positive on the token."""
+    """The numbers sent, [m], positive at the token."""
     total: float = 0.0
     """The weights' sum over the whole vocabulary; probability = weight / total."""
 
     def row(self) -> tuple[IntArray, IntArray | FloatArray]:
-        """(ids, weights), for the schemes that have them."""
+        """Return (ids, weights), for the schemes that have them."""
         if self.ids is None or self.weights is None:
             raise LocalProtocolError("a draft without a distribution was given to a scheme that needs one")
         return self.ids, self.weights
 
     def probs(self) -> FloatArray:
-        """The draft's probabilities over `ids`. float64 [m]."""
+        """Return the draft's probabilities over `ids`. float64 [m]."""
         return np.asarray(self.row()[1] / self.total)
 
     def prob(self) -> float:
-        """The draft's probability of its token."""
+        """Return the draft's probability of its token."""
         ids, weights = self.row()
         return float(weights[np.searchsorted(ids, self.token)] / self.total)
 
 
 @dataclass(frozen=True)
 class Drafts:
-    """Drafts after a text: a chain, or a tree if `parents` says so."""
+    """Drafts after a text: a chain, or a tree if `parents` is given."""
 
     said: tuple[Drafted, ...] = ()
     parents: tuple[int, ...] | None = None
-    """For each draft the one it follows: an earlier one, or -1, the text. None: each follows the one before it."""
+    """For each draft the number of the earlier one it follows, or -1 for the text. None: a chain."""
 
     def __post_init__(self) -> None:
         parents = self.parents
@@ -101,7 +101,7 @@ class Drafts:
 
     @classmethod
     def of_tokens(cls, tokens: Iterable[int]) -> Self:
-        """A chain of tokens of which nothing else is known."""
+        """Make a chain of tokens without distributions."""
         return cls(tuple(Drafted(token) for token in tokens))
 
     @property
@@ -113,7 +113,7 @@ class Drafts:
         return len(self.said)
 
     def child(self, node: int, token: int) -> int | None:
-        """The draft of `token` that follows the draft `node` (-1: the text). None: there is none."""
+        """Find the draft of `token` that follows the draft `node` (-1: the text). None: there is none."""
         if self.parents is None:
             node += 1
             return node if node < len(self.said) and self.said[node].token == token else None
@@ -126,9 +126,9 @@ class Ruling:
     """The edge's verdict on drafts."""
 
     path: tuple[int, ...]
-    """The accepted drafts, by their number, from the text on. In a chain 0, 1, …"""
+    """The numbers of the accepted drafts, from the text on. In a chain 0, 1, …"""
     token: int | None
-    """Recovered or bonus token, after them; None if the device draws it from `extra`."""
+    """The recovered or bonus token after them; None if the device draws it from `extra`."""
     extra: bytes = b""
 
     @property
@@ -138,11 +138,11 @@ class Ruling:
 
 
 class Scheme(Protocol):
-    """How drafts are drawn, sent, verified and, after a rejection, recovered."""
+    """A way to draw, send and verify drafts, and to recover after a rejection."""
 
     traits: ClassVar[Traits]
     race: str
-    """Without rounds, whether the edge writes on while no draft is at hand: `off`, `idle` or `always`."""
+    """Without rounds, whether the edge writes on while it has no draft: `off`, `idle` or `always`."""
     draft_bits: int
     """Most bits that one draft takes in a body."""
 
@@ -150,40 +150,39 @@ class Scheme(Protocol):
 
     @staticmethod
     def check(spec: SchemeSpec) -> None:
-        """Raise `BadParameterError` if one of this scheme's own options is out of range."""
+        """Raise `BadParameterError` if an option of this scheme is out of range."""
         ...
 
     def draw(self, guess: Guess, at: Place) -> Drafted:
-        """Device: draw the draft token for a place."""
+        """On the device, draw the draft token for a place."""
         ...
 
     def encode(self, drafts: Drafts) -> bytes:
-        """Device: the body of a `Draft` message. The parents of a tree are no part of it."""
+        """On the device, encode the body of a `Draft` message, without the parents of a tree."""
         ...
 
     def decode(self, count: int, body: bytes) -> Drafts:
-        """Edge: the inverse of `encode`, to the bit, as a chain. Raises `RemoteProtocolError` on a malformed body."""
+        """At the edge, invert `encode` to the bit, as a chain. Raises: `RemoteProtocolError` on a malformed body."""
         ...
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
-        """Edge: rule on drafts that begin at a place, given the target's logits [len(drafts) + 1, vocab].
+        """At the edge, rule on drafts that begin at a place, given the target's logits [len(drafts) + 1, vocab].
 
-        rows[0] follows the text, rows[1 + i] follows draft i. Raises `LocalProtocolError` for a tree where the scheme
-        verifies chains only.
+        rows[0] follows the text, rows[1 + i] follows draft i. Raises: `LocalProtocolError` for a tree, if the scheme
+        verifies only chains.
         """
         ...
 
     def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
-        """Device: draw the token that replaces a draft rejected at a place. None: `extra` did not suffice, ask for
-        more."""
+        """On the device, draw the token that replaces a draft rejected at a place. None: `extra` was not enough."""
         ...
 
     def more(self) -> bytes:
-        """Edge: further material for `recover` about the last rejection."""
+        """At the edge, make another `extra` for `recover` about the last rejection."""
         ...
 
 
 def check_bits(spec: SchemeSpec) -> None:
-    """Raise `BadParameterError` if a lattice of `spec.bits` bits cannot be made."""
+    """Raise `BadParameterError` if `spec.bits` does not fit a lattice."""
     if not 1 <= spec.bits <= 24:
         raise BadParameterError(f"bits is {spec.bits}; give 1 to 24 bits a probability", field="bits")

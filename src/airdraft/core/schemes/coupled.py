@@ -1,9 +1,9 @@
-"""`coupled`: both sides draw with the same noise, and no probability travels; without rounds, `stream` and `server`.
+"""`coupled`: both sides draw with the same noise and send no probabilities; without rounds, `stream` and `server`.
 
-At position t both add the same Gumbel noise G_t to their own log-probabilities and take the argmax. A draft is
-accepted iff it is the edge's own choice, and the edge's own choice is what is committed. So the text is the target's
-own sample for that seed, whatever the device sends; and since equal distributions would always agree, acceptance comes
-close to the optimum 1 - TV, and is never under (1 - TV)/(1 + TV) (Daliri, Musco, Suresh 2024).
+At position t both sides add the same Gumbel noise G_t to their own log-probabilities and take the argmax. The edge
+commits its own choice, and accepts a draft iff it equals that choice. So the text is the target's own sample for the
+seed, whatever the device sends. Acceptance is close to the optimum 1 - TV, and at least (1 - TV)/(1 + TV) (Daliri,
+Musco, Suresh 2024).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Coupled:
 
     @staticmethod
     def check(spec: SchemeSpec) -> None:
-        """See `Scheme.check`: it has no option."""
+        """See `Scheme.check`. This scheme has no options."""
 
     def draw(self, guess: Guess, at: Place) -> Drafted:
         """See `Scheme.draw`. A believed token is sent as it is."""
@@ -58,7 +58,7 @@ class Coupled:
         return Drafts.of_tokens(tokens)
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
-        """See `Scheme.verify`: the target's own choices, as far as drafts follow them. Trees are welcome."""
+        """See `Scheme.verify`. It follows the target's own choices through the drafts, which may be a tree."""
         path: list[int] = []
         node = -1
         while True:
@@ -70,16 +70,16 @@ class Coupled:
             node, at = child, at.then(token)
 
     def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
-        """Never needed."""
+        """Refuse, since this scheme never needs it."""
         raise RemoteProtocolError("state", "the edge left a token to the device, which this scheme never does")
 
     def more(self) -> bytes:
-        """Never needed."""
+        """Refuse, since this scheme never needs it."""
         raise RemoteProtocolError("state", "the device asked for candidates, which this scheme never sends")
 
 
 class Stream(Coupled):
-    """`stream`: the same choices without rounds. Drafts travel as they are made, and the edge takes what has come."""
+    """`stream`: the same choices without rounds. Drafts leave as they are made, and the edge takes those at hand."""
 
     traits: ClassVar = replace(Coupled.traits, rounds=False, races=True, options=("race",))
 
@@ -95,7 +95,7 @@ class Stream(Coupled):
 
 
 class Server(Coupled):
-    """`server`: a stream without drafts, plain streaming: one target forward a token."""
+    """`server`: plain streaming without drafts, at one target forward a token."""
 
     traits: ClassVar = replace(Coupled.traits, rounds=False, drafts=False, takes_ids=False)
     race = "always"

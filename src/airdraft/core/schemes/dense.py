@@ -1,4 +1,4 @@
-"""`dense`: the whole draft distribution travels, in half precision. The textbook baseline (DSD)."""
+"""`dense`: the device sends the whole draft distribution in half precision. The textbook baseline (DSD)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Dense(Rejection):
 
     @staticmethod
     def check(spec: SchemeSpec) -> None:
-        """See `Scheme.check`: it has no option."""
+        """See `Scheme.check`. This scheme has no options."""
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, FloatArray]:
-        """Half precision. What underflows is neither sent nor drawn; the rest is renormalised by its own sum."""
+        """Round to half precision. Tokens that underflow are neither sent nor drawn; the rest is renormalised."""
         return np.arange(self._vocab_size), probs.astype(np.float16).astype(np.float64)
 
     def encode(self, drafts: Drafts) -> bytes:

@@ -1,8 +1,8 @@
-"""Rejection sampling, the exact rule behind every scheme that sends probabilities.
+"""Rejection sampling, the exact rule of every scheme that sends probabilities.
 
-A draft token x, drawn from draft_probs, is accepted with probability min(1, target_probs[x] / draft_probs[x]); a
-rejected one is replaced by a draw from the residual max(0, target_probs - draft_probs), normalised. The result is
-distributed as target_probs, whatever draft_probs is (Leviathan, Kalman, Matias 2023, Theorem 1; Chen et al. 2023).
+A draft token x, drawn from draft_probs, is accepted with probability min(1, target_probs[x] / draft_probs[x]). If it is
+rejected, a draw from the normalised residual max(0, target_probs - draft_probs) replaces it. The result is distributed
+as target_probs, whatever draft_probs is (Leviathan, Kalman, Matias 2023, Theorem 1; Chen et al. 2023).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from airdraft.errors import LocalProtocolError, RemoteProtocolError
 
 
 class Rejection(ABC):
-    """A scheme whose edge knows the draft's distribution, or at least its probability of the drafted token."""
+    """A scheme whose edge knows the draft's distribution, or at least the drafted token's probability."""
 
     traits: ClassVar[Traits]
     race = "off"
@@ -33,7 +33,7 @@ class Rejection(ABC):
         self._vocab_size = context.law.vocab_size
         self._id_width = id_width(self._vocab_size)
         self._coins = context.coins
-        self._rng: np.random.Generator  # of the position under way
+        self._rng: np.random.Generator  # for the current position
 
     @staticmethod
     @abstractmethod
@@ -53,8 +53,7 @@ class Rejection(ABC):
         """Round the draft's distribution [vocab] to (ids, weights), both [m], as the edge will know it."""
 
     def draw(self, guess: Guess, at: Place) -> Drafted:
-        """Quantise, then draw: the token comes from the distribution the edge decodes. A believed token is the whole of
-        its distribution."""
+        """Quantise, then draw from the distribution that the edge decodes. A believed token is a point mass."""
         if isinstance(guess, np.ndarray):
             probs = self._law.probs(guess, at)
         else:
@@ -66,7 +65,7 @@ class Rejection(ABC):
         return Drafted(int(ids[draw(weights / total, self._rng)]), ids, weights, total)
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
-        """See `Scheme.verify`. The residual is drawn at the edge."""
+        """See `Scheme.verify`. The edge draws from the residual."""
         if drafts.parents is not None:
             raise LocalProtocolError("a tree of drafts was given to a scheme that verifies chains only")
         for node, draft in enumerate(drafts.said):
@@ -79,7 +78,7 @@ class Rejection(ABC):
         return Ruling(tuple(range(len(drafts))), draw(self._law.probs(rows[len(drafts)], at), self._rng))
 
     def accepts(self, target_probs: FloatArray, draft: Drafted) -> bool:
-        """Toss the edge's coin for one draft."""
+        """Decide at random whether to accept a draft."""
         return bool(self._rng.random() * draft.prob() < target_probs[draft.token])
 
     def replace(self, path: tuple[int, ...], target_probs: FloatArray, draft: Drafted) -> Ruling:
@@ -89,14 +88,14 @@ class Rejection(ABC):
         return Ruling(path, draw_residual(np.maximum(residual, 0.0), target_probs, self._rng))
 
     def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
-        """Only `split` leaves this to the device."""
+        """Refuse, since only `split` leaves this to the device."""
         raise RemoteProtocolError("state", "the edge left a token to the device, which this scheme never does")
 
     def more(self) -> bytes:
-        """Only `split` has more to give."""
+        """Refuse, since only `split` has more to send."""
         raise RemoteProtocolError("state", "the device asked for candidates, which this scheme never sends")
 
 
 def draw_residual(residual: FloatArray, target_probs: FloatArray, rng: np.random.Generator) -> int:
-    """A draw from the residual [vocab]. Where rounding leaves it empty the two distributions were equal."""
+    """Draw from the residual [vocab]. If rounding leaves it empty, the two distributions were equal."""
     return draw(residual if residual.any() else target_probs, rng)

@@ -1,15 +1,15 @@
 """`split`: the edge accepts, the device recovers (DSSD's split verification).
 
-Uplink carries each token with the draft's probability of it, all that acceptance needs. After a rejection the device,
-which has the draft's whole row, needs the target's side of the residual. Two forms of that downlink:
+The uplink carries each token and its draft probability, which is all that acceptance needs. After a rejection the
+device, which has the draft's whole row, needs the target's side of the residual. The downlink has two forms:
 
-`row`         the target's distribution itself (DSSD). Single precision and only where it is not zero: in half
-              precision, as published, the recovered token would be drawn from a rounded target.
+`row`         the target's distribution itself (DSSD), in single precision and only where it is not zero. In half
+              precision, as published, the recovered token would come from a rounded target.
 `candidates`  independent draws y from the target, each with target_probs[y]; the device takes the first with
               u < max(0, 1 - draft_probs[y] / target_probs[y]). Taken ones are distributed as
-              target_probs * max(0, 1 - draft_probs / target_probs), the residual. 1/TV draws on average; when a batch
-              is used up the device asks for more. Each batch is eight times the one before, and where that is no
-              longer cheaper than the row, the row comes: a tiny TV must not cost a round trip for every eight draws.
+              target_probs * max(0, 1 - draft_probs / target_probs), the residual. It takes 1/TV draws on average, and
+              the device asks for more when a batch is used up. Each batch is eight times the last. When the row is
+              cheaper, the edge sends the row, so a tiny TV does not cost a round trip for every eight draws.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from airdraft.core.schemes.rejection import Rejection, draw_residual
 from airdraft.errors import BadParameterError, RemoteProtocolError
 
 CANDIDATES = 8
-"""Draws in the first batch: enough nine times in ten for a total variation of 0.25."""
+"""Draws in the first batch, enough nine times in ten for a total variation of 0.25."""
 
 _DRAWS, _SPARSE, _DENSE = 0, 1, 2
-"""What an `extra` holds: candidates, a row where it is not zero, a whole row."""
+"""Contents of an `extra`: candidates, a row where it is not zero, or a whole row."""
 
 DOWNLINKS = ("row", "candidates")
-"""What a rejection sends down."""
+"""Forms of the downlink after a rejection."""
 
 
 class Split(Rejection):
     """Body, bit-packed: all ids; all weights of `bits` bits, out of 2**bits - 1.
 
-    `extra`, bit-packed: 2 bits, what it holds (0 candidates, 1 a sparse row, 2 a dense row); unless dense, 32 bits, the
-    number of ids, and the ids. Then the target's probabilities as IEEE 754 single precision.
+    `extra`, bit-packed: its kind in 2 bits (0 candidates, 1 a sparse row, 2 a dense row); unless dense, the number of
+    ids in 32 bits, and the ids; then the target's probabilities in IEEE 754 single precision.
     """
 
     traits: ClassVar = Traits(
@@ -61,9 +61,9 @@ class Split(Rejection):
         self._total = (1 << self._bits) - 1
         self.draft_bits = self._id_width + self._bits
         self._candidates = context.spec.downlink == "candidates"
-        self._rejected: FloatArray | None = None  # the target's row, while more of it may be asked for
+        self._rejected: FloatArray | None = None  # the target's row, while the device may ask for more of it
         self._batch = CANDIDATES
-        self._recovering: int | None = None  # the position that this side's coins are tossed for, batch after batch
+        self._recovering: int | None = None  # the position of this side's random numbers, over all batches
 
     @staticmethod
     def check(spec: SchemeSpec) -> None:
@@ -73,7 +73,7 @@ class Split(Rejection):
             raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates", field="downlink")
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
-        """The whole row on a lattice; it stays on the device."""
+        """Round the whole row to a lattice. It stays on the device."""
         weights = lattice(probs, self._total)
         ids = np.flatnonzero(weights)
         return ids, weights[ids]
@@ -86,7 +86,7 @@ class Split(Rejection):
         return out.bytes()
 
     def decode(self, count: int, body: bytes) -> Drafts:
-        """See `Scheme.decode`. The edge knows the row at the drafted token only."""
+        """See `Scheme.decode`. The edge knows the row only at the drafted token."""
         data = BitReader(body)
         tokens = data.read(count, self._id_width)
         weights = data.read(count, self._bits)
@@ -107,7 +107,7 @@ class Split(Rejection):
         return Ruling(path, None, self._draws(target_probs, CANDIDATES))
 
     def more(self) -> bytes:
-        """A larger batch of candidates; at last the row, which always suffices."""
+        """Send a larger batch of candidates, or in the end the row, which is always enough."""
         if self._rejected is None:
             raise RemoteProtocolError("state", "the device asked for more than the target's row")
         self._batch *= 8
@@ -132,7 +132,7 @@ class Split(Rejection):
 
     def _row(self, target_probs: FloatArray) -> bytes:
         support = np.flatnonzero(target_probs)
-        # A sparse row costs id_width bits more a token than a dense one.
+        # A sparse row costs id_width more bits a token than a dense one.
         sparse = support.size * (32 + self._id_width) + 32 < target_probs.size * 32
         if sparse:
             return self._encode_extra(_SPARSE, support, target_probs[support])
@@ -162,7 +162,7 @@ class Split(Rejection):
         probs = data.read(ids.size, 32).astype(np.uint32).view(np.float32)
         data.finish()
         fits = kind <= _DENSE and ids.size > 0 and ids.max() < self._vocab_size
-        # Before the cast, which warns of a signalling NaN.
+        # Checked before the cast, which warns of a signalling NaN.
         if not (fits and np.isfinite(probs).all() and (probs >= 0).all() and probs.any()):
             raise RemoteProtocolError("garbage", "the target's side of a residual is malformed")
         return kind, ids, probs.astype(np.float64)

@@ -1,7 +1,7 @@
-"""`topk`: only the K most likely draft tokens travel (TK-SLT's sparse transmission), as integer weights.
+"""`topk`: the device sends the K most likely draft tokens (TK-SLT's sparse transmission) with integer weights.
 
 The draft distribution is cut to its K most likely tokens, renormalised, rounded to integers of `bits` bits that sum
-to 2**bits - 1, and only then sampled, so the edge knows exactly what the token was drawn from.
+to 2**bits - 1, and only then sampled. So the edge knows the exact distribution of the token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from airdraft.errors import BadParameterError, RemoteProtocolError
 class TopK(Rejection):
     """Body, bit-packed: all ids; for each draft K ids, ascending; for each draft their K weights.
 
-    As published, always K pairs, though a peaked distribution has fewer tokens of any weight.
+    As published, it always sends K pairs, though a peaked distribution has fewer tokens with any weight.
     """
 
     traits: ClassVar = Traits(
@@ -52,7 +52,7 @@ class TopK(Rejection):
         check_bits(spec)
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
-        """The K most likely tokens on a lattice."""
+        """Round the K most likely tokens to a lattice."""
         top = np.sort(np.argsort(-probs, kind="stable")[: self._k])
         return top, lattice(probs[top] / probs[top].sum(), self._total)
 
