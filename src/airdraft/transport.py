@@ -20,7 +20,7 @@ from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event, Failed, Finished, Forward
 from airdraft.core.messages import websocket_header
-from airdraft.errors import AirdraftError, RefusedError
+from airdraft.errors import AirdraftError, Code, RefusedError
 from airdraft.scheduler import Call, Owner, Scheduler, Sequenced
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Driver:
             self.flush()
             async for data in self._socket:
                 if isinstance(data, str):
-                    self.handle([self.machine.fail("garbage", "a text message arrived; the protocol is binary")])
+                    self.handle([self.machine.fail(Code.GARBAGE, "a text message arrived; the protocol is binary")])
                 else:
                     self.bytes_in += len(data) + websocket_header(len(data), not self._is_device)
                     self.handle(self.machine.receive(data, self._now()))
@@ -192,10 +192,10 @@ class Driver:
         except RefusedError as error:
             self._failed(number, error.code, str(error))
         except AirdraftError as error:
-            self._failed(number, "engine", str(error))
+            self._failed(number, Code.ENGINE, str(error))
         except Exception:  # a fault of ours: it ends this text and no other
             _log.exception("what a forward gave could not be taken")
-            self._failed(number, "engine", "a fault of airdraft's own; see the log of the side whose model ran")
+            self._failed(number, Code.ENGINE, "a fault of airdraft's own; see the log of the side whose model ran")
         self.flush()
 
     def _failed(self, session: int, code: str, message: str) -> None:

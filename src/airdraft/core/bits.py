@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airdraft.core.noise import FloatArray, IntArray
-from airdraft.errors import RemoteProtocolError
+from airdraft.errors import Code, RemoteProtocolError
 
 
 def id_width(vocab_size: int) -> int:
@@ -47,7 +47,9 @@ class BitReader:
         """Read the next `count` integers of `width` bits. int64 [count]."""
         end = self._at + count * width
         if end > self._bits.size:
-            raise RemoteProtocolError("garbage", f"a body ends after {self._bits.size} bits where {end} were announced")
+            raise RemoteProtocolError(
+                Code.GARBAGE, f"a body ends after {self._bits.size} bits where {end} were announced"
+            )
         wide = np.zeros((count, 32), np.uint8)
         wide[:, 32 - width :] = self._bits[self._at : end].reshape(count, width)
         self._at = end
@@ -57,7 +59,7 @@ class BitReader:
         """Check that only padding is left."""
         left = self._bits[self._at :]
         if left.size >= 8 or left.any():
-            raise RemoteProtocolError("garbage", f"a body has {left.size} bits more than were announced")
+            raise RemoteProtocolError(Code.GARBAGE, f"a body has {left.size} bits more than were announced")
 
 
 def lattice(probs: FloatArray, total: int) -> IntArray:

@@ -16,7 +16,7 @@ from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.edge.access import Access, Tenant, anybody
 from airdraft.edge.door import Door, Socket, peer_of
 from airdraft.edge.watch import Watch
-from airdraft.errors import LinkError, RefusedError, why
+from airdraft.errors import Code, LinkError, RefusedError, why
 from airdraft.models.base import TargetEngine
 from airdraft.scheduler import Call, Scheduler
 from airdraft.telemetry.logs import fields
@@ -151,7 +151,7 @@ class EdgeServer:
             self._service.access.reload(asyncio.get_running_loop().time())
         for socket, (driver, _) in list(self._live.items()):
             if socket.tenant is not None and socket.tenant.revoked:
-                driver.fail("revoked", "the token of this connection is valid no more; connect with another")
+                driver.fail(Code.REVOKED, "the token of this connection is valid no more; connect with another")
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new, let the texts that are open end, for so long at most; then close.
@@ -202,11 +202,11 @@ class EdgeServer:
     def admit(self, tenant: Tenant) -> None:
         """Take one more text of a tenant's in; whoever watches it counts it out. Raises: `RefusedError`."""
         if self._door.closing:
-            raise RefusedError("busy", "this edge is about to end; open the text at another, or here later")
+            raise RefusedError(Code.BUSY, "this edge is about to end; open the text at another, or here later")
         most = tenant.quotas.sessions
         if most is not None and tenant.sessions >= most:
             raise RefusedError(
-                "quota", f"{tenant.sessions} texts of this token are open; close one, or try again later"
+                Code.QUOTA, f"{tenant.sessions} texts of this token are open; close one, or try again later"
             )
         tenant.sessions += 1
 
@@ -259,9 +259,11 @@ class EdgeServer:
             for driver, watch in list(self._live.values()):
                 # A forward that waits is the edge's own delay.
                 for number in [each for each in watch.idle(since) if not driver.waits(each)]:
-                    driver.fail("idle", f"nothing was written for {idle_s:g} s; open the text again to go on", number)
+                    driver.fail(
+                        Code.IDLE, f"nothing was written for {idle_s:g} s; open the text again to go on", number
+                    )
                 if not watch.texts and watch.rested_s < since and not driver.machine.closed:
-                    driver.fail("idle", f"no text was open for {idle_s:g} s; connect again to write")
+                    driver.fail(Code.IDLE, f"no text was open for {idle_s:g} s; connect again to write")
 
     def _called(self, call: Call) -> None:
         self.metrics.forward_s.observe(call.seconds)

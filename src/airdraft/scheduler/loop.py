@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from airdraft.core.events import Forward
-from airdraft.errors import AirdraftError, ModelError, RefusedError
+from airdraft.errors import AirdraftError, Code, ModelError, RefusedError
 from airdraft.models.base import FloatArray, Part, TargetEngine
 from airdraft.scheduler.memory import Memory
 from airdraft.scheduler.turns import Batch, Call, Owner, Sequenced, Share, Turn, in_turn
@@ -86,7 +86,7 @@ class Scheduler:
     def open(self, owner: Owner) -> Sequenced:
         """A place for a text. Raises: `RefusedError` ("busy") if there is none."""
         if self._max_texts is not None and len(self._texts) >= self._max_texts:
-            raise RefusedError("busy", f"the edge writes {len(self._texts)} texts at once already; try again later")
+            raise RefusedError(Code.BUSY, f"the edge writes {len(self._texts)} texts at once already; try again later")
         text = Sequenced(owner)
         self._texts.add(text)
         return text
@@ -252,4 +252,4 @@ class Scheduler:
 
 
 def _closed() -> RefusedError:
-    return RefusedError("busy", "no more is written here; go on elsewhere, or here later")
+    return RefusedError(Code.BUSY, "no more is written here; go on elsewhere, or here later")

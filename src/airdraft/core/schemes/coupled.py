@@ -17,7 +17,7 @@ from airdraft.core.bits import BitReader, BitWriter, id_width
 from airdraft.core.law import Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, Traits
-from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
 RACES = ("off", "idle", "always")
 
@@ -54,7 +54,7 @@ class Coupled:
         tokens = data.read(count, self._id_width).tolist()
         data.finish()
         if any(token >= self._law.vocab_size for token in tokens):
-            raise RemoteProtocolError("garbage", "a draft names no token of the vocabulary")
+            raise RemoteProtocolError(Code.GARBAGE, "a draft names no token of the vocabulary")
         return Drafts.of_tokens(tokens)
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
@@ -71,11 +71,11 @@ class Coupled:
 
     def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
         """Refuse, since this scheme never needs it."""
-        raise RemoteProtocolError("state", "the edge left a token to the device, which this scheme never does")
+        raise RemoteProtocolError(Code.STATE, "the edge left a token to the device, which this scheme never does")
 
     def more(self) -> bytes:
         """Refuse, since this scheme never needs it."""
-        raise RemoteProtocolError("state", "the device asked for candidates, which this scheme never sends")
+        raise RemoteProtocolError(Code.STATE, "the device asked for candidates, which this scheme never sends")
 
 
 class Stream(Coupled):

@@ -11,7 +11,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits
 from airdraft.core.schemes.rejection import Rejection
-from airdraft.errors import RemoteProtocolError
+from airdraft.errors import Code, RemoteProtocolError
 
 
 class Dense(Rejection):
@@ -48,15 +48,15 @@ class Dense(Rejection):
         rows = data.read(count * self._vocab_size, 16).astype(np.uint16).view(np.float16)
         data.finish()
         if not np.isfinite(rows).all():  # before the cast, which warns of a signalling NaN
-            raise RemoteProtocolError("garbage", "a draft's row holds no probabilities")
+            raise RemoteProtocolError(Code.GARBAGE, "a draft's row holds no probabilities")
         ids = np.arange(self._vocab_size)
         said = []
         for token, weights in zip(
             tokens.tolist(), rows.astype(np.float64).reshape(count, self._vocab_size), strict=True
         ):
             if token >= self._vocab_size or not (weights >= 0).all():
-                raise RemoteProtocolError("garbage", "a draft names no token, or its row holds no probabilities")
+                raise RemoteProtocolError(Code.GARBAGE, "a draft names no token, or its row holds no probabilities")
             if weights[token] == 0:
-                raise RemoteProtocolError("garbage", f"token {token} was drafted at probability 0")
+                raise RemoteProtocolError(Code.GARBAGE, f"token {token} was drafted at probability 0")
             said.append(Drafted(token, ids, weights, float(weights.sum())))
         return Drafts(tuple(said))

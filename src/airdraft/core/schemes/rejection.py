@@ -18,7 +18,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.sampling import draw
 from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, Traits
-from airdraft.errors import LocalProtocolError, RemoteProtocolError
+from airdraft.errors import Code, LocalProtocolError, RemoteProtocolError
 
 
 class Rejection(ABC):
@@ -89,11 +89,11 @@ class Rejection(ABC):
 
     def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
         """Refuse, since only `split` leaves this to the device."""
-        raise RemoteProtocolError("state", "the edge left a token to the device, which this scheme never does")
+        raise RemoteProtocolError(Code.STATE, "the edge left a token to the device, which this scheme never does")
 
     def more(self) -> bytes:
         """Refuse, since only `split` has more to send."""
-        raise RemoteProtocolError("state", "the device asked for candidates, which this scheme never sends")
+        raise RemoteProtocolError(Code.STATE, "the device asked for candidates, which this scheme never sends")
 
 
 def draw_residual(residual: FloatArray, target_probs: FloatArray, rng: np.random.Generator) -> int:

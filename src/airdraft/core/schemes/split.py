@@ -25,7 +25,7 @@ from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.sampling import draws
 from airdraft.core.schemes.base import DEVICE, Context, Drafted, Drafts, Ruling, Traits, check_bits
 from airdraft.core.schemes.rejection import Rejection, draw_residual
-from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
 CANDIDATES = 8
 """Draws in the first batch, enough nine times in ten for a total variation of 0.25."""
@@ -92,7 +92,7 @@ class Split(Rejection):
         weights = data.read(count, self._bits)
         data.finish()
         if count and (tokens.max() >= self._vocab_size or weights.min() < 1):
-            raise RemoteProtocolError("garbage", "a draft names no token, or a probability of 0")
+            raise RemoteProtocolError(Code.GARBAGE, "a draft names no token, or a probability of 0")
         said = (
             Drafted(int(token), np.array([token]), np.array([weight]), float(self._total))
             for token, weight in zip(tokens, weights, strict=True)
@@ -109,7 +109,7 @@ class Split(Rejection):
     def more(self) -> bytes:
         """Send a larger batch of candidates, or in the end the row, which is always enough."""
         if self._rejected is None:
-            raise RemoteProtocolError("state", "the device asked for more than the target's row")
+            raise RemoteProtocolError(Code.STATE, "the device asked for more than the target's row")
         self._batch *= 8
         if self._batch < np.count_nonzero(self._rejected):
             return self._draws(self._rejected, self._batch)
@@ -164,5 +164,5 @@ class Split(Rejection):
         fits = kind <= _DENSE and ids.size > 0 and ids.max() < self._vocab_size
         # Checked before the cast, which warns of a signalling NaN.
         if not (fits and np.isfinite(probs).all() and (probs >= 0).all() and probs.any()):
-            raise RemoteProtocolError("garbage", "the target's side of a residual is malformed")
+            raise RemoteProtocolError(Code.GARBAGE, "the target's side of a residual is malformed")
         return kind, ids, probs.astype(np.float64)

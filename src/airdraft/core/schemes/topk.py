@@ -15,7 +15,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits, check_bits
 from airdraft.core.schemes.rejection import Rejection
-from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
 
 class TopK(Rejection):
@@ -77,6 +77,6 @@ class TopK(Rejection):
         for token, ids, weight in zip(tokens.tolist(), supports, weights, strict=True):
             in_order = ids[-1] < self._vocab_size and bool((np.diff(ids) > 0).all())
             if not in_order or not weight[ids == token].any() or weight.sum() != self._total:
-                raise RemoteProtocolError("garbage", f"token {token}'s sparse distribution is malformed")
+                raise RemoteProtocolError(Code.GARBAGE, f"token {token}'s sparse distribution is malformed")
             said.append(Drafted(token, ids, weight, float(self._total)))
         return Drafts(tuple(said))
