@@ -80,7 +80,7 @@ def test_one_token_a_line(tmp_path: Path) -> None:
         ("t.toml", f'[[token]]\ntoken = "{ALICE}"', "lists no tokens"),
         ("t.toml", '[[token]]\nname = "a"', "'a' needs either token or sha256"),
         ("t.toml", f'[[token]]\nname = "a"\ntoken = "{ALICE}"\nsha256 = "00"', "'a' needs either token or sha256"),
-        ("t.toml", '[[token]]\nname = "a"\nsha256 = "00"', "sha256 of 'a' is no 64 hex digits"),
+        ("t.toml", '[[token]]\nname = "a"\nsha256 = "00"', "sha256 of 'a' is not 64 hex digits"),
         ("t.toml", f'[[token]]\nname = "a"\ntoken = "{ALICE}"\nsessions = 0', "sessions of 'a' is 0; give a number"),
         ("t.toml", f'[[token]]\nname = "a"\ntoken = "{ALICE}"\ntokens_per_s = nan', "tokens_per_s of 'a' is nan"),
         ("t.toml", f'[[token]]\nname = "a"\ntoken = "{ALICE}"\nseccions = 2', "seccions"),

@@ -107,8 +107,8 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         ((missing, key), rf"certificate {missing} cannot be read \(No such file"),
         ((certificate, missing), rf"key {missing} cannot be read \(No such file"),
         ((certificate, other), rf"{other} is not the key of {certificate}"),
-        ((nonsense, key), "are no certificate and key in PEM; give the chain"),
-        ((certificate, nonsense), "are no certificate and key in PEM; give the chain"),
+        ((nonsense, key), "are not a certificate and key in PEM; give the chain"),
+        ((certificate, nonsense), "are not a certificate and key in PEM; give the chain"),
         ((certificate, closed), "the TLS key has a passphrase"),
     ):
         with pytest.raises(BadParameterError, match=why):

@@ -1,4 +1,4 @@
-"""TLS of the edge: a certificate, its key, and what is said when they do not fit."""
+"""TLS at the edge: loading a certificate and its key, with clear errors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from airdraft.errors import BadParameterError
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """A context for servers, TLS 1.2 or newer.
+    """Make a context for servers, with TLS 1.2 or newer.
 
     Args:
-        certificate: PEM; the chain, the server's own first.
-        key: PEM, without a passphrase.
+        certificate: the chain in PEM, with the server's own certificate first.
+        key: its key in PEM, without a passphrase.
 
     Raises: `BadParameterError` if a file cannot be read, or the two do not belong together.
     """
@@ -24,7 +24,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Give new connections of `context` this certificate. Raises: as `server_context`, and leaves it as it was."""
+    """Use this certificate for new connections of `context`. Raises: as `server_context`, and then changes nothing."""
     for what, path in (("certificate", certificate), ("key", key)):
         try:
             path.read_bytes()
@@ -32,17 +32,17 @@ def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
             raise BadParameterError(
                 f"the TLS {what} {path} cannot be read ({error.strerror}); give a PEM file"
             ) from error
-    # Into another context first: a chain that fails half-way stays in the one it was loaded into.
+    # Try another context first, because a chain that fails half-way would stay in this one.
     for into in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
         try:
             into.load_cert_chain(certificate, key, password=_no_passphrase)
         except ssl.SSLError as error:
             why = (
                 f"{key} is not the key of {certificate}" if error.reason == "KEY_VALUES_MISMATCH"
-                else f"{certificate} and {key} are no certificate and key in PEM"
+                else f"{certificate} and {key} are not a certificate and key in PEM"
             )  # fmt: skip
             raise BadParameterError(f"{why}; give the chain of the server and its own key") from error
 
 
 def _no_passphrase() -> str:
-    raise BadParameterError("the TLS key has a passphrase, and nobody is here to type it; give the key without one")
+    raise BadParameterError("the TLS key has a passphrase, and nobody can type it here; give the key without one")

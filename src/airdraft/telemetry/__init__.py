@@ -1,1 +1,1 @@
-"""What a process tells of itself: metrics, logs, and traces of single texts. Nothing here holds what was written."""
+"""Telemetry of a process: metrics, logs, and traces of single texts. None of it contains the text, unless asked."""

@@ -1,4 +1,4 @@
-"""HTTP in the event loop of the process: what is to be scraped, and a server for it and for any other app."""
+"""HTTP in the process's event loop: the routes for metrics, and a server for these and any other app."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from airdraft.errors import LinkError, why
 
 STOP_S = 3
-"""Seconds that answers under way get when the server ends."""
+"""Seconds for answers under way when the server stops."""
 HEAD_S = 10.0
-"""Seconds that a request may take to arrive, but for its body; after twice as long at most the connection is ended."""
+"""Seconds for a request to arrive, without its body. The connection ends after at most twice as long."""
 UNREAD_S = 60.0
-"""Likewise that a client may leave an answer unread. Whatever makes the answer would otherwise wait for ever."""
+"""Seconds for which a client may leave an answer unread. Its writer would otherwise wait for ever."""
 CONNECTIONS = 1024
-"""At once, unless told otherwise."""
+"""Default limit of connections at once."""
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
-"""Said to whoever comes beyond that."""
+"""Answer to a connection beyond the limit."""
 
 
 def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list[Route]:
-    """/metrics for Prometheus, /healthz for a load balancer: 200, or 503 while `health` says why not."""
+    """Make /metrics for Prometheus and /healthz for a load balancer: 200, or 503 while `health` gives a reason."""
 
     async def scrape(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))
@@ -48,13 +48,13 @@ def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list
 
 
 class _Connection(H11Protocol):
-    """One connection of at most `most`, which does not wait for ever for its client."""
+    """A connection, at most one of `most`, that does not wait for its client for ever."""
 
     _looking: asyncio.TimerHandle | None = None
     _waited_after: object = None
-    """The last request, when it was answered and no other had come the last time that somebody looked."""
+    """The last request, if it was answered and no other had come by the last check."""
     _unread_s: float | None = None
-    """How long nothing could be written, by the looks since."""
+    """Seconds without a write, counted by the checks since."""
 
     def __init__(self, *given: Any, most: int, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -63,7 +63,7 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._look_later()
-        # uvicorn's own limit would refuse whoever asks next over any connection, not who is one too many.
+        # uvicorn's own limit would refuse the next request on any connection, not the extra connection.
         if len(self.connections) > self._most:
             transport.write(FULL)
             transport.close()
@@ -91,13 +91,13 @@ class _Connection(H11Protocol):
         if self._unread_s is not None:
             self._unread_s += HEAD_S
         if late or (self._unread_s or 0.0) > UNREAD_S:
-            self.transport.abort()  # to close it would wait until all is read
+            self.transport.abort()  # closing would wait until all is read
         else:
             self._look_later()
 
 
 class _HttpServer(uvicorn.Server):
-    """One server of several in a process, whose signals are another's business."""
+    """One of several servers in a process, which leaves signals alone."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,14 +110,14 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Serve an ASGI app in the running loop while the context lasts. Yields the port; port 0 picks a free one.
 
-    With `tls` it speaks HTTPS only. Clients that do not ask, or do not read, are cut off; who comes when there are
-    `connections` gets HTTP 503.
-    Raises: `LinkError` if the address cannot be had.
+    With `tls` it serves only HTTPS. Clients that do not ask or do not read are cut off, and connections beyond
+    `connections` get HTTP 503.
+    Raises: `LinkError` if the address is not available.
     """
     listening = await _listen(host, port)
     config = uvicorn.Config(
         app,
-        # Of h11, which bounds the headers, whatever else is installed.
+        # Always h11, which limits the headers, whatever else is installed.
         http=partial(_Connection, most=connections),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",

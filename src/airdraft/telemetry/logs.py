@@ -1,4 +1,4 @@
-"""Logs, as lines for people or as JSON for machines. What was written, and who may write, is in neither."""
+"""Logs, as lines for people or as JSON for machines. Neither contains texts or secrets."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ LEVELS = ("debug", "info", "warning", "error")
 
 TEXT = "airdraft: %(levelname)s: %(message)s"
 QUIET = {"websockets": logging.ERROR, "urllib3": logging.ERROR, "uvicorn": logging.ERROR, "asyncio": logging.WARNING}
-"""Libraries that would say more than is news to us. At DEBUG some write headers, secrets included."""
+"""Levels for libraries that log too much. At DEBUG some log headers, secrets included."""
 
 MOST = 2000
-"""Characters of a message, or of a field."""
+"""Most characters in a message or field."""
 
 
 def fields(**values: Any) -> dict[str, dict[str, Any]]:
-    """For `extra=` of a logging call: keys of their own in JSON; a line of text does not show them."""
+    """Make the `extra=` of a logging call. The values become keys in JSON, and do not show in text lines."""
     return {"fields": values}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, the record's fields, and any traceback."""
+    """Writes one JSON object a line: time (UTC, ISO 8601), level, logger, message, fields, and any traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -39,24 +39,24 @@ class JsonFormatter(logging.Formatter):
 
 
 class _LineFormatter(logging.Formatter):
-    """One line for each record but for tracebacks: parts of a message may come from a peer."""
+    """Writes one line for each record, except for tracebacks. Parts of a message may come from a peer."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of the one it overrides
         return printable(_cut(super().formatMessage(record)))
 
 
 def _cut(value: Any) -> Any:
-    """What a peer says may be megabytes."""
+    """Shorten a long string, since a peer may send megabytes."""
     return f"{value[:MOST]}…" if isinstance(value, str) and len(value) > MOST else value
 
 
 def printable(text: str) -> str:
-    """`text` with a space for whatever a terminal would act upon."""
+    """Replace each character that a terminal would act on with a space."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def configure(level: str = "warning", as_json: bool = False) -> None:
-    """Send what this process logs, from `level` up, to standard error. Replaces what was sent there before."""
+    """Log to standard error from `level` up, in place of any earlier configuration."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if as_json else _LineFormatter(TEXT))
     root = logging.getLogger()
