@@ -58,8 +58,8 @@ def test_columns_may_lack_and_a_single_line_will_do(tmp_path: Path) -> None:
         ("time_s,uplink_mbps\n0,1\n1,2,3\n", 3, "3 values for 2 columns"),
         ("time_s,uplink_mbps\n0,1\n\n1\n", 4, "1 values for 2 columns"),
         ("time_s,uplink_mbps\n0,1\n1,-2\n", 3, "-2 is out of range"),
-        ("time_s,uplink_mbps\n0,fast\n", 2, "'fast' is no number"),
-        ("time_s,uplink_mbps\n0,\n", 2, "'' is no number"),
+        ("time_s,uplink_mbps\n0,fast\n", 2, "'fast' is not a number"),
+        ("time_s,uplink_mbps\n0,\n", 2, "'' is not a number"),
         ("time_s,uplink_mbps\n0,nan\n", 2, "nan is out of range"),
         ("time_s,uplink_mbps\n0,1\n1,inf\n", 3, "inf is out of range"),
         ("time_s,uplink_mbps\n0,1\n2,1\n1,1\n", 4, "time 1 s is not after 2 s"),
@@ -80,7 +80,7 @@ def test_files_without_values(tmp_path: Path) -> None:
     with pytest.raises(BadParameterError, match="cannot be read"):
         read(tmp_path / "nowhere.csv")
     (tmp_path / "picture").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(BadParameterError, match="no UTF-8 text"):
+    with pytest.raises(BadParameterError, match="not UTF-8 text"):
         read(tmp_path / "picture")
 
 
@@ -124,9 +124,9 @@ def test_lines_of_times_make_parts(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("1,2\n", "line 1: values before the first run"),
-        (f"{RULE}Run 1\n1,x\n", "line 3: 'x' is no number"),
+        (f"{RULE}Run 1\n1,x\n", "line 3: 'x' is not a number"),
         (f"{RULE}Run 1\n1,-1\n", "line 3: -1 is out of range"),
-        (f"{RULE}Run 1\n1,2,\n", "line 3: '' is no number"),
+        (f"{RULE}Run 1\n1,2,\n", "line 3: '' is not a number"),
         (f"{RULE}Run 1\n0,0.1\n1\n", "line 4: 1 values for 2 times"),
         (f"{RULE}Run 1\n0\n1\n0\n", "line 5: times without values"),
         (f"{RULE}Run 1\n{RULE}Run 2\n1\n", "Run 1 has no values"),

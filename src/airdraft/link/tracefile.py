@@ -1,4 +1,4 @@
-"""Reads traces: airdraft's own format, and the `.list` files of the 5G-MeMU data set. See docs/links.md."""
+"""A reader of traces in airdraft's own format, and of the `.list` files of the 5G-MeMU data set. See docs/links.md."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from airdraft.link.trace import Series, TraceRun
 _COLUMNS = ("time_s", "uplink_mbps", "downlink_mbps", "rtt_ms")
 _LEAST_STEP_S = 1e-6
 _LIST_INTERVAL_S = 0.1
-"""Between the samples of a `.list`."""
+"""Time between the samples of a `.list`."""
 
 
 def read(path: str | Path) -> list[TraceRun]:
-    """All runs in a trace file: one of our own format, several of a `.list` of the 5G-MeMU data set.
+    """Read all runs in a trace file: one in our own format, several in a `.list` of the 5G-MeMU data set.
 
-    Raises: `BadParameterError` that names the file, the line and what is wrong with it.
+    Raises: `BadParameterError`, which names the file, the line and the mistake.
     """
     path = Path(path)
     if path.suffix == ".list":
@@ -29,11 +29,11 @@ def read(path: str | Path) -> list[TraceRun]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Where each line that says something stands, for messages, and what it says. # begins a comment."""
+    """Yield the place of each line with content, for messages, and its content. # begins a comment."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a mark
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets start with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadParameterError(f"the trace {path} cannot be read ({reason}): give the path of a trace file") from error
     for number, line in enumerate(text.splitlines(), 1):
         said = line.partition("#")[0].strip()
@@ -42,13 +42,13 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _numbers(where: str, words: Iterable[str]) -> list[float]:
-    """Finite numbers of 0 or more."""
+    """Parse finite numbers of 0 or more."""
     values = []
     for word in words:
         try:
             value = float(word)
         except ValueError:
-            raise BadParameterError(f"{where}: {word.strip()!r} is no number; give one of 0 or more") from None
+            raise BadParameterError(f"{where}: {word.strip()!r} is not a number; give one of 0 or more") from None
         if not 0 <= value < math.inf:
             raise BadParameterError(f"{where}: {word.strip()} is out of range; give a finite number of 0 or more")
         values.append(value)
@@ -56,7 +56,7 @@ def _numbers(where: str, words: Iterable[str]) -> list[float]:
 
 
 def _series(times_s: list[float], values: Iterable[float], scale: float) -> Series:
-    """`scale` times the values, each from its time to the next; a single one for 1 s."""
+    """Make a series of `scale` times the values, each from its time to the next; a single one lasts 1 s."""
     begins_s = [time_s - times_s[0] for time_s in times_s]
     last_s = begins_s[-1] - begins_s[-2] if len(begins_s) > 1 else 1.0
     return Series((*begins_s[1:], begins_s[-1] + last_s), tuple(scale * value for value in values))
@@ -68,7 +68,7 @@ def _read_own(path: Path) -> TraceRun:
     names = [name.strip() for name in header.split(",")]
     if names[:2] != list(_COLUMNS[:2]) or not set(names) <= set(_COLUMNS) or len(set(names)) < len(names):
         raise BadParameterError(
-            f"{where}: the columns are named {header!r}; begin with {','.join(_COLUMNS)} (the last two may lack)"
+            f"{where}: the columns are named {header!r}; begin with {','.join(_COLUMNS)} (the last two are optional)"
         )
     rows: list[list[float]] = []
     for where, line in lines:
@@ -89,7 +89,7 @@ def _read_own(path: Path) -> TraceRun:
 
 @dataclass
 class _Run:
-    """What a `.list` file says under one heading: where, and the numbers of each line."""
+    """The content of a `.list` file under one heading: the place and numbers of each line."""
 
     name: str
     lines: list[tuple[str, list[float]]] = field(default_factory=list)
@@ -113,10 +113,10 @@ def _runs(path: Path) -> list[_Run]:
 
 
 def _samples(run: _Run, scale: float) -> list[Series]:
-    """A single line holds the values; more are pairs, a line of times and then one of values, each a part.
+    """Read the values from a single line, or from pairs of lines, one of times and one of values, each a part.
 
-    The times step by the sampling interval too, but jump and fall back where the data set's clocks were set, so they
-    are only counted.
+    The times also step by the sampling interval, but jump where the data set's clocks were set. So they are only
+    counted.
     """
     if len(run.lines) > 1 and len(run.lines) % 2:
         raise BadParameterError(f"{run.lines[-1][0]}: times without values; give each line of times a line of values")
@@ -141,7 +141,7 @@ def _read_list(path: Path) -> list[TraceRun]:
 
 
 def _rtts(path: Path) -> list[Series]:
-    """The round trips measured in the scenario of a throughput file, if they lie where the data set keeps them."""
+    """Read the round trips measured in the scenario of a throughput file, if they are where the data set keeps them."""
     technology = path.absolute().parent
     if technology.parent.parent.name != "throughput":
         return []

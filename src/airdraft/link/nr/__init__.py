@@ -1,6 +1,6 @@
-"""`nr`: a 5G cell at 30 kHz subcarrier spacing, seen by one device that has it for itself.
+"""`nr`: a 5G cell at 30 kHz subcarrier spacing, which one device has to itself.
 
-radio.py: path loss, shadowing, fading → SNR → MCS. tbs.py: MCS → bytes of a transport block. tdd.py: when slots come.
+radio.py: path loss, shadowing, fading → SNR → MCS. tbs.py: MCS → bytes of a transport block. tdd.py: times of slots.
 mac.py: grants, segmentation, HARQ, RLC. This file: the parameters, and both directions as pipes.
 """
 
@@ -28,63 +28,63 @@ from airdraft.link.nr.tdd import SLOT_S, Slots
 
 GRANTS = ("request", "configured")
 _PHASE_S = 0.08
-"""A pipe begins somewhere in this time, a multiple of all usual periods."""
+"""Range of a pipe's random start time in seconds, a multiple of all usual periods."""
 _DEVICE_NOISE_FIGURE_DB = 9.0
 _DOWNLINK_MOST_SNR_DB = 30.0
-"""What the base station's own distortion allows."""
+"""Highest SNR that the base station's own distortion allows."""
 
 
 @dataclass(frozen=True)
 class NrLink:
-    """A 5G cell. Times in s. Raises: `BadParameterError` for what no cell can be."""
+    """A 5G cell, with times in s. Raises: `BadParameterError` for an impossible cell."""
 
     scenario: str = "micro-nlos"
     """One of `SCENARIOS`."""
     distance_m: float | None = None
-    """From device to antenna; None is the scenario's own."""
+    """Distance from device to antenna. None: the scenario's own."""
     frequency_ghz: float = 3.5
     speed_mps: float = 0.8
-    """Of the device or what moves around it: sets how fast fading and shadowing change."""
+    """Speed of the device or its surroundings, which sets the rate of fading and shadowing."""
     tdd: str = "DDDSU"
-    """The slots' pattern, or FDD."""
+    """Pattern of the slots, or FDD."""
     prbs: int = 51
     """Resource blocks of the cell; 51 are 20 MHz."""
     first_prbs: int = 5
-    """Of the first transport block of a burst; the others have the whole cell."""
+    """Resource blocks of a burst's first transport block; the others have the whole cell."""
     most_mcs: int = 27
     grant: str = "request"
-    """How a burst begins: a scheduling request and its answer, or a configured grant. One of `GRANTS`."""
+    """Start of a burst: a scheduling request and its answer, or a configured grant. One of `GRANTS`."""
     request_period_s: float = 0.01
     configured_period_s: float = 0.0025
     prepare_s: float = 0.001
-    """From data at the modem to the first slot that can hold it."""
+    """Time from data at the modem to the first slot that can hold it."""
     grant_delay_s: float = 0.003
-    """From the slot of a request or a buffer report to the earliest slot granted for it."""
+    """Time from the slot of a request or a buffer report to the earliest slot granted for it."""
     harq_delay_s: float = 0.004
-    """From one transmission of a block to the earliest slot of the next."""
+    """Time from one transmission of a block to the earliest slot of the next."""
     harq_transmissions: int = 4
     rlc_stall_s: float = 0.045
-    """From the last of them to RLC's own retransmission: its poll timer."""
+    """Time from the last of them to RLC's own retransmission, its poll timer."""
     decode_s: float = 0.001
     core_s: float = 0.002
-    """Between base station and server, one way."""
+    """Time between base station and server, one way."""
     power_dbm: float = 23.0
-    """Most the device sends with: power class 3."""
+    """Maximum power of the device: power class 3."""
     target_snr_db: float = 20.0
-    """At which power control of the uplink aims, by full compensation of path loss and shadowing."""
+    """SNR that uplink power control aims at, with full compensation of path loss and shadowing."""
     downlink_power_dbm: float = 33.0
     noise_figure_db: float = 5.0
-    """Of the base station."""
+    """Noise figure of the base station."""
     branches: int = 4
-    """Independently fading parts of the signal: antennas times frequency diversity."""
+    """Number of independently fading parts of the signal: antennas times frequency diversity."""
     csi_age_s: float = 0.01
-    """How old what the base station knows of the channel is."""
+    """Age of the base station's knowledge of the channel."""
     bler_target: float = 0.1
-    """Share of first transmissions that link adaptation lets fail."""
+    """Share of first transmissions that link adaptation allows to fail."""
     outage_interval_s: float = 300.0
     """Mean time between outages; inf for none."""
     outage_s: float = 0.2
-    """Mean length of one."""
+    """Mean length of an outage."""
     seed: int = 0
     header_bytes: int = HEADER_BYTES
 
@@ -134,15 +134,15 @@ class NrLink:
 
     @property
     def _distance_m(self) -> float:
-        """From device to antenna, in m."""
+        """Distance from device to antenna in m."""
         return SCENARIOS[self.scenario].distance_m if self.distance_m is None else self.distance_m
 
     def uplink(self) -> NrPipe:
-        """An idle pipe from device to edge."""
+        """Make an idle pipe from device to edge."""
         slots = Slots(self.tdd, "U")
 
         def occasion_s(time_s: float, period_s: float) -> float:
-            """The first slot at or after `time_s` that begins a period."""
+            """Find the first slot at or after `time_s` that begins a period."""
             period = math.floor(time_s / period_s)
             while (slot_s := slots.next_s(period * period_s)) < time_s:
                 period += 1
@@ -156,7 +156,7 @@ class NrLink:
         return self._pipe(slots, asks, self._uplink_snr_db, before_s=0.0, after_s=self.core_s)
 
     def downlink(self) -> NrPipe:
-        """An idle pipe from edge to device. Its fading and shadowing are drawn apart from the uplink's."""
+        """Make an idle pipe from edge to device. Its fading and shadowing are independent of the uplink's."""
         return self._pipe(Slots(self.tdd, "D"), None, self._downlink_snr_db, before_s=self.core_s, after_s=0.0)
 
     def _pipe(
@@ -184,7 +184,7 @@ class NrLink:
         return min(received_dbm - noise_dbm(prbs, self.noise_figure_db), self.target_snr_db)
 
     def _downlink_snr_db(self, prbs: int, shadow_db: float) -> float:
-        """The base station's power is spread over the whole cell, whatever `prbs` the device has of it."""
+        """Compute the downlink's SNR. The base station's power is spread over the whole cell, whatever `prbs` is."""
         received_dbm = self.downlink_power_dbm - self._path_loss_db + shadow_db
         return min(received_dbm - noise_dbm(self.prbs, _DEVICE_NOISE_FIGURE_DB), _DOWNLINK_MOST_SNR_DB)
 
@@ -194,10 +194,10 @@ class NrLink:
 
 
 class NrPipe:
-    """One direction of a cell, a `Pipe`."""
+    """One direction of a cell, as a `Pipe`."""
 
     def __init__(self, mac: Mac, phase_s: float, before_s: float, after_s: float, header_bytes: int) -> None:
-        """`before_s` passes until the modem has what is sent, `after_s` from there to the receiver."""
+        """`before_s`: time from the sender to the modem. `after_s`: time from there to the receiver."""
         self.mac = mac
         self._phase_s = phase_s
         self._before_s = before_s

@@ -1,8 +1,8 @@
-"""The scheduler of `nr`: when the bytes of a buffer get transport blocks, and when those are decoded.
+"""The scheduler of `nr`, which gives transport blocks to the bytes of a buffer, and finds their decoding times.
 
-A device with an empty buffer first waits for an occasion to ask for a grant (or for a configured grant). The first
-transport block is small and reports the buffer; the base station then grants what was reported, one block in each
-slot of this direction. The base station itself, on the downlink, asks nobody.
+A device with an empty buffer first waits for an occasion to request a grant (or for a configured grant). The first
+transport block is small and reports the buffer. The base station then grants the reported bytes, one block in each slot
+of this direction. On the downlink the base station needs no grant.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from airdraft.link.nr.tdd import SLOT_S, Slots
 LAYER2_BYTES = 9
 """PDCP, RLC and MAC headers of a packet (3, 3 and 3 bytes: TS 38.323, 38.322 and 38.321)."""
 BLOCK_BYTES = 5
-"""What a transport block spends besides: a buffer status report and the header of a further segment."""
+"""Further overhead of a transport block: a buffer status report and the header of another segment."""
 
 
 @dataclass(frozen=True)
 class Scheduling:
-    """How one direction is scheduled. Times in s."""
+    """The schedule of one direction, with times in s."""
 
     asks: Callable[[float], float] | None
-    """From when data is ready to the slot of its first transport block; None where no grant is needed."""
+    """Maps the time when data is ready to the slot of its first transport block. None: no grant is needed."""
     prbs: int
-    """Of the blocks that the base station grants to what was reported."""
+    """Resource blocks of the transport blocks granted after a report."""
     first_prbs: int
-    """Of the block that reports."""
+    """Resource blocks of the transport block that reports."""
     most_mcs: int
     prepare_s: float
-    """Before a slot, when its content is settled."""
+    """Time before a slot at which its content is fixed."""
     grant_delay_s: float
-    """From the start of the slot that reports a buffer to the earliest slot granted for it."""
+    """Time from the start of the slot that reports a buffer to the earliest slot granted for it."""
     decode_s: float
-    """From the end of a slot to when its content is decoded, or found broken."""
+    """Time from the end of a slot until its content is decoded, or has failed."""
     harq_delay_s: float
-    """From the start of a transmission to the earliest slot of the next of the same block."""
+    """Time from the start of a transmission to the earliest slot of the same block's next one."""
     harq_transmissions: int
     rlc_stall_s: float
-    """From the last transmission of a block to its first after RLC has noticed the loss."""
+    """Time from the last transmission of a block to its first one after RLC notices the loss."""
     csi_age_s: float
-    """How old the base station's knowledge of the channel is when a block is sent."""
+    """Age of the base station's knowledge of the channel when a block is sent."""
     bler_target: float
 
 
 class Adaptation:
-    """Outer-loop link adaptation: a margin that settles where the wanted share of first transmissions fails.
+    """Outer-loop link adaptation: a margin that settles where the target share of first transmissions fails.
 
-    Steps as in Pedersen et al., "Frequency domain scheduling for OFDMA with limited and noisy channel feedback", VTC
+    It steps as in Pedersen et al., "Frequency domain scheduling for OFDMA with limited and noisy channel feedback", VTC
     2007: up by `_STEP_DB` after a failure, and down by target/(1 - target) times that after a success.
     """
 
@@ -66,14 +66,14 @@ class Adaptation:
         self.margin_db = 0.0
 
     def learn(self, decoded: bool) -> None:
-        """Take in how a first transmission went."""
+        """Learn the outcome of a first transmission."""
         least, most = self._LIMITS_DB
         step_db = -self._down_db if decoded else self._STEP_DB
         self.margin_db = min(max(least, self.margin_db + step_db), most)
 
 
 class Mac:
-    """One direction's transport blocks. Times are in s since the pipe's start."""
+    """The transport blocks of one direction. Times are in s since the pipe's start."""
 
     def __init__(
         self, scheduling: Scheduling, slots: Slots, channel: Channel, mean_snr_db: Callable[[int, float], float],
@@ -87,9 +87,9 @@ class Mac:
         self._rng = rng
         self._adaptation = Adaptation(scheduling.bler_target)
         self._sent_s: list[float] = [-math.inf]
-        """Slots of the latest transport blocks, rising: all that may still report a new packet, and the last."""
+        """Slots of the latest transport blocks, rising: all that can still report a new packet, and the last."""
         self._room_bytes = 0
-        """What the last of them can still take."""
+        """Bytes that the last of them can still take."""
         self._decoded_s = -math.inf
         self.first_transmissions = 0
         self.failed_first_transmissions = 0
@@ -97,11 +97,11 @@ class Mac:
 
     @property
     def free_at_s(self) -> float:
-        """When the last transport block has been sent for the first time."""
+        """End time of the last transport block's first transmission."""
         return self._sent_s[-1] + SLOT_S
 
     def put(self, ready_s: float, nbytes: int) -> float:
-        """Queue a packet that is ready at `ready_s`; return when it is decoded, whatever was queued before too."""
+        """Queue a packet that is ready at `ready_s`. Returns the time when it and all before it are decoded."""
         left = nbytes + LAYER2_BYTES
         settled_s = ready_s + self._scheduling.prepare_s
         if self._sent_s[-1] >= settled_s:
@@ -117,7 +117,7 @@ class Mac:
         return taken
 
     def _next_slot(self, settled_s: float) -> tuple[float, bool]:
-        """The slot of the next transport block for data that is settled by then, and whether it had to be asked for."""
+        """Find the next transport block's slot for data fixed by `settled_s`, and whether it needed a request."""
         after_last_s = self._sent_s[-1] + SLOT_S
         del self._sent_s[: min(bisect_left(self._sent_s, settled_s), len(self._sent_s) - 1)]
         asks = self._scheduling.asks
@@ -140,7 +140,7 @@ class Mac:
         self._decoded_s = max(self._decoded_s, decoded_s)
 
     def _mcs(self, slot_s: float, prbs: int) -> int:
-        """What the base station chooses by what it knew of the channel."""
+        """Choose the MCS from the base station's knowledge of the channel."""
         known_db = self._snr_db(max(0.0, slot_s - self._scheduling.csi_age_s), prbs)
         return choose_mcs(known_db - self._adaptation.margin_db, self._scheduling.most_mcs)
 
@@ -149,10 +149,10 @@ class Mac:
         return self._mean_snr_db(prbs, shadow_db) + fading_db
 
     def _transmit(self, slot_s: float, prbs: int, mcs: int) -> float:
-        """Send one block until it is decoded, and return when that is.
+        """Send one block until it is decoded. Returns the time of decoding.
 
-        HARQ combines the energy of all its transmissions. Once they are exhausted RLC sends the block again, with an
-        MCS that fits the channel by then; that this may take several blocks is left out.
+        HARQ combines the energy of all its transmissions. After the last one, RLC sends the block again, with an MCS
+        that fits the channel by then. The model ignores that this may take several blocks.
         """
         scheduling = self._scheduling
         first = True
