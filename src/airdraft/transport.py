@@ -1,6 +1,6 @@
-"""Drives one machine over one WebSocket: bytes in and out, model forwards through the scheduler, time.
+"""The driver of one machine over one WebSocket: bytes, model forwards through the scheduler, and time.
 
-Device and edge are the same here; they differ in what they do with the events that are not forwards.
+Device and edge both use it. They differ in how they handle events other than forwards.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from airdraft.scheduler import Call, Owner, Scheduler, Sequenced
 _log = logging.getLogger(__name__)
 
 MESSAGE_BYTES = 1 << 16
-"""Most bytes in one WebSocket message. Frames of the protocol are cut anywhere, so that no receiver has to take
-several that wait at once, or a long one, as one message."""
+"""Most bytes in one WebSocket message. Frames are split anywhere, so no receiver has to take a long one, or several
+waiting ones, as a single message."""
 MOST_UNSENT = 16 << 20
-"""Bytes that may wait to be sent by a device that still reads. More no honest edge makes it say: four of the longest
-frames. (An edge reads nothing more of a device that has not taken what it was sent.)"""
+"""Most unsent bytes of a device that still reads, four of the longest frames. No honest edge asks for more. (An edge
+stops reading from a device that does not take its data.)"""
 CLOSE_S = 3.0
-"""How long the peer may take to read what was still to be said, and to close."""
+"""Seconds for the peer to read the last bytes and close."""
 
 
 class Driver:
-    """One machine, one WebSocket, and a text in the scheduler for each session."""
+    """Drives one machine over one WebSocket, with a text in the scheduler for each session."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Driver:
     ) -> None:
         """
         Args:
-            on_call: shown every call of the engine that a session has had a part in.
-            pace: waited for before a forward queues for its turn.
+            on_call: gets every call of the engine that includes a session.
+            pace: runs before each forward queues for its turn.
         """
         self.machine = machine
         self._socket = socket
@@ -60,22 +60,22 @@ class Driver:
         self._on_call = on_call
         self._pace = pace
         self._texts: dict[int, Sequenced] = {}
-        self._forwards: dict[int, asyncio.Task[None]] = {}  # those that have not answered: at most one a session
+        self._forwards: dict[int, asyncio.Task[None]] = {}  # unanswered, at most one a session
         self._can_send = True
         self._unsent: deque[bytes] = deque()
         self._has_unsent = asyncio.Event()
-        self._caught_up = asyncio.Event()  # everything is sent, or never will be
+        self._caught_up = asyncio.Event()  # everything was sent, or never will be
         self._caught_up.set()
-        self._sooner = asyncio.Event()  # the machine's deadline came nearer
-        self._waits_until = math.inf  # what was the deadline
+        self._sooner = asyncio.Event()  # the machine's deadline moved closer
+        self._waits_until = math.inf  # the last known deadline
         self._is_device = isinstance(machine, DeviceMachine)
         self.bytes_in = 0
-        """Received, WebSocket headers included."""
+        """Bytes received, WebSocket headers included."""
         self.bytes_out = 0
-        """Sent, WebSocket headers included."""
+        """Bytes sent, WebSocket headers included."""
 
     async def run(self) -> None:
-        """Serve the connection until either side ends it. Returns normally then; the events say why."""
+        """Serve the connection until either side ends it, then return normally. The events give the reason."""
         helpers = [asyncio.create_task(self._keep_time()), asyncio.create_task(self._write())]
         try:
             self.flush()
@@ -88,7 +88,7 @@ class Driver:
                 self.flush()
                 if self.machine.closed:
                     break
-                # What is not read piles up: who does not read is not read from.
+                # Unread data piles up, so do not read from a peer that does not read.
                 if not self._is_device or self.machine.backlog > MOST_UNSENT:
                     await self._caught_up.wait()
         except ConnectionClosed:
@@ -105,7 +105,7 @@ class Driver:
             self._texts.clear()
 
     async def close(self) -> None:
-        """End the connection, within `CLOSE_S` whatever the peer does."""
+        """End the connection within `CLOSE_S`, whatever the peer does."""
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._caught_up.wait()
@@ -115,7 +115,7 @@ class Driver:
             await self._socket.wait_closed()
 
     def handle(self, events: Iterable[Event]) -> None:
-        """Start the forwards that are asked for, pass everything else on. Call `flush` afterwards."""
+        """Start the forwards, and pass all other events on. Call `flush` afterwards."""
         for event in events:
             if isinstance(event, Forward):
                 self._forwards[event.session] = asyncio.create_task(self._forward(event))
@@ -125,7 +125,7 @@ class Driver:
             self._on_event(event)
 
     def waits(self, session: int) -> bool:
-        """Whether a forward of the session waits for its turn, or runs."""
+        """Whether a forward of the session is waiting or running."""
         return session in self._forwards
 
     def fail(self, code: str, message: str, session: int | None = None) -> None:
@@ -137,14 +137,14 @@ class Driver:
         self.flush()
 
     def forget(self, session: int) -> None:
-        """Free what a session held that is over: its text in the engine, and a forward that waits for its turn."""
+        """Free the text in the engine, and the waiting forward, of a session that is over."""
         if task := self._forwards.pop(session, None):
             task.cancel()
         if text := self._texts.pop(session, None):
             self._scheduler.drop(text)
 
     def flush(self) -> None:
-        """Send what the machine has to say, soon."""
+        """Send the machine's bytes soon."""
         data = self.machine.take()
         if (self.machine.deadline() or 0) < self._waits_until:
             self._sooner.set()
@@ -160,7 +160,7 @@ class Driver:
             self._has_unsent.set()
 
     async def _write(self) -> None:
-        # A task of its own: a caller cancelled half-way would tear a frame.
+        # This is a task of its own, because a caller cancelled half-way would tear a frame.
         try:
             while True:
                 await self._has_unsent.wait()
@@ -187,7 +187,7 @@ class Driver:
             if self._pace is not None and event.rows:
                 await self._pace()
             logits = await self._scheduler.run(text, lambda: self.machine.latest(event))
-            self._forwards.pop(number, None)  # from here on this task is not to be cancelled by `forget`
+            self._forwards.pop(number, None)  # from here on `forget` must not cancel this task
             self.handle(self.machine.forwarded(number, logits, self._now()))
         except RefusedError as error:
             self._failed(number, error.code, str(error))

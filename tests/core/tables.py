@@ -1,4 +1,4 @@
-"""Small made-up models, and machines with a test at the other end of the wire."""
+"""Small random models, and machines with a test at the other end of the wire."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ STREAMS = {race: SchemeSpec("stream", race=race) for race in ("off", "idle", "al
 def table(
     seed: int, vocab: int = 5, scale: float = 1.5, context: int = 4096, eos_ids: tuple[int, ...] = ()
 ) -> TableModel:
-    """A model whose row after each prefix is drawn once: two seeds give two models that have nothing in common."""
+    """Make a model whose row after each prefix is drawn once. Models of two seeds are unrelated."""
 
     def row(prefix: tuple[int, ...]) -> FloatArray:
         return np.random.default_rng([seed, *prefix]).normal(0.0, scale, vocab).astype(np.float32)
@@ -58,7 +58,7 @@ def table(
 
 
 def alike(base: TableModel, seed: int, noise: float = 0.5, context: int | None = None) -> TableModel:
-    """A model that resembles `base`, as a draft model does its target."""
+    """Make a model that resembles `base`, as a draft model resembles its target."""
 
     def row(prefix: tuple[int, ...]) -> FloatArray:
         bent = np.random.default_rng([seed, *prefix]).normal(0.0, noise, base.vocab_size)
@@ -68,7 +68,7 @@ def alike(base: TableModel, seed: int, noise: float = 0.5, context: int | None =
 
 
 def packed(tokens: Iterable[int], vocab: int) -> bytes:
-    """Ids as they travel."""
+    """Pack ids as on the wire."""
     out = BitWriter()
     out.write(list(tokens), id_width(vocab))
     return out.bytes()
@@ -102,13 +102,13 @@ def opening(
 
 
 def drafting(before: tuple[int, ...], drafts: tuple[int, ...], session: int = 1, seq: int = 1, vocab: int = 5) -> Draft:
-    """A `coupled` draft after the text `before`."""
+    """Make a `coupled` draft after the text `before`."""
     return Draft(session, seq, len(before), len(before), Digest(before).value, len(drafts), packed(drafts, vocab))
 
 
 @dataclass
 class Fickle:
-    """A policy that changes its mind whenever it is asked."""
+    """A policy that changes its mind at every call."""
 
     modes: list[Mode]
     asked: int = 0
@@ -122,7 +122,7 @@ class EdgeSide:
     """An edge's machine with its model; the test is the device."""
 
     def __init__(self, target: TableModel, limits: Limits | None = None, *, run: bool = True) -> None:
-        """With `run` False the forwards asked for wait in `forwards`."""
+        """If `run` is False, forwards wait in `forwards`."""
         identity = Target("test", "target", bytes(16), target.vocab_size, target.max_context, target.eos_ids)
         self.machine = EdgeMachine(identity, limits or Limits(), now=0.0)
         self.events: list[Event] = []
@@ -135,16 +135,16 @@ class EdgeSide:
         self._decoder = Decoder(ToDevice)
 
     def send(self, *messages: Message) -> list[Message]:
-        """Send messages, return the answers."""
+        """Send messages and return the answers."""
         return self.feed(b"".join(encode(message) for message in messages))
 
     def feed(self, data: bytes) -> list[Message]:
-        """Send bytes, return the answers."""
+        """Send bytes and return the answers."""
         self._serve(self.machine.receive(data, now=0.0))
         return list(self._decoder.feed(self.machine.take()))
 
     def forward(self) -> list[Message]:
-        """Run the oldest forward that waits, return what the edge then says."""
+        """Run the oldest waiting forward, and return the edge's messages."""
         event = self.forwards.pop(0)
         cache = self._caches.setdefault(event.session, self._target.new_cache())
         logits = self._target.forward(cache, event.keep, event.tokens, event.rows)
@@ -186,7 +186,7 @@ class DeviceSide:
             assert isinstance(self.events.pop(), Ready)
 
     def send(self, *messages: Message) -> list[Message]:
-        """What the edge says; returns what the device answers."""
+        """Send the edge's messages, and return the device's answers."""
         return self.feed(b"".join(encode(message) for message in messages))
 
     def feed(self, data: bytes) -> list[Message]:
@@ -194,7 +194,7 @@ class DeviceSide:
         return self._heard()
 
     def open(self, request: Request) -> list[Message]:
-        """Start a text; returns what the device sends."""
+        """Start a text, and return the device's messages."""
         _, events = self.machine.open(request, now=0.0)
         self._serve(events)
         return self._heard()

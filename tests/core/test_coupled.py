@@ -22,7 +22,7 @@ from .tables import SPECS, alike, request, table
 _log = logging.getLogger(__name__)
 
 NEAR = 1e-4
-"""ONNX Runtime's fp32 rows differ by some 3e-6 between batch widths; a gap this small may be decided by that."""
+"""A gap small enough for rounding to decide. ONNX Runtime's fp32 rows differ by about 3e-6 between batch widths."""
 
 PARAMS = [
     SamplingParams(0.7),
@@ -47,7 +47,7 @@ def test_texts_equal_the_targets_own(name: str, params: SamplingParams) -> None:
 
 
 def gap(model: LanguageModel, text: list[int], params: SamplingParams, seed: int) -> float:
-    """By how much the best perturbed candidate beats the next, after `text`."""
+    """Compute the lead of the best perturbed candidate over the next one, after `text`."""
     logits = model.forward(model.new_cache(), 0, text, 1)[0]
     ids, kept = candidates(logits, params)
     if params.temperature == 0:
@@ -60,7 +60,7 @@ def gap(model: LanguageModel, text: list[int], params: SamplingParams, seed: int
 
 
 def test_the_shipped_pair_writes_the_targets_own_texts() -> None:
-    """Where two candidates are closer than rounding, either may be chosen: such positions are counted, never hidden."""
+    """If two candidates are closer than rounding, either may be chosen. Such positions are counted, never hidden."""
     try:
         (target, tokenizer), (draft, _) = load("target", threads=1), load("draft", threads=1)
     except ModelError as problem:

@@ -1,4 +1,4 @@
-"""The seam of the drafters: without a model, with nothing to say, and what the edge does meanwhile."""
+"""Drafters without a model or with nothing to propose, and the edge's reaction."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def targets_own(seed: int = 7) -> list[int]:
 
 
 class Copying:
-    """A drafter that copies from a known continuation, `reach` tokens at a time, and is mute where it has none."""
+    """A drafter that copies a known continuation, `reach` tokens at a time, and proposes nothing beyond it."""
 
     def __init__(self, source: Sequence[int], reach: int = 3, mute: range = range(0)) -> None:
         self.source, self.reach, self.mute = [*PROMPT, *source], reach, mute
@@ -51,7 +51,7 @@ class Copying:
 
 
 def written(drafter: Drafter, spec: SchemeSpec, draft_length: int = 4) -> tuple[list[int], DeviceSide, list[Draft]]:
-    """The text over the wire, the device, and the drafts that it sent."""
+    """Return the text over the wire, the device, and the drafts that it sent."""
     edge, device = EdgeSide(TARGET), DeviceSide(table(1))
     device.machine = device_machine(hello(), 4096, now=0.0, drafter=lambda: drafter)
     device.send(*edge.feed(device.machine.take()))
@@ -85,7 +85,7 @@ def test_who_has_nothing_to_say_holds_nobody_up(spec: SchemeSpec, mute: range) -
     tokens, _, drafts = written(Copying(own, mute=mute), spec)
     assert tokens == own
     if mute and spec.name == "stream":
-        # Said once, and again only after drafts.
+        # It is sent once, and again only after drafts.
         assert [draft.count for draft in drafts].count(0) >= 1
         assert not any(a.count == b.count == 0 for a, b in itertools.pairwise(drafts))
 
@@ -109,7 +109,7 @@ def test_an_edge_that_was_told_to_go_on_waits_again_after_the_next_drafts() -> N
     assert not any(isinstance(message, Tokens) for message in opened)  # it waits
     edge.run = False
     assert edge.send(drafting(PROMPT, ())) == []
-    (first,) = edge.forward()  # it writes on by itself
+    (first,) = edge.forward()  # it writes on alone
     assert isinstance(first, Tokens)
     assert (first.tokens, first.drafted) == ((own[0],), 0)
     assert isinstance(edge.forwards[0], Forward)

@@ -1,4 +1,4 @@
-"""Where a text ends, and how one goes on: end-of-text tokens, limits, contexts, resuming."""
+"""The end of a text, and its resumption: end-of-text tokens, limits, contexts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARED = ["server", "coupled"]  # what is written is known in advance, token for
 
 
 def script(*tokens: int, vocab: int = 5, eos_ids: tuple[int, ...] = (4,), context: int = 64) -> TableModel:
-    """A model that writes `tokens` after a prompt of two, and then 0."""
+    """Make a model that writes `tokens` after a prompt of two, and then 0."""
 
     def row(prefix: tuple[int, ...]) -> np.ndarray:
         at = len(prefix) - 2
@@ -97,7 +97,7 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 
 
 class Strict(TableModel):
-    """A table that refuses, as real models do, to hold more positions than its context."""
+    """A table that refuses more positions than its context, as real models do."""
 
     longest = 0
 
@@ -176,7 +176,7 @@ def test_a_prompt_longer_than_a_frame_is_refused() -> None:
 
 
 def test_drafts_are_no_longer_than_a_frame_holds() -> None:
-    """Dense rows are long: eight of 300 tokens would not pass an edge that takes frames of 2000 bytes."""
+    """Dense rows are long. Eight of 300 tokens would not pass an edge that takes frames of 2000 bytes."""
     target = table(2, vocab=300)
     pair = Pair(alike(target, 3, 0.1), target, limits=Limits(max_frame=2000))
     asked = request(SPECS["dense"], draft_length=8)
@@ -186,7 +186,7 @@ def test_drafts_are_no_longer_than_a_frame_holds() -> None:
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_a_padded_vocabulary_is_cut_to_its_tokens(spec: SchemeSpec) -> None:
-    """Many models score more columns than the tokenizer has tokens, even likely ones: no such id is ever written."""
+    """Many models score more columns than the tokenizer has tokens, even likely ones. No such id is ever written."""
     edge = EdgeSide(table(2, vocab=9, scale=0.1), run=True)
     target = table(2, vocab=9, scale=0.1)
     edge.machine._target = type(edge.machine._target)("test", "target", bytes(16), 5, 64, ())

@@ -74,7 +74,7 @@ def test_an_end_of_text_token_changes_no_law(spec: SchemeSpec) -> None:
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_a_draft_that_resembles_the_target_changes_no_law(spec: SchemeSpec) -> None:
-    """Most drafts are accepted here: the law of bonus tokens is what this one tests."""
+    """Most drafts are accepted here, which tests the law of bonus tokens."""
     result = conformance(alike(TARGET, 9, 0.2), TARGET, spec, SamplingParams(), trials=TRIALS)
     assert result.p_value > THRESHOLD, result
 
@@ -148,7 +148,7 @@ class LastRow:
 
 
 class IgnoresDraft:
-    """A `split` device that takes the target's row, or first candidate, as it comes."""
+    """A `split` device that draws from the target's row, or takes the first candidate."""
 
     def recover(self: Any, draft: Drafted, extra: bytes, at: Place) -> int | None:
         _, ids, target_probs = self._decode_extra(extra)
@@ -193,7 +193,7 @@ MUTANTS: list[tuple[type, type, SchemeSpec]] = [
 
 @cache
 def sound(draft: TableModel, target: TableModel, spec: SchemeSpec, params: SamplingParams, trials: int) -> float:
-    """The p-value of the scheme itself, once for all mutations that are compared with it."""
+    """Compute the scheme's own p-value, once for all mutations."""
     return conformance(draft, target, spec, params, draft_length=3, trials=trials).p_value
 
 
@@ -211,9 +211,9 @@ def test_a_broken_scheme_is_caught(
     spec: SchemeSpec,
 ) -> None:
     params = SamplingParams(0.5 if mutation is NoParams else 1.0)
-    # Where a token comes from matters most where the draft is sure of itself and the target is not.
+    # A token's source matters most if the draft is sure and the target is not.
     draft, target = (table(2, scale=2.5), table(12, scale=0.8)) if mutation is LastRow else (DRAFT, TARGET)
-    # Rounding errs by little: it takes more texts to show.
+    # Rounding errors are small, so they need more texts to show.
     trials = 3 * TRIALS if mutation is RawSample else TRIALS
     assert sound(draft, target, spec, params, trials) > THRESHOLD
     broken(monkeypatch, mutation, scheme, spec.name)
@@ -226,7 +226,7 @@ def test_a_broken_scheme_is_caught(
 
 
 class Torn(Pair):
-    """Every session ends after its first commit, and the text goes on over machines that know nothing of it."""
+    """Every session ends after its first commit, and the text goes on over new machines."""
 
     def write(self, request: Request) -> PairText:
         text, pair = Resumable(request), self
@@ -237,7 +237,7 @@ class Torn(Pair):
 
 
 class Again:
-    """Coins that know the seed and the side: a resumed text tosses again what its first part tossed."""
+    """Random numbers from the seed and the side only, so a resumed text meets those of its first part again."""
 
     def __init__(self, context: Context, *position: int) -> None:
         self._rng = np.random.default_rng([context.law.seed, context.side, *position])
@@ -247,8 +247,8 @@ class Again:
 
 
 class FromTheStart:
-    """Coins that know where their session began as well. A draft that was refused is forgotten with its session, and
-    its token drawn as if nothing had been refused: `split` can be cut off between the two."""
+    """Random numbers that also depend on the start of the session. A rejected draft is forgotten with its session, and
+    its token is drawn as if nothing had been rejected. `split` can be cut off between the two."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -260,12 +260,12 @@ class FromTheStart:
 
 
 def tossing(monkeypatch: pytest.MonkeyPatch, coins: Any) -> None:
-    """Each session's coins are `coins`, made from its context."""
+    """Use `coins`, made from the context, in each session."""
     monkeypatch.setattr(Context, "coins", property(coins))
 
 
 def fitful(target: TableModel) -> TableModel:
-    """A draft that knows every second token and is wrong about the others: accepted, rejected, accepted, …"""
+    """A draft that is right about every second token only: accepted, rejected, accepted, …"""
     wrong = table(1, scale=3.0)
     return TableModel(lambda prefix: (target if len(prefix) % 2 else wrong).row(prefix), target.vocab_size)
 
@@ -311,7 +311,7 @@ MODES = [
 
 
 class SameForAll:
-    """Coins that forget the position."""
+    """Random numbers that ignore the position."""
 
     def __init__(self, context: Context) -> None:
         self._seed = [context.law.seed, context.side]
@@ -324,8 +324,8 @@ class SameForAll:
 def test_every_pair_of_schemes_may_follow_each_other_and_the_text_keeps_its_distribution(
     monkeypatch: pytest.MonkeyPatch, coins: type | None
 ) -> None:
-    """A text whose scheme changes after every commit, among others to those that toss coins."""
-    monkeypatch.setattr(session, "REVIEW_S", 0.0)  # the policy is asked every time
+    """A text whose scheme changes after every commit, also to schemes with random numbers of their own."""
+    monkeypatch.setattr(session, "REVIEW_S", 0.0)  # ask the policy every time
     if coins:
         tossing(monkeypatch, coins)
     followed = set()
@@ -381,7 +381,7 @@ def test_a_device_with_other_noise_is_still_exact_but_accepted_less(
 
 
 def test_coupled_acceptance_is_close_to_the_optimum() -> None:
-    """Never under (1 - TV)/(1 + TV), whose mean over the positions judged is what the rate estimates."""
+    """Acceptance is at least (1 - TV)/(1 + TV), averaged over the judged positions."""
     target = table(2, vocab=20)
     draft = alike(target, 9, 0.5)
     bounds, agreed = [], []

@@ -1,4 +1,4 @@
-"""Faults that fuzzing has found, each as the shortest way to it."""
+"""Faults that fuzzing has found, each with its shortest reproduction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .tables import SPECS, STREAMS, DeviceSide, EdgeSide, hello, table, welcome
 
 
 class Once:
-    """A stream, and rounds from the first question on."""
+    """A policy for a stream, then for rounds after the first call."""
 
     def __init__(self) -> None:
         self._modes = [Mode("stream", 4, "off")]
@@ -80,5 +80,5 @@ def test_pings_that_want_much_cost_little() -> None:
     edge.send(hello())
     edge.machine.receive(b"".join(encode(Ping(float(at), b"", MAX_FILLER)) for at in range(1000)), 0.0)
     assert len(edge.machine.take()) < 2 * MAX_FILLER + 1000 * 30
-    (pong,) = edge.send(Ping(1.0, b"", MAX_FILLER))  # an honest one has what it wants
+    (pong,) = edge.send(Ping(1.0, b"", MAX_FILLER))  # an honest ping gets what it asks for
     assert len(pong.filler) == MAX_FILLER  # type: ignore[attr-defined]

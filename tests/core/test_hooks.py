@@ -1,4 +1,4 @@
-"""What a shell may hang on to a machine: the events that it reports, and a say in what is opened."""
+"""A machine's hooks for its shell: the events that it reports, and the choice of which texts to open."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_an_edge_reports_what_becomes_of_a_text_in_its_order_and_no_heartbeats()
         (Begun(1, 2, 2, 8, "coupled"), 2),
         (Taken(1, 2), 2),
         (Offered(1, 2, 2, 1), 2),
-        (Progress(1, 2, verdict.accepted, 1, 2, raced=False), verdict.committed),  # the text holds it by then
+        (Progress(1, 2, verdict.accepted, 1, 2, raced=False), verdict.committed),  # the text contains it by then
         (Finished(1, "over"), 0),
     ]
     assert len(edge.machine.text(1)) == 0

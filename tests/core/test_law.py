@@ -50,7 +50,7 @@ class EvenAfterOdd:
 
 
 class Stuck(EvenAfterOdd):
-    """Broken: never hears of a token."""
+    """Broken: ignores tokens."""
 
     def after(self, token: int) -> Guide:
         return self
@@ -86,7 +86,7 @@ def test_without_a_guide_the_law_is_the_sampling_of_a_row(params: SamplingParams
 
 @pytest.mark.parametrize("params", PARAMS, ids=str)
 def test_a_guide_acts_before_the_parameters(params: SamplingParams) -> None:
-    """What is left is as if the vocabulary held nothing else."""
+    """The allowed tokens are chosen as if the vocabulary had no others."""
     for seed in range(20):
         row, law = TARGET.row((0, seed)), Law(params, seed, VOCAB)
         probs, few = law.probs(row, place()), distribution(row[::2], params)
@@ -140,7 +140,7 @@ def write(
     edge_guide: type[EvenAfterOdd] | None = EvenAfterOdd,
     cls: type[Scheme] | None = None,
 ) -> tuple[int, ...]:
-    """The first `DEPTH` tokens of a text in rounds of two drafts. The device keeps the grammar, the edge `edge_guide`.
+    """Write the first `DEPTH` tokens of a text in rounds of two. The device uses the grammar, the edge `edge_guide`.
 
     `guess` gives the row or the believed token after a prefix; `cls` replaces the scheme on both sides.
     """
@@ -176,7 +176,7 @@ def write(
 
 
 def alone(seed: int, at: Place) -> tuple[int, ...]:
-    """What the target writes without any draft."""
+    """Write the target's text, without any draft."""
     law, text = Law(SamplingParams(), seed, VOCAB), PROMPT
     for _ in range(DEPTH):
         text, at = (*text, law.choose(TARGET.row(text), at)), at.then(law.choose(TARGET.row(text), at))
@@ -184,7 +184,7 @@ def alone(seed: int, at: Place) -> tuple[int, ...]:
 
 
 def texts(prefix: tuple[int, ...], at: Place, depth: int = DEPTH) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Every text of `depth` tokens with its probability."""
+    """Yield every text of `depth` tokens with its probability."""
     if not depth:
         yield (), 1.0
         return
@@ -195,7 +195,7 @@ def texts(prefix: tuple[int, ...], at: Place, depth: int = DEPTH) -> Iterator[tu
 
 
 def p_value(written: list[tuple[int, ...]], at: Place) -> float:
-    """Pearson's χ² test that these texts are the target's, rare ones taken together; 0 if one can never be."""
+    """Test by Pearson's χ² that these texts are the target's, with rare ones together; 0 if one is impossible."""
     expected, seen = dict(texts(PROMPT, at)), Counter(written)
     if any(text not in expected for text in seen):
         return 0.0
@@ -228,12 +228,12 @@ def test_guided_texts_are_distributed_as_the_targets(name: str, edge_guide: type
 
 
 def believed(prefix: tuple[int, ...]) -> int:
-    """The draft's likeliest token, taken for granted."""
+    """Believe the draft's likeliest token."""
     return int(np.argmax(alike(TARGET, 9).row(prefix)))
 
 
 class Trusting:
-    """Broken: accepts what is believed."""
+    """Broken: accepts every believed token."""
 
     def accepts(self: Any, target_probs: Any, draft: Drafted) -> bool:
         return True
@@ -247,7 +247,7 @@ class AsIfDrawn:
 
 
 class NoResidual:
-    """Broken: replaces a refused token by a draw from the whole target."""
+    """Broken: replaces a rejected token by a draw from the whole target."""
 
     def replace(self: Any, path: tuple[int, ...], target_probs: Any, draft: Drafted) -> Ruling:
         return Ruling(path, draw(target_probs, self._rng))
@@ -293,7 +293,7 @@ PARENTS = (-1, -1, 0, 1, 2, 3)
 
 
 def ruled(cls: type[Coupled], seed: int, parents: tuple[int, ...] | None, tokens: tuple[int, ...]) -> tuple[Any, ...]:
-    """A ruling on drafts that `parents` arranges: the nodes of its path, and the tokens it commits."""
+    """Rule on drafts with these `parents`. Returns the nodes of the path, and the committed tokens."""
     scheme = cls(Context(SPECS["coupled"], Law(SamplingParams(), seed, VOCAB), EDGE))
     prefixes = [PROMPT]
     for node, token in enumerate(tokens):

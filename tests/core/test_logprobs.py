@@ -34,7 +34,7 @@ SPLIT = SchemeSpec("split")
 
 
 def expected(target: TableModel, text: tuple[int, ...], token: int, most: int) -> Logprob:
-    """By the definition, in Python's own arithmetic."""
+    """Compute them by definition, in plain Python."""
     row = [float(logit) for logit in target.row(text)]
     total = math.fsum(math.exp(logit) for logit in row)
     logs = [logit - math.log(total) for logit in row]
@@ -99,7 +99,7 @@ def test_a_token_that_cannot_be_is_far_below_all_others_and_finite() -> None:
 
 
 def test_rows_of_the_likeliest_tokens_alone_are_taken_as_they_are() -> None:
-    """Their sum is less than one, and what is missing belongs to others."""
+    """Their sum is less than one, and the rest belongs to other tokens."""
     row = np.log(np.array([0.5, 0.2, 0.0, 0.0], np.float64), where=[True, True, False, False], out=np.full(4, -np.inf))
     found = logprob_of(row.astype(np.float32), 1, 2, normalised=True)
     assert found.logprob == pytest.approx(math.log(0.2))
@@ -206,7 +206,7 @@ def test_what_was_not_asked_for_is_not_taken() -> None:
 
 
 def test_a_refusal_at_the_edge_reaches_whoever_asked() -> None:
-    """Over an engine that tells three tokens."""
+    """Log-probabilities over an engine that gives three tokens."""
     target = table(1)
     both = Pair(target, target)
     both.edge._target = dataclasses.replace(both.edge._target, top_k=3)

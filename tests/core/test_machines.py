@@ -107,7 +107,7 @@ def test_events_do_not_depend_on_the_cuts(sizes: list[int]) -> None:
 
 
 def in_state(state: str) -> EdgeSide:
-    """An edge whose session 1 is in `state`, and whose session 2 waits for a draft (but before `greeted`)."""
+    """Make an edge whose session 1 is in `state`. Session 2 waits for a draft, except before `greeted`."""
     edge = EdgeSide(table(2), run=False)
     if state == "new":
         return edge
@@ -141,7 +141,7 @@ def in_state(state: str) -> EdgeSide:
 
 
 def _refused() -> Draft:
-    """A `split` draft that the target refuses: its least likely token, which the device was sure of."""
+    """Make a `split` draft that the target rejects: its least likely token, of which the device was sure."""
     scheme = schemes.make(SPECS["split-candidates-6"], Law(SamplingParams(), 7, 5), DEVICE)
     token = int(np.argmin(table(2).row((0, 1))))
     body = scheme.encode(schemes.Drafts((scheme.draw(token, Place(2)),)))
@@ -163,7 +163,7 @@ EDGE_MESSAGES: dict[str, Callable[[], Message]] = {
 
 
 def message_in(state: str, name: str) -> Message:
-    """The message of this name. Where a recovery is due, drafts and switches bring the recovered token."""
+    """Make the message of this name. If a recovery is due, drafts and switches bring the recovered token."""
     if state == "recovering" and name == "Draft":
         return structs.replace(drafting((0, 1, 0), (), seq=2), recovered=0)
     if state == "recovering" and name == "Switch":
@@ -172,7 +172,7 @@ def message_in(state: str, name: str) -> Message:
 
 
 def law(name: str, state: str) -> str:
-    """What the table of the states says of a message: ok, ignored, or which of session and connection it ends.
+    """Look up a message's outcome in the tables: ok, ignored, or the end of the session or connection.
 
     The draft sent to a stream is of a dead branch, and no recovery is due where `More` is sent.
     """
@@ -201,7 +201,7 @@ STATES = ("new", "greeted", *(state.value for state in EdgeState))
 
 
 def effect(edge: EdgeSide, message: Message) -> str:
-    """What `message` does: ok, ignored, or which of session and connection it ends."""
+    """Find the outcome of `message`: ok, ignored, or the end of the session or connection."""
     before, session = (len(edge.forwards), len(edge.events)), edge.machine._sessions.get(1)
     state = session and session.state
     answers = edge.send(message)
@@ -352,7 +352,7 @@ class BodyOf:
 
 
 def test_candidates_run_out_into_the_row() -> None:
-    """Each More brings eight times as many; when the row is shorter it comes, and then there is no more to ask for."""
+    """Each `More` brings eight times as many candidates, until the row is shorter and comes as the last answer."""
     edge = EdgeSide(table(2, vocab=200, scale=0.1))
     sure = BodyOf(CANDIDATES, 200).one(token=1, weight=63)
     edge.send(hello(200), opening(1, (0, 1), CANDIDATES, vocab=200))
@@ -498,7 +498,7 @@ def test_hostile_extras_are_a_token_or_a_fault_of_the_peer(name: str, extra: byt
 
 
 def verifying(spec: SchemeSpec = SPECS["coupled"]) -> tuple[DeviceSide, Draft, tuple[int, ...]]:
-    """A device that awaits the verdict on three drafts."""
+    """Make a device that waits for the verdict on three drafts."""
     device = DeviceSide(table(1), welcome())
     sent = device.open(request(spec))
     draft = sent[1]
@@ -645,7 +645,7 @@ def test_silence_is_answered_with_a_ping_and_then_given_up() -> None:
     edge.receive(encode(Pong(2.0)), now=2.25)
     assert edge.rtt_s == 0.25
     edge.receive(encode(Pong(-1e300)), now=3.0)
-    assert edge.rtt_s == 0.25  # an answer to no ping of ours
+    assert edge.rtt_s == 0.25  # it answers none of our pings
     edge.tick(4.0)
     edge.tick(6.0)
     edge.tick(8.0)
@@ -742,7 +742,7 @@ def test_a_scheme_without_a_residual_refuses_to_recover() -> None:
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_many_texts_share_a_connection(spec: SchemeSpec) -> None:
-    """Served in turns, each is what it would be alone."""
+    """Texts served in turn are the same as alone."""
     draft, target = alike(TARGET, 5), TARGET
     edge, device = EdgeSide(target), DeviceSide(draft)
     device.send(*edge.send(hello()))

@@ -1,4 +1,4 @@
-"""The shared noise: the same bits as a slow reimplementation, and as random as it claims."""
+"""The shared noise has the same bits as a slow reimplementation, and is as random as it claims."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BITS = (1 << 64) - 1
 
 
 def slow_word(seed: int, position: int, token: int) -> int:
-    """The definition of docs/protocol.md in plain integers, sharing nothing with the implementation."""
+    """Compute the definition of docs/protocol.md in plain integers, without any code of the implementation."""
 
     def finalise(value: int) -> int:
         value ^= value >> 30
@@ -46,7 +46,7 @@ def test_the_noise_is_its_definition(seed: int, position: int, vocab: int, data:
 
 @pytest.mark.parametrize("vocab", [1, 2, 32767, 32768, 32769, 70000])
 def test_some_tokens_have_the_noise_of_all(vocab: int) -> None:
-    """Rows are made in pieces: nothing may depend on where they meet."""
+    """Rows are made in pieces, whose borders must not matter."""
     ids = np.unique(np.array([0, vocab // 2, min(32767, vocab - 1), min(32768, vocab - 1), vocab - 1]))
     assert np.array_equal(noise_words(5, 9, vocab)[ids], noise_words(5, 9, vocab, ids))
     assert np.array_equal(gumbel(5, 9, vocab)[ids], gumbel(5, 9, vocab, ids))
@@ -65,7 +65,7 @@ def uniforms(words: np.ndarray) -> np.ndarray:
 
 
 def field(seeds: range, positions: range, vocab: int) -> np.ndarray:
-    """[seeds, positions, vocab] words."""
+    """Compute words, [seeds, positions, vocab]."""
     return np.array([[noise_words(s, t, vocab) for t in positions] for s in seeds])
 
 
@@ -91,7 +91,7 @@ def test_neighbours_have_nothing_in_common(axis: int, lag: int) -> None:
 
 
 def test_two_rows_are_not_one_stream_read_at_two_offsets() -> None:
-    """A counter that runs through positions and tokens alike would give rows that are shifts of each other."""
+    """A single counter over positions and tokens would give rows that are shifts of each other."""
     rows = [noise_words(seed, position, 500) for seed in range(8) for position in range(40)]
     assert len({word for row in rows for word in row.tolist()}) == len(rows) * 500
     differences = {int(a[0] ^ b[0]) for a in rows[:30] for b in rows[:30] if a is not b}

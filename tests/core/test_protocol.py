@@ -87,7 +87,7 @@ MEANING = {  # of fields that every message spells alike
 
 
 def _fields(struct: type[msgspec.Struct]) -> list[tuple[str, str, str]]:
-    """Name, type and meaning of each field, in the order of the array."""
+    """List the name, type and meaning of each field, in the array's order."""
     (body,) = (node.body for node in ast.parse(inspect.getsource(struct)).body if isinstance(node, ast.ClassDef))
     out = []
     for node, after in zip(body, [*body[1:], None], strict=True):
@@ -315,7 +315,7 @@ def test_the_published_noise_is_the_codes() -> None:
 
 
 def test_every_error_raised_is_listed() -> None:
-    """And every listed code but the shells' own is raised somewhere in the core."""
+    """Every listed code, except the shells' own, is raised somewhere in the core."""
     core = Path(inspect.getfile(messages)).parent
     source = "".join(path.read_text("utf-8") for path in core.rglob("*.py"))
     raised = {found.lower() for found in re.findall(r'RemoteProtocolError\(\s*(?:"|Code\.)(\w+)', source)}
@@ -324,7 +324,7 @@ def test_every_error_raised_is_listed() -> None:
 
 
 def test_a_peer_with_newer_fields_is_understood() -> None:
-    """New fields are appended with defaults: what is missing takes its default, what is unknown is skipped."""
+    """New fields are appended with defaults. A missing field takes its default, and an unknown one is skipped."""
     draft = msgspec.msgpack.decode(encode(drafting((0, 1), (3,)))[1:])
     decoder = msgspec.msgpack.Decoder(messages.ToEdge)
     assert decoder.decode(msgspec.msgpack.encode(draft[:-1])) == drafting((0, 1), (3,))

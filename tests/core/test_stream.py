@@ -1,4 +1,4 @@
-"""Streams: the text is the target's own under every order of events, window, packet size and race policy."""
+"""A stream's text is the target's own under every order of events, window, packet size and race policy."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MODES = [
 
 @dataclass
 class Anyhow:
-    """Both machines, and a scheduler that picks what happens next: bytes come in any pieces, forwards end whenever."""
+    """Both machines, with a scheduler that picks the next event. Bytes come in any pieces; forwards end any time."""
 
     draft: TableModel
     target: TableModel
@@ -111,7 +111,7 @@ class Anyhow:
         self.wires["up" if side == "device" else "down"] += sent
 
     def check_drafts(self) -> None:
-        """Whatever was rolled back, every draft is the draft model's own choice after all that stands before it."""
+        """Whatever was rolled back, every draft is the draft model's own choice after its prefix."""
         for session in self.device._sessions.values():
             tokens = [*session.text.tokens, *session._branch.drafts]
             for at in range(session.text.length, len(tokens)):
@@ -169,7 +169,7 @@ def tokens(start: int, drafted: int, accepted: int, last: tuple[int, ...], text:
 @pytest.mark.parametrize(
     "bad",
     [
-        tokens(2, 1, 9, (3,), (0, 1, 3)),  # accepts what was never made
+        tokens(2, 1, 9, (3,), (0, 1, 3)),  # accepts drafts that were never made
         tokens(2, 0, 1, (3,), (0, 1, 3)),  # accepts more than it verified
         tokens(3, 0, 0, (3,), (0, 1, 3)),  # leaves a gap
         tokens(2, 0, 0, (), (0, 1)),  # commits nothing

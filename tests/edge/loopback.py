@@ -45,7 +45,7 @@ HOST = "127.0.0.1"
 VOCAB = 40
 EOS = 7
 FAULT = VOCAB - 1
-"""A prompt that holds this token makes a `Table` with a fault raise it."""
+"""A prompt with this token makes a `Table` raise its fault."""
 TOKENIZER = bytes(range(16))
 SCHEMES = ("server", "dense", "topk", "split", "coupled")
 GREEDY = SamplingParams(0.0)
@@ -55,13 +55,13 @@ T = TypeVar("T")
 
 
 class Cache(list[int]):
-    """A cache that can be watched."""
+    """A cache that tests can watch."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class Table(TableModel):
-    """A table that can be slow, can fail, and knows which of its caches are alive."""
+    """A table that can be slow or fail, and knows its live caches."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Table(TableModel):
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30) -> T:
-    """Run `main` to its end in bounded time, and see that it leaves neither task nor thread behind."""
+    """Run `main` to its end in bounded time, and check that it leaves no task or thread behind."""
 
     async def bounded() -> T:
         async with asyncio.timeout(seconds):
@@ -126,7 +126,7 @@ async def started(
 
 @contextlib.asynccontextmanager
 async def serving(target: Table, limits: Limits | None = None) -> AsyncIterator[str]:
-    """An edge; its URL."""
+    """Run an edge. Yields its URL."""
     async with started(target, limits=limits) as (_, url):
         yield url
 
@@ -147,13 +147,13 @@ def request(
 
 
 def truth(target: Table, asked: Request) -> list[int]:
-    """What the target alone writes."""
+    """Write the target's own text."""
     same = TableModel(target.row, target.vocab_size, target.max_context, target.eos_ids)
     return list(alone.write(same, asked.prompt, asked.params, asked.seed, asked.max_tokens))
 
 
 async def write(client: EdgeConnection, asked: Request, into: list[int] | None = None) -> list[int]:
-    """The tokens of one text, also put `into` a list as they come."""
+    """Return the tokens of one text, which also go `into` a list as they come."""
     tokens: list[int] = [] if into is None else into
     reasons = []
     async for event in client.write(asked):
@@ -173,7 +173,7 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
 
 
 class Raw:
-    """A peer that says whatever it likes."""
+    """A peer that can send anything."""
 
     welcome: Welcome
 

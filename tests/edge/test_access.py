@@ -1,4 +1,4 @@
-"""Tokens: the file, the handshake, the quotas; what one token does is nothing to another."""
+"""Tokens: the file, the handshake and the quotas. One token's use does not affect another."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_one_token_a_line(tmp_path: Path) -> None:
         ("t.toml", f'[[token]]\ntoken = "{ALICE}"', "lists no tokens"),
         ("t.toml", '[[token]]\nname = "a"', "'a' needs either token or sha256"),
         ("t.toml", f'[[token]]\nname = "a"\ntoken = "{ALICE}"\nsha256 = "00"', "'a' needs either token or sha256"),
-        ("t.toml", '[[token]]\nname = "a"\nsha256 = "00"', "sha256 of 'a' is no 64 hex digits"),
+        ("t.toml", '[[token]]\nname = "a"\nsha256 = "00"', "sha256 of 'a' is not 64 hex digits"),
         ("t.toml", f'[[token]]\nname = "a"\ntoken = "{ALICE}"\nsessions = 0', "sessions of 'a' is 0; give a number"),
         ("t.toml", f'[[token]]\nname = "a"\ntoken = "{ALICE}"\ntokens_per_s = nan', "tokens_per_s of 'a' is nan"),
         ("t.toml", f'[[token]]\nname = "a"\ntoken = "{ALICE}"\nseccions = 2', "seccions"),
@@ -139,7 +139,7 @@ def test_a_bucket_lets_its_rate_through_and_a_burst_of_a_second() -> None:
 
 
 async def status(url: str, token: str = "") -> tuple[int, Headers]:
-    """With what a handshake is refused."""
+    """Return the status and reason of a refused handshake."""
     with pytest.raises(InvalidStatus) as refused:
         async with Raw.connect(url, token=token):
             pass
@@ -184,7 +184,7 @@ def test_connections_over_a_tokens_quota_and_over_the_edges_are_told_to_come_bac
                 async with Raw.connect(url, token=BOB):
                     code, headers = await status(url, BOB)
                     assert (code, headers["Retry-After"]) == (503, "5")
-            async with Raw.connect(url, token=ALICE):  # those that ended count no more
+            async with Raw.connect(url, token=ALICE):  # ended ones no longer count
                 pass
 
     run(main)

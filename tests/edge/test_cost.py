@@ -1,4 +1,4 @@
-"""What metrics and traces cost on the hot path. `pytest -s` shows the figures, for docs/operate.md."""
+"""The cost of metrics and traces on the hot path. `pytest -s` shows the figures for docs/operate.md."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .loopback import TOKENIZER, VOCAB
 
 ROUNDS = 2000
 BAR_S = 200e-6
-"""For one round; a busy machine may take ten times what a quiet one does."""
+"""Limit for one round. A busy machine may take ten times as long as a quiet one."""
 
 
 def watching(traces: Traces | None) -> Callable[[], None]:
-    """One round of a text as the edge sees it: a draft comes, a call runs, tokens go."""
+    """Run one round of a text as the edge sees it: a draft, a call, tokens."""
     target = Target("a test", "a target", TOKENIZER, VOCAB, 512, ())
     metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0))
     watch = Watch(EdgeMachine(target, Limits(), 0.0).text, "peer", anybody(0.0), metrics, traces, perf_counter)

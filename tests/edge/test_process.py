@@ -1,4 +1,4 @@
-"""`airdraft edge` as who runs it meets it: a process with options, signals, and an HTTP port."""
+"""`airdraft edge` from the outside: a process with options, signals, and an HTTP port."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PROMPT = "def parse(text):\n"
 
 
 class Edge:
-    """A process, and how to reach it."""
+    """A process, with its addresses."""
 
     def __init__(self, process: subprocess.Popen[bytes], context: ssl.SSLContext, folder: Path) -> None:
         record = announced(process)
@@ -72,7 +72,7 @@ class Edge:
 
 
 def certified(folder: Path) -> ssl.SSLContext:
-    """Write a certificate and its key there. What trusts it, and no other."""
+    """Write a certificate and its key there. Returns a context that trusts only this certificate."""
     authority = trustme.CA()
     made = authority.issue_cert("127.0.0.1")
     made.private_key_pem.write_to_path(str(folder / "key.pem"))
@@ -84,7 +84,7 @@ def certified(folder: Path) -> ssl.SSLContext:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Edge]:
-    """An edge with all that faces the open; it drains for two seconds."""
+    """Run an edge with all its public options. It drains for two seconds."""
     context = certified(tmp_path)
     (tmp_path / "tokens").write_text(TOKEN)
     with started(
@@ -98,7 +98,7 @@ def running(tmp_path: Path) -> Iterator[Edge]:
 
 
 async def opened(socket: object, max_tokens: int) -> Decoder:
-    """Greet and open a text that the edge writes by itself."""
+    """Greet, and open a text that the edge writes alone."""
     _, tokenizer = load("target")
     ids = tokenizer.encode(PROMPT)
     packed = BitWriter()

@@ -1,4 +1,4 @@
-"""The edge over real sockets: right texts for the good, an error for the bad, and neither touches the other."""
+"""The edge over real sockets: good peers get right texts, bad ones get errors, and neither affects the other."""
 
 from __future__ import annotations
 
@@ -371,11 +371,11 @@ def test_a_device_that_does_not_read_neither_fills_the_edge_nor_holds_up_its_end
 
 
 def test_short_forwards_hold_up_neither_what_was_said_nor_what_came() -> None:
-    """They run in the loop's own thread, so what is not sent before one, or read, waits until it has ended."""
+    """Short forwards run in the loop's own thread, so unsent or unread data waits until they end."""
     said: list[Message] = []
 
     class Asking(Table):
-        """While one of its forwards runs, a ping comes; while the next runs, all that was said before is there."""
+        """A ping comes during one forward. During the next, all earlier messages have arrived."""
 
         device: ClientConnection
         asked_at = 0

@@ -1,4 +1,4 @@
-"""The edge over a long day: idle ends, draining, closing, and what it tells meanwhile."""
+"""The edge as a long-running service: idle limits, draining, closing and telemetry."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_metrics_of_round_trips_refusals_and_texts_that_were_lost() -> None:
             async with Raw.connect(url) as raw:
                 await raw.send(opening(1, scheme="nope"), opening(2, scheme="server"))
                 await until(lambda: value(server, "kv_positions") > 0)
-                assert server.metrics.registry.get_sample_value("airdraft_kv_bytes") is None  # nobody knows
+                assert server.metrics.registry.get_sample_value("airdraft_kv_bytes") is None  # not known
                 engine = server.scheduler.engine
                 engine.info = replace(engine.info, position_bytes=12)
                 assert value(server, "kv_bytes") == 12 * value(server, "kv_positions") > 0
@@ -233,7 +233,7 @@ def test_a_trace_that_cannot_be_written_costs_no_text(tmp_path: Path, caplog: py
 
 
 def test_logs_hold_neither_prompts_nor_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """At the level that tells most, through texts that end well, badly, and not at all."""
+    """Logs at the most detailed level, for texts that end well, badly, and not at all."""
     prompt = (31, 17, 29, 23)
     caplog.set_level(logging.DEBUG)
     sent = "a-bearer-token-0123456789"

@@ -1,4 +1,4 @@
-"""wss:// with certificates made here; ws:// is turned away; files that do not fit are named."""
+"""wss:// with new certificates. ws:// is refused, and errors name the files that do not fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .loopback import HOST, Raw, Table, device, request, run, started, truth
 
 
 def files(folder: Path, authority: trustme.CA, name: str = "localhost") -> tuple[Path, Path]:
-    """A certificate and its key."""
+    """Make a certificate and its key."""
     folder.mkdir(exist_ok=True)
     made = authority.issue_cert(name, "127.0.0.1")
     certificate, key = folder / "chain.pem", folder / "key.pem"

@@ -1,4 +1,4 @@
-"""An edge that serves the shipped target from a thread of its own, and can be killed and started again."""
+"""An edge that serves the shipped target from its own thread, and can be killed and started again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shipped(which: str) -> tuple[LanguageModel, Tokenizer]:
 
 
 class _Watched(OneByOne):
-    """Says when a text is being written."""
+    """Signals that a text is in progress."""
 
     def __init__(self, model: LanguageModel, writing: threading.Event) -> None:
         super().__init__(model)
@@ -40,7 +40,7 @@ class _Watched(OneByOne):
 
 
 class Edge:
-    """An edge in a thread of its own, which takes at least 4 ms a forward, so that there is a midst of a text."""
+    """An edge in its own thread. A forward takes at least 4 ms, so that tests can act in the middle of a text."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls

@@ -1,4 +1,4 @@
-"""The conformance test itself: its p-values are fair, its expectations complete, and it sees a small bias."""
+"""The conformance test has fair p-values and complete expectations, and detects a small bias."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def table(seed: int, vocab: int = 4, eos_ids: tuple[int, ...] = ()) -> TableMode
 
 
 class Alone(Pair):
-    """The target without a draft: exact, and quick."""
+    """Run the target without a draft, which is exact and quick."""
 
     def write(self, request: Request) -> PairText:
         wanted = tuple(request.prompt), request.params, request.seed, request.max_tokens
@@ -34,7 +34,7 @@ class Alone(Pair):
 
 
 def test_p_values_of_exact_texts_are_uniform() -> None:
-    """A test that cries wolf, or never cries, would show here."""
+    """This would show a test that always fails, or never does."""
     draft, target, spec = table(1), table(2), SchemeSpec("server")
     values = [
         conformance(draft, target, spec, SamplingParams(), depth=2, trials=250, seed=s, pair=Alone).p_value
@@ -73,7 +73,7 @@ def test_a_text_that_cannot_occur_decides_at_once() -> None:
 
 
 def test_a_bias_of_a_few_percent_is_seen() -> None:
-    """Counts drawn from a target one logit of which is off by 0.3."""
+    """Draw counts from a target with one logit off by 0.3."""
     target = table(2)
     bent = target.row((0,)).copy()
     bent[1] += 0.3

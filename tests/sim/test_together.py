@@ -29,7 +29,7 @@ class Tokens(list[int]):
 
 
 class Strict(TableModel):
-    """Refuses what every engine refuses, and counts."""
+    """A model that refuses what every engine refuses, and counts forwards."""
 
     fed = forwards = 0
 
@@ -42,7 +42,7 @@ class Strict(TableModel):
 
 
 def table(seed: int, likeness: float = 0.0, max_context: int = 64, eos_ids: tuple[int, ...] = ()) -> Strict:
-    """A random model; `likeness` is how much of its rows is the same for every seed."""
+    """Make a random model. `likeness` is the share of its rows common to every seed."""
 
     def row(prefix: tuple[int, ...]) -> FloatArray:
         common, own = (np.random.default_rng([at, *prefix]).normal(size=VOCAB + 1) for at in (0, seed))

@@ -1,4 +1,4 @@
-"""Virtual time: the machines run as they are, and the clock agrees with what can be computed by hand."""
+"""In virtual time the real machines run, and the clock agrees with calculations by hand."""
 
 from __future__ import annotations
 

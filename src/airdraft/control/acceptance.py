@@ -1,4 +1,4 @@
-"""The chance that a drafted token is accepted, by how sure the draft model was of it."""
+"""The chance that a draft is accepted, given the draft model's own probability."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from airdraft.errors import BadParameterError
 
 
 class _Share:
-    """The mean of a Beta distribution over a share, whose evidence fades."""
+    """The mean of a Beta distribution over a share, with fading evidence."""
 
     def __init__(self, prior: float, weight: float, forgetting: float) -> None:
         self._prior, self._weight, self._keep = prior, weight, 1 - forgetting
@@ -24,7 +24,7 @@ class _Share:
 class Calibrated:
     """Acceptance by the draft's probability of its own token, learned in a few buckets of equal width.
 
-    The probability alone is no estimate: a draft may be surer than it is right. It is believed until something is seen.
+    That probability is only the prior estimate, because a draft model may be overconfident.
     """
 
     def __init__(self, buckets: int = 8, weight: float = 4.0, forgetting: float = 0.01) -> None:
@@ -37,11 +37,11 @@ class Calibrated:
         self._shares = [_Share((i + 0.5) / buckets, weight, forgetting) for i in range(buckets)]
 
     def judged(self, confidence: float, accepted: bool) -> None:
-        """Learn that a token which the draft drew at this probability was accepted, or refused."""
+        """Learn whether a token that the draft drew at this probability was accepted."""
         self._share(confidence).see(accepted)
 
     def chance(self, confidence: float) -> float:
-        """The chance that a token drawn at this probability is accepted."""
+        """Estimate the chance that a token drawn at this probability is accepted."""
         return self._share(confidence).mean
 
     def _share(self, confidence: float) -> _Share:

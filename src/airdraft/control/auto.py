@@ -1,4 +1,4 @@
-"""The choice of a way to write: always one scheme, or the scheme that is predicted to be fastest."""
+"""Policies that choose a way to write: always one scheme, or the one predicted to be fastest."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
 VAIN_S = 2.0
-"""Leave a raced stream after it has gained nothing for so many seconds."""
+"""Seconds without gain after which to leave a raced stream."""
 RETRY_S = (1.0, 16.0)
-"""Seconds of `server` after which to try a stream again: at first, and at most. They double while trials fail."""
+"""Least and most seconds of `server` before another try of a stream. They double while tries fail."""
 NEAR = 0.01
-"""The share by which predictions must differ to count as different."""
+"""Relative difference below which two predictions count as equal."""
 
 
 class Steady:
-    """One scheme for good. If the mode has no length (0), the facts decide length, window and packets."""
+    """A policy with one scheme for good. If the mode has no length (0), the facts decide length, window and packets."""
 
     def __init__(self, mode: Mode, wire: Wire, max_window: int = MAX_DRAFT) -> None:
         self._mode, self._wire, self._max_window = mode, wire, max_window
@@ -48,7 +48,7 @@ def predictions(
     max_window: int = MAX_DRAFT,
     rounds: Callable[[Facts, Wire], Prediction] = predict.best_rounds,
 ) -> list[Prediction]:
-    """The prediction of every way at its best, in the order given; of a stream once for each race policy."""
+    """Predict every way at its best, in the order given, and a stream once for each race policy."""
     found = []
     for each in wires:
         if not each.traits.drafts:
@@ -61,7 +61,7 @@ def predictions(
 
 
 def preferred(found: Sequence[Prediction]) -> Prediction:
-    """The fastest prediction; or `server`, which spares the device, if it is no slower."""
+    """Choose the fastest prediction, or `server`, which spares the device, if it is no slower."""
     best = max(found, key=lambda each: each.tokens_per_s)
     for each in found:
         if not each.mode.traits.drafts and each.tokens_per_s >= (1 - NEAR) * best.tokens_per_s:
@@ -70,11 +70,11 @@ def preferred(found: Sequence[Prediction]) -> Prediction:
 
 
 class Auto:
-    """The way that is predicted to be fastest, kept where a change would gain little or not last.
+    """A policy that uses the way predicted to be fastest, and avoids changes that gain little or do not last.
 
-    The present way (a scheme and race policy) is left once another has been predicted `margin` faster for `dwell_s`, or
-    once `server` has been no slower for as long. A raced stream is left for `server` when a forward was seen to give no
-    more than one token. Draft length, window and packets follow the facts at once: changing them costs nothing.
+    It leaves the present way (a scheme and race policy) once another has been predicted `margin` faster for `dwell_s`,
+    or `server` no slower for as long. It leaves a raced stream for `server` when forwards measurably give no more than
+    one token. Draft length, window and packets follow the facts at once, since changing them costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
     """
@@ -102,10 +102,10 @@ class Auto:
         self._margin, self._dwell_s = margin, dwell_s
         self._present: Prediction | None = None
         self._better_since: float | None = None
-        self._since = 0.0  # when the present way began
+        self._since = 0.0  # start of the present way
         self._retry_s = RETRY_S[0]
         self._runner_up: Prediction | None = None
-        self._facts: Facts | None = None  # that the last choice rests on
+        self._facts: Facts | None = None  # behind the last choice
 
     def choose(self, facts: Facts, now: float) -> Mode:
         """See `Policy.choose`."""
@@ -134,9 +134,9 @@ class Auto:
         racing = [each for each in found if each.mode.races]
         if not racing:
             return preferred(found)
-        # A raced stream is never slower than `server`, and how much faster no average foretells: drafts come in runs.
-        # So it is tried, and left where it is seen to be in vain; and tried again after a while.
-        # At the start of a text, too: while the edge reads the prompt, drafts cost nothing.
+        # A raced stream is never slower than `server`. No average predicts its gain, because acceptance comes in runs.
+        # So try it, leave it when measurements show no gain, and try it again after a while.
+        # Try it at the start of a text too: while the edge reads the prompt, drafts cost nothing.
         begun = self._present is not None and not (
             not self._present.mode.traits.drafts and now - self._since >= self._retry_s
         )
@@ -152,7 +152,7 @@ class Auto:
         if best is present:
             return False
         if not best.mode.traits.drafts or (best.mode.traits.races and not present.mode.traits.drafts):
-            return True  # the one spares drafting, the other is a trial
+            return True  # `server` spares drafting, and a raced stream is a trial
         return best.tokens_per_s > (1 + self._margin) * present.tokens_per_s
 
     def why(self) -> str:

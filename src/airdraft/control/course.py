@@ -1,19 +1,19 @@
 """One cycle of `stream`, with constant delays and independent acceptance.
 
-Renewal-reward (Ross, Stochastic Processes, §3.6): a cycle begins when the edge commits its own token where the device
-drafted another, and ends when that happens again; speed is the mean of its tokens by the mean of its time. Until the
-next mismatch, device and edge run one fixed course whatever the tokens are. So that course is walked, and each step
-weighted with the chance that the cycle lives to see it.
+By renewal-reward (Ross, Stochastic Processes, §3.6), a cycle begins when the edge commits its own token where the
+device drafted another, and ends when that happens again. Speed is the mean of its tokens divided by the mean of its
+time. Until the next mismatch, device and edge follow one fixed course, whatever the tokens are. So this module walks
+that course, and weights each step by the chance that the cycle reaches it.
 
-The rules walked:
-- The device learns what a forward committed one downlink delay after its end, and drafts token after token, `draft_s`
-  each, as long as the window past the committed length it knows of allows. A forward of the draft is not interrupted:
-  after a mismatch the one under way, on a dead branch, must end first.
-- Drafts leave in packets of `first`, then `then` tokens, one behind the other at the uplink's rate; a packet that the
-  window keeps from filling leaves as it is. What leaves in vain after a mismatch is counted, but not queued for.
-- The edge, when free, takes the drafts that have arrived past the committed length, `MAX_DRAFT` at most, and commits
-  them and one token of its own. If there are none it commits one token (race) or waits for some (race off).
-- A position whose token the device learns before it has drafted one there cannot be a mismatch.
+The rules of the walk:
+- The device learns of a commit one downlink delay after the forward ends. It drafts one token after another, `draft_s`
+  each, while its window past the known committed length allows. A draft forward is not interrupted: after a mismatch,
+  one under way on the dead branch must end first.
+- Drafts leave in packets of `first`, then `then` tokens, one after another at the uplink's rate. A packet that the
+  window keeps from filling leaves as it is. Packets wasted after a mismatch are counted, but delay nothing.
+- A free edge takes the drafts that have arrived past the committed length, at most `MAX_DRAFT`, and commits them and
+  one token of its own. Without drafts it commits one token (race) or waits for some (race off).
+- A position whose token the device learns before drafting there cannot be a mismatch.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
 MAX_DRAFT = 32
-"""The most drafts in one forward of the target: an edge's usual limit."""
+"""Most drafts in one target forward, the usual limit of an edge."""
 
 _TAIL = 0.02
-"""The walk ends when a cycle outlives it with this chance; what is left goes on at the pace of the last half."""
+"""Chance that a cycle outlives the walk, at which it ends. The rest goes on at the pace of the last half."""
 _FEWEST_FORWARDS, _MOST_FORWARDS = 12, 150
 
 
 @dataclass(frozen=True)
 class Cycle:
-    """The mean of a cycle; where no mismatch can end it, of a stretch of it."""
+    """The mean of a cycle, or of a stretch of it if no mismatch can end it."""
 
     tokens: float
     seconds: float
     forwards: float
-    """Forwards of the target."""
+    """Target forwards."""
     uplink_bits: float
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens by time."""
+        """Tokens divided by time."""
         return self.tokens / self.seconds
 
 
 def cycle(facts: Facts, wire: Wire, mode: Mode) -> Cycle:
-    """The mean cycle of a stream of this `mode`. Raises: `BadParameterError` without a window."""
+    """Compute the mean cycle of a stream in this `mode`. Raises: `BadParameterError` without a window."""
     if mode.length < 1:
         raise BadParameterError(f"the window of a stream is {mode.length}; give at least 1 token")
     down_s = facts.rtt_s / 2 + wire.answer_bits / facts.downlink_bps
     busy, late_s = _Course(facts, wire, mode, down_s, facts.draft_s / 2).dead_draft()
     if mode.race == "off":  # the edge waits for the device, so the delay is the same in every cycle
         shares = {busy * late_s: 1.0}
-    else:  # each has a clock of its own, so any part of a forward may be left: three parts stand for all
+    else:  # the clocks are independent, so any part of a forward may be left: try three parts
         third = busy / 3
         shares = {0.0: 1 - busy, facts.draft_s / 6: third, facts.draft_s / 2: third, facts.draft_s * 5 / 6: third}
     tokens = seconds = forwards = bits = 0.0
@@ -70,39 +70,39 @@ def cycle(facts: Facts, wire: Wire, mode: Mode) -> Cycle:
             seconds += share * mean.seconds
             forwards += share * mean.forwards
             bits += share * mean.uplink_bits
-    # Where a queue would grow, the link sets the pace; but an edge that races needs no uplink to go on.
+    # If a queue would grow, the link sets the pace, except that an edge that races needs no uplink to go on.
     queue_s = bits / facts.uplink_bps if mode.race == "off" else min(bits / facts.uplink_bps, tokens * facts.verify_s)
     seconds = max(seconds, queue_s, forwards * wire.answer_bits / facts.downlink_bps)
     return Cycle(tokens, seconds, forwards, bits)
 
 
 class _Device:
-    """The device on a branch that lives, as it learns of commits."""
+    """The device on a live branch, as it learns of commits."""
 
     def __init__(self, facts: Facts, wire: Wire, mode: Mode, start_s: float) -> None:
         self._draft_s, self._window, self._then = facts.draft_s, mode.length, mode.then
         self._half_rtt_s = facts.rtt_s / 2
         self._wire, self._uplink_bps = wire, facts.uplink_bps
         self._free_s = start_s
-        self._position = 1  # the next to be drafted
-        self._known = 0  # committed length the device knows of
-        self._commits: list[tuple[float, int]] = []  # (when the device learns it, committed length)
-        self._learned = 0  # of those
-        self._held, self._limit = 0, mode.first  # drafts not yet sent, and how many the next packet takes
+        self._position = 1  # the next to draft
+        self._known = 0  # committed length known to the device
+        self._commits: list[tuple[float, int]] = []  # (time when the device learns it, committed length)
+        self._learned = 0  # number of those learned
+        self._held, self._limit = 0, mode.first  # unsent drafts, and the size of the next packet
         self._uplink_free_s = 0.0
         self.drafted: list[int] = []
-        """Positions drafted before they were known, ascending."""
+        """Positions drafted before their tokens were known, ascending."""
         self.packets: list[tuple[float, float, int, int]] = []
         """(sent, arrives, last position, bits), in order."""
         self.done: list[float] = []
-        """Ends of its forwards, in order."""
+        """End times of its forwards, in order."""
 
     def tell(self, when_s: float, committed: int) -> None:
-        """Note that a commit is known from `when_s` on. Call it in order of time."""
+        """Note a commit that is known from `when_s` on. Call this in order of time."""
         self._commits.append((when_s, committed))
 
     def advance(self, until_s: float, beyond: int | None = None) -> None:
-        """Draft until the time `until_s`, or until a packet with a position past `beyond` has left."""
+        """Draft until time `until_s`, or until a packet with a position past `beyond` leaves."""
         while beyond is None or not self.packets or self.packets[-1][2] <= beyond:
             self._learn(self._free_s)
             if self._position > self._known + self._window:
@@ -146,7 +146,7 @@ class _Course:
     """Device and edge until the next mismatch."""
 
     def __init__(self, facts: Facts, wire: Wire, mode: Mode, down_s: float, late_s: float) -> None:
-        """`late_s`: seconds for which a dead draft keeps the device busy after it has heard of the last mismatch."""
+        """`late_s`: seconds for which a dead draft keeps the device busy after news of the last mismatch."""
         self._device = _Device(facts, wire, mode, down_s + late_s)
         self._ends: list[tuple[float, int]] = [(0.0, 0)]  # (end of a forward, committed length), in order
         self._down_s, self._draft_s, self._acceptance = down_s, facts.draft_s, facts.acceptance
@@ -155,7 +155,7 @@ class _Course:
 
     def _walk(self, verify_s: float, race: str) -> None:
         device, packets, taken = self._device, self._device.packets, 0
-        alpha = min(max(self._acceptance, _TAIL), 0.97)  # beyond that the course is long, and steady well before
+        alpha = min(max(self._acceptance, _TAIL), 0.97)  # beyond that the course is long, and becomes steady early
         enough = math.log(_TAIL) / math.log(alpha)  # judged drafts
         now, committed, arrived = 0.0, 0, 0
         for number in range(_MOST_FORWARDS):
@@ -172,10 +172,10 @@ class _Course:
             committed += 1 + min(max(0, arrived - committed), MAX_DRAFT)
             self._ends.append((now, committed))
             device.tell(now + self._down_s, committed)
-        device.advance(now + self._down_s + self._draft_s)  # what it drafts until the last commit is known
+        device.advance(now + self._down_s + self._draft_s)  # its drafts before it knows the last commit
 
     def _weigh(self) -> None:
-        """Find the chance that the cycle lives to see each forward, and the tokens it commits until the course ends."""
+        """Find the chance that the cycle reaches each forward, and its tokens until the course ends."""
         drafted, index, alive = self._device.drafted, 0, 1.0
         self._tokens = 0.0
         self._lives = [alive]  # before each forward, and after the last
@@ -188,13 +188,13 @@ class _Course:
             self._lives.append(alive)
 
     def dead_draft(self) -> tuple[float, float]:
-        """The chance that the device, hearing of the mismatch, is busy with a dead draft, and for how long if it is."""
+        """Return the chance that news of the mismatch meets a dead draft under way, and the time left in it."""
         done, chance, total_s = self._device.done, 0.0, 0.0
         for number in range(1, len(self._ends)):
             heard_s = self._ends[number][0] + self._down_s
             following = bisect_right(done, heard_s)
             left_s = done[following] - heard_s if following < len(done) else math.inf
-            if left_s < 0.999 * self._draft_s:  # else it starts just then, or later: the window kept it waiting
+            if left_s < 0.999 * self._draft_s:  # else it starts then or later, because the window made it wait
                 ends_here = self._lives[number - 1] - self._lives[number]
                 chance += ends_here
                 total_s += ends_here * left_s
@@ -202,14 +202,14 @@ class _Course:
         return (chance / died, total_s / chance) if chance else (0.0, 0.0)
 
     def mean(self) -> Cycle:
-        """The mean over where the mismatch comes."""
+        """Average over the position of the mismatch."""
         lives, alive = self._lives, self._lives[-1]
         seconds = sum(
             life * (end[0] - begin[0])
             for life, (begin, end) in zip(lives[:-1], itertools.pairwise(self._ends), strict=True)
         )
         bits, running = 0.0, 0
-        for sent_s, _, _, packet_bits in self._device.packets:  # each leaves if no mismatch is known by then
+        for sent_s, _, _, packet_bits in self._device.packets:  # each leaves unless a mismatch is known by then
             while running < len(self._ends) - 1 and self._ends[running + 1][0] <= sent_s - self._down_s:
                 running += 1
             if running == len(self._ends) - 1:
@@ -229,7 +229,7 @@ class _Course:
         )
 
     def _last_half(self) -> tuple[Cycle, int]:
-        """The last half of the course, and the number of drafts judged in it."""
+        """Return the last half of the course, and the number of drafts judged in it."""
         half = (len(self._ends) - 1) // 2
         (begin_s, begin), (end_s, end) = self._ends[half], self._ends[-1]
         sent = sum(bits for sent_s, _, _, bits in self._device.packets if begin_s <= sent_s < end_s)

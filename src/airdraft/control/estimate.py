@@ -1,4 +1,4 @@
-"""Facts, estimated from durations, round trips and verdicts."""
+"""The estimate of facts from durations, round trips and verdicts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from airdraft.core.policy import Facts, Judged
 from airdraft.errors import BadParameterError
 
 PRIOR = Facts(draft_s=0.015, verify_s=0.03, rtt_s=0.02, uplink_bps=math.inf, downlink_bps=math.inf, acceptance=0.7)
-"""The facts assumed until they are measured: a phone, an 8 B target, a nearby edge and a link without limit."""
+"""The facts before any measurement: a phone, an 8 B target, a nearby edge and a link without limit."""
 
 _DURATIONS = 9
-"""Forwards remembered. Half of them may be outliers, and a change shows after five."""
+"""Number of forwards kept. Half of them may be outliers, and a change shows after five."""
 _EXCHANGES = 32
-"""Round trips remembered for the rates. Enough of different sizes; about a second of rounds."""
+"""Number of round trips kept for the rates: enough of different sizes, about a second of rounds."""
 _RECENT = 9
-"""Round trips from which the RTT is taken."""
+"""Number of round trips used for the RTT."""
 _JUDGED = 40.0
-"""Judged tokens after which evidence on acceptance counts 1/e: about a second; standard error some 0.05."""
+"""Judged tokens after which evidence of acceptance counts 1/e: about a second, standard error about 0.05."""
 _PRIOR_JUDGED = 4.0
-"""Judged tokens that the prior acceptance counts for."""
+"""Weight of the prior acceptance, in judged tokens."""
 _SPREAD_BYTES = 64
-"""Exchanges whose sizes differ by less say nothing about a rate."""
+"""Least difference in size between exchanges that shows a rate."""
 
 
 class Estimator:
@@ -42,8 +42,8 @@ class Estimator:
         self._accepted = _PRIOR_JUDGED * prior.acceptance
         self._judged = _PRIOR_JUDGED
         self._raced = 0.0, 0.0  # tokens, forwards
-        self._up_s = 0.0  # seconds a byte
-        self._free_s = 0.0  # when the uplink has sent everything
+        self._up_s = 0.0  # in s/byte
+        self._free_s = 0.0  # time when the uplink has sent everything
 
     def drafted(self, seconds: float) -> None:
         """See `Learner.drafted`."""
@@ -66,7 +66,7 @@ class Estimator:
         self._free_s = max(now, self._free_s) + nbytes * self._up_s
 
     def queued_s(self, now: float) -> float:
-        """See `Learner.queued_s`. It goes by the rate that `facts` last gave."""
+        """See `Learner.queued_s`. It uses the rate from the last call of `facts`."""
         return max(0.0, self._free_s - now)
 
     def judged(self, verdict: Judged) -> None:
@@ -74,7 +74,7 @@ class Estimator:
         if verdict.rounds:
             self._count(verdict.accepted, verdict.rejected)
         else:
-            # A token that the edge wrote by itself says as much about the draft model as one that it verified.
+            # A token that the edge wrote on its own says as much about the draft model as a verified one.
             self._count(verdict.agreeing, 0)
             self._count(0, int(verdict.agreeing < verdict.drafts))
             if verdict.raced:
@@ -110,23 +110,23 @@ class Estimator:
         )
 
     def _link(self) -> tuple[float, float, float]:
-        """RTT, and seconds a byte up and down; 0 where the sizes seen so far do not show one."""
+        """Estimate the RTT, and s/byte up and down; 0 if the sizes so far do not show a rate."""
         if not self._exchanges:
             return self._prior.rtt_s, 0.0, 0.0
         seen = np.array(self._exchanges)  # [n, 3]: seconds, bytes up, bytes down
         up_s, down_s = _slopes(seen)
         left = (seen[:, 0] - up_s * seen[:, 1] - down_s * seen[:, 2])[-_RECENT:]
-        # Delays of our own making (a packet behind another) only add: the least of three neighbours is free of most.
-        # The median of those is what an exchange typically takes, which the least of all would not be on a radio link.
+        # Our own delays (a packet behind another) only add, so the least of three neighbours is mostly free of them.
+        # The median of these is typical of an exchange. The least of all would not be, on a radio link.
         least = [left[max(0, at - 2) : at + 1].min() for at in range(min(2, len(left) - 1), len(left))]
-        return max(0.0, float(median(least))), up_s, down_s  # NumPy's would take longer than all the rest
+        return max(0.0, float(median(least))), up_s, down_s  # NumPy's median would take longer than all the rest
 
 
 def _slopes(seen: np.ndarray) -> tuple[float, float]:
-    """Seconds a byte up and down, by robust regression; 0 where sizes vary too little or noise drowns them.
+    """Estimate s/byte up and down by robust regression; 0 if sizes vary too little, or noise hides them.
 
-    `seen` is [n, 3] as in `Estimator._link`. Huber's estimator, by iteratively reweighted least squares, because a few
-    exchanges are always late by much: beyond the median deviation, weight falls as the deviation grows.
+    `seen` is [n, 3] as in `Estimator._link`. It uses Huber's estimator by iteratively reweighted least squares, because
+    a few exchanges are always very late: beyond the median deviation, weight falls as the deviation grows.
     """
     slopes = [0.0, 0.0]
     columns = [column for column in (1, 2) if np.ptp(seen[:, column]) >= _SPREAD_BYTES]
@@ -138,12 +138,12 @@ def _slopes(seen: np.ndarray) -> tuple[float, float]:
             off = np.abs(seen[:, 0] - design @ fitted)
             noise_s = max(float(np.median(off)), 1e-6)
             weights = np.sqrt(noise_s / np.maximum(off, noise_s))
-        # A slope that moves the longest exchange by less than the noise is noise. Drop the least telling, fit again.
+        # A slope that moves the longest exchange by less than the noise is noise. Drop the weakest, and fit again.
         moves = [fitted[1 + at] * np.ptp(seen[:, column]) for at, column in enumerate(columns)]
         weakest = int(np.argmin(moves))
         if moves[weakest] > max(3 * noise_s, 1e-4):
             for at, column in enumerate(columns):
-                # No exchange is faster than its bytes: late ones, after an outage say, must not pass for a slow link.
+                # No exchange is faster than its bytes, so late ones (after an outage) must not look like a slow link.
                 recent = seen[-_RECENT:]
                 bound = float((recent[:, 0] / np.maximum(recent[:, column], 1)).min())
                 slopes[column - 1] = min(float(fitted[1 + at]), bound)

@@ -16,36 +16,36 @@ from airdraft.core.schemes import Drafted, Drafts
 from airdraft.errors import BadParameterError
 
 WEBSOCKET_UP_BYTES, WEBSOCKET_DOWN_BYTES = 6, 2
-"""Header of a short WebSocket message (RFC 6455 §5.2); a client's is masked."""
+"""Size of a short WebSocket message's header (RFC 6455 §5.2). A client's is masked."""
 
 MOST_VOCAB = 1 << 22
-"""Tokens of the largest vocabulary taken. The largest models have some 260,000."""
+"""Size of the largest vocabulary allowed. The largest models have about 260,000 tokens."""
 
-# A session like any other: some hundred tokens in, with a digest that takes its full five bytes.
+# A typical session, some hundred tokens in, with a digest of the full five bytes.
 _SESSION, _SEQ, _POSITION, _DIGEST, _COUNT = 1, 200, 600, 0xFFFFFFFF, 4
 
 
 @dataclass(frozen=True)
 class Wire:
-    """The bytes that a scheme puts on the link."""
+    """The cost of a scheme's messages on the link."""
 
     scheme: str
     packet_bytes: int
-    """Uplink cost of a packet of drafts apart from the drafts: every header, and our frame."""
+    """Uplink cost of a packet of drafts without the drafts: all headers and our frame."""
     draft_bits: int
     """Bits that each draft adds."""
     answer_bytes: int
-    """Downlink cost of the message that answers a packet (rounds) or brings what a forward committed (without)."""
+    """Downlink cost of the message that answers a packet (rounds) or reports a commit (without rounds)."""
     reject_bytes: int = 0
     """Bytes that a rejection adds to the answer (`split`)."""
 
     @property
     def traits(self) -> schemes.Traits:
-        """The traits of its scheme. Raises: `BadParameterError` if that is unknown."""
+        """The scheme's traits. Raises: `BadParameterError` if the scheme is unknown."""
         return schemes.traits(self.scheme)
 
     def packet_bits(self, drafts: int) -> int:
-        """Uplink bits of a packet of so many drafts; the body is padded to a byte."""
+        """Return the uplink bits of a packet of `drafts`. The body is padded to a byte."""
         return 8 * (self.packet_bytes + math.ceil(self.draft_bits * drafts / 8))
 
     @property
@@ -56,16 +56,16 @@ class Wire:
 
 @functools.lru_cache(maxsize=64)
 def wire(scheme: str, vocab_size: int, k: int = 64, bits: int = 16, header_bytes: int = 40) -> Wire:
-    """Measure what `scheme` puts on the link, by encoding messages as a session sends them.
+    """Measure the bytes of `scheme` on the link, by encoding messages as a session sends them.
 
     Args:
         vocab_size: V, shared by draft and target model.
-        k, bits: of `topk` and `split`, as in `SchemeSpec`. `split` sends the target's whole row, without truncation.
-        header_bytes: below the WebSocket, a packet: 40 for TCP over IPv4, 0 to count as the programs do. Counted once,
-            also where a dense row is cut into many segments.
-    Raises: `BadParameterError` naming an unknown scheme or a number out of range.
+        k, bits: options of `topk` and `split`, as in `SchemeSpec`. `split` sends the target's whole row.
+        header_bytes: headers of a packet below the WebSocket: 40 for TCP over IPv4, 0 to count as the programs do. They
+            count once, even if a dense row takes many segments.
+    Raises: `BadParameterError` for an unknown scheme or a number out of range.
     """
-    if not 2 <= vocab_size <= MOST_VOCAB:  # rows of it are made here
+    if not 2 <= vocab_size <= MOST_VOCAB:  # rows of this size are made here
         raise BadParameterError(f"vocab-size is {vocab_size}; give the number of tokens, 2 to {MOST_VOCAB}")
     if header_bytes < 0:
         raise BadParameterError(f"header-bytes is {header_bytes}; give 0 or more")

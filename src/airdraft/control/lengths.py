@@ -1,4 +1,4 @@
-"""Rules for the number of tokens to draft in a round. Each sees the facts and the drafts so far: one more?"""
+"""Rules for the number of tokens in a round. Given the facts and the drafts so far, each decides on one more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airdraft.errors import BadParameterError
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same length for every round."""
+    """A rule with the same length for every round."""
 
     length: int
 
@@ -30,12 +30,12 @@ class Fixed:
 
 @dataclass(frozen=True)
 class TkSlt:
-    """TK-SLT's closed form. It leaves out round trip, headers and downlink."""
+    """TK-SLT's closed form, which ignores round trip, headers and downlink."""
 
     wire: Wire
 
     def cost(self, facts: Facts) -> float:
-        """L = b + c, the time to draft and send one token, in forwards of the target."""
+        """Compute L = b + c, the time to draft and send one token, in target forwards."""
         return (facts.draft_s + self.wire.draft_bits / facts.uplink_bps) / facts.verify_s
 
     def more(self, chances: Sequence[float], facts: Facts) -> bool:
@@ -43,15 +43,15 @@ class TkSlt:
         return len(chances) < min(MAX_DRAFT, tk_slt_length(facts.acceptance, self.cost(facts)))
 
     def speculate(self, facts: Facts) -> bool:
-        """TK-SLT's switch: whether speculation is faster than the target alone, S(γ*) > 1."""
+        """Whether speculation is faster than the target alone, S(γ*) > 1, which is TK-SLT's switch."""
         cost = self.cost(facts)
         return tk_slt_speedup(facts.acceptance, cost, tk_slt_length(facts.acceptance, cost)) > 1
 
 
 def tk_slt(facts: Facts, wire: Wire) -> predict.Prediction:
-    """TK-SLT's own prediction for rounds of its length: S(γ*) times the target's own speed.
+    """Predict rounds of TK-SLT's length as it does: S(γ*) times the target's own speed.
 
-    In place of `predict.best_rounds` it makes `auto.Auto` TK-SLT's switch.
+    In place of `predict.best_rounds`, this turns `auto.Auto` into TK-SLT's switch.
     """
     cost = TkSlt(wire).cost(facts)
     length = min(MAX_DRAFT, tk_slt_length(facts.acceptance, cost))
@@ -60,14 +60,14 @@ def tk_slt(facts: Facts, wire: Wire) -> predict.Prediction:
 
 
 def tk_slt_speedup(acceptance: float, cost: float, length: int) -> float:
-    """S(γ) = (1 - α^(γ+1)) / ((1 - α)(1 + γL)), where L is the cost of a drafted token in forwards of the target."""
+    """Compute S(γ) = (1 - α^(γ+1)) / ((1 - α)(1 + γL)), where L is the cost of a draft in target forwards."""
     return predict.mean_tokens(acceptance, length) / (1 + length * cost)
 
 
 def tk_slt_length(acceptance: float, cost: float) -> int:
-    """γ*, where S(γ) is greatest: γ0 = (W₋₁(-α^(1/L-1)/e) + 1) / ln α - 1/L, then the better neighbour; at least 1.
+    """Compute γ*, which maximises S(γ): the better neighbour of γ0 = (W₋₁(-α^(1/L-1)/e) + 1) / ln α - 1/L; at least 1.
 
-    Under certain acceptance S never falls, or (L ≥ 1) never rises; then `MAX_DRAFT`, or 1.
+    If acceptance is certain, S never falls, or (L ≥ 1) never rises. The result is then `MAX_DRAFT`, or 1.
     """
     if cost >= 1 or acceptance == 0:
         return 1
@@ -81,9 +81,9 @@ def tk_slt_length(acceptance: float, cost: float) -> int:
 
 
 def lambert_lower(depth: float) -> float:
-    """W₋₁(-exp(-depth)), the lower real branch of w·e^w = x, for depth ≥ 1; by its logarithm, so that x may underflow.
+    """Compute W₋₁(-exp(-depth)), the lower real branch of w·e^w = x, for depth ≥ 1, in logs so that x may underflow.
 
-    With u = -w: u - ln u = depth, a convex function that Newton's method descends from the right.
+    With u = -w, solve u - ln u = depth, a convex function, by Newton's method from the right.
     """
     if depth < 1:
         raise BadParameterError(f"W₋₁ is not real at -exp({-depth:g}); give a depth of at least 1")
@@ -99,7 +99,7 @@ def lambert_lower(depth: float) -> float:
 
 @dataclass(frozen=True)
 class Optimum:
-    """The length that `predict.rounds` finds best: round trip, headers, downlink and rejections included."""
+    """The best length by `predict.rounds`, including round trip, headers, downlink and rejections."""
 
     wire: Wire
 
@@ -110,17 +110,17 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Greedy:
-    """Draft on while the next token is likely enough to be worth its time.
+    """A rule that drafts while the next token is worth its time.
 
-    Its gain is the chance that it and all before it are accepted; its cost, the time to draft and send it, in which
-    rounds write `speed x cost` tokens. Stopping where the gain falls below maximises tokens by time, if `speed` is that
-    maximum (Dinkelbach 1967); the best fixed length gives it up to what knowing the chances adds.
+    The token's gain is the chance that it and all before it are accepted. Its cost is the time to draft and send it, in
+    which rounds write `speed x cost` tokens. To stop where the gain falls below that maximises tokens by time, if
+    `speed` is that maximum (Dinkelbach 1967). The best fixed length approximates it, without knowing the chances.
     """
 
     wire: Wire
 
     def more(self, chances: Sequence[float], facts: Facts) -> bool:
-        """See `Length.more`. It takes the next token to be accepted as often as any."""
+        """See `Length.more`. It assumes the average acceptance for the next token."""
         cost_s = facts.draft_s + self.wire.draft_bits / facts.uplink_bps
         speed = predict.best_rounds(facts, self.wire).tokens_per_s
         return math.prod(chances) * facts.acceptance > speed * cost_s
@@ -128,10 +128,10 @@ class Greedy:
 
 @dataclass(frozen=True)
 class SpecDecPlus:
-    """Draft on until some token is likely to be rejected (SpecDec++, Huang, Guo, Wang 2024)."""
+    """A rule that drafts until a rejection is likely (SpecDec++, Huang, Guo, Wang 2024)."""
 
     threshold: float = 0.7
-    """The chance that at least one of the drafts is rejected, beyond which to stop."""
+    """Chance of at least one rejected draft, beyond which to stop."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -148,4 +148,4 @@ RULES: dict[str, Callable[[Wire], Length]] = {
     "greedy": Greedy,
     "specdec++": lambda _: SpecDecPlus(),
 }
-"""The rules by name, each for a scheme with this `Wire`."""
+"""The rules by name, each made for the `Wire` of a scheme."""

@@ -1,4 +1,4 @@
-"""A device's machine that learns by an `Estimator` and plans by `plan`, as all shells use it."""
+"""The device's machine for all shells, with an `Estimator` as learner and `plan` for policies."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def device_machine(
     make: Callable[..., schemes.Scheme] = schemes.make,
     drafter: Callable[[], Drafter] = ModelDrafter,
 ) -> DeviceMachine:
-    """The device's end of one connection. The arguments are those of `DeviceMachine`."""
+    """Make the device's end of one connection. See `DeviceMachine` for the arguments."""
     return DeviceMachine(hello, draft_context, now, Estimator(), plan, make, drafter)

@@ -1,4 +1,4 @@
-"""The policy of a request that names none."""
+"""The policy of a request without one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from airdraft.core.request import Request
 
 
 def plan(request: Request, vocab_size: int, max_draft: int) -> Policy:
-    """Keep the request's scheme, with its draft length if it has one, else with the best of at most `max_draft`.
+    """Keep the request's scheme, with its draft length or else the best of at most `max_draft`.
 
-    An unknown scheme is kept as well: whoever makes it refuses it. Raises: `BadParameterError` for a bad option.
+    It keeps an unknown scheme too, for `schemes.make` to refuse. Raises: `BadParameterError` for a bad option.
     """
     spec = request.scheme
     if request.draft_length is not None or spec.name not in schemes.SCHEMES:

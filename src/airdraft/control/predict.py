@@ -1,6 +1,6 @@
-"""Predicted speed of every way to write a text, with constant delays and independent acceptance.
+"""Predictions of the speed of every way to write, with constant delays and independent acceptance.
 
-`server` and rounds are closed forms; `stream` is the mean cycle of `course.py`.
+`server` and rounds have closed forms, and `stream` uses the mean cycle of `course.py`.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from airdraft.core import schemes
 from airdraft.core.policy import Facts, Mode
 
 _FASTER = 0.8
-"""The share of its time that each part takes in turn, to find the bottleneck."""
+"""Factor on the time of each part in turn, to find the bottleneck."""
 _NEAR = 0.005
-"""The share of the speed that a smaller window may cost, for it spares forwards of the draft that gain nothing."""
+"""Share of the speed that a smaller window may cost, because it saves draft forwards that gain nothing."""
 _LATE = 1.25
 _WINDOWS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _FEW, _SPARE = 16, 2
-"""A window of fewer drafts gets some to spare, because one that is just enough stalls at every turn where packets and
-forwards keep step. In a larger one they would only queue on a slow uplink."""
+"""Size below which a window gets spare drafts, and their number. A window that is just enough stalls each time packets
+and forwards are in step. In a larger one, spare drafts would only queue on a slow uplink."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The speed and cost of a mode in the long run."""
+    """The long-run speed and cost of a mode."""
 
     mode: Mode
     tokens_per_s: float
     target_forwards_per_token: float
     uplink_bits_per_token: float
-    """All bits sent, with headers and dead drafts."""
+    """All bits sent, including headers and dead drafts."""
     downlink_bits_per_token: float
 
 
 def server(facts: Facts, wire: Wire) -> Prediction:
-    """Predict plain streaming: one forward and one answer a token, one behind the other."""
+    """Predict plain streaming: one forward and one answer for each token, one after the other."""
     slowest_s = max(facts.verify_s, wire.answer_bits / facts.downlink_bps)
     return Prediction(Mode(schemes.SERVER), 1 / slowest_s, 1.0, 0.0, wire.answer_bits)
 
 
 def mean_tokens(acceptance: float, length: int) -> float:
-    """E(γ) = (1 - α^(γ+1)) / (1 - α), the tokens a round commits, bonus included (Leviathan et al. 2023, eq. 1)."""
+    """Compute E(γ) = (1 - α^(γ+1)) / (1 - α), the tokens of a round with its bonus (Leviathan et al. 2023, eq. 1)."""
     if acceptance == 1:
         return length + 1.0
     return (1 - acceptance ** (length + 1)) / (1 - acceptance)
@@ -64,9 +64,9 @@ def rounds(facts: Facts, wire: Wire, length: int) -> Prediction:
     )
 
 
-@functools.lru_cache(maxsize=64)  # asked for at every token of a round
+@functools.lru_cache(maxsize=64)  # called at every token of a round
 def best_rounds(facts: Facts, wire: Wire, most: int = MAX_DRAFT) -> Prediction:
-    """The prediction for the fastest draft length of at most `most`."""
+    """Predict rounds with the fastest draft length of at most `most`."""
     return max((rounds(facts, wire, length) for length in range(1, most + 1)), key=lambda found: found.tokens_per_s)
 
 
@@ -87,7 +87,7 @@ def stream(facts: Facts, wire: Wire, race: str, window: int, first: int = 1, the
 
 
 def bottleneck(facts: Facts, wire: Wire, mode: Mode) -> str:
-    """The part whose speed would help this mode most: `target`, `draft`, `round trip`, `uplink` or `downlink`."""
+    """Find the part to speed up first in this mode: `target`, `draft`, `round trip`, `uplink` or `downlink`."""
     faster = {
         "target": replace(facts, verify_s=facts.verify_s * _FASTER),
         "draft": replace(facts, draft_s=facts.draft_s * _FASTER),
@@ -106,24 +106,24 @@ def bottleneck(facts: Facts, wire: Wire, mode: Mode) -> str:
     return max(faster, key=lambda part: speed(faster[part]))
 
 
-@functools.lru_cache(maxsize=4096)  # takes milliseconds, and facts come back, see `Facts.rounded`
+@functools.lru_cache(maxsize=4096)  # a call takes milliseconds, and facts recur, see `Facts.rounded`
 def best_stream(facts: Facts, wire: Wire, race: str, max_window: int = MAX_DRAFT) -> Prediction:
-    """The prediction for the best packets that do not flood the uplink, and a window of at most `max_window`.
+    """Predict a stream with the best packets that do not flood the uplink, and a window of at most `max_window`.
 
-    The window is a little more than the smallest that is as good as any.
+    The window is a little more than the smallest one that is as good as any.
     """
 
     def speed(mode: Mode) -> float:
         return cycle(facts, wire, mode).tokens_per_s
 
-    # A packet must have left before the next is full; else a queue grows, and every mismatch waits behind it.
+    # A packet must leave before the next is full, or a queue grows and every mismatch waits behind it.
     lasting = (n for n in range(1, max_window) if wire.packet_bits(n) <= n * facts.draft_s * facts.uplink_bps)
     least = next(lasting, max_window)
-    # Without racing a forward must be worth its while; with it the edge is busy anyway, and earlier is better.
+    # Without racing, a forward must be worth its time. With it the edge is busy anyway, and earlier is better.
     firsts, thens = ({1, 2, 3, 4, 6, 8, least}, (least, 2 * least)) if race == "off" else ({1, 2, least}, (least,))
     shapes = [(first, then) for first in sorted(firsts) for then in thens if max(first, then) <= max_window]
     best = max((Mode(wire.scheme, max_window, race, *shape) for shape in shapes), key=speed)
-    # A window that does now, would if answers came later, and does in the runs that acceptance comes in.
+    # The window must be enough now, with later answers, and in runs of accepted drafts.
     lucky = (1 + 3 * facts.acceptance) / 4
     cases = (facts, replace(facts, rtt_s=_LATE * facts.rtt_s), replace(facts, acceptance=lucky))
     enough = [(1 - _NEAR) * cycle(case, wire, best).tokens_per_s for case in cases]

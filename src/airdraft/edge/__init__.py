@@ -1,1 +1,1 @@
-"""The edge: serves a target model to devices."""
+"""The edge, which serves a target model to devices."""

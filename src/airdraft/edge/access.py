@@ -1,4 +1,4 @@
-"""Bearer tokens (RFC 6750) from a file, each with quotas: who may use the edge, and how much of it."""
+"""Bearer tokens (RFC 6750) from a file, each with quotas: the access list of an edge."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import msgspec
 from airdraft.errors import BadParameterError
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
-"""RFC 6750 §2.1, with at least 16 characters: anybody online may try to guess one."""
+"""The syntax of RFC 6750 §2.1, with at least 16 characters, since anybody online may try to guess one."""
 _REMEDY = "take one of at least 16 letters, digits or -._~+/, from `openssl rand -hex 16` say"
 
 
 class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Limits on what all devices with one token may ask for together. None: no limit of their own."""
+    """Limits on all devices with one token together. None: no limit of their own."""
 
     connections: int | None = None
     sessions: int | None = None
-    """Texts at once."""
+    """Most texts at once."""
     tokens_per_s: float | None = None
-    """Committed tokens a second, on average."""
+    """Most committed tokens a second, on average."""
     context: int | None = None
-    """Longest text in tokens, prompt included."""
+    """Length of the longest text in tokens, prompt included."""
 
 
 class Entry(Quotas, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,9 +45,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Bucket:
-    """A token bucket that may go into debt: a forward commits as much as it likes, and the next one waits.
+    """A token bucket that may go into debt. A forward may commit any number of tokens, and the next one waits.
 
-    It holds one second's worth for bursts.
+    It holds up to one second's worth, for bursts.
     """
 
     def __init__(self, rate: float | None, now: float) -> None:
@@ -71,23 +71,23 @@ class Bucket:
 
 @dataclass(eq=False)
 class Tenant:
-    """The owner of one token, and what its devices use just now. Tenants share nothing."""
+    """The owner of one token, with the current use of its devices. Tenants share nothing."""
 
     name: str
     quotas: Quotas
     bucket: Bucket
     digest: bytes = b""
-    """SHA-256 of the token; the token itself is not kept."""
+    """SHA-256 of the token, which is not kept itself."""
     connections: int = 0
     sessions: int = 0
     verify_s: float = 0.0
-    """Time of a forward on its last connection, the wait for its own bucket included."""
+    """Duration of a forward on its last connection, in seconds, including the wait for its bucket."""
     revoked: bool = False
 
     async def pace(self) -> None:
-        """Wait until the bucket allows a forward. Other texts of this tenant wait as well, so look again each time."""
+        """Wait until the bucket allows a forward. Other texts of the tenant wait too, so it checks again each time."""
         clock = asyncio.get_running_loop().time
-        while (wait_s := self.bucket.wait_s(clock())) > 0:  # noqa: ASYNC110 - the passing of time is what is waited for
+        while (wait_s := self.bucket.wait_s(clock())) > 0:  # noqa: ASYNC110 - it waits for time to pass
             await asyncio.sleep(wait_s)
 
 
@@ -100,7 +100,7 @@ class Access:
     """The tokens of one file."""
 
     def __init__(self, path: Path, now: float = 0.0) -> None:
-        """Raise `BadParameterError` if the file cannot be read or is not right."""
+        """Raise `BadParameterError` if the file cannot be read or has a mistake."""
         self._path = path
         self._tenants: list[Tenant] = []
         self.reload(now)
@@ -112,9 +112,9 @@ class Access:
         return iter(self._tenants)
 
     def reload(self, now: float) -> None:
-        """Read the file again. Tenants that are still in it keep what they have open; the others are marked as revoked.
+        """Read the file again. Tenants still in it keep their connections and texts, and the others are revoked.
 
-        Raises: as the constructor does; nothing has changed then.
+        Raises: as the constructor does, and then changes nothing.
         """
         known = {tenant.digest: tenant for tenant in self._tenants}
         tenants = []
@@ -129,18 +129,18 @@ class Access:
         self._tenants = tenants
 
     def find(self, authorization: str) -> Tenant | None:
-        """Return the tenant whose token an `Authorization` header has. A near miss takes as long as any other."""
+        """Return the tenant whose token is in an `Authorization` header. A near miss takes as long as any other."""
         scheme, _, token = authorization.partition(" ")
         digest = sha256(token.strip().encode(errors="replace")).digest()
         found = None
-        for tenant in self._tenants:  # all of them, whether found or not
+        for tenant in self._tenants:  # all of them, even after a match
             if hmac.compare_digest(tenant.digest, digest):
                 found = tenant
         return found if scheme.lower() == "bearer" else None
 
 
 def _read(path: Path) -> list[tuple[str, bytes, Quotas]]:
-    """Return name, digest and quotas of each token. No error message shows a token."""
+    """Return the name, digest and quotas of each token. No error message shows a token."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -178,13 +178,13 @@ def _of_toml(path: Path, text: str) -> list[tuple[str, bytes, Quotas]]:
         quotas = Quotas(**{name: getattr(each, name) for name in Quotas.__struct_fields__})
         for name in Quotas.__struct_fields__:
             value = getattr(quotas, name)
-            if value is not None and not value > 0:  # NaN lands here too
+            if value is not None and not value > 0:  # NaN too
                 raise BadParameterError(f"{path}: {name} of {each.name!r} is {value}; give a number above 0, or none")
         if (each.token is None) == (each.sha256 is None):
             raise BadParameterError(f"{path}: {each.name!r} needs either token or sha256, the digest of one in hex")
         if each.sha256 is not None:
             if not re.fullmatch(r"[0-9a-fA-F]{64}", each.sha256):
-                raise BadParameterError(f"{path}: sha256 of {each.name!r} is no 64 hex digits; see `sha256sum`")
+                raise BadParameterError(f"{path}: sha256 of {each.name!r} is not 64 hex digits; see `sha256sum`")
             digest = bytes.fromhex(each.sha256)
         else:
             digest = _digest(path, repr(each.name), each.token or "")

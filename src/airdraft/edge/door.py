@@ -1,4 +1,4 @@
-"""The WebSocket handshake at the edge: devices are let in, or answered why not."""
+"""The WebSocket handshake at the edge, which lets devices in or tells them why not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Socket(ServerConnection):
-    """One connection. It is counted from when it is let in until it is lost."""
+    """A connection. It counts from its admission until it is lost."""
 
     tenant: Tenant | None = None
     door: Door | None = None
@@ -35,11 +35,11 @@ class Door:
     """Lets devices in, each under a tenant."""
 
     def __init__(self, access: Access | None, anybody: Tenant, most: int | None, metrics: Metrics) -> None:
-        """`anybody`: the tenant of every device if `access` is None. `most`: connections at once."""
+        """`anybody`: the tenant of every device if `access` is None. `most`: most connections at once."""
         self.sockets: set[Socket] = set()
-        """Connections that are in."""
+        """Admitted connections."""
         self.closing = False
-        """Set it to let no more devices in."""
+        """Whether to refuse all new devices."""
         self._access, self._anybody, self._most, self._metrics = access, anybody, most, metrics
 
     def process_request(self, socket: ServerConnection, request: Request) -> Response | None:
@@ -51,7 +51,7 @@ class Door:
             given = request.headers.get_all("Authorization")
             tenant = self._access.find(given[0]) if len(given) == 1 else None
         if tenant is None:
-            return self._refuse(socket, HTTPStatus.UNAUTHORIZED, "this edge wants a token that it knows")
+            return self._refuse(socket, HTTPStatus.UNAUTHORIZED, "this edge requires a token that it knows")
         if self._most is not None and len(self.sockets) >= self._most:
             return self._refuse(socket, HTTPStatus.SERVICE_UNAVAILABLE, "this edge has no room; try again later")
         own = tenant.quotas.connections
@@ -59,7 +59,7 @@ class Door:
             what = f"{tenant.connections} connections of this token are open; close one"
             return self._refuse(socket, HTTPStatus.TOO_MANY_REQUESTS, what)
         if isinstance(socket, Socket):
-            # Counted before the handshake is over, or many devices at once would pass the check together.
+            # Count it before the handshake is over, or many devices at once could pass the check together.
             socket.tenant, socket.door = tenant, self
             tenant.connections += 1
             self.sockets.add(socket)
@@ -78,5 +78,5 @@ class Door:
 
 
 def peer_of(socket: ServerConnection) -> str:
-    """Return the address and port of the other side."""
+    """Return the peer's address and port."""
     return ":".join(map(str, socket.remote_address[:2])) if socket.remote_address else "somebody gone"

@@ -1,4 +1,4 @@
-"""The edge's process: a WebSocket server around one target model."""
+"""The edge's WebSocket server, around one target model."""
 
 from __future__ import annotations
 
@@ -26,49 +26,49 @@ from airdraft.transport import CLOSE_S, MESSAGE_BYTES, Driver
 from airdraft.version import __version__
 
 SWEEP_S = 5.0
-"""Seconds between two looks for what is idle, at most."""
+"""Most seconds between two checks for idle texts and connections."""
 DRAIN_LOOK_S = 0.02
-"""Seconds between two looks whether all texts have ended."""
-GOING_AWAY, SERVICE_RESTART = 1001, 1012  # RFC 6455 §7.4.1, and the registry that it founds
+"""Seconds between two checks whether all texts have ended."""
+GOING_AWAY, SERVICE_RESTART = 1001, 1012  # RFC 6455 §7.4.1 and its registry
 
 _log = logging.getLogger(__name__)
 
-# Of its own, because at DEBUG the library writes the headers of every handshake down, and one of them is the token.
+# A separate logger, because at DEBUG the library logs the headers of every handshake, with the token among them.
 _wire = logging.getLogger("airdraft.websocket")
 _wire.setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What all connections together may ask of the engine; None: as much as it takes."""
+    """Limits of the engine for all connections together. None: no limit."""
 
     texts: int | None = 1024
-    """Written at once; one more is refused."""
+    """Most texts at once; more are refused."""
     batch: int | None = None
-    """Texts in one call."""
+    """Most texts in one call."""
     positions: int | None = None
-    """Key-value positions held at once; a text that loses its cache to another is fed again, not refused."""
+    """Most key-value positions at once. A text that loses its cache to another is fed again, not refused."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """How the edge faces the network, and what it tells of itself."""
+    """The edge's settings for the network and telemetry."""
 
     tls: ssl.SSLContext | None = None
-    """Serve wss:// with it, and plain ws:// no more."""
+    """Context for wss://, which then replaces ws://."""
     access: Access | None = None
-    """Whose tokens are let in; None: anybody."""
+    """The tokens to accept; None: any device may connect."""
     connections: int | None = 1024
-    """At once; one more is refused."""
+    """Most connections at once; more are refused."""
     handshake_s: float = 10.0
-    """For TLS, and for the WebSocket's own."""
+    """Time limit for the TLS handshake, and for the WebSocket's."""
     idle_s: float | None = 300.0
-    """A text without progress, or a connection without a text, for so long is ended. None: never."""
+    """Seconds after which a text without progress ends, or a connection without a text. None: never."""
     traces: Traces | None = None
 
 
 class EdgeServer:
-    """Serves one target to any number of devices; a fault of one ends its session or connection, no other's."""
+    """Serves one target to any number of devices. A device's fault ends only its own session or connection."""
 
     def __init__(
         self,
@@ -79,10 +79,10 @@ class EdgeServer:
         capacity: Capacity | None = None,
         service: Service | None = None,
     ) -> None:
-        """`tokenizer` is the digest, and `vocab_size` the size, of the vocabulary the model was trained with."""
+        """`tokenizer` and `vocab_size` are the digest and size of the vocabulary that the model was trained with."""
         limits, capacity = limits or Limits(), capacity or Capacity()
         info = engine.info
-        if info.max_rollback is not None:  # what is rejected is taken back
+        if info.max_rollback is not None:  # rejected drafts are rolled back
             limits = replace(limits, max_draft=min(limits.max_draft, info.max_rollback))
         self._limits = limits
         self._service = service or Service()
@@ -98,14 +98,14 @@ class EdgeServer:
         self._anybody = anybody(0.0)
         self._door = Door(self._service.access, self._anybody, self._service.connections, self.metrics)
         self._live: dict[Socket, tuple[Driver, Watch]] = {}
-        self._bytes_in = self._bytes_out = 0  # of connections that are over
+        self._bytes_in = self._bytes_out = 0  # of closed connections
         self._server: Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Port 0 picks a free one, see `port`.
 
-        Raises: `LinkError` if the address cannot be had.
+        Raises: `LinkError` if the address is not available.
         """
         try:
             self._server = await serve(
@@ -115,13 +115,13 @@ class EdgeServer:
                 ssl=self._service.tls,
                 process_request=self._door.process_request,
                 create_connection=Socket,
-                origins=[None],  # a page that a browser has open is no device
+                origins=[None],  # web pages in a browser are not devices
                 open_timeout=self._service.handshake_s,
                 logger=_wire,
                 server_header=None,
-                compression=None,  # ids and probabilities do not compress, and it costs time
+                compression=None,  # ids and probabilities do not compress well
                 max_size=max(self._limits.max_frame + 16, MESSAGE_BYTES),
-                ping_interval=None,  # the protocol has heartbeats of its own
+                ping_interval=None,  # the protocol has its own heartbeats
             )
         except (OSError, UnicodeError) as error:
             raise LinkError(
@@ -139,13 +139,13 @@ class EdgeServer:
         return port
 
     def health(self) -> str | None:
-        """Why new texts had better go elsewhere, if they had."""
+        """Reason why new texts should go elsewhere; None: they may come."""
         return "draining" if self._door.closing else "not listening" if self._server is None else None
 
     def reload(self) -> None:
-        """Read the tokens again; connections whose token is no longer there end.
+        """Read the tokens again, and end connections whose token is gone.
 
-        Raises: `BadParameterError` if the file is not right; the tokens are then those of before.
+        Raises: `BadParameterError` if the file has a mistake, and then keeps the old tokens.
         """
         if self._service.access is not None:
             self._service.access.reload(asyncio.get_running_loop().time())
@@ -154,21 +154,21 @@ class EdgeServer:
                 driver.fail(Code.REVOKED, "the token of this connection is valid no more; connect with another")
 
     async def drain(self, seconds: float) -> None:
-        """Take nothing new, let the texts that are open end, for so long at most; then close.
+        """Refuse new texts, wait at most `seconds` for the open ones to end, then close.
 
-        Devices are closed with code 1012: they may go on elsewhere.
+        Devices are closed with code 1012, so they may go on elsewhere.
         """
         self._door.closing = True
         try:
             async with asyncio.timeout(seconds):
-                while self._texts():  # noqa: ASYNC110 - who writes without a connection tells nobody of its end
+                while self._texts():  # noqa: ASYNC110 - a text without a connection does not signal its end
                     await asyncio.sleep(DRAIN_LOOK_S)
         except TimeoutError:
-            _log.warning("%d texts were cut off: they took longer than the %g s that they got", self._texts(), seconds)
+            _log.warning("%d texts were cut off: they took longer than the %g s allowed", self._texts(), seconds)
         await self.close()
 
     async def close(self) -> None:
-        """Stop listening, end every connection."""
+        """Stop listening, and end every connection."""
         code = SERVICE_RESTART if self._door.closing else GOING_AWAY
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -195,12 +195,12 @@ class EdgeServer:
         await self.close()
 
     def tenant_of(self, authorization: str) -> Tenant | None:
-        """Whose such a header is; None: nobody's. Without a list of tokens everybody is the same."""
+        """Return the tenant of an `Authorization` header, None if unknown. Without tokens there is only one tenant."""
         access = self._service.access
         return self._anybody if access is None else access.find(authorization)
 
     def admit(self, tenant: Tenant) -> None:
-        """Take one more text of a tenant's in; whoever watches it counts it out. Raises: `RefusedError`."""
+        """Admit another text of a tenant. Its `Watch` counts its end. Raises: `RefusedError`."""
         if self._door.closing:
             raise RefusedError(Code.BUSY, "this edge is about to end; open the text at another, or here later")
         most = tenant.quotas.sessions
@@ -211,25 +211,25 @@ class EdgeServer:
         tenant.sessions += 1
 
     def watch(self, text: Callable[[int], Sequence[int]], peer: str, tenant: Tenant) -> Watch:
-        """What counts, logs and traces the texts of a connection, or of who else writes with this engine.
+        """Make a `Watch` for a connection, or for any other writer that uses this engine.
 
-        `text`: prompt and committed tokens of a session.
+        `text`: returns a session's prompt and committed tokens.
         """
         clock = asyncio.get_running_loop().time
         return Watch(text, peer, tenant, self.metrics, self._service.traces, clock)
 
     def _texts(self) -> int:
-        """Texts that are open, of devices and of others who write with this engine within a tenant's quotas."""
+        """Count the open texts of all tenants, whether from devices or other writers."""
         return sum(tenant.sessions for tenant in (self._anybody, *(self._service.access or ())))
 
     def _speed(self, tenant: Tenant) -> float:
-        """Seconds that a forward takes, as far as any connection of the tenant's knows."""
+        """Return the duration of a forward in seconds, from any connection of the tenant; 0 if not known."""
         machines = [driver.machine for socket, (driver, _) in self._live.items() if socket.tenant is tenant]
         return next((machine.verify_s for machine in machines if machine.verify_s), tenant.verify_s)
 
     async def _serve(self, socket: ServerConnection) -> None:
         if not isinstance(socket, Socket) or socket.tenant is None:
-            raise LinkError("a connection was not let in, and came through")
+            raise LinkError("a connection came through without being admitted")
         tenant, quotas, clock = socket.tenant, socket.tenant.quotas, asyncio.get_running_loop().time
         target = replace(self.target, max_context=min(self.target.max_context, quotas.context or 1 << 62))
         limits = replace(self._limits, max_sessions=min(self._limits.max_sessions, quotas.sessions or 1 << 30))
@@ -251,13 +251,13 @@ class EdgeServer:
             tenant.verify_s = machine.verify_s or tenant.verify_s
 
     async def _sweep(self, idle_s: float) -> None:
-        """End what has been idle for too long."""
+        """End texts and connections that have been idle for too long."""
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(min(idle_s / 4, SWEEP_S))
             since = clock() - idle_s
             for driver, watch in list(self._live.values()):
-                # A forward that waits is the edge's own delay.
+                # While a forward waits, the edge causes the delay.
                 for number in [each for each in watch.idle(since) if not driver.waits(each)]:
                     driver.fail(
                         Code.IDLE, f"nothing was written for {idle_s:g} s; open the text again to go on", number

@@ -9,11 +9,11 @@ from airdraft.errors import BadParameterError
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """A context for servers, TLS 1.2 or newer.
+    """Make a context for servers, with TLS 1.2 or newer.
 
     Args:
-        certificate: PEM; the chain, the server's own first.
-        key: PEM, without a passphrase.
+        certificate: the chain in PEM, with the server's own certificate first.
+        key: its key in PEM, without a passphrase.
 
     Raises: `BadParameterError` if a file cannot be read, or the two do not belong together.
     """
@@ -45,4 +45,4 @@ def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 
 def _no_passphrase() -> str:
-    raise BadParameterError("the TLS key has a passphrase, and nobody is here to type it; give the key without one")
+    raise BadParameterError("the TLS key has a passphrase, and nobody can type it here; give the key without one")

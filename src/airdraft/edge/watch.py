@@ -1,4 +1,4 @@
-"""What is seen of texts at the edge: for quotas, metrics, logs and traces, and to find what is idle."""
+"""Observation of texts at the edge, for quotas, metrics, logs and traces, and to find idle ones."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Watched:
-    """One text that is being written."""
+    """A text in progress."""
 
     opened_s: float
     progress_s: float
-    """When it was opened, or tokens were committed last."""
+    """Time of its opening or last commit."""
     trace: TextTrace | None
     first_s: float | None = None
     committed: int = 0
 
 
 class Watch:
-    """The texts of one connection, or of one client of the API. It is shown events, and calls of the engine."""
+    """Watches the texts of one connection or API client, through events and calls of the engine."""
 
     def __init__(
         self,
@@ -42,12 +42,12 @@ class Watch:
     ) -> None:
         """
         Args:
-            text: prompt and committed tokens of a session.
-            clock: seconds, that of the machine.
+            text: returns a session's prompt and committed tokens.
+            clock: the machine's clock, in seconds.
         """
         self.texts: dict[int, Watched] = {}
         self.rested_s = clock()
-        """When the last text ended, or the connection began."""
+        """Time when the last text ended, or the connection began."""
         self._text, self._peer, self._tenant = text, peer, tenant
         self._metrics, self._traces, self._clock = metrics, traces, clock
 
@@ -75,13 +75,13 @@ class Watch:
         self._tenant.bucket.take(count, now)
 
     def call(self, session: int, call: Call) -> None:
-        """The engine has run a call for a text."""
+        """Note a call that the engine ran for a text."""
         text = self.texts.get(session)
         if text is not None and text.trace is not None:
             text.trace.call(self._clock(), call.seconds, call.texts, call.tokens)
 
     def event(self, event: Event) -> None:
-        """Something of the machine's that is no forward."""
+        """Note an event of the machine, other than a forward."""
         now = self._clock()
         if isinstance(event, Begun):
             self._begun(event, now)
@@ -114,11 +114,11 @@ class Watch:
                 self._end(event.session, "failed")
 
     def idle(self, since: float) -> Iterator[int]:
-        """Texts without progress since a moment."""
+        """Yield the texts without progress since the time `since`."""
         return (number for number, text in self.texts.items() if text.progress_s < since)
 
     def close(self) -> None:
-        """The connection is over, and with it its texts."""
+        """Note the end of the connection, and of its texts."""
         for number in list(self.texts):
             self._end(number, "lost")
 

@@ -1,2 +1,2 @@
-"""The link between device and edge. `base` says what a link is; `const`, `markov2`, `rayleigh`, `trace` and `nr` are
-links; `presets` names them; `pipe` is the arithmetic most of them share; `relay` carries real connections over any."""
+"""The link between device and edge. `base` defines links; `const`, `markov2`, `rayleigh`, `trace` and `nr` are links;
+`presets` names them; `pipe` has the arithmetic that most of them share; `relay` carries real connections over any."""

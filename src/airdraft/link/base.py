@@ -1,7 +1,7 @@
 """A link: two pipes, and what every pipe does with the bytes that are put on it.
 
-Pure arithmetic. Time is an argument, in seconds of whatever clock the caller keeps, so the real-time relay and a
-virtual-time simulation share every model.
+Links are pure arithmetic. Time is an argument, in seconds of any clock, so the real-time relay and the virtual-time
+simulation share every model.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Protocol
 from airdraft.errors import BadParameterError
 
 PACKET_BYTES = 1460
-"""Most payload in one packet: what TCP over IPv4 leaves of Ethernet's 1500 bytes."""
+"""Most payload in one packet: Ethernet's 1500 bytes without the TCP and IPv4 headers."""
 HEADER_BYTES = 40
-"""TCP and IPv4 headers without options."""
+"""Size of the TCP and IPv4 headers without options."""
 
 
 class Pipe(Protocol):
-    """One direction of a link: reliable and in order. All that goes through it shares it, first come, first served.
+    """One direction of a link, reliable and in order. All traffic shares it, first come, first served.
 
-    What changes in a pipe by itself (rates, fading, outages) runs on its own time, which begins with the first call
-    of `send`. A pipe is a function of its link and of what is sent when: the same calls give the same arrivals.
+    Changes in a pipe (rates, fading, outages) run on its own time, which begins with the first call of `send`. A pipe
+    is deterministic: the same link and the same calls give the same arrivals.
     """
 
     @property
@@ -37,10 +37,10 @@ class Pipe(Protocol):
         """The time at which the last of them leaves the sender; minus infinity before the first call."""
 
     def send(self, now: float, nbytes: int) -> float:
-        """Put `nbytes` on the link at time `now`; return when the last of them arrives, both in s.
+        """Put `nbytes` on the link at time `now`. Returns the arrival time of the last byte; both in s.
 
         Every call starts a packet. `now` must not fall from call to call, and arrivals never do. 0 bytes cost
-        nothing and arrive behind all that went before.
+        nothing and arrive after all earlier bytes.
         """
 
 
@@ -55,19 +55,19 @@ class LinkModel(Protocol):
 
 
 def wire_bytes(nbytes: int, header_bytes: int) -> int:
-    """`nbytes` of payload and the headers of the packets it takes."""
+    """Return the size of `nbytes` of payload with the headers of its packets."""
     return nbytes + header_bytes * -(-nbytes // PACKET_BYTES)
 
 
 def check_range(name: str, value: float, least: float, most: float, what: str) -> None:
-    """Refuse a parameter outside least..most, or NaN. Raises: `BadParameterError` that asks for `what`."""
+    """Refuse a parameter outside least..most, or NaN. Raises: `BadParameterError`, which asks for `what`."""
     if not least <= value <= most:
         raise BadParameterError(f"{name} is {value}: give {what}")
 
 
 def check_rate(name: str, rate_bps: float) -> None:
     """Refuse a rate that never delivers. Raises: `BadParameterError`."""
-    if not rate_bps > 0:  # NaN lands here too
+    if not rate_bps > 0:  # NaN too
         raise BadParameterError(f"{name} is {rate_bps}: give a rate above 0 in bits per second, or inf for no limit")
 
 

@@ -1,4 +1,4 @@
-"""`const`: a link of constant rates and a constant round trip."""
+"""`const`: a link with constant rates and a constant round trip."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from airdraft.link.pipe import RatePipe, constant
 
 @dataclass(frozen=True)
 class ConstLink:
-    """A link of constant rates. `math.inf` as a rate means no limit. Raises: `BadParameterError`."""
+    """A link with constant rates. `math.inf` as a rate means no limit. Raises: `BadParameterError`."""
 
     uplink_bps: float
-    """Device to edge, bits a second, headers included."""
+    """Rate from device to edge in bits a second, headers included."""
     downlink_bps: float
     """Edge to device, likewise."""
     rtt_s: float
-    """Round trip of an empty message; half of it is spent in each direction."""
+    """Round trip of an empty message in seconds, half of it in each direction."""
     header_bytes: int = HEADER_BYTES
-    """Headers of every packet."""
+    """Size of every packet's headers."""
 
     def __post_init__(self) -> None:
         check_rate("uplink_bps", self.uplink_bps)
@@ -27,9 +27,9 @@ class ConstLink:
         check_fixed(self.rtt_s, self.header_bytes)
 
     def uplink(self) -> RatePipe:
-        """An idle pipe from device to edge."""
+        """Make an idle pipe from device to edge."""
         return RatePipe(constant(self.uplink_bps), constant(self.rtt_s / 2), self.header_bytes)
 
     def downlink(self) -> RatePipe:
-        """An idle pipe from edge to device."""
+        """Make an idle pipe from edge to device."""
         return RatePipe(constant(self.downlink_bps), constant(self.rtt_s / 2), self.header_bytes)

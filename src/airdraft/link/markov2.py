@@ -1,8 +1,8 @@
-"""`markov2`: an uplink that switches between two rates, the channel that QS is evaluated on.
+"""`markov2`: an uplink that switches between two rates, the channel in QS's evaluation.
 
-In each block of `block_s` the rate is `low_bps` or `high_bps`; from block to block it changes to the other with
-`switch_probability`. QS's figures are 2 and 6 Mbit/s and a half, which makes the blocks independent. The downlink's
-rate is constant: the schemes that this channel was made for load the uplink alone.
+In each block of `block_s` the rate is `low_bps` or `high_bps`. After each block it changes to the other with
+`switch_probability`. QS's figures are 2 and 6 Mbit/s and 1/2, which makes the blocks independent. The downlink's rate
+is constant, because the schemes that this channel was made for load only the uplink.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from airdraft.link.pipe import RatePipe, blocks, constant
 
 @dataclass(frozen=True)
 class Markov2Link:
-    """An uplink of two rates in turn. Raises: `BadParameterError`."""
+    """A link whose uplink switches between two rates. Raises: `BadParameterError`."""
 
     low_bps: float = 2e6
     high_bps: float = 6e6
@@ -41,7 +41,7 @@ class Markov2Link:
         check_seed(self.seed)
 
     def uplink(self) -> RatePipe:
-        """An idle pipe from device to edge. Its first block has either rate with equal probability."""
+        """Make an idle pipe from device to edge. Its first block has either rate with equal probability."""
         rng = np.random.default_rng(self.seed)
         rates_bps = np.array([self.low_bps, self.high_bps])
         state = int(rng.integers(2))
@@ -56,5 +56,5 @@ class Markov2Link:
         return RatePipe(blocks(draw, self.block_s), constant(self.rtt_s / 2), self.header_bytes)
 
     def downlink(self) -> RatePipe:
-        """An idle pipe from edge to device."""
+        """Make an idle pipe from edge to device."""
         return RatePipe(constant(self.downlink_bps), constant(self.rtt_s / 2), self.header_bytes)

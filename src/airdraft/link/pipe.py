@@ -1,7 +1,7 @@
-"""A pipe with a rate and a delay: bytes leave one after another at the rate, and then spend the delay in the air.
+"""A pipe with a rate and a delay. Bytes leave one after another at the rate, and then spend the delay in the air.
 
-Both may change in time, in steps. A rate is integrated over its steps exactly: what is sent at s has left at the
-earliest t with ∫ rate over [s, t] = bits, however many steps lie between. A rate of 0 is an outage: bytes wait.
+Both may change in steps. The rate is integrated exactly: bits sent at s have left at the earliest t with
+∫ rate over [s, t] = bits, over any number of steps. A rate of 0 is an outage, in which bytes wait.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from airdraft.link.base import wire_bytes
 
 Chunk: TypeAlias = tuple[list[float], list[float]]
-"""Rising ends of steps in s from the start, and the value before each end. The next chunk goes on where this ends."""
+"""Rising end times of steps in s from the start, and the value of each step. The next chunk begins where this ends."""
 
 _BLOCKS = 1024
 """Blocks that are drawn at once."""
 
 
 class Steps:
-    """A value that changes in steps, read forwards in time."""
+    """A value that changes in steps, and is read forwards in time."""
 
     def __init__(self, chunks: Iterator[Chunk]) -> None:
         self._chunks = chunks
@@ -36,7 +36,7 @@ class Steps:
         """The time at which `value` ends."""
 
     def seek(self, time_s: float) -> None:
-        """Go to the step that holds `time_s`, which must not fall from call to call."""
+        """Go to the step that contains `time_s`, which must not fall from call to call."""
         if time_s < self.end_s:
             return
         at = self._at + 1
@@ -49,12 +49,12 @@ class Steps:
 
 
 def constant(value: float) -> Steps:
-    """A value that never changes."""
+    """Make a value that never changes."""
     return Steps(iter([([math.inf], [value])]))
 
 
 def blocks(draw: Callable[[int], NDArray[np.float64]], block_s: float) -> Steps:
-    """Blocks of equal length, drawn when first needed: `draw(n)` gives the values of the next n, [n]."""
+    """Make blocks of equal length, drawn when first needed: `draw(n)` gives the values of the next n, [n]."""
 
     def chunks() -> Iterator[Chunk]:
         for first in count(1, _BLOCKS):
@@ -65,7 +65,7 @@ def blocks(draw: Callable[[int], NDArray[np.float64]], block_s: float) -> Steps:
 
 
 class RatePipe:
-    """A `Pipe` of a rate in bit/s and a delay in s. The rate may be 0 for a while, but not for ever."""
+    """A `Pipe` with a rate in bit/s and a delay in s. The rate may be 0 for a while, but not for ever."""
 
     def __init__(self, rate_bps: Steps, delay_s: Steps, header_bytes: int) -> None:
         self._rate_bps = rate_bps

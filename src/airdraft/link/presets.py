@@ -31,15 +31,15 @@ class Key:
 
 _DOWN = Key("downlink_bps", "downlink, Mbit/s", 1e6)
 _RTT = Key("rtt_s", "round trip, ms", 1e-3)
-_SEED = Key("seed", "of everything drawn", 0)
-_HEADER = Key("header_bytes", "of each packet, bytes", 0)
+_SEED = Key("seed", "seed of all random draws", 0)
+_HEADER = Key("header_bytes", "headers of each packet, bytes", 0)
 
 KEYS: dict[type, dict[str, Key]] = {
     ConstLink: {"up": Key("uplink_bps", "uplink, Mbit/s", 1e6), "down": _DOWN, "rtt": _RTT, "header": _HEADER},
     Markov2Link: {
         "low": Key("low_bps", "one rate of the uplink, Mbit/s", 1e6),
-        "high": Key("high_bps", "the other, Mbit/s", 1e6),
-        "p": Key("switch_probability", "that the next block has the other rate"),
+        "high": Key("high_bps", "the other rate, Mbit/s", 1e6),
+        "p": Key("switch_probability", "chance that the next block has the other rate"),
         "block": Key("block_s", "length of a block, ms", 1e-3),
         "down": _DOWN,
         "rtt": _RTT,
@@ -49,7 +49,7 @@ KEYS: dict[type, dict[str, Key]] = {
     RayleighLink: {
         "snr": Key("snr_db", "mean, dB"),
         "bandwidth": Key("bandwidth_hz", "MHz", 1e6),
-        "coherence": Key("coherence_s", "time that a gain lasts, ms", 1e-3),
+        "coherence": Key("coherence_s", "duration of a gain, ms", 1e-3),
         "down": _DOWN,
         "rtt": _RTT,
         "seed": _SEED,
@@ -57,26 +57,26 @@ KEYS: dict[type, dict[str, Key]] = {
     },
     NrLink: {
         "scenario": Key("scenario", "kind of place", words=tuple(SCENARIOS)),
-        "distance": Key("distance_m", "to the antenna, m"),
+        "distance": Key("distance_m", "distance to the antenna, m"),
         "frequency": Key("frequency_ghz", "GHz"),
         "speed": Key("speed_mps", "m/s"),
         "tdd": Key("tdd", "slots, such as DDDSU or DDDDDDDSUU, or FDD", words=()),
         "prbs": Key("prbs", "resource blocks of the cell", 0),
-        "grant": Key("grant", "how the uplink begins", words=GRANTS),
+        "grant": Key("grant", "start of an uplink burst", words=GRANTS),
         "target": Key("target_snr_db", "SNR that power control aims at, dB"),
-        "power": Key("power_dbm", "most the device sends with, dBm"),
+        "power": Key("power_dbm", "maximum power of the device, dBm"),
         "core": Key("core_s", "base station to server, ms", 1e-3),
-        "outages": Key("outage_interval_s", "mean time between two, s; inf for none"),
+        "outages": Key("outage_interval_s", "mean time between outages, s; inf for none"),
         "seed": _SEED,
         "header": _HEADER,
     },
 }
 """The keys that may follow each model's name."""
 TRACE_KEYS = {
-    "run": Key("run", "which run of the file, from 1", 0),
+    "run": Key("run", "number of the run in the file, from 1", 0),
     "down": _DOWN,
     "rtt": _RTT,
-    "end": Key("repeat", "what comes after the trace", words=("repeat", "hold")),
+    "end": Key("repeat", "at the end of the trace", words=("repeat", "hold")),
     "header": _HEADER,
 }
 
@@ -85,11 +85,11 @@ OAI = NrLink(
     grant_delay_s=0.004, harq_delay_s=0.006, decode_s=0.002, core_s=0.0012, target_snr_db=5.0, branches=2,
     speed_mps=0.5, bler_target=0.15, outage_interval_s=math.inf,
 )  # fmt: skip
-"""An OpenAirInterface cell in a laboratory; docs/links.md says what is assumed and compares it with a measured one."""
+"""An OpenAirInterface cell in a laboratory. docs/links.md lists its assumptions and compares it with measurements."""
 
 PRESETS: dict[str, tuple[ConstLink | Markov2Link | RayleighLink | NrLink, str]] = {
     "const": (ConstLink(math.inf, math.inf, 0.0), "constant rates and round trip; no limit unless given"),
-    "markov2": (Markov2Link(), "an uplink of 2 or 6 Mbit/s in turn (QS)"),
+    "markov2": (Markov2Link(), "an uplink that switches between 2 and 6 Mbit/s (QS)"),
     "rayleigh": (RayleighLink(), "an uplink under Rayleigh block fading, at capacity"),
     "nr": (NrLink(), "a 5G cell: grants, slots, retransmissions"),
     "nr-oai": (OAI, "nr, set to imitate the OpenAirInterface cell that EDAF measured"),
@@ -108,9 +108,9 @@ Value: TypeAlias = float | int | str | bool
 
 
 def preset(text: str) -> LinkModel:
-    """The link that `text` names: NAME, NAME:key=value,..., or trace:FILE,key=value,...
+    """Make the link that `text` names: NAME, NAME:key=value,..., or trace:FILE,key=value,...
 
-    Raises: `BadParameterError` that lists what exists, or says what is wrong with a value.
+    Raises: `BadParameterError`, which lists the names or keys, or explains a bad value.
     """
     name, _, rest = text.partition(":")
     if name == "trace":
@@ -128,13 +128,13 @@ def _changed(
 ) -> LinkModel:
     try:
         changed: LinkModel = replace(base, **changes)  # type: ignore[arg-type]  # keys name fields and their types
-    except BadParameterError as error:  # which names a field, in units of its own
+    except BadParameterError as error:  # it names a field, in the field's own unit
         raise BadParameterError(f"the link {text!r}: {error}") from error
     return changed
 
 
 def listing() -> str:
-    """All names, what they are and their keys, for people."""
+    """List all names, their descriptions and their keys, for people."""
     lines = [f"{name:<20} {what}" for name, (_, what) in PRESETS.items()]
     lines.append(f"{'trace:FILE':<20} rates and round trips from a file, see docs/links.md")
     shown = {"const, dssd-...": KEYS[ConstLink], "markov2": KEYS[Markov2Link], "rayleigh": KEYS[RayleighLink]}

@@ -1,8 +1,8 @@
 """`rayleigh`: an uplink under Rayleigh block fading, at the capacity of each block.
 
-rate = B · log2(1 + SNR · |h|²) with |h|² exponential of mean 1, drawn anew for every coherence time: Shannon's
-capacity of a block-fading channel whose state both ends know (Tse and Viswanath, Fundamentals of Wireless
-Communication, 2005, §5.4). A real modem stays below it; `nr` says by how much. The downlink's rate is constant.
+rate = B · log2(1 + SNR · |h|²), where |h|² is exponential with mean 1 and drawn again for every coherence time. This is
+Shannon's capacity of a block-fading channel whose state both ends know (Tse and Viswanath, Fundamentals of Wireless
+Communication, 2005, §5.4). A real modem stays below it; `nr` shows by how much. The downlink's rate is constant.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RayleighLink:
         check_seed(self.seed)
 
     def uplink(self) -> RatePipe:
-        """An idle pipe from device to edge."""
+        """Make an idle pipe from device to edge."""
         rng = np.random.default_rng(self.seed)
         snr = 10 ** (self.snr_db / 10)
 
@@ -49,5 +49,5 @@ class RayleighLink:
         return RatePipe(blocks(draw, self.coherence_s), constant(self.rtt_s / 2), self.header_bytes)
 
     def downlink(self) -> RatePipe:
-        """An idle pipe from edge to device."""
+        """Make an idle pipe from edge to device."""
         return RatePipe(constant(self.downlink_bps), constant(self.rtt_s / 2), self.header_bytes)

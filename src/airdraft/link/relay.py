@@ -1,12 +1,11 @@
 """An emulated link in real time: a TCP relay between a device and an edge, in user space, without root.
 
-Every connection through one relay shares one link, as the programs of one device share its radio. What is
-emulated is when the bytes and the headers of their packets arrive; TCP's own handshake (one round trip on a real
-link) and its acknowledgements are not. Rates up to some hundred Mbit/s are kept; above, copying in Python is what
-limits.
+All connections through one relay share one link, as the programs of one device share its radio. The relay emulates the
+arrival times of bytes with their packets' headers. It does not emulate TCP's own handshake (one round trip on a real
+link) or its acknowledgements. It keeps rates up to some hundred Mbit/s, above which copying in Python is the limit.
 
-Deadlines come from the loop's clock and from the pipe, never from the previous wake-up, so a late timer
-(asyncio's are up to a millisecond late, never early) delays one delivery and none after it.
+Deadlines come from the loop's clock and the pipe, never from the previous wake-up. So a late timer (asyncio's are up to
+a millisecond late, never early) delays only one delivery.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _log = logging.getLogger(__name__)
 _QUEUE_S = 0.1
 """Seconds that the link may be booked ahead before the relay stops reading, as a radio does whose buffer is full."""
 _READ_PACKETS = 16
-"""Most packets taken at once, so that connections take turns."""
+"""Most packets read at once, so that connections take turns."""
 _MERGE_S = 1e-3
-"""Packets that arrive within this time of each other are delivered together, at the time of the last."""
+"""Time in seconds within which packets are delivered together, at the last one's arrival."""
 
 
 class Relay:
@@ -51,7 +50,7 @@ class Relay:
         """Start a relay that listens. Port 0 picks a free one, see `port`. The first connection is the first to try the
         target.
 
-        Raises: `LinkError` if the address cannot be listened on.
+        Raises: `LinkError` if it cannot listen on the address.
         """
         relay = cls(model, target_host, target_port)
         try:
@@ -73,16 +72,16 @@ class Relay:
 
     @property
     def uplink_bytes(self) -> int:
-        """Bytes that devices have put on the link, headers of packets apart (`uplink.sent_bytes` counts them)."""
+        """Bytes that devices have put on the link, without the packets' headers (`uplink.sent_bytes` counts them)."""
         return self.uplink.payload_bytes
 
     @property
     def downlink_bytes(self) -> int:
-        """Bytes that the edge has put on the link, headers of packets apart."""
+        """Bytes that the edge has put on the link, without the packets' headers."""
         return self.downlink.payload_bytes
 
     async def close(self) -> None:
-        """Stop listening and cut every connection. What is in flight is lost."""
+        """Stop listening and cut every connection. Data in flight is lost."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -141,7 +140,7 @@ async def _join(uplink: _Flow, downlink: _Flow) -> None:
 
 
 class _Flow:
-    """One direction of one connection: takes bytes from `source`, delivers them to `sink` when `pipe` says."""
+    """One direction of a connection, from `source` to `sink` at the times of `pipe`."""
 
     def __init__(self, source: StreamReader, sink: StreamWriter, pipe: Pipe) -> None:
         sink.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -155,7 +154,7 @@ class _Flow:
         self._in_flight: asyncio.Queue[tuple[float, bytes | OSError]] = asyncio.Queue()
 
     async def take(self) -> None:
-        """Put what the source sends on the link, and its end behind it: b"" for a half-close, or the error."""
+        """Put the source's bytes on the link, followed by its end: b"" for a half-close, or the error."""
         data: bytes | OSError = b"-"
         while data and not isinstance(data, OSError):
             await self._sink_reads.wait()
@@ -168,7 +167,7 @@ class _Flow:
             self._put(data)
 
     def _put(self, data: bytes | OSError) -> None:
-        """Book `data` on the link packet by packet, and its delivery in as few pieces as `_MERGE_S` allows."""
+        """Book `data` on the link packet by packet, to be delivered in as few pieces as `_MERGE_S` allows."""
         now = self._clock()
         if isinstance(data, OSError) or not data:
             self._in_flight.put_nowait((self._send(now, 0), data))
@@ -188,7 +187,7 @@ class _Flow:
         return arrival_s
 
     async def deliver(self) -> None:
-        """Hand each piece to the sink at its time. A sink that does not read stops `take`."""
+        """Deliver each piece to the sink at its time. A sink that does not read stops `take`."""
         while True:
             deliver_at, data = await self._in_flight.get()
             if (wait_s := deliver_at - self._clock()) > 0:

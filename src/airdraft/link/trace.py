@@ -1,7 +1,7 @@
 """`trace`: a link that repeats rates and round trips from a file. docs/links.md describes the formats.
 
-A value holds from its time until the next one's, the last for as long as the one before it. The uplink, the downlink
-and the round trip each have a clock of their own and are each repeated, or held, when they end.
+A value lasts from its time until the next one's, and the last as long as the one before it. The uplink, the downlink
+and the round trip each have their own clock, and each repeats, or keeps its last value, at its end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LEAST_BPS = 1.0
 
 @dataclass(frozen=True)
 class Series:
-    """Values that each hold for a while."""
+    """A series of values, each of which lasts for a while."""
 
     ends_s: tuple[float, ...]
     """The time at which each value ends, in s after the first begins: above 0 and rising."""
@@ -47,7 +47,7 @@ class Series:
 
 @dataclass(frozen=True)
 class TraceRun:
-    """One measured run. What was not measured is None."""
+    """One measured run. None marks a series that was not measured."""
 
     name: str
     uplink_bps: Series
@@ -57,7 +57,7 @@ class TraceRun:
 
 @dataclass(frozen=True)
 class TraceLink:
-    """A link that does what a run of a trace says. Raises: `BadParameterError`."""
+    """A link that follows a run of a trace. Raises: `BadParameterError`."""
 
     run: TraceRun
     downlink_bps: float | None = None
@@ -66,7 +66,7 @@ class TraceLink:
     """A round trip in place of the trace's. None keeps the trace's, or is 20 ms if it has none."""
     header_bytes: int = HEADER_BYTES
     repeat: bool = True
-    """Whether the trace begins again at its end; else its last values hold."""
+    """Whether the trace starts again at its end; else its last values stay."""
 
     def __post_init__(self) -> None:
         if self.downlink_bps is not None:
@@ -81,11 +81,11 @@ class TraceLink:
                 raise BadParameterError(f"{self.run.name} ends with a rate of 0 that would hold for ever: repeat it")
 
     def uplink(self) -> RatePipe:
-        """An idle pipe from device to edge, at the beginning of the trace."""
+        """Make an idle pipe from device to edge, at the beginning of the trace."""
         return self._pipe(self.run.uplink_bps.steps(self.repeat))
 
     def downlink(self) -> RatePipe:
-        """An idle pipe from edge to device, at the beginning of the trace."""
+        """Make an idle pipe from edge to device, at the beginning of the trace."""
         if self.downlink_bps is None and self.run.downlink_bps is not None:
             return self._pipe(self.run.downlink_bps.steps(self.repeat))
         return self._pipe(constant(DOWNLINK_BPS if self.downlink_bps is None else self.downlink_bps))

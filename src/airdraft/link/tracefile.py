@@ -1,4 +1,4 @@
-"""Reads traces: airdraft's own format, and the `.list` files of the 5G-MeMU data set. See docs/links.md."""
+"""A reader of traces in airdraft's own format, and of the `.list` files of the 5G-MeMU data set. See docs/links.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIST_INTERVAL_S = 0.1
 def read(path: str | Path) -> list[TraceRun]:
     """All runs in a trace file: one in airdraft's own format, several in a `.list` of the 5G-MeMU data set.
 
-    Raises: `BadParameterError` that names the file, the line and what is wrong with it.
+    Raises: `BadParameterError`, which names the file, the line and the mistake.
     """
     path = Path(path)
     if path.suffix == ".list":
@@ -56,7 +56,7 @@ def _numbers(where: str, words: Iterable[str]) -> list[float]:
 
 
 def _series(times_s: list[float], values: Iterable[float], scale: float) -> Series:
-    """`scale` times the values, each from its time to the next; a single one for 1 s."""
+    """Make a series of `scale` times the values, each from its time to the next; a single one lasts 1 s."""
     begins_s = [time_s - times_s[0] for time_s in times_s]
     last_s = begins_s[-1] - begins_s[-2] if len(begins_s) > 1 else 1.0
     return Series((*begins_s[1:], begins_s[-1] + last_s), tuple(scale * value for value in values))
@@ -68,7 +68,7 @@ def _read_own(path: Path) -> TraceRun:
     names = [name.strip() for name in header.split(",")]
     if names[:2] != list(_COLUMNS[:2]) or not set(names) <= set(_COLUMNS) or len(set(names)) < len(names):
         raise BadParameterError(
-            f"{where}: the columns are named {header!r}; begin with {','.join(_COLUMNS)} (the last two may lack)"
+            f"{where}: the columns are named {header!r}; begin with {','.join(_COLUMNS)} (the last two are optional)"
         )
     rows: list[list[float]] = []
     for where, line in lines:
@@ -141,7 +141,7 @@ def _read_list(path: Path) -> list[TraceRun]:
 
 
 def _rtts(path: Path) -> list[Series]:
-    """The round trips measured in the scenario of a throughput file, if they lie where the data set keeps them."""
+    """Read the round trips measured in the scenario of a throughput file, if they are where the data set keeps them."""
     technology = path.absolute().parent
     if technology.parent.parent.name != "throughput":
         return []

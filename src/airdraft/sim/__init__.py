@@ -1,1 +1,1 @@
-"""The two machines without a network: side by side in memory, for tests and for the conformance test."""
+"""The two machines without a network, side by side in memory, for tests and the conformance test."""

@@ -1,4 +1,4 @@
-"""A model by itself: the text every exact scheme must reproduce, and the text of a device without an edge."""
+"""A model on its own. Exact schemes must reproduce its text, and a device without an edge writes this way."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def write(
     max_tokens: int,
     vocab_size: int | None = None,
 ) -> Iterator[int]:
-    """The tokens that `model` writes after `prompt`, one forward each, until an end-of-text token or `max_tokens`.
+    """Yield `model`'s tokens after `prompt`, one forward each, until an end-of-text token or `max_tokens`.
 
-    `vocab_size` is how many tokens there are where the model scores more, padding.
+    `vocab_size` is the number of real tokens, if the model also scores padding.
     """
     law, cache = Law(params, seed, vocab_size or model.vocab_size), model.new_cache()
     end = min(len(prompt) + max_tokens, model.max_context)

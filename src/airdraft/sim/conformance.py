@@ -1,8 +1,8 @@
-"""The conformance test: is what a scheme writes distributed as the target's own text?
+"""The conformance test of whether a scheme's texts are distributed as the target's own.
 
-Many short texts are written through both machines, each with a seed of its own, and counted by what they say. The
-target's exact probability of every such text is the product of its rows, so Pearson's χ² applies. A small p-value
-means the scheme is not exact; an exact one gives p-values uniform in (0, 1).
+It writes many short texts through both machines, each with its own seed, and counts equal ones. The target's exact
+probability of each text is the product of its rows, so Pearson's χ² applies. A small p-value means that the scheme is
+not exact. The p-values of an exact one are uniform in (0, 1).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from airdraft.models.base import FloatArray, LanguageModel
 from airdraft.sim.pair import Pair
 
 MIN_EXPECTED = 5.0
-"""Texts expected less often than this are counted together (Cochran's rule)."""
+"""Least expected count of a cell. Rarer texts are counted together (Cochran's rule)."""
 
 
 class TableModel:
-    """A language model given as a function from a prefix to a row of logits; rows are computed once."""
+    """A language model made from a function of a prefix to a row of logits. Each row is computed once."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class TableModel:
         self._rows: dict[tuple[int, ...], FloatArray] = {}
 
     def new_cache(self) -> list[int]:
-        """The cache is the prefix itself."""
+        """Make a cache, which is the prefix itself."""
         return []
 
     def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
@@ -53,14 +53,14 @@ class TableModel:
         return np.array([self.row(tuple(cache[: len(cache) - rows + 1 + i])) for i in range(rows)], np.float32)
 
     def row(self, prefix: tuple[int, ...]) -> FloatArray:
-        """The logits [vocab] that follow `prefix`."""
+        """Return the logits [vocab] that follow `prefix`."""
         if prefix not in self._rows:
             self._rows[prefix] = self._row(prefix)
         return self._rows[prefix]
 
 
 def remembered(model: LanguageModel) -> TableModel:
-    """A real model whose rows are computed once a prefix, so that thousands of short texts cost few forwards."""
+    """Wrap a real model to compute each row once, so that thousands of short texts cost few forwards."""
 
     def row(prefix: tuple[int, ...]) -> FloatArray:
         return np.asarray(model.forward(model.new_cache(), 0, prefix, 1)[0])
@@ -102,7 +102,7 @@ def conformance(
 
 
 def chi_squared(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float], trials: int) -> Conformance:
-    """Pearson's χ² of `counts` against probabilities `expected`; a text that cannot occur decides the test at once."""
+    """Compute Pearson's χ² of `counts` against probabilities `expected`. One impossible text fails the test."""
     if any(text not in expected for text in counts):
         return Conformance(trials, len(expected), float("inf"), 0.0)
     common = [text for text, probability in expected.items() if probability * trials >= MIN_EXPECTED]
@@ -112,7 +112,7 @@ def chi_squared(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...]
     if rest >= MIN_EXPECTED:
         observed.append(trials - sum(observed))
         wanted.append(rest)
-    else:  # too rare to be a cell of its own
+    else:  # too rare for a cell of its own
         wanted = [value * sum(observed) / sum(wanted) for value in wanted]
     statistic = float(sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True)))
     freedom = max(1, len(wanted) - 1)
@@ -122,7 +122,7 @@ def chi_squared(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...]
 def _texts(
     target: TableModel, prefix: tuple[int, ...], params: SamplingParams, depth: int
 ) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Every text after `prefix` of `depth` tokens, or of fewer and an end-of-text token, with its probability."""
+    """Yield every text after `prefix`, with its probability: `depth` tokens, or fewer up to an end-of-text token."""
     if depth == 0:
         yield (), 1.0
         return

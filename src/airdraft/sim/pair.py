@@ -1,4 +1,4 @@
-"""A device and an edge joined by a wire that never loses a byte and takes no time."""
+"""A device and an edge, joined by a wire that loses nothing and takes no time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airdraft.models.base import LanguageModel
 
 @dataclass
 class PairText:
-    """What one request gave."""
+    """The result of one request."""
 
     tokens: list[int] = field(default_factory=list)
     commits: list[Committed] = field(default_factory=list)
@@ -26,12 +26,12 @@ class PairText:
 
 
 class Pair:
-    """Both machines and both models in one thread. Events are served in the order in which they arise."""
+    """Both machines and both models in one thread, which serves events in order."""
 
     def __init__(
         self, draft: LanguageModel, target: LanguageModel, *, limits: Limits | None = None, chunk: int = 1 << 30
     ) -> None:
-        """`chunk` is how many bytes the wire carries at a time."""
+        """`chunk` is the number of bytes that the wire carries at a time."""
         tokenizer = bytes(16)
         identity = Target("airdraft", target.name, tokenizer, target.vocab_size, target.max_context, target.eos_ids)
         self.edge = EdgeMachine(identity, limits or Limits(), now=0.0)
@@ -44,7 +44,7 @@ class Pair:
     def write(self, request: Request) -> PairText:
         """Serve one request to its end.
 
-        Raises: `RefusedError` with the code and message of whatever ended the session or the connection early.
+        Raises: `RefusedError` with the code and message of an early end of the session or connection.
         """
         text = PairText(counts=request.counts)
         _, events = self.device.open(request, now=0.0)

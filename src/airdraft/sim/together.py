@@ -1,4 +1,4 @@
-"""A draft and a target in one process: plain speculative decoding, with no link, no machines and no messages."""
+"""Plain speculative decoding, with draft and target in one process, and no link, machines or messages."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def write(
     length: int,
     vocab_size: int | None = None,
 ) -> Iterator[list[int]]:
-    """The tokens of `alone.write(target, ...)`, in lists of one round each: one forward of the target.
+    """Yield the tokens of `alone.write(target, ...)`, in one list for each round, which is one target forward.
 
-    The draft proposes up to `length` tokens with the same noise, the target chooses at each of their positions, and
-    what agrees stands, with the target's own token after it (Leviathan, Kalman, Matias 2023, with coupled choices).
+    The draft proposes up to `length` tokens with the same noise, and the target chooses at each position. Tokens that
+    agree stay, followed by the target's own token (Leviathan, Kalman, Matias 2023, with coupled choices).
     """
     law = Law(params, seed, vocab_size or target.vocab_size)
     text, end = list(prompt), min(len(prompt) + max_tokens, target.max_context)
     draft_cache, target_cache = draft.new_cache(), target.new_cache()
-    drafted_to = verified_to = 0  # positions of either cache that agree with the text
+    drafted_to = verified_to = 0  # positions in each cache that agree with the text
     while len(text) < end:
         ahead = list(text)
-        # The target adds a token of its own, so the last one is never drafted.
+        # The target adds its own token, so the last one is never drafted.
         most = min(len(text) + length, end - 1, draft.max_context + 1)
         while len(ahead) < most and (len(ahead) == len(text) or ahead[-1] not in draft.eos_ids):
             row = draft.forward(draft_cache, drafted_to, ahead[drafted_to:], 1)[0]

@@ -1,8 +1,7 @@
-"""Both machines in virtual time: the clock jumps from one event to the next, over any link and at any compute speed.
+"""Both machines in virtual time, over any link and at any compute speed. The clock jumps from event to event.
 
-What runs is the machines themselves, so every message, byte and decision is the real one; only the time that forwards
-and bytes take is computed. Nothing is approximated but the sockets and the Python that moves the bytes, which take no
-time here.
+The real machines run, so every message, byte and decision is real. Only the time that forwards and bytes take is
+computed. The one approximation is that sockets, and the Python that moves the bytes, take no time.
 """
 
 from __future__ import annotations
@@ -28,31 +27,31 @@ Side = Literal["device", "edge"]
 
 @dataclass(frozen=True)
 class Compute:
-    """How long a forward takes, in seconds, however many tokens it feeds."""
+    """Duration of a forward in seconds, for any number of tokens."""
 
     draft_s: float
     verify_s: float
 
     def takes_s(self, side: Side, forward: Forward, now: float) -> float:
-        """How long a forward takes that starts now."""
+        """Return the duration of a forward that starts now, in seconds."""
         return self.draft_s if side == "device" else self.verify_s
 
 
 @dataclass(frozen=True)
 class Span:
-    """Something that took time: a forward (lanes `device` and `edge`) or a flight (`uplink` and `downlink`)."""
+    """A stretch of time: a forward (lanes `device` and `edge`) or a flight (`uplink` and `downlink`)."""
 
     lane: str
     start_s: float
     end_s: float
     forward: Forward | None = None
     nbytes: int = 0
-    """Of a flight, without headers."""
+    """Size of a flight, without headers."""
 
 
 @dataclass
 class VirtualText:
-    """What one request gave, and when. Times are in seconds of the virtual clock."""
+    """The result of one request, with times in seconds of the virtual clock."""
 
     began_s: float
     ended_s: float = 0.0
@@ -67,7 +66,7 @@ def _ignore(event: Event) -> None:
 
 
 class _Side:
-    """One machine, its model, and the pipe that it sends into."""
+    """A machine, its model, and its outgoing pipe."""
 
     def __init__(self, name: Side, machine: DeviceMachine | EdgeMachine, model: LanguageModel, pipe: Pipe) -> None:
         self.name = name
@@ -75,7 +74,7 @@ class _Side:
         self.model = model
         self.pipe = pipe
         self.caches: dict[int, Any] = {}
-        self.ended: set[int] = set()  # sessions whose forward under way is for nobody
+        self.ended: set[int] = set()  # ended sessions with a forward still under way
         self.free_s = 0.0
         self.busy_s = 0.0
         self.sending_s = 0.0
@@ -83,7 +82,7 @@ class _Side:
 
 
 class Virtual:
-    """A device and an edge joined by a link, under one clock. Texts are written one after another."""
+    """A device and an edge, joined by a link under one clock. They write one text at a time."""
 
     def __init__(
         self,
@@ -100,8 +99,8 @@ class Virtual:
     ) -> None:
         """Both machines must have been made at time `began_s`. `spans` is filled if given.
 
-        faults: what befalls this connection, and when. It may `tear` it, or end it by raising what is to come out of
-            the call that lets time pass.
+        faults: the faults of this connection and their times. Each may `tear` it, or end it by raising an error, which
+            the call that lets time pass then raises.
         Raises: `RefusedError` if the two sides do not shake hands.
         """
         self.now = began_s
@@ -124,7 +123,7 @@ class Virtual:
 
     @property
     def busy_s(self) -> dict[str, float]:
-        """Seconds that each resource was at work."""
+        """Seconds for which each resource was busy."""
         return {
             "draft": self._device.busy_s,
             "target": self._edge.busy_s,
@@ -138,19 +137,19 @@ class Virtual:
         return self._device.pipe.sent_bytes, self._edge.pipe.sent_bytes
 
     def rest(self, seconds: float) -> None:
-        """Let time pass while nobody asks for a text."""
+        """Let time pass without a text."""
         until_s = self.now + seconds
         self._at(until_s, lambda: None)
         self._run(lambda: self.now >= until_s)
 
     def tear(self, side: Side, share: float, error: LinkError) -> None:
-        """Of the next bytes on their way to `side` this share arrives, from 0 to 1, and then the connection ends."""
+        """Deliver only this share (0 to 1) of the next bytes on their way to `side`, then end the connection."""
         self._torn = side, share, error
 
     def write(self, request: Request, on_event: Callable[[Event], None] = _ignore) -> VirtualText:
-        """Serve one request to its end. `on_event` is told what the device's machine says of it, as it says it.
+        """Serve one request to its end. `on_event` gets the device machine's events as they happen.
 
-        Raises: `RefusedError` with the code and message of whatever ended the session or the connection early.
+        Raises: `RefusedError` with the code and message of an early end of the session or connection.
         """
         text = self._text = VirtualText(self.now, counts=request.counts)
         self._on_event = on_event
@@ -202,7 +201,7 @@ class Virtual:
         self._flush(side)
 
     def _start(self, side: _Side, forward: Forward) -> None:
-        if side.free_s > self.now:  # another took the turn
+        if side.free_s > self.now:  # another forward came first
             self._at(side.free_s, self._start, side, forward)
             return
         if forward.session in side.ended:

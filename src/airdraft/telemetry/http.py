@@ -34,7 +34,7 @@ FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1
 
 
 def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list[Route]:
-    """/metrics for Prometheus, /healthz for a load balancer: 200, or 503 while `health` says why not."""
+    """Make /metrics for Prometheus and /healthz for a load balancer: 200, or 503 while `health` gives a reason."""
 
     async def scrape(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))

@@ -23,7 +23,7 @@ def fields(**values: Any) -> dict[str, dict[str, Any]]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, the record's fields, and any traceback."""
+    """Writes one JSON object a line: time (UTC, ISO 8601), level, logger, message, fields, and any traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {

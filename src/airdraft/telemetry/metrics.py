@@ -1,4 +1,4 @@
-"""Metrics of one edge or device, in a registry of its own, for Prometheus, whose conventions names follow."""
+"""Metrics of one edge or device for Prometheus, in their own registry. Names follow Prometheus's conventions."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Readings:
     """Readings that are taken from an edge only on request, so they cost nothing otherwise. `total`s only grow."""
 
     received_bytes_total: int = _of("Bytes from devices, WebSocket headers included, TLS excluded")
-    sent_bytes_total: int = _of("Bytes to devices, likewise")
+    sent_bytes_total: int = _of("Bytes to devices, WebSocket headers included, TLS excluded")
     evictions_total: int = _of("Caches taken from texts that were still being written")
-    waiting_forwards: int = _of("Forwards that wait for their turn")
+    waiting_forwards: int = _of("Forwards waiting for their turn")
     kv_positions: int = _of("Key-value positions held")
     kv_bytes: int | None = _of("Bytes of the keys and values at these positions")
     """None if the engine does not report it."""
@@ -42,21 +42,21 @@ class DeviceReadings:
     tokens_committed_total: int = _of("Tokens that became part of texts")
     tokens_drafted_total: int = _of("Drafted tokens that were sent")
     tokens_accepted_total: int = _of("Drafted tokens that were accepted")
-    device_tokens_rejected_total: int = _of("Drafted tokens that were judged and refused")
+    device_tokens_rejected_total: int = _of("Drafted tokens that were rejected")
     tokens_raced_total: int = _of("Tokens that the edge wrote without a draft")
     rounds_total: int = _of("Forwards of one text that committed tokens")
     received_bytes_total: int = _of("Bytes from edges, WebSocket headers included, TLS excluded")
-    sent_bytes_total: int = _of("Bytes to edges, likewise")
-    device_connects_total: int = _of("Connections that texts went over after there was none")
-    device_moves_total: int = _of("Moves to an edge that was nearer")
+    sent_bytes_total: int = _of("Bytes to edges, WebSocket headers included, TLS excluded")
+    device_connects_total: int = _of("Connections made for texts while there was none")
+    device_moves_total: int = _of("Moves to a nearer edge")
     texts: int = _of("Texts that are open")
     device_connected: int = _of("Whether an edge is connected")
     device_rtt_seconds: float | None = _of("Estimate: round trip of an empty packet")
-    device_uplink_bits_per_second: float | None = _of("Estimate: rate of the uplink; infinite where no limit shows")
-    device_downlink_bits_per_second: float | None = _of("Estimate: rate of the downlink, likewise")
+    device_uplink_bits_per_second: float | None = _of("Estimate: rate of the uplink; infinite if no limit shows")
+    device_downlink_bits_per_second: float | None = _of("Estimate: rate of the downlink; infinite if no limit shows")
     device_draft_seconds: float | None = _of("Estimate: a forward of the draft model")
     device_verify_seconds: float | None = _of("Estimate: a forward of the target")
-    device_acceptance_ratio: float | None = _of("Estimate: chance that a drafted token which is judged is accepted")
+    device_acceptance_ratio: float | None = _of("Estimate: chance that a judged draft is accepted")
 
 
 class TextMetrics:
@@ -92,14 +92,14 @@ class Metrics(TextMetrics):
         self.raced = counter("tokens_raced", "Tokens that the edge wrote without a draft")
         self.rounds = counter("rounds", "Forwards of one text that committed tokens")
         self.refused = counter(
-            "refusals", "Errors told to devices, by code; handshakes refused, by HTTP status", "code"
+            "refusals", "Errors sent to devices, by code; handshakes refused, by HTTP status", "code"
         )
         for code in (*ERROR_CODES, "401", "429", "503"):
             self.refused.labels(code)
         self.ended.labels("lost")
         self.forward_s = histogram("forward_seconds", "Duration of a call of the engine")
         self.batch = histogram("batch_size", "Texts in a call of the engine", BATCHES)
-        self.rtt_s = histogram("rtt_seconds", "Round-trip times as the edge's own pings find them")
+        self.rtt_s = histogram("rtt_seconds", "Round-trip times of the edge's own pings")
 
 
 class _Reader(Collector):

@@ -1,17 +1,17 @@
-"""Traces: what became of one text, event by event, in a file of JSON lines. Either side of the link can write them.
+"""Traces of single texts, event by event, in files of JSON lines. Either side of the link can write them.
 
 Every event has `t`, seconds since the first one, and `event`:
 
     opened     prompt, length (more if the text is resumed), max_tokens, scheme, side; `at`: the wall clock
     ready      the edge has taken the text
-    draft      came, or on the device went: start, count, bytes
-    call       the engine of this side ran: began (seconds since the first event), texts in the call, tokens it was fed
-    committed  length of the text by now, accepted drafts, written (by the target)
+    draft      arrived at the edge, or left the device: start, count, bytes
+    call       the engine of this side ran: began (seconds since the first event), texts in the call, tokens fed to it
+    committed  length of the text now, accepted drafts, written (by the target)
     switch     scheme; switched: the edge follows
     more, extra   `split`: recovery on the device took more candidates
     finished   reason; or failed: code, message; or lost: the connection ended
 
-Token ids, which tell the text, are in there only if that is asked for.
+Token ids, which reveal the text, are included only on request.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from airdraft.errors import BadParameterError
 _log = logging.getLogger(__name__)
 
 HELD = 256
-"""Events in memory before they are written: a file for each text, held open, would use up the descriptors."""
+"""Events kept in memory before a write. An open file for each text would use up the descriptors."""
 
 
 class Traces:
     """A folder of traces."""
 
     def __init__(self, folder: Path, side: str, tokens: bool = False) -> None:
-        """`tokens`: write the ids, too. Raises: `BadParameterError` if the folder cannot be made."""
+        """`tokens`: write the ids too. Raises: `BadParameterError` if the folder cannot be made."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -58,7 +58,7 @@ class Traces:
         self._numbers = itertools.count(1)
 
     def open(self, event: Begun, now: float, **about: Any) -> TextTrace:
-        """The trace of a new text. `about`: more to say of it."""
+        """Open the trace of a new text. `about`: further fields of its first event."""
         at = datetime.now(UTC)
         path = self._folder / f"{at:%Y%m%dT%H%M%S}-{os.getpid()}-{next(self._numbers):06d}.jsonl"
         trace = TextTrace(path, now, self._tokens)
@@ -78,22 +78,22 @@ class TextTrace:
         self._began = began
         self._tokens = tokens
         self._length = 0  # of the text, once it is ready
-        self._told = 0  # tokens of it whose ids are written down
+        self._told = 0  # tokens whose ids were written
         self._lines: list[str] = []
         self._broken = False
 
     def note(self, event: str, now: float, **what: Any) -> None:
-        """Write an event down."""
+        """Write an event."""
         self._lines.append(json.dumps({"t": round(now - self._began, 6), "event": event, **what}))
         if len(self._lines) >= HELD:
             self._write()
 
     def call(self, now: float, seconds: float, texts: int, tokens: int) -> None:
-        """The engine has run a call of `seconds` with this text in it."""
+        """Note a call of the engine that took `seconds` and included this text."""
         self.note("call", now, began=round(now - seconds - self._began, 6), texts=texts, tokens=tokens)
 
     def event(self, event: Event, now: float, text: Sequence[int] = ()) -> None:
-        """Write down an event of the text's machine, if it is of interest. `text`: all of it by now, for the ids."""
+        """Write an event of the text's machine, if it matters. `text`: the whole text so far, for the ids."""
         if isinstance(event, Progress):
             length = event.start + event.accepted + event.written
             self._committed(now, length, text[self._told : length], event.accepted, event.written)
@@ -116,13 +116,13 @@ class TextTrace:
             self.note("failed", now, code=event.code, message=event.message)
 
     def _committed(self, now: float, length: int, tokens: Sequence[int], accepted: int, written: int) -> None:
-        # A token that the device draws after a rejection is known here with the next commit only.
+        # A token that the device draws after a rejection is known here only at the next commit.
         self._length, self._told = length, self._told + len(tokens)
         ids = {"ids": list(tokens)} if self._tokens else {}
         self.note("committed", now, length=length, accepted=accepted, written=written, **ids)
 
     def close(self) -> None:
-        """Nothing more will happen."""
+        """Close the trace."""
         self._write()
 
     def _write(self) -> None:
@@ -147,13 +147,13 @@ _NUMBERS = {
     "call": ("began", "texts"),
     "committed": ("length", "accepted", "written"),
 }
-"""What `summary` reckons with."""
+"""The numbers that `summary` needs from each event."""
 MOST = 1e15
-"""No time, position or count of a trace comes near it."""
+"""A limit far above any time, position or count in a trace."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The events of a trace. Raises: `BadParameterError` if it is none."""
+    """Read the events of a trace. Raises: `BadParameterError` for any other file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -164,12 +164,12 @@ def read(path: Path) -> list[dict[str, Any]]:
             event = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise BadParameterError(
-                f"line {number} of {path} is no event of a trace; name a file of --trace-dir"
+                f"line {number} of {path} is not an event of a trace; name a file of --trace-dir"
             ) from error
         if not (isinstance(event, dict) and _is_number(event.get("t")) and isinstance(event.get("event"), str)):
-            raise BadParameterError(f"line {number} of {path} is no event of a trace; name a file of --trace-dir")
+            raise BadParameterError(f"line {number} of {path} is not an event of a trace; name a file of --trace-dir")
         if not isinstance(event.get("ids", []), list):
-            raise BadParameterError(f"line {number} of {path} has ids that are no list; name a file of --trace-dir")
+            raise BadParameterError(f"line {number} of {path} has ids that are not a list; name a file of --trace-dir")
         for name in (*_NUMBERS.get(event["event"], ()), *(("began",) if "began" in event else ())):
             if not _is_number(event.get(name)):
                 raise BadParameterError(
@@ -182,12 +182,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_number(value: Any) -> bool:
-    """JSON of Python's knows infinities, NaN and endless integers, which no event holds."""
+    """Whether `value` is a plausible number. Python's JSON allows infinities, NaN and huge integers; events do not."""
     return isinstance(value, int | float) and abs(value) < MOST
 
 
 def summary(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A text in numbers: tokens, times in seconds, and how it ended."""
+    """Summarise a text: tokens, times in seconds, and its end."""
     of: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         of.setdefault(event["event"], []).append(event)

@@ -1,6 +1,6 @@
 """`nr`: a 5G cell at 30 kHz subcarrier spacing, seen by one device that has it to itself.
 
-radio.py: path loss, shadowing, fading → SNR → MCS. tbs.py: MCS → bytes of a transport block. tdd.py: when slots come.
+radio.py: path loss, shadowing, fading → SNR → MCS. tbs.py: MCS → bytes of a transport block. tdd.py: times of slots.
 mac.py: grants, segmentation, HARQ, RLC. This file: the parameters, and both directions as pipes.
 """
 
@@ -46,7 +46,7 @@ class NrLink:
     speed_mps: float = 0.8
     """Speed of the device or of what moves around it: sets how fast fading and shadowing change."""
     tdd: str = "DDDSU"
-    """The slots' pattern, or FDD."""
+    """Pattern of the slots, or FDD."""
     prbs: int = 51
     """Resource blocks of the cell; 51 are 20 MHz."""
     first_prbs: int = 5
@@ -76,11 +76,11 @@ class NrLink:
     noise_figure_db: float = 5.0
     """Noise figure of the base station."""
     branches: int = 4
-    """Independently fading parts of the signal: antennas times frequency diversity."""
+    """Number of independently fading parts of the signal: antennas times frequency diversity."""
     csi_age_s: float = 0.01
     """Age of the base station's knowledge of the channel."""
     bler_target: float = 0.1
-    """Share of first transmissions that link adaptation lets fail."""
+    """Share of first transmissions that link adaptation allows to fail."""
     outage_interval_s: float = 300.0
     """Mean time between outages; inf for none."""
     outage_s: float = 0.2
@@ -138,11 +138,11 @@ class NrLink:
         return SCENARIOS[self.scenario].distance_m if self.distance_m is None else self.distance_m
 
     def uplink(self) -> NrPipe:
-        """An idle pipe from device to edge."""
+        """Make an idle pipe from device to edge."""
         slots = Slots(self.tdd, "U")
 
         def occasion_s(time_s: float, period_s: float) -> float:
-            """The first slot at or after `time_s` that begins a period."""
+            """Find the first slot at or after `time_s` that begins a period."""
             period = math.floor(time_s / period_s)
             while (slot_s := slots.next_s(period * period_s)) < time_s:
                 period += 1
@@ -156,7 +156,7 @@ class NrLink:
         return self._pipe(slots, asks, self._uplink_snr_db, before_s=0.0, after_s=self.core_s)
 
     def downlink(self) -> NrPipe:
-        """An idle pipe from edge to device. Its fading and shadowing are drawn apart from the uplink's."""
+        """Make an idle pipe from edge to device. Its fading and shadowing are independent of the uplink's."""
         return self._pipe(Slots(self.tdd, "D"), None, self._downlink_snr_db, before_s=self.core_s, after_s=0.0)
 
     def _pipe(
@@ -184,7 +184,7 @@ class NrLink:
         return min(received_dbm - noise_dbm(prbs, self.noise_figure_db), self.target_snr_db)
 
     def _downlink_snr_db(self, prbs: int, shadow_db: float) -> float:
-        """The base station's power is spread over the whole cell, whatever `prbs` the device has of it."""
+        """Compute the downlink's SNR. The base station's power is spread over the whole cell, whatever `prbs` is."""
         received_dbm = self.downlink_power_dbm - self._path_loss_db + shadow_db
         return min(received_dbm - noise_dbm(self.prbs, _DEVICE_NOISE_FIGURE_DB), _DOWNLINK_MOST_SNR_DB)
 
@@ -194,10 +194,10 @@ class NrLink:
 
 
 class NrPipe:
-    """One direction of a cell, a `Pipe`."""
+    """One direction of a cell, as a `Pipe`."""
 
     def __init__(self, mac: Mac, phase_s: float, before_s: float, after_s: float, header_bytes: int) -> None:
-        """`before_s` passes until the modem has what is sent, `after_s` from there to the receiver."""
+        """`before_s`: time from the sender to the modem. `after_s`: time from there to the receiver."""
         self.mac = mac
         self._phase_s = phase_s
         self._before_s = before_s

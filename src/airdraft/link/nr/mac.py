@@ -1,8 +1,8 @@
-"""The scheduler of `nr`: when the bytes of a buffer get transport blocks, and when those are decoded.
+"""The scheduler of `nr`, which gives transport blocks to the bytes of a buffer, and finds their decoding times.
 
-A device with an empty buffer first waits for an occasion to ask for a grant (or for a configured grant). The first
-transport block is small and reports the buffer; the base station then grants what was reported, one block in each
-slot of this direction. The base station itself, on the downlink, asks nobody.
+A device with an empty buffer first waits for an occasion to request a grant (or for a configured grant). The first
+transport block is small and reports the buffer. The base station then grants the reported bytes, one block in each slot
+of this direction. On the downlink the base station needs no grant.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLOCK_BYTES = 5
 
 @dataclass(frozen=True)
 class Scheduling:
-    """How one direction is scheduled. Times in s."""
+    """The schedule of one direction, with times in s."""
 
     asks: Callable[[float], float] | None
     """From the time data is ready to the slot of its first transport block; None where no grant is needed."""
@@ -52,9 +52,9 @@ class Scheduling:
 
 
 class Adaptation:
-    """Outer-loop link adaptation: a margin that settles where the wanted share of first transmissions fails.
+    """Outer-loop link adaptation: a margin that settles where the target share of first transmissions fails.
 
-    Steps as in Pedersen et al., "Frequency domain scheduling for OFDMA with limited and noisy channel feedback", VTC
+    It steps as in Pedersen et al., "Frequency domain scheduling for OFDMA with limited and noisy channel feedback", VTC
     2007: up by `_STEP_DB` after a failure, and down by target/(1 - target) times that after a success.
     """
 
@@ -66,14 +66,14 @@ class Adaptation:
         self.margin_db = 0.0
 
     def learn(self, decoded: bool) -> None:
-        """Take in how a first transmission went."""
+        """Learn the outcome of a first transmission."""
         least, most = self._LIMITS_DB
         step_db = -self._down_db if decoded else self._STEP_DB
         self.margin_db = min(max(least, self.margin_db + step_db), most)
 
 
 class Mac:
-    """One direction's transport blocks. Times are in s since the pipe's start."""
+    """The transport blocks of one direction. Times are in s since the pipe's start."""
 
     def __init__(
         self, scheduling: Scheduling, slots: Slots, channel: Channel, mean_snr_db: Callable[[int, float], float],
@@ -87,7 +87,7 @@ class Mac:
         self._rng = rng
         self._adaptation = Adaptation(scheduling.bler_target)
         self._sent_s: list[float] = [-math.inf]
-        """Slots of the latest transport blocks, rising: all that may still report a new packet, and the last."""
+        """Slots of the latest transport blocks, rising: all that can still report a new packet, and the last."""
         self._room_bytes = 0
         """Bytes that the last of them can still take."""
         self._decoded_s = -math.inf
@@ -101,7 +101,7 @@ class Mac:
         return self._sent_s[-1] + SLOT_S
 
     def put(self, ready_s: float, nbytes: int) -> float:
-        """Queue a packet that is ready at `ready_s`; return when it is decoded, whatever was queued before too."""
+        """Queue a packet that is ready at `ready_s`. Returns the time when it and all before it are decoded."""
         left = nbytes + LAYER2_BYTES
         settled_s = ready_s + self._scheduling.prepare_s
         if self._sent_s[-1] >= settled_s:
@@ -117,7 +117,7 @@ class Mac:
         return taken
 
     def _next_slot(self, settled_s: float) -> tuple[float, bool]:
-        """The slot of the next transport block for data that is settled by then, and whether it had to be asked for."""
+        """Find the next transport block's slot for data fixed by `settled_s`, and whether it needed a request."""
         after_last_s = self._sent_s[-1] + SLOT_S
         del self._sent_s[: min(bisect_left(self._sent_s, settled_s), len(self._sent_s) - 1)]
         asks = self._scheduling.asks
@@ -149,10 +149,10 @@ class Mac:
         return self._mean_snr_db(prbs, shadow_db) + fading_db
 
     def _transmit(self, slot_s: float, prbs: int, mcs: int) -> float:
-        """Send one block until it is decoded, and return when that is.
+        """Send one block until it is decoded. Returns the time of decoding.
 
-        HARQ combines the energy of all its transmissions. Once they are exhausted RLC sends the block again, with an
-        MCS that fits the channel by then; that this may take several blocks is left out.
+        HARQ combines the energy of all its transmissions. After the last one, RLC sends the block again, with an MCS
+        that fits the channel by then. The model ignores that this may take several blocks.
         """
         scheduling = self._scheduling
         first = True

@@ -1,7 +1,7 @@
 """The radio of `nr`: path loss, shadowing and fading → SNR → MCS and block error rate.
 
-Path loss and the statistics of shadowing are those of 3GPP TR 38.901 (release 17), tables 7.4.1-1 and 7.5-6, for a
-device 1.5 m above ground and nearer than the breakpoint distance.
+Path loss and the statistics of shadowing follow 3GPP TR 38.901 (release 17), tables 7.4.1-1 and 7.5-6, for a device
+1.5 m above ground and nearer than the breakpoint distance.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Scenario:
-    """A kind of place. Path loss = `at_1m_db` + `slope_db` · log10(d/m) + `frequency_db` · log10(f/GHz)."""
+    """A type of place. Path loss = `at_1m_db` + `slope_db` · log10(d/m) + `frequency_db` · log10(f/GHz)."""
 
     at_1m_db: float
     slope_db: float
@@ -27,7 +27,7 @@ class Scenario:
     distance_m: float
     """Distance of the device if none is given; our choice."""
     in_sight: str | None = None
-    """The same place in line of sight, whose path loss is the least possible. None for those themselves."""
+    """The same place in line of sight, whose path loss is the least possible. None: this is in line of sight."""
 
 
 SCENARIOS = {
@@ -38,7 +38,7 @@ SCENARIOS = {
     "macro-los": Scenario(28.0, 22.0, 20.0, 4.0, 37.0, 300.0),
     "macro-nlos": Scenario(13.54, 39.08, 20.0, 6.0, 50.0, 300.0, "macro-los"),
 }
-"""InH, UMi street canyon and UMa of TR 38.901."""
+"""The scenarios InH, UMi street canyon and UMa of TR 38.901."""
 
 PRB_HZ = 12 * 30e3
 """Bandwidth of a resource block at 30 kHz subcarrier spacing."""
@@ -48,15 +48,15 @@ THRESHOLDS_DB = (
     -2.8, -2.4, -1.1, 0.5, 0.7, 2.6, 2.7, 3.1, 4.4, 4.6, 6.2, 6.6, 8.0, 8.3, 9.8, 10.5, 11.6, 12.8, 13.5, 14.8, 15.3,
     16.9, 17.5, 18.7, 19.5,
 )  # fmt: skip
-"""SNR at which MCS 0 to 27 of the 64QAM table has 10 % BLER: measured for 51 PRB, but for MCS 0 to 2, of which the
-measurement says only that they lie below -5 dB; there the others' distance from capacity, 1.1 dB, is continued."""
+"""SNR at which MCS 0 to 27 of the 64QAM table has 10 % BLER, measured for 51 PRB. For MCS 0 to 2 the measurement shows
+only that it is below -5 dB, so they use the others' distance from capacity, 1.1 dB."""
 
 _LOGIT_PER_DB = 4.0
 """Range in which a block error rate falls from 10 % to 1 %: our choice, usual for LDPC blocks of this size."""
 
 
 def path_loss_db(scenario: Scenario, distance_m: float, frequency_ghz: float) -> float:
-    """Median path loss between isotropic antennas."""
+    """Compute the median path loss between isotropic antennas."""
     loss_db = (
         scenario.at_1m_db
         + scenario.slope_db * math.log10(distance_m)
@@ -68,33 +68,33 @@ def path_loss_db(scenario: Scenario, distance_m: float, frequency_ghz: float) ->
 
 
 def noise_dbm(prbs: int, noise_figure_db: float) -> float:
-    """Thermal noise in `prbs` resource blocks."""
+    """Compute the thermal noise in `prbs` resource blocks."""
     return -174.0 + 10 * math.log10(prbs * PRB_HZ) + noise_figure_db
 
 
 def choose_mcs(snr_db: float, most: int) -> int:
-    """The highest MCS up to `most` with at most 10 % BLER at this SNR, or 0."""
+    """Choose the highest MCS up to `most` with at most 10 % BLER at this SNR, or 0."""
     return min(max(0, bisect_right(THRESHOLDS_DB, snr_db) - 1), most)
 
 
 def block_error_rate(mcs: int, snr_db: float) -> float:
-    """Probability that a block is not decoded: 10 % at the threshold, logistic around it."""
+    """Compute the probability that decoding a block fails: 10 % at the threshold, logistic around it."""
     logit = _LOGIT_PER_DB * (snr_db - THRESHOLDS_DB[mcs]) + math.log(9.0)
     return 1 / (1 + math.exp(min(logit, 700.0)))
 
 
 def coherence_s(speed_mps: float, frequency_ghz: float) -> float:
-    """9/(16π · Doppler shift), over which the fading's correlation falls to one half (Rappaport, §5.4.3)."""
+    """Compute 9/(16π · Doppler shift), over which the fading's correlation falls to one half (Rappaport, §5.4.3)."""
     doppler_hz = speed_mps * frequency_ghz * 1e9 / 299_792_458.0
     return 9 / (16 * math.pi * doppler_hz)
 
 
 class Channel:
-    """Shadowing and fading, a pair of gains for each block of time.
+    """Shadowing and fading, as a pair of gains for each block of time.
 
-    Shadowing is normal in dB and first-order autoregressive from block to block. Fading is Rayleigh, drawn anew for
+    Shadowing is normal in dB and first-order autoregressive from block to block. Fading is Rayleigh, drawn again for
     every block, in `branches` independent parts (antennas, or far-apart frequencies) whose powers add up. Outages
-    are blocks without any gain; they begin at random and last an exponential time.
+    are blocks without any gain. They begin at random and last an exponential time.
     """
 
     _BLOCKS = 256
@@ -103,7 +103,7 @@ class Channel:
         self, block_s: float, shadow_db: float, correlation: float, branches: int,
         outage_interval_s: float, outage_s: float, rng: np.random.Generator,
     ) -> None:  # fmt: skip
-        """`correlation` is that of the shadowing of successive blocks."""
+        """`correlation` is the correlation of shadowing between successive blocks."""
         self._block_s = block_s
         self._shadow_db = shadow_db
         self._correlation = correlation
@@ -117,7 +117,7 @@ class Channel:
         self._gains: list[tuple[float, float]] = []
 
     def gains_db(self, time_s: float) -> tuple[float, float]:
-        """Shadowing and fading at a time since the start, which must not lie before what is forgotten."""
+        """Return shadowing and fading at a time since the start, which must not be forgotten yet."""
         block = int(time_s / self._block_s) - self._first
         while block >= len(self._gains):
             self._draw()

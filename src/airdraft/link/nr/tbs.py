@@ -1,4 +1,4 @@
-"""How many bits a transport block carries: 3GPP TS 38.214 (release 17), §5.1.3.1 and §5.1.3.2."""
+"""The size of a transport block, by 3GPP TS 38.214 (release 17), §5.1.3.1 and §5.1.3.2."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SMALL_TBS: tuple[int, ...] = (
 """The transport block sizes up to 3824 bits, rising: table 5.1.3.2-1."""
 
 _MOST_RE = 156
-"""Resource elements of one PRB that count."""
+"""Most resource elements of one PRB that count."""
 
 
 @lru_cache(maxsize=4096)
 def transport_block_bits(prbs: int, mcs: int, layers: int = 1, symbols: int = 14, dmrs_re: int = 12) -> int:
-    """Size of the transport block of `prbs` resource blocks of one slot, in bits.
+    """Compute the size in bits of the transport block of `prbs` resource blocks in one slot.
 
-    `symbols` of the slot are allocated, `dmrs_re` resource elements of each PRB hold reference signals; no other
-    overhead. Raises: `BadParameterError` for an MCS that the table lacks, or no PRB.
+    `symbols` of the slot are allocated, and `dmrs_re` resource elements of each PRB hold reference signals. There is no
+    other overhead. Raises: `BadParameterError` for an MCS outside the table, or no PRB.
     """
     if not 0 <= mcs < len(MCS):
         raise BadParameterError(f"mcs is {mcs}: give 0 to {len(MCS) - 1}")
@@ -45,7 +45,7 @@ def transport_block_bits(prbs: int, mcs: int, layers: int = 1, symbols: int = 14
         wanted = max(24, step * (scaled // (1024 * step)))
         return SMALL_TBS[bisect_left(SMALL_TBS, wanted)]
     step = 1 << _floor_log2(scaled / 1024 - 24) - 5
-    # Halves round up; in whole numbers, so that no rounding of floats decides.
+    # Halves round up. Whole numbers avoid the rounding of floats.
     rounded = max(3840, step * ((2 * (scaled - 24 * 1024) + 1024 * step) // (2 * 1024 * step)))
     if 4 * rate_1024 <= 1024:
         code_blocks = -(-(rounded + 24) // 3816)
