@@ -193,7 +193,7 @@ class Driver:
             self._failed(number, error.code, str(error))
         except AirdraftError as error:
             self._failed(number, Code.ENGINE, str(error))
-        except Exception:  # a fault of ours: it ends this text and no other
+        except Exception:  # our own fault: it ends this text and no other
             _log.exception("what a forward gave could not be taken")
             self._failed(number, Code.ENGINE, "a fault of airdraft's own; see the log of the side whose model ran")
         self.flush()

@@ -57,7 +57,7 @@ class TargetWriter:
                 if forward.rows:
                     await tenant.pace()
                 if tenant.revoked:
-                    raise RefusedError(Code.REVOKED, "this key is valid no more; ask whoever runs the edge")
+                    raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
                 rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
                 outs = _shown(watch, session.forwarded(rows))
                 if committed := _committed(outs, request, text, target.vocab_size):

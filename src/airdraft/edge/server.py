@@ -151,7 +151,7 @@ class EdgeServer:
             self._service.access.reload(asyncio.get_running_loop().time())
         for socket, (driver, _) in list(self._live.items()):
             if socket.tenant is not None and socket.tenant.revoked:
-                driver.fail(Code.REVOKED, "the token of this connection is valid no more; connect with another")
+                driver.fail(Code.REVOKED, "the token of this connection is no longer valid; connect with another")
 
     async def drain(self, seconds: float) -> None:
         """Refuse new texts, wait at most `seconds` for the open ones to end, then close.

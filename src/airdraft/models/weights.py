@@ -22,6 +22,6 @@ def external_files(graph: Path) -> list[str]:
 
 
 def weight_bytes(graph: Path) -> int:
-    """Size of the graph and of the files that hold its weights, as far as they are there."""
+    """Size of the graph and of the files that hold its weights, those that exist."""
     files = [graph, *(graph.parent / name for name in external_files(graph))]
     return sum(file.stat().st_size for file in files if file.is_file())

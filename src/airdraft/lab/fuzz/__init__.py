@@ -142,7 +142,7 @@ class _Shell:
                     self._caches.pop(event.session, None)
         said = self.machine.take()
         if len(said) > MOST_SAID:
-            raise BrokenError(f"{len(said)} bytes are to be sent at once")
+            raise BrokenError(f"{len(said)} bytes would be sent at once")
         for _ in self._said.feed(said):  # raises on anything but messages
             pass
 
