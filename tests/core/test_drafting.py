@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from airdraft.control.machine import device_machine
@@ -130,3 +131,17 @@ def test_a_model_drafter_feeds_what_it_has_not_seen() -> None:
     assert drafter.told(table(1).row((1, 2, 3, 4))) == ()
     ask = drafter.want([1, 2, 3, 0], [], 4)
     assert (ask.keep, ask.tokens) == (3, (0,))
+
+
+class Babbling(ModelDrafter):
+    """A drafter that asks for one row and answers with many guesses."""
+
+    def told(self, row: np.ndarray) -> Sequence[Guess]:
+        return [*super().told(row), 0, 1, 2, 3, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_more_guesses_than_were_asked_for_are_left_out(spec: SchemeSpec) -> None:
+    tokens, _, drafts = written(Babbling(), spec, draft_length=2)
+    assert tokens == targets_own()
+    assert max(draft.count for draft in drafts) <= 2

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 from airdraft.core.events import Begun, Declined, Event, Finished, Offered, Progress, Taken
 from airdraft.core.messages import Close, Error, Opened, Ping, Verdict
 from airdraft.errors import RefusedError
 
-from .tables import EdgeSide, drafting, hello, opening, table
+from .tables import SPECS, EdgeSide, drafting, hello, opening, table
 
 
 def test_an_edge_reports_what_becomes_of_a_text_in_its_order_and_no_heartbeats() -> None:
@@ -42,3 +45,25 @@ def test_what_is_not_admitted_is_refused_and_the_connection_goes_on() -> None:
     full = False
     (answer,) = edge.send(opening(2))
     assert isinstance(answer, Opened)
+
+
+def test_a_session_that_is_over_is_freed_at_once() -> None:
+    """It may hold rows of the whole vocabulary, which should not wait for the garbage collector."""
+    edge = EdgeSide(table(1))
+    edge.send(hello(), opening(), drafting((0, 1), (2, 3)))
+    session = weakref.ref(edge.machine._sessions[1])
+    gc.disable()
+    try:
+        edge.send(Close(1, "over"))
+        assert session() is None
+    finally:
+        gc.enable()
+
+
+def test_what_a_forward_gave_to_a_connection_that_has_failed_is_no_progress() -> None:
+    edge = EdgeSide(table(1), run=False)
+    edge.send(hello(), opening(1, (0,), SPECS["server"]))
+    edge.machine.fail("idle", "no more")
+    edge.notes.clear()
+    edge.forward()
+    assert edge.notes == []

@@ -46,12 +46,18 @@ class TargetWriter:
         text = Prefix(request.prompt, min(len(request.prompt) + request.max_tokens, context), target.eos_ids)
         law = Law(request.params, request.seed, target.vocab_size)
         session = EdgeSession(_NUMBER, text, law, SchemeSpec(schemes.SERVER), target, 0, request.logprobs)
-        server.admit(tenant)
+        if text.over:
+            yield Finished(_NUMBER, text.over)
+            return
+        sequenced, reason = server.scheduler.open(self._owner), "cancelled"
         watch = server.watch(lambda _: text.tokens, "the API", tenant)
-        outs = _shown(watch, session.begin(len(request.prompt), request.max_tokens))
-        sequenced, reason = None, "cancelled"
         try:
-            sequenced = server.scheduler.open(self._owner)
+            server.admit(tenant, watch)
+        except RefusedError:
+            server.scheduler.drop(sequenced)
+            raise
+        try:
+            outs = _shown(watch, session.begin(len(request.prompt), request.max_tokens))
             sequenced.on_call = partial(watch.call, _NUMBER)
             while forward := next((out for out in outs if isinstance(out, Forward)), None):
                 if forward.rows:
@@ -69,8 +75,7 @@ class TargetWriter:
             watch.event(Failed(_NUMBER, code, str(error), ours=True))
             raise
         finally:
-            if sequenced is not None:
-                server.scheduler.drop(sequenced)
+            server.scheduler.drop(sequenced)
             watch.event(Finished(_NUMBER, reason))  # without effect on a text that has failed
         yield Finished(_NUMBER, reason)
 

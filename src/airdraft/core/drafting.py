@@ -33,7 +33,10 @@ class Drafter(Protocol):
         ...
 
     def told(self, row: np.ndarray) -> Sequence[Guess]:
-        """Propose from the row [vocab] that `want` asked for. Returns nothing if its prefix has changed."""
+        """Propose from the row [vocab] that `want` asked for. Returns nothing if its prefix has changed.
+
+        As many guesses are taken as `want` was asked for.
+        """
         ...
 
     def cut(self, at: int) -> None:

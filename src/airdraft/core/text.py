@@ -31,9 +31,8 @@ class Prefix:
         self.begin = len(self.tokens) if begin is None else begin
         self.place = Place(len(self.tokens))
         """The place of the next token."""
-        self._state = Digest(self.tokens[: self.begin])
-        self._digests = [self._state.value]  # up to each position from `begin` on
-        self._extend(self.tokens[self.begin :])
+        self._state = Digest()
+        self._digests: list[int] = []  # of the text up to each position from `begin` on, as far as asked for
         self.eos_ids = frozenset[int]()
         self.ends_with(eos_ids)
 
@@ -50,10 +49,11 @@ class Prefix:
     @property
     def digest(self) -> int:
         """`Digest` of all tokens."""
-        return self._digests[-1]
+        return self._hashed()[-1]
 
     def digest_after(self, tokens: Sequence[int] = ()) -> Digest:
         """Return a running digest of the text followed by `tokens`."""
+        self._hashed()
         digest = self._state.copy()
         digest.extend(tokens)
         return digest
@@ -66,7 +66,6 @@ class Prefix:
     def append(self, tokens: Sequence[int]) -> Over | None:
         """Commit `tokens`. Returns `over` afterwards."""
         self.tokens += tokens
-        self._extend(tokens)
         for token in tokens:
             self.place = self.place.then(token)
         self._stopped |= not self.eos_ids.isdisjoint(tokens)
@@ -74,9 +73,14 @@ class Prefix:
 
     def follows(self, start: int, digest: int) -> bool:
         """Whether the text up to `start` has this digest; False if `start` is before `begin` or beyond the end."""
-        return self.begin <= start <= len(self.tokens) and self._digests[start - self.begin] == digest
+        return self.begin <= start <= len(self.tokens) and self._hashed()[start - self.begin] == digest
 
-    def _extend(self, tokens: Sequence[int]) -> None:
-        for token in tokens:
+    def _hashed(self) -> list[int]:
+        """The digests, after hashing what was appended since the last call."""
+        if not self._digests:
+            self._state.extend(self.tokens[: self.begin])
+            self._digests.append(self._state.value)
+        for token in self.tokens[self.begin + len(self._digests) - 1 :]:
             self._state.extend([token])
             self._digests.append(self._state.value)
+        return self._digests

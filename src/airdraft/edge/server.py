@@ -199,7 +199,7 @@ class EdgeServer:
         access = self._service.access
         return self._anybody if access is None else access.find(authorization)
 
-    def admit(self, tenant: Tenant) -> None:
+    def admit(self, tenant: Tenant, watch: Watch) -> None:
         """Admit another text of a tenant. Its `Watch` counts its end. Raises: `RefusedError`."""
         if self._door.closing:
             raise RefusedError(Code.BUSY, "this edge is about to end; open the text at another, or here later")
@@ -209,6 +209,7 @@ class EdgeServer:
                 Code.QUOTA, f"{tenant.sessions} texts of this token are open; close one, or try again later"
             )
         tenant.sessions += 1
+        watch.reserved += 1
 
     def watch(self, text: Callable[[int], Sequence[int]], peer: str, tenant: Tenant) -> Watch:
         """Make a `Watch` for a connection, or for any other writer that uses this engine.
@@ -236,7 +237,7 @@ class EdgeServer:
         machine = EdgeMachine(target, limits, clock(), self._speed(tenant))
         peer = peer_of(socket)
         watch = self.watch(machine.text, peer, tenant)
-        machine.admit = lambda: self.admit(tenant)
+        machine.admit = lambda: self.admit(tenant, watch)
         driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant.pace)
         self._live[socket] = driver, watch
         _log.info("%s (%s) is connected", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))

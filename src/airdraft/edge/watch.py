@@ -46,6 +46,8 @@ class Watch:
             clock: the machine's clock, in seconds.
         """
         self.texts: dict[int, Watched] = {}
+        self.reserved = 0
+        """Places of the tenant's that texts have taken which have not begun."""
         self.rested_s = clock()
         """Time when the last text ended, or the connection began."""
         self._text, self._peer, self._tenant = text, peer, tenant
@@ -56,6 +58,7 @@ class Watch:
         if self._traces is not None:
             trace = self._traces.open(event, now, session=event.session, peer=self._peer, tenant=self._tenant.name)
         self.texts[event.session] = Watched(now, now, trace)
+        self.reserved -= 1
 
     def _progressed(self, text: Watched, event: Progress, now: float) -> None:
         metrics, count = self._metrics, event.accepted + event.written
@@ -121,6 +124,8 @@ class Watch:
         """Note the end of the connection, and of its texts."""
         for number in list(self.texts):
             self._end(number, "lost")
+        self._tenant.sessions -= self.reserved
+        self.reserved = 0
 
     def _end(self, number: int, how: str) -> None:
         text = self.texts.pop(number, None)

@@ -95,7 +95,8 @@ class TextTrace:
     def event(self, event: Event, now: float, text: Sequence[int] = ()) -> None:
         """Write an event of the text's machine, if it matters. `text`: the whole text so far, for the ids."""
         if isinstance(event, Progress):
-            length = event.start + event.accepted + event.written
+            # A token that the device draws after a rejection is not in the text yet.
+            length = len(text) or event.start + event.accepted + event.written
             self._committed(now, length, text[self._told : length], event.accepted, event.written)
         elif isinstance(event, Committed):
             length, written = self._length + len(event.tokens), len(event.tokens) - event.accepted

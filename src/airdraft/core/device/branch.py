@@ -58,7 +58,7 @@ class Branch:
         """Mark all drafts as sent. Returns the new ones' start, the digest of all tokens before, and the drafts."""
         start, digest, drafts = self.sent, self._sent_digest.value, self.drafts[self.sent - self._text.length :]
         self._sent_digest.extend(drafts)
-        self.sent, self.fresh = self.end, False
+        self.sent, self.fresh = self.end, self.fresh and not drafts
         return start, digest, drafts
 
     def agreeing(self, tokens: Sequence[int]) -> int:

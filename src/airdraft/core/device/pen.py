@@ -72,14 +72,14 @@ class Pen:
         self._max_bits = max(0, welcome.max_frame - DRAFT_HEADER) * 8
         self._number, self._text, self._law, self._request = number, text, law, request
         self._learner = making.learner
-        self._asked_s = 0.0
+        self._asked_s, self._asked_most = 0.0, 0
 
     def told(self, row: np.ndarray, now: float) -> None:
         """Take the draft model's row [vocab] for the next token."""
         self._learner.drafted(now - self._asked_s)
         guesses = self.branch.told(row)
         if self.state in (State.DRAFTING, State.STREAMING):
-            self._draft(guesses)
+            self._draft(guesses[: self._asked_most])
 
     def advance(self, now: float) -> list[Out]:
         """Draft another token, or send the drafts."""
@@ -157,15 +157,18 @@ class Pen:
             return []
         wanted = branch.want(most)
         if isinstance(wanted, Ask):
-            self._asked_s = now
+            self._asked_s, self._asked_most = now, most
             return [Forward(self._number, wanted.keep, wanted.tokens, 1)]
         if wanted:
             self._draft(wanted[:most])
             return None
         if self.state is State.DRAFTING:
             return self._end_round(now)
-        # An empty draft lets the edge go on alone until the next draft. One is enough.
-        return [] if self.stream.silent and branch.end == branch.sent else self._send_branch()
+        if branch.drafts:  # what is in flight brings a commit, and then the drafter is asked again
+            due = self.stream.is_due(branch, self.mode, self.facts, self.seq, more=False)
+            return self._send_branch() if due else []
+        # An empty draft tells the edge to go on alone until the next one; once is enough.
+        return [] if self.stream.silent else self._send_branch()
 
     def _send(self, start: int, digest: int, drafts: Drafts) -> list[Out]:
         body, rounds, counts = self.scheme.encode(drafts), self.rounds, self._request.counts

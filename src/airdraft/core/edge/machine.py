@@ -63,15 +63,16 @@ class EdgeMachine(Machine):
         Some models also score padding, so columns beyond the vocabulary are dropped.
         """
         self._now = now
-        if session not in self._sessions:
+        if session not in self._sessions or self.closed:
             return []
         asked_s = self._asked_s.pop(session, None)
-        if asked_s is not None:
-            self._took(now - asked_s)
         try:
-            return self._emit(self._sessions[session].forwarded(logits))
+            outs = self._sessions[session].forwarded(logits)
         except RemoteProtocolError as error:  # in a draft that came during the prefill
             return self.failed(session, error.code, str(error))
+        if asked_s is not None:
+            self._took(now - asked_s)
+        return self._emit(outs)
 
     def failed(self, session: int, code: str, message: str) -> list[Event]:
         """End one session, whose `Forward` cannot run."""

@@ -28,6 +28,12 @@ from airdraft.core.states import EdgeState as State
 from airdraft.core.text import Prefix
 from airdraft.errors import Code, LocalProtocolError, RemoteProtocolError
 
+_METHODS = {
+    Action.KEEP: "_keep", Action.OFFER: "_offer", Action.VERIFY: "_verify", Action.SWITCH: "_to_switch",
+    Action.ADD: "_add", Action.IGNORE: "_ignore",
+}  # fmt: skip
+"""The methods that act on messages, by name: a session that held its own methods would outlive its last use."""
+
 
 class EdgeSession:
     """One text at the edge."""
@@ -65,10 +71,6 @@ class EdgeSession:
         self._loaded = False  # whether the prompt is read
         self._recovery_due = False
         self._switch: SchemeSpec | None = None  # the scheme that follows the forward under way
-        self._actions: dict[Action, Callable[..., list[Out]]] = {
-            Action.KEEP: self._keep, Action.OFFER: self._offer, Action.VERIFY: self._verify,
-            Action.SWITCH: self._to_switch, Action.ADD: self._add, Action.IGNORE: lambda _: [],
-        }  # fmt: skip
 
     def _make(self, spec: SchemeSpec) -> Scheme:
         check_logprobs(self._logprobs, spec.name)
@@ -93,7 +95,8 @@ class EdgeSession:
         action = EDGE[self.state].get(type(message))
         if action is None:
             raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived while {self.state.value}")
-        return self._actions[action](message)
+        act: Callable[[Message], list[Out]] = getattr(self, _METHODS[action])
+        return act(message)
 
     def forwarded(self, logits: np.ndarray) -> list[Out]:
         """Commit tokens from the target's rows, [rows, vocab or more]."""
@@ -105,7 +108,8 @@ class EdgeSession:
         text, drafts, start = self.text, self._drafts, self.text.length
         rows = known_rows(logits, len(drafts) + 1, self._law.vocab_size)
         ruling = self._scheme.verify(drafts, rows, text.place)
-        path = [drafts.tokens[node] for node in ruling.path]
+        ids = drafts.tokens
+        path = [ids[node] for node in ruling.path]
         ending = next((at for at, token in enumerate(path) if token in text.eos_ids), None)
         if ending is not None:  # nothing follows an accepted token that ends the text
             ruling, path = Ruling(ruling.path[: ending + 1], None), path[: ending + 1]
@@ -183,6 +187,9 @@ class EdgeSession:
         self._stream.offer(message, self._scheme)
         self._seq = message.seq
         return [self._offered(message), *self._go_on()]
+
+    def _ignore(self, message: Message) -> list[Out]:
+        return [self._offered(message)] if isinstance(message, Draft) else []
 
     def _offered(self, message: Draft) -> Offered:
         return Offered(self._number, message.start, message.count, len(message.body))
