@@ -89,7 +89,7 @@ def test_idle_texts_and_churn(
 ) -> None:
     draft, target, tokenizer = pair
     monkeypatch.setattr(sessions, "TEXTS", 3)
-    made = capacity._Pair(draft, tokenizer.digest, tokenizer.vocab_size, works(draft, target, tokenizer.vocab_size))
+    made = capacity._Models(draft, tokenizer.digest, tokenizer.vocab_size, works(draft, target, tokenizer.vocab_size))
     whole, evicted = (asyncio.run(capacity._idle_bytes(made, 200, each)) for each in ((), ("--kv-tokens", "1")))
     assert whole > 31 * 8192  # keys and values of the prompt but its last token
     assert evicted < whole / 4
