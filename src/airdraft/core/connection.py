@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from airdraft.core.events import Echo, Event, Failed
+from airdraft.core.events import Echo, Event, Failed, Out
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, Decoder, Error, Message, Ping, Pong, encode
 from airdraft.errors import BadParameterError, Code, LocalProtocolError, ModelError, RemoteProtocolError
 
@@ -129,6 +129,16 @@ class Machine(ABC):
         self._send(Error(None, code, message))
         self.closed = True
         return Failed(None, code, message, ours=True)
+
+    def _emit(self, outs: Iterable[Out]) -> list[Event]:
+        """Send a session's messages and return its events."""
+        events: list[Event] = []
+        for out in outs:
+            if isinstance(out, Message):
+                self._send(out)
+            else:
+                events.append(out)
+        return events
 
     def _send(self, message: Message) -> None:
         if not self.closed:

@@ -114,15 +114,11 @@ class DeviceMachine(Machine):
         return session.number, self._emit(session.begin(message, now))
 
     def _emit(self, outs: Iterable[Out]) -> list[Event]:
-        """Send the messages and return the events."""
-        events: list[Event] = []
-        for out in outs:
-            if isinstance(out, Message):
-                self._send(out)
-                continue
-            if isinstance(out, Finished):
-                del self._sessions[out.session]
-            events.append(out)
+        """See `Machine._emit`. A session that is over is dropped."""
+        events = super()._emit(outs)
+        for event in events:
+            if isinstance(event, Finished):
+                del self._sessions[event.session]
         return events
 
     @property

@@ -95,15 +95,11 @@ class EdgeMachine(Machine):
         return self._sessions.pop(session, None) is not None
 
     def _emit(self, outs: Iterable[Out]) -> list[Event]:
-        """Send the messages and return the events."""
-        events: list[Event] = []
-        for out in outs:
-            if isinstance(out, Message):
-                self._send(out)
-                continue
-            if isinstance(out, Forward) and out.rows:
-                self._asked_s[out.session] = self._now
-            events.append(out)
+        """See `Machine._emit`. Forwards are timed from here."""
+        events = super()._emit(outs)
+        for event in events:
+            if isinstance(event, Forward) and event.rows:
+                self._asked_s[event.session] = self._now
         return events
 
     def _handle(self, message: Message, now: float) -> Iterable[Event]:
