@@ -10,9 +10,11 @@ import contextlib
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Protocol
 
+import numpy as np
 from websockets.asyncio.connection import Connection as WebSocket
 from websockets.exceptions import ConnectionClosed
 
@@ -21,7 +23,7 @@ from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event, Failed, Finished, Forward
 from airdraft.core.messages import websocket_header
 from airdraft.errors import AirdraftError, Code, RefusedError
-from airdraft.scheduler import Call, Owner, Scheduler, Sequenced
+from airdraft.scheduler import Call, Owner, Scheduler, Sequenced, yielded
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,21 @@ CLOSE_S = 3.0
 """Seconds for the peer to read the last bytes and close."""
 
 
+class Payer(Protocol):
+    """Pays for forwards with tokens, a quota say."""
+
+    owner: Owner
+    """For fair turns."""
+
+    async def pace(self, tokens: int) -> None:
+        """Pay for so many tokens before they are fed, and wait until that is made up for."""
+        ...
+
+    def spend(self, tokens: int) -> None:
+        """Pay for tokens that were fed beyond those. Who comes next waits longer."""
+        ...
+
+
 class Driver:
     """Drives one machine over one WebSocket, with a text in the scheduler for each session."""
 
@@ -45,20 +62,20 @@ class Driver:
         scheduler: Scheduler,
         on_event: Callable[[Event], None],
         on_call: Callable[[int, Call], None] | None = None,
-        pace: Callable[[], Awaitable[None]] | None = None,
+        payer: Payer | None = None,
     ) -> None:
         """
         Args:
             on_call: gets every call of the engine that includes a session.
-            pace: runs before each forward queues for its turn.
+            payer: pays for each forward before it queues for its turn; None: nobody does.
         """
         self.machine = machine
         self._socket = socket
         self._scheduler = scheduler
-        self._owner = Owner()
+        self._owner = Owner(payer.owner if payer else None)
         self._on_event = on_event
         self._on_call = on_call
-        self._pace = pace
+        self._payer = payer
         self._texts: dict[int, Sequenced] = {}
         self._forwards: dict[int, asyncio.Task[None]] = {}  # unanswered, at most one a session
         self._can_send = True
@@ -182,11 +199,10 @@ class Driver:
             text = self._texts.get(number)
             if text is None:
                 text = self._texts[number] = self._scheduler.open(self._owner)
+                text.on_yield = partial(self._yielded, number)
                 if self._on_call is not None:
                     text.on_call = partial(self._on_call, number)
-            if self._pace is not None and event.rows:
-                await self._pace()
-            logits = await self._scheduler.run(text, lambda: self.machine.latest(event))
+            logits = await self._paid(text, event)
             self._forwards.pop(number, None)  # from here on `forget` must not cancel this task
             self.handle(self.machine.forwarded(number, logits, self._now()))
         except RefusedError as error:
@@ -197,6 +213,27 @@ class Driver:
             _log.exception("what a forward gave could not be taken")
             self._failed(number, Code.ENGINE, "a fault of airdraft's own; see the log of the side whose model ran")
         self.flush()
+
+    async def _paid(self, text: Sequenced, event: Forward) -> np.ndarray:
+        """Pay for a forward and run it. Drafts that join it while it waits for its turn are paid for afterwards."""
+        if self._payer is None:
+            return await self._scheduler.run(text, lambda: self.machine.latest(event))
+        ran = event
+
+        def latest() -> Forward:
+            nonlocal ran
+            ran = self.machine.latest(event)
+            return ran
+
+        await self._payer.pace(len(event.tokens))
+        try:
+            return await self._scheduler.run(text, latest)
+        finally:
+            self._payer.spend(max(0, len(ran.tokens) - len(event.tokens)))
+
+    def _yielded(self, session: int) -> None:
+        error = yielded()
+        self.fail(error.code, str(error), session)
 
     def _failed(self, session: int, code: str, message: str) -> None:
         self._forwards.pop(session, None)

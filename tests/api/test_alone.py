@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from airdraft.api.alone import TargetWriter
 from airdraft.core.events import Committed, Event, Finished
+from airdraft.edge.access import Tenant, anybody
 from airdraft.edge.server import EdgeServer
-from airdraft.models.base import OneByOne
+from airdraft.models.base import FloatArray, OneByOne
 
 from ..edge.loopback import TOKENIZER, VOCAB, WARM, Table, request, run, truth
 
@@ -50,5 +52,35 @@ def test_forwards_that_are_short_leave_the_loop_to_others() -> None:
             await written(server, max_tokens=200)
             assert turns - before > 150
             other.cancel()
+
+    run(main)
+
+
+def test_requests_of_one_key_have_the_turns_of_one_tenant() -> None:
+    """However many they are, another tenant's text has every other turn."""
+    seen: list[int] = []
+
+    class Noted(Table):
+        def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+            found = super().forward(cache, keep, tokens, rows)
+            seen.append(cache[0])
+            return found
+
+    async def main() -> None:
+        target = Noted(1, eos_ids=(), seconds=0.001)
+        async with EdgeServer(OneByOne(target), TOKENIZER, VOCAB) as server:
+            greedy, modest = anybody(0.0), anybody(0.0)
+
+            async def write(tenant: Tenant, prompt: Sequence[int], most: int) -> None:
+                async for _ in TargetWriter(server, tenant).write(request("server", prompt=prompt, max_tokens=most)):
+                    pass
+
+            many = [asyncio.create_task(write(greedy, (1, 2), 30)) for _ in range(12)]
+            await asyncio.sleep(0.02)
+            began = len(seen)
+            await write(modest, (3, 4), 30)
+            during = seen[began:]
+            assert during.count(3) > len(during) / 3
+            await asyncio.gather(*many)
 
     run(main)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -13,12 +15,31 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
-from airdraft.core.messages import Close, Digest, Error, Opened
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.messages import Close, Decoder, Digest, Error, Opened, ToDevice, Welcome, encode
+from airdraft.device.client import EdgeConnection
 from airdraft.edge.access import Access, Bucket, Tenant
-from airdraft.edge.server import Service
+from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError, RefusedError
+from airdraft.models.base import FloatArray, OneByOne
+from airdraft.scheduler import turns
 
-from .loopback import HOST, Raw, Table, opening, request, run, started, truth, until
+from .loopback import (
+    HOST,
+    SCHEMES,
+    TOKENIZER,
+    VOCAB,
+    WARM,
+    Raw,
+    Table,
+    hello,
+    opening,
+    request,
+    run,
+    started,
+    truth,
+    until,
+)
 
 ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdef"
 
@@ -266,6 +287,121 @@ def test_a_token_over_its_rate_is_slowed_and_others_are_not(tmp_path: Path) -> N
             # Devices plan with how long a forward takes, waits included: each token's are its own.
             async with Raw.connect(url, token=ALICE) as again, Raw.connect(url, token=BOB) as other:
                 assert again.welcome.verify_s > 0.02 > other.welcome.verify_s > 0
+
+    run(main)
+
+
+class Counted(Table):
+    """A table that counts the tokens it is fed."""
+
+    fed = 0
+
+    def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        self.fed += len(tokens)
+        return super().forward(cache, keep, tokens, rows)
+
+
+async def prompts_given_up(url: str, until_s: float) -> None:
+    """Open long texts again and again, on several connections, and close each a moment later."""
+
+    async def one() -> None:
+        async with Raw.connect(url, token=ALICE) as raw:
+            for session in range(1, 1000):
+                await raw.send(opening(session, (1, 2) * 250, "server", 1))
+                await asyncio.sleep(0.01)
+                await raw.send(Close(session, "never mind"))
+                if perf_counter() > until_s:
+                    return
+
+    await asyncio.gather(*(one() for _ in range(3)))
+
+
+async def drafts(url: str, until_s: float, scheme: str) -> None:
+    """Write with a draft that is mostly refused."""
+    client = await EdgeConnection.connect(url, Table(9, eos_ids=()), TOKENIZER, VOCAB, token=ALICE)
+    async with client:
+        asked = request(scheme, WARM, max_tokens=400, draft_length=8)
+        async with contextlib.aclosing(client.write(asked)) as events:
+            async for _ in events:
+                if perf_counter() > until_s:
+                    break
+
+
+@pytest.mark.parametrize("way", ["prompts", *SCHEMES, "stream"])
+def test_all_that_is_fed_is_paid_for(tmp_path: Path, way: str) -> None:
+    rate = 60
+
+    async def main() -> None:
+        target = Counted(1, eos_ids=())
+        async with started(target, Service(access=tokens(tmp_path, alice=f"tokens_per_s = {rate}"))) as (_, url):
+            began = perf_counter()
+            until_s = began + 1.5
+            await (prompts_given_up(url, until_s) if way == "prompts" else drafts(url, until_s, way))
+            assert target.fed <= rate * (perf_counter() - began + 1) + 9  # what joins a forward is paid for afterwards
+            assert target.fed > rate * 0.5 or way == "prompts"
+
+    run(main)
+
+
+def test_however_long_a_quota_makes_texts_wait_the_edge_can_say_so() -> None:
+    machine = EdgeMachine(Target("", "", TOKENIZER, VOCAB, 512, ()), Limits(), 0.0)
+    machine._took(1e6)
+    machine.receive(encode(hello()), 0.0)
+    (welcome,) = Decoder(ToDevice).feed(machine.take())
+    assert isinstance(welcome, Welcome)
+    assert welcome.verify_s == 3600
+
+
+def test_a_long_prompt_does_not_stop_the_tokens_other_texts(tmp_path: Path) -> None:
+    async def main() -> None:
+        target = Counted(1, eos_ids=())
+        async with (
+            started(target, Service(access=tokens(tmp_path, alice="tokens_per_s = 100"))) as (_, url),
+            Raw.connect(url, token=ALICE) as one,
+            Raw.connect(url, token=ALICE) as two,
+        ):
+            await one.send(opening(1, (1, 2) * 250, "server", 1))
+            assert isinstance(await one.receive(), Opened)
+            began = perf_counter()
+            assert len(await two.text(1, (1, 2), 3, None)) == 3  # the prompt takes four seconds
+            assert perf_counter() - began < 4
+            await one.send(Close(1, "never mind"))
+            assert await two.text(2, (1, 2), 3, None)  # what it has not been fed, it has not paid for
+            assert perf_counter() - began < 8
+            assert target.fed < 50
+
+    run(main)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_silent_texts_do_not_keep_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool) -> None:
+    """Not for long where the same token needs the place, and not at all where another does."""
+    monkeypatch.setattr(turns, "REST_S", 0.3)
+
+    async def main() -> None:
+        target = Table(1, eos_ids=())
+        service = Service(access=tokens(tmp_path))
+        server = EdgeServer(OneByOne(target), TOKENIZER, VOCAB, capacity=Capacity(texts=4), service=service)
+        async with server:
+            await server.start(HOST, 0)
+            url = f"ws://{HOST}:{server.port}"
+            async with Raw.connect(url, token=ALICE) as silent, Raw.connect(url, token=BOB if other else ALICE) as raw:
+                await silent.send(*(opening(session) for session in range(1, 5)))
+                for _ in range(4):
+                    assert isinstance(await silent.receive(), Opened)
+                await until(lambda: server.scheduler.texts == 4 and not server.scheduler.waiting)
+                session = 1
+                if not other:
+                    with pytest.raises(RefusedError, match="4 texts at once already"):
+                        await raw.text(session, (1, 2), 5)
+                    await asyncio.sleep(0.4)
+                    session = 2
+                expected = truth(target, request("server", prompt=(1, 2), max_tokens=5))
+                assert await raw.text(session, (1, 2), 5) == expected
+                given_up = await silent.receive()
+                assert isinstance(given_up, Error)
+                assert (given_up.code, "open it again" in given_up.message) == ("busy", True)
+                await until(lambda: server.scheduler.texts == 3)
 
     run(main)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from airdraft.errors import AirdraftError, ModelError, RefusedError
 from airdraft.models.base import EngineInfo, FloatArray, Part
 from airdraft.scheduler import Owner, Scheduler, Sequenced
 from airdraft.scheduler.loop import SHORT_S, SHORT_TOKENS
-from airdraft.scheduler.turns import PIECE
+from airdraft.scheduler.turns import PIECE, REST_S
 
 FAULT = 7777
 
@@ -205,6 +207,92 @@ def test_a_text_too_many_is_refused() -> None:
     scheduler.drop(text)
     scheduler.open(Owner())
     scheduler.close()
+
+
+@pytest.mark.parametrize(
+    ("places", "rested_s", "newcomer", "yields"),
+    [
+        ("ab", [0, 0], "c", None),  # nobody has more than one place too many
+        ("aab", [1, 0, 2], "c", 0),
+        ("aaab", [0, 2, 1, 9], "b", 1),  # who has rested longest, of the tenant that holds most
+        ("aaab", [0, 2, 1, 9], "a", None),
+        ("aaab", [0, 2, 1, 11], "a", 3),  # long enough for anybody to take its place
+        ("aaab", [None, None, None, 9], "c", None),  # who writes keeps its place
+        ("aaab", [None, 0, None, 9], "c", 1),
+    ],
+)
+def test_a_place_is_given_up_by_who_rests(
+    places: str, rested_s: list[float | None], newcomer: str, yields: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("airdraft.scheduler.loop.monotonic", lambda: now)
+    scheduler = Scheduler(Noting(), "noting", max_texts=len(places))
+    tenants = {name: Owner() for name in "abc"}
+    texts = [scheduler.open(Owner(tenants[name])) for name in places]
+    told: list[int] = []
+    for at, (text, seconds) in enumerate(zip(texts, rested_s, strict=True)):
+        text.rested_s = math.inf if seconds is None else now - seconds
+        text.on_yield = partial(told.append, at)
+    if yields is None:
+        with pytest.raises(RefusedError, match="texts at once already"):
+            scheduler.open(Owner(tenants[newcomer]))
+    else:
+        scheduler.open(Owner(tenants[newcomer]))
+    assert told == ([] if yields is None else [yields])
+    assert scheduler.texts == len(places)
+    scheduler.close()
+
+
+def test_a_text_rests_while_none_of_its_forwards_waits_or_runs_and_runs_no_more_once_it_has_yielded() -> None:
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting", max_texts=2)
+        text, other = scheduler.open(Owner()), scheduler.open(Owner())
+        assert text.rested_s < math.inf
+        engine.gated = True
+        tasks = [asyncio.create_task(scheduler.run(each, forward(0, [1], 1))) for each in (text, other)]
+        await asyncio.sleep(0.01)
+        assert text.rested_s == other.rested_s == math.inf  # one runs, one waits
+        engine.gated = False
+        engine.gate.release()
+        await asyncio.gather(*tasks)
+        text.rested_s -= REST_S
+        scheduler.open(Owner())
+        assert text.cache is None
+        with pytest.raises(RefusedError, match="open it again"):
+            await scheduler.run(text, forward(0, [1], 1))
+        await scheduler.run(other, forward(1, [2], 1))
+        scheduler.close()
+
+    run(main)
+
+
+def test_two_tenants_have_their_share_of_prompts_and_of_calls_whatever_else_they_write() -> None:
+    """Both write in every call, and the prompts of one must not all come before that of the other."""
+
+    async def main() -> None:
+        engine = Noting(max_batch=4)
+        scheduler = Scheduler(engine, "noting")
+        greedy, modest = Owner(), Owner()
+
+        async def write(owner: Owner, token: int) -> None:
+            text = scheduler.open(Owner(owner))
+            for at in range(60):
+                await scheduler.run(text, forward(at, [token], 1))
+
+        async def read(owner: Owner, token: int) -> None:
+            await scheduler.run(scheduler.open(Owner(owner)), forward(0, [token] * (2 * PIECE), 0))
+
+        writing = [asyncio.create_task(write(owner, token)) for owner, token in ((greedy, 2), (modest, 3))]
+        await asyncio.sleep(0.01)
+        reading = [asyncio.create_task(read(greedy, 4)) for _ in range(9)]
+        await asyncio.sleep(0)
+        await read(modest, 5)
+        assert sum(fed[0] == 4 for fed in engine.fed) <= 6  # of eighteen pieces
+        await asyncio.gather(*writing, *reading)
+        scheduler.close()
+
+    run(main)
 
 
 def test_a_text_that_lost_its_cache_is_fed_again() -> None:

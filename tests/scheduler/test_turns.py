@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from airdraft.core.events import Forward
-from airdraft.scheduler.turns import PIECE, Batch, Owner, Sequenced, Turn, in_turn
+from airdraft.scheduler.turns import PIECE, Batch, Ledger, Owner, Sequenced, Share, Turn, in_turn
 
 
 def turn(owner: Owner, arrival: int, spare: bool = False) -> Turn:
@@ -15,10 +15,10 @@ def turn(owner: Owner, arrival: int, spare: bool = False) -> Turn:
 
 
 @pytest.mark.parametrize(
-    ("served", "waiting", "order"),
+    ("spent", "waiting", "order"),
     [
         ((0, 0), ["a", "b"], [0, 1]),  # who came first
-        ((2, 1), ["a", "b"], [1, 0]),  # who was served least lately
+        ((2, 1), ["a", "b"], [1, 0]),  # who has spent least
         ((0, 0), ["a", "a", "b"], [0, 2, 1]),  # a second turn after everybody's first
         ((1, 2), ["b", "a", "b", "a"], [1, 0, 3, 2]),
         ((0, 9), ["a spare", "b"], [1, 0]),  # spare forwards last, whoever's
@@ -26,10 +26,40 @@ def turn(owner: Owner, arrival: int, spare: bool = False) -> Turn:
         ((0, 0), [], []),
     ],
 )
-def test_who_goes_first(served: tuple[int, int], waiting: Sequence[str], order: Sequence[int]) -> None:
-    owners = {"a": Owner(served[0]), "b": Owner(served[1])}
-    turns = [turn(owners[each[0]], at, "spare" in each) for at, each in enumerate(waiting)]
-    assert [each.arrival for each in in_turn(turns)] == order
+def test_who_goes_first(spent: tuple[int, int], waiting: Sequence[str], order: Sequence[int]) -> None:
+    """Of tenants, and of the clients of one tenant."""
+    for tenant in (None, Owner()):
+        owners = {"a": Owner(tenant, spent[0]), "b": Owner(tenant, spent[1])}
+        turns = [turn(owners[each[0]], at, "spare" in each) for at, each in enumerate(waiting)]
+        assert [each.arrival for each in in_turn(turns)] == order
+
+
+def test_a_tenants_many_clients_have_the_turns_of_one_tenant() -> None:
+    many, few = Owner(), Owner()
+    clients = [Owner(many) for _ in range(5)]
+    turns = [turn(owner, at) for at, owner in enumerate([clients[0], *clients, Owner(few), Owner(few)])]
+    assert [each.arrival for each in in_turn(turns)] == [0, 6, 2, 7, 3, 4, 5, 1]
+
+
+def share(owner: Owner, fed: int) -> Share:
+    return Share(Sequenced(owner), 0, [0] * fed, 0, fed, 1)
+
+
+def test_a_call_is_paid_for_by_what_was_fed_and_idling_saves_nothing() -> None:
+    ledger, tenants = Ledger(), [Owner(), Owner()]
+    clients = [Owner(tenants[0]), Owner(tenants[0]), Owner(tenants[1])]
+    shares = [share(owner, fed) for owner, fed in zip(clients, (1, 2, 5), strict=True)]
+    ledger.served(shares)
+    ledger.spent(shares, 0.8)
+    assert [owner.spent_s for owner in (*clients, *tenants)] == pytest.approx([0.1, 0.2, 0.5, 0.3, 0.5])
+    ledger.served(shares[:2])
+    late = share(Owner(Owner()), 1)
+    ledger.arrived(late.text)
+    assert late.text.owner.tenant is not None
+    assert late.text.owner.tenant.spent_s == pytest.approx(0.3)  # level with who is served
+    assert late.text.owner.spent_s == 0  # alone in its tenant
+    ledger.arrived(shares[2].text)
+    assert tenants[1].spent_s == pytest.approx(0.5)  # and who has spent more, has
 
 
 def text(cached: int, length: int | None = None) -> Sequenced:

@@ -31,7 +31,7 @@ class TargetWriter:
 
     def __init__(self, server: EdgeServer, tenant: Tenant) -> None:
         self._server, self._tenant = server, tenant
-        self._owner = Owner()
+        self._owner = Owner(tenant.owner)
 
     async def write(self, request: Request) -> AsyncGenerator[Committed | Finished, None]:
         """See `EdgeConnection.write`: for a seed the same text as there.
@@ -60,8 +60,7 @@ class TargetWriter:
             outs = _shown(watch, session.begin(len(request.prompt), request.max_tokens))
             sequenced.on_call = partial(watch.call, _NUMBER)
             while forward := next((out for out in outs if isinstance(out, Forward)), None):
-                if forward.rows:
-                    await tenant.pace()
+                await tenant.pace(len(forward.tokens))
                 if tenant.revoked:
                     raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
                 rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]

@@ -7,16 +7,21 @@ import hmac
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
 from airdraft.errors import BadParameterError
+from airdraft.scheduler import Owner
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
 """The syntax of RFC 6750 §2.1, with at least 16 characters, since anybody online may try to guess one."""
+LOOK_S = 1.0
+"""Most seconds between two looks at a bucket: its rate may have changed."""
+PART_S = 0.1
+"""A prompt is paid for in parts of so many seconds' worth, and other texts have their turns between."""
 _REMEDY = "take one of at least 16 letters, digits or -._~+/, from `openssl rand -hex 16` say"
 
 
@@ -27,7 +32,7 @@ class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sessions: int | None = None
     """Most texts at once."""
     tokens_per_s: float | None = None
-    """Most committed tokens a second, on average."""
+    """Most tokens a second that the target reads, on average: prompts, drafts, and every token written."""
     context: int | None = None
     """Length of the longest text in tokens, prompt included."""
 
@@ -45,10 +50,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Bucket:
-    """A token bucket that may go into debt. A forward may commit any number of tokens, and the next one waits.
-
-    It holds up to one second's worth, for bursts.
-    """
+    """A token bucket that may go into debt. It holds up to one second's worth, for bursts."""
 
     def __init__(self, rate: float | None, now: float) -> None:
         """`rate`: tokens a second; None: no limit."""
@@ -83,12 +85,32 @@ class Tenant:
     verify_s: float = 0.0
     """Duration of a forward on its last connection, in seconds, including the wait for its bucket."""
     revoked: bool = False
+    owner: Owner = field(default_factory=Owner)
+    """For fair turns."""
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def pace(self) -> None:
-        """Wait until the bucket allows a forward. Other texts of the tenant wait too, so it checks again each time."""
-        clock = asyncio.get_running_loop().time
-        while (wait_s := self.bucket.wait_s(clock())) > 0:  # noqa: ASYNC110 - it waits for time to pass
-            await asyncio.sleep(wait_s)
+    async def pace(self, tokens: int) -> None:
+        """Pay for a forward that feeds so many tokens, and wait until the bucket has made up for it.
+
+        A long prompt is paid for in parts, so that it does not stop the tenant's other texts. Who gives up waiting gets
+        everything back, as nothing was fed.
+        """
+        clock, paid = asyncio.get_running_loop().time, 0
+        try:
+            while paid < tokens and (rate := self.bucket.rate) is not None:
+                async with self._turn:  # in the order in which they came
+                    part = min(tokens - paid, max(1, int(rate * PART_S)))
+                    self.spend(part)
+                    paid += part
+                    while (wait_s := self.bucket.wait_s(clock())) > 0:  # noqa: ASYNC110 - it waits for time to pass
+                        await asyncio.sleep(min(wait_s, LOOK_S))
+        except asyncio.CancelledError:
+            self.spend(-paid)
+            raise
+
+    def spend(self, tokens: int) -> None:
+        """Pay without waiting. Who comes next waits longer."""
+        self.bucket.take(tokens, asyncio.get_running_loop().time())
 
 
 def anybody(now: float) -> Tenant:

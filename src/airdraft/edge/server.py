@@ -238,7 +238,7 @@ class EdgeServer:
         peer = peer_of(socket)
         watch = self.watch(machine.text, peer, tenant)
         machine.admit = lambda: self.admit(tenant, watch)
-        driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant.pace)
+        driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant)
         self._live[socket] = driver, watch
         _log.info("%s (%s) is connected", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))
         try:

@@ -75,7 +75,6 @@ class Watch:
         else:
             text.committed += count
         text.progress_s = now
-        self._tenant.bucket.take(count, now)
 
     def call(self, session: int, call: Call) -> None:
         """Note a call that the engine ran for a text."""

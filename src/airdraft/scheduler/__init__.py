@@ -1,6 +1,6 @@
 """Forwards of many sequences share the calls of one engine, and its memory."""
 
-from airdraft.scheduler.loop import Scheduler
+from airdraft.scheduler.loop import Scheduler, yielded
 from airdraft.scheduler.turns import Call, Owner, Sequenced
 
-__all__ = ["Call", "Owner", "Scheduler", "Sequenced"]
+__all__ = ["Call", "Owner", "Scheduler", "Sequenced", "yielded"]

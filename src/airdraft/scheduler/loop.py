@@ -13,13 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, Code, ModelError, RefusedError
 from airdraft.models.base import FloatArray, Part, TargetEngine
 from airdraft.scheduler.memory import Memory
-from airdraft.scheduler.turns import Batch, Call, Owner, Sequenced, Share, Turn, in_turn
+from airdraft.scheduler.turns import Batch, Call, Ledger, Owner, Sequenced, Share, Turn, in_turn, who_yields
 
 _log = logging.getLogger(__package__)
 
@@ -71,6 +71,7 @@ class Scheduler:
         self._max_texts = max_texts
         self._memory = Memory(info.max_caches, min(filter(None, (info.max_positions, max_positions)), default=None))
         self._executor = ThreadPoolExecutor(info.max_calls, name)
+        self._ledger = Ledger()
         self._texts: set[Sequenced] = set()
         self._waiting: dict[int, _Job] = {}  # by their arrival
         self._closed = False
@@ -84,10 +85,16 @@ class Scheduler:
         """Caches taken from texts that were still being written."""
 
     def open(self, owner: Owner) -> Sequenced:
-        """A place for a text. Raises: `RefusedError` ("busy") if there is none."""
+        """A place for a text, if need be that of one that rests. Raises: `RefusedError` ("busy") if there is none."""
+        text = Sequenced(owner, rested_s=monotonic())
         if self._max_texts is not None and len(self._texts) >= self._max_texts:
-            raise RefusedError(Code.BUSY, f"the edge writes {len(self._texts)} texts at once already; try again later")
-        text = Sequenced(owner)
+            yields = who_yields(self._texts, text)
+            if yields is None:
+                what = f"the edge writes {len(self._texts)} texts at once already"
+                raise RefusedError(Code.BUSY, f"{what}; try again later")
+            self.drop(yields)
+            if yields.on_yield is not None:
+                yields.on_yield()
         self._texts.add(text)
         return text
 
@@ -112,14 +119,19 @@ class Scheduler:
                 await asyncio.sleep(0)
         if self._closed:
             raise _closed()
+        if text.over:
+            raise yielded()
         job = _Job(text, latest, asyncio.get_running_loop().create_future(), next(self._arrivals))
         self._waiting[job.arrival] = job
+        text.rested_s = math.inf
+        self._ledger.arrived(text)
         self._start()
         try:
             return await job.done
         finally:
             if self._waiting.pop(job.arrival, None):  # cancelled before its turn
                 text.since = math.inf
+            text.rested_s = monotonic()
             del job  # a traceback would hold on to it, and through it to itself
 
     @property
@@ -152,9 +164,9 @@ class Scheduler:
             self._calls += 1
             self._under_way += 1
             batch = [(self._waiting.pop(share.arrival), share) for share in shares]
+            self._ledger.served(shares)
             for share in shares:
-                text = share.text
-                text.running, text.used, text.owner.served = True, self._calls, self._calls
+                share.text.running, share.text.used = True, self._calls
             if self._is_short() and shares[0].fed <= SHORT_TOKENS:
                 self._settle(batch, *self._call(shares))
                 continue
@@ -227,6 +239,7 @@ class Scheduler:
         """Hand the results out. A text with more to feed waits for its next turn."""
         self._under_way -= 1
         call = Call(took_s, len(batch), sum(share.fed for _, share in batch))
+        self._ledger.spent([share for _, share in batch], took_s)
         if self.on_call is not None:
             self.on_call(call)
         for (job, share), rows in zip(batch, found, strict=True):
@@ -249,6 +262,11 @@ class Scheduler:
             else:
                 text.since = job.arrival
                 self._waiting[job.arrival] = job
+
+
+def yielded() -> RefusedError:
+    """What a text ends with that rested while another needed its place."""
+    return RefusedError(Code.BUSY, "the text rested, and its place was needed; open it again to go on")
 
 
 def _closed() -> RefusedError:

@@ -1,14 +1,17 @@
 """Turns: who goes next, and how much of a prompt. Decides only; runs nothing, waits for nothing.
 
-Spare forwards take what others leave. Else the connection that was served least lately goes first, and each has one
-turn before any has a second. A long prompt is fed piece by piece, so that it holds no other text up for longer than a
-piece takes (Agrawal et al. 2024, Sarathi-Serve §4).
+Spare forwards take what others leave. Else the tenant that has taken least of the engine goes first, and each has one
+turn before any has a second; so do the clients of one tenant among themselves. Time of the engine is counted as in fair
+queueing by start times (Goyal et al. 1996): who was idle begins level with who is served now, and has saved up nothing.
+A long prompt is fed piece by piece, so that it holds no other text up for longer than a piece takes (Agrawal et al.
+2024, Sarathi-Serve §4).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,14 +20,22 @@ from airdraft.models.base import Cache
 
 PIECE = 128
 """Tokens of prompts in one call, at most."""
+REST_S = 10.0
+"""Seconds after which a text that rests gives its place up to any other that needs one."""
+CROWD = 2
+"""So many more places than another a tenant must hold to give one of them up to it, of whatever text rests."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Owner:
-    """Groups the sequences of one connection, for fair turns."""
+    """Groups sequences, for fair turns: those of a tenant, or of one client of a tenant."""
 
-    served: int = 0
-    """When it was served last, in calls."""
+    tenant: Owner | None = None
+    """Whose client it is; None: it is a tenant itself."""
+    spent_s: float = 0.0
+    """Seconds of the engine that its sequences took. A call is shared out by the tokens fed."""
+    level_s: float = 0.0
+    """What the member that was served last had spent before. Who comes back from idling begins there."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,10 @@ class Sequenced:
     over: bool = False
     on_call: Callable[[Call], None] | None = None
     """Told after every call that it had a part in."""
+    rested_s: float = math.inf
+    """Time since when it rests; inf while a forward of it waits or runs."""
+    on_yield: Callable[[], None] | None = None
+    """Told when its place was given to another, see `Scheduler.open`."""
 
 
 class Turn(NamedTuple):
@@ -94,16 +109,75 @@ class Share(NamedTuple):
         return self.fed > max(self.rows, 1)
 
 
+def tenant_of(text: Sequenced) -> Owner:
+    """The tenant that a sequence belongs to."""
+    return text.owner.tenant or text.owner
+
+
+def who_yields(texts: Collection[Sequenced], newcomer: Sequenced) -> Sequenced | None:
+    """Return the text that gives its place up to `newcomer`. It rests: none of its forwards waits or runs.
+
+    It has rested for `REST_S`, or it is one of the tenant that holds the most places, more than the newcomer's. So who
+    is silent keeps nobody out for long, and no tenant keeps out the others.
+    """
+    places = Counter(map(tenant_of, texts))
+    most = max(places.values())
+    crowded = most >= places[tenant_of(newcomer)] + CROWD
+    for text in sorted((each for each in texts if each.rested_s < math.inf), key=lambda each: each.rested_s):
+        long = text.rested_s <= newcomer.rested_s - REST_S
+        if long or (crowded and places[tenant_of(text)] == most):
+            return text
+    return None
+
+
+class Ledger:
+    """What tenants, and the clients of each, have taken of one engine."""
+
+    def __init__(self) -> None:
+        self._everybody = Owner()
+
+    def _groups(self, text: Sequenced) -> list[tuple[Owner, Owner]]:
+        """Who pays for a sequence, each with the group in which it takes turns."""
+        tenant = tenant_of(text)
+        return [(tenant, self._everybody), *([(text.owner, tenant)] if text.owner is not tenant else [])]
+
+    def arrived(self, text: Sequenced) -> None:
+        """Note a forward that comes to wait. Its owners have saved up nothing while they were idle."""
+        for owner, group in self._groups(text):
+            owner.spent_s = max(owner.spent_s, group.level_s)
+
+    def served(self, shares: Sequence[Share]) -> None:
+        """Note that a call begins."""
+        for share in shares:
+            for owner, group in self._groups(share.text):
+                group.level_s = max(group.level_s, owner.spent_s)
+
+    def spent(self, shares: Sequence[Share], seconds: float) -> None:
+        """Share out what a call took."""
+        fed = sum(share.fed for share in shares)
+        for share in shares:
+            for owner, _ in self._groups(share.text):
+                owner.spent_s += seconds * share.fed / fed
+
+
 def in_turn(waiting: Sequence[Turn]) -> list[Turn]:
-    """Spare forwards last; the first of every owner before the second of any; who was served least lately first."""
-    lately = sorted(waiting, key=lambda turn: (turn.forward.spare, turn.text.owner.served, turn.arrival))
-    seen: dict[int, int] = {}
+    """Spare forwards last; the first of every tenant before the second of any; who has spent least first. Likewise the
+    clients of each tenant, and then who came first.
+    """
+    arrived = sorted(waiting, key=lambda turn: turn.arrival)
+    return _by_turns(_by_turns(arrived, lambda text: text.owner), tenant_of)
+
+
+def _by_turns(turns: Sequence[Turn], owner_of: Callable[[Sequenced], Owner]) -> list[Turn]:
+    """Let owners alternate. Turns of one owner keep their order."""
+    poorest = sorted(turns, key=lambda turn: (turn.forward.spare, owner_of(turn.text).spent_s))
+    seen: Counter[Owner] = Counter()
     ranks = []
-    for at, turn in enumerate(lately):
-        owner = id(turn.text.owner)
-        seen[owner] = seen.get(owner, 0) + 1
+    for at, turn in enumerate(poorest):
+        owner = owner_of(turn.text)
+        seen[owner] += 1
         ranks.append((turn.forward.spare, seen[owner], at))
-    return [lately[at] for _, _, at in sorted(ranks)]
+    return [poorest[at] for _, _, at in sorted(ranks)]
 
 
 class Batch:

@@ -86,7 +86,7 @@ class EdgeMachine(Machine):
 
     def _took(self, seconds: float) -> None:
         """Note the duration of a forward with rows, from its request on."""
-        known = self.verify_s
+        known, seconds = self.verify_s, min(seconds, 3600.0)  # the longest that messages can say
         self.verify_s = seconds if known == 0 else known + SMOOTHING * (seconds - known)
 
     def _forget(self, session: int) -> bool:
