@@ -20,7 +20,7 @@ from airdraft.device.writer import Writer
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import ModelError
-from airdraft.models.base import FloatArray, OneByOne
+from airdraft.models.base import FloatArray
 from airdraft.models.folder import shipped
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
@@ -28,7 +28,7 @@ from airdraft.sim.conformance import TableModel
 from airdraft.telemetry.http import serving
 from airdraft.telemetry.trace import Traces, read, summary
 
-from ..edge.loopback import HOST, Table, run, until
+from ..edge.loopback import HOST, Table, engine, run, until
 
 VOCAB = 4096
 PROMPT = "def f(x):"
@@ -73,7 +73,7 @@ class Place:
         port = self.server.port
         await self.kill()
         await asyncio.sleep(0.2)
-        self.server = EdgeServer(OneByOne(target), TOKENIZER.digest, VOCAB)
+        self.server = EdgeServer(engine(target), TOKENIZER.digest, VOCAB)
         await self.server.start(HOST, port)
 
     async def kill(self) -> None:
@@ -90,9 +90,9 @@ async def place(
     key: str | None = None,
     **options: Any,
 ) -> AsyncIterator[Place]:
-    engine = OneByOne(target)
-    engine.info = replace(engine.info, top_k=engine_top_k)
-    server = EdgeServer(engine, TOKENIZER.digest, VOCAB, None, capacity, service)
+    served = engine(target)
+    served.info = replace(served.info, top_k=engine_top_k)
+    server = EdgeServer(served, TOKENIZER.digest, VOCAB, None, capacity, service)
     await server.start(HOST, 0)
     token = BEARER if service and service.access else None
     writer = Writer(
@@ -260,7 +260,7 @@ def test_what_the_draft_alone_writes_is_marked_and_corrected() -> None:
                     away = True
                 if away and sum(map(is_unverified, chunks)) >= 10:
                     away = False
-                    found.server = EdgeServer(OneByOne(target), TOKENIZER.digest, VOCAB)
+                    found.server = EdgeServer(engine(target), TOKENIZER.digest, VOCAB)
                     await found.server.start(HOST, port)
             assert corrected(chunks) == truth(target, 1, 200)
             assert "".join(chunk.choices[0].text for chunk in chunks) != truth(target, 1, 200)

@@ -26,9 +26,15 @@ from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
 from airdraft.models.base import FloatArray, OneByOne
 
-from ..edge.loopback import EOS, FAULT, HOST, TOKENIZER, VOCAB, WARM, Table, request, run, truth, until
+from ..edge.loopback import EOS, FAULT, HOST, TOKENIZER, VOCAB, WARM, Table, engine, request, run, truth, until
 
 EXACT = ("coupled", "stream", "server", "auto")
+
+
+SERVES = (
+    r"^the edge at ws://.* serves table \(context 512, ends at nothing, weights [0-9a-f]{8}\), and the one at ws://.* "
+    r"serve[sd] table \(context 512, ends at nothing, weights [0-9a-f]{8}\); name edges with one and the same target$"
+)
 
 
 def slow(*seeds: int) -> Table:
@@ -50,7 +56,7 @@ class Edge:
         return f"ws://{HOST}:{self.port}"
 
     async def start(self) -> None:
-        self._server = EdgeServer(OneByOne(self.target), TOKENIZER, self.target.vocab_size, *self._options)
+        self._server = EdgeServer(engine(self.target), TOKENIZER, self.target.vocab_size, *self._options)
         await self._server.start(HOST, self.port)
         self.port = self._server.port
 
@@ -227,16 +233,15 @@ def test_a_text_of_any_scheme_that_was_begun_elsewhere_comes_to_its_end() -> Non
     run(main)
 
 
-def test_an_edge_with_another_model_is_refused() -> None:
+def test_an_edge_with_other_weights_under_the_same_name_is_refused() -> None:
     async def main() -> None:
         other = slow(3)
-        other.name = "another"
         async with Edge(slow()) as first, Edge(other) as second, writer([first, second]) as over:
             asked = asking()
             async with following(over, asked) as (told, tasks):
                 await until(lambda: len(told[0].tokens) > 5)
                 await first.kill()
-                with pytest.raises(RefusedError, match=r"serves another .*name edges with one and the same") as refused:
+                with pytest.raises(RefusedError, match=SERVES) as refused:
                     await tasks[0]
             assert refused.value.code == "model"
             assert told[0].tokens == truth(slow(), asked)[: len(told[0].tokens)]
@@ -245,10 +250,42 @@ def test_an_edge_with_another_model_is_refused() -> None:
     run(main)
 
 
+def test_equal_weights_under_another_name_take_over() -> None:
+    async def main() -> None:
+        other = slow()
+        other.name = "another"
+        async with Edge(slow()) as first, Edge(other) as second, writer([first, second]) as over:
+            asked = asking()
+            async with following(over, asked) as (told, tasks):
+                await until(lambda: len(told[0].tokens) > 5)
+                await first.kill()
+                await tasks[0]
+            assert told[0].tokens == truth(slow(), asked)
+            assert other.forwards
+
+    run(main)
+
+
+def test_an_edge_that_does_not_tell_its_weights_gets_whole_texts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "engine", OneByOne)
+
+    async def main() -> None:
+        async with Edge(slow()) as edge, writer([edge]) as over:
+            asked = asking()
+            async with following(over, asked) as ((told,), (task,)):
+                await until(lambda: len(told.tokens) > 5)
+                await edge.kill()
+                await edge.start()
+                with pytest.raises(RefusedError, match="of weights that it does not tell"):
+                    await task
+            assert await Told().write(over, asking(max_tokens=5)) == truth(slow(), asking(max_tokens=5))
+
+    run(main)
+
+
 def test_an_edge_started_again_with_another_model_gets_new_texts_only() -> None:
     async def main() -> None:
         other = slow(3)
-        other.name = "another"
         async with Edge(slow()) as edge, writer([edge]) as over:
             await Told().write(over, asking(max_tokens=3))
             await edge.kill()
@@ -263,7 +300,6 @@ def test_an_edge_started_again_with_another_model_gets_new_texts_only() -> None:
 def test_an_edge_started_again_with_another_model_gets_no_text_in_its_midst() -> None:
     async def main() -> None:
         other = slow(3)
-        other.name = "another"
         async with Edge(slow()) as edge, writer([edge]) as over:
             asked = asking(max_tokens=400)
             async with following(over, asked) as ((told,), (task,)):
@@ -271,7 +307,7 @@ def test_an_edge_started_again_with_another_model_gets_no_text_in_its_midst() ->
                 await edge.kill()
                 edge.target = other
                 await edge.start()
-                with pytest.raises(RefusedError, match=r"serves another .*one and the same target"):
+                with pytest.raises(RefusedError, match=SERVES):
                     await task
                 assert told.tokens == truth(slow(), asked)[: len(told.tokens)]
             assert not other.forwards

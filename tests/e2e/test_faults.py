@@ -51,14 +51,14 @@ class Writing:
         options = ("--scheme", scheme, "--seed", str(seed), "--max-tokens", str(TOKENS), "--no-color")
         line = [*before, *command("run", PROMPT, "--edge", edges, *options)]
         self.process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
-        self._said = read_until(self.process, len(PROMPT) + 20)
+        self.said = read_until(self.process, len(PROMPT) + 20)
 
     def finish(self, seconds: float = 90) -> str:
         """Check that the whole text is the target's own. Returns what was said on standard error."""
-        assert len(self._said) < len(PROMPT) + len(self.expected.encode()), "the text was complete before the fault"
+        assert len(self.said) < len(PROMPT) + len(self.expected.encode()), "the text was complete before the fault"
         rest, errors = self.process.communicate(timeout=seconds)
         assert self.process.returncode == 0, errors
-        assert (self._said + rest).decode().startswith(PROMPT + self.expected + "\n")
+        assert (self.said + rest).decode().startswith(PROMPT + self.expected + "\n")
         return errors.decode()
 
     def __enter__(self) -> Writing:

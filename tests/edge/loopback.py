@@ -38,6 +38,7 @@ from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.errors import RefusedError
 from airdraft.models.base import FloatArray, OneByOne
+from airdraft.models.digest import digest
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 
@@ -114,12 +115,17 @@ def run(main: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30) -> T:
     return result
 
 
+def engine(target: TableModel) -> OneByOne:
+    """The engine of a table, which says what defines its rows."""
+    return OneByOne(target, digest(target.row((0,)).tobytes()))
+
+
 @contextlib.asynccontextmanager
 async def started(
     target: Table, service: Service | None = None, limits: Limits | None = None
 ) -> AsyncIterator[tuple[EdgeServer, str]]:
     """An edge and its URL."""
-    async with EdgeServer(OneByOne(target), TOKENIZER, target.vocab_size, limits, service=service) as server:
+    async with EdgeServer(engine(target), TOKENIZER, target.vocab_size, limits, service=service) as server:
         await server.start(HOST, 0)
         yield server, f"ws{'s' if service and service.tls else ''}://{HOST}:{server.port}"
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.errors import AirdraftError
 from airdraft.models.base import FloatArray, LanguageModel, OneByOne, Part
+from airdraft.models.digest import words
 from airdraft.models.engines import load
 from airdraft.models.profile import Paced
 from airdraft.models.text import Tokenizer
@@ -28,7 +29,7 @@ class _Watched(OneByOne):
     """Signals that a text is in progress."""
 
     def __init__(self, model: LanguageModel, writing: threading.Event) -> None:
-        super().__init__(model)
+        super().__init__(model, words(model.name))
         self._calls = 0
         self._writing = writing
 

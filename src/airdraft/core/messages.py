@@ -79,6 +79,8 @@ class Welcome(Message, tag=2, frozen=True):
     eos_ids: tuple[Count, ...]
     verify_s: Seconds = 0.0
     """Current duration of a target forward in seconds, including the wait for its turn; 0 if not known yet."""
+    target: Annotated[bytes, msgspec.Meta(max_length=80)] = b""
+    """What defines the target; see [below](#the-same-target). Empty: not said."""
 
 
 class Open(Message, tag=3, frozen=True):

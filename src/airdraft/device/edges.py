@@ -16,6 +16,7 @@ from airdraft.device.client import STANDS, EdgeConnection
 from airdraft.device.pool import Pool
 from airdraft.device.resume import Backoff
 from airdraft.errors import AirdraftError, Code, LinkError, RefusedError
+from airdraft.models.digest import same
 
 _log = logging.getLogger(__name__)
 
@@ -59,14 +60,24 @@ EdgesState = Connected | Away | Closed
 
 @dataclass(frozen=True)
 class _Served:
-    """What a text depends on at an edge, its tokenizer apart: the handshake has compared that."""
+    """What a text depends on at an edge."""
 
     model: str
+    """For people only: one target may have two names, and two targets one."""
     context: int
     eos_ids: frozenset[int]
+    target: bytes
+    """See docs/protocol.md, "The same target"."""
+
+    def same(self, other: _Served) -> bool:
+        """Whether a text may go on from one to the other."""
+        facts = (self.context, self.eos_ids) == (other.context, other.eos_ids)
+        return facts and same(self.target, other.target)
 
     def __str__(self) -> str:
-        return f"{self.model} (context {self.context})"
+        weights = f"weights {self.target[:4].hex()}" if self.target else "of weights that it does not tell"
+        ends = ", ".join(map(str, sorted(self.eos_ids)[:8])) or "nothing"
+        return f"{self.model} (context {self.context}, ends at {ends}, {weights})"
 
 
 class Edges:
@@ -166,13 +177,13 @@ class Edges:
         anew = not (self.pool.texts() or self.url or self.midst)
         if self._target is None or (self._target[0] == url and anew):
             self._target = url, found
-        first, expected = self._target
-        if found != expected:
+        elif not found.same(self._target[1]):
             self.pool.part(connection)
+            first, expected = self._target
             raise RefusedError(
                 Code.MODEL,
-                f"the edge at {url} serves {found}, and the one at {first} {expected}; "
-                "name edges with one and the same target",
+                f"the edge at {url} serves {found}, and the one at {first} {'served' if url == first else 'serves'} "
+                f"{expected}; name edges with one and the same target",
             )
         return connection
 
@@ -294,7 +305,7 @@ def _served(connection: EdgeConnection) -> _Served:
     welcome = connection.welcome
     if welcome is None:
         raise LinkError(f"{connection.url} has not said what it serves")
-    return _Served(welcome.model, welcome.max_context, frozenset(welcome.eos_ids))
+    return _Served(welcome.model, welcome.max_context, frozenset(welcome.eos_ids), welcome.target)
 
 
 async def _unless(over: asyncio.Event, dialling: Coroutine[Any, Any, EdgeConnection]) -> EdgeConnection:

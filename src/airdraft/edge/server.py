@@ -87,8 +87,9 @@ class EdgeServer:
         self._limits = limits
         self._service = service or Service()
         self.target = Target(
-            f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k
-        )
+            f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k,
+            info.digest,
+        )  # fmt: skip
         self.scheduler = Scheduler(
             engine, "target",
             max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,

@@ -86,6 +86,9 @@ class EngineInfo:
     """Size of the keys and values of one position; None: not known."""
     trees: bool = False
     """Whether a part may have `parents` and `picks`."""
+    digest: bytes = b""
+    """What defines its rows, see `models/digest.py`. Until `load_target` completes it: what the engine says of itself
+    that its files do not, the type it computes in, say. Empty: nobody can say what it is."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,9 @@ class LocalEngine:
 class OneByOne:
     """A `TargetEngine` over a `LanguageModel`: each call runs one sequence."""
 
-    def __init__(self, model: LanguageModel) -> None:
-        self.info = EngineInfo(model.name, model.vocab_size, model.max_context, model.eos_ids)
+    def __init__(self, model: LanguageModel, digest: bytes = b"") -> None:
+        """`digest`: of the model, see `EngineInfo`; without one no text goes on after its connection was lost."""
+        self.info = EngineInfo(model.name, model.vocab_size, model.max_context, model.eos_ids, digest=digest)
         self.new_cache = model.new_cache
         self._model = model
 

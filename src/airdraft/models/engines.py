@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel, TargetEngine
+from airdraft.models.digest import of_target
 from airdraft.models.folder import locate
 from airdraft.models.hf import HfModel
-from airdraft.models.llamacpp import LlamaCppModel
-from airdraft.models.onnx import OnnxModel, weight_files
+from airdraft.models.llamacpp import LlamaCppModel, gguf_file
+from airdraft.models.onnx import OnnxModel, graph_path, weight_files
 from airdraft.models.sglang import SglangTarget
 from airdraft.models.text import Tokenizer
 from airdraft.models.vllm import VllmTarget
+from airdraft.models.weights import checkpoint_files, gguf_files, graph_files
 
 DRAFTS, TARGETS = 4, 32
 """Texts that a `llamacpp` model holds at once, on the device and at the edge; more take turns."""
@@ -43,6 +45,8 @@ class EngineEntry:
     """Patterns of a model's files on the hub, besides config and tokenizer."""
     linked: Callable[[Path], list[str]] = lambda folder: []
     """Further files on the hub, as those downloaded to a folder name them."""
+    weights: Callable[[Path], list[Path]] = lambda path: []
+    """The files that define its rows, of those at a path."""
     libraries: tuple[str, ...] = ()
     """What must be installed besides airdraft alone: the extra of the engine's name brings it."""
 
@@ -53,14 +57,16 @@ ENGINES: dict[str, EngineEntry] = {
     "onnx": EngineEntry(
         OnnxModel, ("threads",), files=("*.onnx", "onnx/*.onnx"), needs="a model.onnx",
         hub=("model.onnx*", "onnx/model.onnx*"), linked=weight_files,
+        weights=lambda folder: graph_files(graph_path(folder)),
     ),
     "hf": EngineEntry(
         HfModel, ("threads",), files=("*.safetensors", "pytorch_model*.bin"), shared=True,
-        needs="a checkpoint in safetensors", hub=("*.safetensors",), libraries=("torch", "transformers"),
+        needs="a checkpoint in safetensors", hub=("*.safetensors",), weights=checkpoint_files,
+        libraries=("torch", "transformers"),
     ),
     "llamacpp": EngineEntry(
         LlamaCppModel, ("threads", "sequences"), files=("*.gguf",), needs="a .gguf file", hub=("*.gguf",),
-        libraries=("llama_cpp", "gguf", "safetensors"),
+        weights=lambda path: gguf_files(gguf_file(path)), libraries=("llama_cpp", "gguf", "safetensors"),
     ),
     "vllm": EngineEntry(VllmTarget, ("urls", "top_k"), remote=True),
     "sglang": EngineEntry(SglangTarget, ("urls", "top_k"), remote=True),
@@ -106,7 +112,10 @@ def load_target(
             raise ModelError(f"a URL is for the engines {', '.join(REMOTE)}; name one with --engine, or leave it out")
         path, engine = _here(name, engine)
     model = _make(engine, path, name, threads=None, sequences=TARGETS, urls=urls, top_k=top_k)
-    return model, _tokenizer(name, path, model.info.vocab_size)
+    tokenizer = _tokenizer(name, path, model.info.vocab_size)
+    whole = of_target(model.info.digest, ENGINES[engine].weights(path), tokenizer.digest)
+    model.info = replace(model.info, digest=whole)
+    return model, tokenizer
 
 
 def resolve(name: str, engine: str | None = None) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 from airdraft.errors import AirdraftError, ModelError, first_line
 from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check
 from airdraft.models.config import read_json
+from airdraft.models.digest import words
 
 _PLAIN = "take a decoder with attention alone, such as Llama, Qwen3, Gemma or Mistral"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -78,7 +79,8 @@ class HfModel(LocalEngine):
         max_batch = _MAX_BATCH if {"attention_mask", "position_ids"} <= takes else 1
         self._empty: dict[int, tuple[Any, Any]] = {}
         called = name if name is not None else folder.resolve().name
-        self.info = EngineInfo(called, 0, max_context, _eos_ids(self._model), max_batch=max_batch)
+        precision = words(self._model.dtype)
+        self.info = EngineInfo(called, 0, max_context, _eos_ids(self._model), max_batch=max_batch, digest=precision)
         self._try_out(f"{folder} is a {config.model_type}", keeps=bool(self._past_as))
 
     def new_cache(self) -> HfCache:

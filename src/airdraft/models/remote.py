@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -15,12 +16,18 @@ import numpy as np
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import EngineInfo, FloatArray, Part, check
 from airdraft.models.config import read_config
-from airdraft.models.replicas import FailedError, Replicas, decode
+from airdraft.models.digest import probe, same, words
+from airdraft.models.replicas import REPLY_BYTES, FailedError, Replicas, decode, line
 
 _log = logging.getLogger(__name__)
 
 _MAX_CALLS = 64
 """The server batches what comes at once."""
+_PROBE_ROWS = 32
+_ENTRY_BYTES = 256
+"""Most bytes of one token of one row in a reply; they take some 40."""
+_MOST_LOGPROB = 1e-3
+"""Log-probabilities are at most 0, but for rounding."""
 
 Top = Iterable[tuple[int, float]]
 """The most likely tokens of one row: ids and log-probabilities, in any order."""
@@ -78,7 +85,7 @@ class RemoteTarget(ABC):
         for url, other in zip(self._replicas.urls, served, strict=True):
             if other.id != self._model:
                 raise ModelError(
-                    f"{url} serves {other.id}, not {self._model} like the first; serve one model, one name"
+                    f"{url} serves {line(other.id)}, not {line(self._model)} like the first; serve one model, one name"
                 )
         lengths = [model.max_model_len - self.spare for model in served if model.max_model_len is not None]
         # How much a position takes, the server's own metrics say.
@@ -90,12 +97,18 @@ class RemoteTarget(ABC):
             top_k=top_k,
             max_calls=_MAX_CALLS,
         )
-        path, body = self._request([config.vocab_size - 1], 1)
-        for i in range(len(served)):
-            try:
-                self._logits(self._tops(self._replicas.ask(i, path, body)), 1)
-            except ModelError as problem:
-                raise ModelError(f"{problem}: {self.advice.format(k=top_k)}") from problem
+        asked = [config.vocab_size - 1]
+        try:
+            for i in range(len(served)):
+                self._logits(self._tops(self._replicas.ask(i, *self._request(asked, 1), self._most(1))), 1)
+            probes = [self._probe(i) for i in range(len(served))]
+        except ModelError as problem:
+            raise ModelError(f"{problem}: {self.advice.format(k=top_k)}") from problem
+        said = words(self.engine, self._model)
+        for url, found in zip(self._replicas.urls, probes, strict=True):
+            if not same(said + found, said + probes[0]):
+                raise ModelError(f"{url} serves other weights as {line(self._model)} than the first; serve one model")
+        self.info = replace(self.info, digest=said + probes[0])
 
     def new_cache(self) -> RemoteCache:
         """An empty sequence, at the next replica in turn."""
@@ -117,7 +130,7 @@ class RemoteTarget(ABC):
         cache, rows = part.cache, part.rows
         whole = cache.tokens[: part.keep] + [int(token) for token in part.tokens]
         try:
-            replica, reply = self._replicas.ask_any(cache.replica, *self._request(whole, rows))
+            replica, reply = self._replicas.ask_any(cache.replica, *self._request(whole, rows), self._most(rows))
         except ModelError as problem:
             # Addresses and words of the servers are for who runs the edge; the error goes to who asked for a text.
             _log.error("a forward failed: %s", problem)
@@ -127,6 +140,21 @@ class RemoteTarget(ABC):
         logits = self._logits(self._tops(reply) if rows else [], rows)
         cache.tokens, cache.replica = whole, replica
         return logits
+
+    def _probe(self, replica: int) -> bytes:
+        """The best log-probability of each of some rows of a fixed text: other weights give others."""
+        vocab = self.info.vocab_size
+        # Ids that are tokens of text in every vocabulary: special ones come first or last.
+        first, end = (256, min(vocab, 30_000)) if vocab > 512 else (0, vocab)
+        n = min(2 * _PROBE_ROWS, self.info.max_context)
+        tokens = [first + (i * i * 7919 + i * 104_729) % (end - first) for i in range(1, n + 1)]
+        rows = max(1, n // 2)
+        reply = self._replicas.ask(replica, *self._request(tokens, rows), self._most(rows))
+        return probe(self._logits(self._tops(reply), rows).max(axis=1).tolist())
+
+    def _most(self, rows: int) -> int:
+        """Most bytes of a reply with so many rows."""
+        return REPLY_BYTES + rows * (self._k + 1) * _ENTRY_BYTES
 
     def _logits(self, tops: Sequence[Top], rows: int) -> FloatArray:
         """float32 [rows, vocab_size] with the `top_k` best of each row. Raises: `ModelError` if the reply lacks any."""
@@ -141,6 +169,8 @@ class RemoteTarget(ABC):
             for token, logprob in best:
                 if not 0 <= token < self.info.vocab_size:
                     raise ModelError(f"{self.engine} returned token {token}, outside 0 to {self.info.vocab_size - 1}")
+                if not logprob <= _MOST_LOGPROB:
+                    raise ModelError(f"{self.engine} returned a log-probability of {logprob:g}; it must be 0 at most")
                 row[token] = logprob
         return logits
 
@@ -154,8 +184,8 @@ class RemoteTarget(ABC):
 
 
 class _Model(msgspec.Struct):
-    id: str
-    max_model_len: int | None = None
+    id: Annotated[str, msgspec.Meta(max_length=512)]
+    max_model_len: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
 
 
 class _Models(msgspec.Struct):

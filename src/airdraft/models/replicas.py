@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
+import http.client
+import io
+import socket
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import urllib3
-from urllib3.connectionpool import ConnectionPool
-from urllib3.exceptions import HTTPError, MaxRetryError, ReadTimeoutError
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from airdraft.errors import ModelError
 
 T = TypeVar("T")
 
+REPLY_BYTES = 1 << 20
+"""Most bytes of a reply, unless the caller knows how long it may be."""
+_PIECE_BYTES = 1 << 16
 _CONNECT_S = 5.0
 _REST_S = 10.0
 """A replica that failed is asked last for so long: other sequences need not find out for themselves."""
-
-
-class _Retry(urllib3.Retry):
-    """Tries again what broke off, but not what came too late: a slow engine would only do its work twice."""
-
-    def increment(
-        self,
-        method: str | None = None,
-        url: str | None = None,
-        response: urllib3.BaseHTTPResponse | None = None,
-        error: Exception | None = None,
-        _pool: ConnectionPool | None = None,
-        _stacktrace: TracebackType | None = None,
-    ) -> Self:
-        if isinstance(error, ReadTimeoutError):
-            raise error
-        return super().increment(method, url, response, error, _pool, _stacktrace)
-
-
-# A forward changes nothing that could be seen, so a POST may be repeated like a GET. 0.6 s until a replica is given up.
-_RETRY = _Retry(
-    total=3,
-    allowed_methods=None,
-    status_forcelist=(502, 503, 504),
-    backoff_factor=0.1,
-    raise_on_status=False,
-    respect_retry_after_header=False,
-)
+_TRIES_S = (0.0, 0.0, 0.2, 0.4)
+"""How long to wait before each try. A forward changes nothing that could be seen, so a POST may be repeated like a GET.
+What came too late is not asked for again: a slow engine would only do its work twice."""
+_PASSING = (502, 503, 504)
+_LINE = 200
 
 
 class FailedError(ModelError):
@@ -54,7 +37,11 @@ class FailedError(ModelError):
 
 
 class Replicas:
-    """Servers of one model. Thread-safe: each call takes a connection of its own from a pool, up to `connections`."""
+    """Servers of one model. Thread-safe: each call takes a connection of its own from a pool, up to `connections`.
+
+    A server that is broken or hostile costs a bounded time and memory: a reply must be complete, head and body, within
+    `timeout_s`, and not only each piece of it; it is cut off at its most bytes; compressed ones are refused.
+    """
 
     def __init__(self, urls: Sequence[str], *, timeout_s: float, connections: int) -> None:
         if not urls:
@@ -62,31 +49,65 @@ class Replicas:
         for url in urls:
             if not url.startswith(("http://", "https://")):
                 raise ModelError(f"{url!r} is no address of an engine; write it like http://127.0.0.1:8000")
-        if timeout_s <= 0:
+        if not 0 < timeout_s < float("inf"):
             raise ModelError(f"an engine cannot answer within {timeout_s} s; give a number above 0")
         self.urls = [url.rstrip("/") for url in urls]
-        self._pool = urllib3.PoolManager(
-            num_pools=len(urls), maxsize=connections, timeout=urllib3.Timeout(connect=_CONNECT_S, read=timeout_s)
-        )
+        self._pool = urllib3.PoolManager(num_pools=len(urls), maxsize=connections, retries=False)
+        self._pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
         self._timeout_s = timeout_s
         self._resting = dict[int, float]()  # replica: until when, of the monotonic clock
 
-    def ask(self, replica: int, path: str, body: bytes | None = None) -> bytes:
-        """What one replica replies to a GET, or with a body to a POST. Raises: `ModelError`."""
-        url = self.urls[replica]
-        method = "GET" if body is None else "POST"
-        headers = {"Content-Type": "application/json"}
-        try:
-            reply = self._pool.request(method, url + path, body=body, headers=headers, retries=_RETRY, redirect=False)
-        except HTTPError as problem:
-            raise FailedError(f"{url} {self._reason(problem)}") from problem
-        if reply.status >= 500:
-            raise FailedError(f"{url} failed ({reply.status}: {_message(reply.data)})")
-        if reply.status != 200:
-            raise ModelError(f"{url} refused {path} ({reply.status}: {_message(reply.data)}); mend that, or its flags")
-        return reply.data
+    def close(self) -> None:
+        """End all connections that are not in use."""
+        self._pool.clear()
 
-    def ask_any(self, first: int, path: str, body: bytes) -> tuple[int, bytes]:
+    def ask(self, replica: int, path: str, body: bytes | None = None, most: int = REPLY_BYTES) -> bytes:
+        """What one replica replies to a GET, or with a body to a POST: up to `most` bytes. Raises: `ModelError`."""
+        url, deadline = self.urls[replica], time.monotonic() + self._timeout_s
+        for wait_s, is_last in zip(_TRIES_S, (False, False, False, True), strict=True):
+            time.sleep(min(wait_s, max(0.0, deadline - time.monotonic())))
+            left_s = deadline - time.monotonic()
+            try:
+                status, reply = self._once(url, path, body, most, left_s)
+            except HTTPError as problem:
+                if is_last or isinstance(problem, ReadTimeoutError) or time.monotonic() >= deadline:
+                    raise FailedError(f"{url} {self._reason(problem)}") from problem
+                continue
+            if status not in _PASSING:
+                break
+        if status >= 500:
+            raise FailedError(f"{url} failed ({status}: {_message(reply)})")
+        if status != 200:
+            raise ModelError(f"{url} refused {path} ({status}: {_message(reply)}); mend that, or its flags")
+        return reply
+
+    def _once(self, url: str, path: str, body: bytes | None, most: int, left_s: float) -> tuple[int, bytes]:
+        """One request: status and body of its reply. Raises: urllib3's `HTTPError`, `FailedError`."""
+        reply = self._pool.request(
+            "GET" if body is None else "POST", url + path, body=body,
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+            timeout=urllib3.Timeout(connect=_CONNECT_S, read=max(left_s, 0.001)),
+            redirect=False, preload_content=False, decode_content=False,
+        )  # fmt: skip
+        whole = False
+        try:
+            if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise FailedError(f"{url} compressed its reply, though it was told not to; switch that off there")
+            pieces, size = [], 0
+            while piece := reply.read(_PIECE_BYTES):
+                size += len(piece)
+                if size > most:
+                    raise FailedError(f"{url} replied with more than the {most} bytes that an answer may have")
+                pieces.append(piece)
+            whole = True
+            return reply.status, b"".join(pieces)
+        finally:
+            if whole:
+                reply.release_conn()
+            else:
+                reply.close()
+
+    def ask_any(self, first: int, path: str, body: bytes, most: int = REPLY_BYTES) -> tuple[int, bytes]:
         """Post to replica `first`, or where that fails to others in turn.
 
         Returns: who replied, and what. Raises: `ModelError`, which names all of them if none replied.
@@ -96,7 +117,7 @@ class Replicas:
         problems = []
         for replica in turns:
             try:
-                return replica, self.ask(replica, path, body)
+                return replica, self.ask(replica, path, body, most)
             except FailedError as problem:
                 self._resting[replica] = time.monotonic() + _REST_S
                 problems.append(str(problem))
@@ -105,16 +126,66 @@ class Replicas:
     def _reason(self, problem: HTTPError) -> str:
         if isinstance(problem, ReadTimeoutError):
             return f"did not answer within {self._timeout_s:g} s"
-        cause = problem.reason if isinstance(problem, MaxRetryError) and problem.reason else problem
-        return f"cannot be reached ({_line(str(cause).rpartition(': ')[2])})"
+        return f"cannot be reached ({line(str(problem).rpartition(': ')[2])})"
+
+
+class _Until(io.RawIOBase):
+    """The stream of a socket, which ends with an error when the time is up, however often a byte comes."""
+
+    def __init__(self, stream: io.RawIOBase, own: socket.socket, deadline: float) -> None:
+        self._stream, self._own, self._deadline = stream, own, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the reply took too long")
+        self._own.settimeout(left_s)
+        found: int | None = self._stream.readinto(buffer)
+        return found
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Reply(http.client.HTTPResponse):
+    """A reply that must be complete within the time that its socket has for each read."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        timeout_s = sock.gettimeout()
+        if timeout_s is not None:
+            stream: Any = self.fp
+            self.fp = io.BufferedReader(_Until(stream.detach(), sock, time.monotonic() + timeout_s))
+
+
+class _Http(HTTPConnection):
+    response_class = _Reply
+
+
+class _Https(HTTPSConnection):
+    response_class = _Reply
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _Https
 
 
 def decode(reply: bytes, kind: type[T], who: str) -> T:
     """A reply as a msgspec Struct; fields it does not name are skipped. Raises: `ModelError` if it is none."""
     try:
         return msgspec.json.decode(reply, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise ModelError(f"{who} replied with something else ({problem}); its version may not fit airdraft's") from None
+    # RecursionError: what is skipped may nest however deeply.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        what = line(str(problem))
+        raise ModelError(f"{who} replied with something else ({what}); its version may not fit airdraft's") from None
 
 
 class _Said(msgspec.Struct):
@@ -133,12 +204,14 @@ def _message(reply: bytes) -> str:
     """What an error's body says, in one line."""
     try:
         found = msgspec.json.decode(reply, type=_Error)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _line(reply.decode("utf-8", "replace"))
-    said = found.error.message if isinstance(found.error, _Said) else found.error
-    return _line(said or found.message or str(found.detail or "no reason given"))
+        said = found.error.message if isinstance(found.error, _Said) else found.error
+        return line(said or found.message or str(found.detail or "no reason given"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return line(reply[: 4 * _LINE].decode("utf-8", "replace"))
 
 
-def _line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else f"{line[:200]}…"
+def line(text: str) -> str:
+    """What somebody else said, as one line that is not too long and holds nothing that moves a cursor."""
+    clean = "".join(each if each.isprintable() else " " for each in text[: 4 * _LINE])
+    short = " ".join(clean.split())
+    return short if len(short) <= _LINE and len(text) <= 4 * _LINE else f"{short[:_LINE]}…"

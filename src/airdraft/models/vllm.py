@@ -19,9 +19,10 @@ import msgspec
 
 from airdraft.errors import ModelError
 from airdraft.models.remote import RemoteTarget, Top
-from airdraft.models.replicas import decode
+from airdraft.models.replicas import decode, line
 
 _PREFIX = "token_id:"
+_DIGITS = 10
 
 
 class _Request(msgspec.Struct):
@@ -76,7 +77,7 @@ def _top(positions: list[dict[str, float]]) -> Top:
     top = []
     for key, logprob in positions[0].items():
         token = key.removeprefix(_PREFIX)
-        if token == key or not token.isdecimal():
-            raise ModelError(f"vLLM names a token {key!r}, not {_PREFIX} and a number; its version may not fit")
+        if token == key or not (token.isascii() and token.isdecimal() and len(token) <= _DIGITS):
+            raise ModelError(f"vLLM names a token {line(key)!r}, not {_PREFIX} and a number; its version may not fit")
         top.append((int(token), logprob))
     return top

@@ -1,27 +1,67 @@
-"""Which files hold the weights of an ONNX graph: the graph itself, or others beside it that it names."""
+"""Which files hold the weights of a model: a graph and others beside it, a checkpoint, a GGUF file and its parts."""
 
 from __future__ import annotations
 
+import mmap
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 # In the protobuf, an external tensor says {key: "location", value: file name}. Reading just these spares the
 # default install the onnx package.
-_LOCATION = re.compile(rb"\n\x08location\x12([\x01-\x7f])", re.DOTALL)
-_MOST_GRAPH_BYTES = 256_000_000
-"""A graph this large holds its weights itself, and is not worth searching."""
+_LOCATION = b"\n\x08location\x12"
+_CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
+"""In the order in which transformers looks for them, each whole before in parts."""
+_FIRST_PART = re.compile(r"(.*)-00001(-of-\d{5}\.gguf)")
 
 
 def external_files(graph: Path) -> list[str]:
     """Names, relative to the graph's folder, of the files that hold its weights; none if it holds them itself."""
-    if graph.stat().st_size > _MOST_GRAPH_BYTES:
-        return []
-    raw = graph.read_bytes()
-    found = (raw[hit.end() : hit.end() + hit[1][0]] for hit in _LOCATION.finditer(raw))
-    return sorted({name.decode(errors="replace") for name in found})
+    if graph.stat().st_size == 0:
+        return []  # which cannot be mapped
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        return sorted({name.decode(errors="replace") for name in _locations(raw)})
+
+
+def _locations(raw: mmap.mmap) -> Iterator[bytes]:
+    at = raw.find(_LOCATION)
+    while at >= 0:
+        start = at + len(_LOCATION)
+        # The name's length is 7 bits a byte, the lowest first; names of two such bytes are as long as any file's.
+        head = raw[start : start + 2]
+        if len(head) == 2 and head[0] & 0x80:
+            length, start = head[0] & 0x7F | head[1] << 7, start + 2
+        else:
+            length, start = (head[0], start + 1) if head else (0, start)
+        yield raw[start : start + length]
+        at = raw.find(_LOCATION, start)
 
 
 def weight_bytes(graph: Path) -> int:
     """Size of the graph and of the files that hold its weights, those that exist."""
-    files = [graph, *(graph.parent / name for name in external_files(graph))]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(file.stat().st_size for file in graph_files(graph) if file.is_file())
+
+
+def graph_files(graph: Path) -> list[Path]:
+    """The graph, and the files that hold its weights."""
+    return [graph, *(graph.parent / name for name in external_files(graph))]
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files of the checkpoint in `folder` that transformers loads, and its config.json, which shapes it."""
+    for name in _CHECKPOINTS:
+        stem, _, suffix = name.rpartition(".")
+        if (folder / name).is_file():
+            return [folder / "config.json", folder / name]
+        if (folder / f"{name}.index.json").is_file():
+            return [folder / "config.json", *sorted(folder.glob(f"{stem}-*.{suffix}"))]
+    return [folder / "config.json"]
+
+
+def gguf_files(file: Path) -> list[Path]:
+    """A GGUF file with the parts after it, if it is the first of several."""
+    first = _FIRST_PART.fullmatch(file.name)
+    if first is None:
+        return [file]
+    later = (each for each in file.parent.iterdir() if each.name.startswith(f"{first[1]}-"))
+    return sorted(each for each in later if each.name.endswith(first[2]))

@@ -156,6 +156,7 @@ class EdgeMachine(Machine):
                 limits.heartbeat_s,
                 target.eos_ids,
                 self.verify_s,
+                target.digest,
             )
         )
         return []

@@ -22,6 +22,8 @@ class Target:
     eos_ids: tuple[int, ...]
     top_k: int | None = None
     """Number of most likely tokens that its rows hold; None: all."""
+    digest: bytes = b""
+    """As `target` in `Welcome`."""
 
     def check(self, params: SamplingParams, logprobs: int | None = None) -> None:
         """Check that texts with these parameters can be exact under any scheme, and that `logprobs` are available.
