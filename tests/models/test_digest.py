@@ -1,4 +1,4 @@
-"""What defines a target: equal weights are equal wherever they lie, any other byte is noticed, asking again is cheap."""
+"""What defines a target: equal weights are equal wherever they lie, any other byte is noticed, looking is cheap."""
 
 from __future__ import annotations
 
