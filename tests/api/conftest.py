@@ -94,7 +94,7 @@ def served(target: OnnxModel, draft: OnnxModel, tokenizer: Tokenizer) -> Iterato
             url = f"ws://{HOST}:{server.port}"
             async with (
                 Writer([url], draft, tokenizer.digest, tokenizer.vocab_size) as writer,
-                serving(device_app(writer, tokenizer, "target"), HOST, 0) as device,
+                serving(device_app(writer, tokenizer, "target", context=lambda: writer.context), HOST, 0) as device,
                 serving(edge_app(server, tokenizer), HOST, 0) as edge,
             ):
                 yield server, device, edge

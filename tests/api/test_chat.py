@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import openai
 import pytest
 
 from airdraft.api.app import device_app, edge_app
+from airdraft.api.conversation import conversation
+from airdraft.api.errors import ApiError
+from airdraft.api.schema import ChatBody, parse
 from airdraft.api.template import ChatTemplate
 from airdraft.device.writer import Writer
 from airdraft.edge.server import EdgeServer
@@ -80,8 +85,14 @@ def test_a_chat_is_the_targets_text_after_the_rendered_messages(
                 **{**asked, "messages": [MESSAGES[0], {"role": "user", "content": parts}]}
             )
             assert again.choices[0].message.content == expected
-            with pytest.raises(openai.BadRequestError, match="no role judge"):
+            with pytest.raises(openai.BadRequestError, match="no role judge") as refused:
                 await client.chat.completions.create(**{**asked, "messages": [{"role": "judge", "content": ""}]})
+            assert refused.value.param == "messages"
+            with pytest.raises(openai.BadRequestError, match="shorten the prompt") as refused:
+                await client.chat.completions.create(
+                    **{**asked, "messages": [{"role": "user", "content": "x " * 3000}]}
+                )
+            assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
             told = await client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
             content = told.choices[0].logprobs.content
             assert b"".join(bytes(each.bytes) for each in content).decode() == expected
@@ -114,7 +125,7 @@ def test_a_model_without_a_template_says_so(served: Served) -> None:
     for url in (served.device, served.edge):
         status, answer = post(url, {"messages": MESSAGES}, "/chat/completions")
         assert (status, answer["error"]["code"]) == (400, "no_chat_template")
-        assert "use /v1/completions" in answer["error"]["message"]
+        assert "use /v1/completions, or start the server with --chat-template" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +168,124 @@ def test_the_template_of_a_folder(folder: Path, tmp_path: Path, tokenizer: Token
     assert found.render(MESSAGES, {}) == "a file of its own"
 
 
+def test_special_tokens_may_be_in_a_file_of_their_own(folder: Path) -> None:
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["bos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokens = {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": "</s>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+    found = ChatTemplate.of(folder)
+    assert found is not None
+    assert found.render(MESSAGES, {}) == "<s>" + RENDERED
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "bos_token": "<b>"}))
+    found = ChatTemplate.of(folder)
+    assert found is not None
+    assert found.render(MESSAGES, {}) == "<b>" + RENDERED
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * (10 ** messages | length) ** 5 }}",
+        "{{ '%1000000000d' % (messages | length) }}",
+        "{{ 'a' | center(1000000000) }}",
+        "{% set n = namespace(x=messages[0].content) %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% for a in range(99999) %}{{ messages[0].content * 999 }}{% endfor %}",
+        "{% macro a(n) %}{{ a(n) }}{{ a(n) }}{% endmacro %}{{ a(1) }}",
+        "{{ (9 ** (9 ** (9 + messages | length))) }}",
+        "{{ messages[0].content.zfill(2000000000) }}",
+    ],
+)
+def test_a_template_without_an_end_or_of_gigabytes_is_ended(tmp_path: Path, source: str) -> None:
+    (tmp_path / "given.jinja").write_text("{% if bad %}" + source + "{% endif %}ok")
+    found = ChatTemplate.of(shipped("draft"), tmp_path / "given.jinja")
+    assert found is not None
+    assert found.render(MESSAGES, {}) == "ok"
+    with pytest.raises(BadParameterError, match=r"the chat template does not take these messages: ."):
+        found.render(MESSAGES, {"bad": True})
+    assert found.render(MESSAGES, {}) == "ok"  # in a new process, if need be
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 700 << 10
+
+
+def test_a_process_ends_with_its_template(tmp_path: Path) -> None:
+    (tmp_path / "given.jinja").write_text("ok")
+    found = ChatTemplate.of(shipped("draft"), tmp_path / "given.jinja")
+    assert found is not None
+    process = found._process
+    assert process is not None
+    assert process.poll() is None
+    del found
+    gc.collect()
+    assert process.wait(10) is not None
+
+
+def calls(arguments: Any) -> list[dict[str, Any]]:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [{"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
+READS_CALLS = "{% for call in messages[0].tool_calls %}{{ call.function.arguments | tojson }}{% endfor %}"
+
+
+@pytest.mark.parametrize("arguments", ['{"a": [1, null], "b": "é"}', {"a": [1, None], "b": "é"}])
+def test_arguments_of_tool_calls_are_encoded_once(tmp_path: Path, arguments: Any) -> None:
+    """OpenAI writes them as JSON text, Hugging Face as objects."""
+    messages = conversation(calls(arguments), lambda name: True)
+    assert template(READS_CALLS, tmp_path, messages) == '{"a": [1, null], "b": "é"}'
+    old = conversation([{"role": "assistant", "function_call": {"arguments": arguments}}], lambda name: True)
+    assert template("{{ messages[0].function_call.arguments.b }}", tmp_path, old) == "é"
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "code"),
+    [
+        ({}, "messages[0].role", "invalid_type"),
+        ({"role": None}, "messages[0].role", "invalid_type"),
+        ({"role": "user", "content": 5}, "messages[0].content", "invalid_type"),
+        ({"role": "user", "content": ["x"]}, "messages[0].content[0]", "invalid_type"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "messages[0].content[0]", "invalid_type"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "x", "image": 1}]},
+            "messages[0].content[0].image",
+            "unsupported_parameter",
+        ),
+        ({"role": "user", "content": "x", "images": ["x"]}, "messages[0].images", "unsupported_parameter"),
+        ({"role": "user", "content": "x", "y" * 999: 1}, f"messages[0].{'y' * 60}…", "unsupported_parameter"),
+        ({"role": "assistant", "tool_calls": {"a": 1}}, "messages[0].tool_calls", "invalid_type"),
+        ({"role": "assistant", "tool_calls": [5]}, "messages[0].tool_calls", "invalid_type"),
+        (calls("{")[0], "messages[0].tool_calls[0].function.arguments", "invalid_type"),
+        (calls("[1]")[0], "messages[0].tool_calls[0].function.arguments", "invalid_type"),
+        (calls("[" * 9999)[0], "messages[0].tool_calls[0].function.arguments", "invalid_type"),
+    ],
+)
+def test_mistakes_in_a_message(message: dict[str, Any], field: str, code: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        conversation([message], lambda name: name in ("tool_calls", "content"))
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, field, code)
+    assert field in str(caught.value) or field.endswith(".role")
+
+
+def test_what_a_template_would_drop_is_refused_and_null_is_as_absent(tmp_path: Path) -> None:
+    (tmp_path / "given.jinja").write_text("{{ messages[0].mood }}")
+    found = ChatTemplate.of(shipped("draft"), tmp_path / "given.jinja")
+    assert found is not None
+    assert conversation([{"role": "user", "content": "x", "mood": "sad", "audio": None}], found.reads) == [
+        {"role": "user", "content": "x", "mood": "sad"}
+    ]
+    assert conversation([{"role": "assistant", "content": None, "tool_calls": []}], found.reads)
+    with pytest.raises(ApiError, match="does not read it"):
+        conversation(calls("{}"), found.reads)
+
+
+@pytest.mark.parametrize("name", ["messages", "add_generation_prompt", "tools", "temperature"])
+def test_variables_of_a_template_are_no_way_round_fields(served: Served, name: str) -> None:
+    body = {"messages": MESSAGES, "chat_template_kwargs": {name: [1]}}
+    with pytest.raises(ApiError) as caught:
+        parse(ChatBody, json.dumps(body).encode()).variables()
+    assert caught.value.param == f"chat_template_kwargs.{name}"
+
+
 def test_what_templates_may_use(tmp_path: Path) -> None:
     assert template("{{ messages[0] | tojson }}", tmp_path, [{"a": "<é&'>"}]) == '{"a": "<é&\'>"}'
     assert template("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", tmp_path) == "01"
@@ -182,7 +311,8 @@ def test_what_a_template_refuses_or_must_not_do(tmp_path: Path, source: str) -> 
 
 
 def test_broken_templates(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no Jinja"):
-        template("{% if %}", tmp_path)
+    for source in ("{% if %}", "{{ " + "(" * 99_999):
+        with pytest.raises(ModelError, match="no Jinja"):
+            template(source, tmp_path)
     with pytest.raises(ModelError, match="cannot be read"):
         ChatTemplate.of(shipped("draft"), tmp_path / "missing.jinja")

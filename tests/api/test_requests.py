@@ -12,9 +12,13 @@ from typing import Any
 import openai
 import pytest
 
+from airdraft.core.sampling import SamplingParams
+from airdraft.models.onnx import OnnxModel
 from airdraft.models.text import LONG, Tokenizer
+from airdraft.sim import alone
+from airdraft.sim.conformance import TableModel
 
-from .conftest import PROMPT, Served, Truth
+from .conftest import END, PROMPT, Served, Truth
 
 
 def post(url: str, body: Any, path: str = "/completions", **headers: str) -> tuple[int, Any]:
@@ -59,10 +63,36 @@ def test_token_ids_are_a_prompt_and_an_echo_repeats_it(
 ) -> None:
     ids = tokenizer.encode(PROMPT)
     asked: dict[str, Any] = {"model": "target", "prompt": ids, "echo": True, "seed": 1, "max_tokens": 8}
-    expected = PROMPT + tokenizer.decode(truth(seed=1, max_tokens=8))
-    assert client.completions.create(**asked).choices[0].text == expected
-    chunks = client.completions.create(**asked, stream=True)
-    assert "".join(chunk.choices[0].text for chunk in chunks) == expected
+    written = tokenizer.decode(truth(seed=1, max_tokens=8))
+    for prompt, repeated in ((ids, f"<|endoftext|>{PROMPT}"), (PROMPT, PROMPT)):
+        asked["prompt"] = prompt
+        assert client.completions.create(**asked).choices[0].text == repeated + written
+        chunks = client.completions.create(**asked, stream=True)
+        assert "".join(chunk.choices[0].text for chunk in chunks) == repeated + written
+
+
+def test_an_echo_keeps_the_special_tokens_of_the_prompt(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
+    words = "a<|endoftext|>b"
+    for prompt in (words, tokenizer.encode(words)[1:], [words], [tokenizer.encode(words)[1:]]):
+        answer = client.completions.create(model="target", prompt=prompt, echo=True, max_tokens=1)
+        assert answer.choices[0].text.startswith(words)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echo_may_stand_alone(client: openai.OpenAI, tokenizer: Tokenizer, stream: bool) -> None:
+    asked: dict[str, Any] = {"model": "target", "prompt": ["x = 1", "y"], "n": 2, "echo": True, "max_tokens": 0}
+    texts, ends = ["", "", "", ""], [None] * 4
+    if stream:
+        for chunk in client.completions.create(**asked, stream=True):
+            texts[chunk.choices[0].index] += chunk.choices[0].text
+            ends[chunk.choices[0].index] = chunk.choices[0].finish_reason
+    else:
+        answer = client.completions.create(**asked)
+        texts, ends = [each.text for each in answer.choices], [each.finish_reason for each in answer.choices]
+        read = len(tokenizer.encode("x = 1")) + len(tokenizer.encode("y"))
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (read, 0)
+    assert texts == ["x = 1", "x = 1", "y", "y"]
+    assert ends == ["length"] * 4
 
 
 def test_usage(client: openai.OpenAI, tokenizer: Tokenizer, truth: Truth) -> None:
@@ -117,6 +147,12 @@ def test_a_stop_string_ends_the_text_before_itself(
     [
         ({"max_tokens": "ten"}, "max_tokens", "Expected `int"),
         ({"max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"max_tokens": -2, "echo": True}, "max_tokens", "at least 0"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "max_completion_tokens is 0"),
+        ({"n_predict": "ten"}, "n_predict", "Expected `int"),
+        ({"num_predict": 0}, "num_predict", "num_predict is 0"),
+        ({"max_tokens": 5.5}, "max_tokens", "Expected `int"),
+        ({"max_tokens": 5, "max_new_tokens": 6}, "max_new_tokens", "give one of them"),
         ({"temperature": -1}, "temperature", "0, which is greedy"),
         ({"temperature": True}, "temperature", "Expected `float"),
         ({"top_p": 0}, "top_p", "above 0"),
@@ -124,12 +160,21 @@ def test_a_stop_string_ends_the_text_before_itself(
         ({"min_p": 2}, "min_p", "0 to 1"),
         ({"n": 0}, "n", "1 to 16"),
         ({"n": 17}, "n", "1 to 16"),
-        ({"seed": -1}, "seed", "0 to 2"),
+        ({"seed": -2}, "seed", "0 to 2"),
         ({"seed": 1 << 63}, "seed", "0 to 2"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"),
         ({"stop": ""}, "stop", "none empty"),
         ({"stop": [1]}, "stop[0]", "Expected `str`"),
+        ({"stop_token_ids": [1] * 65}, "stop_token_ids", "at most 64"),
+        ({"stop_token_ids": ["x"]}, "stop_token_ids[0]", "Expected `int`"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "Expected `bool`"),
+        ({"stream_options": {"include_all": True}}, "stream_options.include_all", "nobody here knows"),
+        ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation", "not supported"),
+        ({"stream_options.include_usage": True}, "stream_options.include_usage", "nobody here knows"),
+        ({"prompt": [1] * 5000}, "prompt", "the prompt is 5000 tokens"),
+        ({"temprature": 0}, "temprature", "did you mean temperature?"),
+        ({"no": 1}, "no", "leave it out"),
+        ({"messages": []}, "messages", "ask /v1/chat/completions"),
         ({"prompt": 5}, "prompt", "token ids"),
         ({"prompt": ["a", 5]}, "prompt", "token ids"),
         ({"prompt": []}, "prompt", "0; give 1 to 16"),
@@ -156,9 +201,10 @@ def test_a_mistake_is_a_400_that_names_the_field(url: str, body: dict[str, Any],
     assert streamed == (status, answer)
 
 
-def test_what_has_no_effect_and_what_nobody_knows_is_ignored(url: str) -> None:
-    body = {"model": None, "prompt": "x", "user": "me", "presence_penalty": 0, "best_of": 1, "logit_bias": {}, "no": 1}
-    assert post(url, body)[0] == 200
+def test_what_asks_for_nothing_is_taken(url: str) -> None:
+    nothing = {"model": None, "prompt": "x", "user": "me", "presence_penalty": 0, "best_of": 1, "logit_bias": {}}
+    nested = {"stream_options": {"include_usage": None}, "response_format": {"type": None}, "tools": None, "no": None}
+    assert post(url, {**nothing, **nested, "max_tokens": 1})[0] == 200
 
 
 @pytest.mark.parametrize("data", [b"", b"[1]", b"{", b'"\xff"', b"[" * 100_000, b'{"prompt": "\\ud800"}'])
@@ -181,6 +227,78 @@ def test_names_that_lead_here_are_not_its_own(url: str, host: str) -> None:
     assert (status, answer["error"]["code"]) == (403, "foreign_host")
     for own in ("localhost", "LOCALHOST:80", "[::1]:8572", "127.0.0.1"):
         assert post(url, {"prompt": "x", "max_tokens": 1}, Host=own)[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/completions/", "/chat/completions/", "/models/"])
+def test_no_path_leads_to_another(url: str, path: str) -> None:
+    """A redirect would name whatever host the client has named."""
+    assert post(url, {}, path, Host="127.0.0.1:9")[0] in (404, 405)
+
+
+def test_streams_are_not_to_be_collected_on_the_way(url: str) -> None:
+    body = json.dumps({"prompt": "x", "max_tokens": 1, "stream": True}).encode()
+    request = urllib.request.Request(url + "/completions", body)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        assert answer.headers["x-accel-buffering"] == "no"
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict", "num_predict"])
+@pytest.mark.parametrize("most", [3, 3.0])
+def test_a_limit_in_every_spelling(url: str, name: str, most: float) -> None:
+    """Seed 5 writes 16 tokens and more."""
+    status, answer = post(url, {"prompt": PROMPT, "seed": 5, name: most})
+    assert (status, answer["usage"]["completion_tokens"]) == (200, 3)
+
+
+def test_no_limit_in_the_words_of_other_servers(served: Served, tokenizer: Tokenizer, truth: Truth) -> None:
+    expected = tokenizer.decode(truth(seed=2, max_tokens=1024))
+    assert len(expected) > 16
+    for name in ("max_tokens", "n_predict"):
+        _, answer = post(served.edge, {"prompt": PROMPT, "seed": 2, name: -1})
+        assert answer["choices"][0]["text"] == expected
+
+
+def test_whole_numbers_may_have_a_point_and_a_seed_of_minus_one_is_drawn(
+    url: str, tokenizer: Tokenizer, truth: Truth
+) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 8.0, "n": 2.0, "seed": 5.0, "top_k": 3.0, "logprobs": 1.0}
+    _, answer = post(url, body)
+    expected = [tokenizer.decode(truth(seed=seed, max_tokens=8, top_k=3)) for seed in (5, 6)]
+    assert [each["text"] for each in answer["choices"]] == expected
+    seeds = {post(url, {"prompt": "x", "max_tokens": 1, "seed": -1})[1]["choices"][0]["airdraft"]["seed"] for _ in "ab"}
+    assert len(seeds) == 2
+    assert -1 not in seeds
+
+
+def test_a_text_ends_before_a_token_that_stops_it(url: str, tokenizer: Tokenizer, truth: Truth) -> None:
+    ids = truth(seed=5, max_tokens=40)
+    at = next(at for at in range(8, 40) if ids[at] not in ids[:at])
+    body = {"prompt": PROMPT, "seed": 5, "max_tokens": 40, "stop_token_ids": [4000, ids[at]], "logprobs": 0}
+    status, answer = post(url, body)
+    choice = answer["choices"][0]
+    assert (status, choice["finish_reason"]) == (200, "stop")
+    assert choice["text"] == tokenizer.decode(ids[:at])
+    assert len(choice["logprobs"]["tokens"]) == at
+    assert answer["usage"]["completion_tokens"] == at + 1
+
+
+def test_an_end_of_text_may_be_passed_over(url: str, tokenizer: Tokenizer, target: OnnxModel) -> None:
+    """What the target alone would write if it had no token that ends a text."""
+    seed, ids = next((seed, ids) for seed in range(99) if END in (ids := _endless(target, tokenizer, seed))[:40])
+    status, answer = post(url, {"prompt": "x = 1\n", "seed": seed, "max_tokens": 60, "ignore_eos": True})
+    choice = answer["choices"][0]
+    assert (status, choice["finish_reason"], choice["text"]) == (200, "length", tokenizer.decode(ids))
+    assert answer["usage"]["completion_tokens"] == 60
+
+
+def _endless(target: OnnxModel, tokenizer: Tokenizer, seed: int) -> list[int]:
+    ids = tokenizer.encode("x = 1\n")
+    row = TableModel(lambda prefix: target.forward(target.new_cache(), 0, prefix, 1)[0], tokenizer.vocab_size, 1024, ())
+    return list(alone.write(row, ids, SamplingParams(), seed, 60, tokenizer.vocab_size))
+
+
+def test_every_server_has_a_model_called_target(url: str) -> None:
+    assert post(url, {"model": "target", "prompt": "x", "max_tokens": 1})[0] == 200
 
 
 def test_other_paths_methods_and_bodies_too_long(url: str) -> None:

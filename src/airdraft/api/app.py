@@ -8,8 +8,9 @@ import hmac
 import random
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,10 +21,12 @@ from starlette.routing import Route
 
 from airdraft.api.alone import TargetWriter
 from airdraft.api.answers import Answer
-from airdraft.api.errors import ApiError
+from airdraft.api.conversation import conversation
+from airdraft.api.errors import ApiError, as_api_error
 from airdraft.api.http import body_of, events, refused, whole
+from airdraft.api.onward import OnwardWriter
 from airdraft.api.reading import End, Piece, TextWriter, read
-from airdraft.api.schema import Body, ChatBody, CompletionBody, parse
+from airdraft.api.schema import UNLIMITED, B, Body, ChatBody, CompletionBody, parse, shown
 from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
 from airdraft.control.auto import Auto
@@ -31,11 +34,14 @@ from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
-from airdraft.device.dial import LOOPBACK
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, Code, too_long
 from airdraft.models.text import LONG, Tokenizer
+from airdraft.telemetry.hosts import OwnNames, foreign_page
+from airdraft.telemetry.http import plain
 
+ALIAS = "target"
+"""The name of the model at every server, besides its own."""
 MAX_TEXTS = 16
 """Texts that a device writes at once: as many as an edge takes from one connection."""
 
@@ -52,18 +58,21 @@ class Api:
     template: ChatTemplate | None = None
     max_texts: int = sys.maxsize
     """Texts written at once. Further ones wait for their turn."""
-    context: int | None = None
-    """The target's context in tokens, if known. A prompt that cannot fit is then refused without being encoded."""
+    context: Callable[[], int | None] = lambda: None
+    """Return the target's context in tokens, if known. A prompt that cannot fit is then refused without being read."""
+    names: OwnNames = field(default_factory=OwnNames)
+    """The names by which clients without a key may ask for this server."""
 
     def __post_init__(self) -> None:
         self._encoding = asyncio.Semaphore(1)
+        self._rendering = asyncio.Semaphore(1)
         self._turns = asyncio.Semaphore(self.max_texts)
         self._since = int(time.time())
 
     def app(self) -> Starlette:
         """Return the application, for any ASGI server."""
-        return Starlette(
-            routes=[
+        return plain(
+            [
                 Route("/v1/models", self._models),
                 Route("/v1/models/{model:path}", self._one_model),
                 Route("/v1/completions", self._complete, methods=["POST"]),
@@ -82,37 +91,62 @@ class Api:
         return JSONResponse(self._card())
 
     async def _complete(self, http: HttpRequest) -> Response:
-        writer = self._writer(http)
-        body = parse(CompletionBody, await body_of(http))
-        self._known(body.model)
-        for ids in body.prompts():
-            if self.context is not None and not isinstance(ids, str) and len(ids) >= self.context:
-                raise BadParameterError(too_long(len(ids), self.context, self.model), "prompt", Code.CONTEXT)
-        prompts = [
-            await self._encoded(self.tokenizer.encode, each) if isinstance(each, str) else each
-            for each in body.prompts()
-        ]
-        if not all(0 <= token < self.tokenizer.vocab_size for prompt in prompts for token in prompt):
-            raise ApiError(400, "prompt holds an id outside the vocabulary", "prompt", "invalid_value")
-        echoes = [self.tokenizer.decode(prompt) if body.echo else "" for prompt in prompts]
-        return self._answer(writer, body, prompts, echoes)
+        return await self._asked(http, CompletionBody, self._completed)
 
     async def _converse(self, http: HttpRequest) -> Response:
+        return await self._asked(http, ChatBody, self._conversed)
+
+    async def _asked(
+        self, http: HttpRequest, kind: type[B], answered: Callable[[TextWriter, B], Awaitable[Response]]
+    ) -> Response:
         writer = self._writer(http)
-        body = parse(ChatBody, await body_of(http))
+        data = await body_of(http)
+        body = await asyncio.to_thread(parse, kind, data) if len(data) > LONG else parse(kind, data)
         self._known(body.model)
-        if self.template is None:
-            remedy = "use /v1/completions, or give the server a template"
+        try:
+            return await answered(writer, body)
+        except AirdraftError as error:
+            raise body.named(as_api_error(error)) from error
+
+    async def _completed(self, writer: TextWriter, body: CompletionBody) -> Response:
+        given, special = body.prompts(), body.add_special_tokens is not False
+        for ids in given:
+            if not isinstance(ids, str):
+                self._check_ids(ids)
+        encode = self.tokenizer.encode if special else partial(self.tokenizer.encode, special=False)
+        prompts = [await self._encoded(encode, each) if isinstance(each, str) else each for each in given]
+        echoes = [""] * len(given)
+        if body.echo:
+            decode = partial(self.tokenizer.decode, special=True)
+            echoes = [each if isinstance(each, str) else await asyncio.to_thread(decode, each) for each in given]
+        return self._answer(writer, body, prompts, echoes)
+
+    async def _conversed(self, writer: TextWriter, body: ChatBody) -> Response:
+        template = self.template
+        if template is None:
+            remedy = "use /v1/completions, or start the server with --chat-template FILE"
             raise ApiError(400, f"{self.model} has no chat template; {remedy}", "messages", "no_chat_template")
-        variables = {**(body.chat_template_kwargs or {}), "add_generation_prompt": body.add_generation_prompt}
-        rendered = await asyncio.to_thread(self.template.render, body.conversation(), variables)
-        prompt = await self._encoded(self.template.encode, rendered)
-        return self._answer(writer, body, [prompt], [""])
+        messages, variables = conversation(body.messages, template.reads), body.variables()
+        async with self._rendering:
+            rendered = await asyncio.to_thread(template.render, messages, variables)
+        encode = partial(template.encode, special=bool(body.add_special_tokens))
+        return self._answer(writer, body, [await self._encoded(encode, rendered)], [""])
+
+    def _check_ids(self, ids: list[int]) -> None:
+        """Raise an error for token ids that are too many, before anything is done with them, or for one unknown."""
+        context = self.context()
+        if context is not None and len(ids) >= context:
+            raise BadParameterError(too_long(len(ids), context, self.model), "prompt", Code.CONTEXT)
+        if len(ids) > UNLIMITED:
+            raise ApiError(400, f"the prompt is {len(ids)} tokens; give at most {UNLIMITED}", "prompt", "invalid_value")
+        if not 0 <= min(ids) <= max(ids) < self.tokenizer.vocab_size:
+            raise ApiError(400, "prompt holds an id outside the vocabulary", "prompt", "invalid_value")
 
     async def _encoded(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
         """Encode in a thread, because megabytes take seconds. Long texts go one at a time: each takes a gigabyte."""
-        if self.context is not None and len(text) > self.context * self.tokenizer.longest:
-            what = f"the prompt is {len(text)} characters, which cannot fit the context of {self.context} tokens"
+        context = self.context()
+        if context is not None and len(text) > context * self.tokenizer.longest:
+            what = f"the prompt is {len(text)} characters, which cannot fit the context of {context} tokens"
             raise BadParameterError(f"{what}; shorten the prompt", "prompt", Code.CONTEXT)
         async with self._encoding if len(text) > LONG else contextlib.nullcontext():
             return await asyncio.to_thread(encode, text)
@@ -121,7 +155,7 @@ class Api:
         if not all(prompts):
             raise ApiError(400, "the prompt has no tokens; give some text", "prompt", "invalid_value")
         n = body.choices()
-        seed = random.getrandbits(62) if body.seed is None else body.seed
+        seed = random.getrandbits(62) if body.seed in (None, -1) else body.seed
         requests = [self._request(body, prompt, seed + i) for prompt in prompts for i in range(n)]
         answer = Answer(
             self.model,
@@ -131,7 +165,7 @@ class Api:
             sum(map(len, prompts)),
             self.tokenizer,
         )
-        texts = together([self._text(writer, request, body.stops()) for request in requests])
+        texts = together([self._text(writer, request, body) for request in requests])
         if body.stream:
             return events(answer.chunks(texts, body.include_usage))
         return whole(lambda: answer.whole(texts))
@@ -141,19 +175,27 @@ class Api:
         scheme = "auto" if body.scheme is None else body.scheme
         if scheme not in (*SCHEMES, "auto"):
             known = ", ".join((*SCHEMES, "auto"))
-            raise ApiError(400, f"scheme {scheme!r} is unknown; choose one of {known}", "scheme", "invalid_value")
+            raise ApiError(
+                400, f"scheme {shown(scheme)!r} is unknown; choose one of {known}", "scheme", "invalid_value"
+            )
         policy = Auto(self.tokenizer.vocab_size) if scheme == "auto" else None
         spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
         return Request(
             prompt, spec, body.params(), seed % (1 << 63), body.limit(), policy=policy, logprobs=body.wanted_logprobs()
         )
 
-    async def _text(
-        self, writer: TextWriter, request: Request, stops: Sequence[str]
-    ) -> AsyncGenerator[Piece | End, None]:
-        async with self._turns, contextlib.aclosing(read(writer, request, self.tokenizer, stops)) as pieces:
-            async for piece in pieces:
-                yield piece
+    async def _text(self, writer: TextWriter, request: Request, body: Body) -> AsyncGenerator[Piece | End, None]:
+        if not request.max_tokens:  # an echo alone
+            yield End("length", 0, 0)
+            return
+        writer = OnwardWriter(writer) if body.ignore_eos else writer
+        written = read(writer, request, self.tokenizer, body.stops(), frozenset(body.stop_token_ids or ()))
+        try:
+            async with self._turns, contextlib.aclosing(written) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except AirdraftError as error:
+            raise body.named(as_api_error(error)) from error
 
     def _writer(self, http: HttpRequest) -> TextWriter:
         self._no_page(http)
@@ -166,36 +208,39 @@ class Api:
     def _no_page(self, http: HttpRequest) -> None:
         """Turn away pages that a browser has open: they can reach this machine, too, but are not its user's programs.
 
-        A page says where it comes from, and one whose own name was made to lead here asks for that name.
+        A page says where it comes from, and one whose own name was made to lead here asks for that name. It cannot know
+        a key, so where one is wanted any name will do.
         """
-        host, origin = http.headers.get("host", ""), http.headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            raise ApiError(403, f"a page of {origin} asks; pages may not use this server", None, "foreign_origin")
-        local = http.client is not None and http.client.host in LOOPBACK
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-        if local and self.admit("") is not None and name.strip("[]").lower() not in LOOPBACK:
-            remedy = "ask for localhost or 127.0.0.1, or give the server a key"
-            raise ApiError(403, f"there is no {host!r} here; {remedy}", None, "foreign_host")
+        if why := foreign_page(http):
+            raise ApiError(403, why, None, "foreign_origin")
+        if self.admit("") is not None and (why := self.names.refusal(http)):
+            raise ApiError(403, f"{why}, or give the server a key", None, "foreign_host")
 
     def _known(self, model: str | None) -> None:
-        if model not in (None, self.model):
-            raise ApiError(404, f"there is no model {model!r} here, only {self.model!r}", "model", "model_not_found")
+        if model not in (None, self.model, ALIAS):
+            what = f"there is no model {shown(model or '')!r} here, only {self.model!r}"
+            raise ApiError(404, what, "model", "model_not_found")
 
     def _card(self) -> dict[str, Any]:
         return {"id": self.model, "object": "model", "created": self._since, "owned_by": "airdraft"}
 
 
-def edge_app(server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> Starlette:
+def edge_app(
+    server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | None = None, names: Iterable[str] = ()
+) -> Starlette:
     """Return the API of the target alone, at an edge, for clients without a draft. Its texts share the edge's batches.
 
-    Keys are the edge's tokens, with their quotas; an edge without tokens lets anybody in.
+    Keys are the edge's tokens, with their quotas; an edge without tokens lets anybody in who asks for one of `names`
+    (see `OwnNames`).
     """
 
     def admit(authorization: str) -> TextWriter | None:
         tenant = server.tenant_of(authorization)
         return TargetWriter(server, tenant) if tenant else None
 
-    return Api(admit, tokenizer, server.target.model, template, context=server.target.max_context).app()
+    target = server.target
+    context = lambda: target.max_context  # noqa: E731
+    return Api(admit, tokenizer, target.model, template, context=context, names=OwnNames(names)).app()
 
 
 def device_app(
@@ -204,12 +249,17 @@ def device_app(
     model: str,
     template: ChatTemplate | None = None,
     key: str | None = None,
+    names: Iterable[str] = (),
+    context: Callable[[], int | None] = lambda: None,
 ) -> Starlette:
-    """Return the API on a device, over a writer that drafts. `key`: what clients must present; None: nothing."""
+    """Return the API on a device, over a writer that drafts. `key`: what clients must present; None: nothing.
+
+    names, context: as in `Api`.
+    """
 
     def admit(authorization: str) -> TextWriter | None:
         scheme, _, given = authorization.partition(" ")
         right = key is None or hmac.compare_digest(given.strip().encode(errors="replace"), key.encode())
         return writer if right and (key is None or scheme.lower() == "bearer") else None
 
-    return Api(admit, tokenizer, model, template, MAX_TEXTS).app()
+    return Api(admit, tokenizer, model, template, MAX_TEXTS, context, OwnNames(names)).app()

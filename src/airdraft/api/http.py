@@ -20,6 +20,11 @@ MAX_BODY = 8 << 20
 """Largest body of a request, in bytes."""
 BODY_S = 60.0
 """Seconds that a body may take to arrive."""
+_STREAMED = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect the stream and pass it on as a whole
+]
 
 
 async def body_of(request: Request) -> bytes:
@@ -81,8 +86,7 @@ def events(chunks: AsyncGenerator[dict[str, Any], None]) -> UntilGone:
     async def send_events(scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(chunks):
             chunk = await anext(chunks)  # before anything is sent, so that an error gets its own status
-            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.start", "status": 200, "headers": _STREAMED})
             await _send_event(send, msgspec.json.encode(chunk))
             try:
                 async for chunk in chunks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -63,18 +63,20 @@ class End:
 class Decoding:
     """Turns tokens into the text that is certain to be part of the answer."""
 
-    def __init__(self, stream: TextStream, stops: Sequence[str]) -> None:
+    def __init__(self, stream: TextStream, stops: Sequence[str], stop_ids: Collection[int] = ()) -> None:
         self._stream = stream
         self._stops = Stops(stops)
+        self._stop_ids = stop_ids
+        self._ended = False
         self.text = ""
         self.starts: list[int] = []
-        """Character at which each token's text begins. Tokens after a stop string are not taken."""
+        """Character at which each token's text begins. Tokens after a stop are not taken."""
         self._decoded = 0
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has ended the text."""
-        return self._stops.found
+        """Whether a stop string, or a token that stops, has ended the text."""
+        return self._stops.found or self._ended
 
     @property
     def tokens(self) -> int:
@@ -87,6 +89,10 @@ class Decoding:
             if self.stopped:
                 return
             self.starts.append(self._decoded)
+            if token in self._stop_ids:
+                self._ended = True
+                self.flush()
+                return
             certain = self._stream.push(token)
             self._decoded += len(certain)
             self.text += self._stops.push(certain)
@@ -115,12 +121,12 @@ class Reader:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string completes the text."""
+        """Whether a stop completes the text."""
         return self._true.stopped
 
     @property
     def guessed(self) -> bool:
-        """Whether a stop string completes the guess."""
+        """Whether a stop completes the guess."""
         return self._alone is not None and self._alone.stopped
 
     def take(self, event: Committed | Unverified | Corrected) -> Piece | None:
@@ -183,11 +189,18 @@ class Reader:
 
 
 async def read(
-    writer: TextWriter, request: Request, tokenizer: Tokenizer, stops: Sequence[str]
+    writer: TextWriter,
+    request: Request,
+    tokenizer: Tokenizer,
+    stops: Sequence[str],
+    stop_ids: Collection[int] = (),
 ) -> AsyncGenerator[Piece | End, None]:
-    """Yield one text as it is written; `End` comes last. Raises: as `writer.write`."""
+    """Yield one text as it is written; `End` comes last. Raises: as `writer.write`.
+
+    stops, stop_ids: the text ends before the first of these strings, and before the first of these tokens.
+    """
     now = asyncio.get_running_loop().time
-    reader = Reader(lambda: Decoding(tokenizer.stream(), stops), len(request.prompt))
+    reader = Reader(lambda: Decoding(tokenizer.stream(), stops, stop_ids), len(request.prompt))
     reason: Literal["stop", "length"] = "stop"
     deadline: float | None = None
     async with contextlib.aclosing(writer.write(request)) as events:

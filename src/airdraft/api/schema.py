@@ -1,21 +1,26 @@
-"""The bodies of requests, checked field by field."""
+"""The bodies of requests: read by the table of fields, and checked value by value."""
 
 from __future__ import annotations
 
+import difflib
 import re
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 import msgspec
 
 from airdraft.api.errors import ApiError
+from airdraft.api.fields import BY_NAME, Endpoint, Fate, Field
 from airdraft.core.messages import MOST_LIKELY
 from airdraft.core.sampling import SamplingParams
 
 COMPLETION_TOKENS = 16
 """`max_tokens` of a completion that leaves it out, as at OpenAI. A chat then goes on to the end of the context."""
 UNLIMITED = 1 << 20
-MOST_STOPS = 4
+MOST_STOPS, MOST_STOP_IDS = 4, 64
 MOST_CHOICES = 16
+MOST_WORDS = 60
+"""Characters of a client's words that an error repeats."""
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
 _MISSING = re.compile(r"missing required field `(.*?)`")
 
@@ -26,31 +31,35 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
-class ResponseFormat(msgspec.Struct):
-    """The form that the answer must have."""
-
-    type: str = "text"
-
-
 class Body(msgspec.Struct, kw_only=True):
-    """The fields that both endpoints take. Unknown fields are ignored; null is the same as absent."""
+    """The fields that both endpoints take. None is absent. `fields.FIELDS` says what each does."""
 
+    endpoint: ClassVar[Endpoint]
+
+    said: dict[str, str]
+    """The spelling of each given field that has several, as the client wrote it."""
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
+    best_of: int | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     scheme: str | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    add_special_tokens: bool | None = None
+
+    def named(self, error: ApiError) -> ApiError:
+        """Return the same error, about the field as the client spelt it."""
+        error.param = self.said.get(error.param, error.param) if error.param else None
+        return error
 
     def params(self) -> SamplingParams:
         """Return the sampling parameters. Raises: `BadParameterError` for a value out of range."""
@@ -67,25 +76,31 @@ class Body(msgspec.Struct, kw_only=True):
 
     def limit(self) -> int:
         """Return the most tokens to write."""
-        return COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return UNLIMITED if most in (None, -1) else min(most, UNLIMITED)
 
     def check(self) -> None:
-        """Raise `ApiError` for a value out of range, and for a field that we cannot give its effect."""
+        """Raise `ApiError` for a value out of range."""
         if not 1 <= self.choices() <= MOST_CHOICES:
-            raise ApiError(400, f"n is {self.choices()}; give 1 to {MOST_CHOICES}", "n", "invalid_value")
-        if self.limit() < 1:
-            raise ApiError(400, f"max_tokens is {self.limit()}; give at least 1", "max_tokens", "invalid_value")
-        if self.seed is not None and not 0 <= self.seed < 1 << 63:
-            raise ApiError(400, f"seed is {self.seed}; give 0 to 2^63 - 1, or leave it out", "seed", "invalid_value")
+            raise _bad("n", f"n is {self.choices()}; give 1 to {MOST_CHOICES}")
+        if self.best_of not in (None, self.choices()):
+            raise _unsupported("best_of", "choices are not ranked; ask for n")
+        least = self.least()
+        for field in ("max_tokens", "max_completion_tokens"):
+            most = getattr(self, field)
+            if most is not None and most != -1 and most < least:
+                name = self.said.get(field, field)
+                raise _bad(name, f"{name} is {most}; give at least {least}, or -1 for no limit")
+        if self.seed is not None and self.seed != -1 and not 0 <= self.seed < 1 << 63:
+            raise _bad("seed", f"seed is {self.seed}; give 0 to 2^63 - 1, or leave it out")
         if len(self.stops()) > MOST_STOPS or not all(self.stops()):
-            raise ApiError(400, f"stop takes at most {MOST_STOPS} strings, none empty", "stop", "invalid_value")
-        without_effect = {
-            "frequency_penalty": not self.frequency_penalty,
-            "presence_penalty": not self.presence_penalty,
-            "repetition_penalty": self.repetition_penalty in (None, 1),
-            "logit_bias": not self.logit_bias,
-        }
-        refuse(without_effect, "texts are drawn from the target's own distribution")
+            raise _bad("stop", f"stop takes at most {MOST_STOPS} strings, none empty")
+        if len(self.stop_token_ids or ()) > MOST_STOP_IDS:
+            raise _bad("stop_token_ids", f"stop_token_ids takes at most {MOST_STOP_IDS} ids")
+
+    def least(self) -> int:
+        """Return the least limit that makes sense."""
+        return 1
 
     def choices(self) -> int:
         """Return how many answers a prompt gets."""
@@ -104,20 +119,27 @@ class Body(msgspec.Struct, kw_only=True):
 class CompletionBody(Body, kw_only=True):
     """`POST /v1/completions`."""
 
+    endpoint = Endpoint.COMPLETIONS
+
     prompt: Any = ""
     echo: bool | None = None
-    suffix: str | None = None
-    best_of: int | None = None
     logprobs: int | None = None
+
+    def limit(self) -> int:
+        """See `Body.limit`."""
+        given = self.max_tokens is not None or self.max_completion_tokens is not None
+        return super().limit() if given else COMPLETION_TOKENS
+
+    def least(self) -> int:
+        """See `Body.least`: an echo may stand alone."""
+        return 0 if self.echo else 1
 
     def check(self) -> None:
         """See `Body.check`."""
         super().check()
-        refuse({"best_of": self.best_of in (None, self.choices())}, "choices are not ranked; ask for n")
-        refuse({"suffix": not self.suffix}, "the model writes forwards only")
         _check_likely("logprobs", self.logprobs)
-        echoed = self.echo and self.logprobs is not None
-        refuse({"echo": not echoed}, "how likely the prompt was is not known, and logprobs ask for it")
+        if self.echo and self.logprobs is not None:
+            raise _unsupported("echo", "how likely the prompt was is not known, and logprobs ask for it; leave it out")
 
     def wanted_logprobs(self) -> int | None:
         """See `Body.wanted_logprobs`."""
@@ -125,54 +147,56 @@ class CompletionBody(Body, kw_only=True):
 
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts, each a string or token ids. Raises: `ApiError`."""
-        prompt = "" if self.prompt is None else self.prompt
+        prompt = self.prompt
         if isinstance(prompt, str) or _are_ids(prompt):
             return [prompt]
         if not isinstance(prompt, list) or not all(isinstance(each, str) or _are_ids(each) for each in prompt):
             raise ApiError(400, "prompt must be a string, token ids, or a list of either", "prompt", "invalid_type")
         if not 1 <= len(prompt) * self.choices() <= MOST_CHOICES:
             many = len(prompt) * self.choices()
-            raise ApiError(400, f"prompts times n are {many}; give 1 to {MOST_CHOICES}", "prompt", "invalid_value")
+            raise _bad("prompt", f"prompts times n are {many}; give 1 to {MOST_CHOICES}")
         return prompt
 
 
 class ChatBody(Body, kw_only=True):
     """`POST /v1/chat/completions`."""
 
+    endpoint = Endpoint.CHATS
+
     messages: list[dict[str, Any]]
-    max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
-    response_format: ResponseFormat | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def limit(self) -> int:
-        """See `Body.limit`."""
-        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        return UNLIMITED if most is None else most
+    def named(self, error: ApiError) -> ApiError:
+        """See `Body.named`."""
+        error.param = "messages" if error.param == "prompt" else error.param
+        return super().named(error)
 
     def check(self) -> None:
         """See `Body.check`."""
         super().check()
         _check_likely("top_logprobs", self.top_logprobs)
         if self.top_logprobs and not self.logprobs:
-            raise ApiError(400, "top_logprobs goes with logprobs: true; give both", "top_logprobs", "invalid_value")
-        refuse({"tools": not self.tools, "functions": not self.functions}, "calls of tools are not parsed")
-        free = self.response_format is None or self.response_format.type == "text"
-        refuse({"response_format": free}, "no grammar is enforced")
+            raise _bad("top_logprobs", "top_logprobs goes with logprobs: true; give both")
+        if not self.messages:
+            raise _bad("messages", "messages is empty; give at least one")
 
     def wanted_logprobs(self) -> int | None:
         """See `Body.wanted_logprobs`."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def conversation(self) -> list[dict[str, Any]]:
-        """Return the messages, parts of text joined by line ends. Raises: `ApiError` for a part that is no text."""
-        if not self.messages:
-            raise ApiError(400, "messages is empty; give at least one", "messages", "invalid_value")
-        return [_message(at, message) for at, message in enumerate(self.messages)]
+    def variables(self) -> dict[str, Any]:
+        """Return what the template may read besides the messages. Raises: `ApiError`."""
+        given = {name: value for name, value in (self.chat_template_kwargs or {}).items() if value is not None}
+        own = {"add_generation_prompt": self.add_generation_prompt is not False}
+        for name in given:
+            if name == "messages" or name in own or (Endpoint.CHATS, name) in BY_NAME:
+                raise _unsupported(
+                    f"chat_template_kwargs.{name}", "it is a field of the request itself; put it there, or leave it out"
+                )
+        return given | own
 
 
 B = TypeVar("B", bound=Body)
@@ -180,48 +204,116 @@ B = TypeVar("B", bound=Body)
 
 def parse(kind: type[B], data: bytes) -> B:
     """Return the request in `data`. Raises: `ApiError` that names the field at fault."""
+    raw = _decode(data, None, dict[str, msgspec.Raw])
+    given = {name: value for name, part in raw.items() if (value := _decode(part, name)) is not None}
+    said: dict[str, str] = {}
+    values = _read(kind, given, said)
     try:
-        body = msgspec.json.decode(data, type=kind)
+        body = msgspec.convert({**values, "said": said}, kind)
     except msgspec.ValidationError as error:
         message = str(error)
         found = _PATH.search(message) or _MISSING.search(message)
-        field = found.group(1) if found else None
-        raise ApiError(400, _PATH.sub(f" for {field}", message), field, "invalid_type") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, f"the body is no JSON: {error}", None, "invalid_json") from error
-    body.check()
+        field = found.group(1) if found else ""
+        first = re.split(r"[.\[]", field)[0]
+        field = said.get(first, first) + field[len(first) :]
+        raise ApiError(400, _PATH.sub(f" for {field}", message), field or None, "invalid_type") from error
+    try:
+        body.check()
+    except ApiError as error:
+        raise body.named(error) from None
     return body
 
 
-def refuse(without_effect: dict[str, bool], why: str) -> None:
-    """Raise `ApiError` for the first field that asks for an effect that we do not offer."""
-    for field, harmless in without_effect.items():
-        if not harmless:
-            raise ApiError(400, f"{field} is not supported: {why}; leave it out", field, "unsupported_parameter")
+def _decode(data: bytes | msgspec.Raw, field: str | None, kind: Any = Any) -> Any:
+    """Return JSON as Python has it. Raises: `ApiError`, about `field`; None: about the whole body."""
+    what = "the body" if field is None else shown(field)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        said = _PATH.sub("", str(error))
+        code = "invalid_json" if field is None else "invalid_value"
+        raise ApiError(400, f"{what} is no JSON that can be read: {said}", field, code) from error
+
+
+def _read(kind: type[Body], given: dict[str, Any], said: dict[str, str], within: str = "") -> dict[str, Any]:
+    """Return the values of the fields that are done, by attribute. Raises: `ApiError` for any that must be refused."""
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        path = within + name
+        row = BY_NAME.get((kind.endpoint, path))
+        if row is None or "." in name:  # a dot is ours, between an object and its part
+            raise _unknown(kind.endpoint, path)
+        if row.fate is Fate.REFUSED and row.asks(value):
+            raise _unsupported(path, row.says)
+        if row.fate is not Fate.DONE or value is None:
+            continue
+        field = row.names[0].removeprefix(within)
+        whole = _whole(value) if field in _integers(kind) else value
+        if isinstance(whole, int) and whole.bit_length() > 64:
+            raise _bad(path, f"{path} is beyond 64 bits; give a smaller number")
+        if field in values and values[field] != whole:
+            raise _bad(path, f"{path} and {said[field]} differ and mean the same; give one of them")
+        said[field] = path
+        values[field] = _read(kind, value, {}, f"{path}.") if _has_parts(row, value) else whole
+    return values
+
+
+def _has_parts(row: Field, value: Any) -> bool:
+    """Whether the table has rows for the parts of this value."""
+    return isinstance(value, dict) and row.names[0] == "stream_options"
+
+
+def _integers(kind: type[Body]) -> frozenset[str]:
+    """Return the attributes that take whole numbers, alone or in a list."""
+    if kind not in _INTEGERS:
+        hints = get_type_hints(kind)
+        _INTEGERS[kind] = frozenset(name for name, hint in hints.items() if {int, list[int]} & {*get_args(hint)})
+    return _INTEGERS[kind]
+
+
+_INTEGERS: dict[type[Body], frozenset[str]] = {}
+
+
+def _whole(value: Any) -> Any:
+    """Return 6.0 as 6, as other servers do, alone or in a list."""
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def shown(words: str) -> str:
+    """Return a client's words for an error, cut if they are long."""
+    return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}…"
+
+
+def _unknown(endpoint: Endpoint, name: str) -> ApiError:
+    other = next((each for each in Endpoint if each is not endpoint and (each, name) in BY_NAME), None)
+    if other is not None and "." not in name:
+        return _unsupported(name, f"it is a field of {other.called}; leave it out, or ask /v1/{other}")
+    near = difflib.get_close_matches(name[:MOST_WORDS], _done_names(endpoint), 1, 0.75)
+    remedy = f"did you mean {near[0]}?" if near else "leave it out"
+    return ApiError(400, f"{shown(name)} is a field that nobody here knows; {remedy}", shown(name), _UNSUPPORTED)
+
+
+def _done_names(endpoint: Endpoint) -> Iterator[str]:
+    return (name for (at, name), row in BY_NAME.items() if at is endpoint and row.fate is Fate.DONE)
+
+
+_UNSUPPORTED = "unsupported_parameter"
+
+
+def _unsupported(field: str, why: str) -> ApiError:
+    return ApiError(400, f"{field} is not supported: {why}", field, _UNSUPPORTED)
+
+
+def _bad(field: str, message: str) -> ApiError:
+    return ApiError(400, message, field, "invalid_value")
 
 
 def _check_likely(field: str, most: int | None) -> None:
     if most is not None and not 0 <= most <= MOST_LIKELY:
-        raise ApiError(400, f"{field} is {most}; give 0 to {MOST_LIKELY}", field, "invalid_value")
+        raise _bad(field, f"{field} is {most}; give 0 to {MOST_LIKELY}")
 
 
 def _are_ids(prompt: Any) -> bool:
-    return isinstance(prompt, list) and bool(prompt) and all(type(each) is int for each in prompt)
-
-
-def _message(at: int, message: dict[str, Any]) -> dict[str, Any]:
-    where = f"messages[{at}]"
-    if not isinstance(message.get("role"), str):
-        raise ApiError(400, f"{where} has no role; give system, user or assistant", where, "invalid_type")
-    content = message.get("content")
-    if content is None:
-        content = ""
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        texts = [text for text in parts if isinstance(text, str)]
-        if len(texts) < len(content):
-            raise ApiError(400, f"{where} has parts that are no text; this model reads text", where, "invalid_type")
-        content = "\n".join(texts)
-    if not isinstance(content, str):
-        raise ApiError(400, f"{where} has a content that is neither a string nor parts of text", where, "invalid_type")
-    return {**message, "content": content}
+    return isinstance(prompt, list) and set(map(type, prompt)) == {int}

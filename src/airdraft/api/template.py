@@ -2,58 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import subprocess
+import sys
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
+import msgspec
 import tokenizers
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from airdraft.api.rendering import CPU_S
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.config import read_json
 from airdraft.models.text import ids_of, tokenizer_file
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-
-
-class _Generation(Extension):
-    """`{% generation %}`, which marks what a model is trained on. Here it only passes its content through."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+_FIELD = "messages"
 
 
 class ChatTemplate:
-    """Renders conversations for the model in one folder."""
+    """Renders conversations for the model in one folder, in a process with limits (see `rendering`)."""
 
     def __init__(self, source: str, tokens: Mapping[str, str], tokenizer: Path) -> None:
         """Use `of`. `source`: Jinja. `tokens`: bos_token and the other special ones. `tokenizer`: a tokenizer.json.
 
         Raises: `ModelError` if the template is broken.
         """
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-        try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as problem:
-            raise ModelError(f"the chat template is no Jinja ({problem}); fetch the model again") from problem
+        self._source = source
+        self._words = frozenset(re.findall(r"\w+", source))
         self._tokens = dict(tokens)
         self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._turn = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._started()
+        except _FailedError as problem:
+            raise ModelError(f"the chat template is no Jinja ({problem}); fetch the model again") from problem
 
     @classmethod
     def of(cls, folder: Path, file: Path | None = None) -> ChatTemplate | None:
@@ -77,24 +68,91 @@ class ChatTemplate:
             return None
         if not isinstance(source, str):
             raise ModelError(f"{path} has a chat_template that is no text; fetch it again")
-        values = {name: config.get(name) for name in _SPECIAL}
-        words = {name: value.get("content") if isinstance(value, dict) else value for name, value in values.items()}
-        tokens = {name: word for name, word in words.items() if isinstance(word, str)}
-        return cls(source, tokens, tokenizer_file(folder))
+        return cls(source, _special_tokens(folder, config), tokenizer_file(folder))
+
+    def reads(self, name: str) -> bool:
+        """Whether the template has this word, so that a message's field of that name is not lost in it."""
+        return name in self._words
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> str:
         """Return the text of a conversation. `variables`: add_generation_prompt, and what else the template reads.
 
-        Raises: `BadParameterError` if the template refuses it, or fails on it.
+        Raises: `BadParameterError` if the template refuses it, fails on it, or takes too long or too much memory.
         """
         try:
-            return self._template.render(messages=list(messages), **{**self._tokens, **variables})
-        except Exception as problem:  # a template is a program: it may raise anything
-            raise BadParameterError(f"the chat template does not take these messages: {problem}") from problem
+            line = msgspec.json.encode({**self._tokens, **variables, "messages": list(messages)})
+            with self._turn:
+                return _ask(self._started(), line)
+        except (_FailedError, RecursionError) as problem:
+            what = f"the chat template does not take these messages: {problem}"
+            raise BadParameterError(what, field=_FIELD) from problem
 
-    def encode(self, rendered: str) -> list[int]:
-        """Return the ids of a rendered text. The tokenizer adds no special tokens: the template has written them."""
-        return ids_of(self._tokenizer, rendered, special=False)
+    def encode(self, rendered: str, special: bool = False) -> list[int]:
+        """Return the ids of a rendered text. `special`: with those that the tokenizer adds to what the template wrote.
+
+        Raises: `ModelError` for half a surrogate pair, which is no text.
+        """
+        try:
+            return ids_of(self._tokenizer, rendered, special=special)
+        except (UnicodeEncodeError, TypeError) as problem:
+            raise ModelError("the chat template writes half a surrogate pair, which is no text; mend it") from problem
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """Return the process, begun again if it has ended. Raises: `_FailedError`."""
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-m", "airdraft.api.rendering"]
+            process = subprocess.Popen(  # noqa: S603 - this very program
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            weakref.finalize(self, _end, process)
+            self._process = process
+            _ask(process, json.dumps(self._source).encode())
+        return self._process
+
+
+class _FailedError(Exception):
+    """What is wrong with a template."""
+
+
+def _ask(process: subprocess.Popen[bytes], line: bytes) -> str:
+    """Return the answer to a line. Raises: `_FailedError`."""
+    if process.stdin is None or process.stdout is None:
+        raise _FailedError("its process has no pipes")
+    answer = b""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line + b"\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+    if not answer:
+        process.wait()
+        raise _FailedError(f"it took more than {CPU_S:g} s, or ended its process")
+    found: dict[str, str] = json.loads(answer)
+    if "error" in found:
+        raise _FailedError(found["error"])
+    return found["text"]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the special tokens by their names: of tokenizer_config.json or, failing that, special_tokens_map.json."""
+    path = folder / "special_tokens_map.json"
+    given = read_json(path) if path.is_file() else {}
+    tokens = {}
+    for name in _SPECIAL:
+        for value in (config.get(name), given.get(name)):
+            word = value.get("content") if isinstance(value, dict) else value
+            if isinstance(word, str):
+                tokens[name] = word
+                break
+    return tokens
 
 
 def _default(found: Any) -> Any:
@@ -103,12 +161,3 @@ def _default(found: Any) -> Any:
         return found
     named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
     return named.get("default")
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    # Jinja's own filter escapes for HTML, which no model was trained on.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)

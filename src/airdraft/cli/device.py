@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -34,12 +33,10 @@ def device(
     draft: options.Draft = "draft",
     draft_engine: options.DraftEngine = None,
     name: Annotated[str, typer.Option(help="What clients call the model: the target's name.")] = "target",
-    chat_template: Annotated[
-        Path | None,
-        typer.Option(help="A chat template in Jinja. Without it: the draft model's own.", rich_help_panel="Models"),
-    ] = None,
+    chat_template: options.ChatTemplateFile = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8572,
+    allow_host: options.AllowHost = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="AIRDRAFT_API_KEY", help="What clients must present. Without it: nothing.")
     ] = None,
@@ -85,8 +82,11 @@ def device(
             told=_log.info,
         )  # fmt: skip
         watch = MeteredWriter(writer)
-        app = device_app(watch, tokenizer, name, template, api_key)
-        scraping = scraped(watch.metrics.registry, writer.health, metrics_host, metrics_port)
+        allowed = allow_host or []
+        app = device_app(
+            watch, tokenizer, name, template, api_key, names=[host, *allowed], context=lambda: writer.context
+        )
+        scraping = scraped(watch.metrics.registry, writer.health, metrics_host, metrics_port, allowed)
         # The writer ends first: texts under way end with an error, and HTTP need not wait for them.
         async with scraping as metrics, serving(app, host, port) as found, writer:
             stopped = stopping(until_eof)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,15 @@ from airdraft.telemetry import logs
 
 ENGINE, ACCESS, LIMITS, OPERATION = "Engine", "Access", "Limits", options.OPERATION
 
+MOST_NAME = 200
+"""Characters of a model's name."""
+
+_Name = Annotated[
+    str | None,
+    typer.Option(
+        help="What clients call the model. Without it: its folder's name, or its id.", rich_help_panel="Models"
+    ),
+]
 _Engine = Annotated[
     str | None,
     typer.Option(
@@ -117,6 +127,7 @@ _ApiPortNumber = Annotated[
 
 def edge(
     target: options.Target = "target",
+    name: _Name = None,
     engine: _Engine = None,
     url: _Urls = None,
     engine_top_k: _EngineTopK = TOP_K,
@@ -124,6 +135,8 @@ def edge(
     kv_tokens: _KvTokens = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8571,
+    allow_host: options.AllowHost = None,
+    chat_template: options.ChatTemplateFile = None,
     profile_name: options.Profile = "none",
     tls_cert: _TlsCert = None,
     tls_key: _TlsKey = None,
@@ -171,21 +184,34 @@ def edge(
         idle_s=idle_s or None,
         traces=traces,
     )
+    shown = _checked(name)
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k)
+    model.info = replace(model.info, name=shown or model.info.name)
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
     capacity = Capacity(max_texts, max_batch, kv_tokens)
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
     logs.configure(level, log_json)
     api = None
     if api_port is not None:
-        api = ApiPort(edge_app(server, tokenizer, ChatTemplate.of(resolve(target, engine))), api_port, max_connections)
+        template = ChatTemplate.of(resolve(target, engine), chat_template)
+        app = edge_app(server, tokenizer, template, [host, *(allow_host or [])])
+        api = ApiPort(app, api_port, max_connections)
     process = EdgeProcess(
         server, model.info.name, host, port, metrics_host, metrics_port, api, certificate,
         imitated=pace.description if pace.target_s else None,
         tokens=len(service.access) if service.access else None,
-        drain_s=drain_s, as_json=as_json, until_eof=until_eof,
+        allowed=allow_host or [], drain_s=drain_s, as_json=as_json, until_eof=until_eof,
     )  # fmt: skip
     asyncio.run(process.serve())
+
+
+def _checked(name: str | None) -> str | None:
+    """Return the name of a model. Raises: `BadParameterError` for one that a line of text cannot hold."""
+    if name is not None and not (name.strip() and name.isprintable() and len(name) <= MOST_NAME):
+        raise BadParameterError(
+            f"--name is empty, unprintable or longer than {MOST_NAME} characters; give a short word"
+        )
+    return name
 
 
 def _limits(max_frame: int, max_draft: int, max_sessions: int, heartbeat_s: float) -> Limits:

@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import ssl
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class EdgeProcess:
     """Hardware whose compute is imitated."""
     tokens: int | None
     """Number of bearer tokens; None lets anybody in."""
+    allowed: Sequence[str]
+    """Further names by which metrics may be asked for."""
     drain_s: float
     as_json: bool
     until_eof: bool
@@ -73,7 +75,9 @@ class EdgeProcess:
         server = self.server
         async with server:
             await server.start(self.host, self.port)
-            scraping = scraped(server.metrics.registry, server.health, self.metrics_host, self.metrics_port)
+            scraping = scraped(
+                server.metrics.registry, server.health, self.metrics_host, self.metrics_port, self.allowed
+            )
             async with scraping as metrics_url, self._api() as api_url:
                 stopped = stopping(self.until_eof)
                 terminated = asyncio.Event()

@@ -102,6 +102,19 @@ Ca = Annotated[
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A further name by which clients without a key may ask for this server over HTTP; once for each. "
+        "localhost, addresses and this machine's own name always may.",
+    ),
+]
+ChatTemplateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--chat-template", help="A chat template in Jinja. Without it: the model's own.", rich_help_panel="Models"
+    ),
+]
 OPERATION = "Operation"
 MetricsPort = Annotated[
     int | None,

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
 
 from airdraft.cli import options
-from airdraft.telemetry.http import routes, serving
+from airdraft.telemetry.hosts import OwnNames
+from airdraft.telemetry.http import plain, routes, serving
 
 
 @contextlib.asynccontextmanager
 async def scraped(
-    metrics: CollectorRegistry, health: Callable[[], str | None], host: str, port: int | None
+    metrics: CollectorRegistry,
+    health: Callable[[], str | None],
+    host: str,
+    port: int | None,
+    allowed: Sequence[str] = (),
 ) -> AsyncIterator[str | None]:
-    """Serve /metrics and /healthz if a port is given. Yields the URL."""
+    """Serve /metrics and /healthz if a port is given. `allowed`: further names to be asked by. Yields the URL."""
     if port is None:
         yield None
         return
-    async with serving(Starlette(routes=routes(metrics, health)), host, port) as found:
+    app = OwnNames([host, *allowed]).guard(plain(routes(metrics, health)))
+    async with serving(app, host, port) as found:
         yield options.address(host, found).replace("ws://", "http://", 1)

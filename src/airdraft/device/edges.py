@@ -110,6 +110,11 @@ class Edges:
         """Times that texts moved to a nearer edge."""
 
     @property
+    def context(self) -> int | None:
+        """The target's context in tokens; None before an edge has answered."""
+        return self._target[1].context if self._target is not None else None
+
+    @property
     def url(self) -> str | None:
         """The edge in use."""
         return self._live.url if self._live is not None and self._live.alive else None

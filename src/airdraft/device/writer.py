@@ -104,6 +104,11 @@ class Writer:
         """The URL of the edge in use."""
         return self._edges.url
 
+    @property
+    def context(self) -> int | None:
+        """The target's context in tokens; None before an edge has answered."""
+        return self._edges.context
+
     def health(self) -> str | None:
         """Return the reason if texts stand still now: `state` while away, unless the draft model fills in."""
         return str(self.state) if self._edges.away and self._offline != "draft" else None

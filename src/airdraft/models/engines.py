@@ -10,7 +10,7 @@ from typing import Any
 from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel, TargetEngine
 from airdraft.models.digest import of_target
-from airdraft.models.folder import locate
+from airdraft.models.folder import locate, name_of
 from airdraft.models.hf import HfModel
 from airdraft.models.llamacpp import LlamaCppModel, gguf_file
 from airdraft.models.onnx import OnnxModel, graph_path, weight_files
@@ -150,7 +150,7 @@ def _engine_of(path: Path) -> str:
 
 def _make(engine: str, path: Path, name: str, **options: Any) -> Any:
     entry = ENGINES[engine]
-    return entry.make(path, name=name, **{option: options[option] for option in entry.options})
+    return entry.make(path, name=name_of(name, path), **{option: options[option] for option in entry.options})
 
 
 def _tokenizer(name: str, path: Path, scored: int) -> Tokenizer:

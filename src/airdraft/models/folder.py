@@ -25,6 +25,18 @@ def shipped(which: Literal["target", "draft"]) -> Path:
     raise ModelError(f"the shipped {which} model is missing; install airdraft again, or name a folder or a hub id")
 
 
+def name_of(name: str, path: Path) -> str:
+    """What others may call the model that is called `name` here and lies at `path`: never a path of this machine.
+
+    `target`, `draft` and hub ids stay; of a folder it is the last part, of a GGUF file that without the suffix.
+    """
+    if path.is_file():
+        return path.stem
+    if name in ("target", "draft") or not Path(name).expanduser().is_dir():
+        return name
+    return path.resolve().name or "model"
+
+
 def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]) -> Path:
     """Where the model called `name` lies: `target` or `draft`, a folder, a GGUF file, or a hub id `org/name`.
 

@@ -89,20 +89,22 @@ class Tokenizer:
         decoder = self._tokenizer.decoder
         self._byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the special tokens that the tokenizer's own post-processor adds.
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of `text`. `special`: with the special tokens that the tokenizer's own post-processor adds.
 
         A special token spelt out in `text` is encoded as that token. Raises `ModelError` if `text` holds half a
         surrogate pair, which is no text.
         """
         try:
-            return ids_of(self._tokenizer, text)
+            return ids_of(self._tokenizer, text, special)
         except (UnicodeEncodeError, TypeError) as problem:
             raise ModelError("the text holds half a surrogate pair; decode its bytes as UTF-8 first") from problem
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids` without special tokens; bytes that are no UTF-8 become U+FFFD."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD. `special`: with the names of special tokens."""
+        if len(ids) > LONG:  # as in `ids_of`: alone, with the interpreter locked
+            return str(self._tokenizer.decode_batch([list(ids)], skip_special_tokens=not special)[0])
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
 
     def is_special(self, token: int) -> bool:
         """Whether it is no part of any text, as an end-of-text token is not."""

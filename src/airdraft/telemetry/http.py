@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -45,6 +46,13 @@ def routes(metrics: CollectorRegistry, health: Callable[[], str | None]) -> list
         return JSONResponse({"status": why or "ok"}, 503 if why else 200)
 
     return [Route("/metrics", scrape), Route("/healthz", healthz)]
+
+
+def plain(routes: Sequence[BaseRoute], **options: Any) -> Starlette:
+    """Make an app of exactly these paths. Starlette's own would redirect /path/ to /path, at whatever host is named."""
+    app = Starlette(routes=routes, **options)
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Connection(H11Protocol):
