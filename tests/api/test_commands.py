@@ -7,6 +7,7 @@ import json
 import signal
 import ssl
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -103,6 +104,34 @@ def test_an_edge_serves_the_api_too(tokenizer: Tokenizer, truth: Truth) -> None:
         edge.send_signal(signal.SIGTERM)
         _, errors = edge.communicate(timeout=20)
         assert (edge.returncode, errors) == (0, b"")
+
+
+def test_an_edge_tells_a_name_and_no_path_and_takes_a_template(
+    tmp_path: Path, tokenizer: Tokenizer, truth: Truth
+) -> None:
+    folder = copied("target", tmp_path / "my-model")
+    (tmp_path / "lines.jinja").write_text(TINY)
+    text = tokenizer.decode(truth(RENDERED + "# assistant:", seed=3, max_tokens=20))
+    ports = ("--port", "0", "--api-port", "0", "--metrics-port", "0", "--json")
+    template = ("--chat-template", str(tmp_path / "lines.jinja"))
+    for options, name in (((), "my-model"), (("--name", "acme/coder"), "acme/coder")):
+        with started("edge", "--target", str(folder), *ports, *template, *options) as edge:
+            told = announced(edge)
+            assert told["model"] == name
+            with client(told["api"]) as api:
+                assert [model.id for model in api.models.list()] == [name]
+                for asked in (name, "target"):
+                    answer = api.chat.completions.create(model=asked, messages=MESSAGES, seed=3, max_tokens=20)
+                    assert (answer.choices[0].message.content, answer.model) == (text, name)
+            request = urllib.request.Request(told["metrics"] + "/healthz", headers={"Host": "evil.example"})  # noqa: S310
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(request)  # noqa: S310
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
+def test_a_name_that_no_line_holds(name: str) -> None:
+    code, _, errors = airdraft("edge", "--name", name)
+    assert (code, "--name is empty, unprintable or longer than 200 characters" in errors) == (2, True)
 
 
 def test_ended_in_the_midst_of_an_answer_neither_waits_nor_fails_loudly() -> None:

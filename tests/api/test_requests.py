@@ -12,6 +12,9 @@ from typing import Any
 import openai
 import pytest
 
+from airdraft.api.app import Api
+from airdraft.api.errors import ApiError
+from airdraft.api.schema import UNLIMITED
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.onnx import OnnxModel
 from airdraft.models.text import LONG, Tokenizer
@@ -331,6 +334,26 @@ def test_a_prompt_that_cannot_fit_is_refused_unread(served: Served, tokenizer: T
         assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
         with pytest.raises(openai.BadRequestError, match="tokens, the context of target is 1024; shorten the prompt"):
             client.completions.create(model="target", prompt=prompt[1:])
+
+
+@pytest.mark.parametrize("side", ["device", "edge"])
+def test_token_ids_without_number_are_refused_before_anything_is_made_of_them(
+    served: Served, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = getattr(served, side)
+    assert post(url, {"prompt": "x", "max_tokens": 1})[0] == 200  # from now on a device knows the context
+    monkeypatch.setattr(Tokenizer, "decode", lambda *_, **__: pytest.fail("it was decoded"))
+    for prompt in ([5] * 2_000_000, [[1, 2], [5] * 1024]):
+        status, answer = post(url, {"prompt": prompt, "echo": True})
+        error = answer["error"]
+        assert (status, error["code"], error["param"]) == (400, "context_length_exceeded", "prompt")
+
+
+def test_token_ids_are_bounded_before_a_context_is_known(tokenizer: Tokenizer) -> None:
+    api = Api(lambda key: None, tokenizer, "m")
+    api._check_ids([5] * UNLIMITED)
+    with pytest.raises(ApiError, match="give at most"):
+        api._check_ids([5] * (UNLIMITED + 1))
 
 
 def test_long_prompts_are_encoded_one_at_a_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

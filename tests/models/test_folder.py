@@ -12,7 +12,7 @@ import pytest
 
 from airdraft.errors import ModelError
 from airdraft.models.engines import load, resolve
-from airdraft.models.folder import shipped
+from airdraft.models.folder import name_of, shipped
 
 from ..pairs import copied
 
@@ -96,3 +96,15 @@ def test_a_hub_model_that_cannot_be_had(tmp_path: Path) -> None:
     assert said.startswith("no folder 'some/nothing', and the hub did not give a model of that id (")
     assert said.endswith("; check the path or the id, and that the network or the cache at HF_HOME has it")
     assert "\n" not in said
+
+
+def test_no_name_that_others_are_told_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "secret" / "my-model"
+    folder.mkdir(parents=True)
+    (folder / "a.Q4_1.gguf").touch()
+    monkeypatch.chdir(folder)
+    for name in (str(folder), f"{folder}/", ".", "../my-model"):
+        assert name_of(name, Path(name)) == "my-model"
+    assert name_of("a.Q4_1.gguf", folder / "a.Q4_1.gguf") == "a.Q4_1"
+    for name in ("target", "draft", "org/name"):
+        assert name_of(name, folder) == name
