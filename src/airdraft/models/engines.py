@@ -9,6 +9,7 @@ from typing import Any
 
 from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel, TargetEngine
+from airdraft.models.config import check_ends
 from airdraft.models.digest import of_target
 from airdraft.models.folder import locate, name_of
 from airdraft.models.hf import HfModel
@@ -88,6 +89,7 @@ def load(name: str, *, engine: str | None = None, threads: int | None = None) ->
     model: LanguageModel
     path, engine = _here(name, engine)
     model = _make(engine, path, name, threads=threads, sequences=DRAFTS)
+    check_ends(path, model.eos_ids, model.vocab_size)
     return model, _tokenizer(name, path, model.vocab_size)
 
 
@@ -112,6 +114,7 @@ def load_target(
             raise ModelError(f"a URL is for the engines {', '.join(REMOTE)}; name one with --engine, or leave it out")
         path, engine = _here(name, engine)
     model = _make(engine, path, name, threads=None, sequences=TARGETS, urls=urls, top_k=top_k)
+    check_ends(path, model.info.eos_ids, model.info.vocab_size)
     tokenizer = _tokenizer(name, path, model.info.vocab_size)
     whole = of_target(model.info.digest, ENGINES[engine].weights(path), tokenizer.digest)
     model.info = replace(model.info, digest=whole)

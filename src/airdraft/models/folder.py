@@ -37,6 +37,17 @@ def name_of(name: str, path: Path) -> str:
     return path.resolve().name or "model"
 
 
+def _check_files(folder: Path) -> None:
+    """Check that nothing in a model's folder would be waited for. Raises: `ModelError` for a pipe, a device, a socket."""
+    try:
+        for path in (*folder.iterdir(), *folder.glob("onnx/*")):
+            # What is neither, and is there all the same: a link that leads nowhere is not.
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ModelError(f"{path} is no file; put the model's own there")
+    except OSError as problem:
+        raise ModelError(f"{folder} cannot be looked at ({first_line(problem)}); check the path") from problem
+
+
 def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]) -> Path:
     """Where the model called `name` lies: `target` or `draft`, a folder, a GGUF file, or a hub id `org/name`.
 
@@ -54,6 +65,7 @@ def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]
     except (OSError, RuntimeError, ValueError) as problem:  # no such home, too long, not to be entered, a zero byte
         raise ModelError(f"{name!r} cannot be looked for ({first_line(problem)}); check the path") from problem
     if name and is_folder:  # an empty name would be the current folder
+        _check_files(folder)
         return folder
     if is_file and folder.suffix == ".gguf":
         return folder

@@ -11,10 +11,11 @@ from pathlib import Path
 import tokenizers
 
 from airdraft.errors import ModelError
-from airdraft.models.config import read_json
+from airdraft.models.config import read_json, shown
 
 LONG = 4096
 """Characters of a text that takes a while to encode."""
+_LONGEST_NAME = 255
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -47,7 +48,11 @@ def tokenizer_file(folder: Path) -> Path:
     if own.is_file() or not config.is_file():
         return own
     named = read_json(config).get("tokenizer_file")
-    return folder / named if isinstance(named, str) else own
+    if named is None:
+        return own
+    if not isinstance(named, str) or not named.isprintable() or not 0 < len(named) <= _LONGEST_NAME:
+        raise ModelError(f"{config} says tokenizer_file = {shown(named)}; it must be a path")
+    return folder / named
 
 
 class Tokenizer:
