@@ -1,4 +1,4 @@
-"""A model's JSON files with any values whatever: it loads, or one clear line says which value of which file is wrong."""
+"""A model's JSON files with any values whatever: it loads, or one clear line says which value is wrong."""
 
 from __future__ import annotations
 
@@ -119,9 +119,13 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_json(folder: Path, files: dict[str, bytes], name: str, kind: str) -> None:
     (folder / name).write_bytes(BROKEN[kind])
-    with pytest.raises(ModelError) as raised:
+
+    def load() -> None:
         ChatTemplate.of(folder)
         load_target(str(folder))
+
+    with pytest.raises(ModelError) as raised:
+        load()
     one_clear_line(raised.value, folder)
     assert name in str(raised.value)
 

@@ -139,9 +139,11 @@ def test_what_makes_a_folder_a_model_is_copied_beside(tmp_path: Path) -> None:
     out = tmp_path / "new" / "place" / "model.gguf"
     write_gguf(shipped("draft"), out)
     assert Tokenizer(out.parent).digest == Tokenizer(shipped("draft")).digest
-    assert sorted(file.name for file in out.parent.iterdir()) == [
-        "config.json", "generation_config.json", "model.gguf", "tokenizer.json"
-    ]  # fmt: skip
+    own = {file.name for file in shipped("draft").iterdir() if file.suffix == ".json"} | {
+        "model.gguf",
+        "tokenizer.json",
+    }
+    assert {file.name for file in out.parent.iterdir()} == own
     write_gguf(shipped("draft"), out, "q8_0")  # again, over the old
     with pytest.raises(ModelError, match=r"place holds another model's config\.json; choose a folder of its own"):
         write_gguf(shipped("target"), out)
@@ -152,8 +154,40 @@ def test_what_makes_a_folder_a_model_is_copied_beside(tmp_path: Path) -> None:
     [
         ({"model_type": "mamba"}, "model_type = 'mamba', which this writer does not know; convert"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling = "),
-        ({"attention_bias": True}, "attention_bias = True"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, r"config\.json does not say factor; add it"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+            "a rope of type 'yarn', which this writer does not know; con",
+        ),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "a rope of type 'dynamic'"),
+        ({"rope_parameters": {"rope_type": ["llama3"]}}, r"a rope of type \['llama3'\]"),
+        ({"rope_parameters": "none"}, "says rope_parameters = 'none'; it must be an object"),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "partial_rotary_factor' = 0.5 in a rope",
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 1e5}, "rope_theta": 1e4},
+            "two values of rope_theta, which differ; keep one",
+        ),
+        ({"rope_parameters": {"rope_theta": 0}}, "says rope_theta = 0; it must be a number above 0"),
+        (
+            {"rope_parameters": {"rope_theta": 1e5}, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            "which differ; keep",
+        ),
+        ({"attention_bias": True}, r"lacks model\.layers\.0\.self_attn\.q_proj\.bias, which its config wants"),
+        ({"mlp_bias": True}, r"lacks model\.layers\.0\.mlp\.gate_proj\.bias, which its config wants"),
+        ({"mlp_bias": "yes"}, "says mlp_bias = 'yes'; it must be true or false"),
+        ({"tie_word_embeddings": 1}, "says tie_word_embeddings = 1; it must be true or false"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "has architectures = "),
+        ({"quantization_config": {"bits": 4}}, "has 'quantization_config' = .* take it out if it changes nothing"),
+        ({"residual_multiplier": 0.5}, "has 'residual_multiplier' = 0.5, which this writer does not know"),
+        ({"rope_interleaved": True}, "has rope_interleaved = True"),
+        ({"num_key_value_heads": 3}, "has 4 heads of 32 over 3, which no Llama has; mend that"),
+        ({"hidden_size": 64}, r"of shape \(4096, 128\), and its config wants \(4096, 64\); mend that"),
+        ({"num_hidden_layers": 3}, r"lacks model\.layers\.2\.input_layernorm\.weight"),
+        ({"num_hidden_layers": 1}, r"has 'model\.layers\.1\..*', which is no part of a Llama of this config"),
+        ({"rms_norm_eps": float("nan")}, "says rms_norm_eps = nan; it must be a number above 0"),
         ({"rms_norm_eps": None}, r"config\.json does not say rms_norm_eps; add it"),
     ],
 )
@@ -215,7 +249,7 @@ def test_a_tensor_of_another_kind_of_model(copy: Path) -> None:
     path = copy / "model.safetensors"
     tensors = safetensors.numpy.load_file(path)
     safetensors.numpy.save_file({**tensors, "model.layers.0.self_attn.q_proj.bias": np.zeros(128, np.float32)}, path)
-    with pytest.raises(ModelError, match=r"has model\.layers\.0\.self_attn\.q_proj\.bias, which is no part"):
+    with pytest.raises(ModelError, match=r"has 'model\.layers\.0\.self_attn\.q_proj\.bias', which is no part"):
         write_gguf(copy, copy / "model.gguf")
 
 
@@ -228,3 +262,81 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_no_such_weight_type(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no weight type 'q2'; there are f32, f16, q8_0"):
         write_gguf(shipped("draft"), tmp_path / "model.gguf", "q2")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [(7, "says chat_template = 7"), ([{"name": "a"}], "it must be a text, or texts by name"), ([1], "by name")],
+)
+def test_chat_templates_that_are_none(found: Any, message: str, copy: Path) -> None:
+    (copy / "tokenizer_config.json").write_text(json.dumps({"chat_template": found}))
+    with pytest.raises(ModelError, match=message):
+        write_gguf(copy, copy / "model.gguf")
+
+
+def test_chat_templates_are_written_and_copied(copy: Path, tmp_path: Path) -> None:
+    from airdraft.api.template import ChatTemplate
+
+    said = {"bos_token": "<|endoftext|>", "chat_template": "{{ bos_token }}{{ messages[0].content }}"}
+    (copy / "tokenizer_config.json").write_text(json.dumps(said))
+    (copy / "special_tokens_map.json").write_text("{}")
+    write_gguf(copy, tmp_path / "one" / "model.gguf")
+    fields = gguf.GGUFReader(tmp_path / "one" / "model.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == said["chat_template"]
+    template = ChatTemplate.of(tmp_path / "one" / "model.gguf")
+    assert template is not None
+    assert template.render([{"role": "user", "content": "hi"}], {}) == "<|endoftext|>hi"
+    # A file of its own goes before, and several by name are all there.
+    (copy / "chat_template.jinja").write_text("alone")
+    write_gguf(copy, tmp_path / "two" / "model.gguf")
+    assert gguf.GGUFReader(tmp_path / "two" / "model.gguf").fields["tokenizer.chat_template"].contents() == "alone"
+    assert (tmp_path / "two" / "chat_template.jinja").read_text() == "alone"
+    (copy / "chat_template.jinja").unlink()
+    several = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
+    (copy / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
+    write_gguf(copy, tmp_path / "three" / "model.gguf")
+    fields = gguf.GGUFReader(tmp_path / "three" / "model.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == "plain"
+    assert fields["tokenizer.chat_template.tool_use"].contents() == "tools"
+
+
+def test_a_file_that_only_another_model_has_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("another's")
+    with pytest.raises(ModelError, match=r"holds another model's chat_template\.jinja; choose a folder of its own"):
+        write_gguf(shipped("draft"), tmp_path / "model.gguf")
+
+
+def test_no_end_of_text(copy: Path) -> None:
+    change(copy / "generation_config.json", eos_token_id=None)
+    change(copy / "config.json", eos_token_id=None)
+    with pytest.raises(ModelError, match="no token that ends a text, and GGUF takes 11 then; add eos_token_id"):
+        write_gguf(copy, copy / "model.gguf")
+
+
+@pytest.mark.parametrize(("value", "weights", "message"), [
+    (1e6, "f16", "has numbers beyond f16; choose f32"), (np.nan, "f32", "or with numbers that are none; convert"),
+    (np.inf, "q8_0", "or with numbers that are none"),
+])  # fmt: skip
+def test_numbers_that_cannot_be_stored(value: float, weights: Any, message: str, copy: Path) -> None:
+    import safetensors.numpy
+
+    path = copy / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    tensors["lm_head.weight"][3, 5] = value
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(ModelError, match=message):
+        write_gguf(copy, copy / "model.gguf", weights)
+
+
+def test_a_file_that_is_there_stays_until_the_new_one_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    with pytest.raises(ModelError, match=r"model\.gguf cannot be written \(No space left"):
+        write_gguf(shipped("draft"), tmp_path / "model.gguf")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]

@@ -1,4 +1,4 @@
-"""What `config.json` and `generation_config.json` say of a model, in the few facts airdraft needs, each within bounds."""
+"""What `config.json` and `generation_config.json` say of a model, in the few facts airdraft needs, within bounds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ MOST_POSITIONS = (1 << 31) - 1
 """Of a text, and of any other size here."""
 _MOST_ENDS = 1024
 _MOST_JSON_BYTES = 256_000_000
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """A value of a file as a message shows it: short, on one line, whatever it is."""
-    return reprlib.repr(value)
+    return _short.repr(value)
 
 
 def whole(config: dict[str, Any], path: Path, *names: str, most: int = MOST_POSITIONS) -> int | None:

@@ -38,7 +38,7 @@ def name_of(name: str, path: Path) -> str:
 
 
 def _check_files(folder: Path) -> None:
-    """Check that nothing in a model's folder would be waited for. Raises: `ModelError` for a pipe, a device, a socket."""
+    """Check that nothing in a model's folder would be waited for. Raises: `ModelError` for a pipe, device or socket."""
     try:
         for path in (*folder.iterdir(), *folder.glob("onnx/*")):
             # What is neither, and is there all the same: a link that leads nowhere is not.

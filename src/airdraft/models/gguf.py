@@ -1,10 +1,13 @@
 """Writes a Llama as GGUF, the format of llama.cpp: metadata, byte-level BPE vocabulary, tensors.
 
-Names and meanings are those of the GGUF specification (github.com/ggml-org/ggml, docs/gguf.md).
+Names and meanings are those of the GGUF specification (github.com/ggml-org/ggml, docs/gguf.md). What is read back has
+the rows of the original: so every value of config.json and every tensor is either written, or known to change no row,
+or refused by name.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,25 +16,14 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from airdraft.errors import ModelError
-from airdraft.models.config import read_config, read_json
+from airdraft.errors import ModelError, first_line
+from airdraft.models.config import read_json, shown
+from airdraft.models.llama import COMPUTED, CONVERT, Llama, read_llama
 from airdraft.models.text import tokenizer_file
 
 WeightType = Literal["f32", "f16", "q8_0"]
-_ELSE = "convert it with llama.cpp's convert_hf_to_gguf.py"
 
-_TENSORS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-_LAYER_TENSORS = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
+_CHAT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -44,8 +36,8 @@ _PRE_TOKENIZERS = {(_LLAMA3_SPLIT, True): "llama-bpe", (None, False): "gpt-2"}
 def write_gguf(folder: Path, out: Path, weights: WeightType = "f32") -> None:
     """Writes the Llama in `folder` (config.json, model.safetensors, tokenizer.json) to `out`.
 
-    Matrices are stored as `weights`, norms always in fp32. Files that make a folder a model, tokenizer.json and the
-    configs, are copied beside `out`, so that its folder can be loaded.
+    Matrices are stored as `weights`, norms and biases always in fp32. Files that make a folder a model, tokenizer.json,
+    the configs and the chat template, are copied beside `out`, so that its folder can be loaded.
     Raises: `ModelError` if the extra or a file is missing, or the model is none that this writer knows.
     """
     try:
@@ -54,71 +46,71 @@ def write_gguf(folder: Path, out: Path, weights: WeightType = "f32") -> None:
         raise ModelError("writing GGUF needs the gguf package; install airdraft[llamacpp]") from problem
     if weights not in get_args(WeightType):
         raise ModelError(f"no weight type {weights!r}; there are {', '.join(get_args(WeightType))}")
-    config = _config(folder)
+    llama = read_llama(folder)
     writer = gguf.GGUFWriter(None, "llama")
     writer.add_name(folder.resolve().name)
-    _add_sizes(writer, folder, config)
-    _add_tokenizer(writer, folder)
+    _add_sizes(writer, llama)
+    _add_tokenizer(writer, folder, llama)
     kind = gguf.GGMLQuantizationType[weights.upper()]
     writer.add_file_type({"f32": 0, "f16": 1, "q8_0": 7}[weights])  # gguf.LlamaFileType
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    for name, tensor in _tensors(folder, config).items():
+    factors = llama.rope.factors(llama.head_dim)
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors, raw_dtype=gguf.GGMLQuantizationType.F32)
+    for name, tensor in _tensors(folder, llama).items():
         one = gguf.GGMLQuantizationType.F32 if tensor.ndim == 1 else kind
         try:
-            writer.add_tensor(name, gguf.quantize(tensor, one), raw_dtype=one)
+            with np.errstate(over="raise"):
+                writer.add_tensor(name, gguf.quantize(tensor, one), raw_dtype=one)
         except gguf.QuantError as problem:
             raise ModelError(f"{name} of {folder} cannot be {weights} ({problem}); choose f16") from problem
+        except FloatingPointError as problem:
+            raise ModelError(f"{name} of {folder} has numbers beyond {weights}; choose f32") from problem
+    part = out.with_name(f"{out.name}.part")  # what was there stays until the new one is complete
     try:
         beside = _beside(folder, out)
-        writer.write_header_to_file(out)
+        writer.write_header_to_file(part)
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
+        writer.close()  # and flush, before it is in its place
         for file in beside:
             shutil.copyfile(file, out.parent / file.name)
+        os.replace(part, out)
     except OSError as problem:
         raise ModelError(f"{out} cannot be written ({problem.strerror}); choose another place") from problem
+    finally:
+        writer.close()
+        if part.is_file():
+            part.unlink()
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """The config of a plain Llama. Raises: `ModelError` if it is anything that the tensors alone do not tell."""
-    read_config(folder)
-    config = read_json(folder / "config.json")
-    plain = {"model_type": "llama", "hidden_act": "silu", "rope_scaling": None, "attention_bias": False,
-             "mlp_bias": False}  # fmt: skip
-    for name, value in plain.items():
-        if config.get(name, value) != value:
-            raise ModelError(f"{folder} has {name} = {config[name]!r}, which this writer does not know; {_ELSE}")
-    return config
+def _add_sizes(writer: Any, llama: Llama) -> None:
+    writer.add_context_length(llama.facts.max_context)
+    writer.add_vocab_size(llama.facts.vocab_size)
+    writer.add_embedding_length(llama.hidden)
+    writer.add_block_count(llama.layers)
+    writer.add_feed_forward_length(llama.inner)
+    writer.add_layer_norm_rms_eps(llama.norm_eps)
+    writer.add_head_count(llama.heads)
+    writer.add_head_count_kv(llama.kv_heads)
+    writer.add_key_length(llama.head_dim)
+    writer.add_value_length(llama.head_dim)
+    writer.add_rope_dimension_count(llama.head_dim)
+    writer.add_rope_freq_base(llama.rope.theta)
+    if llama.rope.kind == "linear":
+        import gguf  # noqa: PLC0415  # an extra
+
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(llama.rope.numbers["factor"])
 
 
-def _add_sizes(writer: Any, folder: Path, config: dict[str, Any]) -> None:
-    facts = read_config(folder)
-    try:
-        heads = config["num_attention_heads"]
-        writer.add_context_length(facts.max_context)
-        writer.add_vocab_size(facts.vocab_size)
-        writer.add_embedding_length(config["hidden_size"])
-        writer.add_block_count(config["num_hidden_layers"])
-        writer.add_feed_forward_length(config["intermediate_size"])
-        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    except KeyError as missing:
-        raise ModelError(f"{folder / 'config.json'} does not say {missing.args[0]}; add it") from None
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(facts.kv_heads)
-    writer.add_key_length(facts.head_dim)
-    writer.add_value_length(facts.head_dim)
-    writer.add_rope_dimension_count(facts.head_dim)
-    writer.add_rope_freq_base(config.get("rope_theta", 10000.0))
-
-
-def _add_tokenizer(writer: Any, folder: Path) -> None:
+def _add_tokenizer(writer: Any, folder: Path, llama: Llama) -> None:
     path = tokenizer_file(folder)
     content = read_json(path) if path.is_file() else {}
-    model, facts = content.get("model", {}), read_config(folder)
+    model, facts = content.get("model", {}), llama.facts
     name = _PRE_TOKENIZERS.get((_split(content), bool(model.get("ignore_merges"))))
     if model.get("type") != "BPE" or name is None or content.get("normalizer") is not None:
-        raise ModelError(f"{path} is no byte-level BPE with a pre-tokenizer known here; {_ELSE}")
+        raise ModelError(f"{path} is no byte-level BPE with a pre-tokenizer known here; {CONVERT}")
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     added = tokenizer.get_added_tokens_decoder()
     size = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -133,16 +125,41 @@ def _add_tokenizer(writer: Any, folder: Path) -> None:
     # What the tokenizer puts before every text, whichever of its ways it has for that.
     before = tokenizer.encode("").ids
     if len(before) > 1:
-        raise ModelError(f"{path} puts {len(before)} tokens around a text, and GGUF knows one; {_ELSE}")
+        raise ModelError(f"{path} puts {len(before)} tokens around a text, and GGUF knows one; {CONVERT}")
     writer.add_add_bos_token(bool(before))
     writer.add_add_eos_token(False)
-    for token in before:
+    for token in before or [each for each in [llama.bos] if each is not None]:
         writer.add_bos_token_id(token)
     ends = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
     if len(facts.eos_ids) > len(ends):
-        raise ModelError(f"{folder} has {len(facts.eos_ids)} tokens that end a text, and GGUF knows 3; {_ELSE}")
+        raise ModelError(f"{folder} has {len(facts.eos_ids)} tokens that end a text, and GGUF knows 3; {CONVERT}")
+    if not facts.eos_ids:
+        raise ModelError(f"{folder} has no token that ends a text, and GGUF takes 11 then; add eos_token_id")
     for add, token in zip(ends, facts.eos_ids, strict=False):
         add(token)
+    template = _template(folder)
+    if template is not None:
+        writer.add_chat_template(template)
+
+
+def _template(folder: Path) -> Any:
+    """The chat template: of chat_template.jinja, or of tokenizer_config.json, there maybe several by name."""
+    alone, path = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    try:
+        if alone.is_file():
+            return alone.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ModelError(f"{alone} cannot be read ({first_line(problem)}); fetch it again") from problem
+    found = read_json(path).get("chat_template") if path.is_file() else None
+    several = found if isinstance(found, list) else []
+    named = all(isinstance(each, dict) and {*map(type, each.values())} == {str} for each in several)
+    if (
+        not isinstance(found, str | list | None)
+        or not named
+        or any({*each} != {"name", "template"} for each in several)
+    ):
+        raise ModelError(f"{path} says chat_template = {shown(found)}; it must be a text, or texts by name")
+    return found
 
 
 def _split(content: dict[str, Any]) -> str | None:
@@ -157,56 +174,55 @@ def _split(content: dict[str, Any]) -> str | None:
     return ""
 
 
-def _tensors(folder: Path, config: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    """All tensors, fp32, under llama.cpp's names. Raises: `ModelError`."""
+def _tensors(folder: Path, llama: Llama) -> dict[str, NDArray[Any]]:
+    """All tensors, fp32, under llama.cpp's names. Raises: `ModelError` unless they are just those of the config."""
     try:
         import safetensors.numpy  # noqa: PLC0415  # an extra
     except ImportError as problem:
         raise ModelError("reading weights needs safetensors; install airdraft[llamacpp]") from problem
     path = folder / "model.safetensors"
     if not path.is_file():
-        raise ModelError(f"{folder} has no model.safetensors; {_ELSE}")
+        raise ModelError(f"{folder} has no model.safetensors; {CONVERT}")
     try:
         found = safetensors.numpy.load_file(path)
     except Exception as problem:  # its own error, or NumPy's for a type NumPy lacks
-        raise ModelError(f"{path} cannot be read ({problem}); fetch it again, or {_ELSE}") from problem
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": read_config(folder).kv_heads}
-    made = {}
+        raise ModelError(f"{path} cannot be read ({first_line(problem)}); fetch it again, or {CONVERT}") from problem
+    made, wanted = {}, llama.tensors()
     for name, tensor in found.items():
-        stem = name.removesuffix(".weight")
-        if stem == "lm_head" and config.get("tie_word_embeddings"):
+        if name.endswith(COMPUTED) or (name == "lm_head.weight" and llama.tied):
             continue
-        layer, short = "", _TENSORS.get(stem)
-        if short is None:
-            _, _, rest = stem.partition("model.layers.")
-            layer, _, inner = rest.partition(".")
-            short = _LAYER_TENSORS.get(inner)
-        if short is None:
-            raise ModelError(f"{path} has {name}, which is no part of a plain Llama; {_ELSE}")
+        if name not in wanted:
+            raise ModelError(f"{path} has {shown(name)}, which is no part of a Llama of this config; {CONVERT}")
+        there, shape, heads = wanted.pop(name)
+        if tensor.shape != shape:
+            raise ModelError(f"{path} has {name} of shape {tensor.shape}, and its config wants {shape}; mend that")
+        if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
+            raise ModelError(f"{path} has {name} in {tensor.dtype}, or with numbers that are none; {CONVERT}")
         rows = tensor.astype(np.float32)
-        made[f"blk.{layer}.{short}.weight" if layer else f"{short}.weight"] = (
-            _paired(rows, heads[short]) if short in heads else rows
-        )
+        made[there] = rows if heads is None else _paired(rows, heads)
+    if wanted:
+        raise ModelError(f"{path} lacks {next(iter(wanted))}, which its config wants; fetch it again")
     return made
 
 
-def _paired(matrix: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Rows of queries or keys [heads × head_dim, hidden] in llama.cpp's order.
+def _paired(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Rows of queries or keys [heads × head_dim, ...] in llama.cpp's order.
 
     RoPE turns pairs of coordinates: transformers pairs i with i + head_dim/2, llama.cpp 2i with 2i + 1.
     """
-    out, hidden = matrix.shape
-    return np.ascontiguousarray(matrix.reshape(heads, 2, out // heads // 2, hidden).swapaxes(1, 2).reshape(out, hidden))
+    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1)
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
 
 
 def _beside(folder: Path, out: Path) -> list[Path]:
     """What to copy beside `out`. Raises: `ModelError` if another model's files are there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    files = [tokenizer_file(folder), *(folder / name for name in ("config.json", "generation_config.json"))]
+    files = [tokenizer_file(folder), *(folder / name for name in ("config.json", "generation_config.json", *_CHAT))]
     missing = [file for file in files if file.is_file() and not (out.parent / file.name).exists()]
     for file in files:
         there = out.parent / file.name
-        if file not in missing and file.is_file() and there.read_bytes() != file.read_bytes():
+        # One that only the other model has would be read as this one's, too.
+        if there.exists() and (not file.is_file() or there.read_bytes() != file.read_bytes()):
             raise ModelError(
                 f"{out.parent} holds another model's {file.name}; choose a folder of its own for {out.name}"
             )
