@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from airdraft.core import schemes
+from airdraft.core.choosing import choose
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import Draft, SchemeSpec, encode
 from airdraft.core.noise import gumbel
-from airdraft.core.sampling import SamplingParams, choose
+from airdraft.core.sampling import SamplingParams
 from bench.pages import json_file, machine, publish
 
 BAR_MS = 0.5

@@ -22,6 +22,7 @@ from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event, Failed, Finished, Forward
 from airdraft.core.messages import websocket_header
+from airdraft.core.schemes import Ruling
 from airdraft.errors import AirdraftError, Code, RefusedError
 from airdraft.scheduler import Call, Owner, Scheduler, Sequenced, yielded
 
@@ -33,6 +34,8 @@ waiting ones, as a single message."""
 MOST_UNSENT = 16 << 20
 """Most unsent bytes of a device that still reads, four of the longest frames. No honest edge asks for more. (An edge
 stops reading from a device that does not take its data.)"""
+LARGE = 1 << 16
+"""Logits from which to choose tokens takes longer than to wake another thread for it."""
 CLOSE_S = 3.0
 """Seconds for the peer to read the last bytes and close."""
 
@@ -50,6 +53,11 @@ class Payer(Protocol):
     def spend(self, tokens: int) -> None:
         """Pay for tokens that were fed beyond those. Who comes next waits longer."""
         ...
+
+
+async def judged(judge: Callable[[np.ndarray], Ruling | None], logits: np.ndarray) -> Ruling | None:
+    """The ruling of `EdgeSession.judge`; over a large vocabulary in another thread, so that the loop stays free."""
+    return await asyncio.to_thread(judge, logits) if logits.size > LARGE else judge(logits)
 
 
 class Driver:
@@ -72,7 +80,7 @@ class Driver:
         self.machine = machine
         self._socket = socket
         self._scheduler = scheduler
-        self._owner = Owner(payer.owner if payer else None)
+        self._owner = Owner(payer.owner if payer else scheduler.tenant)
         self._on_event = on_event
         self._on_call = on_call
         self._payer = payer
@@ -203,8 +211,12 @@ class Driver:
                 if self._on_call is not None:
                     text.on_call = partial(self._on_call, number)
             logits = await self._paid(text, event)
+            machine = self.machine
+            take: Callable[[int, np.ndarray, float], list[Event]] = machine.forwarded
+            if isinstance(machine, EdgeMachine):
+                take = partial(machine.forwarded, ruling=await judged(partial(machine.judge, number), logits))
             self._forwards.pop(number, None)  # from here on `forget` must not cancel this task
-            self.handle(self.machine.forwarded(number, logits, self._now()))
+            self.handle(take(number, logits, self._now()))
         except RefusedError as error:
             self._failed(number, error.code, str(error))
         except AirdraftError as error:

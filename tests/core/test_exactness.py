@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 
 from airdraft.core import schemes
+from airdraft.core.choosing import choose
 from airdraft.core.device import session
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Mode
 from airdraft.core.request import Request
-from airdraft.core.sampling import SamplingParams, choose, distribution, draw
+from airdraft.core.sampling import SamplingParams, distribution, draw
 from airdraft.core.schemes import Context, Drafted, Guess, Ruling
 from airdraft.core.schemes.coupled import Coupled
 from airdraft.core.schemes.dense import Dense

@@ -15,9 +15,10 @@ import pytest
 from scipy.special import chdtrc
 
 from airdraft.core import schemes
+from airdraft.core.choosing import choose
 from airdraft.core.law import Guide, Law, Place
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.sampling import SamplingParams, choose, distribution, draw
+from airdraft.core.sampling import SamplingParams, distribution, draw
 from airdraft.core.schemes import DEVICE, EDGE, SCHEMES, Context, Drafted, Drafts, Ruling, Scheme
 from airdraft.core.schemes.coupled import Coupled
 from airdraft.core.schemes.rejection import Rejection

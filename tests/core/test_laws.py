@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from hypothesis.extra.numpy import arrays
 from airdraft.core import messages as m
 from airdraft.core import schemes
 from airdraft.core.bits import BitReader, BitWriter, id_width, lattice
+from airdraft.core.choosing import choose, plainly
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import MOST_LIKELY
-from airdraft.core.sampling import SamplingParams, candidates, choose, distribution, draw, draws, softmax
+from airdraft.core.sampling import SamplingParams, candidates, distribution, draw, draws, softmax
 from airdraft.core.schemes import DEVICE, EDGE
 from airdraft.errors import BadParameterError, RemoteProtocolError
 
@@ -276,3 +278,41 @@ def test_choices_over_seeds_follow_the_distribution(given_params: SamplingParams
 
 def test_softmax_is_the_definition() -> None:
     assert np.allclose(softmax(np.log(np.array([1.0, 2.0, 5.0]))), [0.125, 0.25, 0.625])
+
+
+LARGE = 5000
+"""A vocabulary that is large enough to be chosen from without computing every token's noise."""
+
+
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from((0.01, 0.3, 3.0, 30.0)),
+    st.sampled_from((np.float16, np.float32, np.float64)),
+    st.sampled_from((1e-6, 0.3, 0.7, 1.0, 2.5)),
+    st.sampled_from((1.0, 0.95, 0.5, 1e-9)),
+    st.sampled_from((0.0, 0.1, 1.0)),
+    st.sampled_from(("normal", "steps", "masked", "peak", "all alike")),
+    st.integers(0, 1 << 40),
+)
+def test_a_choice_is_the_same_without_the_noise_of_those_ruled_out(
+    seed: int,
+    spread: float,
+    dtype: type[np.floating[Any]],
+    temperature: float,
+    top_p: float,
+    min_p: float,
+    shape: str,
+    position: int,
+) -> None:
+    row = np.random.default_rng(seed).standard_normal(LARGE) * spread
+    if shape == "steps":  # many ties
+        row = np.round(row)
+    elif shape == "masked":
+        row[: LARGE - 3] = -np.inf
+    elif shape == "peak":
+        row[seed % LARGE] = 40 * spread
+    elif shape == "all alike":
+        row[:] = 1.5
+    params = SamplingParams(temperature, top_p=top_p, min_p=min_p)
+    found = choose(row.astype(dtype), params, seed, position)
+    assert found == plainly(row.astype(dtype), params, seed, position)

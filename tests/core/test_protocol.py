@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from airdraft.core import messages, schemes
+from airdraft.core.choosing import choose
 from airdraft.core.connection import HEARTBEAT_S, SILENCE
 from airdraft.core.edge import Limits
 from airdraft.core.law import Law
@@ -43,7 +44,7 @@ from airdraft.core.messages import (
     encode,
 )
 from airdraft.core.noise import gumbel, noise_words, row_key
-from airdraft.core.sampling import SamplingParams, choose
+from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import Drafted, Drafts
 from airdraft.core.schemes.split import CANDIDATES
 from airdraft.core.states import DEVICE, EDGE

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.control.machine import device_machine
+from airdraft.core.choosing import choose
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import Decoder, Digest, Draft, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
 from airdraft.core.policy import Mode
 from airdraft.core.request import Request
-from airdraft.core.sampling import SamplingParams, choose
+from airdraft.core.sampling import SamplingParams
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from airdraft.core.choosing import choose
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import gumbel
 from airdraft.core.request import Request
-from airdraft.core.sampling import SamplingParams, candidates, choose
+from airdraft.core.sampling import SamplingParams, candidates
 from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import ModelError, RefusedError
-from airdraft.models.base import Part, TargetEngine
+from airdraft.models.base import Copier, Part, TargetEngine
 from airdraft.models.onnx import OnnxModel
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
@@ -85,6 +86,31 @@ def test_it_rolls_back_to_every_depth(engine: TargetEngine, oracle: OnnxModel) -
         branch = [*TEXT[:keep], 7, 8, 9]
         [found] = run(engine, (cache, keep, branch[keep:], 3))
         agree(engine, found, oracle, branch)
+
+
+def test_copies_go_their_own_ways(engine: TargetEngine, oracle: OnnxModel) -> None:
+    if not isinstance(engine, Copier):
+        assert engine.info.max_calls > 1  # a server elsewhere, which keeps prefixes by itself
+        return
+    first = engine.new_cache()
+    run(engine, (first, 0, TEXT, 0))
+    for length in (len(TEXT), 5, 1):
+        copy = engine.copy(first, length)
+        assert (copy.length, first.length) == (length, len(TEXT))
+        branch, trunk = [*TEXT[:length], 7, 8, 9], [*TEXT, 77]
+        for _ in range(2):
+            [found] = run(engine, (copy, length, branch[length:], 3))
+            agree(engine, found, oracle, branch)
+            [found] = run(engine, (first, len(TEXT), [77], 1))
+            agree(engine, found, oracle, trunk)
+            run(engine, (first, len(TEXT) - 1, TEXT[-1:], 0))
+        copies = engine.copy(copy, copy.length)
+        del copy
+        run(engine, (engine.new_cache(), 0, [5, 6, 7], 0))
+        [found] = run(engine, (copies, len(branch), [3], 1))
+        agree(engine, found, oracle, [*branch, 3])
+    with pytest.raises(ModelError, match="cannot be copied"):
+        engine.copy(first, first.length + 1)
 
 
 def test_sessions_take_turns_and_share_calls(engine: TargetEngine, oracle: OnnxModel) -> None:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airdraft.core.choosing import choose
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
-from airdraft.core.sampling import SamplingParams, choose, distribution
+from airdraft.core.sampling import SamplingParams, distribution
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab.record import MAX_PROMPT, TOP_K, RecordedText, Recording, prompts, record, synthetic
 from airdraft.models.base import FloatArray

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import urllib3
 
-from airdraft.core.sampling import SamplingParams, choose
+from airdraft.core.choosing import choose
+from airdraft.core.sampling import SamplingParams
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, Part
 from airdraft.models.folder import shipped

@@ -302,11 +302,11 @@ def test_a_text_that_lost_its_cache_is_fed_again() -> None:
         texts = [scheduler.open(Owner()) for _ in range(3)]
         for at, text in enumerate(texts, 1):
             await scheduler.run(text, forward(0, [at] * 150, 0))
-        assert scheduler.evictions == 1
+        assert scheduler.caches.evictions == 1
         rows = await scheduler.run(texts[0], forward(150, [8, 9], 2))
         assert rows[-1, 0] == 152
         assert list(texts[0].cache) == [1] * 150 + [8, 9]
-        assert scheduler.evictions == 2
+        assert scheduler.caches.evictions == 2
         scheduler.close()
 
     run(main)
@@ -440,3 +440,155 @@ def test_only_short_calls_for_a_text_alone_hold_the_loop_up(
 
     run(main)
     assert [thread is threading.main_thread() for thread in engine.threads] == here
+
+
+class Copying(Noting):
+    """The same, whose caches can be copied."""
+
+    def __init__(self, max_caches: int | None = None) -> None:
+        super().__init__(max_caches=max_caches)
+        self.copies: list[int] = []
+
+    def copy(self, cache: Cache, length: int) -> Cache:
+        assert length <= len(cache)
+        self.copies.append(length)
+        made = self.new_cache()
+        made.extend(cache[:length])
+        return made
+
+
+PROMPT = [at % 97 for at in range(300)]
+
+
+async def written(scheduler: Scheduler, owner: Owner, tokens: Sequence[int], rows: int = 1) -> Sequenced:
+    """A text that was fed `tokens` and had the right rows, not dropped yet."""
+    text = scheduler.open(owner)
+    found = await scheduler.run(text, forward(0, tokens, rows))
+    assert (found == contents(tokens)).all()
+    return text
+
+
+def test_a_text_that_goes_on_where_one_ended_takes_its_cache() -> None:
+    async def main() -> None:
+        engine, owner = Copying(), Owner()
+        scheduler = Scheduler(engine, "noting")
+        scheduler.drop(await written(scheduler, owner, PROMPT))
+        text = await written(scheduler, owner, [*PROMPT, 1, 2, 3])
+        assert engine.fed[-1] == [1, 2, 3]
+        assert (text.reused, scheduler.caches.reused, engine.copies, engine.most) == (300, 300, [], 1)
+        scheduler.drop(text)
+        scheduler.close()
+
+    run(main)
+
+
+def test_a_text_that_leaves_another_early_gets_a_copy() -> None:
+    async def main() -> None:
+        engine, owner = Copying(), Owner()
+        scheduler = Scheduler(engine, "noting")
+        living = await written(scheduler, owner, PROMPT)
+        other = await written(scheduler, owner, [*PROMPT[:150], 99])
+        assert engine.copies == [150]
+        assert engine.fed[-1] == [99]
+        again = await scheduler.run(living, forward(300, [5], 1))
+        assert (again == contents([*PROMPT, 5])).all()
+        scheduler.drop(living)
+        scheduler.drop(other)
+        third = await written(scheduler, owner, PROMPT[:200])  # of one that is over, but went on for long
+        assert engine.copies == [150, 199]
+        scheduler.drop(third)
+        scheduler.close()
+
+    run(main)
+
+
+def test_only_texts_of_one_tenant_share_what_was_read() -> None:
+    async def main() -> None:
+        engine, tenants = Copying(), [Owner(), Owner()]
+        scheduler = Scheduler(engine, "noting")
+        for tenant, reused in ((0, 0), (1, 0), (0, 299), (1, 299)):
+            text = await written(scheduler, Owner(tenants[tenant]), PROMPT)
+            assert text.reused == reused
+            scheduler.drop(text)
+        scheduler.close()
+
+    run(main)
+
+
+def test_choices_of_one_prompt_read_it_once() -> None:
+    async def main() -> None:
+        engine, owner = Copying(), Owner()
+        scheduler = Scheduler(engine, "noting")
+        texts = await asyncio.gather(*(written(scheduler, owner, PROMPT) for _ in range(4)))
+        assert sum(map(len, engine.fed)) == 300 + 3
+        assert sorted(text.reused for text in texts) == [0, 299, 299, 299]
+        for text in texts:
+            scheduler.drop(text)
+        scheduler.close()
+
+    run(main)
+
+
+def test_who_waits_for_a_prompt_that_is_given_up_reads_it_itself() -> None:
+    async def main() -> None:
+        engine, owner = Copying(), Owner()
+        scheduler = Scheduler(engine, "noting")
+        engine.gated = True
+        first = scheduler.open(owner)
+        gone = asyncio.create_task(scheduler.run(first, forward(0, PROMPT, 1)))
+        while not engine.calls:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        waits = asyncio.create_task(written(scheduler, owner, PROMPT))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        scheduler.drop(first)
+        engine.gated = False
+        engine.gate.release()
+        text = await waits
+        assert text.reused == PIECE  # what was fed by then
+        scheduler.drop(text)
+        scheduler.close()
+
+    run(main)
+
+
+def test_the_only_cache_changes_hands() -> None:
+    async def main() -> None:
+        engine, owner = Copying(max_caches=1), Owner()
+        scheduler = Scheduler(engine, "noting")
+        scheduler.drop(await written(scheduler, owner, PROMPT))
+        text = await written(scheduler, owner, [*PROMPT[:100], 99])
+        assert (text.reused, engine.most, engine.copies) == (100, 1, [])
+        scheduler.drop(text)
+        scheduler.drop(await written(scheduler, owner, [7] * 50))  # nothing in common: it needs the room
+        assert scheduler.caches.evictions == 0  # of texts that are still written
+        scheduler.close()
+
+    run(main)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 200), st.booleans()), min_size=1, max_size=12),
+    st.integers(2, 4),
+)
+@settings(max_examples=50, deadline=None)
+def test_whatever_is_reused_the_rows_are_the_texts_own(asked: list[tuple[int, int, bool]], max_caches: int) -> None:
+    async def main() -> None:
+        engine, owners = Copying(max_caches=max_caches), [Owner(), Owner()]
+        scheduler = Scheduler(engine, "noting", max_positions=700)
+
+        async def one(which: int, common: int, stays: bool) -> None:
+            tokens = [*PROMPT[:common], *[100 + which] * 40]
+            text = await written(scheduler, owners[which % 2], tokens)
+            if stays:
+                found = await scheduler.run(text, forward(len(tokens) - 1, [tokens[-1], 3, 4], 2))
+                assert (found == contents([*tokens, 3, 4])).all()
+            scheduler.drop(text)
+
+        await asyncio.gather(*(one(*each) for each in asked))
+        assert scheduler.caches.positions <= 700
+        assert engine.most <= max_caches
+        scheduler.close()
+        assert scheduler.texts == 0
+
+    run(main)

@@ -19,6 +19,7 @@ from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
 from airdraft.errors import AirdraftError, BadParameterError, Code, RefusedError, too_long
 from airdraft.scheduler import Owner
+from airdraft.transport import judged
 
 SCHEMES = schemes.named(exact="text")
 """The schemes whose text is the one that a seed stands for, drafted or not."""
@@ -64,7 +65,7 @@ class TargetWriter:
                 if tenant.revoked:
                     raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
                 rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
-                outs = _shown(watch, session.forwarded(rows))
+                outs = _shown(watch, session.forwarded(rows, await judged(session.judge, rows)))
                 if committed := _committed(outs, request, text, target.vocab_size):
                     yield committed
                     await asyncio.sleep(0)  # a short forward runs in this very thread: others want their turn, too

@@ -13,8 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from airdraft.core.choosing import choose
 from airdraft.core.noise import FloatArray
-from airdraft.core.sampling import SamplingParams, choose, distribution
+from airdraft.core.sampling import SamplingParams, distribution
 from airdraft.errors import ModelError
 
 
@@ -50,7 +51,7 @@ class Law:
         self.params, self.seed, self.vocab_size = params, seed, vocab_size
 
     def choose(self, row: np.ndarray, at: Place) -> int:
-        """Choose the token that the seed draws from a row of logits [vocab]. See `sampling.choose`."""
+        """Choose the token that the seed draws from a row of logits [vocab]. See `choosing.choose`."""
         return choose(_guided(row, at), self.params, self.seed, at.position)
 
     def probs(self, row: np.ndarray, at: Place) -> FloatArray:

@@ -15,6 +15,7 @@ The token is mixed before it meets the key, so two rows are never the same strea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -118,3 +119,32 @@ def gumbel(seed: int, position: int, vocab_size: int, ids: IntArray | None = Non
         np.log(u, out=u)
         np.negative(u, out=u)
     return out
+
+
+def loud(
+    seed: int,
+    position: int,
+    vocab_size: int,
+    ids: IntArray | None,
+    near: NDArray[np.bool_],
+    bounds: tuple[float, float],
+) -> IntArray:
+    """Find the tokens of `ids` (all if None) whose noise at `position` may exceed their bound. int64 [m].
+
+    bounds: the lower one for tokens that are `near` [len(ids)], the higher one for others. No logarithm is taken:
+    noise rises with its word.
+    """
+    lower, higher = (np.uint64(_word_below(bound)) for bound in bounds)
+    words = np.empty(near.size, np.uint64)
+    found = []
+    for piece in _pieces(seed, position, vocab_size, ids, words):
+        word = words[piece]
+        found.append(piece.start + np.flatnonzero((word > higher) | ((word > lower) & near[piece])))
+    index = np.concatenate(found)
+    return index if ids is None else ids[index]
+
+
+def _word_below(noise: float) -> int:
+    """Return a word that is surely no higher than the lowest one whose noise exceeds `noise`."""
+    share = math.exp(-math.exp(-max(noise, -6.0)))
+    return min(max(0, int(share * 2.0**64) - (1 << 13)), MASK)

@@ -11,7 +11,7 @@ import math
 import msgspec
 import numpy as np
 
-from airdraft.core.noise import FloatArray, IntArray, gumbel
+from airdraft.core.noise import FloatArray, IntArray
 from airdraft.errors import BadParameterError
 
 MIN_TEMPERATURE = 1e-6
@@ -94,19 +94,6 @@ def distribution(logits: np.ndarray, params: SamplingParams) -> FloatArray:
     probs = np.zeros(logits.shape[-1])
     probs[ids] = softmax(kept)
     return probs
-
-
-def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int) -> int:
-    """Choose the token that (seed, position) draws from a row of logits [vocab]: argmax(log p + G).
-
-    The target alone chooses this way, and every coupled text is a sequence of these choices.
-    """
-    ids, kept = candidates(logits, params)
-    if ids.size == 1:
-        return int(ids[0])
-    every = ids.size == logits.shape[-1]
-    noise = gumbel(seed, position, logits.shape[-1], None if every else ids)
-    return int(ids[np.argmax(kept + noise)])
 
 
 def draw(weights: FloatArray, rng: np.random.Generator) -> int:

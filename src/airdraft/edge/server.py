@@ -273,11 +273,11 @@ class EdgeServer:
 
     def _read(self) -> Readings:
         drivers = [driver for driver, _ in self._live.values()]
-        positions, bytes_each = self.scheduler.positions, self.scheduler.engine.info.position_bytes
+        positions, bytes_each = self.scheduler.caches.positions, self.scheduler.engine.info.position_bytes
         return Readings(
             received_bytes_total=self._bytes_in + sum(driver.bytes_in for driver in drivers),
             sent_bytes_total=self._bytes_out + sum(driver.bytes_out for driver in drivers),
-            evictions_total=self.scheduler.evictions,
+            evictions_total=self.scheduler.caches.evictions,
             waiting_forwards=self.scheduler.waiting,
             kv_positions=positions,
             kv_bytes=None if bytes_each is None else positions * bytes_each,

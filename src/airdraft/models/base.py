@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +128,18 @@ class TargetEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class Copier(Protocol):
+    """A model whose caches can be copied, so that what texts have in common is read once."""
+
+    def copy(self, cache: Any, length: int) -> Any:
+        """A cache of its own with the first `length` positions of `cache`, which stays as it is.
+
+        Raises: `ModelError` if `max_caches` are in use, or `cache` holds fewer positions.
+        """
+        ...
+
+
 class LocalEngine:
     """Base of engines that are a `LanguageModel` as well, whose facts are those of `info`."""
 
@@ -158,6 +170,8 @@ class OneByOne:
         self.info = EngineInfo(model.name, model.vocab_size, model.max_context, model.eos_ids, digest=digest)
         self.new_cache = model.new_cache
         self._model = model
+        if isinstance(model, Copier):
+            self.copy = model.copy
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`."""
@@ -189,6 +203,12 @@ def check(info: EngineInfo, part: Part) -> None:
     # A negative id would wrap around in an embedding and score another token without a word.
     if min(part.tokens) < 0 or max(part.tokens) >= info.vocab_size:
         raise ModelError(f"a token id is outside 0 to {info.vocab_size - 1}; use the tokenizer of {info.name}")
+
+
+def check_copy(info: EngineInfo, cache: Cache, length: int) -> None:
+    """Refuse a copy of more than there is. Raises: `ModelError`."""
+    if not 0 <= length <= cache.length:
+        raise ModelError(f"a cache of {info.name} holds {cache.length} positions, so {length} cannot be copied")
 
 
 def check_shape(info: EngineInfo, part: Part) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError, first_line
-from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check, check_copy
 from airdraft.models.config import read_json
 from airdraft.models.digest import words
 
@@ -86,6 +86,13 @@ class HfModel(LocalEngine):
     def new_cache(self) -> HfCache:
         """An empty cache for one sequence."""
         return HfCache(self._empty)
+
+    def copy(self, cache: HfCache, length: int) -> HfCache:
+        """See `Copier.copy`."""
+        check_copy(self.info, cache, length)
+        made = HfCache({i: (k[:, :, :length].clone(), v[:, :, :length].clone()) for i, (k, v) in cache.layers.items()})
+        made.length = length
+        return made
 
     def forward(self, cache: HfCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`. A forward that raises leaves the cache as it was."""

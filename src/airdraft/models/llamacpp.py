@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check, check_copy
 
 # A small model is over before a second thread has woken, as in ONNX Runtime; workers of llama.cpp also spin.
 _SMALL_BYTES = 256_000_000
@@ -139,12 +139,33 @@ class LlamaCppModel(LocalEngine):
     def new_cache(self) -> LlamaCppCache:
         """An empty cache. Raises: `ModelError` if `max_caches` are in use."""
         with self._turn:
-            self._reclaim()
-            if not self._unused:
+            return self._new()
+
+    def copy(self, cache: LlamaCppCache, length: int) -> LlamaCppCache:
+        """See `Copier.copy`."""
+        with self._turn:
+            check_copy(self.info, cache, length)
+            made, free = self._new(), self._positions - sum(self._held)
+            if length > free:
                 raise ModelError(
-                    f"{self.name} has all {self.info.max_caches} caches in use; drop one, or load it with more"
+                    f"{self.name} has {free} of its {self._positions} positions free, and a copy needs {length}; "
+                    "drop a cache, or load it with more positions"
                 )
-            made = LlamaCppCache(self._unused.pop(), self._held)
+            api = self._library.api
+            # Between rooms of their own llama.cpp copies whole sequences only.
+            api.llama_memory_seq_cp(self._memory, cache.sequence, made.sequence, -1, -1)
+            if length < cache.length:
+                api.llama_memory_seq_rm(self._memory, made.sequence, length, -1)
+            self._held[made.sequence] = length
+            return made
+
+    def _new(self) -> LlamaCppCache:
+        self._reclaim()
+        if not self._unused:
+            raise ModelError(
+                f"{self.name} has all {self.info.max_caches} caches in use; drop one, or load it with more"
+            )
+        made = LlamaCppCache(self._unused.pop(), self._held)
         weakref.finalize(made, self._dropped.append, made.sequence)
         return made
 

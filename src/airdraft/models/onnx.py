@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from airdraft.errors import AirdraftError, ModelError, first_line
-from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check, check_copy
 from airdraft.models.config import read_config, read_json
 from airdraft.models.onnx_batch import OnnxCache, Rule, Stack, Tensor
 from airdraft.models.weights import external_files, weight_bytes
@@ -87,6 +87,11 @@ class OnnxModel(LocalEngine):
     def new_cache(self) -> OnnxCache:
         """An empty cache for one sequence."""
         return OnnxCache(self._empty)
+
+    def copy(self, cache: OnnxCache, length: int) -> OnnxCache:
+        """See `Copier.copy`."""
+        check_copy(self.info, cache, length)
+        return cache.copy(length)
 
     def forward(self, cache: OnnxCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`. A forward that raises leaves the cache as it was."""

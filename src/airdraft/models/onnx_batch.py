@@ -40,6 +40,12 @@ class OnnxCache:
         self.stack: Stack | None = None
         self.row = self.copied = 0
 
+    def copy(self, length: int) -> OnnxCache:
+        """The first `length` positions, in memory of their own."""
+        made = OnnxCache([tensor[:, :, :length].copy() for tensor in self.tensors])
+        made.length = length
+        return made
+
     def replace(self, tensors: list[Tensor]) -> None:
         """Take `tensors` instead, and leave the stack: who runs alone from now on must not keep it in memory."""
         self.tensors, self.length = tensors, tensors[0].shape[2]

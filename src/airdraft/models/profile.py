@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import FloatArray, LanguageModel, Part, TargetEngine
+from airdraft.models.base import Copier, FloatArray, LanguageModel, Part, TargetEngine
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Paced:
         self.max_context = model.max_context
         self.eos_ids = model.eos_ids
         self.new_cache = model.new_cache
+        if isinstance(model, Copier):
+            self.copy = model.copy
         self._model = model
         self._seconds = _pace(seconds)
 
@@ -66,6 +68,8 @@ class PacedEngine:
         """Raises `ModelError` if `seconds` is negative or no number."""
         self.info = engine.info
         self.new_cache = engine.new_cache
+        if isinstance(engine, Copier):
+            self.copy = engine.copy
         self._engine = engine
         self._seconds = _pace(seconds)
 

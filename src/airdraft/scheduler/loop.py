@@ -1,7 +1,7 @@
 """The loop: forwards wait for their turn, calls of the engine run in threads, results go back to who waits.
 
 Every call takes all forwards that are ready at that moment, so a batch is what has gathered while the last one ran;
-nobody waits for it to fill. `turns` and `memory` decide what is in it.
+nobody waits for it to fill. `turns` decides who goes next, and `caches` who may.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from time import monotonic, perf_counter
 
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, Code, ModelError, RefusedError
-from airdraft.models.base import FloatArray, Part, TargetEngine
-from airdraft.scheduler.memory import Memory
+from airdraft.models.base import FloatArray, TargetEngine
+from airdraft.scheduler.caches import Caches
 from airdraft.scheduler.turns import Batch, Call, Ledger, Owner, Sequenced, Share, Turn, in_turn, who_yields
 
 _log = logging.getLogger(__package__)
@@ -69,7 +69,7 @@ class Scheduler:
         self._max_batch = min(info.max_batch, max_batch or info.max_batch)
         self._max_calls = info.max_calls
         self._max_texts = max_texts
-        self._memory = Memory(info.max_caches, min(filter(None, (info.max_positions, max_positions)), default=None))
+        self.caches = Caches(engine, max_positions)
         self._executor = ThreadPoolExecutor(info.max_calls, name)
         self._ledger = Ledger()
         self._texts: set[Sequenced] = set()
@@ -79,10 +79,10 @@ class Scheduler:
         self._under_way = 0
         self._took_s = SHORT_S  # the last call; unknown is not short
         self._arrivals = itertools.count()
+        self.tenant = Owner()
+        """Of sequences that have no other: all of a device's."""
         self.on_call: Callable[[Call], None] | None = None
         """Told after every call."""
-        self.evictions = 0
-        """Caches taken from texts that were still being written."""
 
     def open(self, owner: Owner) -> Sequenced:
         """A place for a text, if need be that of one that rests. Raises: `RefusedError` ("busy") if there is none."""
@@ -99,15 +99,12 @@ class Scheduler:
         return text
 
     def drop(self, text: Sequenced) -> None:
-        """The text is over; its cache is freed, once no call runs on it."""
+        """The text is over, once no call runs on it. Its cache is kept for texts that begin alike, or freed."""
         text.over = True
-        if not text.running:
-            self._forget(text)
-            self._start()  # somebody may wait for a cache
-
-    def _forget(self, text: Sequenced) -> None:
         self._texts.discard(text)
-        self._memory.free(text)
+        if not text.running:
+            self.caches.end(text, keeps=not self._closed)
+            self._start()  # somebody may wait for a cache
 
     async def run(self, text: Sequenced, latest: Callable[[], Forward]) -> FloatArray:
         """Wait for a turn, then run what `latest` says by then. One at a time for each text.
@@ -123,12 +120,13 @@ class Scheduler:
             raise yielded()
         job = _Job(text, latest, asyncio.get_running_loop().create_future(), next(self._arrivals))
         self._waiting[job.arrival] = job
-        text.rested_s = math.inf
+        text.rested_s, text.asked = math.inf, job.arrival
         self._ledger.arrived(text)
         self._start()
         try:
             return await job.done
         finally:
+            text.asked = math.inf
             if self._waiting.pop(job.arrival, None):  # cancelled before its turn
                 text.since = math.inf
             text.rested_s = monotonic()
@@ -143,11 +141,6 @@ class Scheduler:
     def waiting(self) -> int:
         """Forwards that wait for their turn."""
         return len(self._waiting)
-
-    @property
-    def positions(self) -> int:
-        """Key-value positions held."""
-        return self._memory.positions
 
     def close(self) -> None:
         """Nothing more is to be run. What waits, and what still comes, ends with an error."""
@@ -192,39 +185,25 @@ class Scheduler:
         for turn in in_turn(turns):
             if batch.full:
                 break
-            share = batch.share(turn)
-            if share is not None and self._has_room(share, batch.shares):
-                batch.add(share)
-        return batch.shares
-
-    def _has_room(self, share: Share, batch: Sequence[Share]) -> bool:
-        """See that a text has a cache and there is room in it, if need be by taking those of others."""
-        evicted = self._memory.room(share, batch)
-        if evicted is None:
-            return False
-        for text in evicted:
-            self._memory.free(text)
-            self.evictions += 1
-        if share.text.cache is None:
+            began = self.caches.begin(turn, self._calls) if batch.takes_prompts else turn
+            share = batch.share(began) if began is not None else None
             try:
-                share.text.cache = self.engine.new_cache()
+                if share is not None and self.caches.has_room(share, batch.shares):
+                    batch.add(share)
             except AirdraftError as error:
-                self._waiting[share.arrival].done.set_exception(error)
-                return False
-            self._memory.hold(share.text)
-        return True
+                self._waiting[turn.arrival].done.set_exception(error)
+        return batch.shares
 
     def _call(self, shares: Sequence[Share]) -> tuple[_Found, float]:
         """What the engine gave, and the seconds it took."""
-        parts = [Part(each.text.cache, each.start, each.tokens[each.start : each.end], each.rows) for each in shares]
         began_s = perf_counter()
         found: _Found
         try:
-            found = self.engine.verify(parts)
+            found = self.engine.verify([self.caches.part(share) for share in shares])
         except Exception:  # the engine's own fault: it ends these texts and no others
             name = self.engine.info.name
             _log.exception("a forward of %s failed", name)
-            found = [ModelError(f"{name} failed to run; see the log of the side that runs it") for _ in parts]
+            found = [ModelError(f"{name} failed to run; see the log of the side that runs it") for _ in shares]
         self._took_s = took_s = perf_counter() - began_s
         return found, took_s
 
@@ -247,10 +226,9 @@ class Scheduler:
             text.running, text.since = False, math.inf
             if text.on_call is not None:
                 text.on_call(call)
-            if not isinstance(rows, AirdraftError):
-                text.tokens, text.cached = share.tokens, share.end
+            self.caches.fed(share, failed=isinstance(rows, AirdraftError))
             if text.over:
-                self._forget(text)
+                self.caches.end(text, keeps=not self._closed)
             if job.done.done():  # cancelled meanwhile
                 continue
             if isinstance(rows, AirdraftError):

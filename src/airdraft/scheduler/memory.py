@@ -1,6 +1,7 @@
 """The engine's memory: who holds a cache, and who gives it up when there is no room. Decides only; makes no cache.
 
-The text that has rested longest loses its cache; what it needs of that is fed again.
+The text that has rested longest loses its cache; what it needs of that is fed again. Texts that are over go first: they
+keep theirs only for others that begin alike.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from airdraft.scheduler.turns import Sequenced, Share
 class Memory:
     """The texts that hold a cache, within the limits of all together."""
 
-    def __init__(self, max_caches: int | None = None, max_positions: int | None = None) -> None:
-        """The limits, None where there is none: caches at once, and key-value positions in all of them."""
+    def __init__(
+        self, max_caches: int | None = None, max_positions: int | None = None, max_kept: float = math.inf
+    ) -> None:
+        """The limits, None where there is none: caches at once, and key-value positions in all of them.
+
+        `max_kept`: positions of texts that are over.
+        """
         self._max_caches = max_caches or math.inf
         self._max_positions = max_positions or math.inf
+        self._max_kept = max_kept
         self._holders: set[Sequenced] = set()
 
     @property
@@ -34,6 +41,18 @@ class Memory:
         self._holders.discard(text)
         text.cache, text.cached = None, 0
 
+    def excess(self) -> list[Sequenced]:
+        """Texts that are over and must lose their caches, as all of them together hold too much."""
+        over = sorted((each for each in self._holders if each.over), key=lambda each: each.used)
+        kept, taken = sum(each.cached for each in over), list[Sequenced]()
+        for each in over:
+            if kept <= self._max_kept:
+                break
+            if not each.running:
+                taken.append(each)
+                kept -= each.cached
+        return taken
+
     def room(self, share: Share, batch: Sequence[Share]) -> list[Sequenced] | None:
         """Find room for `share` in a call beside those of `batch`.
 
@@ -45,8 +64,9 @@ class Memory:
             return []  # no limit: with a thousand texts at rest it would take long to look
         held = [each for each in self._holders if each is not text]
         busy = {each.text for each in batch}
+        busy.update(each.origin.text for each in (share, *batch) if each.origin)
         free = [each for each in held if not (each.running or each in busy) and each.since > share.arrival]
-        free.sort(key=lambda each: each.used)
+        free.sort(key=lambda each: (not each.over, each.used))
         positions = sum(each.cached for each in held) + sum(each.end - each.text.cached for each in batch) + share.end
         over = positions - self._max_positions
         missing = 0 if text.cache is not None else len(held) + 1 - self._max_caches

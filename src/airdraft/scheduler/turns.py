@@ -66,12 +66,24 @@ class Sequenced:
     """Arrival of the forward that it is halfway through, more pieces to come. No later one may take its cache, or two
     long texts would for ever take it from each other."""
     over: bool = False
+    """Whether it is written; its cache may remain for others that begin alike."""
+    asked: float = math.inf
+    """Arrival of the forward that it waits for, or runs."""
+    reused: int = 0
+    """Tokens of its first forward that were not fed, as the cache of another text held them."""
     on_call: Callable[[Call], None] | None = None
     """Told after every call that it had a part in."""
     rested_s: float = math.inf
     """Time since when it rests; inf while a forward of it waits or runs."""
     on_yield: Callable[[], None] | None = None
     """Told when its place was given to another, see `Scheduler.open`."""
+
+
+class Origin(NamedTuple):
+    """What a text without a cache begins with: a copy of the first `length` positions of another text's."""
+
+    text: Sequenced
+    length: int
 
 
 class Turn(NamedTuple):
@@ -81,6 +93,17 @@ class Turn(NamedTuple):
     forward: Forward
     arrival: int
     """Its place among all forwards that ever came."""
+    origin: Origin | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        """The whole text, to the end of the forward."""
+        return [*self.text.tokens[: self.forward.keep], *self.forward.tokens]
+
+    @property
+    def scored(self) -> int:
+        """Tokens at the end that must be fed, for their rows or because a forward needs one."""
+        return max(self.forward.rows, 1)
 
 
 class Share(NamedTuple):
@@ -94,6 +117,8 @@ class Share(NamedTuple):
     end: int
     rows: int
     """0 unless this share is the last."""
+    origin: Origin | None = None
+    """Where the first `start` positions come from, if not from the text's own cache."""
 
     @property
     def is_last(self) -> bool:
@@ -194,20 +219,26 @@ class Batch:
     def full(self) -> bool:
         return len(self.shares) == self._most
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether another piece of a prompt fits in."""
+        return not self._pieces or self._left > 0
+
     def share(self, turn: Turn) -> Share | None:
         """What of a forward fits in. None: nothing, as prompts have had their part."""
-        text, forward = turn.text, turn.forward
-        tokens = [*text.tokens[: forward.keep], *forward.tokens]
+        text, forward, tokens, scored = turn.text, turn.forward, turn.tokens, turn.scored
         start, end = min(forward.keep, text.cached), len(tokens)  # less is cached where it lost its cache
         while start < text.cached and start < end and tokens[start] == text.tokens[start]:
             start += 1  # a piece of it is there already
-        scored = max(forward.rows, 1)
+        if turn.origin is not None:
+            start = turn.origin.length
         start = min(start, end - scored)
         if not self._pieces or end - start <= max(scored, self._left):
-            return Share(text, turn.arrival, tokens, start, end, forward.rows)
+            return Share(text, turn.arrival, tokens, start, end, forward.rows, turn.origin)
         if self._left <= 0:
             return None
-        return Share(text, turn.arrival, tokens, start, min(start + self._left, end - scored), 0)
+        end = min(start + self._left, end - scored)
+        return Share(text, turn.arrival, tokens, start, end, 0, turn.origin)
 
     def add(self, share: Share) -> None:
         self.shares.append(share)

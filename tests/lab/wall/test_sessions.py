@@ -10,7 +10,7 @@ from subprocess import PIPE
 
 import pytest
 
-from airdraft.core.sampling import choose
+from airdraft.core.choosing import choose
 from airdraft.lab.wall import capacity, sessions
 from airdraft.lab.wall.sessions import PARAMS, SessionsRow, Told, gain, table, works
 from airdraft.models.base import LanguageModel

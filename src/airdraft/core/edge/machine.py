@@ -14,6 +14,7 @@ from airdraft.core.edge.target import Limits, Target
 from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
 from airdraft.core.law import Law
 from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome
+from airdraft.core.schemes import Ruling
 from airdraft.core.states import CONNECTION
 from airdraft.core.text import Prefix
 from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError, too_long
@@ -57,7 +58,12 @@ class EdgeMachine(Machine):
         session = self._sessions.get(forward.session)
         return session.latest(forward) if session else forward
 
-    def forwarded(self, session: int, logits: np.ndarray, now: float) -> list[Event]:
+    def judge(self, session: int, logits: np.ndarray) -> Ruling | None:
+        """Do most of the work of `forwarded`, which takes the result, in any thread. See `EdgeSession.judge`."""
+        found = self._sessions.get(session)
+        return None if found is None else found.judge(logits)
+
+    def forwarded(self, session: int, logits: np.ndarray, now: float, ruling: Ruling | None = None) -> list[Event]:
         """Take the logits that a `Forward` asked for, [rows, vocab]. They are ignored if the session is gone.
 
         Some models also score padding, so columns beyond the vocabulary are dropped.
@@ -67,7 +73,7 @@ class EdgeMachine(Machine):
             return []
         asked_s = self._asked_s.pop(session, None)
         try:
-            outs = self._sessions[session].forwarded(logits)
+            outs = self._sessions[session].forwarded(logits, ruling)
         except RemoteProtocolError as error:  # in a draft that came during the prefill
             return self.failed(session, error.code, str(error))
         if asked_s is not None:

@@ -98,16 +98,27 @@ class EdgeSession:
         act: Callable[[Message], list[Out]] = getattr(self, _METHODS[action])
         return act(message)
 
-    def forwarded(self, logits: np.ndarray) -> list[Out]:
-        """Commit tokens from the target's rows, [rows, vocab or more]."""
+    def judge(self, logits: np.ndarray) -> Ruling | None:
+        """Rule on the drafts in the forward under way by its rows, [rows, vocab or more]. A prefill has no ruling.
+
+        This is most of the work of `forwarded`, and may be done before in any thread: what comes from the device
+        meanwhile changes neither the drafts nor the text.
+        """
+        if not self._loaded:
+            return None
+        rows = known_rows(logits, len(self._drafts) + 1, self._law.vocab_size)
+        return self._scheme.verify(self._drafts, rows, self.text.place)
+
+    def forwarded(self, logits: np.ndarray, ruling: Ruling | None = None) -> list[Out]:
+        """Commit tokens from the target's rows, [rows, vocab or more]. `ruling`: what `judge` has said of them."""
         if not self._loaded:
             return self._prefilled()
         if not self._forwarding:
             raise LocalProtocolError(f"forwarded() while {self.state.value}: no forward was asked for")
-        self._forwarding = False
         text, drafts, start = self.text, self._drafts, self.text.length
-        rows = known_rows(logits, len(drafts) + 1, self._law.vocab_size)
-        ruling = self._scheme.verify(drafts, rows, text.place)
+        if ruling is None and (ruling := self.judge(logits)) is None:
+            return []
+        self._forwarding = False
         ids = drafts.tokens
         path = [ids[node] for node in ruling.path]
         ending = next((at for at, token in enumerate(path) if token in text.eos_ids), None)
@@ -121,7 +132,7 @@ class EdgeSession:
         raced = not (rounds or drafts)
         outs: list[Out] = [Progress(self._number, start, ruling.accepted, written, len(drafts), raced)]
         if self._logprobs is not None:
-            outs.append(self._said(start, tokens, rows))
+            outs.append(self._said(start, tokens, logits[:, : self._law.vocab_size]))
         if not rounds:
             return outs + self._streamed(start, ruling)
         self.state = State.DONE if text.over else State.RECOVERING if self._recovery_due else State.IDLE

@@ -1,0 +1,136 @@
+"""The caches of all texts of one engine: made, shared, kept and taken.
+
+A text begins with what another of its tenant's holds, and is fed the rest. `memory` decides who loses a cache, and
+`prefixes` who can begin with whose.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from airdraft.errors import AirdraftError
+from airdraft.models.base import Copier, Part, TargetEngine
+from airdraft.scheduler.memory import Memory
+from airdraft.scheduler.prefixes import BLOCK, Prefixes
+from airdraft.scheduler.turns import Origin, Sequenced, Share, Turn
+
+_log = logging.getLogger(__package__)
+
+KEPT_BYTES = 1 << 28
+"""Of the keys and values of texts that are over, kept for those that begin alike."""
+KEPT_POSITIONS = 1 << 13
+"""Of the same, where an engine does not tell how large a position is."""
+_TAKEN = 4 * BLOCK
+"""A text that goes on after all but so many positions of one that is over takes its cache; else it gets a copy."""
+
+
+class Caches:
+    """Which text holds which cache."""
+
+    def __init__(self, engine: TargetEngine, max_positions: int | None = None) -> None:
+        """`max_positions`: in all caches together, if the engine does not hold fewer."""
+        info = engine.info
+        kept = KEPT_BYTES // info.position_bytes if info.position_bytes else KEPT_POSITIONS
+        most = min(filter(None, (info.max_positions, max_positions)), default=None)
+        self._memory = Memory(info.max_caches, most, kept)
+        self._engine = engine
+        # An engine that runs calls side by side is a server elsewhere, which keeps prefixes by itself.
+        self._copier = engine if isinstance(engine, Copier) and info.max_calls == 1 else None
+        self._prefixes = Prefixes()
+        self.evictions = 0
+        """Caches taken from texts that were still being written."""
+        self.reused = 0
+        """Tokens that were not fed, as another text had been fed them."""
+
+    @property
+    def positions(self) -> int:
+        """Key-value positions held."""
+        return self._memory.positions
+
+    def begin(self, turn: Turn, now: int) -> Turn | None:
+        """Let a text without a cache begin with what another holds, which is thereby used in call `now`.
+
+        Returns: the turn, or None: it waits for a text that is being fed the same.
+        """
+        text, tokens = turn.text, turn.tokens
+        if self._copier is None or text.cache is not None or len(tokens) <= BLOCK:
+            return turn
+        self._prefixes.add(text, tokens)  # so that later ones can wait for it
+        found = self._prefixes.start(text, tokens, lambda other: other.asked < turn.arrival)
+        if found is None or found.text.cache is None:
+            return None if found else turn
+        source, held = found.text, min(found.common, len(tokens) - turn.scored)
+        source.used = now
+        # A copy needs room beside the other; where there is but one cache, it changes hands.
+        if source.over and (source.cached - held <= _TAKEN or self._engine.info.max_caches == 1):
+            cache = source.cache
+            self._free(source)
+            text.cache, text.tokens, text.cached = cache, tokens, held
+            self._memory.hold(text)
+            self._reuse(text, held)
+            return turn
+        return turn._replace(origin=Origin(source, held))
+
+    def _reuse(self, text: Sequenced, tokens: int) -> None:
+        text.reused = tokens
+        self.reused += tokens
+
+    def has_room(self, share: Share, batch: Sequence[Share]) -> bool:
+        """See that a text has a cache and there is room in it, if need be by taking those of others.
+
+        Raises: what the engine does if it makes no cache.
+        """
+        evicted = self._memory.room(share, batch)
+        if evicted is None:
+            return False
+        for text in evicted:
+            self.evictions += not text.over
+            self._free(text)
+        if share.text.cache is None:
+            if share.origin is None:
+                share.text.cache = self._engine.new_cache()
+            self._memory.hold(share.text)
+        return True
+
+    def part(self, share: Share) -> Part:
+        """What the engine is to run, in its own thread."""
+        start = share.start
+        if share.origin is not None and self._copier is not None:
+            source = share.origin.text.cache
+            try:
+                share.text.cache = None if source is None else self._copier.copy(source, start)
+            except AirdraftError as error:
+                _log.warning("a prompt is read again: %s", error)
+            if share.text.cache is None:
+                share.text.cache, start = self._engine.new_cache(), 0
+        return Part(share.text.cache, start, share.tokens[start : share.end], share.rows)
+
+    def fed(self, share: Share, *, failed: bool) -> None:
+        """Note that a share was run."""
+        text = share.text
+        if failed:
+            if text.cache is None:  # none could be made
+                self._free(text)
+            return
+        text.tokens, text.cached = share.tokens, share.end
+        if share.origin is not None:
+            self._reuse(text, share.start)
+
+    def end(self, text: Sequenced, *, keeps: bool) -> None:
+        """A text is over. Its cache is kept for others that begin alike, if worth it."""
+        if self._copier is None or text.cache is None or not keeps:
+            self._free(text)
+            return
+        text.cached = min(text.cached, text.cache.length)  # less where a call failed
+        if text.cached < BLOCK:
+            self._free(text)
+            return
+        text.on_call = None
+        self._prefixes.add(text, text.tokens[: text.cached])
+        for each in self._memory.excess():
+            self._free(each)
+
+    def _free(self, text: Sequenced) -> None:
+        self._prefixes.remove(text)
+        self._memory.free(text)
