@@ -99,11 +99,7 @@ class EdgeSession:
         return act(message)
 
     def judge(self, logits: np.ndarray) -> Ruling | None:
-        """Rule on the drafts in the forward under way by its rows, [rows, vocab or more]. A prefill has no ruling.
-
-        This is most of the work of `forwarded`, and may be done before in any thread: what comes from the device
-        meanwhile changes neither the drafts nor the text.
-        """
+        """Rule on the drafts in the forward under way, as `forwarded` would, in any thread. A prefill has no ruling."""
         if not self._loaded:
             return None
         rows = known_rows(logits, len(self._drafts) + 1, self._law.vocab_size)
@@ -146,11 +142,8 @@ class EdgeSession:
         return outs + (self._go_on() if self._switch is None else self._switched())
 
     def _said(self, start: int, tokens: Sequence[int], rows: np.ndarray) -> Logprobs:
-        most = self._logprobs or 0
-        known = [
-            logprob_of(row, token, most, normalised=self._is_normalised)
-            for row, token in zip(rows, tokens, strict=False)
-        ]
+        most, pairs = self._logprobs or 0, zip(rows, tokens, strict=False)
+        known = [logprob_of(row, token, most, normalised=self._is_normalised) for row, token in pairs]
         return Logprobs(self._number, start, len(tokens), encode_logprobs(known, self._law.vocab_size))
 
     def _confirm(self) -> list[Out]:
