@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -187,8 +188,30 @@ def test_a_broken_model(mistake: Run, tmp_path: Path) -> None:
     assert "again" in line
 
 
-def test_a_draft_of_another_vocabulary(mistake: Run, edge: str, tmp_path: Path) -> None:
-    folder = copied("draft", tmp_path / "other")
+@pytest.mark.parametrize("name", ["target", "weights.gguf"])
+def test_a_tokenizer_is_missed_before_the_weights_are_read(name: str, mistake: Run, tmp_path: Path) -> None:
+    if name == "target":
+        folder = copied("target", tmp_path / name)
+        (folder / "tokenizer.json").unlink()
+    else:
+        folder = tmp_path
+    (tmp_path / name if name.endswith("gguf") else folder / "model.onnx").write_bytes(b"not read")
+    line = mistake("edge", "--target", str(tmp_path / name))
+    assert f"{folder} has no tokenizer.json; copy it there from the original model" in line
+    assert "graph" not in line
+
+
+def test_a_user_who_named_no_draft_does_not_read_of_one(mistake: Run, tmp_path: Path) -> None:
+    folder = renamed("target", tmp_path / "other")
+    for more in ((), ("--scheme", "server")):
+        line = mistake("run", "x", "--target", str(folder), *more)
+        assert "another vocabulary than the draft model that ships with airdraft; name a draft model" in line
+        assert "draft model draft" not in line
+
+
+def renamed(which: Literal["target", "draft"], folder: Path) -> Path:
+    """Half of the pair with another vocabulary: one token is called otherwise."""
+    copied(which, folder)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text("utf-8"))
     vocab = content["model"]["vocab"]
@@ -200,6 +223,11 @@ def test_a_draft_of_another_vocabulary(mistake: Run, edge: str, tmp_path: Path) 
         if "".join(pair if isinstance(pair, list) else pair.split()) != renamed
     ]
     path.write_text(json.dumps(content), "utf-8")
+    return folder
+
+
+def test_a_draft_of_another_vocabulary(mistake: Run, edge: str, tmp_path: Path) -> None:
+    folder = renamed("draft", tmp_path / "other")
     line = mistake("run", "x", "--edge", edge, "--draft", str(folder))
     assert "do not share one vocabulary" in line
     assert "pick a draft with the target's own tokenizer" in line

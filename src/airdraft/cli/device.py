@@ -109,4 +109,5 @@ def device(
                     typer.echo(f"listening on {host} without --api-key: anybody who reaches it may use it")
             await stopped.wait()
 
-    asyncio.run(serve())
+    with options.fitting(draft):
+        asyncio.run(serve())

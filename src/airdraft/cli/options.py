@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +12,14 @@ import typer
 
 from airdraft.control.lengths import RULES
 from airdraft.core.schemes import SCHEMES
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError
 from airdraft.models.engines import HERE
 from airdraft.models.profile import PROFILES
 from airdraft.telemetry import logs
 from airdraft.telemetry.trace import Traces
 
+NO_DRAFT = "draft"
+"""What `--draft` is when it is not given: the one that ships."""
 Draft = Annotated[str, typer.Option(help="Draft MODEL, on this device.", rich_help_panel="Models")]
 Target = Annotated[str, typer.Option(help="Target MODEL, at the edge.", rich_help_panel="Models")]
 DraftEngine = Annotated[
@@ -173,3 +177,18 @@ def trusted(ca: Path | None) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise BadParameterError(f"the authorities in {ca} cannot be read ({error}); give a PEM file") from error
     return context
+
+
+@contextlib.contextmanager
+def fitting(draft: str) -> Iterator[None]:
+    """Say it in the words of a user who named no draft, if the one that ships does not fit the target."""
+    try:
+        yield
+    except (RefusedError, RemoteProtocolError) as error:
+        if error.code != Code.VOCABULARY or draft != NO_DRAFT:
+            raise
+        raise RefusedError(
+            error.code,
+            "the target has another vocabulary than the draft model that ships with airdraft; name a draft model with "
+            "the target's own tokenizer, --draft MODEL",
+        ) from error

@@ -86,7 +86,8 @@ def plan(
     }  # fmt: skip
     measured = {}
     if probe is not None:
-        found = asyncio.run(_measure(probe, draft, token, options.trusted(ca))).items()
+        with options.fitting(draft):
+            found = asyncio.run(_measure(probe, draft, token, options.trusted(ca))).items()
         measured = {name: value for name, value in found if _is_default(context, name)}
         values |= measured
     link = local.Link(values["uplink_mbps"], values["downlink_mbps"], values["rtt_ms"])

@@ -121,7 +121,8 @@ def run(
                 console.print(Text(words, "dim"), end="", soft_wrap=True)
                 await _as_text(writer, request, tokenizer, profile_name, console)
 
-    asyncio.run(write())
+    with options.fitting(draft):
+        asyncio.run(write())
 
 
 def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | None) -> None:

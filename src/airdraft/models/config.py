@@ -38,7 +38,7 @@ def read_config(folder: Path) -> ModelConfig:
     """The facts of the model in `folder`. Raises `ModelError` where a file is missing, broken or silent."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} has no config.json; copy it from the model the graph was exported from")
+        raise ModelError(f"{folder} has no config.json; copy it there from the original model")
     config = read_json(path)
     generation_path = folder / "generation_config.json"
     generation = read_json(generation_path) if generation_path.is_file() else {}

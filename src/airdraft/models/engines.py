@@ -88,9 +88,10 @@ def load(name: str, *, engine: str | None = None, threads: int | None = None) ->
     """
     model: LanguageModel
     path, engine = _here(name, engine)
+    tokenizer = _tokenizer(path)  # before gigabytes of weights are read
     model = _make(engine, path, name, threads=threads, sequences=DRAFTS)
-    check_ends(path, model.eos_ids, model.vocab_size)
-    return model, _tokenizer(name, path, model.vocab_size)
+    _check(name, path, model.eos_ids, model.vocab_size, tokenizer)
+    return model, tokenizer
 
 
 def load_target(
@@ -113,9 +114,9 @@ def load_target(
         if urls:
             raise ModelError(f"a URL is for the engines {', '.join(REMOTE)}; name one with --engine, or leave it out")
         path, engine = _here(name, engine)
+    tokenizer = _tokenizer(path)
     model = _make(engine, path, name, threads=None, sequences=TARGETS, urls=urls, top_k=top_k)
-    check_ends(path, model.info.eos_ids, model.info.vocab_size)
-    tokenizer = _tokenizer(name, path, model.info.vocab_size)
+    _check(name, path, model.info.eos_ids, model.info.vocab_size, tokenizer)
     whole = of_target(model.info.digest, ENGINES[engine].weights(path), tokenizer.digest)
     model.info = replace(model.info, digest=whole)
     return model, tokenizer
@@ -156,12 +157,16 @@ def _make(engine: str, path: Path, name: str, **options: Any) -> Any:
     return entry.make(path, name=name_of(name, path), **{option: options[option] for option in entry.options})
 
 
-def _tokenizer(name: str, path: Path, scored: int) -> Tokenizer:
-    """The tokenizer of a model that scores so many tokens. Raises: `ModelError` if it knows more."""
-    tokenizer = Tokenizer(path.parent if path.is_file() else path)
+def _tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of the model at a path: in its folder, or beside its GGUF file. Raises: `ModelError`."""
+    return Tokenizer(path.parent if path.is_file() else path)
+
+
+def _check(name: str, path: Path, eos_ids: Sequence[int], scored: int, tokenizer: Tokenizer) -> None:
+    """Check that a model's facts go together. Raises: `ModelError`."""
+    check_ends(path, eos_ids, scored)
     if tokenizer.vocab_size > scored:
         raise ModelError(
             f"the tokenizer of {name} has {tokenizer.vocab_size} tokens and the model scores {scored}; "
             "take both from one model"
         )
-    return tokenizer

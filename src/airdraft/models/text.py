@@ -77,7 +77,7 @@ class Tokenizer:
                 f"{folder} has no tokenizer.json, nor is there {path}, which its config.json names; copy it"
             )
         if not path.is_file():
-            raise ModelError(f"{folder} has no tokenizer.json; copy it from the model the graph was exported from")
+            raise ModelError(f"{folder} has no tokenizer.json; copy it there from the original model")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as problem:  # the library raises bare Exception
