@@ -65,6 +65,13 @@ async def serving(target: str, profile: str, options: Sequence[str] = ()) -> Asy
 
 
 @contextlib.asynccontextmanager
+async def device(edge: str, options: Sequence[str] = ()) -> AsyncIterator[dict[str, Any]]:
+    """Start `airdraft device` on loopback, for texts over HTTP. Yield what it prints about itself, `url` and `pid`."""
+    async with _child("device", "--edge", edge, "--port", "0", "--json", "--until-eof", *options) as said:
+        yield said
+
+
+@contextlib.asynccontextmanager
 async def _child(command: str, *options: str) -> AsyncIterator[dict[str, Any]]:
     """Run one airdraft process. Yield the line of JSON that it prints once it listens."""
     with tempfile.TemporaryFile() as errors:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from airdraft.cli.bench import bench
-from airdraft.cli.bench_edge import capacity, engines, sessions
+from airdraft.cli.bench_edge import capacity, engines, hostile, sessions
 from airdraft.cli.chaos import chaos
 from airdraft.cli.demo import demo
 from airdraft.cli.device import device
@@ -49,7 +49,7 @@ such as org/name.
 
 for command in (demo, run, edge, device, link, plan, gguf, chaos, fuzz):
     app.command()(command)
-for measurement in (engines, sessions, capacity):
+for measurement in (engines, sessions, capacity, hostile):
     bench.command()(measurement)
 app.add_typer(bench, name="bench")
 app.add_typer(trace, name="trace")

@@ -1,4 +1,4 @@
-"""The commands of `airdraft bench` that run in wall clock: engines, one edge with many devices, and its capacity."""
+"""The commands of `airdraft bench` in wall clock: engines, one edge with many devices, its capacity, hostile peers."""
 
 from __future__ import annotations
 
@@ -92,4 +92,33 @@ def capacity(
     console.print(Markdown(lab.table(found)))
     renew_pages(page, {"capacity": lab.table(found)})
     if found.churn is not None and not found.churn.held:
+        raise typer.Exit(1)
+
+
+def hostile(
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Only this attack; may be given again. A wrong name lists them.")
+    ] = None,
+    json_file: JsonFile = None,
+    page: Pages = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """An honest text of 100 tokens beside one hostile peer of each kind, at full speed, in wall clock. 6 minutes.
+
+    Block `hostile` of a --page is renewed. Ends with exit code 1 if a text takes
+    more than 1.5 times as long as alone, or fails, or the edge takes 400 MB.
+    Other work on this machine slows alone and attacked unequally.
+    """
+    from airdraft.lab.wall import hostile as lab  # noqa: PLC0415
+
+    console = console_for(no_color, json_file)
+    names = lab.chosen(attack or ())
+    with progress(console, "attacks") as on_step:
+        done = iter(range(1, len(names) + 1))
+        rows = asyncio.run(lab.hostile(names, lambda _: on_step(next(done), len(names))))
+    bars = {"most_ratio": lab.MOST_RATIO, "most_mb": lab.MOST_MB, "max_tokens": lab.TOKENS, "cores": os.cpu_count()}
+    write_json(json_file, {"rows": msgspec.to_builtins(rows), "held": lab.held(rows), **bars})
+    console.print(Markdown(lab.table(rows)))
+    renew_pages(page, {"hostile": lab.table(rows)})
+    if not lab.held(rows):
         raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Hostile peers: what they send, and how, for the fuzzer and for measurements in wall clock."""
