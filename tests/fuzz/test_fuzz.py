@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from airdraft import cli
@@ -17,9 +19,10 @@ from airdraft.core.connection import Machine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.edge.session import EdgeSession
 from airdraft.core.events import Event, Forward
-from airdraft.core.messages import Decoder, Message, Open, Ping, Pong
+from airdraft.core.messages import Decoder, Message, More, Open, Ping, Pong, ToDevice, ToEdge
 from airdraft.core.schemes import Drafts
-from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, hunt, run
+from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, hunt, run, stage, survey
+from airdraft.lab.fuzz.limits import limits
 from airdraft.lab.fuzz.mutate import mutate, seeds
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.bin"))
@@ -28,10 +31,10 @@ CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.bin"))
 @pytest.mark.parametrize("path", CORPUS, ids=[path.stem for path in CORPUS])
 def test_what_has_crashed_once(path: Path) -> None:
     data = path.read_bytes()
-    ending, fault = hunt.attempt(data)
-    assert fault == ""
-    assert ending
-    assert hunt.memory_mib(data) < hunt.MOST_MIB
+    tried = hunt.attempt(data)
+    assert tried.fault == ""
+    assert tried.ending
+    assert hunt.above(tried.cpu_ms, hunt.memory_bytes(data)) == ""
 
 
 def test_there_is_a_corpus() -> None:
@@ -39,7 +42,7 @@ def test_there_is_a_corpus() -> None:
 
 
 def test_inputs_nothing_was_changed_in_come_to_their_end() -> None:
-    endings = {data[:2]: run(data) for data in seeds()}
+    endings = {data[:2]: run(data).ending for data in seeds()}
     assert len(endings) == len(PARTS) * WORLDS
     for (part, _), ending in endings.items():
         if PARTS[part].startswith("decoder"):
@@ -57,10 +60,11 @@ def test_changes_are_the_same_again_and_reach_deep() -> None:
         return [mutate(rng.choice(inputs), rng) for _ in range(600)]
 
     assert some() == some()
-    endings = {(PARTS[data[0] % len(PARTS)], hunt.attempt(data)) for data in some()}
-    assert not [fault for _, (_, fault) in endings if fault]
+    tried = [(PARTS[data[0] % len(PARTS)], hunt.attempt(data)) for data in some()]
+    assert not [each.fault for _, each in tried if each.fault]
+    endings = {(part, each.ending) for part, each in tried}
     for part in ("edge", "device"):
-        ends = {end for each, (ending, _) in endings if each == part for end in ending.split()}
+        ends = {end for each, ending in endings if each == part for end in ending.split()}
         assert {"garbage", "state", "silent", "stop", "length"} <= ends
     assert len(endings) > 20
 
@@ -99,9 +103,9 @@ def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     (crash,) = result.crashes
     assert "IndexError" in crash
     path = Path(crash.partition(":")[0])
-    assert hunt.attempt(path.read_bytes())[1].startswith("IndexError")
+    assert hunt.attempt(path.read_bytes()).fault.startswith("IndexError")
     monkeypatch.undo()
-    assert hunt.attempt(path.read_bytes())[1] == ""
+    assert hunt.attempt(path.read_bytes()).fault == ""
 
 
 def test_a_forward_that_no_model_can_do_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -133,13 +137,13 @@ def test_too_much_memory_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     sound = Machine.tick
 
     def broken(self: Machine, now: float) -> list[Event]:
-        bytearray(20 << 20)
+        bytearray(30 << 20)
         return sound(self, now)
 
     monkeypatch.setattr(Machine, "tick", broken)
     result = found(tmp_path, 200)
     assert result.greedy
-    assert result.peak_mib >= 20
+    assert result.greedy[0].endswith("where 20 are allowed")
 
 
 def test_an_answer_out_of_proportion_is_found() -> None:
@@ -147,6 +151,12 @@ def test_an_answer_out_of_proportion_is_found() -> None:
     (ping, *_) = Decoder(Ping | Pong).feed(machine_bytes[HEADER_BYTES:])
     assert isinstance(ping, Ping)
     assert ping.want == 1 << 16
+
+
+def surveyed(seconds: float, seed: int, folder: Path) -> survey.Survey:
+    """The findings of a survey that found nothing: the real one is tested below, in parts."""
+    kinds = (survey.LIMITS, survey.FLOODS, survey.UNREAD)
+    return survey.Survey({kind: hunt.Dearest(1) for kind in kinds}, dict.fromkeys(kinds, 1))
 
 
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str, int]:
@@ -159,13 +169,17 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     results, folder = tmp_path / "f.json", tmp_path / "crashes"
+    monkeypatch.setattr(survey, "survey", surveyed)
     words = ("--seconds", "400", "--seed", "4", "--json", str(results), "--folder", str(folder))
     shown, _, code = say(monkeypatch, capsys, *words)
     assert code == 0, shown
     record = json.loads(results.read_text())
     assert record["executions"] > 200
     assert set(record["by_part"]) == set(PARTS)
-    assert (record["crashes"], record["hangs"], record["greedy"]) == ([], [], [])
+    assert (record["crashes"], record["hangs"], record["greedy"], record["dear"]) == ([], [], [], [])
+    assert record["dearest"]["changed messages"]["cpu_ms"] > 0
+    assert set(record["dearest"]) == {"changed messages", "at a limit", "floods", "never read"}
+    assert "dearest of" in shown
     assert not folder.exists()
     shown, _, code = say(monkeypatch, capsys, "--replay", str(CORPUS[0].parent))
     assert code == 0
@@ -173,3 +187,75 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     _, error, code = say(monkeypatch, capsys, "--replay", str(tmp_path / "none"))
     assert code == 2
     assert "holds no input" in error
+
+
+def test_every_message_comes_at_its_limits() -> None:
+    names = [name for name, _ in limits()]
+    for kind in (*ToEdge.__args__, *ToDevice.__args__):
+        assert any(name.startswith(f"{kind.__name__}: ") for name in names), kind
+    assert "Draft: body and count, coupled, to the edge" in names
+
+
+def test_inputs_at_a_limit_are_frames_that_are_taken() -> None:
+    """They are as long as a frame, and none is refused for its length."""
+    makers = [make for name, make in limits() if name.startswith(("Draft: body and count", "Ping: filler"))]
+    for make in makers:
+        data = make()
+        assert len(data) > 4_000_000
+        assert "frame" not in run(data).ending.split()
+
+
+def test_a_dear_message_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sound = EdgeMachine._handle
+
+    def broken(self: EdgeMachine, message: Message, now: float) -> Iterable[Event]:
+        if isinstance(message, More) and message.seq > 1 << 62:
+            over_s = time.thread_time() + 0.08
+            while time.thread_time() < over_s:
+                pass
+        return sound(self, message, now)
+
+    monkeypatch.setattr(EdgeMachine, "_handle", broken)
+    dearest = hunt.Dearest()
+    makers = {name: make for name, make in limits() if name.startswith("More: seq")}
+    faults = [survey._at_a_limit(name, make, tmp_path, dearest) for name, make in makers.items()]
+    assert any("ms for one turn, where 50 are allowed" in fault for fault in faults)
+    assert dearest.cpu_ms > 50
+    assert dearest.cpu_input.startswith("More: seq")
+    kept = Path(next(filter(None, faults)).partition(":")[0])
+    assert hunt.attempt(kept.read_bytes()).cpu_ms > 50
+
+
+def test_a_turn_of_a_real_edge_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edge that holds up everybody for each chunk is found out, and one that does not is not."""
+    (act,) = (act for act in stage.acts() if act.name == "for no text")
+    act = msgspec.structs.replace(act, wire=lambda victim: islice(act.wire(victim), 2))
+    sound, took_s = EdgeMachine.receive, 0.0
+
+    def slow(self: EdgeMachine, data: bytes, now: float) -> list[Event]:
+        over_s = time.thread_time() + took_s
+        while time.thread_time() < over_s:
+            pass
+        return sound(self, data, now)
+
+    monkeypatch.setattr(EdgeMachine, "receive", slow)
+    usual_ms = stage.cost(act, memory=False).cpu_ms
+    took_s = 0.5
+    assert stage.cost(act, memory=False).cpu_ms > max(500.0, usual_ms)
+    took_s = 0.0
+    held = list[bytes]()
+
+    def greedy(self: EdgeMachine, data: bytes, now: float) -> list[Event]:
+        held.append(bytes(30 << 20))
+        return sound(self, data, now)
+
+    monkeypatch.setattr(EdgeMachine, "receive", greedy)
+    assert stage.cost(act, memory=True).peak_bytes > 30 << 20
+
+
+def test_a_survey_of_nothing_is_not_clean() -> None:
+    kinds = (survey.LIMITS, survey.FLOODS)
+    assert survey.Survey({kind: hunt.Dearest(1) for kind in kinds}, {}).clean
+    assert not survey.Survey({kind: hunt.Dearest() for kind in kinds}, {}).clean
+    assert not survey.Survey({kind: hunt.Dearest(1) for kind in kinds}, {}, ["x"]).clean
+    assert not hunt.Hunt(1).clean

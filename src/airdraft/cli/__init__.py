@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import Annotated
@@ -17,6 +18,7 @@ from airdraft.cli.edge import edge
 from airdraft.cli.fuzz import fuzz
 from airdraft.cli.gguf import gguf
 from airdraft.cli.link import link
+from airdraft.cli.output import forgiving
 from airdraft.cli.plan import plan
 from airdraft.cli.run import run
 from airdraft.cli.trace import trace
@@ -73,9 +75,11 @@ def main() -> None:
     logging.getLogger("websockets").setLevel(logging.ERROR)  # a port scanner's bytes are not worth a line
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it retries succeeds or becomes an airdraft error
     try:
-        app()
+        with forgiving():
+            app()
     except AirdraftError as error:
-        print(f"airdraft: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        with contextlib.suppress(OSError):  # standard error may be as full
+            print(f"airdraft: {one_line(str(error))}", file=sys.stderr, flush=True)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -141,7 +141,7 @@ def trace(
 
     Schemes with rounds run at the draft length that is best for the whole run.
     Ends with exit code 1 if auto falls short of the best exact scheme by more
-    than 5 % on any run.
+    than 5 % on any run, or no run has a token.
     """
     from airdraft.lab import tracing as lab  # noqa: PLC0415
 
@@ -154,13 +154,9 @@ def trace(
     write_json(json_file, record)
     about = (
         f"Pair at temperature {lab.TEMPERATURE:g}, draft {draft_ms:g} ms, target {verify_ms:g} ms, {SIMULATED}: "
-        f"the first {seconds:g} s of each run, or all of it."
+        f"{seconds:g} s of each run, or all of it, from when the device has connected on."
     )
-    worst = lab.worst(found)
-    verdict = (
-        f"auto against the best exact scheme: {worst.ratio:.3f} at worst ({worst.name}: {worst.best.scheme}); "
-        f"bar {lab.BAR:g}: {_held(record['held'])}."
-    )
+    verdict = _trace_verdict(found, record)
     console.print(about, soft_wrap=True)
     console.print(_speeds(found))
     console.print(_waits(found))
@@ -173,6 +169,27 @@ def trace(
         raise typer.Exit(1)
 
 
+def _trace_verdict(found: list[Traced], record: dict[str, Any]) -> str:
+    from airdraft.lab import tracing as lab  # noqa: PLC0415
+
+    worst = lab.worst(found)
+    if worst is None:
+        return "auto against the best exact scheme: no verdict, because no scheme wrote a token in time on any run."
+    silent = record["silent"]
+    return (
+        f"auto against the best exact scheme: {worst.ratio:.3f} at worst ({worst.name}: {worst.best.scheme}); "
+        f"bar {lab.BAR:g}: {_held(record['held'])}."
+        + (
+            f" No scheme wrote a token in time on {len(silent)} of {len(found)} runs: {', '.join(silent)}."
+            * bool(silent)
+        )
+    )
+
+
+def _ratio(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.3f}"
+
+
 def _speeds(found: list[Traced]) -> Table:
     """One line for each run, within 80 columns; draft lengths, outages and round trips are in the JSON."""
     schemes = {row.scheme: row.scheme.removeprefix("stream/") for row in found[0].speeds}
@@ -183,7 +200,7 @@ def _speeds(found: list[Traced]) -> Table:
         folder, run = _folder_and_run(each)
         name = f"{folder} {run.replace('Run ', '').replace(', part ', '.')}".strip()
         cells = [Text(f"{row.tokens_per_s:.1f}", "bold" if row is each.best else "") for row in each.speeds]
-        table.add_row(name, f"{each.mean_mbps:.0f}", *cells, f"{each.ratio:.3f}")
+        table.add_row(name, f"{each.mean_mbps:.0f}", *cells, _ratio(each.ratio))
     return table
 
 
@@ -227,7 +244,7 @@ def trace_block(found: list[Traced], about: str, verdict: str) -> str:
         cells = [
             folder, f"{len(runs)}", f"{median(each.mean_mbps for each in runs):.0f}",
             f"{median(each.rtt_ms for each in runs):.0f} ms", *(f"{speed:.1f}" for speed in speeds),
-            f"{min(each.ratio for each in runs):.3f}",
+            _ratio(min((each.ratio for each in runs if each.ratio is not None), default=None)),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     lines += [

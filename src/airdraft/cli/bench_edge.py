@@ -68,7 +68,7 @@ def sessions(json_file: JsonFile = None, page: Pages = None, no_color: options.N
     write_json(json_file, {"rows": msgspec.to_builtins(rows), "gain": gains, "bar": lab.BAR, "devices": lab.BAR_AT})
     console.print(Markdown(lab.table(rows)))
     renew_pages(page, {"sessions": lab.table(rows)})
-    if gains[lab.BAR_PROFILE] < lab.BAR or any(row.identical < row.texts for row in rows):
+    if not lab.held(rows):
         raise typer.Exit(1)
 
 

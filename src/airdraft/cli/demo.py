@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from airdraft import local
 from airdraft.cli import options
+from airdraft.cli.results import write_json
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import STREAM
@@ -70,7 +70,9 @@ def demo(
         if path is not None and not path.resolve().parent.is_dir():
             raise BadParameterError(f"{path} cannot be written: there is no folder {path.resolve().parent}; make it")
     results = asyncio.run(report.demo(plan, console))
-    if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=2) + "\n")
+    write_json(json_file, results)
     if svg is not None:
-        console.save_svg(str(svg), title="airdraft demo")
+        try:
+            console.save_svg(str(svg), title="airdraft demo")
+        except OSError as error:
+            raise BadParameterError(f"{svg} cannot be written ({error.strerror}); give another file") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -23,25 +24,40 @@ def fuzz(
 ) -> None:
     """Send both machines, and the decoder before them, what no honest peer would.
 
-    Ends with exit code 1 if an input crashes, hangs or takes too much memory.
+    The first half of the time is for what is known to be dear: every message with
+    each field at its limit, and, to a real edge, floods of small frames and peers
+    that never read. The rest is for changed messages.
+
+    Ends with exit code 1 if an input crashes, hangs, or takes more than 50 ms of
+    CPU in one turn or 20 MB.
     """
     from airdraft.lab.fuzz import hunt as lab  # noqa: PLC0415  it takes long to import
+    from airdraft.lab.fuzz import survey  # noqa: PLC0415
 
     console_for(True, json_file)
     if replay is not None:
         _replay(replay)
         return
-    found = lab.hunt(seconds, seed, folder)
-    write_json(json_file, msgspec.to_builtins(found))
+    began_s = time.monotonic()
+    surveyed = survey.survey(seconds / 2, seed, folder)
+    found = lab.hunt(max(0.1, began_s + seconds - time.monotonic()), seed, folder)
+    record = msgspec.to_builtins(found)
+    dearest = {"changed messages": record.pop("dearest"), **msgspec.to_builtins(surveyed.dearest)}
+    write_json(json_file, record | {"dearest": dearest, "known": surveyed.known, "faults": surveyed.faults})
     parts = ", ".join(f"{part} {count:,}" for part, count in sorted(found.by_part.items()))
     typer.echo(f"{found.executions:,} inputs in {found.seconds:.0f} s ({parts}), {found.endings:,} different endings")
     typer.echo(
-        f"{len(found.crashes)} crashes, {len(found.hangs)} hangs, {len(found.greedy)} of too much memory; the slowest "
-        f"took {found.slowest_ms:.0f} ms, the largest {found.peak_mib:.1f} MiB; grown by {found.growth_mib:.0f} MiB"
+        f"{len(found.crashes)} crashes, {len(found.hangs)} hangs, {len(found.greedy)} of too much memory, "
+        f"{len(found.dear)} of too much CPU; the slowest took {found.slowest_ms:.0f} ms; grown by "
+        f"{found.growth_mib:.0f} MiB"
     )
-    for line in (*found.crashes, *found.hangs, *found.greedy):
+    for kind, each in ({"changed messages": found.dearest} | surveyed.dearest).items():
+        of = f" of {surveyed.known[kind]}" if kind in surveyed.known else ""
+        typer.echo(f"dearest of {each.inputs:,}{of} {kind}: {each.cpu_ms:.1f} ms of CPU ({each.cpu_input}), "
+                   f"{each.peak_bytes:,} bytes ({each.peak_input})")  # fmt: skip
+    for line in (*found.crashes, *found.hangs, *found.greedy, *found.dear, *surveyed.faults):
         typer.echo(line)
-    if not found.clean:
+    if not (found.clean and surveyed.clean):
         raise typer.Exit(1)
 
 
@@ -54,11 +70,9 @@ def _replay(path: Path) -> None:
     broken = False
     for file in files:
         data = file.read_bytes()
-        ending, fault = lab.attempt(data)
-        mib = lab.memory_mib(data)
-        if not fault and mib > lab.MOST_MIB:
-            fault = f"Memory: {mib:.0f} MiB for {len(data)} bytes"
-        typer.echo(f"{file}: {fault or ending or 'nothing'}")
+        tried = lab.attempt(data)
+        fault = tried.fault or lab.above(tried.cpu_ms, lab.memory_bytes(data))
+        typer.echo(f"{file}: {fault or tried.ending or 'nothing'}")
         broken |= bool(fault)
     if broken:
         raise typer.Exit(1)

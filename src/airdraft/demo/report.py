@@ -182,7 +182,8 @@ def _table(rows: list[SchemeRow], plan: Plan, imitated: str) -> Table:
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("the target's\nown text?", no_wrap=True)
-    fastest = max((row for row in rows if row.exact), key=lambda row: row.cost.figures()["tokens_per_s"] or 0.0)
+    exact = (row for row in rows if row.exact)
+    fastest = max(exact, key=lambda row: row.cost.figures()["tokens_per_s"] or 0.0, default=None)
     for row in rows:
         figures = row.cost.figures()
         cells = [

@@ -53,6 +53,8 @@ class Result:
     scheme: str
     length: int | None
     """Draft length, for schemes with rounds."""
+    began_s: float = 0.0
+    """When the first text began, by the link's clock: before it the two sides shook hands and measured."""
     seconds: float = 0.0
     counts: Counts = field(default_factory=Counts)
     uplink_bytes: int = 0
@@ -103,6 +105,7 @@ def run(
     world.rest(SETTLE_S)
     result = Result(label or spec.name, length)
     began_s, before, busy = world.now, world.sent_bytes, world.busy_s
+    result.began_s = began_s
     while True:
         for at, text in enumerate(recording.texts):
             prompt, tokens = [0] * text.prompt_length, text.tokens

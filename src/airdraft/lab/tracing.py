@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from msgspec import structs
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, RefusedError
 from airdraft.lab.cell import Result, Setting, auto, run
 from airdraft.lab.record import Recording, prompts, record
-from airdraft.link.trace import TraceLink, TraceRun
+from airdraft.link.trace import Series, TraceLink, TraceRun
 from airdraft.link.tracefile import read
 from airdraft.models.engines import load
 from airdraft.sim.virtual import Compute
@@ -61,13 +61,15 @@ class Traced(msgspec.Struct, frozen=True):
     """All schemes on one run of a trace."""
 
     name: str
+    began_s: float
+    """When the texts began, from the trace's beginning on: before it the device connected, which an outage delays."""
     seconds: float
-    """Duration of the texts: the run's, and no more than was asked for."""
+    """Duration of the texts: the run's, and no more than was asked for. All figures are of that time."""
     mean_mbps: float
     outage: float
     """Share of that time in which the link was down."""
     rtt_ms: float
-    """Median round trip: the trace's, or the given one if it has none."""
+    """Median round trip in it: the trace's, or the given one if it has none."""
     speeds: list[Speed]
 
     @property
@@ -76,10 +78,12 @@ class Traced(msgspec.Struct, frozen=True):
         return max((each for each in self.speeds if each.scheme != "auto"), key=lambda each: each.tokens_per_s)
 
     @property
-    def ratio(self) -> float:
-        """The speed of `auto` divided by that of the best."""
+    def ratio(self) -> float | None:
+        """The speed of `auto` divided by that of the best. None: no scheme wrote a token, so there is none."""
         reached = next(each for each in self.speeds if each.scheme == "auto").tokens_per_s
-        return reached / self.best.tokens_per_s if self.best.tokens else 1.0
+        if not self.best.tokens:
+            return 1.0 if reached else None
+        return reached / self.best.tokens_per_s
 
 
 @dataclass(frozen=True)
@@ -130,12 +134,20 @@ def trace(recorded: Recording, task: Task) -> Traced:
     link = TraceLink(task.run, rtt_s=None if task.run.rtt_s else task.rtt_s)
     setting = Setting(link, task.compute)
 
+    began_s: list[float] = []
+
     def one(spec: SchemeSpec, label: str, length: int | None = None, policy: bool = False) -> Speed:
         chosen = auto(recorded.vocab_size, spec) if policy else None
-        result = run(
-            recorded, setting, spec, length=length, policy=chosen, label=label, until_s=task.seconds,
-            heartbeat_s=PATIENCE_S,
-        )  # fmt: skip
+        try:
+            result = run(
+                recorded, setting, spec, length=length, policy=chosen, label=label, until_s=task.seconds,
+                heartbeat_s=PATIENCE_S,
+            )  # fmt: skip
+        except RefusedError as error:
+            raise BadParameterError(
+                f"{task.name} has an outage that ends the connection of {label} ({error}); cut the trace there"
+            ) from error
+        began_s.append(result.began_s)
         return _speed(result, task.seconds)
 
     speeds = [one(SchemeSpec(schemes.SERVER), schemes.SERVER)]
@@ -145,14 +157,17 @@ def trace(recorded: Recording, task: Task) -> Traced:
     stream = schemes.STREAM
     speeds += [one(SchemeSpec(stream, race=race), f"{stream}/{race}") for race in ("off", "always")]
     speeds.append(one(SchemeSpec(stream), "auto", policy=True))
-    rates_bps = list(_during(task.run, task.seconds))
-    rtts = task.run.rtt_s.values if task.run.rtt_s else (task.rtt_s,)
+    if len(set(began_s)) != 1:  # all connect alike
+        raise ValueError(f"{task.name}: the texts of some schemes began later than those of others")
+    rates_bps = list(_during(task.run.uplink_bps, began_s[0], task.seconds))
+    rtts = list(_during(task.run.rtt_s, began_s[0], task.seconds)) if task.run.rtt_s else [(1.0, task.rtt_s)]
     return Traced(
         name=task.name,
+        began_s=began_s[0],
         seconds=task.seconds,
         mean_mbps=sum(share * rate for share, rate in rates_bps) / 1e6,
         outage=sum(share for share, rate in rates_bps if rate < OUTAGE_BPS),
-        rtt_ms=1e3 * float(np.median(rtts)),
+        rtt_ms=1e3 * _median(rtts),
         speeds=speeds,
     )
 
@@ -165,12 +180,28 @@ def _joined(recorded: Recording, length: int) -> Recording:
     return structs.replace(recorded, texts=[structs.replace(texts[0], **joined)])
 
 
-def _during(run: TraceRun, seconds: float) -> Iterator[tuple[float, float]]:
-    """The rates of the first `seconds`, each with its share of the time."""
-    begin_s = 0.0
-    for end_s, rate_bps in zip(run.uplink_bps.ends_s, run.uplink_bps.values, strict=True):
-        yield max(0.0, min(end_s, seconds) - begin_s) / seconds, rate_bps
-        begin_s = end_s
+def _during(series: Series, began_s: float, seconds: float) -> Iterator[tuple[float, float]]:
+    """The values of a series, which repeats, in the `seconds` after `began_s`, each with its share of that time."""
+    period_s = series.ends_s[-1]
+    at_s = began_s % period_s
+    over_s = at_s + seconds
+    for turn in count():
+        for end_s, value in zip(series.ends_s, series.values, strict=True):
+            until_s = min(turn * period_s + end_s, over_s)
+            if until_s > at_s:
+                yield (until_s - at_s) / seconds, value
+                at_s = until_s
+        if at_s >= over_s:
+            return
+
+
+def _median(values: Sequence[tuple[float, float]]) -> float:
+    """The value that half of the time lies below, of values with their shares; between two, their mean."""
+    ordered = sorted((value, share) for share, value in values)
+    ends = list(accumulate(share for _, share in ordered))
+    lower = next(at for at, end in enumerate(ends) if end >= ends[-1] / 2 - 1e-9)
+    upper = next((at for at, end in enumerate(ends) if end > ends[-1] / 2 + 1e-9), lower)
+    return (ordered[lower][0] + ordered[upper][0]) / 2
 
 
 def _speed(result: Result, seconds: float) -> Speed:
@@ -194,20 +225,28 @@ def trace_all(
     return found
 
 
-def worst(found: Sequence[Traced]) -> Traced:
-    """The run on which `auto` falls furthest short of the best."""
-    return min(found, key=lambda each: each.ratio)
+def worst(found: Sequence[Traced]) -> Traced | None:
+    """The run on which `auto` falls furthest short of the best. None: no scheme wrote a token on any."""
+    return min((each for each in found if each.ratio is not None), key=lambda each: each.ratio or 0.0, default=None)
+
+
+def silent(found: Sequence[Traced]) -> list[str]:
+    """Runs on which no scheme wrote a token in time, so that nothing can be said of them."""
+    return [each.name for each in found if each.ratio is None]
 
 
 def record_of(found: Sequence[Traced], compute: Compute) -> dict[str, Any]:
-    """The record that `--json` writes."""
+    """The record that `--json` writes. The bar is held if there is a run with tokens, and it is on each."""
+    least = worst(found)
+    ratio = None if least is None else least.ratio
     return {
         "simulated": True,
         "agreement": f"pair T={TEMPERATURE:g}",
         "draft_ms": 1e3 * compute.draft_s,
         "verify_ms": 1e3 * compute.verify_s,
         "bar": BAR,
-        "worst_ratio": worst(found).ratio,
-        "held": worst(found).ratio >= BAR,
+        "worst_ratio": ratio,
+        "held": ratio is not None and ratio >= BAR,
+        "silent": silent(found),
         "runs": [{**msgspec.to_builtins(each), "best": each.best.scheme, "ratio": each.ratio} for each in found],
     }

@@ -378,10 +378,11 @@ def record_of(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
 
 
 def held(record: dict[str, Any]) -> bool:
-    """Whether every text was the target's own, no exception went unhandled, and at least as many faults as sessions
-    were felt."""
+    """Whether there were sessions, every text was the target's own, no exception went unhandled, and at least as many
+    faults as sessions were felt."""
     return bool(
-        record["identical"] == record["sessions"]
+        record["sessions"]
+        and record["identical"] == record["sessions"]
         and not record["unhandled"]
         and sum(record["faults"].values()) >= record["sessions"]
     )

@@ -8,6 +8,10 @@ memory, and may ask of a model only what it can do.
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,7 +31,11 @@ from airdraft.sim.conformance import TableModel
 PARTS = ("edge", "device", "decoder at the edge", "decoder on the device")
 HEADER_BYTES = 3
 VOCAB, CONTEXT = 6, 48
-MAX_FRAME = 1 << 12
+MAX_FRAME, WIDE_FRAME = 1 << 12, 4 << 20
+"""Longest frame that the edge takes, and the one it takes if `WIDE` is set in the byte that names the part."""
+WIDE = 0x80
+PIECE = 1 << 16
+"""Bytes of a wide input that are handed over at once, as the transport does."""
 MOST_FORWARDS = 600
 """Most forwards of one input: far more than its texts have positions."""
 MOST_SAID = 1 << 20
@@ -45,6 +53,9 @@ SPECS = (
     SchemeSpec(schemes.SPLIT, bits=6, downlink="candidates"),
 )
 WORLDS = 3 * len(SPECS)
+
+
+T = TypeVar("T")
 
 
 class BrokenError(Exception):
@@ -72,6 +83,11 @@ def requests(world: int) -> list[Request]:
     ]
 
 
+def part_of(data: bytes) -> str:
+    """The part that an input is for."""
+    return PARTS[data[0] % WIDE % len(PARTS)]
+
+
 def models(world: int) -> tuple[TableModel, TableModel, Limits]:
     """Draft, target and limits of a world. In every other world the draft is the target itself, so every draft is
     accepted."""
@@ -79,8 +95,9 @@ def models(world: int) -> tuple[TableModel, TableModel, Limits]:
     return draft, target, Limits(MAX_FRAME, 1 + world % 7, 3, 10.0)
 
 
-def _machine(part: str, world: int) -> tuple[EdgeMachine | DeviceMachine, TableModel]:
+def _machine(part: str, world: int, wide: bool) -> tuple[EdgeMachine | DeviceMachine, TableModel]:
     draft, target, limits = models(world)
+    limits = replace(limits, max_frame=WIDE_FRAME) if wide else limits
     if part == "edge":
         identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids)
         return EdgeMachine(identity, limits, 0.0), target
@@ -90,30 +107,42 @@ def _machine(part: str, world: int) -> tuple[EdgeMachine | DeviceMachine, TableM
 class _Shell:
     """Drives one machine as a driver does, and checks what it asks for and says."""
 
-    def __init__(self, part: str, world: int, schedule: random.Random) -> None:
-        self.machine, self._model = _machine(part, world)
+    def __init__(self, part: str, world: int, schedule: random.Random, wide: bool) -> None:
+        self.machine, self._model = _machine(part, world, wide)
         self._requests = requests(world) if part == "device" else []
         self._said = Decoder(ToEdge if part == "device" else ToDevice, 1 << 30)
         self._schedule = schedule
         self._late = schedule.random() < 0.5
+        self._pieces = (PIECE,) if wide else (1, 2, 7, 30, 200, 20000) if self._late else (8,)
         self._caches: dict[int, list[int]] = {}
         self._forwards: dict[int, Forward] = {}
         self._ran = 0
         self._now = 0.0
         self.ends: set[str] = set()
         """Codes of errors and reasons of ends."""
+        self.dearest_s = 0.0
+        """CPU of the machine's dearest call: so long nobody else is served."""
 
-    def receive(self, data: bytes) -> None:
+    def _call(self, act: Callable[[], T]) -> T:
+        """Call the machine, and time it."""
+        before_s = time.thread_time()
+        try:
+            return act()
+        finally:
+            self.dearest_s = max(self.dearest_s, time.thread_time() - before_s)
+
+    def receive(self, data: memoryview) -> None:
         """Feed bytes, cut anywhere; without delays in pieces no longer than a message, like those of an honest peer."""
         at = 0
         while at < len(data) and not self.machine.closed:
-            size = 8 if not self._late else self._schedule.choice((1, 2, 7, 30, 200, 20000))
-            self._serve(self.machine.receive(data[at : at + size], self._now))
+            size = self._schedule.choice(self._pieces)
+            piece = bytes(data[at : at + size])
+            self._serve(self._call(lambda: self.machine.receive(piece, self._now)))  # noqa: B023  called at once
             at += size
             self._run(self._schedule.randint(0, 3) if self._late else MOST_FORWARDS)
             if self._late:
                 self._now += self._schedule.choice((0.0, 0.01, 1.0))
-                self._serve(self.machine.tick(self._now))
+                self._serve(self._call(lambda: self.machine.tick(self._now)))
 
     def finish(self) -> None:
         """Run the remaining forwards, and then let the peer be silent."""
@@ -123,7 +152,7 @@ class _Shell:
             if deadline_s is None or not deadline_s >= self._now:
                 raise BrokenError(f"the deadline is {deadline_s} at {self._now}")
             self._now = deadline_s
-            self._serve(self.machine.tick(self._now))
+            self._serve(self._call(lambda: self.machine.tick(self._now)))
 
     def _serve(self, events: list[Event]) -> None:
         for event in events:
@@ -167,7 +196,7 @@ class _Shell:
             self._check(forward, len(cache))
             self._now += 0.001
             logits = self._model.forward(cache, forward.keep, forward.tokens, forward.rows)
-            self._serve(self.machine.forwarded(number, logits, self._now))
+            self._serve(self._call(lambda: self.machine.forwarded(number, logits, self._now)))  # noqa: B023  at once
 
     def _check(self, forward: Forward, cached: int) -> None:
         fits = (
@@ -180,16 +209,25 @@ class _Shell:
             raise BrokenError(f"{cached} positions are cached, and {forward} was asked for")
 
 
-def run(data: bytes) -> str:
-    """Try one input. Returns how it ended; raises whatever it broke."""
-    header, wire = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), data[HEADER_BYTES:]
-    part, world, schedule = PARTS[header[0] % len(PARTS)], header[1] % WORLDS, random.Random(header[2])  # noqa: S311
+@dataclass(frozen=True)
+class Ran:
+    """What came of an input."""
+
+    ending: str
+    dearest_s: float
+    """CPU of the dearest call."""
+
+
+def run(data: bytes) -> Ran:
+    """Try one input. Raises whatever it broke."""
+    header, wire = data[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0"), memoryview(data)[HEADER_BYTES:]
+    part, world, schedule = part_of(header), header[1] % WORLDS, random.Random(header[2])  # noqa: S311
     if part.startswith("decoder"):
-        return _decode(Decoder(ToEdge if "edge" in part else ToDevice, MAX_FRAME), wire, schedule)
-    shell = _Shell(part, world, schedule)
+        return Ran(_decode(Decoder(ToEdge if "edge" in part else ToDevice, MAX_FRAME), bytes(wire), schedule), 0.0)
+    shell = _Shell(part, world, schedule, wide=header[0] >= WIDE)
     shell.receive(wire)
     shell.finish()
-    return " ".join(sorted(shell.ends))
+    return Ran(" ".join(sorted(shell.ends)), shell.dearest_s)
 
 
 def _decode(decoder: Decoder, wire: bytes, schedule: random.Random) -> str:

@@ -58,7 +58,7 @@ def seeds() -> list[bytes]:
     ]
 
 
-def _frames(wire: bytes) -> list[bytes]:
+def frames(wire: bytes) -> list[bytes]:
     """The bodies of the frames of `wire`, up to where it cannot be read; the rest is one more."""
     bodies, at = [], 0
     while at < len(wire):
@@ -76,7 +76,8 @@ def _frames(wire: bytes) -> list[bytes]:
     return bodies
 
 
-def _framed(body: bytes) -> bytes:
+def framed(body: bytes) -> bytes:
+    """One frame."""
     head, length = bytearray(), len(body)
     while length >= 0x80:
         head.append(length & 0x7F | 0x80)
@@ -91,10 +92,10 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
         header[2] = rng.randrange(256)
     if rng.random() < 0.05:
         header[1] = rng.randrange(WORLDS)
-    bodies = _frames(wire)
+    bodies = frames(wire)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 5, 8))):
         _change_list(bodies, header[0], rng)
-    wire = b"".join(map(_framed, bodies))
+    wire = b"".join(map(framed, bodies))
     if rng.random() < 0.15:
         wire = _change_bytes(wire, rng)
     return bytes(header) + wire[:MOST_BYTES]
@@ -115,7 +116,7 @@ def _change_list(bodies: list[bytes], part: int, rng: random.Random) -> None:
         bodies[at], bodies[other] = bodies[other], bodies[at]
     elif kind == 3:
         name = "edge" if "edge" in PARTS[part % len(PARTS)] else "device"
-        bodies.insert(at, rng.choice(_frames(overheard(rng.randrange(WORLDS))[name])))
+        bodies.insert(at, rng.choice(frames(overheard(rng.randrange(WORLDS))[name])))
     elif kind == 4:
         bodies[at] = _change_bytes(bodies[at], rng)
     elif kind == 5:

@@ -118,6 +118,8 @@ FLOODS: dict[str, Flood] = {
     "pings that fill a frame": lambda v: _same(Ping(0.0, bytes(v.room), MAX_FILLER)),
 }
 """Floods by name. Each follows a `Hello`."""
+ANSWERED = tuple(name for name in FLOODS if name.startswith(("pings", "unknown", "schemes", "opened", "switches")))
+"""Floods whose every frame is answered, so that it matters whether somebody reads the answers."""
 
 
 def _overlong(victim: Victim, number: int) -> Open:

@@ -6,7 +6,9 @@ It masks with zeros, which is allowed and costs nothing, so the edge's work is w
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Self
 from urllib.parse import urlsplit
@@ -64,6 +66,13 @@ class RawPeer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def abort(self) -> None:
+        """Go without a word, whatever is under way in other threads."""
+        with contextlib.suppress(OSError):  # the edge has gone before
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
     def send(self, data: bytes) -> None:

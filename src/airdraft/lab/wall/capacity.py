@@ -87,7 +87,7 @@ class Churn(msgspec.Struct, frozen=True):
     """Resident memory of the edge: the median of the first third, and of the last."""
     last_bytes: int
     held: bool
-    """Whether it was flat, and nothing was left open."""
+    """Whether devices came, and it was flat."""
 
 
 class CapacityReport(msgspec.Struct, frozen=True):
@@ -163,6 +163,7 @@ async def _per_token(pair: _Models) -> TokenCost:
         tally.counting = True
         await asyncio.sleep(SECONDS)
         tally.counting = False
+        tally.check(SECONDS)
         after = _cpu_s(edge["pid"]), sum(each.bytes_out for each in clients), sum(each.bytes_in for each in clients)
     cpu_s, up, down = (late - early for early, late in zip(before, after, strict=True))
     return TokenCost(1e3 * cpu_s / tally.tokens, up / tally.tokens, down / tally.tokens)
@@ -242,7 +243,7 @@ async def _churn(pair: _Models, seconds: float) -> Churn:
         await asyncio.gather(*visits)
     third = max(1, len(weights) // 3)
     first, last = statistics.median(weights[:third]), statistics.median(weights[-third:])
-    return Churn(seconds, aborted, int(first), int(last), last <= (1 + FLAT) * first)
+    return Churn(seconds, aborted, int(first), int(last), aborted > 0 and last <= (1 + FLAT) * first)
 
 
 async def capacity(soak_s: float, on_step: Callable[[str], None] = lambda _: None) -> CapacityReport:

@@ -87,8 +87,8 @@ class SchemeRow:
 
     @property
     def exact(self) -> bool:
-        """Whether the texts are the target's: the very same, or drawn from its distribution."""
-        if self.identical == len(self.texts):
+        """Whether there are texts, and they are the target's: the very same, or drawn from its distribution."""
+        if any(self.texts) and self.identical == len(self.texts):
             return True
         return self.conformance is not None and self.conformance.p_value >= CONFORMS
 

@@ -25,7 +25,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, LinkError
 from airdraft.lab.record import prompts, record
 from airdraft.models.base import FloatArray, LanguageModel
 from airdraft.models.engines import load
@@ -149,6 +149,12 @@ class Tally:
         self.counting, self.began_s = True, time.perf_counter()
         await asyncio.sleep(seconds)
         self.counting, self.took_s = False, time.perf_counter() - self.began_s
+        self.check(seconds)
+
+    def check(self, seconds: float) -> None:
+        """Check that there is something to speak of. Raises: `LinkError` if no token came in so many seconds."""
+        if seconds and not self.tokens:
+            raise LinkError(f"no device wrote a token in {seconds:g} s, so nothing was measured; free the machine")
 
     @property
     def tokens_per_s(self) -> float:
@@ -216,6 +222,12 @@ def gain(rows: Sequence[SessionsRow], profile_name: str, devices: int = BAR_AT) 
     """Tokens/s of the batching edge divided by those of the other."""
     speed = {row.batched: row.tokens_per_s for row in rows if (row.profile, row.devices) == (profile_name, devices)}
     return speed[True] / speed[False]
+
+
+def held(rows: Sequence[SessionsRow]) -> bool:
+    """Whether batching gains as much as it must, and texts were completed, all of them the target's."""
+    right = all(row.identical == row.texts for row in rows) and any(row.texts for row in rows)
+    return gain(rows, BAR_PROFILE) >= BAR and right
 
 
 def table(rows: Sequence[SessionsRow]) -> str:

@@ -1,0 +1,78 @@
+"""Every command's output: in an encoding that lacks characters, to a full device, to a pipe that nobody reads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = {
+    "plan": ("plan",),
+    "JSON": ("plan", "--json"),
+    "help": ("bench", "--help"),
+    "version": ("--version",),
+    "a trace": ("trace", "show", "TRACE"),
+    "a server": ("edge", "--port", "0", "--until-eof"),
+    "chaos": ("chaos", "--sessions", "1", "--jobs", "1"),
+}
+TRACE = """\
+{"t": 0.0, "event": "opened", "at": "2026-01-01T00:00:00+00:00", "side": "edge", "prompt": 2, "length": 2, \
+"max_tokens": 3, "scheme": "stream\\u03b3", "peer": "\\u20ac\\ud83d\\ude00"}
+{"t": 0.5, "event": "committed", "length": 4, "accepted": 1, "written": 1}
+{"t": 0.6, "event": "finished", "reason": "length"}
+"""
+
+
+def airdraft(
+    tmp_path: Path, words: tuple[str, ...], stdout: int, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text(TRACE)
+    return subprocess.run(
+        [sys.executable, "-m", "airdraft", *(str(trace) if word == "TRACE" else word for word in words)],
+        stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, check=False, timeout=100,
+        env=os.environ | environment,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_an_encoding_that_lacks_characters(name: str, encoding: str, tmp_path: Path) -> None:
+    if encoding != "cp1252" and name not in ("plan", "a trace"):
+        pytest.skip("one is enough")
+    ended = airdraft(tmp_path, COMMANDS[name], subprocess.PIPE, PYTHONIOENCODING=encoding)
+    assert ended.stderr == b""
+    assert ended.returncode in (0, 1)  # chaos: one session may feel no fault
+    assert ended.stdout.decode("utf-8" if encoding == "ascii" else encoding)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_full_device(name: str, tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = airdraft(tmp_path, COMMANDS[name], full.fileno())
+    assert ended.returncode == 2
+    assert ended.stderr.decode().splitlines() == [
+        "airdraft: the standard output takes no more (No space left on device); make room, or let its reader go on"
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")
+@pytest.mark.parametrize("name", ["plan", "JSON", "a server"])
+def test_a_pipe_that_nobody_reads(name: str, tmp_path: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    ended = airdraft(tmp_path, COMMANDS[name], writes)
+    os.close(writes)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.decode().splitlines()
+    assert "takes no more (Broken pipe)" in line
+
+
+def test_no_standard_output(tmp_path: Path) -> None:
+    code = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-m', 'airdraft', 'plan'])"
+    ended = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=False, timeout=100)
+    assert (ended.returncode, ended.stderr) == (0, b"")
