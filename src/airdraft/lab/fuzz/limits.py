@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from airdraft.core.messages import Close, Error, Message, More, Ping, Pong, Switch, ToDevice, ToEdge
+from airdraft.core.messages import Close, Error, Extra, Logprobs, Message, More, Ping, Pong, Switch, ToDevice, ToEdge
 from airdraft.lab.fuzz import PARTS, SPECS, WIDE, WIDE_FRAME
 from airdraft.lab.fuzz.mutate import framed, frames, overheard
 
@@ -66,7 +66,7 @@ def _of_no_exchange(session: int) -> list[Message]:
     """Messages that an honest exchange may lack."""
     return [
         More(session, 1), Close(session, "x"), Ping(0.0, b"x", 1), Pong(0.0, b"x"), Error(session, "x", "x"),
-        Error(None, "x", "x"), Switch(session, SPECS[0], 1),
+        Error(None, "x", "x"), Switch(session, SPECS[0], 1), Extra(session, 1, b"x"), Logprobs(session, 4, 1, b"x"),
     ]  # fmt: skip
 
 
