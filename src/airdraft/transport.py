@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
 import numpy as np
-from websockets.asyncio.connection import Connection as WebSocket
 from websockets.exceptions import ConnectionClosed
 
 from airdraft.core.device import DeviceMachine
@@ -25,17 +25,19 @@ from airdraft.core.messages import websocket_header
 from airdraft.core.schemes import Ruling
 from airdraft.errors import AirdraftError, Code, RefusedError
 from airdraft.scheduler import Call, Owner, Scheduler, Sequenced, yielded
+from airdraft.sockets import MESSAGE_BYTES, SLICE_S, TURN_S, Reined
 
 _log = logging.getLogger(__name__)
 
-MESSAGE_BYTES = 1 << 16
-"""Most bytes in one WebSocket message. Frames are split anywhere, so no receiver has to take a long one, or several
-waiting ones, as a single message."""
 MOST_UNSENT = 16 << 20
 """Most unsent bytes of a device that still reads, four of the longest frames. No honest edge asks for more. (An edge
 stops reading from a device that does not take its data.)"""
 LARGE = 1 << 16
 """Logits from which to choose tokens takes longer than to wake another thread for it."""
+MOST_WAITING = 1 << 18
+"""Most unsent bytes of an edge beyond which it runs no forward for the device: the answer could not be sent."""
+MOST_HELD = 4 << 20
+"""Most bytes of drafts that an edge holds for a device and has not judged, beyond which it reads no more."""
 CLOSE_S = 3.0
 """Seconds for the peer to read the last bytes and close."""
 
@@ -66,7 +68,7 @@ class Driver:
     def __init__(
         self,
         machine: DeviceMachine | EdgeMachine,
-        socket: WebSocket,
+        socket: Reined,
         scheduler: Scheduler,
         on_event: Callable[[Event], None],
         on_call: Callable[[int, Call], None] | None = None,
@@ -93,6 +95,7 @@ class Driver:
         self._caught_up.set()
         self._sooner = asyncio.Event()  # the machine's deadline moved closer
         self._waits_until = math.inf  # the last known deadline
+        self._judged = asyncio.Event()  # a forward has ended, or never will
         self._is_device = isinstance(machine, DeviceMachine)
         self.bytes_in = 0
         """Bytes received, WebSocket headers included."""
@@ -104,18 +107,13 @@ class Driver:
         helpers = [asyncio.create_task(self._keep_time()), asyncio.create_task(self._write())]
         try:
             self.flush()
-            async for data in self._socket:
-                if isinstance(data, str):
-                    self.handle([self.machine.fail(Code.GARBAGE, "a text message arrived; the protocol is binary")])
-                else:
-                    self.bytes_in += len(data) + websocket_header(len(data), not self._is_device)
-                    self.handle(self.machine.receive(data, self._now()))
-                self.flush()
-                if self.machine.closed:
-                    break
-                # Unread data piles up, so do not read from a peer that does not read.
-                if not self._is_device or self.machine.backlog > MOST_UNSENT:
-                    await self._caught_up.wait()
+            while True:
+                # Piece by piece: a message may come in thousands of fragments, and its boundaries mean nothing.
+                async with contextlib.aclosing(self._socket.recv_streaming()) as pieces:  # type: ignore[type-var]
+                    async for data in pieces:
+                        await self._take(data)
+                        if self._is_over():
+                            return
         except ConnectionClosed:
             pass  # the caller reads the close code off the socket
         finally:
@@ -128,6 +126,35 @@ class Driver:
             for text in self._texts.values():
                 self._scheduler.drop(text)
             self._texts.clear()
+
+    def _is_over(self) -> bool:
+        return self.machine.closed
+
+    async def _take(self, data: bytes | str) -> None:
+        """Act on what came, in slices between which others get their turn."""
+        if isinstance(data, str):
+            self.handle([self.machine.fail(Code.GARBAGE, "a text message arrived; the protocol is binary")])
+            self.flush()
+            return
+        self.bytes_in += len(data) + websocket_header(len(data), not self._is_device)
+        self.machine.feed(data, self._now())
+        events: list[Event] | None = []
+        while events is not None:
+            began_s = spent_s = time.thread_time()
+            while spent_s - began_s < SLICE_S and (events := self.machine.step(self._now())) is not None:
+                self.handle(events)
+                spent_s = time.thread_time()
+            self.flush()
+            rest_s = self._socket.share.spend(TURN_S + spent_s - began_s)
+            if rest_s or events is not None:
+                await asyncio.sleep(rest_s)
+                self._socket.share.rested()
+            # Unread data piles up, so do not read from a peer that does not read.
+            if not self._is_device or self.machine.backlog > MOST_UNSENT:
+                await self._caught_up.wait()
+            while self.machine.held_bytes > MOST_HELD and self._can_send:
+                self._judged.clear()
+                await self._judged.wait()
 
     async def close(self) -> None:
         """End the connection within `CLOSE_S`, whatever the peer does."""
@@ -163,6 +190,7 @@ class Driver:
 
     def forget(self, session: int) -> None:
         """Free the text in the engine, and the waiting forward, of a session that is over."""
+        self._judged.set()
         if task := self._forwards.pop(session, None):
             task.cancel()
         if text := self._texts.pop(session, None):
@@ -200,6 +228,7 @@ class Driver:
         finally:
             self._can_send = False
             self._caught_up.set()
+            self._judged.set()
 
     async def _forward(self, event: Forward) -> None:
         number = event.session
@@ -210,6 +239,8 @@ class Driver:
                 text.on_yield = partial(self._yielded, number)
                 if self._on_call is not None:
                     text.on_call = partial(self._on_call, number)
+            while not self._is_device and self._can_send and self.machine.backlog > MOST_WAITING:
+                await self._caught_up.wait()
             logits = await self._paid(text, event)
             machine = self.machine
             take: Callable[[int, np.ndarray, float], list[Event]] = machine.forwarded
@@ -224,6 +255,7 @@ class Driver:
         except Exception:  # our own fault: it ends this text and no other
             _log.exception("what a forward gave could not be taken")
             self._failed(number, Code.ENGINE, "a fault of airdraft's own; see the log of the side whose model ran")
+        self._judged.set()
         self.flush()
 
     async def _paid(self, text: Sequenced, event: Forward) -> np.ndarray:

@@ -27,7 +27,11 @@ from airdraft.core.messages import (
     ERROR_CODES,
     MAX_FILLER,
     MAX_FRAME,
+    MOST_IDS,
+    MOST_TEXT,
+    PING_FRAME,
     REACH,
+    SHORT_FRAME,
     VERSION,
     Digest,
     Draft,
@@ -98,7 +102,8 @@ def _fields(struct: type[msgspec.Struct]) -> list[tuple[str, str, str]]:
         said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
         kind = re.sub(r"Annotated\[(\w+), .*\]", r"\1", kind)
         for python, plain in (
-            ("tuple[Count, ...]", "array of integers"), ("Count", "integer"), ("Word", "integer"), ("bytes", "binary"),
+            ("Ids", "array of integers"), ("Text", "string"), ("Name", "string"), ("Count", "integer"),
+            ("Word", "integer"), ("bytes", "binary"),
             ("Seconds", "float"), ("str", "string"), (" | None", " or nil"),
         ):  # fmt: skip
             kind = kind.replace(python, plain)
@@ -133,6 +138,11 @@ def limits_block() -> str:
             "|---|---|",
             f"| protocol version | {VERSION} |",
             f"| a frame, unless a side says otherwise | {MAX_FRAME} bytes |",
+            f"| a frame of a message without a body | {SHORT_FRAME} bytes |",
+            f"| a frame of a `Ping`, and of a `Pong` | {PING_FRAME} and {2 * MAX_FILLER} bytes |",
+            f"| a string for people | {MOST_TEXT} characters |",
+            "| any other string | 32 characters |",
+            f"| ids in an array | {MOST_IDS} |",
             f"| tokens in a draft (`max_draft`) | {limits.max_draft} |",
             f"| a stream's drafts beyond the committed text, times `max_draft` | {REACH} |",
             f"| filler a `Ping` may want | {MAX_FILLER} bytes |",

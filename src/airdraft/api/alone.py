@@ -58,7 +58,7 @@ class TargetWriter:
             server.scheduler.drop(sequenced)
             raise
         try:
-            outs = _shown(watch, session.begin(len(request.prompt), request.max_tokens))
+            outs = _shown(watch, session.begin(len(request.prompt)))
             sequenced.on_call = partial(watch.call, _NUMBER)
             while forward := next((out for out in outs if isinstance(out, Forward)), None):
                 await tenant.pace(len(forward.tokens))

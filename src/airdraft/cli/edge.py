@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +21,12 @@ from airdraft.edge import tls
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError
+from airdraft.listening import room_for
 from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target, resolve
 from airdraft.models.profile import PacedEngine, profile
 from airdraft.telemetry import logs
+
+_log = logging.getLogger(__name__)
 
 ENGINE, ACCESS, LIMITS, OPERATION = "Engine", "Access", "Limits", options.OPERATION
 
@@ -185,12 +189,15 @@ def edge(
         traces=traces,
     )
     shown = _checked(name)
+    crowded = room_for(max_connections * (1 if api_port is None else 2))
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k)
     model.info = replace(model.info, name=shown or model.info.name)
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
     capacity = Capacity(max_texts, max_batch, kv_tokens)
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
     logs.configure(level, log_json)
+    if crowded is not None:
+        _log.warning("%s", crowded)
     api = None
     if api_port is not None:
         template = ChatTemplate.of(resolve(target, engine), chat_template)

@@ -6,13 +6,20 @@ and rounding cannot bias the text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.errors import Code, RemoteProtocolError
+
+SMALL = 64
+"""Most integers that are read one by one, which is faster for a few."""
+PIECE = 1 << 14
+"""Integers read at once, whose scratch arrays fit the cache."""
 
 
 def id_width(vocab_size: int) -> int:
@@ -40,26 +47,46 @@ class BitReader:
     """Reads what a `BitWriter` packed. A body that is too short or too long is the peer's fault."""
 
     def __init__(self, data: bytes) -> None:
-        self._bits = np.unpackbits(np.frombuffer(data, np.uint8))
-        self._at = 0
+        self._octets = np.frombuffer(data, np.uint8)
+        self._at = 0  # in bits
 
-    def read(self, count: int, width: int) -> IntArray:
-        """Read the next `count` integers of `width` bits. int64 [count]."""
-        end = self._at + count * width
-        if end > self._bits.size:
+    def read(self, count: int, width: int, dtype: DTypeLike = np.int64) -> NDArray[Any]:
+        """Read the next `count` integers of `width` bits, at most 32. [count] of `dtype`.
+
+        A count is compared with the bytes before anything is made for it, and takes no memory but for the result and an
+        eighth of it or so.
+        """
+        start, end = self._at, self._at + count * width
+        if end > 8 * self._octets.size:
             raise RemoteProtocolError(
-                Code.GARBAGE, f"a body ends after {self._bits.size} bits where {end} were announced"
+                Code.GARBAGE, f"a body ends after {8 * self._octets.size} bits where {end} were announced"
             )
-        wide = np.zeros((count, 32), np.uint8)
-        wide[:, 32 - width :] = self._bits[self._at : end].reshape(count, width)
         self._at = end
-        return np.packbits(wide, axis=1).reshape(-1).view(">u4").astype(np.int64)
+        if count <= SMALL:
+            word = int.from_bytes(self._octets[start // 8 : -(-end // 8)].tobytes(), "big") >> -end % 8
+            return np.array([word >> at * width & (1 << width) - 1 for at in reversed(range(count))], dtype)
+        found, lanes = np.empty(count, dtype), 8 // math.gcd(width, 8)
+        for lane in range(lanes):  # every integer of a lane begins at the same bit of its byte
+            at, skipped = divmod(start + lane * width, 8)
+            size, stride = -(-(skipped + width) // 8), width * lanes // 8
+            spare = 8 * size - skipped - width
+            into = found[lane::lanes]
+            for piece in range(0, into.size, PIECE):
+                part = into[piece : piece + PIECE]
+                first = at + piece * stride
+                words: NDArray[Any] = np.zeros(part.size, np.uint64 if size > 4 else np.uint32)
+                for octet in range(size):
+                    np.left_shift(words, 8, out=words)
+                    np.bitwise_or(words, self._octets[first + octet :: stride][: part.size], out=words)
+                np.right_shift(words, spare, out=words)
+                np.bitwise_and(words, (1 << width) - 1, out=part, casting="unsafe")
+        return found
 
     def finish(self) -> None:
         """Check that only padding is left."""
-        left = self._bits[self._at :]
-        if left.size >= 8 or left.any():
-            raise RemoteProtocolError(Code.GARBAGE, f"a body has {left.size} bits more than were announced")
+        left = 8 * self._octets.size - self._at
+        if left >= 8 or (left and self._octets[-1] & (1 << left) - 1):
+            raise RemoteProtocolError(Code.GARBAGE, f"a body has {left} bits more than were announced")
 
 
 def lattice(probs: FloatArray, total: int) -> IntArray:

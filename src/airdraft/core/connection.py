@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from airdraft.core.events import Echo, Event, Failed, Out
-from airdraft.core.messages import MAX_FILLER, MAX_FRAME, Decoder, Error, Message, Ping, Pong, encode
+from airdraft.core.messages import MAX_FILLER, MAX_FRAME, Decoder, Error, Message, Ping, Pong, clip, encode
 from airdraft.errors import BadParameterError, Code, LocalProtocolError, ModelError, RemoteProtocolError
 
 HEARTBEAT_S = 10.0
@@ -46,36 +46,52 @@ class Machine(ABC):
         self.backlog = 0
         """Bytes taken but not sent yet, set by the driver."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the peer sent and that wait for a model."""
+        return 0
+
     @abstractmethod
     def _handle(self, message: Message, now: float) -> Iterable[Event]:
         """Act on one message. Raises: `RemoteProtocolError` or `BadParameterError` for the peer's faults."""
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """Take bytes from the peer, split anywhere. The events do not depend on the split."""
+        """Take bytes from the peer, split anywhere, and act on all of them. The events do not depend on the split."""
+        self.feed(data, now)
         events: list[Event] = []
-        self._now = self._heard = now
-        messages = self._decoder.feed(data)
-        while not self.closed:
-            try:
-                message = next(messages, None)
-                if message is None:
-                    break
-                if isinstance(message, Ping):
-                    # Send no filler while much is still unsent, or a few bytes of pings could cost megabytes.
-                    filler = bytes(message.want if self.backlog + len(self._out) < MAX_FILLER else 0)
-                    self._send(Pong(message.t, filler, self._own_verify_s()))
-                elif isinstance(message, Pong):
-                    ping = self._pings.pop(message.t, None)
-                    if ping is not None:  # any other t belongs to none of our pings
-                        self.rtt_s = now - message.t
-                        events.append(self._echoed(Echo(self.rtt_s, len(encode(ping)), len(encode(message))), message))
-                else:
-                    events += self._handle(message, now)
-            except RemoteProtocolError as error:
-                events.append(self.fail(error.code, str(error)))
-            except BadParameterError as error:
-                events.append(self.fail(Code.SCHEME, str(error)))
+        while (found := self.step(now)) is not None:
+            events += found
         return events
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Take bytes from the peer for `step`."""
+        self._now = self._heard = now
+        if not self.closed:
+            self._decoder.add(data)
+
+    def step(self, now: float) -> list[Event] | None:
+        """Act on the next message. None: none is complete."""
+        self._now = now
+        try:
+            message = None if self.closed else self._decoder.take()
+            if message is None:
+                return None
+            if isinstance(message, Ping):
+                # Send no filler while much is still unsent, or a few bytes of pings could cost megabytes.
+                filler = bytes(message.want if self.backlog + len(self._out) < MAX_FILLER else 0)
+                self._send(Pong(message.t, filler, self._own_verify_s()))
+                return []
+            if not isinstance(message, Pong):
+                return list(self._handle(message, now))
+            ping = self._pings.pop(message.t, None)
+            if ping is None:  # its t belongs to none of our pings
+                return []
+            self.rtt_s = now - message.t
+            return [self._echoed(Echo(self.rtt_s, len(encode(ping)), len(encode(message))), message)]
+        except RemoteProtocolError as error:
+            return [self.fail(error.code, str(error))]
+        except BadParameterError as error:
+            return [self.fail(Code.SCHEME, str(error))]
 
     def take(self) -> bytes:
         """Take the bytes to send now."""
@@ -126,7 +142,7 @@ class Machine(ABC):
 
     def fail(self, code: str, message: str) -> Failed:
         """End the connection. Tell the peer why, and ignore whatever still arrives."""
-        self._send(Error(None, code, message))
+        self._send(Error(None, code, clip(message)))
         self.closed = True
         return Failed(None, code, message, ours=True)
 

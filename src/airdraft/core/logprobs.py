@@ -13,7 +13,7 @@ import numpy as np
 
 from airdraft.core import schemes
 from airdraft.core.bits import BitReader, BitWriter, id_width
-from airdraft.core.messages import MOST_LIKELY
+from airdraft.core.messages import MOST_LIKELY, Logprobs
 from airdraft.core.noise import IntArray
 from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
@@ -78,6 +78,17 @@ def encode_logprobs(known: Sequence[Logprob], vocab_size: int) -> bytes:
     return out.bytes()
 
 
+def bounded(message: Logprobs, drafts: Sequence[int], most: int, vocab_size: int) -> Logprobs:
+    """Return a message about at most the drafts and one token more.
+
+    Raises: `RemoteProtocolError` if it is about more, or its body is longer than that takes.
+    """
+    bits = message.count * (32 + min(most, vocab_size) * (id_width(vocab_size) + 32))
+    if message.count > len(drafts) + 1 or 8 * len(message.body) >= bits + 8:
+        raise RemoteProtocolError(Code.GARBAGE, f"{message.count} log-probabilities are more than can be committed")
+    return message
+
+
 def decode_logprobs(body: bytes, tokens: Sequence[int], most: int, vocab_size: int) -> tuple[Logprob, ...]:
     """Invert `encode_logprobs`, given the tokens. Raises: `RemoteProtocolError` on a malformed body."""
     data = BitReader(body)
@@ -99,4 +110,4 @@ def _words(logprobs: Sequence[float]) -> IntArray:
 
 
 def _floats(data: BitReader, count: int) -> np.ndarray:
-    return data.read(count, 32).astype(np.uint32).view(np.float32)
+    return data.read(count, 32, np.uint32).view(np.float32)

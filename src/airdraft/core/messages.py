@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from airdraft.core.noise import GAMMA, MASK, mix
+from airdraft.core.noise import GAMMA, M1, M2, MASK
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import Code, RemoteProtocolError
 
@@ -27,6 +27,18 @@ MAX_FILLER = 1 << 16
 MOST_LIKELY = 20
 """Most likely tokens that a request may ask for at each position."""
 
+MOST_TEXT = 1024
+"""Most characters of a string for people. A sender cuts its own, see `clip`."""
+MOST_IDS = 1024
+"""Most ids in an array."""
+SHORT_FRAME = 1 << 16
+"""Limit of a frame whose message carries no body, in bytes."""
+PING_FRAME = (1 << 18) + 64
+"""Limit of the frame of a `Ping`, in bytes. Its filler shows the rate of a link: 256 KiB take 20 ms at 100 Mbit/s."""
+
+Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
+Name = Annotated[str, msgspec.Meta(max_length=32)]
+Ids = Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(max_length=MOST_IDS)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 Word = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -38,14 +50,14 @@ ERROR_CODES = {code.value: code.meaning for code in Code if code.travels}
 class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
     """A scheme and its options. A scheme ignores the options of others."""
 
-    name: str
+    name: Name
     k: int = 64
     """`topk`: number of tokens in a transmitted distribution."""
     bits: int = 16
     """`topk`, `split`: bits in a transmitted probability."""
-    downlink: str = "row"
+    downlink: Name = "row"
     """`split`: data sent after a rejection, the target's `row` or `candidates` drawn from it."""
-    race: str = "always"
+    race: Name = "always"
     """`stream`: whether the edge writes on its own while it has no draft: `off`, `idle` (only when the engine has
     nothing else to do) or `always`."""
 
@@ -58,8 +70,8 @@ class Hello(Message, tag=1, frozen=True):
     """Device → edge, the first message."""
 
     version: Count
-    software: str
-    model: str
+    software: Text
+    model: Text
     tokenizer: bytes
     """16 bytes, equal for two tokenizers iff their token tables are equal."""
     vocab_size: Count
@@ -69,14 +81,14 @@ class Welcome(Message, tag=2, frozen=True):
     """Edge → device, the answer to `Hello`."""
 
     version: Count
-    software: str
-    model: str
+    software: Text
+    model: Text
     max_context: Count
     max_frame: Count
     max_draft: Count
     max_sessions: Count
     heartbeat_s: Annotated[float, msgspec.Meta(ge=0.01, le=3600)]
-    eos_ids: tuple[Count, ...]
+    eos_ids: Ids
     verify_s: Seconds = 0.0
     """Current duration of a target forward in seconds, including the wait for its turn; 0 if not known yet."""
     target: Annotated[bytes, msgspec.Meta(max_length=80)] = b""
@@ -160,7 +172,7 @@ class Tokens(Message, tag=9, frozen=True):
 
     session: Count
     start: Count
-    tokens: tuple[Count, ...]
+    tokens: Ids
     """The tokens after the accepted drafts."""
     digest: Count
     accepted: Count = 0
@@ -175,7 +187,7 @@ class Close(Message, tag=10, frozen=True):
     """Either way: the end of the session for this side."""
 
     session: Count
-    reason: str
+    reason: Text
 
 
 class Ping(Message, tag=11, frozen=True):
@@ -202,8 +214,8 @@ class Error(Message, tag=13, frozen=True):
     """Either way: a refusal of one session, or of the connection (session None), which then ends."""
 
     session: Count | None
-    code: str
-    message: str
+    code: Name
+    message: Text
 
 
 class Switch(Message, tag=14, frozen=True):
@@ -229,6 +241,9 @@ class Logprobs(Message, tag=15, frozen=True):
 ToEdge = Hello | Open | Draft | More | Close | Ping | Pong | Error | Switch
 ToDevice = Welcome | Opened | Verdict | Extra | Tokens | Close | Ping | Pong | Error | Logprobs
 
+LONG_FRAMES = {3: 1 << 32, 5: 1 << 32, 6: 1 << 32, 8: 1 << 32, 15: 1 << 32, 11: PING_FRAME, 12: 2 * MAX_FILLER}
+"""Limits, by number, of the frames of messages with a body, where the receiver's own limit is not lower, in bytes."""
+
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -244,9 +259,18 @@ def encode(message: Message) -> bytes:
     return bytes(head) + body
 
 
+def clip(text: str) -> str:
+    """Cut a string for people to what a message may hold."""
+    return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 1]}…"
+
+
 def websocket_header(length: int, masked: bool) -> int:
     """Size in bytes of the WebSocket header of a `length`-byte message (RFC 6455 §5.2). Devices mask, edges do not."""
     return 2 + (0 if length < 126 else 2 if length < 1 << 16 else 8) + 4 * masked
+
+
+TAG_BYTES = 6
+"""Bytes of a frame's body in which the message's number is found: it follows the head of the array."""
 
 
 class Decoder:
@@ -263,15 +287,30 @@ class Decoder:
 
         Raises: `RemoteProtocolError` "frame" or "garbage", after the messages before the fault.
         """
-        self._buffer += data
-        while (frame := self._take_frame()) is not None:
-            try:
-                yield self._decoder.decode(frame)
-            # RecursionError: unknown fields are skipped, however deeply they nest.
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise RemoteProtocolError(Code.GARBAGE, f"a frame is no message of this protocol: {error}") from error
+        self.add(data)
+        while (message := self.take()) is not None:
+            yield message
 
-    def _take_frame(self) -> bytes | None:
+    def add(self, data: bytes) -> None:
+        """Keep bytes for `take`."""
+        self._buffer += data
+
+    def take(self) -> Message | None:
+        """Return the next message, None if it is not complete. Raises: as `feed`."""
+        frame = self._frame()
+        if frame is None:
+            return None
+        try:
+            with memoryview(self._buffer)[frame] as body:
+                message: Message = self._decoder.decode(body)
+        # RecursionError: unknown fields are skipped, however deeply they nest.
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RemoteProtocolError(Code.GARBAGE, f"a frame is no message of this protocol: {error}") from error
+        del self._buffer[: frame.stop]
+        return message
+
+    def _frame(self) -> slice | None:
+        """Return the place of the first frame's body, None if it is not complete. A long one is refused early."""
         length = shift = 0
         for at, octet in enumerate(self._buffer):
             length |= (octet & 0x7F) << shift
@@ -285,11 +324,14 @@ class Decoder:
             shift += 7
         else:
             return None
-        if len(self._buffer) < start + length:
-            return None
-        frame = bytes(self._buffer[start : start + length])
-        del self._buffer[: start + length]
-        return frame
+        if length > SHORT_FRAME:
+            head = self._buffer[start : start + TAG_BYTES]
+            tag = head[{0xDC: 3, 0xDD: 5}.get(head[0], 1)] if len(head) == TAG_BYTES else None
+            if tag is not None and length > (most := LONG_FRAMES.get(tag, SHORT_FRAME)):
+                raise RemoteProtocolError(
+                    Code.FRAME, f"a frame of {length} bytes where a message of number {tag} takes at most {most}"
+                )
+        return slice(start, start + length) if len(self._buffer) >= start + length else None
 
 
 class Digest:
@@ -305,8 +347,13 @@ class Digest:
 
     def extend(self, tokens: Iterable[int]) -> None:
         """Append tokens."""
-        for token in tokens:
-            self._state = mix(((self._state ^ (token + 1)) * GAMMA) & MASK)
+        state = self._state
+        for token in tokens:  # `mix`, written out: a prompt is hashed in one go
+            z = ((state ^ (token + 1)) * GAMMA) & MASK
+            z = ((z ^ (z >> 30)) * M1) & MASK
+            z = ((z ^ (z >> 27)) * M2) & MASK
+            state = z ^ (z >> 31)
+        self._state = state
 
     def copy(self) -> Digest:
         """Return an independent copy."""

@@ -27,8 +27,8 @@ IntArray = NDArray[np.int64]
 WordArray = NDArray[np.uint64]
 
 GAMMA = 0x9E3779B97F4A7C15
-_M1 = 0xBF58476D1CE4E5B9
-_M2 = 0x94D049BB133111EB
+M1 = 0xBF58476D1CE4E5B9
+M2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
 
 # Rows are filled in pieces of this many words: few calls, and a scratch array that fits the cache and avoids mmap.
@@ -38,8 +38,8 @@ _PIECE = 16384
 def mix(z: int) -> int:
     """Apply SplitMix64's finaliser to one 64-bit integer."""
     z &= MASK
-    z = ((z ^ (z >> 30)) * _M1) & MASK
-    z = ((z ^ (z >> 27)) * _M2) & MASK
+    z = ((z ^ (z >> 30)) * M1) & MASK
+    z = ((z ^ (z >> 27)) * M2) & MASK
     return z ^ (z >> 31)
 
 
@@ -57,9 +57,9 @@ def _fold(z: WordArray, shift: int, scratch: WordArray) -> None:
 
 
 def _mix_folded(z: WordArray, scratch: WordArray) -> None:
-    np.multiply(z, np.uint64(_M1), out=z)
+    np.multiply(z, np.uint64(M1), out=z)
     _fold(z, 27, scratch)
-    np.multiply(z, np.uint64(_M2), out=z)
+    np.multiply(z, np.uint64(M2), out=z)
     _fold(z, 31, scratch)
 
 

@@ -10,15 +10,13 @@ from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 
-from websockets.asyncio.client import ClientConnection
-
 from airdraft.control.machine import device_machine
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, VERSION, Hello, SchemeSpec, Welcome
 from airdraft.core.policy import Facts
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.device.dial import dial
+from airdraft.device.dial import DeviceSocket, dial
 from airdraft.device.probe import PING_BYTES, Pinger, Probe, measure
 from airdraft.device.tracing import Tracing
 from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError, RemoteProtocolError
@@ -51,7 +49,7 @@ class EdgeConnection:
     def __init__(
         self,
         url: str,
-        socket: ClientConnection,
+        socket: DeviceSocket,
         draft: LanguageModel,
         hello: Hello,
         scheduler: Scheduler | None = None,

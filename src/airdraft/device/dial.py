@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ssl as tls
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
-from airdraft.core.messages import MAX_FRAME
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, first_line
+from airdraft.sockets import MESSAGE_BYTES, QUEUE, Reined
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 STATUSES = {
@@ -23,6 +23,10 @@ STATUSES = {
 """The code and the remedy for each status that an edge's HTTP server answers instead of a connection."""
 
 
+class DeviceSocket(Reined, ClientConnection):
+    """A connection to an edge."""
+
+
 def check_address(url: str) -> None:
     """Raise `LinkError` if `url` cannot be the address of an edge."""
     try:
@@ -32,7 +36,7 @@ def check_address(url: str) -> None:
         raise LinkError(f"{url!r} is no address of an edge; write it as ws://HOST:PORT or wss://HOST:PORT") from error
 
 
-async def dial(url: str, token: str | None, ssl: tls.SSLContext | None, timeout_s: float) -> ClientConnection:
+async def dial(url: str, token: str | None, ssl: tls.SSLContext | None, timeout_s: float) -> DeviceSocket:
     """Open a WebSocket to the edge at `url`. `token` and `ssl` are as in `EdgeConnection.connect`.
 
     Raises: `LinkError`, `RefusedError`, and `BadParameterError` for a token that no HTTP header can carry.
@@ -45,15 +49,18 @@ async def dial(url: str, token: str | None, ssl: tls.SSLContext | None, timeout_
     if ssl is not None and parts.scheme == "wss":
         options["ssl"] = ssl
     try:
-        return await connect(
+        socket = await connect(
             url,
             compression=None,
-            max_size=MAX_FRAME + 16,
+            create_connection=DeviceSocket,
+            max_size=MESSAGE_BYTES,
+            max_queue=QUEUE,
             ping_interval=None,
             open_timeout=timeout_s,
             proxy=None if parts.hostname in LOOPBACK else True,  # no proxy leads back to this machine
             **options,
         )
+        return cast(DeviceSocket, socket)
     except InvalidStatus as error:
         if known := STATUSES.get(error.response.status_code):
             code, remedy = known

@@ -9,6 +9,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 from airdraft.edge.access import Access, Tenant
+from airdraft.sockets import Reined
 from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import Metrics
 
@@ -18,7 +19,7 @@ RETRY_S = 5
 _log = logging.getLogger(__name__)
 
 
-class Socket(ServerConnection):
+class Socket(Reined, ServerConnection):
     """A connection. It counts from its admission until it is lost."""
 
     tenant: Tenant | None = None

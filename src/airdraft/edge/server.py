@@ -17,12 +17,14 @@ from airdraft.edge.access import Access, Tenant, anybody
 from airdraft.edge.door import Door, Socket, peer_of
 from airdraft.edge.watch import Watch
 from airdraft.errors import Code, LinkError, RefusedError, why
+from airdraft.listening import Listener, listen
 from airdraft.models.base import TargetEngine
 from airdraft.scheduler import Call, Scheduler
+from airdraft.sockets import MESSAGE_BYTES, QUEUE
 from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import Metrics, Readings
 from airdraft.telemetry.trace import Traces
-from airdraft.transport import CLOSE_S, MESSAGE_BYTES, Driver
+from airdraft.transport import CLOSE_S, Driver
 from airdraft.version import __version__
 
 SWEEP_S = 5.0
@@ -100,7 +102,7 @@ class EdgeServer:
         self._door = Door(self._service.access, self._anybody, self._service.connections, self.metrics)
         self._live: dict[Socket, tuple[Driver, Watch]] = {}
         self._bytes_in = self._bytes_out = 0  # of closed connections
-        self._server: Server | None = None
+        self._servers: list[Server] = []  # one for each address
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> None:
@@ -109,21 +111,8 @@ class EdgeServer:
         Raises: `LinkError` if the address is not available.
         """
         try:
-            self._server = await serve(
-                self._serve,
-                host,
-                port,
-                ssl=self._service.tls,
-                process_request=self._door.process_request,
-                create_connection=Socket,
-                origins=[None],  # web pages in a browser are not devices
-                open_timeout=self._service.handshake_s,
-                logger=_wire,
-                server_header=None,
-                compression=None,  # ids and probabilities do not compress well
-                max_size=max(self._limits.max_frame + 16, MESSAGE_BYTES),
-                ping_interval=None,  # the protocol has its own heartbeats
-            )
+            for listener in await listen(host, port):
+                self._servers.append(await self._serve_on(listener))
         except (OSError, UnicodeError) as error:
             raise LinkError(
                 f"the edge cannot listen on {host}:{port} ({why(error)}); choose a free port, or port 0"
@@ -131,17 +120,34 @@ class EdgeServer:
         if self._service.idle_s is not None:
             self._sweeper = asyncio.create_task(self._sweep(self._service.idle_s))
 
+    async def _serve_on(self, listener: Listener) -> Server:
+        return await serve(
+            self._serve,
+            sock=listener,
+            ssl=self._service.tls,
+            process_request=self._door.process_request,
+            create_connection=Socket,
+            origins=[None],  # web pages in a browser are not devices
+            open_timeout=self._service.handshake_s,
+            logger=_wire,
+            server_header=None,
+            compression=None,  # ids and probabilities do not compress well
+            max_size=MESSAGE_BYTES,
+            max_queue=QUEUE,
+            ping_interval=None,  # the protocol has its own heartbeats
+        )
+
     @property
     def port(self) -> int:
         """The port that devices connect to."""
-        if self._server is None:
+        if not self._servers:
             raise LinkError("the edge is not listening; start it first")
-        port: int = next(iter(self._server.sockets)).getsockname()[1]
+        port: int = next(iter(self._servers[0].sockets)).getsockname()[1]
         return port
 
     def health(self) -> str | None:
         """Reason why new texts should go elsewhere; None: they may come."""
-        return "draining" if self._door.closing else "not listening" if self._server is None else None
+        return "draining" if self._door.closing else None if self._servers else "not listening"
 
     def reload(self) -> None:
         """Read the tokens again, and end connections whose token is gone.
@@ -173,18 +179,18 @@ class EdgeServer:
         code = SERVICE_RESTART if self._door.closing else GOING_AWAY
         if self._sweeper is not None:
             self._sweeper.cancel()
-        if self._server is not None:
-            server, self._server = self._server, None
-            closing = [asyncio.create_task(socket.close(code)) for socket in self._door.sockets]
+        servers, self._servers = self._servers, []
+        closing = [asyncio.create_task(socket.close(code)) for socket in self._door.sockets]
+        for server in servers:
             server.close()
-            try:
-                async with asyncio.timeout(CLOSE_S):
-                    await server.wait_closed()
-            except TimeoutError:  # devices that do not read, or do not answer
-                for socket in self._door.sockets:
-                    socket.transport.abort()
-                await server.wait_closed()
-            await asyncio.gather(*closing)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*(server.wait_closed() for server in servers))
+        except TimeoutError:  # devices that do not read, or do not answer
+            for socket in self._door.sockets:
+                socket.transport.abort()
+            await asyncio.gather(*(server.wait_closed() for server in servers))
+        await asyncio.gather(*closing)
         self.scheduler.close()
 
     async def __aenter__(self) -> Self:

@@ -16,6 +16,10 @@ from airdraft.telemetry.trace import TextTrace, Traces
 _log = logging.getLogger(__name__)
 
 
+MOST_FAULTS = 20
+"""Faults of texts that are logged for one connection or client: a peer can make thousands a second."""
+
+
 @dataclass(eq=False)
 class Watched:
     """A text in progress."""
@@ -50,6 +54,7 @@ class Watch:
         """Places of the tenant's that texts have taken which have not begun."""
         self.rested_s = clock()
         """Time when the last text ended, or the connection began."""
+        self._faults = 0
         self._text, self._peer, self._tenant = text, peer, tenant
         self._metrics, self._traces, self._clock = metrics, traces, clock
 
@@ -103,15 +108,11 @@ class Watch:
         elif isinstance(event, Failed):
             what = "the connection" if event.session is None else f"session {event.session}"
             about = fields(session=event.session, tenant=self._tenant.name, peer=self._peer, code=event.code)
-            _log.warning(
-                "%s of %s (%s) ended: %s: %s",
-                what,
-                self._peer,
-                self._tenant.name,
-                event.code,
-                event.message,
-                extra=about,
-            )
+            self._faults += 1
+            if self._faults <= MOST_FAULTS or event.session is None:
+                more = "; further faults of its texts are not logged" if self._faults == MOST_FAULTS else ""
+                said = (what, self._peer, self._tenant.name, event.code, event.message, more)
+                _log.warning("%s of %s (%s) ended: %s: %s%s", *said, extra=about)
             if event.session is not None:
                 self._end(event.session, "failed")
 

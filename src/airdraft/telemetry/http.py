@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airdraft.errors import LinkError, why
+from airdraft.listening import listen
 
 STOP_S = 3
 """Seconds that unfinished answers get when the server ends."""
@@ -121,7 +121,12 @@ async def serving(
     With `tls` it speaks HTTPS only. Clients that do not ask, or do not read, are cut off; a client beyond `connections`
     gets HTTP 503. Raises: `LinkError` if the address cannot be had.
     """
-    listening = await _listen(host, port)
+    try:
+        listening, *others = await listen(host, port)
+    except (OSError, UnicodeError) as error:
+        raise LinkError(
+            f"HTTP cannot be served on {host}:{port} ({why(error)}); choose a free port, or port 0"
+        ) from error
     config = uvicorn.Config(
         app,
         # h11 bounds the headers, whatever else is installed.
@@ -135,7 +140,7 @@ async def serving(
         timeout_graceful_shutdown=STOP_S,
     )
     server = _HttpServer(config)
-    task = asyncio.create_task(server.serve([listening]))
+    task = asyncio.create_task(server.serve([listening, *others]))
     try:
         while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.001)
@@ -146,17 +151,5 @@ async def serving(
     finally:
         server.should_exit = True
         await asyncio.gather(task, return_exceptions=True)
-        listening.close()
-
-
-async def _listen(host: str, port: int) -> socket.socket:
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, _, _, _, address = found[0]
-        return socket.create_server(address, family=family, backlog=128)
-    except (OSError, UnicodeError) as error:
-        raise LinkError(
-            f"HTTP cannot be served on {host}:{port} ({why(error)}); choose a free port, or port 0"
-        ) from error
+        for each in (listening, *others):
+            each.close()

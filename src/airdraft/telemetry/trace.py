@@ -9,6 +9,7 @@ Every event has `t`, seconds since the first one, and `event`:
     committed  length of the text now, accepted drafts, written (by the target)
     switch     scheme; switched: the edge follows
     more, extra   `split`: recovery on the device took more candidates
+    cut        there are too many events; of those that follow only the end is written
     finished   reason; or failed: code, message; or lost: the connection ended
 
 Token ids, which reveal the text, are included only on request.
@@ -41,8 +42,16 @@ from airdraft.errors import BadParameterError
 
 _log = logging.getLogger(__name__)
 
+ENDS = ("finished", "failed", "lost")
+"""The events that end a trace."""
 HELD = 256
 """Events kept in memory before a write. An open file for each text would use up the descriptors."""
+
+
+MOST_TEXT = 200
+"""Most characters of a string in a trace: a peer's may be long."""
+MOST_LINES, LINES_A_TOKEN = 1000, 20
+"""Most lines of a trace, and how many more there may be for each token asked for. The end is written in any case."""
 
 
 class Traces:
@@ -61,7 +70,7 @@ class Traces:
         """Open the trace of a new text. `about`: further fields of its first event."""
         at = datetime.now(UTC)
         path = self._folder / f"{at:%Y%m%dT%H%M%S}-{os.getpid()}-{next(self._numbers):06d}.jsonl"
-        trace = TextTrace(path, now, self._tokens)
+        trace = TextTrace(path, now, self._tokens, MOST_LINES + LINES_A_TOKEN * event.max_tokens)
         trace.note(
             "opened", now, at=at.isoformat(timespec="milliseconds"), side=self._side, **about,
             prompt=event.prompt_length, length=event.length, max_tokens=event.max_tokens,
@@ -73,8 +82,9 @@ class Traces:
 class TextTrace:
     """The trace of one text."""
 
-    def __init__(self, path: Path, began: float, tokens: bool) -> None:
+    def __init__(self, path: Path, began: float, tokens: bool, most_lines: int = MOST_LINES) -> None:
         self.path = path
+        self._room = most_lines
         self._began = began
         self._tokens = tokens
         self._length = 0  # of the text, once it is ready
@@ -83,7 +93,13 @@ class TextTrace:
         self._broken = False
 
     def note(self, event: str, now: float, **what: Any) -> None:
-        """Write an event."""
+        """Write an event, unless there are too many. Strings are cut."""
+        self._room -= 1
+        if self._room < 0 and event not in ENDS:
+            return
+        if self._room == 0 and event not in ENDS:
+            event, what = "cut", {}
+        what = {name: value[:MOST_TEXT] if isinstance(value, str) else value for name, value in what.items()}
         self._lines.append(json.dumps({"t": round(now - self._began, 6), "event": event, **what}))
         if len(self._lines) >= HELD:
             self._write()
@@ -209,6 +225,6 @@ def summary(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "engine_s": sum(each["t"] - each["began"] for each in calls),
         "calls": len(calls),
         "mean_batch": sum(each["texts"] for each in calls) / len(calls) if calls else None,
-        "end": last["event"] if last["event"] in ("finished", "failed", "lost") else None,
+        "end": last["event"] if last["event"] in ENDS else None,
         "why": last.get("reason") or last.get("code"),
     }

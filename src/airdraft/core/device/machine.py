@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from msgspec import structs
 
 from airdraft.core import schemes
 from airdraft.core.connection import Machine
@@ -24,6 +25,7 @@ from airdraft.core.messages import (
     Tokens,
     Verdict,
     Welcome,
+    clip,
     encode,
 )
 from airdraft.core.policy import Learner, Policy
@@ -59,7 +61,7 @@ class DeviceMachine(Machine):
         """
         super().__init__(ToDevice, now)
         self.learner = learner
-        self._hello = hello
+        self._hello = hello = structs.replace(hello, software=clip(hello.software), model=clip(hello.model))
         self._make_of = functools.partial(
             Making, learner=learner, plan=plan, make=make, drafter=drafter, draft_context=draft_context,
         )  # fmt: skip

@@ -24,7 +24,7 @@ from airdraft.core.connection import known_rows
 from airdraft.core.device.pen import Making, Pen
 from airdraft.core.events import Begun, Committed, Finished, Out, Recovering, Taken, Turning
 from airdraft.core.law import Law
-from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
+from airdraft.core.logprobs import Logprob, bounded, check_logprobs, decode_logprobs
 from airdraft.core.messages import (
     Close,
     Extra,
@@ -129,7 +129,7 @@ class DeviceSession:
             if isinstance(message, Tokens) and message.start == self.text.length:
                 return self._streamed(message)
             if isinstance(message, Logprobs) and self._logprobs is None and self._request.logprobs is not None:
-                self._logprobs = message
+                self._logprobs = bounded(message, self._branch.drafts, self._request.logprobs, self._law.vocab_size)
                 return []
         raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived while {state.value}")
 
@@ -170,9 +170,7 @@ class DeviceSession:
         if verdict.accepted > len(rounds.drafts):
             raise RemoteProtocolError(Code.STATE, f"{verdict.accepted} of {len(rounds.drafts)} drafts were accepted")
         accepted, rejected = verdict.accepted, int(verdict.accepted < len(rounds.drafts))
-        self.counts.downlink_payload_bytes += len(verdict.extra)
         probs = tuple(rounds.probs)
-        self._judged(Judged(accepted, rejected, accepted, accepted, accepted + rejected, False, True, probs))
         verify_s = self._peer.verify_s
         if self.curious and self._pen.seq > 1 and verify_s:  # the first waits for the prefill
             down_bytes = VERDICT_BYTES + len(verdict.extra)
@@ -180,6 +178,8 @@ class DeviceSession:
         ruled = rounds.ruled(verdict, self.text.eos_ids)
         self._pen.state = State.DRAFTING
         outs = self._commit(ruled.tokens, accepted, ruled.kind, (verdict.committed, verdict.digest))
+        self.counts.downlink_payload_bytes += len(verdict.extra)
+        self._judged(Judged(accepted, rejected, accepted, accepted, accepted + rejected, False, True, probs))
         if ruled.rejected is not None:
             return outs + self._recover(verdict.extra)
         return outs + self._go_on()
@@ -197,11 +197,11 @@ class DeviceSession:
         tokens = self._pen.stream.committed(branch, message, self._pen.seq)
         agreeing, drafts = branch.agreeing(tokens), min(len(branch.drafts), len(tokens))
         rejected = int(message.accepted < message.drafted and bool(message.tokens))
+        kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
+        outs = self._commit(tokens, message.accepted, kind, (self.text.length + len(tokens), message.digest))
         self._judged(Judged(message.accepted, rejected, agreeing, len(tokens), drafts, self._pen.mode.races, False))
         self.counts.raced += not message.drafted
-        kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
-        theirs = (self.text.length + len(tokens), message.digest)
-        return self._commit(tokens, message.accepted, kind, theirs) + self._go_on()
+        return outs + self._go_on()
 
     def _judged(self, verdict: Judged) -> None:
         """Count a target forward."""

@@ -13,7 +13,7 @@ from airdraft.core.edge.session import EdgeSession
 from airdraft.core.edge.target import Limits, Target
 from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
 from airdraft.core.law import Law
-from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome
+from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome, clip
 from airdraft.core.schemes import Ruling
 from airdraft.core.states import CONNECTION
 from airdraft.core.text import Prefix
@@ -53,6 +53,11 @@ class EdgeMachine(Machine):
         """Return a session's prompt and committed tokens; empty if there is no such session."""
         return self._sessions[session].text.tokens if session in self._sessions else ()
 
+    @property
+    def held_bytes(self) -> int:
+        """See `Machine.held_bytes`: the drafts of all texts."""
+        return sum(session.rounds.held_bytes for session in self._sessions.values())
+
     def latest(self, forward: Forward) -> Forward:
         """Return the forward to run when its turn comes, with any drafts that arrived since."""
         session = self._sessions.get(forward.session)
@@ -84,7 +89,7 @@ class EdgeMachine(Machine):
         """End one session, whose `Forward` cannot run."""
         if not self._forget(session):
             return []
-        self._send(Error(session, code, message))
+        self._send(Error(session, code, clip(message)))
         return [Failed(session, code, message, ours=True)]
 
     def _own_verify_s(self) -> float:
@@ -153,8 +158,8 @@ class EdgeMachine(Machine):
         self._send(
             Welcome(
                 VERSION,
-                target.software,
-                target.model,
+                clip(target.software),
+                clip(target.model),
                 target.max_context,
                 limits.max_frame,
                 limits.max_draft,
@@ -183,10 +188,10 @@ class EdgeMachine(Machine):
         except (RefusedError, RemoteProtocolError) as error:
             return self._decline(number, error.code, str(error))
         self._sessions[number] = session
-        return self._emit(session.begin(message.prompt_length, message.max_tokens))
+        return self._emit(session.begin(message.prompt_length))
 
     def _decline(self, number: int, code: str, message: str) -> list[Event]:
-        self._send(Error(number, code, message))
+        self._send(Error(number, code, clip(message)))
         return [Declined(number, code)]
 
     def _session(self, message: Open) -> EdgeSession:

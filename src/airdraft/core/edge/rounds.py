@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from airdraft.core.messages import Draft, Verdict
 from airdraft.core.schemes import Drafts, Ruling, Scheme
+from airdraft.core.schemes.base import check_length
 from airdraft.core.text import Prefix
 from airdraft.errors import Code, RemoteProtocolError
 
@@ -13,6 +14,13 @@ class EdgeRounds:
 
     def __init__(self) -> None:
         self.waiting: Draft | None = None
+        self.held_bytes = 0
+        """Bytes of the draft that came and is not judged yet, as it was sent."""
+
+    def keep(self, message: Draft, scheme: Scheme, room: int) -> None:
+        """Keep a draft for later. Raises: as `open`, if it is longer than any draft may be."""
+        self._check_length(message, scheme, room)
+        self.waiting = message
 
     def open(self, message: Draft, text: Prefix, scheme: Scheme, room: int) -> Drafts:
         """Decode the drafts of `message`, at most `room`, to verify them.
@@ -24,11 +32,17 @@ class EdgeRounds:
             raise RemoteProtocolError(Code.STATE, what)
         if text.over:
             raise RemoteProtocolError(Code.STATE, "a draft came after the recovered token that ended the text")
+        self._check_length(message, scheme, room)
+        return scheme.decode(message.count, message.body)
+
+    def _check_length(self, message: Draft, scheme: Scheme, room: int) -> None:
         if message.count > room:
             what = f"a draft of {message.count} tokens where at most {room} may follow"
             raise RemoteProtocolError(Code.STATE, what)
-        return scheme.decode(message.count, message.body)
+        check_length(scheme, message.count, message.body)
+        self.held_bytes = len(message.body)
 
     def verdict(self, number: int, seq: int, ruling: Ruling, text: Prefix) -> Verdict:
         """Make the answer, after the text holds the ruling's tokens."""
+        self.held_bytes = 0
         return Verdict(number, seq, ruling.accepted, ruling.token, text.length, text.digest, ruling.extra)

@@ -63,7 +63,7 @@ class EdgeSession:
         self._max_draft = max_draft
         self._scheme = self._make(spec)
         self._name = spec.name
-        self._rounds, self._stream = EdgeRounds(), EdgeStream(text, max_draft)
+        self.rounds, self._stream = EdgeRounds(), EdgeStream(text, max_draft)
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
         self._seq = 0  # the last draft that arrived
         self._drafts = Drafts()  # in the forward under way
@@ -76,9 +76,9 @@ class EdgeSession:
         check_logprobs(self._logprobs, spec.name)
         return self._make_scheme(spec, self._law, schemes.EDGE)
 
-    def begin(self, prompt_length: int, max_tokens: int) -> list[Out]:
+    def begin(self, prompt_length: int) -> list[Out]:
         """Answer the device and prefill the prompt, except its last token, which the first verification feeds."""
-        text = self.text
+        text, max_tokens = self.text, int(self.text.end) - prompt_length
         outs: list[Out] = [Begun(self._number, prompt_length, text.length, max_tokens, self._name), *self._confirm()]
         if text.length > 1:
             return [*outs, Forward(self._number, 0, tuple(text.tokens[:-1]), 0)]
@@ -132,7 +132,7 @@ class EdgeSession:
         if not rounds:
             return outs + self._streamed(start, ruling)
         self.state = State.DONE if text.over else State.RECOVERING if self._recovery_due else State.IDLE
-        return [*outs, self._rounds.verdict(self._number, self._seq, ruling, text)]
+        return [*outs, self.rounds.verdict(self._number, self._seq, ruling, text)]
 
     def _streamed(self, start: int, ruling: Ruling) -> list[Out]:
         outs: list[Out] = [self._stream.tokens(self._number, self._seq, start, ruling, len(self._drafts))]
@@ -156,7 +156,7 @@ class EdgeSession:
         if self._switch is not None:
             return self._switched()
         self.state = State.IDLE if self._scheme.traits.rounds else State.STREAMING
-        waiting, self._rounds.waiting = self._rounds.waiting, None
+        waiting, self.rounds.waiting = self.rounds.waiting, None
         return self._start(waiting) if waiting else self._go_on()
 
     def _ask(self, drafts: Drafts, spare: bool = False) -> Forward:
@@ -183,7 +183,7 @@ class EdgeSession:
         return min(self._max_draft, int(self.text.end) - self.text.length - 1)
 
     def _keep(self, message: Draft) -> list[Out]:
-        self._rounds.waiting = message
+        self.rounds.keep(message, self._scheme, self._room())
         self.state = State.WAITING
         return [self._offered(message)]
 
@@ -193,17 +193,20 @@ class EdgeSession:
         return [self._offered(message), *self._go_on()]
 
     def _ignore(self, message: Message) -> list[Out]:
-        return [self._offered(message)] if isinstance(message, Draft) else []
+        if isinstance(message, Draft):
+            return [self._offered(self._stream.checked(message, self._scheme))]
+        return []
 
     def _offered(self, message: Draft) -> Offered:
         return Offered(self._number, message.start, message.count, len(message.body))
 
     def _verify(self, message: Draft) -> list[Out]:
-        return [self._offered(message), *self._start(message)]
+        started = self._start(message)
+        return [self._offered(message), *started]
 
     def _start(self, message: Draft) -> list[Out]:
         self._recover(message.recovered)
-        self._drafts = self._rounds.open(message, self.text, self._scheme, self._room())
+        self._drafts = self.rounds.open(message, self.text, self._scheme, self._room())
         self._seq, self.state, self._forwarding = message.seq, State.VERIFYING, True
         return [self._ask(self._drafts)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from airdraft.core.edge.tail import Tail
 from airdraft.core.messages import REACH, Draft, Tokens
 from airdraft.core.schemes import Drafts, Ruling, Scheme
+from airdraft.core.schemes.base import check_length
 from airdraft.core.text import Prefix
 from airdraft.errors import Code, RemoteProtocolError
 
@@ -22,13 +23,21 @@ class EdgeStream:
 
         Raises: `RemoteProtocolError` for drafts beyond the limit.
         """
+        self.checked(message, scheme)
         drafts = scheme.decode(message.count, message.body).tokens
-        end = message.start + message.count
-        if message.recovered is not None or end > min(self._text.end - 1, self._text.length + REACH * self._max_draft):
-            raise RemoteProtocolError(Code.STATE, f"drafts up to position {end} are beyond what may be drafted")
         self._alone = not drafts
         if drafts:
             self.tail.offer(message.start, message.digest, drafts)
+
+    def checked(self, message: Draft, scheme: Scheme) -> Draft:
+        """Check how many drafts there are, and where, and return the message. Raises: as `offer`."""
+        end = message.start + message.count
+        if message.recovered is not None or end > min(self._text.end - 1, self._text.length + REACH * self._max_draft):
+            raise RemoteProtocolError(Code.STATE, f"drafts up to position {end} are beyond what may be drafted")
+        if message.count > REACH * self._max_draft:
+            raise RemoteProtocolError(Code.STATE, f"{message.count} drafts came in one message")
+        check_length(scheme, message.count, message.body)
+        return message
 
     def next(self, room: int) -> Drafts:
         """Return the drafts that the next forward verifies, at most `room`."""

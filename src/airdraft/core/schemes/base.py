@@ -10,8 +10,8 @@ import numpy as np
 
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.noise import FloatArray, IntArray
-from airdraft.errors import BadParameterError, LocalProtocolError
+from airdraft.core.noise import FloatArray
+from airdraft.errors import BadParameterError, Code, LocalProtocolError, RemoteProtocolError
 
 DEVICE, EDGE = 1, 2
 """The two sides, which draw from independent streams of one seed."""
@@ -61,14 +61,14 @@ class Drafted:
     """One drafted token, and the known part of its distribution as integer weights over `ids`."""
 
     token: int
-    ids: IntArray | None = None
-    """Support, ascending. int64 [m]. None: not known (`coupled`)."""
-    weights: IntArray | FloatArray | None = None
-    """The numbers sent, [m], positive at the token."""
+    ids: np.ndarray | None = None
+    """Support, ascending. Integers [m]. None: not known (`coupled`)."""
+    weights: np.ndarray | None = None
+    """The numbers sent, [m], as wide as they are on the wire, positive at the token."""
     total: float = 0.0
     """The weights' sum over the whole vocabulary; probability = weight / total."""
 
-    def row(self) -> tuple[IntArray, IntArray | FloatArray]:
+    def row(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (ids, weights), for the schemes that have them."""
         if self.ids is None or self.weights is None:
             raise LocalProtocolError("a draft without a distribution was given to a scheme that needs one")
@@ -76,12 +76,12 @@ class Drafted:
 
     def probs(self) -> FloatArray:
         """Return the draft's probabilities over `ids`. float64 [m]."""
-        return np.asarray(self.row()[1] / self.total)
+        return self.row()[1].astype(np.float64) / self.total
 
     def prob(self) -> float:
         """Return the draft's probability of its token."""
         ids, weights = self.row()
-        return float(weights[np.searchsorted(ids, self.token)] / self.total)
+        return float(weights[np.searchsorted(ids, self.token)]) / self.total
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Scheme(Protocol):
     race: str
     """Without rounds, whether the edge writes on while it has no draft: `off`, `idle` or `always`."""
     draft_bits: int
-    """Most bits that one draft takes in a body."""
+    """Most bits that one draft takes in a body. A longer body is refused before it is decoded."""
 
     def __init__(self, context: Context) -> None: ...
 
@@ -162,7 +162,10 @@ class Scheme(Protocol):
         ...
 
     def decode(self, count: int, body: bytes) -> Drafts:
-        """At the edge, invert `encode` to the bit, as a chain. Raises: `RemoteProtocolError` on a malformed body."""
+        """At the edge, invert `encode` to the bit, as a chain. Raises: `RemoteProtocolError` on a malformed body.
+
+        The caller bounds `count`, and the body by `draft_bits`.
+        """
         ...
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
@@ -180,6 +183,12 @@ class Scheme(Protocol):
     def more(self) -> bytes:
         """At the edge, make another `extra` for `recover` about the last rejection."""
         ...
+
+
+def check_length(scheme: Scheme, count: int, body: bytes) -> None:
+    """Raise `RemoteProtocolError` if `body` is longer than `count` drafts can be."""
+    if 8 * len(body) >= count * scheme.draft_bits + 8:
+        raise RemoteProtocolError(Code.GARBAGE, f"a body of {len(body)} bytes is too long for {count} drafts")
 
 
 def check_bits(spec: SchemeSpec) -> None:

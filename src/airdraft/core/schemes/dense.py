@@ -13,6 +13,9 @@ from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits
 from airdraft.core.schemes.rejection import Rejection
 from airdraft.errors import Code, RemoteProtocolError
 
+_LARGEST = 0x7BFF
+"""The bits of the largest finite number in half precision. Those of infinity, NaN and negative numbers are larger."""
+
 
 class Dense(Rejection):
     """Body: the ids, `id_width` bits each; then V weights of 16 bits (IEEE 754 half precision) for each draft."""
@@ -45,18 +48,15 @@ class Dense(Rejection):
         """See `Scheme.decode`."""
         data = BitReader(body)
         tokens = data.read(count, self._id_width)
-        rows = data.read(count * self._vocab_size, 16).astype(np.uint16).view(np.float16)
+        rows = data.read(count * self._vocab_size, 16, np.uint16).reshape(count, self._vocab_size)
         data.finish()
-        if not np.isfinite(rows).all():  # before the cast, which warns of a signalling NaN
-            raise RemoteProtocolError(Code.GARBAGE, "a draft's row holds no probabilities")
         ids = np.arange(self._vocab_size)
         said = []
-        for token, weights in zip(
-            tokens.tolist(), rows.astype(np.float64).reshape(count, self._vocab_size), strict=True
-        ):
-            if token >= self._vocab_size or not (weights >= 0).all():
+        for token, row in zip(tokens.tolist(), rows, strict=True):
+            if token >= self._vocab_size or row.max() > _LARGEST:
                 raise RemoteProtocolError(Code.GARBAGE, "a draft names no token, or its row holds no probabilities")
-            if weights[token] == 0:
+            if row[token] == 0:
                 raise RemoteProtocolError(Code.GARBAGE, f"token {token} was drafted at probability 0")
-            said.append(Drafted(token, ids, weights, float(weights.sum())))
+            weights = row.view(np.float16)
+            said.append(Drafted(token, ids, weights, float(weights.astype(np.float64).sum())))
         return Drafts(tuple(said))

@@ -158,8 +158,10 @@ class Split(Rejection):
             ids = np.arange(self._vocab_size)
         else:
             count = int(data.read(1, 32)[0])
+            if count > max(self._vocab_size, CANDIDATES):
+                raise RemoteProtocolError(Code.GARBAGE, f"a residual of {count} ids is longer than the vocabulary")
             ids = data.read(count, self._id_width)
-        probs = data.read(ids.size, 32).astype(np.uint32).view(np.float32)
+        probs = data.read(ids.size, 32, np.uint32).view(np.float32)
         data.finish()
         fits = kind <= _DENSE and ids.size > 0 and ids.max() < self._vocab_size
         # Checked before the cast, which warns of a signalling NaN.

@@ -70,12 +70,12 @@ class TopK(Rejection):
         """See `Scheme.decode`."""
         data = BitReader(body)
         tokens = data.read(count, self._id_width)
-        supports = data.read(count * self._k, self._id_width).reshape(count, self._k)
-        weights = data.read(count * self._k, self._bits).reshape(count, self._k)
+        supports = data.read(count * self._k, self._id_width, np.uint32).reshape(count, self._k)
+        weights = data.read(count * self._k, self._bits, np.uint32).reshape(count, self._k)
         data.finish()
         said = []
         for token, ids, weight in zip(tokens.tolist(), supports, weights, strict=True):
-            in_order = ids[-1] < self._vocab_size and bool((np.diff(ids) > 0).all())
+            in_order = ids[-1] < self._vocab_size and bool((ids[1:] > ids[:-1]).all())
             if not in_order or not weight[ids == token].any() or weight.sum() != self._total:
                 raise RemoteProtocolError(Code.GARBAGE, f"token {token}'s sparse distribution is malformed")
             said.append(Drafted(token, ids, weight, float(self._total)))
