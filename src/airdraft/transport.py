@@ -62,6 +62,50 @@ async def judged(judge: Callable[[np.ndarray], Ruling | None], logits: np.ndarra
     return await asyncio.to_thread(judge, logits) if logits.size > LARGE else judge(logits)
 
 
+class _Sender:
+    """Sends a machine's bytes in their order, in WebSocket messages of at most `MESSAGE_BYTES`."""
+
+    def __init__(self, machine: DeviceMachine | EdgeMachine, socket: Reined, is_device: bool) -> None:
+        self._machine, self._socket, self._is_device = machine, socket, is_device
+        self._unsent: deque[bytes] = deque()
+        self._has_unsent = asyncio.Event()
+        self.caught_up = asyncio.Event()
+        """Set while everything was sent, or never will be."""
+        self.caught_up.set()
+        self.is_open = True
+        self.bytes_out = 0
+
+    def put(self, data: bytes) -> None:
+        """Send bytes soon, if the connection is open."""
+        if not self.is_open:
+            return
+        for at in range(0, len(data), MESSAGE_BYTES):
+            message = data[at : at + MESSAGE_BYTES]
+            self.bytes_out += len(message) + websocket_header(len(message), self._is_device)
+            self._unsent.append(message)
+        self._machine.backlog += len(data)
+        if self._unsent:
+            self.caught_up.clear()
+            self._has_unsent.set()
+
+    async def run(self) -> None:
+        """Send until the connection ends. It is a task of its own: a caller cancelled half-way would tear a frame."""
+        try:
+            while True:
+                await self._has_unsent.wait()
+                while self._unsent:
+                    message = self._unsent.popleft()
+                    await self._socket.send(message)
+                    self._machine.backlog -= len(message)
+                self._has_unsent.clear()
+                self.caught_up.set()
+        except ConnectionClosed:
+            pass  # the driver notices
+        finally:
+            self.is_open = False
+            self.caught_up.set()
+
+
 class Driver:
     """Drives one machine over one WebSocket, with a text in the scheduler for each session."""
 
@@ -88,23 +132,22 @@ class Driver:
         self._payer = payer
         self._texts: dict[int, Sequenced] = {}
         self._forwards: dict[int, asyncio.Task[None]] = {}  # unanswered, at most one a session
-        self._can_send = True
-        self._unsent: deque[bytes] = deque()
-        self._has_unsent = asyncio.Event()
-        self._caught_up = asyncio.Event()  # everything was sent, or never will be
-        self._caught_up.set()
+        self._is_device = isinstance(machine, DeviceMachine)
+        self._sender = _Sender(machine, socket, self._is_device)
         self._sooner = asyncio.Event()  # the machine's deadline moved closer
         self._waits_until = math.inf  # the last known deadline
         self._judged = asyncio.Event()  # a forward has ended, or never will
-        self._is_device = isinstance(machine, DeviceMachine)
         self.bytes_in = 0
         """Bytes received, WebSocket headers included."""
-        self.bytes_out = 0
+
+    @property
+    def bytes_out(self) -> int:
         """Bytes sent, WebSocket headers included."""
+        return self._sender.bytes_out
 
     async def run(self) -> None:
         """Serve the connection until either side ends it, then return normally. The events give the reason."""
-        helpers = [asyncio.create_task(self._keep_time()), asyncio.create_task(self._write())]
+        helpers = [asyncio.create_task(self._keep_time()), asyncio.create_task(self._send())]
         try:
             self.flush()
             while True:
@@ -151,8 +194,8 @@ class Driver:
                 self._socket.share.rested()
             # Unread data piles up, so do not read from a peer that does not read.
             if not self._is_device or self.machine.backlog > MOST_UNSENT:
-                await self._caught_up.wait()
-            while self.machine.held_bytes > MOST_HELD and self._can_send:
+                await self._sender.caught_up.wait()
+            while self.machine.held_bytes > MOST_HELD and self._sender.is_open:
                 self._judged.clear()
                 await self._judged.wait()
 
@@ -160,7 +203,7 @@ class Driver:
         """End the connection within `CLOSE_S`, whatever the peer does."""
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self._caught_up.wait()
+                await self._sender.caught_up.wait()
                 await self._socket.close()
         except TimeoutError:
             self._socket.transport.abort()
@@ -201,34 +244,11 @@ class Driver:
         data = self.machine.take()
         if (self.machine.deadline() or 0) < self._waits_until:
             self._sooner.set()
-        if not self._can_send:
-            return
-        for at in range(0, len(data), MESSAGE_BYTES):
-            message = data[at : at + MESSAGE_BYTES]
-            self.bytes_out += len(message) + websocket_header(len(message), self._is_device)
-            self._unsent.append(message)
-        self.machine.backlog += len(data)
-        if self._unsent:
-            self._caught_up.clear()
-            self._has_unsent.set()
+        self._sender.put(data)
 
-    async def _write(self) -> None:
-        # This is a task of its own, because a caller cancelled half-way would tear a frame.
-        try:
-            while True:
-                await self._has_unsent.wait()
-                while self._unsent:
-                    message = self._unsent.popleft()
-                    await self._socket.send(message)
-                    self.machine.backlog -= len(message)
-                self._has_unsent.clear()
-                self._caught_up.set()
-        except ConnectionClosed:
-            pass  # `run` notices
-        finally:
-            self._can_send = False
-            self._caught_up.set()
-            self._judged.set()
+    async def _send(self) -> None:
+        await self._sender.run()
+        self._judged.set()
 
     async def _forward(self, event: Forward) -> None:
         number = event.session
@@ -239,8 +259,8 @@ class Driver:
                 text.on_yield = partial(self._yielded, number)
                 if self._on_call is not None:
                     text.on_call = partial(self._on_call, number)
-            while not self._is_device and self._can_send and self.machine.backlog > MOST_WAITING:
-                await self._caught_up.wait()
+            while not self._is_device and self._sender.is_open and self.machine.backlog > MOST_WAITING:
+                await self._sender.caught_up.wait()
             logits = await self._paid(text, event)
             machine = self.machine
             take: Callable[[int, np.ndarray, float], list[Event]] = machine.forwarded

@@ -183,14 +183,14 @@ class EdgeServer:
         closing = [asyncio.create_task(socket.close(code)) for socket in self._door.sockets]
         for server in servers:
             server.close()
+        ends = [asyncio.create_task(server.wait_closed()) for server in servers]
         try:
             async with asyncio.timeout(CLOSE_S):
-                await asyncio.gather(*(server.wait_closed() for server in servers))
+                await asyncio.shield(asyncio.gather(*ends))
         except TimeoutError:  # devices that do not read, or do not answer
             for socket in self._door.sockets:
                 socket.transport.abort()
-            await asyncio.gather(*(server.wait_closed() for server in servers))
-        await asyncio.gather(*closing)
+        await asyncio.gather(*closing, *ends)
         self.scheduler.close()
 
     async def __aenter__(self) -> Self:
