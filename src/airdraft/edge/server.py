@@ -111,8 +111,7 @@ class EdgeServer:
         Raises: `LinkError` if the address is not available.
         """
         try:
-            for listener in await listen(host, port):
-                self._servers.append(await self._serve_on(listener))
+            self._servers = [await self._serve_on(listener) for listener in await listen(host, port)]
         except (OSError, UnicodeError) as error:
             raise LinkError(
                 f"the edge cannot listen on {host}:{port} ({why(error)}); choose a free port, or port 0"
