@@ -193,9 +193,7 @@ class EdgeSession:
         return [self._offered(message), *self._go_on()]
 
     def _ignore(self, message: Message) -> list[Out]:
-        if isinstance(message, Draft):
-            return [self._offered(self._stream.checked(message, self._scheme))]
-        return []
+        return [self._offered(self._stream.checked(message, self._scheme))] if isinstance(message, Draft) else []
 
     def _offered(self, message: Draft) -> Offered:
         return Offered(self._number, message.start, message.count, len(message.body))
