@@ -128,6 +128,11 @@ def test_an_edge_tells_a_name_and_no_path_and_takes_a_template(
                 urllib.request.urlopen(request)  # noqa: S310
 
 
+def test_a_template_without_the_api() -> None:
+    code, _, errors = airdraft("edge", "--chat-template", "x.jinja")
+    assert (code, "give --api-port, too" in errors) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
 def test_a_name_that_no_line_holds(name: str) -> None:
     code, _, errors = airdraft("edge", "--name", name)
@@ -142,7 +147,7 @@ def test_ended_in_the_midst_of_an_answer_neither_waits_nor_fails_loudly() -> Non
             for process, url in ((device, announced(device)["url"]), (edge, at_edge["api"])):
                 with client(url) as api:
                     stream = api.completions.create(
-                        model="target", prompt=PROMPT, temperature=0, max_tokens=900, stream=True
+                        model="target", prompt=PROMPT, max_tokens=900, stream=True, extra_body={"ignore_eos": True}
                     )
                     next(stream)
                     process.send_signal(signal.SIGINT)
@@ -162,6 +167,8 @@ def test_ended_in_the_midst_of_an_answer_neither_waits_nor_fails_loudly() -> Non
         (("--ca", "/nowhere.pem"), "/nowhere.pem cannot be read"),
         (("--give-up", "0"), "give-up is 0 s"),
         (("--api-key", ""), "--api-key is empty"),
+        (("--name", " "), "--name is empty"),
+        (("--allow-host", "http://box:1"), "--allow-host is 'http://box:1'; give a name without scheme or port"),
         (("--log-level", "loud"), "no log level 'loud'; choose from debug, info"),
         (("--edge", "ws://a:1,http://x"), "'http://x' is no address of an edge"),
     ],

@@ -7,6 +7,7 @@ writes answers, a line of JSON each, and ends with its input.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import signal
@@ -72,7 +73,8 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, *
 def main() -> None:
     """Answer every line of standard input; the first is the template, the others are variables for it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is the end of the input
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with contextlib.suppress(ValueError, OSError):  # macOS has no such limit; there only the time is bounded
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     template: jinja2.Template | None = None
     for line in sys.stdin:
         # The signal's default ends the process, in the midst of whatever it does.

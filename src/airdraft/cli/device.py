@@ -68,6 +68,8 @@ def device(
     """
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
         raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
+    allowed = options.host_names(allow_host)
+    name = options.model_name(name)
     level = options.log_level(log_level)
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust = options.trusted(ca)
@@ -82,7 +84,6 @@ def device(
             told=_log.info,
         )  # fmt: skip
         watch = MeteredWriter(writer)
-        allowed = allow_host or []
         app = device_app(
             watch, tokenizer, name, template, api_key, names=[host, *allowed], context=lambda: writer.context
         )

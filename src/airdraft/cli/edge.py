@@ -30,9 +30,6 @@ _log = logging.getLogger(__name__)
 
 ENGINE, ACCESS, LIMITS, OPERATION = "Engine", "Access", "Limits", options.OPERATION
 
-MOST_NAME = 200
-"""Characters of a model's name."""
-
 _Name = Annotated[
     str | None,
     typer.Option(
@@ -175,6 +172,8 @@ def edge(
 
       airdraft edge --target FOLDER --engine vllm --url http://127.0.0.1:8000
     """
+    if chat_template is not None and api_port is None:
+        raise BadParameterError("--chat-template is for the API's chats; give --api-port, too, or leave it out")
     limits = _limits(max_frame, max_draft, max_sessions, heartbeat_s)
     level = options.log_level(log_level)
     traces = options.traces(trace_dir, "edge", trace_tokens)
@@ -188,7 +187,8 @@ def edge(
         idle_s=idle_s or None,
         traces=traces,
     )
-    shown = _checked(name)
+    allowed = options.host_names(allow_host)
+    shown = None if name is None else options.model_name(name)
     crowded = room_for(max_connections * (1 if api_port is None else 2))
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k)
     model.info = replace(model.info, name=shown or model.info.name)
@@ -201,24 +201,15 @@ def edge(
     api = None
     if api_port is not None:
         template = ChatTemplate.of(resolve(target, engine), chat_template)
-        app = edge_app(server, tokenizer, template, [host, *(allow_host or [])])
+        app = edge_app(server, tokenizer, template, [host, *allowed])
         api = ApiPort(app, api_port, max_connections)
     process = EdgeProcess(
         server, model.info.name, host, port, metrics_host, metrics_port, api, certificate,
         imitated=pace.description if pace.target_s else None,
         tokens=len(service.access) if service.access else None,
-        allowed=allow_host or [], drain_s=drain_s, as_json=as_json, until_eof=until_eof,
+        allowed=allowed, drain_s=drain_s, as_json=as_json, until_eof=until_eof,
     )  # fmt: skip
     asyncio.run(process.serve())
-
-
-def _checked(name: str | None) -> str | None:
-    """Return the name of a model. Raises: `BadParameterError` for one that a line of text cannot hold."""
-    if name is not None and not (name.strip() and name.isprintable() and len(name) <= MOST_NAME):
-        raise BadParameterError(
-            f"--name is empty, unprintable or longer than {MOST_NAME} characters; give a short word"
-        )
-    return name
 
 
 def _limits(max_frame: int, max_draft: int, max_sessions: int, heartbeat_s: float) -> Limits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,27 @@ TraceTokens = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True, help="End when standard input ends.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text.")]
+
+
+MOST_NAME = 200
+"""Characters of a model's name."""
+
+
+def model_name(name: str) -> str:
+    """Return what clients call a model. Raises: `BadParameterError` for a name that a line of text cannot hold."""
+    if not (name.strip() and name.isprintable() and len(name) <= MOST_NAME):
+        raise BadParameterError(
+            f"--name is empty, unprintable or longer than {MOST_NAME} characters; give a short word"
+        )
+    return name
+
+
+def host_names(names: list[str] | None) -> list[str]:
+    """Return the names of --allow-host. Raises: `BadParameterError` for what is none, a URL for one."""
+    for name in names or []:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise BadParameterError(f"--allow-host is {name!r}; give a name without scheme or port, like edge.lan")
+    return names or []
 
 
 def address(host: str, port: int) -> str:
