@@ -97,6 +97,7 @@ def served(target: OnnxModel, draft: OnnxModel, tokenizer: Tokenizer) -> Iterato
                 serving(device_app(writer, tokenizer, "target", context=lambda: writer.context), HOST, 0) as device,
                 serving(edge_app(server, tokenizer), HOST, 0) as edge,
             ):
+                await writer.connect()
                 yield server, device, edge
 
     with loop_in_thread() as submit:

@@ -102,6 +102,17 @@ def test_a_field_of_the_other_endpoint_is_refused_with_its_path() -> None:
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
+def test_an_error_is_about_the_field_as_it_was_spelt(endpoint: Endpoint) -> None:
+    """Also an error of those who write the text, and know the field by its own name."""
+    body = ask(endpoint, n_predict=5)
+    assert body.named(ApiError(400, "no", "max_tokens")).param == "n_predict"
+    assert body.named(ApiError(400, "no", "top_k")).param == "top_k"
+    asked = "messages" if endpoint is Endpoint.CHATS else "prompt"
+    assert body.named(ApiError(400, "no", "prompt")).param == asked
+    assert body.named(ApiError(400, "no")).param is None
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
 def test_numbers_out_of_range_are_named(endpoint: Endpoint) -> None:
     data = json.dumps({**NEEDED[endpoint], "temperature": 0})[:-2].encode()
     for words in (b"1e400", b"-1e999", b"NaN", b"0x1", b"[" * 5000):
