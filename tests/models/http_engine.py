@@ -24,11 +24,11 @@ class Engine(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, port: int = 0) -> None:
         self.answer = answer
         self.asked: list[tuple[str, Any]] = []
         self._open = set[socket.socket]()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self._thread.start()
@@ -78,8 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(answer: Answer) -> Iterator[Engine]:
-    engine = Engine(answer)
+def serve(answer: Answer, port: int = 0) -> Iterator[Engine]:
+    engine = Engine(answer, port)
     try:
         yield engine
     finally:

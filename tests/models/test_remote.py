@@ -171,6 +171,48 @@ def test_an_engine_killed_in_the_middle_of_a_text(target: OnnxModel, caplog: pyt
         assert re.search(rf"{second.url} cannot.*; {first.url} cannot be reached .*; start it", caplog.text)
 
 
+class Tuned:
+    """The target, trained a little further."""
+
+    def __init__(self, model: OnnxModel, by: float) -> None:
+        self._model, self._by = model, by
+        self.new_cache = model.new_cache
+
+    def forward(self, cache: Any, keep: int, tokens: list[int], rows: int) -> Any:
+        found = self._model.forward(cache, keep, tokens, rows)
+        return found + np.random.default_rng(0).normal(0, self._by, found.shape[1]).astype(np.float32)
+
+
+def test_replicas_of_other_weights_under_one_name(target: OnnxModel) -> None:
+    with (
+        serve(like_vllm(target)) as one,
+        serve(like_vllm(Tuned(target, 0.3))) as two,  # type: ignore[arg-type]
+        pytest.raises(ModelError, match=rf"{two.url} serves other weights as target than the first; serve one model"),
+    ):
+        remote(one, two)
+
+
+def test_a_replica_started_again_with_other_weights_is_left(
+    target: OnnxModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(like_vllm(target)) as first, serve(like_vllm(target)) as second:
+        both, alone = remote(first, second), remote(first)
+        here, lone = both.new_cache(), alone.new_cache()
+        for model, cache in ((both, here), (alone, lone)):
+            is_top(forward(model, cache, 0, TEXT[:6], 2), target, TEXT[:6], 20)
+        first.stop()
+        with serve(like_vllm(Tuned(target, 0.3)), first.server_port):  # type: ignore[arg-type]
+            is_top(forward(both, here, 6, TEXT[6:], 3), target, TEXT, 20)
+            assert here.replica == 1
+            with pytest.raises(ModelError, match=FAILED):
+                forward(alone, lone, 6, TEXT[6:], 3)
+            assert f"{first.url} serves other weights as target than when this edge was started" in caplog.text
+        # The same weights again: rounding does not count.
+        with serve(like_vllm(Tuned(target, 0.003)), first.server_port):  # type: ignore[arg-type]
+            rows = forward(alone, lone, 6, TEXT[6:], 3)
+        assert np.isfinite(rows).sum() == 3 * 20
+
+
 def test_nobody_serves(target: OnnxModel) -> None:
     with serve(like_vllm(target)) as good, serve(like_vllm(target)) as down:
         down.stop()

@@ -16,7 +16,7 @@ import numpy as np
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import EngineInfo, FloatArray, Part, check
 from airdraft.models.config import read_config
-from airdraft.models.digest import probe, same, words
+from airdraft.models.digest import BYTES, probe, same, words
 from airdraft.models.replicas import REPLY_BYTES, FailedError, Replicas, decode, line
 
 _log = logging.getLogger(__name__)
@@ -109,6 +109,8 @@ class RemoteTarget(ABC):
             if not same(said + found, said + probes[0]):
                 raise ModelError(f"{url} serves other weights as {line(self._model)} than the first; serve one model")
         self.info = replace(self.info, digest=said + probes[0])
+        self._first = said + probes[0]
+        self._replicas.check_later(self._check)
 
     def new_cache(self) -> RemoteCache:
         """An empty sequence, at the next replica in turn."""
@@ -141,6 +143,12 @@ class RemoteTarget(ABC):
         cache.tokens, cache.replica = whole, replica
         return logits
 
+    def _check(self, replica: int) -> None:
+        """Raises: `ModelError` if a replica, which may have been started again, has other rows than at the start."""
+        if not same(self._first[:BYTES] + self._probe(replica), self._first):
+            url = self._replicas.urls[replica]
+            raise ModelError(f"{url} serves other weights as {line(self._model)} than when this edge was started")
+
     def _probe(self, replica: int) -> bytes:
         """The best log-probability of each of some rows of a fixed text: other weights give others."""
         vocab = self.info.vocab_size
@@ -149,7 +157,7 @@ class RemoteTarget(ABC):
         n = min(2 * _PROBE_ROWS, self.info.max_context)
         tokens = [first + (i * i * 7919 + i * 104_729) % (end - first) for i in range(1, n + 1)]
         rows = max(1, n // 2)
-        reply = self._replicas.ask(replica, *self._request(tokens, rows), self._most(rows))
+        reply = self._replicas.ask(replica, *self._request(tokens, rows), self._most(rows), checks=True)
         return probe(self._logits(self._tops(reply), rows).max(axis=1).tolist())
 
     def _most(self, rows: int) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import io
+import math
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -56,19 +58,36 @@ class Replicas:
         self._pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
         self._timeout_s = timeout_s
         self._resting = dict[int, float]()  # replica: until when, of the monotonic clock
+        self._checked = [-math.inf] * len(self.urls)  # when, of the monotonic clock
+        self._checking = [threading.Lock() for _ in self.urls]
+        self._look: Callable[[int], None] | None = None
+
+    def check_later(self, look: Callable[[int], None]) -> None:
+        """From now on let `look` find out whether a replica is still what it was.
+
+        It is called before a reply counts that came over a connection newer than the last look: the server may have
+        been started again meanwhile. If it raises a `ModelError`, another replica is asked.
+        """
+        self._look = look
+        self._checked = [time.monotonic()] * len(self.urls)
 
     def close(self) -> None:
         """End all connections that are not in use."""
         self._pool.clear()
 
-    def ask(self, replica: int, path: str, body: bytes | None = None, most: int = REPLY_BYTES) -> bytes:
-        """What one replica replies to a GET, or with a body to a POST: up to `most` bytes. Raises: `ModelError`."""
+    def ask(
+        self, replica: int, path: str, body: bytes | None = None, most: int = REPLY_BYTES, *, checks: bool = False
+    ) -> bytes:
+        """What one replica replies to a GET, or with a body to a POST: up to `most` bytes.
+
+        checks: whether this call is one that finds out what the server is, see `check_later`. Raises: `ModelError`.
+        """
         url, deadline = self.urls[replica], time.monotonic() + self._timeout_s
         for wait_s, is_last in zip(_TRIES_S, (False, False, False, True), strict=True):
             time.sleep(min(wait_s, max(0.0, deadline - time.monotonic())))
             left_s = deadline - time.monotonic()
             try:
-                status, reply = self._once(url, path, body, most, left_s)
+                status, reply, born = self._once(url, path, body, most, left_s)
             except HTTPError as problem:
                 if is_last or isinstance(problem, ReadTimeoutError) or time.monotonic() >= deadline:
                     raise FailedError(f"{url} {self._reason(problem)}") from problem
@@ -79,17 +98,34 @@ class Replicas:
             raise FailedError(f"{url} failed ({status}: {_message(reply)})")
         if status != 200:
             raise ModelError(f"{url} refused {path} ({status}: {_message(reply)}); mend that, or its flags")
+        if not checks:
+            self._check(replica, born)
         return reply
 
-    def _once(self, url: str, path: str, body: bytes | None, most: int, left_s: float) -> tuple[int, bytes]:
-        """One request: status and body of its reply. Raises: urllib3's `HTTPError`, `FailedError`."""
+    def _check(self, replica: int, born: float) -> None:
+        """Raises: `FailedError` if the server behind a connection made at `born` is another than it was."""
+        if self._look is None or born <= self._checked[replica]:
+            return
+        with self._checking[replica]:
+            if born > self._checked[replica]:  # still: others may have waited for the same
+                try:
+                    self._look(replica)
+                except ModelError as problem:
+                    raise FailedError(str(problem)) from problem
+                self._checked[replica] = time.monotonic()
+
+    def _once(self, url: str, path: str, body: bytes | None, most: int, left_s: float) -> tuple[int, bytes, float]:
+        """One request: status and body of its reply, and when its connection was made.
+
+        Raises: urllib3's `HTTPError`, `FailedError`.
+        """
         reply = self._pool.request(
             "GET" if body is None else "POST", url + path, body=body,
             headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
             timeout=urllib3.Timeout(connect=_CONNECT_S, read=max(left_s, 0.001)),
             redirect=False, preload_content=False, decode_content=False,
         )  # fmt: skip
-        whole = False
+        whole, born = False, getattr(reply.connection, "born", math.inf)
         try:
             if reply.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise FailedError(f"{url} compressed its reply, though it was told not to; switch that off there")
@@ -100,7 +136,7 @@ class Replicas:
                     raise FailedError(f"{url} replied with more than the {most} bytes that an answer may have")
                 pieces.append(piece)
             whole = True
-            return reply.status, b"".join(pieces)
+            return reply.status, b"".join(pieces), born
         finally:
             if whole:
                 reply.release_conn()
@@ -164,10 +200,21 @@ class _Reply(http.client.HTTPResponse):
 
 class _Http(HTTPConnection):
     response_class = _Reply
+    born = math.inf
+    """When it was made, of the monotonic clock."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.born = time.monotonic()
 
 
 class _Https(HTTPSConnection):
     response_class = _Reply
+    born = math.inf
+
+    def connect(self) -> None:
+        super().connect()
+        self.born = time.monotonic()
 
 
 class _HttpPool(HTTPConnectionPool):
