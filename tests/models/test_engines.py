@@ -37,10 +37,13 @@ def test_whose_files_are_there(tmp_path: Path, files: Sequence[str], engine: str
     assert engines._engine_of(tmp_path) == engine
 
 
-def test_a_file_is_of_llama_cpp(tmp_path: Path) -> None:
+def test_a_file_is_imported_unless_llama_cpp_is_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
-    file.touch()
-    assert engines._engine_of(resolve(str(file))) == "llamacpp"
+    file.write_bytes(b"nothing")
+    assert resolve(str(file), "llamacpp") == file
+    for engine in (None, "onnx"):
+        with pytest.raises(ModelError, match="is no GGUF file"):
+            resolve(str(file), engine)
 
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:

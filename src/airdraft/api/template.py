@@ -19,6 +19,7 @@ import tokenizers
 from airdraft.api.rendering import CPU_S
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.config import read_json
+from airdraft.models.imports.cache import text_folder
 from airdraft.models.text import ids_of, tokenizer_file
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -48,11 +49,11 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, folder: Path, file: Path | None = None) -> ChatTemplate | None:
-        """Return the template in `file`, or of the model in `folder` (or beside its GGUF file); None if it has none.
+        """Return the template in `file`, or of the model in `folder` (or in its GGUF file); None if it has none.
 
         Raises: `ModelError` if it is broken.
         """
-        folder = folder.parent if folder.is_file() else folder
+        folder = text_folder(folder)
         path = folder / "tokenizer_config.json"
         config = read_json(path) if path.is_file() else {}
         for place in [file] if file else [folder / "chat_template.jinja"]:

@@ -17,6 +17,7 @@ from airdraft.cli.device import device
 from airdraft.cli.edge import edge
 from airdraft.cli.fuzz import fuzz
 from airdraft.cli.gguf import gguf
+from airdraft.cli.import_ import import_
 from airdraft.cli.link import link
 from airdraft.cli.output import forgiving
 from airdraft.cli.plan import plan
@@ -44,13 +45,14 @@ target alone would have written.
   airdraft edge --port 8571              serve a target; then, on the device:
   airdraft run "def f(x):" --edge ws://HOST:8571
 
-MODEL is `target` or `draft` (the pair that ships), a folder, or a hub id
-such as org/name.
+MODEL is `target` or `draft` (the pair that ships), a folder, a GGUF file, or
+a hub id such as org/name.
 """,
 )
 
 for command in (demo, run, edge, device, link, plan, gguf, chaos, fuzz):
     app.command()(command)
+app.command("import")(import_)
 for measurement in (engines, sessions, capacity, hostile):
     bench.command()(measurement)
 app.add_typer(bench, name="bench")

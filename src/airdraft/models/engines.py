@@ -13,6 +13,7 @@ from airdraft.models.config import check_ends
 from airdraft.models.digest import of_target
 from airdraft.models.folder import locate, name_of
 from airdraft.models.hf import HfModel
+from airdraft.models.imports.cache import imported, text_folder
 from airdraft.models.llamacpp import LlamaCppModel, gguf_file
 from airdraft.models.onnx import OnnxModel, graph_path, weight_files
 from airdraft.models.sglang import SglangTarget
@@ -125,13 +126,17 @@ def load_target(
 def resolve(name: str, engine: str | None = None) -> Path:
     """Where the model called `name` lies: `target` or `draft`, a folder, a GGUF file, or a hub id `org/name`.
 
-    Of a hub model the files that `engine` needs (None: onnx) are downloaded once, into the hub's own cache.
+    Of a hub model the files that `engine` needs (None: onnx) are downloaded once, into the hub's own cache. A GGUF file
+    is imported for the onnx engine, once, unless another engine is asked for.
     Raises: `ModelError` if there is no such model, or no such engine.
     """
     entry = ENGINES.get(engine or _DEFAULT)
     if entry is None:
         raise ModelError(f"no engine {engine!r}; choose one of {', '.join(ENGINES)}")
-    return locate(name, entry.hub, entry.linked)
+    path = locate(name, entry.hub, entry.linked)
+    if path.is_file() if engine == _DEFAULT else engine is None and _found(path) == "llamacpp":
+        return imported(gguf_file(path))
+    return path
 
 
 def _here(name: str, engine: str | None) -> tuple[Path, str]:
@@ -144,12 +149,23 @@ def _here(name: str, engine: str | None) -> tuple[Path, str]:
 
 def _engine_of(path: Path) -> str:
     """The engine whose files are there. Raises: `ModelError` if there are none."""
-    order = sorted(HERE, key=lambda name: ENGINES[name].shared)
-    for name in order:
+    name = _found(path)
+    if name is None:
+        *first, last = (ENGINES[name].needs for name in _order())
+        raise ModelError(f"{path} holds no model; it needs {', '.join(first)} or {last}")
+    return name
+
+
+def _found(path: Path) -> str | None:
+    """The engine whose files are there, if any."""
+    for name in _order():
         if any(path.match(each) if path.is_file() else any(path.glob(each)) for each in ENGINES[name].files):
             return name
-    *first, last = (ENGINES[name].needs for name in order)
-    raise ModelError(f"{path} holds no model; it needs {', '.join(first)} or {last}")
+    return None
+
+
+def _order() -> list[str]:
+    return sorted(HERE, key=lambda name: ENGINES[name].shared)
 
 
 def _make(engine: str, path: Path, name: str, **options: Any) -> Any:
@@ -158,8 +174,8 @@ def _make(engine: str, path: Path, name: str, **options: Any) -> Any:
 
 
 def _tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of the model at a path: in its folder, or beside its GGUF file. Raises: `ModelError`."""
-    return Tokenizer(path.parent if path.is_file() else path)
+    """The tokenizer of the model at a path: in its folder, or in its GGUF file. Raises: `ModelError`."""
+    return Tokenizer(text_folder(path))
 
 
 def _check(name: str, path: Path, eos_ids: Sequence[int], scored: int, tokenizer: Tokenizer) -> None:

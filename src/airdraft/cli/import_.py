@@ -1,0 +1,35 @@
+"""`airdraft import`: a GGUF file made a folder that the default install runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from airdraft.cli import options
+from airdraft.models.imports.write import import_gguf
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="A model of the families Llama, Qwen2, Qwen3.", metavar="FILE.gguf")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist, or be empty.")],
+    as_json: options.Json = False,
+) -> None:
+    """Turn a GGUF file into a folder for the onnx engine, without a compiler.
+
+    Quantised weights stay as they are, and half-precision ones become single
+    precision: no weight is rounded. Commands do this by themselves, into a
+    cache, when MODEL is a GGUF file.
+    """
+    made = import_gguf(file, out)
+    if as_json:
+        typer.echo(json.dumps(asdict(made)))
+        return
+    formats = ", ".join(f"{count} {name}" for name, count in sorted(made.formats.items()))
+    typer.echo(
+        f"{out}: {made.family}, {made.layers} layers, {made.vocab} tokens, context {made.context}\n"
+        f"tensors: {formats}; {made.source_bytes / 1e6:.1f} MB became {made.weight_bytes / 1e6:.1f} MB"
+    )

@@ -1,0 +1,100 @@
+"""Folders made of GGUF files, kept in a cache: a file is imported once, whatever it is called.
+
+They lie in `airdraft` of XDG_CACHE_HOME, or of ~/.cache, under a digest of the file. Deleting any of them is safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from airdraft.errors import ModelError, first_line
+from airdraft.models.digest import file_digest
+from airdraft.models.imports.read import GgufFile
+from airdraft.models.imports.write import import_gguf, write_text_files
+
+_FORM = "1"
+"""Of what an import writes; a new number makes files be imported again."""
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what it can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "airdraft"
+
+
+def imported(path: Path) -> Path:
+    """The folder that the GGUF file `path` was, or is now, imported to; progress goes to standard error.
+
+    Raises: `ModelError` if it cannot be imported.
+    """
+    folder = cache_folder() / "gguf" / f"{file_digest(path).hex()[:32]}-{_FORM}"
+    if not folder.is_dir():
+        progress = _Line(f"importing {path}")
+        try:
+            import_gguf(path, folder, progress)
+        except ModelError:
+            if not folder.is_dir():  # another process may have been faster
+                raise
+        finally:
+            progress.end()
+    return folder
+
+
+def text_folder(path: Path) -> Path:
+    """The folder with the tokenizer of the model at `path`: itself, or one made of a GGUF file's header.
+
+    Where that has a tokenizer of an unknown kind, a tokenizer.json beside the file goes for it.
+    Raises: `ModelError` if there is none.
+    """
+    if not path.is_file():
+        return path
+    if path.suffix != ".gguf":
+        return path.parent
+    file = GgufFile(path)
+    header = hashlib.sha256(_FORM.encode() + file.header()).hexdigest()[:32]
+    folder = cache_folder() / "text" / header
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            write_text_files(path, made)
+            made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except ModelError:
+        if (path.parent / "tokenizer.json").is_file():
+            return path.parent
+        raise
+    except OSError as problem:
+        if not folder.is_dir():  # another process may have been faster
+            raise ModelError(f"{folder} cannot be written ({first_line(problem)}); set XDG_CACHE_HOME") from problem
+    return folder
+
+
+class _Line:
+    """One line on standard error that tells how far something is: rewritten on a terminal, else written once."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._shown = what, -1
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, share: float) -> None:
+        percent = int(100 * share)
+        if percent == self._shown:
+            return
+        if self._terminal:
+            print(f"\rairdraft: {self._what}: {percent} %", end="", file=sys.stderr, flush=True)  # noqa: T201
+        elif self._shown < 0:
+            print(f"airdraft: {self._what}", file=sys.stderr, flush=True)  # noqa: T201
+        self._shown = percent
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._terminal and self._shown >= 0:
+            print(file=sys.stderr)  # noqa: T201

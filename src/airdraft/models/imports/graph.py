@@ -1,0 +1,158 @@
+"""The ONNX graph of a decoder in a GGUF file, with the file's own codes as weights.
+
+Inputs: input_ids [batch, n], attention_mask [batch, past + n], position_ids [batch, n], num_logits_to_keep (int64),
+past_key_values.{i}.key and .value [batch, kv_heads, past, head_dim]. Outputs: logits [batch, kept, vocab],
+present.{i}.key and .value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from airdraft.models.imports.decoder import DecoderFacts, vector
+from airdraft.models.imports.matrices import Matrices
+from airdraft.models.imports.nodes import CONTRIB, Nodes, Weights
+from airdraft.models.imports.quants import Floats
+from airdraft.models.imports.read import GgufFile
+
+_MASKED = -1e9  # finite: a row of padding then gives a uniform softmax instead of NaN
+
+
+class GraphWriter:
+    """Writes the graph of one decoder, node by node."""
+
+    def __init__(self, file: GgufFile, decoder: DecoderFacts, weights: Weights) -> None:
+        self._file, self._decoder, self._weights = file, decoder, weights
+        self._nodes = Nodes()
+        self._matrices = Matrices(file, decoder, self._nodes, weights)
+
+    def model(self) -> onnx.ModelProto:
+        """Write all weights. Returns: the `onnx.ModelProto`."""
+        d = self._decoder
+        cos, sin = self._turns()
+        mask = self._mask()
+        x = self._matrices.embeddings()
+        h = self._nodes.op(
+            "SimplifiedLayerNormalization", x, self._vector("blk.0.attn_norm.weight"), epsilon=d.eps, axis=-1
+        )
+        for i in range(d.layers):
+            after = self._attention(i, h, mask, cos, sin)
+            x, h = self._norm(x, after, f"blk.{i}.ffn_norm.weight")
+            after = self._feed_forward(i, h)
+            following = f"blk.{i + 1}.attn_norm.weight" if i + 1 < d.layers else "output_norm.weight"
+            x, h = self._norm(x, after, following)
+        # Two at least: a product of one row may round otherwise than the same row among others.
+        kept = self._nodes.op("Neg", self._nodes.op("Max", "num_logits_to_keep", self._nodes.ints(2)))
+        h = self._nodes.op("Slice", h, kept, self._nodes.ints(1 << 62), self._nodes.ints(1))
+        self._nodes.op("Identity", self._matrices.head(h), out="logits")
+        return self._proto()
+
+    def _attention(self, i: int, h: str, mask: str, cos: str, sin: str) -> str:
+        d = self._decoder
+        both, kv = (d.heads + d.kv_heads) * d.head_dim, d.kv_heads * d.head_dim
+        qkv = self._matrices.linear(h, f"blk.{i}.qkv", [f"blk.{i}.attn_{part}" for part in "qkv"])
+        qk, v = self._nodes.ops("Split", qkv, self._nodes.ints(both, kv), outputs=2, axis=-1)
+        if d.head_norms:
+            qk = self._head_norms(i, qk)
+        qk = self._nodes.op(
+            "RotaryEmbedding", qk, "position_ids", cos, sin, domain=CONTRIB, num_heads=d.heads + d.kv_heads
+        )
+        qk = self._nodes.op(
+            "Transpose", self._nodes.shape(qk, 0, 0, d.heads + d.kv_heads, d.head_dim), perm=[0, 2, 1, 3]
+        )
+        q, k = self._nodes.ops("Split", qk, self._nodes.ints(d.heads, d.kv_heads), outputs=2, axis=1)
+        v = self._nodes.op("Transpose", self._nodes.shape(v, 0, 0, d.kv_heads, d.head_dim), perm=[0, 2, 1, 3])
+        k = self._nodes.op("Concat", f"past_key_values.{i}.key", k, out=f"present.{i}.key", axis=2)
+        v = self._nodes.op("Concat", f"past_key_values.{i}.value", v, out=f"present.{i}.value", axis=2)
+        # Heads that share keys are rows of one product.
+        q = self._nodes.shape(q, 0, d.kv_heads, -1, d.head_dim)
+        q = self._nodes.op("Mul", q, self._nodes.constant(np.float32(d.head_dim**-0.5)))
+        scores = self._nodes.op("MatMul", q, self._nodes.op("Transpose", k, perm=[0, 1, 3, 2]))
+        share = self._nodes.op("Softmax", self._nodes.op("Add", scores, mask), axis=-1)
+        y = self._nodes.op("MatMul", share, v)  # [batch, kv_heads, group * n, head_dim]
+        y = self._nodes.op("Transpose", self._nodes.shape(y, 0, d.heads, -1, d.head_dim), perm=[0, 2, 1, 3])
+        y = self._nodes.shape(y, 0, 0, d.heads * d.head_dim)
+        return self._matrices.linear(y, f"blk.{i}.attn_output", [f"blk.{i}.attn_output"])
+
+    def _head_norms(self, i: int, qk: str) -> str:
+        """Queries and keys [batch, n, heads * head_dim], each head normalised."""
+        d = self._decoder
+        weights = [vector(self._file, self._file.tensors[f"blk.{i}.attn_{part}_norm.weight"]) for part in "qk"]
+        table = np.concatenate([np.tile(w, (n, 1)) for w, n in zip(weights, (d.heads, d.kv_heads), strict=True)])
+        qk = self._nodes.shape(qk, 0, 0, len(table), d.head_dim)
+        ones = self._nodes.constant(np.ones(d.head_dim, np.float32))
+        qk = self._nodes.op("SimplifiedLayerNormalization", qk, ones, epsilon=d.eps, axis=-1)
+        return self._nodes.shape(self._nodes.op("Mul", qk, self._nodes.constant(table)), 0, 0, table.size)
+
+    def _feed_forward(self, i: int, h: str) -> str:
+        parts = [f"blk.{i}.ffn_gate", f"blk.{i}.ffn_up"]
+        gate, up = self._nodes.ops("Split", self._matrices.linear(h, f"blk.{i}.gate_up", parts), outputs=2, axis=-1)
+        gate = self._nodes.op("QuickGelu", gate, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
+        return self._matrices.linear(self._nodes.op("Mul", gate, up), f"blk.{i}.ffn_down", [f"blk.{i}.ffn_down"])
+
+    def _norm(self, x: str, added: str, weight: str) -> tuple[str, str]:
+        """Returns: x + added, and that normalised."""
+        h, _, _, total = self._nodes.ops(
+            "SkipSimplifiedLayerNormalization", x, added, self._vector(weight), outputs=4, skip=(1, 2),
+            domain=CONTRIB, epsilon=self._decoder.eps,
+        )  # fmt: skip
+        return total, h
+
+    def _turns(self) -> tuple[str, str]:
+        """Tables of cosines and sines, [context, head_dim / 2]."""
+        d = self._decoder
+        shape = d.context, d.head_dim // 2
+
+        def table(of: Any) -> Iterator[Floats]:
+            for start in range(0, d.context, 4096):
+                positions = np.arange(start, min(start + 4096, d.context))
+                yield of(np.outer(positions, d.frequencies)).astype(np.float32)
+
+        return (
+            self._weights.add("cos", np.float32, shape, table(np.cos)),
+            self._weights.add("sin", np.float32, shape, table(np.sin)),
+        )
+
+    def _mask(self) -> str:
+        """0 where a query may look, a large negative number elsewhere: [batch, 1, group * n, past + n]."""
+        d = self._decoder
+        zero, one = self._nodes.constant(np.int64(0)), self._nodes.constant(np.int64(1))
+        n = self._nodes.op("Gather", self._nodes.op("Shape", "input_ids"), one)
+        total = self._nodes.op("Gather", self._nodes.op("Shape", "attention_mask"), one)
+        keys = self._nodes.op("Range", zero, total, one)
+        queries = self._nodes.op(
+            "Unsqueeze", self._nodes.op("Range", self._nodes.op("Sub", total, n), total, one), self._nodes.ints(1)
+        )
+        real = self._nodes.op(
+            "Unsqueeze", self._nodes.op("Cast", "attention_mask", to=9), self._nodes.ints(1, 2)
+        )  # to bool
+        seen = self._nodes.op("And", self._nodes.op("LessOrEqual", keys, queries), real)
+        mask = self._nodes.op(
+            "Where", seen, self._nodes.constant(np.float32(0)), self._nodes.constant(np.float32(_MASKED))
+        )
+        group = d.heads // d.kv_heads
+        return mask if group == 1 else self._nodes.op("Concat", *[mask] * group, axis=2)
+
+    def _vector(self, name: str) -> str:
+        return self._nodes.constant(vector(self._file, self._file.tensors[name]))
+
+    def _proto(self) -> onnx.ModelProto:
+        d = self._decoder
+        value, real, whole = helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
+        inputs = [
+            value("input_ids", whole, ["batch", "n"]),
+            value("attention_mask", whole, ["batch", "past+n"]),
+            value("position_ids", whole, ["batch", "n"]),
+            value("num_logits_to_keep", whole, []),
+        ]
+        outputs = [value("logits", real, ["batch", "kept", d.vocab])]
+        for i in range(d.layers):
+            for part in ("key", "value"):
+                inputs.append(value(f"past_key_values.{i}.{part}", real, ["batch", d.kv_heads, "past", d.head_dim]))
+                outputs.append(value(f"present.{i}.{part}", real, ["batch", d.kv_heads, "past+n", d.head_dim]))
+        return self._nodes.model(inputs, outputs, self._weights)

@@ -1,0 +1,147 @@
+"""A GGUF file written as a folder that the onnx engine runs: graph, weights, tokenizer, config. All or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from airdraft.errors import ModelError, first_line
+from airdraft.models.imports.decoder import DecoderFacts, decoder_of
+from airdraft.models.imports.read import GgufFile
+from airdraft.models.imports.tokenizer import GgufTokenizer
+
+GRAPH, WEIGHTS = "model.onnx", "model.onnx_data"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of a GGUF file."""
+
+    family: str
+    layers: int
+    vocab: int
+    context: int
+    formats: dict[str, int]
+    """Tensors by the format they have in the file."""
+    source_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A file that has passed every check, before any weight is read."""
+
+    file: GgufFile
+    decoder: DecoderFacts
+    tokenizer: dict[str, Any]
+    tokenizer_config: dict[str, Any]
+    config: dict[str, Any]
+
+
+def import_gguf(path: Path, out: Path, progress: Callable[[float], None] = lambda share: None) -> Imported:
+    """Write the model in the file `path` as the folder `out`, which appears when it is complete.
+
+    progress: told the share that is done, 0 to 1.
+    Raises: `ModelError` if the file is no model that the onnx engine runs, or `out` holds something.
+    """
+    checked = _check(path)
+    try:
+        if out.exists() and any(out.iterdir()):
+            raise ModelError(f"{out} is not empty; name a folder that does not exist yet")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            _write_text(checked, made)
+            written = _write_graph(checked, made, progress)
+            made.chmod(0o755)
+            os.replace(made, out)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except OSError as problem:
+        raise ModelError(f"{out} cannot be written ({first_line(problem)}); choose another place, or set XDG_CACHE_HOME") from problem
+    file, decoder = checked.file, checked.decoder
+    formats = Counter(tensor.format.name for tensor in file.tensors.values())
+    return Imported(decoder.family, decoder.layers, decoder.vocab, decoder.context, dict(formats), file.size, written)
+
+
+def write_text_files(path: Path, out: Path) -> None:
+    """Write the tokenizer, its config and the model's config of a GGUF file into the folder `out`; no weights.
+
+    Raises: `ModelError` if the file's header cannot be read, or its tokenizer is not known.
+    """
+    file = GgufFile(path)
+    tokenizer = GgufTokenizer(file)
+    facts = {"vocab_size": len(tokenizer.tokens), "eos_token_id": tokenizer.ends()}
+    _write_json(out / "tokenizer.json", _tried(path, tokenizer))
+    _write_json(out / "tokenizer_config.json", tokenizer.config())
+    _write_json(out / "config.json", facts)
+
+
+def _check(path: Path) -> _Checked:
+    """Read the header of `path` and refuse what cannot be imported. Raises: `ModelError`."""
+    file = GgufFile(path)
+    decoder = decoder_of(file)
+    tokenizer = GgufTokenizer(file)
+    if len(tokenizer.tokens) > decoder.vocab:
+        raise ModelError(f"{path} has {len(tokenizer.tokens)} tokens and scores {decoder.vocab}; fetch it again")
+    config = {
+        "model_type": decoder.family,
+        "vocab_size": decoder.vocab,
+        "max_position_embeddings": decoder.context,
+        "hidden_size": decoder.width,
+        "intermediate_size": decoder.hidden,
+        "num_hidden_layers": decoder.layers,
+        "num_attention_heads": decoder.heads,
+        "num_key_value_heads": decoder.kv_heads,
+        "head_dim": decoder.head_dim,
+        "eos_token_id": tokenizer.ends(),
+    }
+    return _Checked(file, decoder, _tried(path, tokenizer), tokenizer.config(), config)
+
+
+def _tried(path: Path, tokenizer: GgufTokenizer) -> dict[str, Any]:
+    """The contents of tokenizer.json, which the library that will read them takes. Raises: `ModelError`."""
+    content = tokenizer.tokenizer()
+    try:
+        tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as problem:  # the library raises bare Exception
+        raise ModelError(f"{path} has a broken tokenizer ({first_line(problem)}); fetch it again") from problem
+    return content
+
+
+def _write_text(checked: _Checked, folder: Path) -> None:
+    _write_json(folder / "tokenizer.json", checked.tokenizer)
+    _write_json(folder / "tokenizer_config.json", checked.tokenizer_config)
+    _write_json(folder / "config.json", checked.config)
+
+
+def _write_graph(checked: _Checked, folder: Path, progress: Callable[[float], None]) -> int:
+    """Write graph and weights. Returns: bytes of the weights."""
+    from airdraft.models.imports.graph import GraphWriter  # noqa: PLC0415  # onnx takes half a second
+    from airdraft.models.imports.nodes import Weights  # noqa: PLC0415
+
+    done, size = 0, checked.file.size
+
+    def read(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(min(1.0, done / size))
+
+    with (folder / WEIGHTS).open("wb") as out:
+        model = GraphWriter(checked.file, checked.decoder, Weights(out, WEIGHTS, read)).model()
+        written = out.tell()
+    (folder / GRAPH).write_bytes(model.SerializeToString(deterministic=True))
+    return written
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1 if path.name == "config.json" else None), "utf-8")

@@ -1,0 +1,119 @@
+"""A GGUF file named as MODEL is imported once, into the cache, and is all that a command needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from airdraft.errors import ModelError
+from airdraft.models.engines import load, load_target, resolve
+from airdraft.models.imports.cache import cache_folder, imported, text_folder
+from airdraft.models.onnx import OnnxModel
+
+pytest.importorskip("gguf", reason="writing the files takes the gguf package")
+
+from .made import Made
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "airdraft"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return Made(kind="Q4_0").write(folder / "model.gguf")
+
+
+def test_once_whatever_it_is_called(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first = imported(file)
+    assert capfd.readouterr().err == f"airdraft: importing {file}\n"
+    other = file.rename(file.with_name("other.gguf"))
+    written = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    assert imported(other) == imported(other) == first
+    assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == written
+    assert capfd.readouterr().err == ""
+
+
+def test_other_weights_at_the_same_path(file: Path) -> None:
+    first = imported(file)
+    Made(kind="Q4_0", seed=1).write(file)
+    assert imported(file) != first
+
+
+def test_two_processes_at_once(file: Path, cache: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from airdraft.models.imports.cache import imported; "
+        "print(imported(Path(sys.argv[1])))"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = {process.communicate(timeout=60)[0] for process in both}
+    assert len(said) == 1
+    assert [process.returncode for process in both] == [0, 0]
+    assert [path.name for path in (cache / "gguf").iterdir()] == [Path(said.pop().strip()).name]
+
+
+def test_a_cache_that_cannot_be_written(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file / "below"))
+    for make in (imported, text_folder):
+        with pytest.raises(ModelError, match="set XDG_CACHE_HOME"):
+            make(file)
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/airdraft")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("~/.cache/airdraft").expanduser()
+
+
+@pytest.mark.parametrize("named", ["file", "folder"])
+@pytest.mark.parametrize("engine", [None, "onnx"])
+def test_engines_take_a_bare_file(named: str, engine: str | None, file: Path) -> None:
+    if (named, engine) == ("folder", "onnx"):
+        pytest.skip("an engine that is named looks for its own files in a folder")
+    name = str(file if named == "file" else file.parent)
+    model, tokenizer = load(name, engine=engine)
+    target, _ = load_target(name, engine=engine)
+    assert isinstance(model, OnnxModel)
+    assert model.name == target.info.name == name
+    assert model.max_context == 64
+    assert model.eos_ids == (256,)
+    assert tokenizer.decode(tokenizer.encode("in the")) == "in the"
+    assert resolve(name, engine) == imported(file)
+
+
+def test_a_text_of_a_bare_file(file: Path) -> None:
+    """The whole way: an edge process and a device, each with the file alone."""
+    command = [sys.executable, "-m", "airdraft", "run", "in the", "--target", str(file), "--draft", str(file),
+               "--max-tokens", "8", "--temperature", "0"]  # fmt: skip
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100, env=dict(os.environ))
+    assert ran.returncode == 0, ran.stderr
+    model, tokenizer = load(str(file))
+    ids, written = tokenizer.encode("in the"), []
+    for _ in range(8):
+        written.append(int(model.forward(model.new_cache(), 0, [*ids, *written], 1).argmax()))
+        if written[-1] in model.eos_ids:
+            break
+    assert tokenizer.decode(written) in ran.stdout
+
+
+def test_a_row_does_not_depend_on_its_company_in_a_forward(file: Path) -> None:
+    """From two tokens on: a product of one row alone may round otherwise, see `OnnxModel`."""
+    model, _ = load(str(file))
+    tokens = list(range(3, 43))
+    whole = model.forward(model.new_cache(), 0, tokens, 40)
+    for width in (2, 4, 5, 8, 20):
+        cache = model.new_cache()
+        parts = [model.forward(cache, i, tokens[i : i + width], width) for i in range(0, 40, width)]
+        assert np.array_equal(np.concatenate(parts), whole), width
