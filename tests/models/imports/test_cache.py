@@ -117,3 +117,19 @@ def test_a_row_does_not_depend_on_its_company_in_a_forward(file: Path) -> None:
         cache = model.new_cache()
         parts = [model.forward(cache, i, tokens[i : i + width], width) for i in range(0, 40, width)]
         assert np.array_equal(np.concatenate(parts), whole), width
+
+
+def test_a_file_is_refused_before_its_weights_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> bytes:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr("airdraft.models.imports.cache.file_digest", read)
+    with pytest.raises(AssertionError):
+        imported(file)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="was cut off"):
+        imported(file)
+    for broken in ({"family": "gemma3"}, {"facts": {"tokenizer.ggml.pre": "new-one"}}):
+        Made(**broken).write(file)
+        with pytest.raises(ModelError):
+            imported(file)

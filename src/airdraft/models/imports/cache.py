@@ -15,7 +15,7 @@ from pathlib import Path
 from airdraft.errors import ModelError, first_line
 from airdraft.models.digest import file_digest
 from airdraft.models.imports.read import GgufFile
-from airdraft.models.imports.write import import_gguf, write_text_files
+from airdraft.models.imports.write import check_header, import_gguf, write_text_files
 
 _FORM = "1"
 """Of what an import writes; a new number makes files be imported again."""
@@ -31,6 +31,7 @@ def imported(path: Path) -> Path:
 
     Raises: `ModelError` if it cannot be imported.
     """
+    check_header(path)  # before all of the file is read for its digest
     folder = cache_folder() / "gguf" / f"{file_digest(path).hex()[:32]}-{_FORM}"
     if not folder.is_dir():
         progress = _Line(f"importing {path}")

@@ -87,7 +87,7 @@ class _Reading:
         parts = file.metadata.get("split.count", 0)
         if parts not in (0, 1):
             raise ModelError(
-                f"{file.path} is one of {str(parts)[:20]} parts; make one file of them (llama-gguf-split --merge), or use "
+                f"{file.path} is one of {str(parts)[:20]} parts; join them with llama-gguf-split --merge, or use "
                 "--engine llamacpp"
             )
         self._keys()

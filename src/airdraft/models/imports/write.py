@@ -67,7 +67,9 @@ def import_gguf(path: Path, out: Path, progress: Callable[[float], None] = lambd
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as problem:
-        raise ModelError(f"{out} cannot be written ({first_line(problem)}); choose another place, or set XDG_CACHE_HOME") from problem
+        raise ModelError(
+            f"{out} cannot be written ({first_line(problem)}); choose another place, or set XDG_CACHE_HOME"
+        ) from problem
     file, decoder = checked.file, checked.decoder
     formats = Counter(tensor.format.name for tensor in file.tensors.values())
     return Imported(decoder.family, decoder.layers, decoder.vocab, decoder.context, dict(formats), file.size, written)
@@ -84,6 +86,13 @@ def write_text_files(path: Path, out: Path) -> None:
     _write_json(out / "tokenizer.json", _tried(path, tokenizer))
     _write_json(out / "tokenizer_config.json", tokenizer.config())
     _write_json(out / "config.json", facts)
+
+
+def check_header(path: Path) -> None:
+    """Refuse a file that cannot be imported, from its header alone. Raises: `ModelError`."""
+    file = GgufFile(path)
+    decoder_of(file)
+    GgufTokenizer(file)
 
 
 def _check(path: Path) -> _Checked:
