@@ -28,13 +28,16 @@ def shipped(which: Literal["target", "draft"]) -> Path:
 def name_of(name: str, path: Path) -> str:
     """What others may call the model that is called `name` here and lies at `path`: never a path of this machine.
 
-    `target`, `draft` and hub ids stay; of a folder it is the last part, of a GGUF file that without the suffix.
+    `target`, `draft` and hub ids stay; of a folder it is the last part, of a GGUF file that without the suffix, whether
+    it runs as it is or was imported.
     """
-    if path.is_file():
-        return path.stem
-    if name in ("target", "draft") or not Path(name).expanduser().is_dir():
+    named = Path(name).expanduser()
+    for each in (path, named):
+        if each.is_file():
+            return each.stem
+    if name in ("target", "draft") or not named.is_dir():
         return name
-    return path.resolve().name or "model"
+    return named.resolve().name or "model"
 
 
 def _check_files(folder: Path) -> None:
