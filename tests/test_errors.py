@@ -111,7 +111,13 @@ def test_codes_are_looked_up_and_those_of_a_newer_peer_are_none() -> None:
 
 
 def test_what_does_not_travel_is_no_part_of_the_protocol() -> None:
-    assert {code for code in Code if not code.travels} == {Code.UNAUTHORISED, Code.MODEL, Code.GONE}
+    assert {code for code in Code if not code.travels} == {
+        Code.UNAUTHORISED,
+        Code.MODEL,
+        Code.CLOSED,
+        Code.STALLED,
+        Code.GONE,
+    }
     assert list(ERROR_CODES) == [code.value for code in Code if code.travels]
 
 

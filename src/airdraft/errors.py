@@ -42,6 +42,8 @@ class Code(StrEnum):
     ENGINE = "engine", "the model at the edge failed", True
     UNAUTHORISED = "unauthorised", "the edge does not let the device in, or cannot be trusted", False, 502, False
     MODEL = "model", "the edge serves another target than the edges before it", False, 502, False
+    CLOSED = "closed", "the edge ended the text before it was complete", True, 502, False
+    STALLED = "stalled", "the edge answers pings and does not go on with the text", True, 502, False
     GONE = "gone", "the connection ended without an error message", False, 502, False
 
     @classmethod
@@ -92,6 +94,10 @@ class RefusedError(AirdraftError):
 
 class LinkError(AirdraftError):
     """The edge cannot be reached, or went away."""
+
+
+class StallError(LinkError):
+    """The edge answers, and does not go on with a text."""
 
 
 class ModelError(AirdraftError):

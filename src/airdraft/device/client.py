@@ -18,8 +18,9 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.dial import DeviceSocket, dial
 from airdraft.device.probe import PING_BYTES, Pinger, Probe, measure
+from airdraft.device.stall import STALL_S, Debts
 from airdraft.device.tracing import Tracing
-from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError, RemoteProtocolError
+from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError, RemoteProtocolError, StallError
 from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler
 from airdraft.telemetry.trace import Traces
@@ -54,6 +55,7 @@ class EdgeConnection:
         hello: Hello,
         scheduler: Scheduler | None = None,
         traces: Traces | None = None,
+        stall_s: float | None = STALL_S,
     ) -> None:
         """Use `connect`."""
         self.url = url
@@ -73,6 +75,7 @@ class EdgeConnection:
         self._greeting: asyncio.Queue[Event] = asyncio.Queue()
         self._texts: dict[int, asyncio.Queue[Event]] = {}
         self._pinger = Pinger(self._ping, self._error)
+        self._debts = Debts(machine, stall_s, self._texts, self._ask, self._on_event, clock)
         self._task = asyncio.create_task(self._run())
 
     @classmethod
@@ -87,6 +90,7 @@ class EdgeConnection:
         ssl: tls.SSLContext | None = None,
         scheduler: Scheduler | None = None,
         traces: Traces | None = None,
+        stall_s: float | None = STALL_S,
     ) -> Self:
         """Connect and shake hands. `tokenizer` is the digest, `vocab_size` the size of the draft's vocabulary.
 
@@ -95,12 +99,14 @@ class EdgeConnection:
             ssl: what to trust, for wss://; None: the authorities this machine trusts.
             scheduler: runs the draft, and outlives the connection; None: one of its own.
             traces: where a trace of every text goes; None: nowhere.
+            stall_s: patience in seconds, at least, with an edge that answers pings and does not go on with a text; 0 or
+                None: for ever. See `Debts.allowed_s`.
         Raises: `LinkError` if the edge cannot be reached, `RefusedError` or `RemoteProtocolError` if it and this
         device cannot work together, `BadParameterError` for a token that no HTTP header can carry.
         """
         socket = await dial(url, token, ssl, CONNECT_S)
         hello = Hello(VERSION, f"airdraft {__version__}", draft.name, tokenizer, vocab_size)
-        client = cls(url, socket, draft, hello, scheduler, traces)
+        client = cls(url, socket, draft, hello, scheduler, traces, stall_s)
         try:
             async with asyncio.timeout(CONNECT_S):
                 event = await client._greeting.get()
@@ -126,7 +132,8 @@ class EdgeConnection:
 
         Raises: `BadParameterError` before anything is sent, `RefusedError` if the edge refuses the text,
         `RemoteProtocolError` if it breaks the protocol, `ModelError` if the draft model fails, `LinkError` if the edge
-        goes away. Tokens committed before an error have been handed out and stand.
+        goes away, `StallError` if it stays and does not go on. Tokens committed before an error are handed out and
+        stand.
         """
         if not self.alive:
             raise self._error()
@@ -145,6 +152,7 @@ class EdgeConnection:
                     return
         finally:
             del self._texts[number]
+            self._debts.paid(number)
             self._machine.cancel(number)
             if self._tracing is not None:
                 self._tracing.left(number)
@@ -214,15 +222,23 @@ class EdgeConnection:
     ) -> None:
         await self.close()
 
+    def _ask(self) -> None:
+        self._machine.ping(asyncio.get_running_loop().time())
+        self._driver.flush()
+
     async def _run(self) -> None:
+        watching = asyncio.create_task(self._debts.watch())
         try:
             await self._driver.run()
         except Exception:
             _log.exception("the connection to %s failed", self.url)
         finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             self._on_event(Failed(None, Code.GONE, "", ours=False))
 
     def _on_event(self, event: Event) -> None:
+        self._debts.event(event)
         if self._tracing is not None:
             self._tracing.event(event)
         if isinstance(event, Ready):
@@ -251,6 +267,8 @@ def _error_of(event: Event | None, url: str, close_code: int | None) -> Airdraft
         return LinkError(f"the edge at {url} went away (close code {close_code}){STANDS}")
     if not event.ours:
         return RefusedError(event.code, event.message)
+    if event.code == Code.STALLED:
+        return StallError(f"the edge at {url} {event.message}{STANDS}")
     if event.code == Code.SILENT:
         return LinkError(f"the edge at {url} went silent: {event.message}{STANDS}")
     if event.code == Code.ENGINE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -15,7 +16,7 @@ from airdraft.core.policy import Facts
 from airdraft.device.client import STANDS, EdgeConnection
 from airdraft.device.pool import Pool
 from airdraft.device.resume import Backoff
-from airdraft.errors import AirdraftError, Code, LinkError, RefusedError
+from airdraft.errors import AirdraftError, Code, LinkError, RefusedError, StallError
 from airdraft.models.digest import same
 
 _log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ WATCH_S = 15.0
 NEARER, NEARER_S, TIMES = 0.7, 0.010, 3
 """Texts move to an edge whose round trip is this fraction of the present one's or less, and this many seconds shorter,
 at this many looks in a row."""
+STALL_REST_S = 600.0
+"""Seconds for which texts do not move to an edge for its nearness after it did not go on with one."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class Edges:
         self._dialling = asyncio.Lock()
         self._backoff = Backoff(seed=secrets.randbits(32))
         self._fruitless = False  # whether nothing was committed over the last connection yet
+        self._stalled_s: dict[str, float] = {}  # when an edge last did not go on with a text
         self._target: tuple[str, _Served] | None = None  # the edge that came first, and what it serves
         self.midst: set[object] = set()
         """Texts of which some but not all is committed. Their writer keeps the set."""
@@ -224,6 +228,8 @@ class Edges:
 
     def lost(self, connection: EdgeConnection, why: object) -> None:
         """Give a connection up, and try the next edge first. Texts under way leave it at their next commit."""
+        if isinstance(why, StallError):
+            self._stalled_s[connection.url] = asyncio.get_running_loop().time()
         if connection is not self._live:
             return
         self._live = None
@@ -258,7 +264,7 @@ class Edges:
                     self._say(Away(str(error)))
             for url in self._urls:
                 live = self._live
-                if live is None or not live.alive or url == live.url:
+                if live is None or not live.alive or url == live.url or self._rests(url):
                     continue
                 try:
                     nearer[url] = nearer[url] + 1 if await self._is_nearer(url, live, nearer[url] + 1 >= TIMES) else 0
@@ -267,6 +273,9 @@ class Edges:
                     nearer[url] = 0
             if self._live is not None:
                 del nearer[self._live.url]
+
+    def _rests(self, url: str) -> bool:
+        return asyncio.get_running_loop().time() < self._stalled_s.get(url, -math.inf) + STALL_REST_S
 
     async def _is_nearer(self, url: str, live: EdgeConnection, move: bool) -> bool:
         """Whether the edge at `url` answers sooner than the live one; with `move`, use it from now on if it does."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 
 from airdraft.core.events import Committed, Finished
 from airdraft.core.request import Request
-from airdraft.core.text import Prefix
+from airdraft.core.text import Over, Prefix
 from airdraft.errors import LocalProtocolError
 
 
@@ -64,6 +65,8 @@ class Resumable:
     def take(self, event: Committed | Finished) -> None:
         """Take a session's event. Raises: `LocalProtocolError` if the text was complete before."""
         if isinstance(event, Finished):
+            if event.reason not in get_args(Over):
+                raise LocalProtocolError(f"a session ended with {event.reason!r}, which no complete text does")
             self._ended = self.finished or event.reason
             return
         if self.finished is not None or self._text.length + len(event.tokens) > self._text.end:

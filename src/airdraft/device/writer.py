@@ -24,7 +24,8 @@ from airdraft.device.dial import check_address
 from airdraft.device.edges import Edges, EdgesState
 from airdraft.device.offline import Corrected, Guess, Unverified
 from airdraft.device.resume import Backoff, Resumable
-from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
+from airdraft.device.stall import STALL_S
+from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, StallError
 from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler
 from airdraft.telemetry.trace import Traces
@@ -37,7 +38,8 @@ Written = Committed | Unverified | Corrected | Finished
 ALONE_TRIES = 3
 """Refusals of one text in a row after which all texts move to another edge with it."""
 ENGINE_TRIES = 3
-"""Failures of an edge's model over one text in a row after which the text is given up."""
+"""Failures of an edge over one text in a row, of its model or because it ended the text, after which the text is given
+up."""
 
 
 class Writer:
@@ -59,6 +61,7 @@ class Writer:
         token: str | None = None,
         ssl: tls.SSLContext | None = None,
         give_up_s: float | None = None,
+        stall_s: float | None = STALL_S,
         told: Callable[[EdgesState], object] = lambda state: None,
         traces: Traces | None = None,
     ) -> None:
@@ -71,6 +74,8 @@ class Writer:
                 yields what the draft model would write, as `Unverified`.
             token, ssl: see `EdgeConnection.connect`.
             give_up_s: how long a text waits without a commit while there is no edge; None: for ever.
+            stall_s: see `EdgeConnection.connect`. A text leaves such an edge for the next one. It is given up when
+                every edge, and the first one again, has not gone on with it.
             told: called with `state` whenever it changes.
             traces: where a trace of every session goes; None: nowhere. A resumed text leaves several.
         Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
@@ -87,9 +92,10 @@ class Writer:
         connect = functools.partial(
             EdgeConnection.connect,
             draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
-            traces=traces,
+            traces=traces, stall_s=stall_s,
         )  # fmt: skip
-        self._edges = Edges(list(dict.fromkeys(edges)), connect, told)
+        urls = list(dict.fromkeys(edges))
+        self._edges, self._count = Edges(urls, connect, told), len(urls)
         self._draft, self._vocab_size = draft, vocab_size
         self._offline, self._give_up_s = offline, give_up_s
         self._watch: asyncio.Task[None] | None = None
@@ -144,14 +150,15 @@ class Writer:
     async def write(self, request: Request) -> AsyncGenerator[Written, None]:
         """Yield the events of one text; the last is `Finished`. `request.counts` adds up its cost, over all sessions.
 
-        Raises: `LinkError` when there was no edge for too long, `RefusedError` if every edge would refuse the text,
+        Raises: `LinkError` when there was no edge for too long, `StallError` if no edge goes on with the text,
+        `RefusedError` if every edge would refuse the text or an edge ends it again and again,
         `RemoteProtocolError`, `ModelError` and `BadParameterError` as `EdgeConnection.write` does. Tokens committed
         before an error stand.
         """
         guess = None
         if self._offline == "draft":
             guess = Guess(request, self._scheduler, self._vocab_size, self._draft.eos_ids)
-        text = _Text(request, self._edges, guess, self._offline, self._give_up_s)
+        text = _Text(request, self._edges, guess, self._offline, self._give_up_s, self._count)
         if request.committed:
             self._edges.midst.add(text)
         try:
@@ -186,7 +193,13 @@ class _Text:
     """A text, written over one session after another."""
 
     def __init__(
-        self, request: Request, edges: Edges, guess: Guess | None, offline: Offline, give_up_s: float | None
+        self,
+        request: Request,
+        edges: Edges,
+        guess: Guess | None,
+        offline: Offline,
+        give_up_s: float | None,
+        most_stalls: int,
     ) -> None:
         self._text = Resumable(request)
         self._begin = len(request.prompt)
@@ -195,9 +208,10 @@ class _Text:
         self._offline = offline
         self._give_up_s = give_up_s
         self._left_s = give_up_s  # patience left for times without an edge, since the last commit
+        self._most_stalls = most_stalls
         self._deadline: float | None = None  # when it ends; set only while there is no edge
         self._backoff = Backoff(seed=secrets.randbits(32))
-        self._refusals = self._engine_failures = 0  # in a row
+        self._refusals = self._engine_failures = self._stalls = 0  # in a row
 
     async def events(self) -> AsyncGenerator[Written, None]:
         """See `Writer.write`."""
@@ -224,6 +238,9 @@ class _Text:
                             break  # to another edge
             except LinkError as error:
                 self._edges.lost(connection, error)
+                self._stalls += isinstance(error, StallError)
+                if self._stalls > self._most_stalls:
+                    raise
             except RefusedError as error:
                 await self._refused(connection, error)
         for each in self._taken(Finished(0, text.finished or "")):  # complete, but no session has said so
@@ -237,7 +254,7 @@ class _Text:
         if isinstance(event, Committed):
             self._edges.midst.add(self)
             self._left_s, self._deadline = self._give_up_s, None
-            self._refusals = self._engine_failures = 0
+            self._refusals = self._engine_failures = self._stalls = 0
             self._backoff.succeeded()
             self._edges.fruitful()
         return [event] if corrected is None else [corrected, event]
@@ -262,7 +279,7 @@ class _Text:
 
     async def _refused(self, connection: EdgeConnection, error: RefusedError) -> None:
         """Wait if the refusal may pass, here or at another edge; raise it again otherwise."""
-        self._engine_failures += error.code == Code.ENGINE
+        self._engine_failures += error.code in (Code.ENGINE, Code.CLOSED)
         self._start_waiting()
         too_late = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
         passing = error.passes and self._engine_failures < ENGINE_TRIES

@@ -150,6 +150,10 @@ class DeviceMachine(Machine):
         """Return a session's prompt and committed tokens; empty if there is no such session."""
         return self._sessions[session].text.tokens if session in self._sessions else ()
 
+    def owes(self, session: int) -> bool:
+        """Whether the edge must go on with a session, even if the device sends nothing more."""
+        return session in self._sessions and self._sessions[session].owes
+
     def latest(self, forward: Forward) -> Forward:
         """Return the forward to run when its turn comes. The device's never change."""
         return forward
@@ -217,7 +221,8 @@ class DeviceMachine(Machine):
             return []
         if isinstance(message, Close):
             del self._sessions[session.number]
-            return [Finished(session.number, message.reason)]
+            what = f"the edge ended the text before it was complete: {message.reason[:200]}"
+            return [Failed(session.number, Code.CLOSED, what, ours=False)]
         if session.curious and isinstance(message, Verdict | Tokens) and not self.verify_s and not self._pings:
             self.ping(now)  # the edge did not know its speed before
         return self._emit(session.handle(message, now))

@@ -93,6 +93,14 @@ class Pen:
         window = min(self.mode.length, REACH * self.most) if self.mode.traits.drafts else 0
         return min(self._text.length + window, self._end)
 
+    @property
+    def is_answer_due(self) -> bool:
+        """Whether the edge must answer what it has, even if nothing more is sent."""
+        if self.state is not State.STREAMING:
+            return self.state in (State.VERIFYING, State.RECOVERING, State.SWITCHING)
+        alone = self.scheme.race == "always" or self.stream.silent or self._text.length + 1 >= self._text.end
+        return alone or self.branch.sent > self._text.length
+
     def _draft(self, guesses: Sequence[Guess]) -> None:
         """Draw tokens from the guesses, until the round or the text ends."""
         for at, guess in enumerate(guesses):

@@ -69,11 +69,9 @@ class DeviceSession:
         self._pen = Pen(number, self.text, self._law, request, making)
         self._branch, self._rounds = self._pen.branch, self._pen.rounds
         self._logprobs: Logprobs | None = None  # for the tokens that the next message commits
-        self._answers_due = 1  # the `Opened` for `Open` and for every `Switch`
-        self._is_open = False
+        self._answers_due, self._is_open = 1, False  # the `Opened` for `Open` and for every `Switch`
         self._now = self._opened_s = self._reviewed_s = now
-        self._queued_s = self._learner.queued_s(now)  # seconds that `Open` waits to leave
-        self._opening_bytes = 0
+        self._queued_s, self._opening_bytes = self._learner.queued_s(now), 0  # how long `Open` waits to leave, its size
         self._policy = request.policy or making.plan(request, making.vocab_size, self._pen.most)
         self.curious = not isinstance(self._policy, Given) or request.rule is not None
         """Whether any decision depends on measurements."""
@@ -86,6 +84,11 @@ class DeviceSession:
     def state(self) -> State:
         """The text's state."""
         return self._pen.state
+
+    @property
+    def owes(self) -> bool:
+        """Whether the edge must answer, even if the device sends nothing more."""
+        return self._answers_due > 0 or self._pen.is_answer_due
 
     def _spec(self) -> SchemeSpec:
         return structs.replace(self._request.scheme, name=self._pen.mode.scheme, race=self._pen.mode.race)
@@ -173,8 +176,7 @@ class DeviceSession:
         probs = tuple(rounds.probs)
         verify_s = self._peer.verify_s
         if self.curious and self._pen.seq > 1 and verify_s:  # the first waits for the prefill
-            down_bytes = VERDICT_BYTES + len(verdict.extra)
-            self._exchanged(self._now - rounds.sent_s, rounds.sent_bytes, down_bytes, verify_s)
+            self._exchanged(self._now - rounds.sent_s, rounds.sent_bytes, VERDICT_BYTES + len(verdict.extra), verify_s)
         ruled = rounds.ruled(verdict, self.text.eos_ids)
         self._pen.state = State.DRAFTING
         outs = self._commit(ruled.tokens, accepted, ruled.kind, (verdict.committed, verdict.digest))
@@ -242,8 +244,7 @@ class DeviceSession:
         if most is None:
             return ()
         if message is None or (message.start, message.count) != (self.text.length, len(tokens)):
-            what = "the edge did not say how likely the tokens are that it commits"
-            raise RemoteProtocolError(Code.STATE, what)
+            raise RemoteProtocolError(Code.STATE, "the edge did not say how likely the tokens are that it commits")
         return decode_logprobs(message.body, tokens, most, self._law.vocab_size)
 
     def _go_on(self) -> list[Out]:
