@@ -14,10 +14,12 @@ import ssl as tls
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
+from airdraft import values
 from airdraft.control.auto import Auto
 from airdraft.core import schemes
 from airdraft.core.events import Committed, Finished
@@ -26,8 +28,9 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.offline import Corrected, Unverified
+from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer, Written
-from airdraft.errors import LinkError
+from airdraft.errors import BadParameterError, LinkError
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.text import Tokenizer
@@ -89,6 +92,15 @@ class Text:
         return self.text
 
 
+def _drafting(draft: Any) -> tuple[LanguageModel, Tokenizer]:
+    if isinstance(draft, str | Path):
+        return load(str(draft))
+    if isinstance(draft, tuple) and len(draft) == 2:
+        return draft
+    what = "draft is no name; give a folder, a hub id, or a model and its tokenizer in a tuple"
+    raise BadParameterError(what, field="draft")
+
+
 class AsyncClient:
     """Writes any number of texts at once, over one connection. `Client` documents its arguments and methods."""
 
@@ -96,19 +108,20 @@ class AsyncClient:
         self,
         edge: str | Sequence[str],
         *,
-        draft: str | tuple[LanguageModel, Tokenizer] = "draft",
+        draft: str | Path | tuple[LanguageModel, Tokenizer] = "draft",
         offline: Offline = "stall",
         give_up_s: float | None = None,
+        stall_s: float | None = STALL_S,
         token: str | None = None,
         ssl: tls.SSLContext | None = None,
     ) -> None:
         """See `Client`. Loading a draft takes a moment. `async with` connects, or else the first text does."""
-        model, self.tokenizer = load(draft) if isinstance(draft, str) else draft
-        edges = [edge] if isinstance(edge, str) else list(edge)
+        model, self.tokenizer = _drafting(draft)
+        edges = [edge] if isinstance(edge, str) else edge
         self._offline = offline
         self._writer = Writer(
             edges, model, self.tokenizer.digest, self.tokenizer.vocab_size,
-            offline=offline, give_up_s=give_up_s, token=token, ssl=ssl,
+            offline=offline, give_up_s=give_up_s, stall_s=stall_s, token=token, ssl=ssl,
         )  # fmt: skip
 
     @property
@@ -159,12 +172,15 @@ class AsyncClient:
         draft_length: int | None = None,
         logprobs: int | None = None,
     ) -> Request:
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
+        scheme = values.words("scheme", scheme)
+        if scheme == "auto" and draft_length is not None:
+            what = "draft_length is given, and auto chooses it; leave it out, or name a scheme"
+            raise BadParameterError(what, field="draft_length")
+        ids = self.tokenizer.encode(values.words("prompt", prompt)) if isinstance(prompt, str) else prompt
         params = SamplingParams(temperature, top_k, top_p, min_p)
         policy = Auto(self.tokenizer.vocab_size, races=("always",)) if scheme == "auto" else None
         spec = SchemeSpec(schemes.STREAM if policy else scheme)
-        length = None if policy else draft_length
-        return Request(ids, spec, params, seed, max_tokens, length, policy=policy, logprobs=logprobs)
+        return Request(ids, spec, params, seed, max_tokens, draft_length, policy=policy, logprobs=logprobs)
 
     async def close(self) -> None:
         """End the connection. Texts under way end with a `LinkError`."""
@@ -201,9 +217,10 @@ class Client:
         self,
         edge: str | Sequence[str],
         *,
-        draft: str | tuple[LanguageModel, Tokenizer] = "draft",
+        draft: str | Path | tuple[LanguageModel, Tokenizer] = "draft",
         offline: Offline = "stall",
         give_up_s: float | None = None,
+        stall_s: float | None = STALL_S,
         token: str | None = None,
         ssl: tls.SSLContext | None = None,
     ) -> None:
@@ -214,12 +231,16 @@ class Client:
             offline: while the edge is away, `stall` waits for it, `error` raises at once, and `draft` waits and
                 meanwhile yields what the draft model would write, see `events`.
             give_up_s: how long a text waits for an edge; None: for ever.
+            stall_s: least patience with an edge that answers and does not go on with a text, which is then left for the
+                next, see `Writer`; 0 or None: for ever.
             token: proves to the edge who we are.
             ssl: what to trust, for wss://; None: the authorities that this machine trusts.
         Raises: `LinkError` if no edge answers (unless `offline` is `draft`), `RefusedError` if it refuses us,
             `ModelError` if there is no such draft model, `BadParameterError`.
         """
-        self._client = AsyncClient(edge, draft=draft, offline=offline, give_up_s=give_up_s, token=token, ssl=ssl)
+        self._client = AsyncClient(
+            edge, draft=draft, offline=offline, give_up_s=give_up_s, stall_s=stall_s, token=token, ssl=ssl
+        )
         self.tokenizer = self._client.tokenizer
         self._stop = asyncio.Event()
         self._closed = False

@@ -38,7 +38,7 @@ from airdraft.link.relay import Relay
 from airdraft.models.base import FloatArray
 
 from ..edge.loopback import GREEDY, HOST, SCHEMES, TOKENIZER, VOCAB, Table, request, run, started, truth, write
-from .test_writer import Edge, Told, asking, following, slow, writer
+from .test_writer import Edge, Told, asking, slow, writer
 
 STALL_S = 0.4
 WRITING = [*SCHEMES, "stream"]

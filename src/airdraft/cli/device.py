@@ -16,6 +16,7 @@ from airdraft.cli.scraped import scraped
 from airdraft.cli.waiting import stopping
 from airdraft.device.dial import LOOPBACK
 from airdraft.device.edges import Away
+from airdraft.device.stall import STALL_S
 from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
@@ -47,6 +48,7 @@ def device(
             "--give-up", help="Seconds that a text waits for an edge. Without it: for ever.", rich_help_panel="Link"
         ),
     ] = None,
+    stall_s: options.StallS = STALL_S,
     token: options.Token = None,
     ca: options.Ca = None,
     metrics_port: options.MetricsPort = None,
@@ -80,7 +82,8 @@ def device(
     async def serve() -> None:
         writer = Writer(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
-            offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, traces=traces,
+            offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, stall_s=stall_s,
+            traces=traces,
             told=_log.info,
         )  # fmt: skip
         watch = MeteredWriter(writer)

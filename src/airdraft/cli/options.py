@@ -85,6 +85,15 @@ MaxTokens = Annotated[int, typer.Option(help="Most tokens to write.", rich_help_
 Uplink = Annotated[float, typer.Option("--uplink-mbps", help="Device to edge, Mbit/s.", rich_help_panel="Link")]
 DownlinkRate = Annotated[float, typer.Option("--downlink-mbps", help="Edge to device, Mbit/s.", rich_help_panel="Link")]
 Rtt = Annotated[float, typer.Option("--rtt-ms", help="Round-trip time, ms.", rich_help_panel="Link")]
+StallS = Annotated[
+    float,
+    typer.Option(
+        help="Seconds of patience, at least, with an edge that answers pings and does not go on with a text; 0: for "
+        "ever. Slow edges and long texts get more.",
+        min=0,
+        rich_help_panel="Link",
+    ),
+]
 Offline = Annotated[
     str,
     typer.Option(

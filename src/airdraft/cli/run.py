@@ -29,6 +29,7 @@ from airdraft.demo.show import TokenPrinter
 from airdraft.device.cost import CostMeter
 from airdraft.device.edges import Away, Connected, EdgesState
 from airdraft.device.offline import Corrected, Unverified
+from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.models.base import LanguageModel
@@ -71,6 +72,7 @@ def run(
     downlink_mbps: options.DownlinkRate = math.inf,
     rtt_ms: options.Rtt = 0.0,
     offline: options.Offline = "stall",
+    stall_s: options.StallS = STALL_S,
     token: options.Token = None,
     ca: options.Ca = None,
     as_json: options.Json = False,
@@ -112,7 +114,7 @@ def run(
             tokenizer.encode(words), spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends
         )
         async with urls as reached, _connected(
-            reached, Paced(model, pace.draft_s), tokenizer, cast(Offline, offline), token, trust
+            reached, Paced(model, pace.draft_s), tokenizer, cast(Offline, offline), token, trust, stall_s
         ) as writer:  # fmt: skip
             if as_json:
                 await _as_json(writer, request, tokenizer, profile_name)
@@ -142,12 +144,12 @@ def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | 
 @contextlib.asynccontextmanager
 async def _connected(
     urls: str, model: LanguageModel, tokenizer: Tokenizer, offline: Offline, token: str | None,
-    trust: ssl.SSLContext | None,
+    trust: ssl.SSLContext | None, stall_s: float,
 ) -> AsyncIterator[Writer]:  # fmt: skip
     """A writer that has tried to reach one of the edges `urls`. Raises: `LinkError` unless drafts are shown offline."""
     async with Writer(
         options.edges(urls), model, tokenizer.digest, tokenizer.vocab_size, offline=offline, token=token, ssl=trust,
-        give_up_s=GIVE_UP_S, told=_Notes(waits=offline != "error"),
+        give_up_s=GIVE_UP_S, stall_s=stall_s, told=_Notes(waits=offline != "error"),
     ) as writer:  # fmt: skip
         try:
             await writer.connect()

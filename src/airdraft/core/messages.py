@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from airdraft import values
 from airdraft.core.noise import GAMMA, M1, M2, MASK
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import Code, RemoteProtocolError
@@ -60,6 +61,11 @@ class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
     race: Name = "always"
     """`stream`: whether the edge writes on its own while it has no draft: `off`, `idle` (only when the engine has
     nothing else to do) or `always`."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            plain = values.whole if name in ("k", "bits") else values.words
+            msgspec.structs.force_setattr(self, name, plain(name, getattr(self, name)))
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):

@@ -83,7 +83,7 @@ class Mode:
         if self.length < 0:
             raise BadParameterError(f"the draft length of {self.scheme} is {self.length}; give 0 or more")
         if self.race not in schemes.RACES:
-            raise BadParameterError(f"race is {self.race!r}; choose one of {', '.join(schemes.RACES)}")
+            raise BadParameterError(f"race is {self.race!r}; choose one of {', '.join(schemes.RACES)}", "race")
         if min(self.first, self.then) < 1:
             raise BadParameterError(f"packets of {self.first} and {self.then} tokens; give at least 1 each")
 

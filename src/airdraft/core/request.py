@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Self
+from typing import Any, ClassVar, Self
 
+from airdraft import values
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Length, Policy
 from airdraft.core.sampling import SamplingParams
@@ -46,7 +47,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Request:
-    """A request to write one text."""
+    """A request to write one text. Raises: `BadParameterError` for a value of the wrong type."""
 
     prompt: Sequence[int]
     scheme: SchemeSpec
@@ -68,3 +69,14 @@ class Request:
     logprobs: int | None = None
     """Number of likely tokens to list with each token's log-probability. None: no log-probabilities. Not available
     under `split`, where the device draws recovered tokens."""
+
+    _PLAIN: ClassVar[dict[str, Callable[[str, Any], Any]]] = {
+        "prompt": values.ids, "scheme": values.instance(SchemeSpec), "params": values.instance(SamplingParams),
+        "seed": values.whole, "max_tokens": values.whole, "draft_length": values.optional(values.whole),
+        "committed": values.ids, "counts": values.instance(Counts), "rule": values.optional(values.having("more")),
+        "policy": values.optional(values.having("choose", "why")), "logprobs": values.optional(values.whole),
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name, plain in self._PLAIN.items():
+            object.__setattr__(self, name, plain(name, getattr(self, name)))

@@ -11,6 +11,7 @@ import math
 import msgspec
 import numpy as np
 
+from airdraft import values
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.errors import BadParameterError
 
@@ -30,6 +31,9 @@ class SamplingParams(msgspec.Struct, array_like=True, frozen=True):
     """Keep tokens at least min_p times as likely as the most likely one; 0 keeps all."""
 
     def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            plain = values.whole if name == "top_k" else values.number
+            msgspec.structs.force_setattr(self, name, plain(name, getattr(self, name)))
         # At lower temperatures logits could overflow, and the text would be the greedy one anyway.
         if self.temperature != 0 and not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise BadParameterError(

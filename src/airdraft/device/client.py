@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Self
 
+from airdraft import values
 from airdraft.control.machine import device_machine
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.messages import MAX_FILLER, VERSION, Hello, SchemeSpec, Welcome
@@ -135,6 +136,7 @@ class EdgeConnection:
         goes away, `StallError` if it stays and does not go on. Tokens committed before an error are handed out and
         stand.
         """
+        values.instance(Request)("request", request)
         if not self.alive:
             raise self._error()
         number, events = self._machine.open(request, asyncio.get_running_loop().time())

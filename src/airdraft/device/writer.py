@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import secrets
 import ssl as tls
 from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self, get_args
 
+from airdraft import values
 from airdraft.core.events import Committed, Finished
 from airdraft.core.policy import Facts
 from airdraft.core.request import Request
@@ -80,14 +82,21 @@ class Writer:
             traces: where a trace of every session goes; None: nowhere. A resumed text leaves several.
         Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
         """
-        if not edges:
-            raise BadParameterError("no edge is named; give at least one, ws://HOST:PORT")
-        if offline not in get_args(Offline):
-            raise BadParameterError(f"offline is {offline!r}; choose one of {', '.join(get_args(Offline))}")
-        if give_up_s is not None and not give_up_s > 0:
-            raise BadParameterError(f"give-up is {give_up_s:g} s; give a time above 0, or none to wait for ever")
+        if isinstance(edges, str) or not isinstance(edges, Sequence) or not edges:
+            raise BadParameterError("no edge is named; give at least one, ws://HOST:PORT", field="edge")
         for url in edges:
-            check_address(url)
+            check_address(values.words("edge", url))
+        values.one_of("offline", offline, get_args(Offline))
+        values.optional(values.words)("token", token)
+        values.optional(values.instance(tls.SSLContext))("ssl", ssl)
+        give_up_s = values.optional(values.number)("give_up_s", give_up_s)
+        if give_up_s is not None and not give_up_s > 0:
+            what = f"give-up is {give_up_s:g} s; give a time above 0, or none to wait for ever"
+            raise BadParameterError(what, field="give_up_s")
+        stall_s = values.number("stall_s", stall_s or 0.0)
+        if not 0 <= stall_s < math.inf:
+            what = f"stall-s is {stall_s:g}; give a time above 0, or 0 to wait for ever"
+            raise BadParameterError(what, field="stall_s")
         self._scheduler = Scheduler(OneByOne(draft), "draft")
         connect = functools.partial(
             EdgeConnection.connect,
@@ -155,6 +164,7 @@ class Writer:
         `RemoteProtocolError`, `ModelError` and `BadParameterError` as `EdgeConnection.write` does. Tokens committed
         before an error stand.
         """
+        values.instance(Request)("request", request)
         guess = None
         if self._offline == "draft":
             guess = Guess(request, self._scheduler, self._vocab_size, self._draft.eos_ids)
