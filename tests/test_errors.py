@@ -105,7 +105,7 @@ def test_codes_are_looked_up_and_those_of_a_newer_peer_are_none() -> None:
     assert Code.of("busy") is Code.BUSY
     assert Code.of("of tomorrow") is None
     assert {code for code in Code if RefusedError(code.value, "").passes} == {
-        Code.BUSY, Code.ENGINE, Code.IDLE, Code.QUOTA, Code.SILENT
+        Code.BUSY, Code.ENGINE, Code.IDLE, Code.QUOTA, Code.SILENT, Code.CLOSED, Code.STALLED
     }  # fmt: skip
     assert not RefusedError("of tomorrow", "").passes
 

@@ -37,7 +37,7 @@ from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
 from airdraft.models.base import FloatArray
 
-from ..edge.loopback import GREEDY, HOST, SCHEMES, TOKENIZER, VOCAB, Table, request, run, started, truth, write
+from ..edge.loopback import GREEDY, HOST, SCHEMES, TOKENIZER, VOCAB, Table, engine, request, run, started, truth, write
 from .test_writer import Edge, Told, asking, slow, writer
 
 STALL_S = 0.4
@@ -67,9 +67,9 @@ class Idle:
         async def send(message: Message) -> None:
             await socket.send(encode(message))
 
-        decoder = Decoder(ToEdge)
+        decoder, weights = Decoder(ToEdge), engine(Table(1)).info.digest
         with contextlib.suppress(ConnectionClosed):
-            await send(Welcome(VERSION, "a test", "table", 512, MAX_FRAME, 32, 16, 10.0, ()))
+            await send(Welcome(VERSION, "a test", "table", 512, MAX_FRAME, 32, 16, 10.0, (), target=weights))
             async for data in socket:
                 assert isinstance(data, bytes)
                 for message in decoder.feed(data):
