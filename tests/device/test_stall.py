@@ -31,7 +31,7 @@ from airdraft.core.messages import (
 )
 from airdraft.core.text import Prefix
 from airdraft.device.client import EdgeConnection
-from airdraft.device.edges import STALL_REST_S
+from airdraft.device.edges import STALL_REST_S, _rests
 from airdraft.errors import AirdraftError, Code, LinkError, RefusedError, StallError
 from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
@@ -93,9 +93,9 @@ def test_an_edge_that_answers_and_writes_nothing_is_left_for_the_next(scheme: st
             if scheme in ("server", "coupled", "stream"):
                 assert text == truth(target, asked)
             assert (idle.opened, over.edge) == (1, good.url)
-            assert over._edges._rests(idle.url)  # and is not gone back to for its nearness
-            assert not over._edges._rests(good.url)
-            assert STALL_REST_S > 60
+            assert list(over._edges._stalled_s) == [idle.url]  # and is not gone back to for its nearness
+            now = asyncio.get_running_loop().time()
+            assert [_rests(stalled_s) for stalled_s in (None, now, now - STALL_REST_S)] == [False, True, False]
 
     run(main)
 

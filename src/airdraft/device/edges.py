@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -264,7 +263,7 @@ class Edges:
                     self._say(Away(str(error)))
             for url in self._urls:
                 live = self._live
-                if live is None or not live.alive or url == live.url or self._rests(url):
+                if live is None or not live.alive or url == live.url or _rests(self._stalled_s.get(url)):
                     continue
                 try:
                     nearer[url] = nearer[url] + 1 if await self._is_nearer(url, live, nearer[url] + 1 >= TIMES) else 0
@@ -273,9 +272,6 @@ class Edges:
                     nearer[url] = 0
             if self._live is not None:
                 del nearer[self._live.url]
-
-    def _rests(self, url: str) -> bool:
-        return asyncio.get_running_loop().time() < self._stalled_s.get(url, -math.inf) + STALL_REST_S
 
     async def _is_nearer(self, url: str, live: EdgeConnection, move: bool) -> bool:
         """Whether the edge at `url` answers sooner than the live one; with `move`, use it from now on if it does."""
@@ -309,6 +305,11 @@ class Edges:
 def _passes(error: LinkError | RefusedError) -> bool:
     """Whether another edge, or the same one later, may do better."""
     return isinstance(error, LinkError) or error.passes
+
+
+def _rests(stalled_s: float | None) -> bool:
+    """Whether an edge that did not go on with a text at that time is passed by."""
+    return stalled_s is not None and asyncio.get_running_loop().time() < stalled_s + STALL_REST_S
 
 
 def _closed() -> LinkError:
