@@ -273,7 +273,5 @@ class DeviceSession:
         if rounds and not had_rounds:
             self._pen.state = State.SWITCHING
         else:
-            self._pen.scheme = scheme
-            if not rounds:
-                self._pen.state = State.STREAMING
+            self._pen.scheme, self._pen.state = scheme, self.state if rounds else State.STREAMING
         return [Turning(self.number, self._spec().name), Switch(self.number, self._spec(), recovered)]
