@@ -65,13 +65,15 @@ def survey(seconds: float, seed: int, folder: Path) -> Survey:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Log nothing in the body: an edge under attack has much to say."""
-    logger = logging.getLogger("airdraft")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("airdraft", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _at_a_limit(name: str, make: Callable[[], bytes], folder: Path, dearest: Dearest) -> str:
