@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from training import data, evaluate, runtime
 from training.card_text import markdown
 from training.errors import UserError
-from training.export import LIMIT_BYTES
+from training.export import LIMIT_BYTES, bytes_of
 from training.model import Config, describe, load
 
 BARS = {  # name -> (limit, True where larger is better)
@@ -113,7 +113,7 @@ def measure(out: Path, work: Path, previous: dict[str, Any]) -> dict[str, Any]:
     card["cost"] = costs(out, target.config, draft.config)
     probe = prompts[0] + tok.encode("".join(heads[:4])).ids[:64]
     card["onnx_error"] = {n: evaluate.onnx_error(out / n, m, probe) for n, m in (("target", target), ("draft", draft))}
-    card["bytes"] = sum(p.stat().st_size for p in out.rglob("*") if p.is_file() and p.parent != out)
+    card["bytes"] = bytes_of(out)
     card["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     card["bars"] = bars(card)
     return card

@@ -54,6 +54,8 @@ def shrink(target: Llama, draft: Llama) -> None:
     """
     for wide, narrow in ((target.model.embed_tokens, draft.model.embed_tokens), (target.lm_head, draft.lm_head)):
         weight = wide.weight.float()  # [vocab, width]
+        if draft.config.tied:  # what all tokens share is in no softmax, and would be most of every embedding
+            weight = weight - weight.mean(0)
         u, s, _ = torch.linalg.svd(weight, full_matrices=False)
         narrow.weight.copy_((u * s)[:, : draft.config.width])
 
@@ -69,7 +71,9 @@ def run(target_folder: Path, config: Config, plan: DraftPlan, work: Path, out: P
     state = work / "draft.state"
     facts = runtime.load_state(state, draft, opts)
     context = min(plan.context, target.config.context)
-    corpus = data.Reader(data.tokens(work, "train"), context, seed=5, cursor=int(facts.get("corpus", 0)))
+    corpus = None
+    if plan.rows > plan.own_rows:
+        corpus = data.Reader(data.tokens(work, "train"), context, seed=5, cursor=int(facts.get("corpus", 0)))
     own = data.Reader(data.tokens(work, "own"), context, seed=6, cursor=int(facts.get("own", 0)))
     log = runtime.Log(work / "draft.jsonl")
     step, seen = int(facts.get("step", 0)), int(facts.get("tokens", 0))
@@ -90,13 +94,19 @@ def run(target_folder: Path, config: Config, plan: DraftPlan, work: Path, out: P
     saved, mark, mark_tokens = time.monotonic(), time.monotonic(), seen
 
     def facts_now() -> dict[str, float]:
-        return {"step": step, "tokens": seen, "corpus": corpus.cursor, "own": own.cursor, "seconds": clock.spent}
+        return {
+            "step": step,
+            "tokens": seen,
+            "corpus": corpus.cursor if corpus else 0,
+            "own": own.cursor,
+            "seconds": clock.spent,
+        }
 
     while clock.done < 1.0:
         factor = runtime.set_rates(opts, clock.done)
         turn = turned(clock.done, plan.turn)
         parts = [own.batch(plan.own_rows * context, context)[0]]
-        if plan.rows > plan.own_rows:
+        if corpus:
             parts.append(corpus.batch((plan.rows - plan.own_rows) * context, context)[0])
         loss, tv_1, tv_2 = compiled(torch.cat(parts).to(device), torch.tensor(turn, device=device))
         loss.backward()  # type: ignore[no-untyped-call]

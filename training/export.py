@@ -41,9 +41,14 @@ def pair(target: Path, draft: Path, tokenizer_json: Path, out: Path) -> int:
     shutil.copyfile(tokenizer_json, out / "target" / "tokenizer.json")
     folder(draft, out / "draft", {"tokenizer_file": SHARED})
     (out / "draft" / "tokenizer.json").unlink(missing_ok=True)  # of a pair made before the tokenizer was shared
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    size = bytes_of(out)
     if size > LIMIT_BYTES:
         print(f"note: the pair takes {size / 1e6:.1f} MB; the repository keeps at most {LIMIT_BYTES / 1e6:.0f} MB")
     if load(target).config.vocab != load(draft).config.vocab:
         raise UserError("target and draft have different vocabularies")
     return size
+
+
+def bytes_of(out: Path) -> int:
+    """The size of the pair in `out`; other models may lie beside it."""
+    return sum(path.stat().st_size for half in ("target", "draft") for path in (out / half).iterdir() if path.is_file())

@@ -1,5 +1,7 @@
 """Writes `model.onnx` for a Llama folder: standard ops only, weights left where they are in `model.safetensors`.
 
+`build` takes the matrices in any form, see `Matrices`; `export_blocks` has one of few bits.
+
 ONNX lets an initializer point at a byte range of another file, and a safetensors file is raw little-endian
 tensors after a JSON header: so the graph refers to the ranges and the weights are stored once. The [out, in]
 matrices pass through Concat and Transpose, which onnxruntime folds into constants when it loads the model.
@@ -14,8 +16,9 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -25,6 +28,7 @@ from training.model import Config, config_from_hf
 
 OPSET = 17  # the first with everything used here; every onnxruntime since 1.13 runs it
 IR_VERSION = 8
+_TABLED = 1024  # positions
 _MASKED = -1e9  # finite, so that a row of padding gives a uniform softmax instead of NaN
 
 
@@ -59,6 +63,31 @@ class Graph:
         return self.constant(np.asarray(value, dtype=np.float32))
 
 
+class Matrices(Protocol):
+    """How a graph's matrices are stored and multiplied with."""
+
+    def lookup(self, g: Graph, name: str, ids: str) -> str:
+        """The rows `ids` of a matrix."""
+        ...
+
+    def product(self, g: Graph, x: str, *names: str, out: str = "") -> str:
+        """x times the [out, in] matrices stacked: one wide product beats several narrow ones at n = 1."""
+        ...
+
+
+class Plain:
+    """Matrices in fp32, each an initializer."""
+
+    def lookup(self, g: Graph, name: str, ids: str) -> str:
+        """See `Matrices`."""
+        return g.one("Gather", name, ids)
+
+    def product(self, g: Graph, x: str, *names: str, out: str = "") -> str:
+        """See `Matrices`."""
+        stacked = names[0] if len(names) == 1 else g.one("Concat", *names, axis=0)
+        return g.one("MatMul", x, g.one("Transpose", stacked, perm=[1, 0]), name=out)
+
+
 def weight_ranges(path: Path) -> dict[str, tuple[list[int], int, int]]:
     """Tensor name -> (shape, byte offset in the file, byte length) of a safetensors file."""
     with path.open("rb") as file:
@@ -74,8 +103,11 @@ def weight_ranges(path: Path) -> dict[str, tuple[list[int], int, int]]:
     return ranges
 
 
-def _reference(name: str, shape: list[int], location: str, offset: int, length: int) -> onnx.TensorProto:
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
+def reference(
+    name: str, shape: Sequence[int], location: str, offset: int, length: int, kind: int = TensorProto.FLOAT
+) -> onnx.TensorProto:
+    """An initializer whose bytes lie in the file `location`."""
+    tensor = TensorProto(name=name, data_type=kind, dims=shape, data_location=TensorProto.EXTERNAL)
     for key, value in {"location": location, "offset": offset, "length": length}.items():
         tensor.external_data.add(key=key, value=str(value))
     return tensor
@@ -89,18 +121,27 @@ def _norm(g: Graph, x: str, weight: str, eps: float) -> str:
     return g.one("Mul", g.one("Div", x, root), weight)
 
 
-def _linear(g: Graph, x: str, *weights: str) -> str:
-    """x times the [out, in] matrices stacked: one wide product beats several narrow ones at n = 1."""
-    stacked = weights[0] if len(weights) == 1 else g.one("Concat", *weights, axis=0)
-    return g.one("MatMul", x, g.one("Transpose", stacked, perm=[1, 0]))
-
-
 def _rotate(g: Graph, x: str, cos: str, sin: str) -> str:
     """Rotate-half RoPE on [batch, heads, n, head_dim]; cos and sin are [batch, 1, n, head_dim / 2]."""
     left, right = g.op("Split", x, outputs=2, axis=-1)
     first = g.one("Sub", g.one("Mul", left, cos), g.one("Mul", right, sin))
     second = g.one("Add", g.one("Mul", right, cos), g.one("Mul", left, sin))
     return g.one("Concat", first, second, axis=-1)
+
+
+def _turns(g: Graph, config: Config) -> tuple[str, str]:
+    """cos and sin of RoPE, [batch, 1, n, head_dim / 2]: looked up where the tables are small, computed otherwise."""
+    steps = config.rope_theta ** -(np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim)
+    if config.context <= _TABLED:
+        angles = np.outer(np.arange(config.context, dtype=np.float64), steps)
+        cos, sin = (
+            g.one("Unsqueeze", g.one("Gather", g.constant(table.astype(np.float32)), "position_ids"), g.ints(1))
+            for table in (np.cos(angles), np.sin(angles))
+        )
+        return cos, sin
+    places = g.one("Unsqueeze", g.one("Cast", "position_ids", to=TensorProto.FLOAT), g.ints(1, 3))
+    turned = g.one("Mul", places, g.constant(steps.astype(np.float32)))
+    return g.one("Cos", turned), g.one("Sin", turned)
 
 
 def _mask(g: Graph) -> str:
@@ -115,24 +156,25 @@ def _mask(g: Graph) -> str:
     return g.one("Where", g.one("And", causal, real), g.number(0.0), g.number(_MASKED))
 
 
-def build(config: Config, ranges: dict[str, tuple[list[int], int, int]], location: str) -> onnx.ModelProto:
-    """The graph of one model whose weights lie in the file `location` next to it."""
+def build(
+    config: Config, initializers: Sequence[onnx.TensorProto], matrices: Matrices, keep: bool = False
+) -> onnx.ModelProto:
+    """The graph of one model; the initializers hold its norms, and whatever `matrices` takes.
+
+    keep: whether it has an input `num_logits_to_keep`, the positions at the end that are scored; else all are.
+    """
+    if config.keys != config.heads:
+        raise ValueError("the graph has no shared heads of keys and values")
     g = Graph()
-    for name, (shape, offset, length) in ranges.items():
-        g.initializers.append(_reference(name, shape, location, offset, length))
-    steps = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
-    angles = np.outer(np.arange(config.context, dtype=np.float64), config.rope_theta**-steps)
-    cos, sin = (
-        g.one("Unsqueeze", g.one("Gather", g.constant(table.astype(np.float32)), "position_ids"), g.ints(1))
-        for table in (np.cos(angles), np.sin(angles))
-    )
+    g.initializers.extend(initializers)
+    cos, sin = _turns(g, config)
     mask = _mask(g)
-    x = g.one("Gather", "model.embed_tokens.weight", "input_ids")
+    x = matrices.lookup(g, "model.embed_tokens.weight", "input_ids")
     split_heads = g.ints(0, 0, config.heads, config.head_dim)
     for i in range(config.layers):
         prefix = f"model.layers.{i}"
         h = _norm(g, x, f"{prefix}.input_layernorm.weight", config.eps)
-        qkv = _linear(g, h, *(f"{prefix}.self_attn.{part}_proj.weight" for part in "qkv"))
+        qkv = matrices.product(g, h, *(f"{prefix}.self_attn.{part}_proj.weight" for part in "qkv"))
         q, k, v = (
             g.one("Transpose", g.one("Reshape", part, split_heads), perm=[0, 2, 1, 3])
             for part in g.op("Split", qkv, outputs=3, axis=-1)
@@ -145,19 +187,21 @@ def build(config: Config, ranges: dict[str, tuple[list[int], int, int]], locatio
         share = g.one("Softmax", g.one("Add", scores, mask), axis=-1)
         y = g.one("Transpose", g.one("MatMul", share, v), perm=[0, 2, 1, 3])
         y = g.one("Reshape", y, g.ints(0, 0, config.width))
-        x = g.one("Add", x, _linear(g, y, f"{prefix}.self_attn.o_proj.weight"))
+        x = g.one("Add", x, matrices.product(g, y, f"{prefix}.self_attn.o_proj.weight"))
         h = _norm(g, x, f"{prefix}.post_attention_layernorm.weight", config.eps)
-        both = _linear(g, h, f"{prefix}.mlp.gate_proj.weight", f"{prefix}.mlp.up_proj.weight")
+        both = matrices.product(g, h, f"{prefix}.mlp.gate_proj.weight", f"{prefix}.mlp.up_proj.weight")
         gate, up = g.op("Split", both, outputs=2, axis=-1)
         h = g.one("Mul", g.one("Mul", gate, g.one("Sigmoid", gate)), up)
-        x = g.one("Add", x, _linear(g, h, f"{prefix}.mlp.down_proj.weight"))
+        x = g.one("Add", x, matrices.product(g, h, f"{prefix}.mlp.down_proj.weight"))
+    if keep:  # a head of a large vocabulary is most of a small model
+        first = g.one("Unsqueeze", g.one("Neg", "num_logits_to_keep"), g.ints(0))
+        x = g.one("Slice", x, first, g.ints(np.iinfo(np.int64).max), g.ints(1))
     x = _norm(g, x, "model.norm.weight", config.eps)
-    head = g.one("Transpose", "lm_head.weight", perm=[1, 0])
-    g.one("MatMul", x, head, name="logits")
-    return _model(g, config)
+    matrices.product(g, x, "model.embed_tokens.weight" if config.tied else "lm_head.weight", out="logits")
+    return _model(g, config, keep)
 
 
-def _model(g: Graph, config: Config) -> onnx.ModelProto:
+def _model(g: Graph, config: Config, keep: bool) -> onnx.ModelProto:
     def value(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, list(shape))
 
@@ -167,6 +211,8 @@ def _model(g: Graph, config: Config) -> onnx.ModelProto:
         value("attention_mask", TensorProto.INT64, "batch", "past+n"),
         value("position_ids", TensorProto.INT64, "batch", "n"),
     ]
+    if keep:
+        inputs.append(value("num_logits_to_keep", TensorProto.INT64))
     outputs = [value("logits", TensorProto.FLOAT, "batch", "n", config.vocab)]
     for i in range(config.layers):
         for part in ("key", "value"):
@@ -182,7 +228,11 @@ def _model(g: Graph, config: Config) -> onnx.ModelProto:
 def export(folder: Path) -> Path:
     """Writes `folder/model.onnx` from `folder/config.json` and `folder/model.safetensors`."""
     config = config_from_hf((folder / "config.json").read_text("utf-8"))
-    model = build(config, weight_ranges(folder / "model.safetensors"), "model.safetensors")
+    name = "model.safetensors"
+    weights = [
+        reference(tensor, shape, name, *place) for tensor, (shape, *place) in weight_ranges(folder / name).items()
+    ]
+    model = build(config, weights, Plain())
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))
     return path

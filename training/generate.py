@@ -12,6 +12,7 @@ from torch import Tensor
 
 from training import runtime, tokenizer
 from training.corpus import documents
+from training.errors import UserError
 from training.functions import lift
 from training.model import Cache, Llama
 
@@ -100,3 +101,37 @@ def own_text(
             written = out.tell() // 2
             print(f"own text: {written} tokens after {clock.spent:.0f} s", flush=True)
     return {"tokens": float(written), "seconds": clock.spent}
+
+
+def answers(
+    model: Llama, prompts: list[list[int]], work: Path, minutes: float, rows: int, length: int, seed: int = 3
+) -> dict[str, float]:
+    """Writes `work/tokens/own.bin` for `minutes`: prompts and what the model writes after them, to its end of text.
+
+    A text has at most `length` ids; temperatures are spread over [0.4, 1].
+    """
+    rng = np.random.default_rng(seed)
+    clock, batches, written = runtime.Clock(minutes), 0, 0
+    path = work / "tokens" / "own.bin"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as out:
+        while clock.done < 1.0:
+            some = [prompts[(batches * rows + i) % len(prompts)] for i in range(rows)]
+            room = length - max(map(len, some))
+            if room < 1:
+                raise UserError(f"a prompt of {length - room} tokens leaves no room in {length}; raise --context")
+            temperature = torch.from_numpy(rng.uniform(0.4, 1.0, rows).astype(np.float32))
+            fast = model.lm_head.weight.is_cuda  # many a CPU has no bf16
+            produced = sample(model, some, room, temperature, seed=seed + batches, fast=fast)
+            for prompt, new in zip(some, produced, strict=True):
+                out.write(np.asarray(prompt + until(new, model.config.eos), dtype=np.uint16).tobytes())
+            out.flush()
+            batches += 1
+            written = out.tell() // 2
+            print(f"own text: {written} tokens after {clock.spent:.0f} s", flush=True)
+    return {"tokens": float(written), "seconds": clock.spent}
+
+
+def until(ids: list[int], end: int) -> list[int]:
+    """The ids up to the first `end`, which stays."""
+    return ids[: ids.index(end) + 1] if end in ids else ids

@@ -16,7 +16,7 @@ from training.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of a model; everything else about it is fixed (RMSNorm, SwiGLU, RoPE, no biases, untied head)."""
+    """Shape of a model; everything else about it is fixed (RMSNorm, SwiGLU, RoPE, no biases)."""
 
     vocab: int = 4096
     width: int = 256
@@ -26,19 +26,32 @@ class Config:
     context: int = 1024
     rope_theta: float = 10000.0
     eps: float = 1e-5
+    kv_heads: int = 0
+    """Heads of keys and values; 0: as many as of queries."""
+    tied: bool = False
+    """Whether the head is the embedding."""
+    bos: int = 0
+    eos: int = 0
 
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
 
     @property
+    def keys(self) -> int:
+        """Heads of keys and values."""
+        return self.kv_heads or self.heads
+
+    @property
     def matmul_parameters(self) -> int:
         """Weights that every token is multiplied with: layers and head; the input lookup costs nothing."""
-        return self.layers * (4 * self.width**2 + 3 * self.width * self.ffn) + self.vocab * self.width
+        attention = 2 * self.width * (self.width + self.keys * self.head_dim)
+        return self.layers * (attention + 3 * self.width * self.ffn) + self.vocab * self.width
 
     @property
     def parameters(self) -> int:
-        return self.matmul_parameters + self.vocab * self.width + (2 * self.layers + 1) * self.width
+        lookup = 0 if self.tied else self.vocab * self.width
+        return self.matmul_parameters + lookup + (2 * self.layers + 1) * self.width
 
     def hf(self) -> str:
         """config.json as transformers, vLLM and llama.cpp read it."""
@@ -50,7 +63,7 @@ class Config:
             "intermediate_size": self.ffn,
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
-            "num_key_value_heads": self.heads,
+            "num_key_value_heads": self.keys,
             "head_dim": self.head_dim,
             "max_position_embeddings": self.context,
             "rms_norm_eps": self.eps,
@@ -60,10 +73,10 @@ class Config:
             "attention_bias": False,
             "mlp_bias": False,
             "attention_dropout": 0.0,
-            "tie_word_embeddings": False,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            "pad_token_id": 0,
+            "tie_word_embeddings": self.tied,
+            "bos_token_id": self.bos,
+            "eos_token_id": self.eos,
+            "pad_token_id": self.eos,
             "initializer_range": 0.02,
             "torch_dtype": "float32",
             "use_cache": True,
@@ -74,15 +87,20 @@ class Config:
 def config_from_hf(text: str) -> Config:
     """The inverse of `Config.hf`."""
     raw = json.loads(text)
+    heads, kv_heads = raw["num_attention_heads"], raw.get("num_key_value_heads") or raw["num_attention_heads"]
     return Config(
         vocab=raw["vocab_size"],
         width=raw["hidden_size"],
         layers=raw["num_hidden_layers"],
-        heads=raw["num_attention_heads"],
+        heads=heads,
         ffn=raw["intermediate_size"],
         context=raw["max_position_embeddings"],
         rope_theta=raw["rope_theta"],
         eps=raw["rms_norm_eps"],
+        kv_heads=0 if kv_heads == heads else kv_heads,
+        tied=raw.get("tie_word_embeddings", False),
+        bos=raw["bos_token_id"],
+        eos=raw["eos_token_id"],
     )
 
 
@@ -104,7 +122,7 @@ class Cache:
     """Keys and values of a batch, allocated once: growing them by concatenation would copy it all every token."""
 
     def __init__(self, config: Config, batch: int, size: int, like: Tensor) -> None:
-        shape = (config.layers, 2, batch, config.heads, size, config.head_dim)
+        shape = (config.layers, 2, batch, config.keys, size, config.head_dim)
         self.data = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.length = 0
 
@@ -133,21 +151,23 @@ class Attention(nn.Module):
 
     def __init__(self, config: Config, index: int) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.index = config.heads, config.head_dim, index
+        self.heads, self.keys, self.head_dim, self.index = config.heads, config.keys, config.head_dim, index
         self.q_proj = nn.Linear(config.width, config.width, bias=False)
-        self.k_proj = nn.Linear(config.width, config.width, bias=False)
-        self.v_proj = nn.Linear(config.width, config.width, bias=False)
+        self.k_proj = nn.Linear(config.width, config.keys * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.width, config.keys * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         batch, n, width = x.shape
         weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
-        qkv = F.linear(x, weight).view(batch, n, 3, self.heads, self.head_dim).transpose(1, 3)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        qkv = F.linear(x, weight).view(batch, n, -1, self.head_dim).transpose(1, 2)
+        q, k, v = qkv.split([self.heads, self.keys, self.keys], dim=1)
         q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
         if cache is not None:
             k, v = cache.put(self.index, k, v)
             k, v = k.to(q.dtype), v.to(q.dtype)
+        if self.keys < self.heads:
+            k, v = (part.repeat_interleave(self.heads // self.keys, dim=1) for part in (k, v))
         if mask is None and q.device.type == "cpu":
             # Training: torch's fused attention for CPUs takes 1.5 times as long as two products and a softmax.
             hidden = torch.full((n, n), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
@@ -206,6 +226,8 @@ class Llama(nn.Module):
         self.config = config
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.width, config.vocab, bias=False)
+        if config.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
         cos, sin = rope_tables(config)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -253,6 +275,8 @@ def save(model: Llama, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(model.config.hf(), "utf-8")
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tied:
+        del tensors["lm_head.weight"]
     temporary = folder / "model.safetensors.new"
     save_file(tensors, str(temporary), metadata={"format": "pt"})
     temporary.replace(folder / "model.safetensors")  # a reader never sees half a file
@@ -263,7 +287,14 @@ def load(folder: Path) -> Llama:
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"no model at {folder}: train it first")
     model = Llama(config_from_hf((folder / "config.json").read_text("utf-8")))
-    model.load_state_dict(load_file(str(folder / "model.safetensors")))
+    return fill(model, load_file(str(folder / "model.safetensors")))
+
+
+def fill(model: Llama, tensors: dict[str, Tensor]) -> Llama:
+    """The model with these weights, of any float type, by their names in a safetensors file."""
+    if model.config.tied:
+        tensors = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
+    model.load_state_dict(tensors)
     return model.eval()
 
 

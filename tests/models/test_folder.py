@@ -38,7 +38,10 @@ def test_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "nothing", "../nothing", "a/b/c", "", "org/"])
 def test_neither_a_folder_nor_an_id(name: str) -> None:
-    with pytest.raises(ModelError, match=r"no model '.*'; name 'target', 'draft', a folder .* or a hub id org/name"):
+    with pytest.raises(
+        ModelError,
+        match=r"no model '.*'; name 'target', 'draft', 'chat-target', 'chat-draft', a folder .* or a hub id org/name",
+    ):
         resolve(name)
 
 

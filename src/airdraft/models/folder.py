@@ -1,4 +1,4 @@
-"""Finds the folder of a model by name: the pair that ships, a folder, or a repository of the Hugging Face hub."""
+"""Finds the folder of a model by name: the pairs that ship, a folder, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Literal
 import huggingface_hub
 
 from airdraft.errors import ModelError, first_line
+from airdraft.models.fetch import chat_target
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ALWAYS = ("*.json", "*.jinja")
 
 
-def shipped(which: Literal["target", "draft"]) -> Path:
-    """The folder of one half of the pair that ships with airdraft. Raises `ModelError` if it is not there."""
+def shipped(which: Literal["target", "draft", "chat-draft"]) -> Path:
+    """The folder of a model that ships with airdraft. Raises `ModelError` if it is not there."""
     here = Path(__file__).resolve()
     for root in (here.parents[1], here.parents[3]):  # inside a wheel; at the root of a checkout
         folder = root / "pair" / which
@@ -52,16 +53,17 @@ def _check_files(folder: Path) -> None:
 
 
 def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]) -> Path:
-    """Where the model called `name` lies: `target` or `draft`, a folder, a GGUF file, or a hub id `org/name`.
+    """Where the model called `name` lies: one of the two pairs, a folder, a GGUF file, or a hub id `org/name`.
 
+    The pairs are `target` and `draft`, `chat-target` and `chat-draft`. Of them `chat-target` is downloaded, once.
     Of a hub model config and tokenizer and the files `wanted` (patterns), then those that `linked` names of the folder,
     are downloaded once, into the hub's own cache.
     Raises: `ModelError` if there is no such model.
     """
-    if name == "target":
-        return shipped("target")
-    if name == "draft":
-        return shipped("draft")
+    if name in ("target", "draft", "chat-draft"):
+        return shipped(name)
+    if name == "chat-target":
+        return chat_target()
     try:
         folder = Path(name).expanduser()
         is_folder, is_file = folder.is_dir(), folder.is_file()
@@ -75,7 +77,10 @@ def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]
     if is_file:
         raise ModelError(f"{name} is a file; name the folder that holds it")
     if not _HUB_ID.fullmatch(name):
-        raise ModelError(f"no model {name!r}; name 'target', 'draft', a folder with a model.onnx or a hub id org/name")
+        raise ModelError(
+            f"no model {name!r}; name 'target', 'draft', 'chat-target', 'chat-draft', a folder with a model.onnx or a hub "
+            "id org/name"
+        )
     files = [*_ALWAYS, *wanted]
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
