@@ -9,8 +9,8 @@ steps, in order:
   export  write the folder that ships: 8 and 4 bits, see export_blocks.py
   card    measure it along the target's own text; write README.md and card.json
 
-Needs: pip install 'airdraft[train]'. The target is fetched as `--target chat-target` fetches it. Training resumes from its
-checkpoint in --work; delete the folder to start over.
+Needs: pip install 'airdraft[train]'. The target is the one that airdraft calls `chat-target`, fetched once. Training
+resumes from its checkpoint in --work; delete the folder to start over.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def markdown(card: dict[str, Any]) -> str:
             figures = [f"{found[name][each]:.3f}" for each in ("coupled", "overlap", "greedy")]
             rows.append([temperature, name, *figures, f"{found['tokens']:,}"])
     figures = table(["temperature", "weights", "coupled", "1 − TV", "same first choice", "tokens"], rows)
-    shape, took = card["shape"], card["milliseconds"]
+    shape, took, texts = card["shape"], card["milliseconds"], card["acceptance"]["0.7"]["texts"]
     return f"""---
 license: apache-2.0
 language: [en]
@@ -145,28 +145,29 @@ tags: [speculative-decoding, llama, onnx]
 
 # chat-draft
 
-A draft for SmolLM2-135M-Instruct, whose vocabulary and chat template it shares: a Llama of {shape["parameters"] / 1e6:.1f} M
-parameters ({shape["layers"]} layers, width {shape["width"]}, feed-forward {shape["ffn"]}, tied head), distilled from text that the
-target wrote itself after made-up questions, tasks and openings; no other text was used. airdraft knows both by name,
-`chat-draft` and `chat-target`. `model.onnx` runs in ONNX Runtime: 8-bit matrices, and an embedding whose last columns
-have 4 bits. The folder takes {card["bytes"] / 1e6:.1f} MB.
+A draft for SmolLM2-135M-Instruct, whose vocabulary and chat template it shares: a Llama of
+{shape["parameters"] / 1e6:.1f} M parameters ({shape["layers"]} layers, width {shape["width"]}, feed-forward
+{shape["ffn"]}, tied head), distilled from text that the target wrote itself after made-up questions, tasks and
+openings; no other text was used. airdraft knows the two by name, `chat-draft` and `chat-target`. `model.onnx` runs in
+ONNX Runtime: 8-bit matrices, and an embedding whose last columns have 4 bits. The folder takes
+{card["bytes"] / 1e6:.1f} MB.
 
 `python -m training.chat export card` wrote it on {card["date"]}; `card.json` has the figures in full.
 
 ## Acceptance
 
-Along the target's own text at each temperature, {card["acceptance"]["0.7"]["texts"]} texts about what the draft never saw. "coupled" is
-the share of tokens that both choose with the same noise; "trained" is the draft before it was rounded.
+Along the target's own text at each temperature, {texts} texts about what the draft never saw. "coupled" is the share
+of tokens that both choose with the same noise; "trained" is the draft before it was rounded.
 
 {figures}
 
 ## Speed
 
-{took["median"]:.1f} ms a token in the median, {took["least"]:.1f} ms at least: one thread of {card["hardware"]["cpu"]}, after
-{_PAST} positions.
+{took["median"]:.1f} ms a token in the median, {took["least"]:.1f} ms at least: one thread of {card["hardware"]["cpu"]},
+after {_PAST} positions.
 
 ## Training
 
 The weights were trained in 6 minutes on one H100 with an earlier form of the recipe in `training/chat.py`, which had
-kernels of its own: the same target, lists and losses, 36 million tokens of text, two kinds of prompts more.
+kernels of its own: the same target, lists and losses, 36 million tokens of text, and some further kinds of prompts.
 """

@@ -1,4 +1,4 @@
-"""The recipe of the chat draft: blocks of few bits, the graph that shares them, prompts, and every step on tiny models."""
+"""The recipe of the chat draft: blocks of few bits, the graph that shares them, prompts, each step on tiny models."""
 
 from __future__ import annotations
 

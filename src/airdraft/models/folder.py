@@ -60,7 +60,7 @@ def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]
     are downloaded once, into the hub's own cache.
     Raises: `ModelError` if there is no such model.
     """
-    if name in ("target", "draft", "chat-draft"):
+    if name == "target" or name == "draft" or name == "chat-draft":  # noqa: PLR1714  # mypy narrows this form only
         return shipped(name)
     if name == "chat-target":
         return chat_target()
@@ -78,8 +78,8 @@ def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]
         raise ModelError(f"{name} is a file; name the folder that holds it")
     if not _HUB_ID.fullmatch(name):
         raise ModelError(
-            f"no model {name!r}; name 'target', 'draft', 'chat-target', 'chat-draft', a folder with a model.onnx or a hub "
-            "id org/name"
+            f"no model {name!r}; name 'target', 'draft', 'chat-target', 'chat-draft', a folder with a model.onnx or a "
+            "hub id org/name"
         )
     files = [*_ALWAYS, *wanted]
     try:
