@@ -60,6 +60,38 @@ class LanguageModel(Protocol):
 
 
 @dataclass(frozen=True)
+class Exactness:
+    """What a token's row depends on besides the text before it, each as the share of tokens that it would change.
+
+    0: on nothing, the row has the same bits. Else the total variation between rows of a trial, mean over positions: two
+    draws with the same noise differ at least so often. None: not known.
+    """
+
+    batch: float | None = None
+    """On the other texts of its call."""
+    width: float | None = None
+    """On how many tokens are fed at once: by this forward, and by those that fed the text."""
+    company: float | None = None
+    """On what else lies in the engine's memory."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the same request always has the same text."""
+        return self.batch == self.width == self.company == 0
+
+    @property
+    def words(self) -> str:
+        """It for people: `exact`, or what changes how many tokens."""
+        shares = {"batch": self.batch, "width": self.width, "company": self.company}
+        if self.is_exact:
+            return "exact: the same request has the same text"
+        if None in shares.values():
+            return "exact up to rounding, of a size that is not known"
+        told = ", ".join(f"{name} {share:.0e}" for name, share in shares.items() if share)
+        return f"exact up to rounding, which changes this share of tokens: {told}"
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """Everything an engine declares; the defaults are those of a model that runs one sequence at a time."""
 
@@ -84,6 +116,9 @@ class EngineInfo:
     """Most positions that all caches may hold together; None: as many as memory holds."""
     position_bytes: int | None = None
     """Size of the keys and values of one position; None: not known."""
+    rooms: bool = False
+    """Whether every cache takes as many positions as the longest of them."""
+    exactness: Exactness = Exactness()
     trees: bool = False
     """Whether a part may have `parents` and `picks`."""
     digest: bytes = b""

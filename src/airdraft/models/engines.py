@@ -17,6 +17,7 @@ from airdraft.models.imports.cache import imported, text_folder
 from airdraft.models.llamacpp import LlamaCppModel, gguf_file
 from airdraft.models.onnx import OnnxModel, graph_path, weight_files
 from airdraft.models.sglang import SglangTarget
+from airdraft.models.steady import steadied
 from airdraft.models.text import Tokenizer
 from airdraft.models.vllm import VllmTarget
 from airdraft.models.weights import checkpoint_files, gguf_files, graph_files
@@ -81,30 +82,31 @@ REMOTE = tuple(name for name, entry in ENGINES.items() if entry.remote)
 _DEFAULT = "onnx"
 
 
-def load(name: str, *, engine: str | None = None, threads: int | None = None) -> tuple[LanguageModel, Tokenizer]:
+def load(
+    name: str, *, engine: str | None = None, threads: int | None = None, steady: bool = False
+) -> tuple[LanguageModel, Tokenizer]:
     """The model called `name` (see `resolve`) and its tokenizer, to run here.
 
     engine: of `HERE`; None takes the one whose files are in the folder.
+    steady: whether its rows must be those that `load_target` gives, which takes a trial; a draft need not.
     Raises: `ModelError` if either cannot be had.
     """
-    model: LanguageModel
     path, engine = _here(name, engine)
     tokenizer = _tokenizer(path)  # before gigabytes of weights are read
     model = _make(engine, path, name, threads=threads, sequences=DRAFTS)
     _check(name, path, model.eos_ids, model.vocab_size, tokenizer)
-    return model, tokenizer
+    return steadied(model) if steady else model, tokenizer
 
 
 def load_target(
     name: str, *, engine: str | None = None, urls: Sequence[str] = (), top_k: int = TOP_K
 ) -> tuple[TargetEngine, Tokenizer]:
-    """The target called `name`, to serve, and its tokenizer.
+    """The target called `name`, to serve, and its tokenizer. Of an engine here the rows are steady, see `steady`.
 
     engine: of `HERE` or `REMOTE`; None as in `load`.
     urls, top_k: of a remote engine: its replicas, and how many of the most likely tokens it is asked for.
     Raises: `ModelError` if either cannot be had.
     """
-    model: TargetEngine
     if engine in REMOTE:
         if not urls:
             raise ModelError(
@@ -120,7 +122,7 @@ def load_target(
     _check(name, path, model.info.eos_ids, model.info.vocab_size, tokenizer)
     whole = of_target(model.info.digest, ENGINES[engine].weights(path), tokenizer.digest)
     model.info = replace(model.info, digest=whole)
-    return model, tokenizer
+    return model if engine in REMOTE else steadied(model), tokenizer
 
 
 def resolve(name: str, engine: str | None = None) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ctypes import POINTER, c_int8, c_int32, create_string_buffer, memmove
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check, check_copy
+from airdraft.models.llamacpp_rooms import Place, Rooms
 
 # A small model is over before a second thread has woken, as in ONNX Runtime; workers of llama.cpp also spin.
 _SMALL_BYTES = 256_000_000
@@ -29,28 +30,27 @@ _UNEVEN = ("kv_lora_rank", "shared_kv_layers", "key_length_swa")
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 _MOST_32_BITS = 2**31 - 1
 _MOST_THREADS = 512  # GGML_MAX_N_THREADS
-_F32 = 0  # GGML_TYPE_F32
-_NO_FLASH = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
+_NARROW = 16
+"""Parts of up to so many tokens share a decode, padded to the widest of them."""
 _ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
 
 
 @dataclass(eq=False)
 class LlamaCppCache:
-    """One sequence of the context that all caches of a model share. Dropping it gives the sequence back."""
+    """One sequence of the context that all caches of a model share. Dropping it gives its room back."""
 
-    sequence: int
-    held: list[int]
-    """Positions that each sequence of the context holds; the model's own list."""
+    place: Place
 
     @property
     def length(self) -> int:
-        return self.held[self.sequence]
+        return self.place.held
 
 
 class LlamaCppModel(LocalEngine):
-    """A `LanguageModel` and a `TargetEngine` over a GGUF file: a batch is one `llama_decode`, whatever its lengths.
+    """A `LanguageModel` and a `TargetEngine` over a GGUF file.
 
-    All caches share one context. Calls from several threads take turns.
+    All caches share one context, each in a room of its own. Parts of few tokens share a `llama_decode`, fed as many
+    tokens each, so that llama.cpp does not cut it into others. Calls from several threads take turns.
     """
 
     def __init__(
@@ -68,8 +68,9 @@ class LlamaCppModel(LocalEngine):
         threads: of one call; None takes 1 for a small model (under 256 MB), else half the logical cores.
         name: what the model is called; None takes the folder's name, or the file's.
         sequences: most caches at once, up to 256.
-        positions: most in all caches together, whose memory is taken now; None takes the model's context times
-        `sequences`, but at most 4 GB. A text never exceeds it, so it may lower `max_context`.
+        positions: most in all caches together, each as long as the longest; None takes the model's context times
+        `sequences`, but at most 4 GB. Memory is taken as texts need it. A text never exceeds it, so it may lower
+        `max_context`.
         Raises: `ModelError` if llama-cpp-python or the file is missing, the file is broken, or the model is none whose
         cache rolls back.
         """
@@ -99,41 +100,26 @@ class LlamaCppModel(LocalEngine):
             max_caches=sequences,
             max_positions=positions,
             position_bytes=bytes_each if even else None,
+            rooms=True,
         )
 
         if threads is None:
             threads = 1 if file.stat().st_size < _SMALL_BYTES else max(1, (os.cpu_count() or 1) // 2)
-        params = api.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = positions, sequences
-        params.n_threads = params.n_threads_batch = threads
-        # Where there is room for a whole context each, each has its own. Else one pool, where texts of any lengths
-        # share the room, and pay with attention to what all of them hold, masked: with 5 M parameters, a token after
-        # one of 8 texts of 200 positions takes 1.5 ms in the pool and 0.6 ms in a room of its own.
-        params.kv_unified = positions < trained * sequences
-        # Of sliding-window models keep everything: what has slid out of the window could not be rolled back to.
-        params.swa_full = True
-        # A row must not depend on how many tokens are fed at once, or a verification takes another token for the most
-        # likely one than a forward would. Flash attention and half-precision keys and values set rows of 1 and of 6
-        # tokens 6e-3 apart in fp32, and rows of 1 and of 64 0.24 in Q8_0. Without either it is 1e-5, and nothing.
-        params.type_k = params.type_v = _F32
-        params.flash_attn_type = _NO_FLASH
-        self._context = api.llama_init_from_model(model, params)
-        if not self._context:
-            raise ModelError(
-                f"llama.cpp cannot hold {positions} positions of {file} ({self._library.complaint()}); give fewer"
-            )
+        self._rooms = Rooms(
+            api,
+            model,
+            self._library.complaint,
+            threads=threads,
+            count=sequences,
+            length=self.info.max_context + _NARROW,
+            positions=positions,
+        )
         free.detach()
-        weakref.finalize(self, _free, api, self._context, model)
-        self._memory = api.llama_get_memory(self._context)
-        if not self._memory:
+        if not self._rooms.memory:
             raise ModelError(f"{file} has no key-value cache, so it writes no text; choose a causal decoder")
-        self._width = int(api.llama_n_batch(self._context))
-        """Most tokens of one llama_decode."""
-        self._held = [0] * sequences
-        """Positions each sequence holds."""
-        self._unused = list(reversed(range(sequences)))
-        # A cache is dropped in whatever thread, during a call maybe: its sequence waits here for the next one.
-        self._dropped: deque[int] = deque()
+        self._places: set[Place] = set()
+        # A cache is dropped in whatever thread, during a call maybe: its place waits here for the next one.
+        self._dropped: deque[Place] = deque()
         self._turn = threading.Lock()
 
     def new_cache(self) -> LlamaCppCache:
@@ -145,28 +131,27 @@ class LlamaCppModel(LocalEngine):
         """See `Copier.copy`."""
         with self._turn:
             check_copy(self.info, cache, length)
-            made, free = self._new(), self._positions - sum(self._held)
-            if length > free:
-                raise ModelError(
-                    f"{self.name} has {free} of its {self._positions} positions free, and a copy needs {length}; "
-                    "drop a cache, or load it with more positions"
-                )
-            api = self._library.api
-            # Between rooms of their own llama.cpp copies whole sequences only.
-            api.llama_memory_seq_cp(self._memory, cache.sequence, made.sequence, -1, -1)
-            if length < cache.length:
-                api.llama_memory_seq_rm(self._memory, made.sequence, length, -1)
-            self._held[made.sequence] = length
+            made = self._new()
+            holders = [*self._holders([]), made.place]
+            longest = max(place.held for place in holders)
+            if len(holders) * longest > self._positions:
+                raise self._full(len(holders), longest)
+            if length > 0:
+                self._rooms.fit(holders, longest + _NARROW)
+                self._rooms.copy(cache.place, made.place)
+                made.place.held = cache.place.held
+                self._cut(made.place, length)
             return made
 
     def _new(self) -> LlamaCppCache:
         self._reclaim()
-        if not self._unused:
+        if len(self._places) == self.info.max_caches:
             raise ModelError(
                 f"{self.name} has all {self.info.max_caches} caches in use; drop one, or load it with more"
             )
-        made = LlamaCppCache(self._unused.pop(), self._held)
-        weakref.finalize(made, self._dropped.append, made.sequence)
+        made = LlamaCppCache(Place())
+        self._places.add(made.place)
+        weakref.finalize(made, self._dropped.append, made.place)
         return made
 
     def forward(self, cache: LlamaCppCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
@@ -183,75 +168,131 @@ class LlamaCppModel(LocalEngine):
         """See `TargetEngine.verify`. If llama.cpp itself fails, the caches of the batch are empty afterwards."""
         with self._turn:
             self._reclaim()
-            found = [self._roll_back(part) for part in batch]
+            found = [self._refused(part) for part in batch]
             fed = [part for part, error in zip(batch, found, strict=True) if error is None]
             try:
-                rows = iter(self._decode(fed))
+                self._make_room(fed)
+            except ModelError as failure:
+                return [error or failure.with_traceback(None) for error in found]
+            try:
+                rows = self._decode(fed)
             except ModelError as failure:
                 for part in fed:
-                    self._empty(part.cache.sequence)
+                    self._empty(part.cache.place)
                 return [error or failure.with_traceback(None) for error in found]
-            return [error or next(rows) for error in found]
+            return [error or rows[id(part)] for part, error in zip(batch, found, strict=True)]
 
-    def _roll_back(self, part: Part) -> ModelError | None:
-        """Make room for a part of a batch and count it as fed; or say why not, and leave its cache as it is."""
-        sequence, keep, n = part.cache.sequence, part.keep, len(part.tokens)
-        held = self._held[sequence]
+    def _refused(self, part: Part) -> ModelError | None:
+        """Why a part cannot be run, if so."""
         try:
             check(self.info, part)
         except ModelError as error:
             return error.with_traceback(None)  # which would hold on to the cache
-        free = self._positions - sum(self._held)
-        if keep + n - held > free:
-            return ModelError(
-                f"{self.name} has {free} of its {self._positions} positions free, and a text needs "
-                f"{keep + n - held} more; drop a cache, or load it with more positions"
-            )
-        if keep < held and not self._library.api.llama_memory_seq_rm(self._memory, sequence, keep, -1):
-            return ModelError(f"llama.cpp cannot roll {self.name} back to {keep} positions; choose another model")
-        self._held[sequence] = keep + n
-        return None
+        holders = self._holders([part])
+        longest = max(place.held for place in holders if place is not part.cache.place) if len(holders) > 1 else 0
+        longest = max(longest, part.keep + len(part.tokens))
+        return self._full(len(holders), longest) if len(holders) * longest > self._positions else None
 
-    def _decode(self, parts: Sequence[Part]) -> list[FloatArray]:
-        """The rows of each part, float32 [rows, vocab_size]."""
-        api = self._library.api
-        ids = {part.cache.sequence: (c_int32 * 1)(part.cache.sequence) for part in parts}
+    def _full(self, texts: int, longest: int) -> ModelError:
+        return ModelError(
+            f"{self.name} holds {self._positions} positions, and {texts} texts as long as the longest of them need "
+            f"{texts * longest}; drop a cache, or load it with more positions"
+        )
+
+    def _holders(self, parts: Sequence[Part]) -> list[Place]:
+        """The places that hold something, or are about to."""
+        fed = {part.cache.place for part in parts}
+        return [place for place in self._places if place.room is not None or place in fed]
+
+    def _make_room(self, parts: Sequence[Part]) -> None:
+        """Rooms for all parts, rolled back to what they keep. Raises: `ModelError`; all caches are then as they were."""
+        holders = self._holders(parts)
+        ends = [part.keep + max(len(part.tokens), _NARROW) for part in parts]
+        self._rooms.fit(holders, max([*ends, *(place.held for place in holders)], default=0))
+        for part in parts:
+            self._cut(part.cache.place, part.keep)
+
+    def _cut(self, place: Place, keep: int) -> None:
+        if not self._library.api.llama_memory_seq_rm(self._rooms.memory, place.room, keep, -1):
+            raise ModelError(f"llama.cpp cannot roll {self.name} back to {keep} positions; choose another model")
+        place.held = keep
+
+    def _decode(self, parts: Sequence[Part]) -> dict[int, FloatArray]:
+        """The rows of each part, float32 [rows, vocab_size], by its id."""
+        found: dict[int, FloatArray] = {}
+        for group in _groups(parts, self._rooms.call):
+            width = max(len(part.tokens) for part in group)
+            # Pieces of like size: one that is left over would be narrower than others.
+            count = -(-width // self._rooms.call)
+            pieces = []
+            for start, end in pairwise(width * i // count for i in range(count + 1)):
+                pieces.append(self._run(group, start, end))
+            for part, *rows in zip(group, *pieces, strict=True):
+                found[id(part)] = rows[0] if count == 1 else np.concatenate(rows)
+                self._cut(part.cache.place, part.keep + len(part.tokens))
+        return found
+
+    def _run(self, parts: Sequence[Part], start: int, end: int) -> list[FloatArray]:
+        """One decode of the tokens from `start` to `end` of each part; the last one again where there are fewer."""
+        api, n = self._library.api, len(parts) * (end - start)
+        ids = [(c_int32 * 1)(part.cache.place.room) for part in parts]
         fed = [
-            (token, part.keep + i, ids[part.cache.sequence], i >= len(part.tokens) - part.rows)
-            for part in parts
-            for i, token in enumerate(part.tokens)
+            (
+                part.tokens[min(i, len(part.tokens) - 1)],
+                part.keep + i,
+                sequence,
+                len(part.tokens) - part.rows <= i < len(part.tokens),
+            )
+            for part, sequence in zip(parts, ids, strict=True)
+            for i in range(start, end)
         ]
-        logits = np.empty((sum(part.rows for part in parts), self.vocab_size), np.float32)
-        done = 0
-        for start in range(0, len(fed), self._width):
-            tokens, positions, sequences, wanted = zip(*fed[start : start + self._width], strict=True)
-            n = len(tokens)
-            code = api.llama_decode(self._context, api.llama_batch(
-                n, (c_int32 * n)(*tokens), None, (c_int32 * n)(*positions), (c_int32 * n)(*[1] * n),
-                (POINTER(c_int32) * n)(*sequences), (c_int8 * n)(*wanted),
-            ))  # fmt: skip
-            if code != 0:
-                raise ModelError(
-                    f"{self.name} cannot run {n} tokens (llama_decode: {code}, {self._library.complaint()}); "
-                    "its caches are empty now, feed the texts again"
-                )
-            if rows := sum(wanted):
-                # llama.cpp's own buffer, which the next call overwrites: the rows wanted, in order.
-                wanted_rows = logits[done : done + rows]
-                memmove(wanted_rows.ctypes.data, api.llama_get_logits(self._context), wanted_rows.nbytes)
-                done += rows
-        ends = list(accumulate(part.rows for part in parts))
-        return [logits[end - part.rows : end] for part, end in zip(parts, ends, strict=True)]
+        tokens, positions, sequences, wanted = zip(*fed, strict=True)
+        code = api.llama_decode(self._rooms.context, api.llama_batch(
+            n, (c_int32 * n)(*tokens), None, (c_int32 * n)(*positions), (c_int32 * n)(*[1] * n),
+            (POINTER(c_int32) * n)(*sequences), (c_int8 * n)(*wanted),
+        ))  # fmt: skip
+        if code != 0:
+            raise ModelError(
+                f"{self.name} cannot run {n} tokens (llama_decode: {code}, {self._library.complaint()}); "
+                "its caches are empty now, feed the texts again"
+            )
+        rows = np.empty((sum(wanted), self.vocab_size), np.float32)
+        if len(rows):
+            # llama.cpp's own buffer, which the next call overwrites: the rows wanted, in order.
+            memmove(rows.ctypes.data, api.llama_get_logits(self._rooms.context), rows.nbytes)
+        each = np.reshape(wanted, (len(parts), end - start)).sum(1).tolist()
+        return [rows[stop - own : stop] for own, stop in zip(each, accumulate(each), strict=True)]
 
     def _reclaim(self) -> None:
         while self._dropped:
-            sequence = self._dropped.popleft()
-            self._empty(sequence)
-            self._unused.append(sequence)
+            place = self._dropped.popleft()
+            self._empty(place)
+            self._places.discard(place)
 
-    def _empty(self, sequence: int) -> None:
-        self._library.api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        self._held[sequence] = 0
+    def _empty(self, place: Place) -> None:
+        if place.room is not None:
+            self._library.api.llama_memory_seq_rm(self._rooms.memory, place.room, -1, -1)
+        place.room, place.held = None, 0
+
+
+def _groups(parts: Sequence[Part], most: int) -> list[list[Part]]:
+    """The parts by decode, of up to `most` tokens where a part does not have more itself.
+
+    Wide ones run alone. In the order of their rooms: llama.cpp cuts a decode where one is left out.
+    """
+    found: list[list[Part]] = []
+    room = 0
+    width = max((len(part.tokens) for part in parts if len(part.tokens) <= _NARROW), default=1)
+    for part in sorted(parts, key=lambda part: int(part.cache.place.room)):
+        if len(part.tokens) > _NARROW:
+            found.insert(0, [part])
+        elif room < width:
+            found.append([part])
+            room = most - width
+        else:
+            found[-1].append(part)
+            room -= width
+    return found
 
 
 def _position_bytes(api: Any, model: Any) -> tuple[int, bool]:
@@ -323,11 +364,6 @@ class _Library:
 @cache
 def _library() -> _Library:
     return _Library()
-
-
-def _free(api: Any, context: Any, model: Any) -> None:
-    api.llama_free(context)
-    api.llama_model_free(model)
 
 
 def _metadata(api: Any, model: Any) -> dict[str, str]:

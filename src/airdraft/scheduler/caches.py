@@ -33,7 +33,7 @@ class Caches:
         info = engine.info
         kept = KEPT_BYTES // info.position_bytes if info.position_bytes else KEPT_POSITIONS
         most = min(filter(None, (info.max_positions, max_positions)), default=None)
-        self._memory = Memory(info.max_caches, most, kept)
+        self._memory = Memory(info.max_caches, most, kept, rooms=info.rooms)
         self._engine = engine
         # An engine that runs calls side by side is a server elsewhere, which keeps prefixes by itself.
         self._copier = engine if isinstance(engine, Copier) and info.max_calls == 1 else None

@@ -16,12 +16,19 @@ class Memory:
     """The texts that hold a cache, within the limits of all together."""
 
     def __init__(
-        self, max_caches: int | None = None, max_positions: int | None = None, max_kept: float = math.inf
+        self,
+        max_caches: int | None = None,
+        max_positions: int | None = None,
+        max_kept: float = math.inf,
+        *,
+        rooms: bool = False,
     ) -> None:
         """The limits, None where there is none: caches at once, and key-value positions in all of them.
 
         `max_kept`: positions of texts that are over.
+        `rooms`: whether each cache takes as many positions as the longest.
         """
+        self._rooms = rooms
         self._max_caches = max_caches or math.inf
         self._max_positions = max_positions or math.inf
         self._max_kept = max_kept
@@ -67,13 +74,16 @@ class Memory:
         busy.update(each.origin.text for each in (share, *batch) if each.origin)
         free = [each for each in held if not (each.running or each in busy) and each.since > share.arrival]
         free.sort(key=lambda each: (not each.over, each.used))
-        positions = sum(each.cached for each in held) + sum(each.end - each.text.cached for each in batch) + share.end
-        over = positions - self._max_positions
+        ends = {each.text: each.end for each in batch}
+        lengths = {each: ends.get(each, each.cached) for each in held}
         missing = 0 if text.cache is not None else len(held) + 1 - self._max_caches
-        taken = 0
-        while taken < len(free) and (over > 0 or taken < missing):
-            over -= free[taken].cached
-            taken += 1
-        if (over > 0 or taken < missing) and taken < len(held):
-            return None
-        return free[:taken]
+        for taken in range(len(free) + 1):
+            if taken:
+                del lengths[free[taken - 1]]
+            if taken >= missing and (not lengths or self._fits([*lengths.values(), share.end])):
+                return free[:taken]
+        return None
+
+    def _fits(self, lengths: Sequence[int]) -> bool:
+        """Whether texts of these lengths may have a cache each."""
+        return (len(lengths) * max(lengths) if self._rooms else sum(lengths)) <= self._max_positions
