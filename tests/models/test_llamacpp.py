@@ -70,7 +70,7 @@ def test_it_is_both_a_language_model_and_a_target_engine(model: LlamaCppModel) -
     cache, saved = model.new_cache(), []
     for keep in range(2):
         model.forward(cache, keep, [1], 0)
-        saved.append(model._library.api.llama_state_seq_get_size(model._context, cache.sequence))
+        saved.append(model._library.api.llama_state_seq_get_size(model._rooms.context, cache.place.room))
     assert 0 <= saved[1] - saved[0] - info.position_bytes < 64  # which position it is, besides
 
 
@@ -94,13 +94,16 @@ def test_one_forward_of_n_tokens_has_the_rows_of_n_forwards_of_one(model: LlamaC
     close([model.forward(cache, i, [token], 1)[0] for i, token in enumerate(TEXT)], rows_of(model, TEXT, len(TEXT)))
 
 
-def test_8_bit_weights_do_not_set_forwards_of_different_widths_apart(folders: Path) -> None:
+def test_8_bit_weights_set_no_widths_apart_but_one_alone(folders: Path) -> None:
     model = LlamaCppModel(folders / "target-q8_0")
-    tokens = np.random.default_rng(1).integers(0, 4096, 300).tolist()
-    together, cache = rows_of(model, tokens, 300), model.new_cache()
-    for start in range(0, 300, 6):
-        close(model.forward(cache, start, tokens[start : start + 6], 6), together[start : start + 6])
-    close(model.forward(cache, 299, tokens[299:], 1), together[299:])
+    tokens = np.random.default_rng(1).integers(0, 4096, 120).tolist()
+    together = rows_of(model, tokens, 120)
+    for width in (2, 6, 60):
+        cache = model.new_cache()
+        found = [model.forward(cache, at, tokens[at : at + width], width) for at in range(0, 120, width)]
+        np.testing.assert_array_equal(np.concatenate(found), together)
+    cache = model.new_cache()
+    assert (np.array([model.forward(cache, i, [token], 1)[0] for i, token in enumerate(tokens)]) != together).any()
 
 
 def test_rows_are_the_last_ones(model: LlamaCppModel) -> None:
@@ -254,12 +257,12 @@ def test_llama_cpp_itself_writes_the_same_text(model: LlamaCppModel, folders: Pa
 
 
 def test_dropped_caches_give_back_sequence_and_positions(folders: Path) -> None:
-    model = LlamaCppModel(folders / "draft-f32", sequences=2, positions=300)
+    model = LlamaCppModel(folders / "draft-f32", sequences=2, positions=560)
     kept = model.new_cache()
     model.forward(kept, 0, TEXT, 0)
     for _ in range(10):
         cache = model.new_cache()
-        model.forward(cache, 0, [1] * 280, 0)  # what another sequence leaves of the one pool
+        model.forward(cache, 0, [1] * 280, 0)
         with pytest.raises(ModelError, match="all 2 caches in use; drop one, or load it with more"):
             model.new_cache()
         del cache
@@ -284,23 +287,46 @@ def test_an_error_does_not_hold_on_to_its_cache(folders: Path) -> None:
         gc.enable()
 
 
-def test_a_full_pool_is_named_and_leaves_the_caches(folders: Path) -> None:
+def test_full_memory_is_named_and_leaves_the_caches(folders: Path) -> None:
     model = LlamaCppModel(folders / "draft-f32", sequences=3, positions=300)
     assert model.max_context == 300
     caches = [model.new_cache() for _ in range(3)]
-    model.forward(caches[0], 0, [1] * 200, 0)
-    model.forward(caches[1], 0, TEXT, 0)
+    model.forward(caches[0], 0, [1] * 150, 0)
+    model.forward(caches[1], 0, TEXT, 0)  # a room of 150 as well
     fits, full, shrinks = model.verify([
         Part(caches[1], len(TEXT), [7], 1), Part(caches[2], 0, [1] * 88, 1), Part(caches[0], 100, [7], 1)
     ])  # fmt: skip
-    with pytest.raises(ModelError, match="has 87 of its 300 positions free, and a text needs 88 more; drop a cache"):
+    with pytest.raises(
+        ModelError, match="holds 300 positions, and 3 texts as long as the longest of them need 450; dr"
+    ):
         raise full  # type: ignore[misc]
     close(fits, rows_of_fresh(folders, [*TEXT, 7]))
     close(shrinks, rows_of_fresh(folders, [1] * 100 + [7]))
-    assert model.forward(caches[2], 0, [1] * 186, 1).shape == (1, 4096)  # to the last position
-    with pytest.raises(ModelError, match="has 0 of its 300"):
-        model.forward(caches[2], 186, [1], 1)
-    close(model.forward(caches[1], len(TEXT), [7], 1), fits)
+    del caches[0], shrinks
+    gc.collect()
+    assert model.forward(caches[1], 0, [1] * 150, 1).shape == (1, 4096)  # caches[0] was the longest
+    with pytest.raises(ModelError, match="holds 300 positions, and 2 texts as long as the longest of them need 302; d"):
+        model.forward(caches[1], 150, [1], 1)
+
+
+def test_rooms_grow_and_keep_what_they_hold(folders: Path) -> None:
+    """To the bit: in number, in length, and past a sequence that was dropped between others."""
+    model = LlamaCppModel(folders / "target-q8_0", sequences=5)
+    texts = [np.random.default_rng(i).integers(0, 4096, 40 + i).tolist() for i in range(5)]
+    alone = [model.forward(model.new_cache(), 0, [*text, 9, 8], 2) for text in texts]
+    assert (model._rooms.count, model._rooms.length) == (2, 512)
+    caches = [model.new_cache() for _ in texts]
+    for cache, text in zip(caches, texts, strict=True):
+        model.forward(cache, 0, text, 0)
+    assert (model._rooms.count, model._rooms.length) == (5, 512)
+    del caches[1], texts[1], alone[1]
+    gc.collect()
+    long = model.new_cache()
+    model.forward(long, 0, [1] * 600, 0)
+    assert (model._rooms.count, model._rooms.length) == (5, 1024)
+    assert len({cache.place.room for cache in (*caches, long)}) == 5
+    for cache, text, rows in zip(caches, texts, alone, strict=True):
+        np.testing.assert_array_equal(model.forward(cache, len(text), [9, 8], 2), rows)
 
 
 def test_a_call_that_llama_cpp_breaks_off_empties_the_caches_of_its_batch(folders: Path) -> None:
@@ -311,10 +337,10 @@ def test_a_call_that_llama_cpp_breaks_off_empties_the_caches_of_its_batch(folder
     model.forward(cache, 0, TEXT, 0)
     model.forward(other, 0, TEXT, 0)
     stop = api.ggml_abort_callback(lambda _: True)
-    api.llama_set_abort_callback(model._context, stop, None)
+    api.llama_set_abort_callback(model._rooms.context, stop, None)
     with pytest.raises(ModelError, match=r"draft-f32 cannot run 1 tokens \(llama_decode: 2, .*empty now, feed"):
         model.forward(cache, 4, [7], 1)
-    api.llama_set_abort_callback(model._context, api.ggml_abort_callback(), None)
+    api.llama_set_abort_callback(model._rooms.context, api.ggml_abort_callback(), None)
     with pytest.raises(ModelError, match="cannot keep 5 positions of a cache of 0; feed the tokens again"):
         model.forward(cache, 5, [7], 1)
     close(model.forward(cache, 0, [*TEXT, 7], 1), rows_of_fresh(folders, [*TEXT, 7]))
@@ -323,19 +349,6 @@ def test_a_call_that_llama_cpp_breaks_off_empties_the_caches_of_its_batch(folder
 
 def rows_of_fresh(folders: Path, tokens: list[int]) -> FloatArray:
     return rows_of(LlamaCppModel(folders / "draft-f32", sequences=1), tokens)
-
-
-def test_scattered_positions_are_found(folders: Path) -> None:
-    """Free positions of a pool in use lie between others; a text takes them all the same."""
-    model = LlamaCppModel(folders / "draft-f32", sequences=4, positions=256)
-    caches = [model.new_cache() for _ in range(4)]
-    for i in range(64):
-        for cache in caches:
-            model.forward(cache, i, [i + 1], 0)
-    for cache in caches[:2]:
-        model.forward(cache, 32, [9], 0)
-    tokens = [*range(1, 65), *range(500, 562)]
-    close(model.forward(caches[2], 64, tokens[64:], 1), rows_of_fresh(folders, tokens))
 
 
 @pytest.mark.parametrize(
@@ -359,12 +372,19 @@ def test_more_positions_than_memory(folders: Path) -> None:
         "import resource, sys; from pathlib import Path\n"
         "from airdraft.errors import ModelError\n"
         "from airdraft.models.llamacpp import LlamaCppModel\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (3_000_000_000,) * 2)\n"
-        "try: LlamaCppModel(Path(sys.argv[1]), positions=2_000_000)\n"  # 4 GB of keys and values
+        "model = LlamaCppModel(Path(sys.argv[1]), sequences=200)\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000,) * 2)\n"
+        "caches = [model.new_cache() for _ in range(200)]\n"
+        "try:\n"
+        "    for cache in caches: model.forward(cache, 0, [1] * 1000, 0)\n"  # 4 GB of keys and values
         "except ModelError as error: print(error)\n"
+        "model.forward(caches[0], 1000, [1], 1)\n"  # and all is as it was
     )
-    said = _python(code, str(folders / "draft-f32"))
-    assert re.fullmatch(r"llama\.cpp cannot hold 2000000 positions of \S+model\.gguf \(.+\); give fewer\n", said)
+    said = _python(code, str(folders / "target-f32"))
+    assert re.fullmatch(
+        r"llama\.cpp has no memory for \d+ texts of 1024 positions \(.+\); load the model with f.*\n", said
+    )
 
 
 def _python(code: str, *words: str) -> str:

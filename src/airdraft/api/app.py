@@ -36,6 +36,7 @@ from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, Code, too_long
+from airdraft.models.base import Exactness
 from airdraft.models.text import LONG, Tokenizer
 from airdraft.telemetry.hosts import OwnNames, foreign_page
 from airdraft.telemetry.http import plain
@@ -62,6 +63,9 @@ class Api:
     """Return the target's context in tokens, if known. A prompt that cannot fit is then refused without being read."""
     names: OwnNames = field(default_factory=OwnNames)
     """The names by which clients without a key may ask for this server."""
+
+    exactness: Exactness | None = None
+    """What the target's rows depend on, if known; clients are told."""
 
     def __post_init__(self) -> None:
         self._encoding = asyncio.Semaphore(1)
@@ -222,7 +226,8 @@ class Api:
             raise ApiError(404, what, "model", "model_not_found")
 
     def _card(self) -> dict[str, Any]:
-        return {"id": self.model, "object": "model", "created": self._since, "owned_by": "airdraft"}
+        card = {"id": self.model, "object": "model", "created": self._since, "owned_by": "airdraft"}
+        return card if self.exactness is None else card | {"exactness": self.exactness.told}
 
 
 def edge_app(
@@ -240,7 +245,9 @@ def edge_app(
 
     target = server.target
     context = lambda: target.max_context  # noqa: E731
-    return Api(admit, tokenizer, target.model, template, context=context, names=OwnNames(names)).app()
+    return Api(
+        admit, tokenizer, target.model, template, context=context, names=OwnNames(names), exactness=server.exactness
+    ).app()
 
 
 def device_app(

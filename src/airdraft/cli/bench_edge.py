@@ -27,11 +27,12 @@ def engines(
 ) -> None:
     """The engines installed here side by side, and against other programs with the same weights, in wall clock.
 
-    Takes 2 minutes. Blocks `engines` and `peers` of a --page are renewed. Other
-    work on this machine slows all of them.
+    What the texts of each depend on is tried as well. Takes 3 minutes. Blocks
+    `engines`, `exactness` and `peers` of a --page are renewed. Other work on this
+    machine slows all of them.
     """
     from airdraft.lab.wall import engines as lab  # noqa: PLC0415
-    from airdraft.lab.wall import peers  # noqa: PLC0415
+    from airdraft.lab.wall import exactness, peers  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
     # On Windows a file that is still open cannot be deleted.
@@ -40,14 +41,15 @@ def engines(
         with progress(console, "texts") as on_step:
             compared = peers.peers(here, llama_speculative, on_step)
         with progress(console, "forwards") as on_step:
-            rows = lab.engines(here, vllm, on_step)
+            rows = lab.engines(here, vllm, on_step, lab.lighter(Path(folder), here))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     where = f"{os.cpu_count()} cores" + (f", load {load:.1f} meanwhile." if load is not None else ".")
     write_json(json_file, {
         "threads": lab.THREADS, "cores": os.cpu_count(), "load": load, "engines": msgspec.to_builtins(rows),
         "draft_length": peers.LENGTH, "max_tokens": peers.TOKENS, **msgspec.to_builtins(compared),
     })  # fmt: skip
-    blocks = {"engines": f"{lab.table(rows)} {where}", "peers": f"{peers.table(compared)} {where}"}
+    kept = exactness.table([(row.name, row.exactness) for row in rows if row.exactness])
+    blocks = {"engines": f"{lab.table(rows)} {where}", "exactness": kept, "peers": f"{peers.table(compared)} {where}"}
     console.print(Markdown("\n\n".join(blocks.values())))
     renew_pages(page, blocks)
 

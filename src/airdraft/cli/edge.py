@@ -198,6 +198,7 @@ def edge(
     logs.configure(level, log_json)
     if crowded is not None:
         _log.warning("%s", crowded)
+    _log.info("texts of %s are %s", model.info.name, server.exactness.words)
     api = None
     if api_port is not None:
         template = ChatTemplate.of(resolve(target, engine), chat_template)

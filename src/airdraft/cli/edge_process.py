@@ -125,10 +125,11 @@ class EdgeProcess:
         if self.certificate:
             url = url.replace("ws://", "wss://", 1)
         if self.as_json:
-            line = {"event": "listening", "url": url, "model": self.name}
+            line = {"event": "listening", "url": url, "model": self.name, "exactness": self.server.exactness.told}
             print(json.dumps(line | {name: each for name, each in urls.items() if each}), flush=True)  # noqa: T201
             return
         typer.echo(f"airdraft edge serves {self.name} on {url} (Ctrl-C stops it)")
+        typer.echo(f"texts are {self.server.exactness.words}")
         if urls["metrics"]:
             typer.echo(f"metrics are at {urls['metrics']}/metrics")
         if urls["api"]:

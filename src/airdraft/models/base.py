@@ -75,20 +75,25 @@ class Exactness:
     """On what else lies in the engine's memory."""
 
     @property
-    def is_exact(self) -> bool:
-        """Whether the same request always has the same text."""
-        return self.batch == self.width == self.company == 0
+    def shares(self) -> dict[str, float | None]:
+        """Each by its name."""
+        return {"batch": self.batch, "width": self.width, "company": self.company}
+
+    @property
+    def told(self) -> dict[str, str | float | None]:
+        """Each by its name, `exact` for 0: for those who read JSON."""
+        return {name: "exact" if share == 0 else share for name, share in self.shares.items()}
 
     @property
     def words(self) -> str:
-        """It for people: `exact`, or what changes how many tokens."""
-        shares = {"batch": self.batch, "width": self.width, "company": self.company}
-        if self.is_exact:
+        """All for people, in a line."""
+        changing = {name: share for name, share in self.shares.items() if share != 0}
+        if not changing:
             return "exact: the same request has the same text"
-        if None in shares.values():
-            return "exact up to rounding, of a size that is not known"
-        told = ", ".join(f"{name} {share:.0e}" for name, share in shares.items() if share)
-        return f"exact up to rounding, which changes this share of tokens: {told}"
+        if None in changing.values():
+            return "exact up to rounding, whose size the engine does not say"
+        told = ", ".join(f"{share:.0e} with {name}" for name, share in changing.items())
+        return f"exact up to rounding; share of tokens that it changes: {told}"
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,12 @@ def load(
 
 
 def load_target(
-    name: str, *, engine: str | None = None, urls: Sequence[str] = (), top_k: int = TOP_K
+    name: str,
+    *,
+    engine: str | None = None,
+    urls: Sequence[str] = (),
+    top_k: int = TOP_K,
+    threads: int | None = None,
 ) -> tuple[TargetEngine, Tokenizer]:
     """The target called `name`, to serve, and its tokenizer. Of an engine here the rows are steady, see `steady`.
 
@@ -118,7 +123,7 @@ def load_target(
             raise ModelError(f"a URL is for the engines {', '.join(REMOTE)}; name one with --engine, or leave it out")
         path, engine = _here(name, engine)
     tokenizer = _tokenizer(path)
-    model = _make(engine, path, name, threads=None, sequences=TARGETS, urls=urls, top_k=top_k)
+    model = _make(engine, path, name, threads=threads, sequences=TARGETS, urls=urls, top_k=top_k)
     _check(name, path, model.info.eos_ids, model.info.vocab_size, tokenizer)
     whole = of_target(model.info.digest, ENGINES[engine].weights(path), tokenizer.digest)
     model.info = replace(model.info, digest=whole)

@@ -205,7 +205,7 @@ class LlamaCppModel(LocalEngine):
         return [place for place in self._places if place.room is not None or place in fed]
 
     def _make_room(self, parts: Sequence[Part]) -> None:
-        """Rooms for all parts, rolled back to what they keep. Raises: `ModelError`; all caches are then as they were."""
+        """Rooms for all parts, rolled back to what they keep. Raises: `ModelError`; all caches are then as before."""
         holders = self._holders(parts)
         ends = [part.keep + max(len(part.tokens), _NARROW) for part in parts]
         self._rooms.fit(holders, max([*ends, *(place.held for place in holders)], default=0))

@@ -108,7 +108,9 @@ class Rooms:
         """Rooms and positions in each, twice as many as now where that is not enough, if there is so much memory."""
         most_count, most_length, most = self._most
         more = self.count if count <= self.count else min(most_count, max(count, 2 * self.count))
-        longer = self.length if length <= self.length else min(_blocks(most_length), _blocks(max(length, 2 * self.length)))
+        longer = (
+            self.length if length <= self.length else min(_blocks(most_length), _blocks(max(length, 2 * self.length)))
+        )
         if more * longer > most:
             return count, _blocks(length)
         return more, longer
@@ -125,7 +127,9 @@ class Rooms:
         api.llama_state_seq_get_data(self.context, state, size, place.room)
         moved = _state_of(bytes(state), self.count, int(place.room or 0), count)
         if not api.llama_state_seq_set_data(context, (c_uint8 * len(moved)).from_buffer_copy(moved), len(moved), room):
-            raise ModelError(f"llama.cpp cannot move a text to a larger room ({self._complaint()}); write shorter texts")
+            raise ModelError(
+                f"llama.cpp cannot move a text to a larger room ({self._complaint()}); write shorter texts"
+            )
 
     def _made(self, count: int, length: int) -> Any:
         params = self._api.llama_context_default_params()

@@ -129,7 +129,7 @@ class Steady(LocalEngine):
 
 
 def steadied(engine: Engine) -> Engine:
-    """`engine`, kept to the first of `BANDS` in which its rows do not depend on the width of a forward, if there is one.
+    """`engine`, kept to the first of `BANDS` in which rows do not depend on the width of a forward, if there is one.
 
     Its `info` says what a trial found. Texts that would be exact one by one share no calls, if that changes more than
     rounding does.

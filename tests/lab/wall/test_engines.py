@@ -13,8 +13,9 @@ import pytest
 from airdraft import cli
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab.record import prompts
-from airdraft.lab.wall import engines, peers
+from airdraft.lab.wall import engines, exactness, peers
 from airdraft.lab.wall.engines import EngineRow, Models
+from airdraft.lab.wall.exactness import Depends, depends
 from airdraft.lab.wall.peers import Compared, PeerRow, Written
 from airdraft.models.engines import load
 from airdraft.models.folder import shipped
@@ -38,7 +39,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """As little as can be measured."""
     for module, name, value in (
         (engines, "TURNS", 1), (engines, "BURST", 4), (engines, "HERE", ("onnx",)),
-        (peers, "TOKENS", 12), (peers, "TEXTS", 2),
+        (peers, "TOKENS", 12), (peers, "TEXTS", 2), (engines, "TEXTS", 5), (exactness, "TEXTS", 5),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
@@ -55,7 +56,12 @@ def test_a_row_of_each_engine(few: None, monkeypatch: pytest.MonkeyPatch) -> Non
     assert onnx.verify_ratio_6 == onnx.verify_ms[6] / onnx.verify_ms[1]
     assert remote.verify_ms[1] > onnx.verify_ms[1]  # without a prefix cache: 200 positions each time, over HTTP
     assert (remote.draft_ms, remote.memory_bytes) == (None, None)
-    assert steps == [(1, 1), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps[:5] == [(1, 1), (1, 4), (2, 4), (3, 4), (4, 4)]
+    # What is in a server's memory is not tried.
+    assert steps[5:] == [(done, 40) for done in range(1, 36)]
+    assert onnx.exactness == Depends(0.0, "exact", "exact")  # rounding in a batch, which changed none of these texts
+    assert remote.exactness is not None
+    assert remote.exactness.company is None
     if sys.platform == "linux":
         weights = sum(file.stat().st_size for file in shipped("target").parent.glob("*/model.onnx"))
         assert onnx.memory_bytes is not None
@@ -104,6 +110,30 @@ def test_the_table_of_engines() -> None:
     assert "| vllm |  | 9.00 | 9.00 | 9.00 | 1.00 |  |" in table
     assert table.endswith("onnx, the default, takes 2.00 × the time of llamacpp for a draft's token.")
     assert engines.table(rows[:1]).endswith("onnx, the default, is the quickest.")
+
+
+def test_weights_in_fewer_bits_are_named(few: None) -> None:
+    row = EngineRow("llamacpp", 0.2, {1: 1.0, 6: 2.0, 16: 3.0}, 2.0, None, Depends("exact", 0.25, None), "q8_0")
+    assert "| llamacpp, q8_0 | 0.20 |" in engines.table([EngineRow("onnx", 0.4, row.verify_ms, 1.5, None), row])
+    assert exactness.table([(row.name, row.exactness or Depends(0.0, 0.0, 0.0))]).endswith(
+        "| llamacpp, q8_0 | exact | 0.250 |  |"
+    )
+
+
+def test_texts_that_depend_on_something_are_counted(few: None) -> None:
+    class Turned(OnnxModel):
+        """Rows that forwards of several tokens turn round, after a prompt."""
+
+        turns = False
+
+        def verify(self, batch: Any) -> Any:
+            turned = [self.turns and part.keep > 0 and len(part.tokens) > 1 for part in batch]
+            return [-rows if turn else rows for rows, turn in zip(super().verify(batch), turned, strict=True)]
+
+    engine = Turned(shipped("target"))
+    assert depends(engine).width == 0.0  # one token is fed alone here: other bits, the same texts
+    engine.turns = True
+    assert depends(engine) == Depends(0.0, 1.0, "exact")
 
 
 def test_our_loop_writes_the_targets_text(few: None) -> None:

@@ -20,10 +20,11 @@ import msgspec
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
+from airdraft.lab.wall.exactness import TEXTS, Depends, depends
 from airdraft.models.base import OneByOne, Part, TargetEngine
 from airdraft.models.engines import ENGINES, HERE, load, load_target
 from airdraft.models.folder import shipped
-from airdraft.models.gguf import write_gguf
+from airdraft.models.gguf import WeightType, write_gguf
 
 THREADS = 1
 HELD = 200
@@ -35,6 +36,8 @@ TURNS, BURST = 21, 6
 DEFAULT = "onnx"
 _NEEDS = {engine: ENGINES[engine].libraries for engine in HERE}
 
+_Which = tuple[str, str]
+"""An engine and its weights."""
 OnStep = Callable[[int, int], None]
 """A function that gets what is done, and of how many."""
 
@@ -51,6 +54,15 @@ class EngineRow(msgspec.Struct, frozen=True):
     """The time for six tokens divided by that for one."""
     memory_bytes: int | None
     """None if it runs elsewhere, or this system does not say."""
+    exactness: Depends | None = None
+    """What the target's texts depend on."""
+    weights: str = "f32"
+    """Their type in the files."""
+
+    @property
+    def name(self) -> str:
+        """The engine, and its weights if they are not those that ship."""
+        return self.engine if self.weights == "f32" else f"{self.engine}, {self.weights}"
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -70,50 +82,66 @@ def installed(folder: Path) -> dict[str, Models]:
     return found
 
 
-def _gguf(folder: Path) -> Models:
-    draft, target = folder / "draft" / "model.gguf", folder / "target" / "model.gguf"
-    draft.parent.mkdir()
-    target.parent.mkdir()
-    write_gguf(shipped("draft"), draft)
-    write_gguf(shipped("target"), target)
+def lighter(folder: Path, here: Mapping[str, Models]) -> dict[_Which, Models]:
+    """Models in fewer bits, by engine and type of weights, for those `here`; written into `folder`."""
+    found: dict[_Which, Models] = {}
+    if "llamacpp" in here:
+        found["llamacpp", "q8_0"] = _gguf(folder, "q8_0")
+    return found
+
+
+def _gguf(folder: Path, weights: WeightType = "f32") -> Models:
+    draft, target = (folder / weights / name / "model.gguf" for name in ("draft", "target"))
+    for file in (draft, target):
+        file.parent.mkdir(parents=True)
+    write_gguf(shipped("draft"), draft, weights)
+    write_gguf(shipped("target"), target, weights)
     return Models(str(draft), str(target))
 
 
 def engines(
-    here: Mapping[str, Models], vllm: str | None = None, on_step: OnStep = lambda done, of: None
+    here: Mapping[str, Models],
+    vllm: str | None = None,
+    on_step: OnStep = lambda done, of: None,
+    lighter: Mapping[_Which, Models] | None = None,
 ) -> list[EngineRow]:
-    """A row for each engine of `installed`, and for the vLLM at the URL `vllm`, which serves the target as `target`."""
-    drafts: dict[str, TargetEngine] = {}
-    targets: dict[str, TargetEngine] = {}
-    for engine, models in here.items():
-        drafts[engine] = OneByOne(load(models.draft, engine=engine, threads=THREADS)[0])
-        targets[engine] = OneByOne(load(models.target, engine=engine, threads=THREADS)[0])
+    """A row for each engine of `installed`, for those of `lighter`, and for the vLLM at the URL `vllm`, which serves
+    the target as `target`."""
+    found = {(engine, "f32"): models for engine, models in here.items()} | dict(lighter or {})
+    drafts: dict[_Which, TargetEngine] = {}
+    targets: dict[_Which, TargetEngine] = {}
+    for (engine, weights), models in found.items():
+        drafts[engine, weights] = OneByOne(load(models.draft, engine=engine, threads=THREADS)[0])
+        targets[engine, weights] = load_target(models.target, engine=engine, threads=THREADS)[0]
     if vllm is not None:
-        targets["vllm"] = load_target("target", engine="vllm", urls=[vllm])[0]
+        targets["vllm", "f32"] = load_target("target", engine="vllm", urls=[vllm])[0]
     draft_ms = _times_ms(drafts, (1,), on_step)
     verify_ms = _times_ms(targets, WIDTHS, on_step)
+    done, of = itertools.count(1), 4 * TEXTS * len(targets)
     return [
         EngineRow(
             engine,
-            draft_ms[engine][1] if engine in drafts else None,
-            verify_ms[engine],
-            verify_ms[engine][6] / verify_ms[engine][1],
-            _memory_bytes(engine, here[engine]) if engine in here else None,
+            draft_ms[engine, weights][1] if (engine, weights) in drafts else None,
+            times,
+            times[6] / times[1],
+            _memory_bytes(engine, found[engine, weights]) if (engine, weights) in found else None,
+            depends(targets[engine, weights], lambda: on_step(next(done), of)),
+            weights,
         )
-        for engine in targets
+        for (engine, weights), times in verify_ms.items()
     ]
 
 
 def _times_ms(
-    models: Mapping[str, TargetEngine], widths: Sequence[int], on_step: OnStep
-) -> dict[str, dict[int, float]]:
+    models: Mapping[_Which, TargetEngine], widths: Sequence[int], on_step: OnStep
+) -> dict[_Which, dict[int, float]]:
     """The median time of a forward, by model and by number of tokens."""
     rng = np.random.default_rng(0)
     caches = {}
     for name, model in models.items():
         caches[name] = model.new_cache()
         _forward(model, Part(caches[name], 0, range(HELD), 1))
-    taken: dict[str, dict[int, list[float]]] = {name: {width: [] for width in widths} for name in models}
+    taken: dict[_Which, dict[int, list[float]]] = {name: {width: [] for width in widths} for name in models}
     for done, (_, width, name) in enumerate(itertools.product(range(TURNS), widths, models), start=1):
         # The first forward of a burst brings back into the CPU's caches what the engine before pushed out. No tokens
         # are fed twice, because a server with a prefix cache would have their rows already.
@@ -156,14 +184,14 @@ def table(rows: Sequence[EngineRow]) -> str:
         draft = "" if row.draft_ms is None else f"{row.draft_ms:.2f}"
         memory = "" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}"
         verify = " | ".join(f"{row.verify_ms[width]:.2f}" for width in (1, 6, 16))
-        lines.append(f"| {row.engine} | {draft} | {verify} | {row.verify_ratio_6:.2f} | {memory} |")
+        lines.append(f"| {row.name} | {draft} | {verify} | {row.verify_ratio_6:.2f} | {memory} |")
     return "\n".join([*lines, "", _against_the_quickest(rows)])
 
 
 def _against_the_quickest(rows: Sequence[EngineRow]) -> str:
     """A sentence that says where the default engine is not the quickest."""
-    drafts = {row.engine: row.draft_ms for row in rows if row.draft_ms is not None}
-    verifies = {row.engine: row.verify_ms[6] for row in rows}
+    drafts = {row.name: row.draft_ms for row in rows if row.draft_ms is not None}
+    verifies = {row.name: row.verify_ms[6] for row in rows}
     said = []
     for what, times_ms in (("a draft's token", drafts), ("verifying 6", verifies)):
         engine, best_ms = min(times_ms.items(), key=lambda item: item[1])
