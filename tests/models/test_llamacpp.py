@@ -70,7 +70,7 @@ def test_it_is_both_a_language_model_and_a_target_engine(model: LlamaCppModel) -
     cache, saved = model.new_cache(), []
     for keep in range(2):
         model.forward(cache, keep, [1], 0)
-        saved.append(model._library.api.llama_state_seq_get_size(model._rooms.context, cache.place.room))
+        saved.append(model._library.api.llama_state_seq_get_size(model._rooms.context, cache.seat.room))
     assert 0 <= saved[1] - saved[0] - info.position_bytes < 64  # which position it is, besides
 
 
@@ -324,7 +324,7 @@ def test_rooms_grow_and_keep_what_they_hold(folders: Path) -> None:
     long = model.new_cache()
     model.forward(long, 0, [1] * 600, 0)
     assert (model._rooms.count, model._rooms.length) == (5, 1024)
-    assert len({cache.place.room for cache in (*caches, long)}) == 5
+    assert len({cache.seat.room for cache in (*caches, long)}) == 5
     for cache, text, rows in zip(caches, texts, alone, strict=True):
         np.testing.assert_array_equal(model.forward(cache, len(text), [9, 8], 2), rows)
 

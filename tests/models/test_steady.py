@@ -15,7 +15,7 @@ from airdraft.models.base import EngineInfo, Exactness, LocalEngine, Part
 from airdraft.models.engines import load, load_target
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
-from airdraft.models.steady import ROUNDING, Steady, share, steadied
+from airdraft.models.steady import ROUNDING, Banded, share, steadied
 
 from .test_onnx_variants import converted
 
@@ -113,7 +113,7 @@ def test_a_trial_finds_what_rows_depend_on(
     disturb: Disturb, band: tuple[int, int | None] | None, depends: tuple[str, ...], most: int
 ) -> None:
     found = steadied(Made(disturb))
-    assert ((found._least, found._most) if isinstance(found, Steady) else None) == band
+    assert ((found._least, found._most) if isinstance(found, Banded) else None) == band
     shares = found.info.exactness.shares
     assert {name for name, changed in shares.items() if changed} == set(depends)
     assert found.info.max_batch == most
@@ -135,7 +135,7 @@ def test_a_short_context_is_tried_too() -> None:
 @pytest.mark.parametrize("rows", [0, 1, 2, 29])
 def test_forwards_keep_to_their_band(n: int, rows: int) -> None:
     inner = Made(never)
-    engine, rows = Steady(inner, 2, 7), min(rows, n)
+    engine, rows = Banded(inner, 2, 7), min(rows, n)
     cache, text = engine.new_cache(), np.random.default_rng(n).integers(VOCAB, size=40).tolist()
     engine.forward(cache, 0, text[:10], 0)
     found = engine.forward(cache, 5, text[5 : 5 + n], rows)
@@ -147,7 +147,7 @@ def test_forwards_keep_to_their_band(n: int, rows: int) -> None:
 
 
 def test_one_error_is_no_others() -> None:
-    engine = Steady(Made(never), 2, 7)
+    engine = Banded(Made(never), 2, 7)
     caches = [engine.new_cache() for _ in range(3)]
     good, bad, long = engine.verify([
         Part(caches[0], 0, [1], 1), Part(caches[1], 1, [1], 1), Part(caches[2], 0, [3] * 20, 20)
@@ -203,7 +203,7 @@ def test_onnx_rows_are_the_same_bits_at_every_width(kind: str, tmp_path: Path) -
     """And would not be if one token were fed alone: the claim, and that it is not empty."""
     folder = shipped("target") if kind == "fp32" else converted("target", kind, tmp_path / "less")
     bare, found = OnnxModel(folder), load_target(str(folder), engine="onnx")[0]
-    assert isinstance(found, Steady)
+    assert isinstance(found, Banded)
     assert (found.info.exactness.width, found.info.exactness.company) == (0, 0)
     whole = bare.forward(bare.new_cache(), 0, TEXT, len(TEXT))
     np.testing.assert_array_equal(stepwise(found), whole)
@@ -215,7 +215,7 @@ def test_one_scale_for_all_activations_makes_texts_depend_on_width(tmp_path: Pat
     folder = converted("target", "int8", tmp_path / "less")
     found = load_target(str(folder), engine="onnx")[0]
     exactness = found.info.exactness
-    assert not isinstance(found, Steady)
+    assert not isinstance(found, Banded)
     assert found.info.max_batch == 1
     assert (exactness.batch, exactness.company) == (0, 0)
     assert exactness.width is not None
@@ -225,4 +225,4 @@ def test_one_scale_for_all_activations_makes_texts_depend_on_width(tmp_path: Pat
 
 def test_a_draft_is_not_slowed_down() -> None:
     assert isinstance(load("draft")[0], OnnxModel)
-    assert isinstance(load("target", steady=True)[0], Steady)
+    assert isinstance(load("target", steady=True)[0], Banded)

@@ -92,9 +92,7 @@ class EdgeServer:
             f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k,
             info.digest,
         )  # fmt: skip
-        # A text that shares no call does not depend on others of its call.
-        self.exactness = info.exactness if capacity.batch != 1 else replace(info.exactness, batch=0.0)
-        """What the target's rows depend on, as this edge runs it."""
+        self.exactness = info.exactness.in_calls_of(capacity.batch)
         self.scheduler = Scheduler(
             engine, "target",
             max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,

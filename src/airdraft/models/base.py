@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -73,6 +73,10 @@ class Exactness:
     """On how many tokens are fed at once: by this forward, and by those that fed the text."""
     company: float | None = None
     """On what else lies in the engine's memory."""
+
+    def in_calls_of(self, texts: int | None) -> Exactness:
+        """It where so many texts share a call at most; None: as many as the engine takes."""
+        return replace(self, batch=0.0) if texts == 1 else self
 
     @property
     def shares(self) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ import re
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import POINTER, c_int8, c_int32, create_string_buffer, memmove
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +19,7 @@ import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check, check_copy
-from airdraft.models.llamacpp_rooms import Place, Rooms
+from airdraft.models.llamacpp_rooms import Rooms, Seat
 
 # A small model is over before a second thread has woken, as in ONNX Runtime; workers of llama.cpp also spin.
 _SMALL_BYTES = 256_000_000
@@ -39,11 +39,11 @@ _ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
 class LlamaCppCache:
     """One sequence of the context that all caches of a model share. Dropping it gives its room back."""
 
-    place: Place
+    seat: Seat
 
     @property
     def length(self) -> int:
-        return self.place.held
+        return self.seat.held
 
 
 class LlamaCppModel(LocalEngine):
@@ -117,9 +117,9 @@ class LlamaCppModel(LocalEngine):
         free.detach()
         if not self._rooms.memory:
             raise ModelError(f"{file} has no key-value cache, so it writes no text; choose a causal decoder")
-        self._places: set[Place] = set()
-        # A cache is dropped in whatever thread, during a call maybe: its place waits here for the next one.
-        self._dropped: deque[Place] = deque()
+        self._seats: set[Seat] = set()
+        # A cache is dropped in whatever thread, during a call maybe: its seat waits here for the next one.
+        self._dropped: deque[Seat] = deque()
         self._turn = threading.Lock()
 
     def new_cache(self) -> LlamaCppCache:
@@ -132,26 +132,26 @@ class LlamaCppModel(LocalEngine):
         with self._turn:
             check_copy(self.info, cache, length)
             made = self._new()
-            holders = [*self._holders([]), made.place]
-            longest = max(place.held for place in holders)
+            holders = [*self._holders([]), made.seat]
+            longest = max(seat.held for seat in holders)
             if len(holders) * longest > self._positions:
                 raise self._full(len(holders), longest)
             if length > 0:
                 self._rooms.fit(holders, longest + _NARROW)
-                self._rooms.copy(cache.place, made.place)
-                made.place.held = cache.place.held
-                self._cut(made.place, length)
+                self._rooms.copy(cache.seat, made.seat)
+                made.seat.held = cache.seat.held
+                self._cut(made.seat, length)
             return made
 
     def _new(self) -> LlamaCppCache:
         self._reclaim()
-        if len(self._places) == self.info.max_caches:
+        if len(self._seats) == self.info.max_caches:
             raise ModelError(
                 f"{self.name} has all {self.info.max_caches} caches in use; drop one, or load it with more"
             )
-        made = LlamaCppCache(Place())
-        self._places.add(made.place)
-        weakref.finalize(made, self._dropped.append, made.place)
+        made = LlamaCppCache(Seat())
+        self._seats.add(made.seat)
+        weakref.finalize(made, self._dropped.append, made.seat)
         return made
 
     def forward(self, cache: LlamaCppCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
@@ -178,7 +178,7 @@ class LlamaCppModel(LocalEngine):
                 rows = self._decode(fed)
             except ModelError as failure:
                 for part in fed:
-                    self._empty(part.cache.place)
+                    self._empty(part.cache.seat)
                 return [error or failure.with_traceback(None) for error in found]
             return [error or rows[id(part)] for part, error in zip(batch, found, strict=True)]
 
@@ -189,7 +189,7 @@ class LlamaCppModel(LocalEngine):
         except ModelError as error:
             return error.with_traceback(None)  # which would hold on to the cache
         holders = self._holders([part])
-        longest = max(place.held for place in holders if place is not part.cache.place) if len(holders) > 1 else 0
+        longest = max(seat.held for seat in holders if seat is not part.cache.seat) if len(holders) > 1 else 0
         longest = max(longest, part.keep + len(part.tokens))
         return self._full(len(holders), longest) if len(holders) * longest > self._positions else None
 
@@ -199,23 +199,23 @@ class LlamaCppModel(LocalEngine):
             f"{texts * longest}; drop a cache, or load it with more positions"
         )
 
-    def _holders(self, parts: Sequence[Part]) -> list[Place]:
-        """The places that hold something, or are about to."""
-        fed = {part.cache.place for part in parts}
-        return [place for place in self._places if place.room is not None or place in fed]
+    def _holders(self, parts: Sequence[Part]) -> list[Seat]:
+        """The seats that hold something, or are about to."""
+        fed = {part.cache.seat for part in parts}
+        return [seat for seat in self._seats if seat.room is not None or seat in fed]
 
     def _make_room(self, parts: Sequence[Part]) -> None:
         """Rooms for all parts, rolled back to what they keep. Raises: `ModelError`; all caches are then as before."""
         holders = self._holders(parts)
         ends = [part.keep + max(len(part.tokens), _NARROW) for part in parts]
-        self._rooms.fit(holders, max([*ends, *(place.held for place in holders)], default=0))
+        self._rooms.fit(holders, max([*ends, *(seat.held for seat in holders)], default=0))
         for part in parts:
-            self._cut(part.cache.place, part.keep)
+            self._cut(part.cache.seat, part.keep)
 
-    def _cut(self, place: Place, keep: int) -> None:
-        if not self._library.api.llama_memory_seq_rm(self._rooms.memory, place.room, keep, -1):
+    def _cut(self, seat: Seat, keep: int) -> None:
+        if not self._library.api.llama_memory_seq_rm(self._rooms.memory, seat.room, keep, -1):
             raise ModelError(f"llama.cpp cannot roll {self.name} back to {keep} positions; choose another model")
-        place.held = keep
+        seat.held = keep
 
     def _decode(self, parts: Sequence[Part]) -> dict[int, FloatArray]:
         """The rows of each part, float32 [rows, vocab_size], by its id."""
@@ -229,24 +229,13 @@ class LlamaCppModel(LocalEngine):
                 pieces.append(self._run(group, start, end))
             for part, *rows in zip(group, *pieces, strict=True):
                 found[id(part)] = rows[0] if count == 1 else np.concatenate(rows)
-                self._cut(part.cache.place, part.keep + len(part.tokens))
+                self._cut(part.cache.seat, part.keep + len(part.tokens))
         return found
 
     def _run(self, parts: Sequence[Part], start: int, end: int) -> list[FloatArray]:
         """One decode of the tokens from `start` to `end` of each part; the last one again where there are fewer."""
         api, n = self._library.api, len(parts) * (end - start)
-        ids = [(c_int32 * 1)(part.cache.place.room) for part in parts]
-        fed = [
-            (
-                part.tokens[min(i, len(part.tokens) - 1)],
-                part.keep + i,
-                sequence,
-                len(part.tokens) - part.rows <= i < len(part.tokens),
-            )
-            for part, sequence in zip(parts, ids, strict=True)
-            for i in range(start, end)
-        ]
-        tokens, positions, sequences, wanted = zip(*fed, strict=True)
+        tokens, positions, sequences, wanted = zip(*_flat(parts, start, end), strict=True)
         code = api.llama_decode(self._rooms.context, api.llama_batch(
             n, (c_int32 * n)(*tokens), None, (c_int32 * n)(*positions), (c_int32 * n)(*[1] * n),
             (POINTER(c_int32) * n)(*sequences), (c_int8 * n)(*wanted),
@@ -265,14 +254,22 @@ class LlamaCppModel(LocalEngine):
 
     def _reclaim(self) -> None:
         while self._dropped:
-            place = self._dropped.popleft()
-            self._empty(place)
-            self._places.discard(place)
+            seat = self._dropped.popleft()
+            self._empty(seat)
+            self._seats.discard(seat)
 
-    def _empty(self, place: Place) -> None:
-        if place.room is not None:
-            self._library.api.llama_memory_seq_rm(self._rooms.memory, place.room, -1, -1)
-        place.room, place.held = None, 0
+    def _empty(self, seat: Seat) -> None:
+        if seat.room is not None:
+            self._library.api.llama_memory_seq_rm(self._rooms.memory, seat.room, -1, -1)
+        seat.room, seat.held = None, 0
+
+
+def _flat(parts: Sequence[Part], start: int, end: int) -> Iterator[tuple[int, int, Any, bool]]:
+    """Token, position, sequence, and whether its row is wanted, of the tokens from `start` to `end` of each part."""
+    for part in parts:
+        sequence, n = (c_int32 * 1)(part.cache.seat.room), len(part.tokens)
+        for i in range(start, end):
+            yield part.tokens[min(i, n - 1)], part.keep + i, sequence, n - part.rows <= i < n
 
 
 def _groups(parts: Sequence[Part], most: int) -> list[list[Part]]:
@@ -283,7 +280,7 @@ def _groups(parts: Sequence[Part], most: int) -> list[list[Part]]:
     found: list[list[Part]] = []
     room = 0
     width = max((len(part.tokens) for part in parts if len(part.tokens) <= _NARROW), default=1)
-    for part in sorted(parts, key=lambda part: int(part.cache.place.room)):
+    for part in sorted(parts, key=lambda part: int(part.cache.seat.room)):
         if len(part.tokens) > _NARROW:
             found.insert(0, [part])
         elif room < width:

@@ -29,7 +29,7 @@ _NO_FLASH = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
 
 
 @dataclass(eq=False)
-class Place:
+class Seat:
     """Where a sequence lies."""
 
     room: int | None = None
@@ -79,30 +79,30 @@ class Rooms:
         """The keys and values of the context; None where the model has none."""
         return self._api.llama_get_memory(self.context)
 
-    def fit(self, places: Sequence[Place], length: int) -> None:
-        """Make rooms for `places`, the only ones that hold anything, each of up to `length` positions.
+    def fit(self, seats: Sequence[Seat], length: int) -> None:
+        """Make rooms for `seats`, the only ones that hold anything, each of up to `length` positions.
 
         Raises: `ModelError` if there is no memory; all is then as it was.
         """
-        free = sorted(set(range(self.count)) - {place.room for place in places})
-        homeless = [place for place in places if place.room is None]
+        free = sorted(set(range(self.count)) - {seat.room for seat in seats})
+        homeless = [seat for seat in seats if seat.room is None]
         if length <= self.length and len(homeless) <= len(free):
-            for place, room in zip(homeless, free, strict=False):
-                place.room = room
+            for seat, room in zip(homeless, free, strict=False):
+                seat.room = room
             return
-        count, wide = self._larger(len(places), length)
+        count, wide = self._larger(len(seats), length)
         context = self._made(count, wide)
         try:
-            for room, place in enumerate(places):
-                if place.held:
-                    self._copy(place, context, count, room)
+            for room, seat in enumerate(seats):
+                if seat.held:
+                    self._copy(seat, context, count, room)
         except ModelError:
             self._api.llama_free(context)
             raise
         self._api.llama_free(self.context)
         self._alive[0], self.count, self.length = context, count, wide
-        for room, place in enumerate(places):
-            place.room = room
+        for room, seat in enumerate(seats):
+            seat.room = room
 
     def _larger(self, count: int, length: int) -> tuple[int, int]:
         """Rooms and positions in each, twice as many as now where that is not enough, if there is so much memory."""
@@ -115,17 +115,17 @@ class Rooms:
             return count, _blocks(length)
         return more, longer
 
-    def copy(self, place: Place, to: Place) -> None:
-        """Put what `place` holds into the room of another. Raises: `ModelError`."""
-        self._copy(place, self.context, self.count, to.room or 0)
+    def copy(self, seat: Seat, to: Seat) -> None:
+        """Put what `seat` holds into the room of another. Raises: `ModelError`."""
+        self._copy(seat, self.context, self.count, to.room or 0)
 
-    def _copy(self, place: Place, context: Any, count: int, room: int) -> None:
-        """Put what `place` holds into a room of another context, which has `count` of them."""
+    def _copy(self, seat: Seat, context: Any, count: int, room: int) -> None:
+        """Put what `seat` holds into a room of another context, which has `count` of them."""
         api = self._api
-        size = int(api.llama_state_seq_get_size(self.context, place.room))
+        size = int(api.llama_state_seq_get_size(self.context, seat.room))
         state = (c_uint8 * size)()
-        api.llama_state_seq_get_data(self.context, state, size, place.room)
-        moved = _state_of(bytes(state), self.count, int(place.room or 0), count)
+        api.llama_state_seq_get_data(self.context, state, size, seat.room)
+        moved = _state_of(bytes(state), self.count, int(seat.room or 0), count)
         if not api.llama_state_seq_set_data(context, (c_uint8 * len(moved)).from_buffer_copy(moved), len(moved), room):
             raise ModelError(
                 f"llama.cpp cannot move a text to a larger room ({self._complaint()}); write shorter texts"

@@ -69,7 +69,7 @@ class BandCache:
     length: int = 0
 
 
-class Steady(LocalEngine):
+class Banded(LocalEngine):
     """An engine whose forwards feed `least` to `most` tokens.
 
     A narrower one is fed its last token again, and that row is dropped; a wider one is cut into pieces of like size.
@@ -137,7 +137,7 @@ def steadied(engine: Engine) -> Engine:
     try:
         positions = _positions(engine)
         for least, most in BANDS:
-            trial = _Trial(Steady(engine, least, most), least, positions)
+            trial = _Trial(Banded(engine, least, most), least, positions)
             if trial.width() == 0:
                 break
         else:
