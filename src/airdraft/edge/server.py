@@ -94,8 +94,7 @@ class EdgeServer:
         )  # fmt: skip
         self.exactness = info.exactness.in_calls_of(capacity.batch)
         self.scheduler = Scheduler(
-            engine, "target",
-            max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,
+            engine, "target", max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,
         )  # fmt: skip
         self.scheduler.on_call = self._called
         self.metrics = Metrics(self._read)

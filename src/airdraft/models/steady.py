@@ -31,7 +31,12 @@ from airdraft.models.base import (
 )
 
 BANDS: tuple[tuple[int, int | None], ...] = ((2, None), (2, 7))
-"""Least and most tokens of a forward, in the order they are tried. One token alone is nowhere like several."""
+"""Least and most tokens of a forward, in the order they are tried. One token alone is nowhere like several.
+
+Measured on one core: two tokens take 1.04 of the time of one with the shipped target on ONNX Runtime, on llama.cpp 1.4
+(and 1.2 in Q8_0), and 1.6 to 1.7 with 135 M parameters in Q4_1 and Q4_K_M. The second band, for K-quants, whose code
+changes again at eight, makes a prompt take 1.3 of its time, and its texts share no calls.
+"""
 ROUNDING = 1e-5
 """Share of changed tokens that a batch may cost texts that would be exact without."""
 _FEWEST, _MOST = 8, 128
