@@ -33,7 +33,7 @@ def _file(tmp: Tmp) -> Iterator[TargetEngine]:
 
     file: Path = tmp.mktemp("gguf") / "target.gguf"
     write_gguf(shipped("target"), file)
-    yield load_target(str(file))[0]
+    yield load_target(str(file), engine="llamacpp")[0]
 
 
 @contextmanager

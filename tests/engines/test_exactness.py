@@ -127,7 +127,7 @@ def greedy(engine: Any, prompt: Sequence[int], drafts: int) -> list[int]:
 
 
 def test_a_quantised_target_writes_the_same_text_with_and_without_drafts(q8_0: Path) -> None:
-    found = load_target(str(q8_0))[0]
+    found = load_target(str(q8_0), engine="llamacpp")[0]
     assert found.info.exactness.told == {"batch": "exact", "width": "exact", "company": "exact"}
     assert found.info.max_batch > 1
     for seed in range(4):
@@ -137,13 +137,13 @@ def test_a_quantised_target_writes_the_same_text_with_and_without_drafts(q8_0: P
 
 def test_the_other_verdict_about_width_changes_its_rows(q8_0: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steady, "BANDS", ((1, None),))  # one token alone is as good as several
-    forced = load_target(str(q8_0))[0]
+    forced = load_target(str(q8_0), engine="llamacpp")[0]
     assert isinstance(forced, steady.Banded)
     texts = np.random.default_rng(1).integers(0, 4096, (8, 200)).tolist()
     # A model this small seldom tips over, about once in some hundred tokens.
     assert any((fed(forced, (1,), text) != fed(forced, (200,), text)).any() for text in texts)
     monkeypatch.undo()
-    found = load_target(str(q8_0))[0]
+    found = load_target(str(q8_0), engine="llamacpp")[0]
     for text in texts:
         np.testing.assert_array_equal(fed(found, (1,), text), fed(found, (200,), text))
 
