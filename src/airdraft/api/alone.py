@@ -65,6 +65,8 @@ class TargetWriter:
                 if tenant.revoked:
                     raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
                 rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
+                if not forward.rows:
+                    request.counts.cached = sequenced.reused
                 outs = _shown(watch, session.forwarded(rows, await judged(session.judge, rows)))
                 if committed := _committed(outs, request, text, target.vocab_size):
                     yield committed

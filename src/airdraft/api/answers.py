@@ -120,6 +120,7 @@ class Answer:
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._tokens,
             "total_tokens": self._prompt_tokens + self._tokens,
+            "prompt_tokens_details": {"cached_tokens": min(request.counts.cached for request in self._requests)},
             "completion_tokens_details": {
                 "accepted_prediction_tokens": accepted,
                 "rejected_prediction_tokens": max(drafted - accepted, 0),

@@ -19,6 +19,8 @@ class Counts:
     rounds: int = 0
     forwards: int = 0
     """Target forwards, without the prefill."""
+    cached: int = 0
+    """Tokens of the prompt that the target had read already, for another text."""
     drafted: int = 0
     """Drafted tokens sent."""
     accepted: int = 0
