@@ -74,13 +74,14 @@ def test_a_device_drafts_and_an_edge_does_not(served: Served) -> None:
     assert (details[1].accepted_prediction_tokens, details[1].rejected_prediction_tokens) == (0, 0)
 
 
-def test_what_was_read_for_one_text_is_not_read_again_for_another(served: Served) -> None:
-    long = "".join(f"def step_{at}(value):\n    return value + {at}\n\n\n" for at in range(20))
-    with openai.OpenAI(base_url=served.edge, api_key="none") as client:
+@pytest.mark.parametrize("side", ["edge", "device"])
+def test_what_was_read_for_one_text_is_not_read_again_for_another(served: Served, side: str) -> None:
+    long = side + "".join(f"def step_{at}(value):\n    return value + {at}\n\n\n" for at in range(20))
+    with openai.OpenAI(base_url=getattr(served, side), api_key="none") as client:
         first, again, other = (
             client.completions.create(model="target", prompt=prompt, max_tokens=4, temperature=0, n=n).usage
             for prompt, n in ((long, 1), (long, 2), (long + "def parse(text):\n", 1))
         )
     assert first.prompt_tokens_details.cached_tokens == 0
-    assert again.prompt_tokens_details.cached_tokens == first.prompt_tokens - 2  # the last one gives the first row
+    assert again.prompt_tokens_details.cached_tokens == first.prompt_tokens - 2  # the last two give the first rows
     assert first.prompt_tokens - 2 <= other.prompt_tokens_details.cached_tokens < other.prompt_tokens

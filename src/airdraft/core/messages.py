@@ -126,6 +126,8 @@ class Opened(Message, tag=4, frozen=True):
     session: Count
     committed: Count
     digest: Count
+    cached: Count = 0
+    """Tokens of the text that the edge holds already, from another text, and need not read. 0 after a `Switch`."""
 
 
 class Draft(Message, tag=5, frozen=True):

@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -244,6 +245,7 @@ class EdgeServer:
         peer = peer_of(socket)
         watch = self.watch(machine.text, peer, tenant)
         machine.admit = lambda: self.admit(tenant, watch)
+        machine.held = partial(self.scheduler.caches.held, tenant.owner)
         driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant)
         self._live[socket] = driver, watch
         _log.info("%s (%s) is connected", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))

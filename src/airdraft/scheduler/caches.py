@@ -13,7 +13,7 @@ from airdraft.errors import AirdraftError
 from airdraft.models.base import Copier, Part, TargetEngine
 from airdraft.scheduler.memory import Memory
 from airdraft.scheduler.prefixes import BLOCK, Prefixes
-from airdraft.scheduler.turns import Origin, Sequenced, Share, Turn
+from airdraft.scheduler.turns import Origin, Owner, Sequenced, Share, Turn
 
 _log = logging.getLogger(__package__)
 
@@ -47,6 +47,11 @@ class Caches:
     def positions(self) -> int:
         """Key-value positions held."""
         return self._memory.positions
+
+    def held(self, owner: Owner, tokens: Sequence[int]) -> int:
+        """Tokens of a text that its prefill need not feed, were it to begin now. The last two give the first rows."""
+        found = self._prefixes.start(Sequenced(owner), tokens, lambda _: False)
+        return 0 if found is None or self._copier is None else min(found.common, len(tokens) - 2)
 
     def begin(self, turn: Turn, now: int) -> Turn | None:
         """Let a text without a cache begin with what another holds, which is thereby used in call `now`.

@@ -157,9 +157,9 @@ class DeviceSession:
             raise RemoteProtocolError(Code.STATE, "the edge goes on from another prefix than ours")
         if not self._is_open:
             elapsed_s = self._now - self._opened_s
+            self._request.counts.cached = min(message.cached, self.text.length)
             self._exchanged(elapsed_s, self._opening_bytes, len(encode(message)), min(elapsed_s, self._queued_s))
-        self._is_open = True
-        self._answers_due -= 1
+        self._is_open, self._answers_due = True, self._answers_due - 1
         taken = Taken(self.number, self.text.length)
         if self.state is not State.SWITCHING or self._answers_due:
             return [taken]

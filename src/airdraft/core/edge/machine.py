@@ -48,6 +48,8 @@ class EdgeMachine(Machine):
         self._last_opened = 0
         self.admit: Callable[[], None] | None = None
         """Called before each text opens. Raises: `RefusedError` to refuse it."""
+        self.held: Callable[[Sequence[int]], int] | None = None
+        """Says how many of a text's first tokens the engine holds already."""
 
     def text(self, session: int) -> Sequence[int]:
         """Return a session's prompt and committed tokens; empty if there is no such session."""
@@ -188,7 +190,8 @@ class EdgeMachine(Machine):
         except (RefusedError, RemoteProtocolError) as error:
             return self._decline(number, error.code, str(error))
         self._sessions[number] = session
-        return self._emit(session.begin(message.prompt_length))
+        cached = self.held(session.text.tokens) if self.held is not None else 0
+        return self._emit(session.begin(message.prompt_length, cached))
 
     def _decline(self, number: int, code: str, message: str) -> list[Event]:
         self._send(Error(number, code, clip(message)))

@@ -76,10 +76,11 @@ class EdgeSession:
         check_logprobs(self._logprobs, spec.name)
         return self._make_scheme(spec, self._law, schemes.EDGE)
 
-    def begin(self, prompt_length: int) -> list[Out]:
+    def begin(self, prompt_length: int, cached: int = 0) -> list[Out]:
         """Answer the device and prefill the prompt, except its last token, which the first verification feeds."""
         text, max_tokens = self.text, int(self.text.end) - prompt_length
-        outs: list[Out] = [Begun(self._number, prompt_length, text.length, max_tokens, self._name), *self._confirm()]
+        begun = Begun(self._number, prompt_length, text.length, max_tokens, self._name)
+        outs: list[Out] = [begun, *self._confirm(cached)]
         if text.length > 1:
             return [*outs, Forward(self._number, 0, tuple(text.tokens[:-1]), 0)]
         return outs + self._prefilled()
@@ -146,10 +147,10 @@ class EdgeSession:
         known = [logprob_of(row, token, most, normalised=self._is_normalised) for row, token in pairs]
         return Logprobs(self._number, start, len(tokens), encode_logprobs(known, self._law.vocab_size))
 
-    def _confirm(self) -> list[Out]:
+    def _confirm(self, cached: int = 0) -> list[Out]:
         """Confirm the scheme, and the position where the text goes on."""
-        text = self.text
-        return [Taken(self._number, text.length), Opened(self._number, text.length, text.digest)]
+        length, digest = self.text.length, self.text.digest
+        return [Taken(self._number, length), Opened(self._number, length, digest, cached)]
 
     def _prefilled(self) -> list[Out]:
         self._loaded = True
