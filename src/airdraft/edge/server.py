@@ -87,8 +87,7 @@ class EdgeServer:
         info = engine.info
         if info.max_rollback is not None:  # rejected drafts are rolled back
             limits = replace(limits, max_draft=min(limits.max_draft, info.max_rollback))
-        self._limits = limits
-        self._service = service or Service()
+        self._limits, self._service = limits, service or Service()
         self.target = Target(
             f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k,
             info.digest,
@@ -244,7 +243,7 @@ class EdgeServer:
         machine = EdgeMachine(target, limits, clock(), self._speed(tenant))
         peer = peer_of(socket)
         watch = self.watch(machine.text, peer, tenant)
-        machine.admit = lambda: self.admit(tenant, watch)
+        machine.admit = partial(self.admit, tenant, watch)
         machine.held = partial(self.scheduler.caches.held, tenant.owner)
         driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant)
         self._live[socket] = driver, watch

@@ -67,8 +67,7 @@ class EdgeSession:
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
         self._seq = 0  # the last draft that arrived
         self._drafts = Drafts()  # in the forward under way
-        self._forwarding = False
-        self._loaded = False  # whether the prompt is read
+        self._forwarding = self._loaded = False  # the latter: whether the prompt is read
         self._recovery_due = False
         self._switch: SchemeSpec | None = None  # the scheme that follows the forward under way
 
@@ -78,8 +77,8 @@ class EdgeSession:
 
     def begin(self, prompt_length: int, cached: int = 0) -> list[Out]:
         """Answer the device and prefill the prompt, except its last token, which the first verification feeds."""
-        text, max_tokens = self.text, int(self.text.end) - prompt_length
-        begun = Begun(self._number, prompt_length, text.length, max_tokens, self._name)
+        text = self.text
+        begun = Begun(self._number, prompt_length, text.length, int(text.end) - prompt_length, self._name)
         outs: list[Out] = [begun, *self._confirm(cached)]
         if text.length > 1:
             return [*outs, Forward(self._number, 0, tuple(text.tokens[:-1]), 0)]
@@ -149,8 +148,8 @@ class EdgeSession:
 
     def _confirm(self, cached: int = 0) -> list[Out]:
         """Confirm the scheme, and the position where the text goes on."""
-        length, digest = self.text.length, self.text.digest
-        return [Taken(self._number, length), Opened(self._number, length, digest, cached)]
+        text = self.text
+        return [Taken(self._number, text.length), Opened(self._number, text.length, text.digest, cached)]
 
     def _prefilled(self) -> list[Out]:
         self._loaded = True
