@@ -17,7 +17,7 @@ PROMPT = (1, 2, 3)
 MESSAGE_BYTES = 1 << 16
 READS = ("pings", "dead drafts", "switches", "unknown schemes", "opened and closed", "fragments", "empty messages")
 """Kinds that read what comes, as far as there is anything."""
-NEVER_READS = ("long pings", "wanting pings", "websocket pings", "a long frame", "texts unread")
+NEVER_READS = ("long pings", "wanting pings", "websocket pings", "a long frame", "texts unread", "long messages")
 KINDS = (*READS, *NEVER_READS)
 
 
@@ -32,7 +32,10 @@ def opening(session: int, scheme: str, race: str = "off") -> Open:
 def frame(data: bytes, opcode: int = 2, last: bool = True) -> bytes:
     """A WebSocket frame whose mask is zero."""
     length = len(data)
-    size = bytes([0x80 | length]) if length < 126 else bytes([0x80 | 126]) + length.to_bytes(2, "big")
+    if length < 1 << 16:
+        size = bytes([0x80 | length]) if length < 126 else bytes([0x80 | 126]) + length.to_bytes(2, "big")
+    else:
+        size = bytes([0x80 | 127]) + length.to_bytes(8, "big")
     return bytes([0x80 * last | opcode]) + size + bytes(4) + data
 
 
@@ -75,6 +78,9 @@ def wire(kind: str) -> Iterator[bytes]:  # noqa: PLR0912 - a branch for each kin
         for at in range(0, len(whole), MESSAGE_BYTES - 1):
             yield frame(whole[at : at + MESSAGE_BYTES - 1])
         return
+    if kind == "long messages":
+        while True:
+            yield frame(encode(Ping(1.0, bytes((4 << 20) - 100))))
     if kind == "texts unread":
         for session in range(2, 17):
             yield frame(encode(opening(session, "server")))
