@@ -57,9 +57,11 @@ class Payer(Protocol):
         ...
 
 
-async def judged(judge: Callable[[np.ndarray], Ruling | None], logits: np.ndarray) -> Ruling | None:
+async def judged(
+    scheduler: Scheduler, judge: Callable[[np.ndarray], Ruling | None], logits: np.ndarray
+) -> Ruling | None:
     """The ruling of `EdgeSession.judge`; over a large vocabulary in another thread, so that the loop stays free."""
-    return await asyncio.to_thread(judge, logits) if logits.size > LARGE else judge(logits)
+    return await scheduler.aside(judge, logits) if logits.size > LARGE else judge(logits)
 
 
 class _Sender:
@@ -265,7 +267,9 @@ class Driver:
             machine = self.machine
             take: Callable[[int, np.ndarray, float], list[Event]] = machine.forwarded
             if isinstance(machine, EdgeMachine):
-                take = partial(machine.forwarded, ruling=await judged(partial(machine.judge, number), logits))
+                take = partial(
+                    machine.forwarded, ruling=await judged(self._scheduler, partial(machine.judge, number), logits)
+                )
             self._forwards.pop(number, None)  # from here on `forget` must not cancel this task
             self.handle(take(number, logits, self._now()))
         except RefusedError as error:

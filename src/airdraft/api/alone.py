@@ -67,7 +67,7 @@ class TargetWriter:
                 rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
                 if not forward.rows:
                     request.counts.cached = sequenced.reused
-                outs = _shown(watch, session.forwarded(rows, await judged(session.judge, rows)))
+                outs = _shown(watch, session.forwarded(rows, await judged(server.scheduler, session.judge, rows)))
                 if committed := _committed(outs, request, text, target.vocab_size):
                     yield committed
                     await asyncio.sleep(0)  # a short forward runs in this very thread: others want their turn, too

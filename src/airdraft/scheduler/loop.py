@@ -10,10 +10,12 @@ import asyncio
 import itertools
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic, perf_counter
+from typing import TypeVar
 
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, Code, ModelError, RefusedError
@@ -22,6 +24,7 @@ from airdraft.scheduler.caches import Caches
 from airdraft.scheduler.turns import Batch, Call, Ledger, Owner, Sequenced, Share, Turn, in_turn, who_yields
 
 _log = logging.getLogger(__package__)
+T = TypeVar("T")
 
 SHORT_S = 0.004
 """A call that takes less runs in the loop's own thread, if there is but one text. To hand it to another, and to wake
@@ -71,6 +74,8 @@ class Scheduler:
         self._max_texts = max_texts
         self.caches = Caches(engine, max_positions)
         self._executor = ThreadPoolExecutor(info.max_calls, name)
+        # Not more than there are cores: threads that wait for each other's turn of the interpreter are slower.
+        self._aside = ThreadPoolExecutor(min(4, os.cpu_count() or 1), f"{name}-aside")
         self._ledger = Ledger()
         self._texts: set[Sequenced] = set()
         self._waiting: dict[int, _Job] = {}  # by their arrival
@@ -132,6 +137,12 @@ class Scheduler:
             text.rested_s = monotonic()
             del job  # a traceback would hold on to it, and through it to itself
 
+    async def aside(self, work: Callable[[FloatArray], T], rows: FloatArray) -> T:
+        """Do work on rows in another thread, beside the engine's. Raises what it raises, and as `run` once closed."""
+        if self._closed:
+            raise _closed()
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work, rows)
+
     @property
     def texts(self) -> int:
         """Texts that are open."""
@@ -150,6 +161,7 @@ class Scheduler:
             if not job.done.done():
                 job.done.set_exception(_closed())
         self._executor.shutdown(cancel_futures=True)
+        self._aside.shutdown(cancel_futures=True)
 
     def _start(self) -> None:
         """Calls, as long as the engine takes one and something is ready."""
