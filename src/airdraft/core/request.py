@@ -76,7 +76,7 @@ class Request:
         "prompt": values.ids, "scheme": values.instance(SchemeSpec), "params": values.instance(SamplingParams),
         "seed": values.whole, "max_tokens": values.whole, "draft_length": values.optional(values.whole),
         "committed": values.ids, "counts": values.instance(Counts), "rule": values.optional(values.having("more")),
-        "policy": values.optional(values.having("choose", "why")), "logprobs": values.optional(values.whole),
+        "policy": values.optional(values.having("choose")), "logprobs": values.optional(values.whole),
     }  # fmt: skip
 
     def __post_init__(self) -> None:
