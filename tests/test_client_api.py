@@ -71,6 +71,36 @@ def test_a_text_in_pieces_is_the_targets_own(client: airdraft.Client) -> None:
     assert "".join(client.stream(shipped("target")[1].encode(PROMPT), max_tokens=60)) == text()
 
 
+def test_without_a_draft_the_edge_writes_and_texts_survive(edge: Edge) -> None:
+    tokenizers = (None, "target", shipped("target")[1])
+    for tokenizer in tokenizers:
+        with airdraft.Client(edge.url, draft=None, tokenizer=tokenizer) as client:
+            for scheme in ("auto", "server"):
+                found = client.complete(PROMPT, max_tokens=20, scheme=scheme)
+                assert (found.tokens, found.counts.drafted) == (truth(most=20), 0)
+            with pytest.raises(BadParameterError, match="scheme stream drafts, and there is no draft model"):
+                client.complete(PROMPT, scheme="stream")
+
+    edge.writing.clear()
+    with airdraft.Client(edge.url, draft=None) as client:
+        pieces, stream = list[str](), client.stream(PROMPT, max_tokens=60)
+        for piece in stream:
+            pieces.append(piece)
+            if len(pieces) == 3:
+                edge.kill()
+                edge.start()
+        assert "".join(pieces) == text()
+
+
+def test_without_a_draft_there_is_nothing_to_show_offline(edge: Edge) -> None:
+    with pytest.raises(BadParameterError, match="there is no draft model to write meanwhile"):
+        airdraft.Client(edge.url, draft=None, offline="draft")
+    with pytest.raises(BadParameterError, match="tokenizer is given, and the draft has one"):
+        airdraft.Client(edge.url, tokenizer="target")
+    with pytest.raises(BadParameterError, match="tokenizer is no name"):
+        airdraft.Client(edge.url, draft=None, tokenizer=3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("scheme", ["auto", "stream", "coupled", "server"])
 def test_a_text_as_a_whole(client: airdraft.Client, scheme: str) -> None:
     found = client.complete(PROMPT, max_tokens=60, seed=5, scheme=scheme)

@@ -32,7 +32,8 @@ from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer, Written
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
+from airdraft.models.engines import load_draft
+from airdraft.models.nothing import NONE, NoDraft
 from airdraft.models.text import Tokenizer
 
 __all__ = [
@@ -92,12 +93,22 @@ class Text:
         return self.text
 
 
-def _drafting(draft: Any) -> tuple[LanguageModel, Tokenizer]:
+def _drafting(draft: Any, tokenizer: Any) -> tuple[LanguageModel, Tokenizer]:
+    if not (tokenizer is None or isinstance(tokenizer, str | Path | Tokenizer)):
+        what = "tokenizer is no name; give a folder, a hub id, or a tokenizer"
+        raise BadParameterError(what, field="tokenizer")
+    if draft is None and isinstance(tokenizer, Tokenizer):
+        return NoDraft(tokenizer.vocab_size), tokenizer
+    if draft is not None and tokenizer is not None:
+        what = "tokenizer is given, and the draft has one; give one of them, or draft=None"
+        raise BadParameterError(what, field="tokenizer")
+    if draft is None:
+        return load_draft(NONE, tokenizer=None if tokenizer is None else str(tokenizer))
     if isinstance(draft, str | Path):
-        return load(str(draft))
+        return load_draft(str(draft))
     if isinstance(draft, tuple) and len(draft) == 2:
         return draft
-    what = "draft is no name; give a folder, a hub id, or a model and its tokenizer in a tuple"
+    what = "draft is no name; give a folder, a hub id, None, or a model and its tokenizer in a tuple"
     raise BadParameterError(what, field="draft")
 
 
@@ -108,7 +119,8 @@ class AsyncClient:
         self,
         edge: str | Sequence[str],
         *,
-        draft: str | Path | tuple[LanguageModel, Tokenizer] = "draft",
+        draft: str | Path | tuple[LanguageModel, Tokenizer] | None = "draft",
+        tokenizer: str | Path | Tokenizer | None = None,
         offline: Offline = "stall",
         give_up_s: float | None = None,
         stall_s: float | None = STALL_S,
@@ -116,7 +128,7 @@ class AsyncClient:
         ssl: tls.SSLContext | None = None,
     ) -> None:
         """See `Client`. Loading a draft takes a moment. `async with` connects, or else the first text does."""
-        model, self.tokenizer = _drafting(draft)
+        model, self.tokenizer = _drafting(draft, tokenizer)
         edges = [edge] if isinstance(edge, str) else edge
         self._offline = offline
         self._writer = Writer(
@@ -217,7 +229,8 @@ class Client:
         self,
         edge: str | Sequence[str],
         *,
-        draft: str | Path | tuple[LanguageModel, Tokenizer] = "draft",
+        draft: str | Path | tuple[LanguageModel, Tokenizer] | None = "draft",
+        tokenizer: str | Path | Tokenizer | None = None,
         offline: Offline = "stall",
         give_up_s: float | None = None,
         stall_s: float | None = STALL_S,
@@ -227,7 +240,10 @@ class Client:
         """
         Args:
             edge: ws:// or wss://HOST:PORT, or several that serve the same target, tried in this order.
-            draft: `draft`, which ships with airdraft, a folder or a hub id, or a model and its tokenizer.
+            draft: `draft`, which ships with airdraft, a folder or a hub id, or a model and its tokenizer. None: the
+                edge alone writes (scheme `server`), and texts survive the link all the same.
+            tokenizer: without a draft, the model whose tokenizer is the target's, by name, or a tokenizer; None: the
+                one of the pair that ships.
             offline: while the edge is away, `stall` waits for it, `error` raises at once, and `draft` waits and
                 meanwhile yields what the draft model would write, see `events`.
             give_up_s: how long a text waits for an edge; None: for ever.
@@ -239,7 +255,14 @@ class Client:
             `ModelError` if there is no such draft model, `BadParameterError`.
         """
         self._client = AsyncClient(
-            edge, draft=draft, offline=offline, give_up_s=give_up_s, stall_s=stall_s, token=token, ssl=ssl
+            edge,
+            draft=draft,
+            tokenizer=tokenizer,
+            offline=offline,
+            give_up_s=give_up_s,
+            stall_s=stall_s,
+            token=token,
+            ssl=ssl,
         )
         self.tokenizer = self._client.tokenizer
         self._stop = asyncio.Event()

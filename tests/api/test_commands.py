@@ -29,14 +29,17 @@ def client(url: str, key: str = "none") -> openai.OpenAI:
     return openai.OpenAI(base_url=url, api_key=key, max_retries=0)
 
 
-def test_an_edge_killed_and_started_again_in_the_midst_of_an_answer(tokenizer: Tokenizer, truth: Truth) -> None:
+@pytest.mark.parametrize("draft", ["draft", "none"])
+def test_an_edge_killed_and_started_again_in_the_midst_of_an_answer(
+    draft: str, tokenizer: Tokenizer, truth: Truth
+) -> None:
     seed = next(seed for seed in range(50) if len(truth(seed=seed, max_tokens=200)) == 200)
     text = tokenizer.decode(truth(seed=seed, max_tokens=200))
     slowly = ("edge", "--json", "--profile", "phone-8b", "--port")
     with started(*slowly, "0") as first:
         url = announced(first)["url"]
         with (
-            started("device", "--edge", url, "--port", "0", "--json") as device,
+            started("device", "--edge", url, "--port", "0", "--json", "--draft", draft) as device,
             client(announced(device)["url"]) as api,
             contextlib.ExitStack() as stack,
         ):

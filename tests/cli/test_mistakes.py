@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -23,7 +22,7 @@ from airdraft.models import llamacpp
 from airdraft.telemetry import logs
 
 from ..e2e.processes import ENVIRONMENT, airdraft, command
-from ..pairs import copied
+from ..pairs import copied, renamed
 
 Run = Callable[..., str]
 
@@ -197,33 +196,51 @@ def test_a_tokenizer_is_missed_before_the_weights_are_read(name: str, mistake: R
         folder = tmp_path
     (tmp_path / name if name.endswith("gguf") else folder / "model.onnx").write_bytes(b"not read")
     line = mistake("edge", "--target", str(tmp_path / name))
-    assert f"{folder} has no tokenizer.json; copy it there from the original model" in line
+    if name == "target":
+        assert f"{folder} has no tokenizer.json; copy it there from the original model" in line
+    else:
+        assert "weights.gguf is no GGUF file" in line
     assert "graph" not in line
 
 
 def test_a_user_who_named_no_draft_does_not_read_of_one(mistake: Run, tmp_path: Path) -> None:
     folder = renamed("target", tmp_path / "other")
-    for more in ((), ("--scheme", "server")):
-        line = mistake("run", "x", "--target", str(folder), *more)
-        assert "another vocabulary than the draft model that ships with airdraft; name a draft model" in line
-        assert "draft model draft" not in line
+    line = mistake("run", "x", "--target", str(folder))
+    assert "another vocabulary than the draft model that ships with airdraft; name a draft model" in line
+    assert "or take none, --draft none --tokenizer MODEL" in line
+    assert "draft model draft" not in line
 
 
-def renamed(which: Literal["target", "draft"], folder: Path) -> Path:
-    """Half of the pair with another vocabulary: one token is called otherwise."""
-    copied(which, folder)
-    path = folder / "tokenizer.json"
-    content = json.loads(path.read_text("utf-8"))
-    vocab = content["model"]["vocab"]
-    renamed = max((token for token in vocab), key=lambda token: vocab[token])  # no merge is built on the last one
-    vocab["\x00renamed"] = vocab.pop(renamed)
-    content["model"]["merges"] = [
-        pair
-        for pair in content["model"]["merges"]
-        if "".join(pair if isinstance(pair, list) else pair.split()) != renamed
-    ]
-    path.write_text(json.dumps(content), "utf-8")
-    return folder
+def test_vocabularies_are_compared_before_any_weight_is_read(mistake: Run, tmp_path: Path) -> None:
+    target, draft = renamed("target", tmp_path / "target"), copied("draft", tmp_path / "draft")
+    for folder in (target, draft):
+        (folder / "model.onnx").write_bytes(b"not read")
+    line = mistake("run", "x", "--target", str(target), "--draft", str(draft))
+    assert f"{draft} and the target {target} do not share one vocabulary" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--scheme", "coupled"), "scheme coupled drafts, and there is no draft model; choose server or auto"),
+        (("--scheme", "stream"), "scheme stream drafts, and there is no draft model"),
+        (("--offline", "draft"), "offline is 'draft', and there is no draft model to write meanwhile; choose stall"),
+        (("--draft-engine", "hf"), "no draft runs on hf; name a draft, or leave the engine out"),
+        (("--tokenizer", "nothing"), "no model 'nothing'"),
+        (
+            ("--tokenizer", "chat-draft"),
+            "another vocabulary than the tokenizer here; name the target's own, --tokenizer",
+        ),
+    ],
+)
+def test_what_takes_a_draft(mistake: Run, edge: str, options: tuple[str, ...], words: str) -> None:
+    assert words in mistake("run", "x", "--edge", edge, "--draft", "none", *options)
+
+
+def test_a_tokenizer_beside_a_draft(mistake: Run, edge: str) -> None:
+    for words in (("run", "x"), ("device",)):
+        line = mistake(*words, "--edge", edge, "--tokenizer", "target")
+        assert "--tokenizer names target, and the draft draft has its own" in line
 
 
 def test_a_draft_of_another_vocabulary(mistake: Run, edge: str, tmp_path: Path) -> None:

@@ -6,14 +6,18 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airdraft import cli
 from airdraft.core.sampling import SamplingParams
+from airdraft.models import engines
 from airdraft.models.engines import load
 from airdraft.sim import alone
+
+from ..pairs import renamed
 
 PROMPT = "def parse(text):\n"
 Say = Callable[..., str]
@@ -66,6 +70,31 @@ def test_whatever_way_it_is_written_the_text_is_the_same(say: Say, words: tuple[
     if record["scheme"] == "coupled" or ("off" in words and "stream" in words):
         assert record["drafted"] > 0
         assert record["raced"] <= 1  # the last token has no draft
+
+
+@pytest.mark.parametrize(
+    "words", [("--draft", "none"), ("--draft", "none", "--scheme", "server"), ("--scheme", "server")]
+)
+def test_without_a_draft_no_model_is_loaded_and_the_edge_writes(
+    say: Say, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truly = truth()
+    monkeypatch.setattr(engines, "_make", lambda *_, **__: pytest.fail("a model was loaded"))
+    record: dict[str, Any] = json.loads(say("--json", *words))
+    assert (record["ids"], record["scheme"], record["drafted"]) == (truly, "server", 0)
+    assert record["forwards"] == 24
+
+
+def test_a_target_of_another_vocabulary_needs_no_option_for_a_text_without_drafts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = renamed("target", tmp_path / "other")
+    words = ("--target", str(folder), "--scheme", "server", "--max-tokens", "24", "--json")
+    monkeypatch.setattr(sys, "argv", ["airdraft", "run", PROMPT, *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out)["ids"] == truth()
 
 
 def test_auto_says_what_it_chose_and_why(say: Say) -> None:

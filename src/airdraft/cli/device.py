@@ -20,7 +20,7 @@ from airdraft.device.stall import STALL_S
 from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
-from airdraft.models.engines import load, resolve
+from airdraft.models.engines import draft_files, load_draft
 from airdraft.telemetry import logs
 from airdraft.telemetry.http import serving
 
@@ -33,6 +33,7 @@ def device(
     ],
     draft: options.Draft = "draft",
     draft_engine: options.DraftEngine = None,
+    tokenizer_of: options.TokenizerOf = None,
     name: Annotated[str, typer.Option(help="What clients call the model: the target's name.")] = "target",
     chat_template: options.ChatTemplateFile = None,
     host: options.Host = "127.0.0.1",
@@ -67,6 +68,10 @@ def device(
       airdraft device --edge ws://HOST:8571
       curl http://127.0.0.1:8572/v1/completions -H 'Content-Type: application/json' \\
         -d '{"model": "target", "prompt": "def f(x):", "max_tokens": 40}'
+
+    Without a draft it keeps texts alive over a bad link all the same:
+
+      airdraft device --edge ws://A:8571,ws://B:8571 --draft none --tokenizer MODEL
     """
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
         raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
@@ -75,8 +80,8 @@ def device(
     level = options.log_level(log_level)
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust = options.trusted(ca)
-    model, tokenizer = load(draft, engine=draft_engine)
-    template = ChatTemplate.of(resolve(draft, draft_engine), chat_template)
+    model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of)
+    template = ChatTemplate.of(draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of), chat_template)
     logs.configure(level, log_json)
 
     async def serve() -> None:

@@ -21,7 +21,20 @@ from airdraft.telemetry.trace import Traces
 
 NO_DRAFT = "draft"
 """What `--draft` is when it is not given: the one that ships."""
-Draft = Annotated[str, typer.Option(help="Draft MODEL, on this device.", rich_help_panel="Models")]
+Draft = Annotated[
+    str,
+    typer.Option(
+        help="Draft MODEL, on this device; none: the edge alone writes (scheme server).", rich_help_panel="Models"
+    ),
+]
+TokenizerOf = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Without a draft: the MODEL whose tokenizer is the target's. Its weights are not read.",
+        rich_help_panel="Models",
+    ),
+]
 Target = Annotated[str, typer.Option(help="Target MODEL, at the edge.", rich_help_panel="Models")]
 DraftEngine = Annotated[
     str | None,
@@ -221,5 +234,5 @@ def fitting(draft: str) -> Iterator[None]:
         raise RefusedError(
             error.code,
             "the target has another vocabulary than the draft model that ships with airdraft; name a draft model with "
-            "the target's own tokenizer, --draft MODEL",
+            "the target's own tokenizer, --draft MODEL, or take none, --draft none --tokenizer MODEL",
         ) from error

@@ -24,16 +24,18 @@ from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.core.schemes import SCHEMES, STREAM, named
+from airdraft.core.schemes import SCHEMES, SERVER, STREAM, named
 from airdraft.demo.show import TokenPrinter
 from airdraft.device.cost import CostMeter
 from airdraft.device.edges import Away, Connected, EdgesState
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
-from airdraft.errors import BadParameterError, LinkError
+from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
+from airdraft.models.engines import draft_files, load_draft, text_files
+from airdraft.models.imports.cache import text_folder
+from airdraft.models.nothing import NONE
 from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
 
@@ -53,6 +55,7 @@ def run(
     ] = None,
     draft: options.Draft = "draft",
     draft_engine: options.DraftEngine = None,
+    tokenizer_of: options.TokenizerOf = None,
     target: options.Target = "target",
     profile_name: options.Profile = "none",
     scheme: options.Scheme = "auto",
@@ -93,6 +96,9 @@ def run(
         )
     params = SamplingParams(temperature, top_k, top_p, min_p)
     _check(scheme, draft_length, rule, race)
+    draft, tokenizer_of = _needed(draft, draft_engine, tokenizer_of, scheme, offline, None if edge else target)
+    if draft == NONE and scheme == "auto":
+        scheme = SERVER
     spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always")
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
@@ -107,7 +113,9 @@ def run(
         urls = contextlib.nullcontext(edge)
 
     async def write() -> None:
-        model, tokenizer = load(draft, engine=draft_engine)
+        if edge is None:
+            _check_vocabulary(draft, draft_engine, tokenizer_of, target)
+        model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits)) if rule else None
         request = Request(
@@ -139,6 +147,30 @@ def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | 
         raise BadParameterError(f"rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
     if rule is not None and (scheme not in ROUNDS or draft_length is not None):
         raise BadParameterError(f"--rule takes the place of --draft-length, and needs --scheme {', '.join(ROUNDS)}")
+
+
+def _needed(
+    draft: str, engine: str | None, tokenizer: str | None, scheme: str, offline: str, target: str | None
+) -> tuple[str, str | None]:
+    """The draft to load, and the model whose tokenizer is read without one: `target`, where this command serves it."""
+    if scheme == SERVER and offline != "draft" and engine is None and tokenizer is None and draft != NONE:
+        # Its tokenizer is all that is needed of it. One that nobody named says nothing of another target's.
+        tokenizer = draft if draft != options.NO_DRAFT else None
+        draft = NONE
+    return draft, (tokenizer or target) if draft == NONE else tokenizer
+
+
+def _check_vocabulary(draft: str, engine: str | None, tokenizer: str | None, target: str) -> None:
+    """Compare the tokenizers before any weight is read. Raises: `RefusedError`, `ModelError`."""
+    if draft == NONE and tokenizer == target:
+        return
+    own = Tokenizer(text_folder(draft_files(draft, engine=engine, tokenizer=tokenizer)))
+    if own.digest != Tokenizer(text_files(target)).digest:
+        raise RefusedError(
+            Code.VOCABULARY,
+            f"{tokenizer or draft} and the target {target} do not share one vocabulary; pick a draft with the target's "
+            "own tokenizer, or take none, --draft none",
+        )
 
 
 @contextlib.asynccontextmanager

@@ -121,7 +121,11 @@ class EdgeConnection:
         finally:
             if client.welcome is None:
                 await client.close()
-        raise client._error(event)
+        error = client._error(event)
+        if not draft.max_context and isinstance(error, RefusedError) and error.code == Code.VOCABULARY:
+            what = "the target has another vocabulary than the tokenizer here; name the target's own, --tokenizer MODEL"
+            raise RefusedError(error.code, what)
+        raise error
 
     @property
     def alive(self) -> bool:

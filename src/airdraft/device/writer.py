@@ -14,10 +14,14 @@ import math
 import secrets
 import ssl as tls
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self, get_args
 
+from msgspec import structs
+
 from airdraft import values
+from airdraft.core import schemes
 from airdraft.core.events import Committed, Finished
 from airdraft.core.policy import Facts
 from airdraft.core.request import Request
@@ -71,6 +75,7 @@ class Writer:
 
         Args:
             edges: ws:// or wss://HOST:PORT, tried in this order; all must serve one and the same target.
+            draft: `NoDraft` for none: every text is then written by `server`.
             tokenizer, vocab_size: the digest and the size of the draft's vocabulary.
             offline: while no edge answers, `stall` waits, `error` raises at once, and `draft` waits and meanwhile
                 yields what the draft model would write, as `Unverified`.
@@ -97,6 +102,9 @@ class Writer:
         if not 0 <= stall_s < math.inf:
             what = f"stall-s is {stall_s:g}; give a time above 0, or 0 to wait for ever"
             raise BadParameterError(what, field="stall_s")
+        if offline == "draft" and not draft.max_context:
+            what = "offline is 'draft', and there is no draft model to write meanwhile; choose stall or error"
+            raise BadParameterError(what, field="offline")
         self._scheduler = Scheduler(OneByOne(draft), "draft")
         connect = functools.partial(
             EdgeConnection.connect,
@@ -165,6 +173,8 @@ class Writer:
         before an error stand.
         """
         values.instance(Request)("request", request)
+        if not self._draft.max_context:
+            request = _without_drafts(request)
         guess = None
         if self._offline == "draft":
             guess = Guess(request, self._scheduler, self._vocab_size, self._draft.eos_ids)
@@ -197,6 +207,18 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _without_drafts(request: Request) -> Request:
+    """The request of a device that has no draft model. Raises: `BadParameterError` for a scheme that drafts."""
+    if request.policy is not None:
+        return replace(request, scheme=structs.replace(request.scheme, name=schemes.SERVER), policy=None)
+    if schemes.traits(request.scheme.name).drafts:
+        what = (
+            f"scheme {request.scheme.name} drafts, and there is no draft model; choose server or auto, or name a draft"
+        )
+        raise BadParameterError(what, field="scheme")
+    return request
 
 
 class _Text:

@@ -15,10 +15,11 @@ from airdraft.models.folder import locate, name_of
 from airdraft.models.hf import HfModel
 from airdraft.models.imports.cache import imported, text_folder
 from airdraft.models.llamacpp import LlamaCppModel, gguf_file
+from airdraft.models.nothing import NONE, NoDraft
 from airdraft.models.onnx import OnnxModel, graph_path, weight_files
 from airdraft.models.sglang import SglangTarget
 from airdraft.models.steady import steadied
-from airdraft.models.text import Tokenizer
+from airdraft.models.text import Tokenizer, tokenizer_file
 from airdraft.models.vllm import VllmTarget
 from airdraft.models.weights import checkpoint_files, gguf_files, graph_files
 
@@ -80,6 +81,7 @@ HERE = tuple(name for name, entry in ENGINES.items() if not entry.remote)
 REMOTE = tuple(name for name, entry in ENGINES.items() if entry.remote)
 """Engines that are asked over HTTP; for targets only."""
 _DEFAULT = "onnx"
+_TARGET = "target"
 
 
 def load(
@@ -96,6 +98,34 @@ def load(
     model = _make(engine, path, name, threads=threads, sequences=DRAFTS)
     _check(name, path, model.eos_ids, model.vocab_size, tokenizer)
     return steadied(model) if steady else model, tokenizer
+
+
+def load_draft(
+    draft: str, *, engine: str | None = None, tokenizer: str | None = None
+) -> tuple[LanguageModel, Tokenizer]:
+    """What a device drafts with: the model called `draft`, or with `none` no model, and the target's tokenizer alone.
+
+    tokenizer: the model whose tokenizer that is; None: of `target`. None of its weights are read.
+    Raises: `ModelError` if either cannot be had, or an option is given that has no use.
+    """
+    if draft != NONE:
+        if tokenizer is not None:
+            raise ModelError(
+                f"--tokenizer names {tokenizer}, and the draft {draft} has its own; leave it out, or say --draft none"
+            )
+        return load(draft, engine=engine)
+    if engine is not None:
+        raise ModelError(f"no draft runs on {engine}; name a draft, or leave the engine out")
+    words = Tokenizer(draft_files(draft, tokenizer=tokenizer))
+    return NoDraft(words.vocab_size), words
+
+
+def draft_files(draft: str, *, engine: str | None = None, tokenizer: str | None = None) -> Path:
+    """Where tokenizer and chat template of a draft lie, or those that a device has without one; see `load_draft`.
+
+    Raises: `ModelError` if there is no such model.
+    """
+    return text_files(tokenizer or _TARGET) if draft == NONE else resolve(draft, engine)
 
 
 def load_target(
@@ -144,6 +174,17 @@ def resolve(name: str, engine: str | None = None) -> Path:
     if path.is_file() if engine == _DEFAULT else engine is None and _found(path) == "llamacpp":
         return imported(gguf_file(path))
     return path
+
+
+def text_files(name: str) -> Path:
+    """The folder of tokenizer and chat template of the model called `name`; of a hub model nothing else is downloaded.
+
+    Raises: `ModelError` if there is no such model.
+    """
+    path = locate(name, (), lambda folder: [])
+    if path.is_dir() and not tokenizer_file(path).is_file() and any(path.glob("*.gguf")):
+        path = gguf_file(path)
+    return text_folder(path)
 
 
 def _here(name: str, engine: str | None) -> tuple[Path, str]:
