@@ -26,6 +26,16 @@ from airdraft.telemetry.http import serving
 
 _log = logging.getLogger(__name__)
 
+_ApiKey = Annotated[
+    str | None, typer.Option(envvar="AIRDRAFT_API_KEY", help="What clients must present. Without it: nothing.")
+]
+_GiveUpS = Annotated[
+    float | None,
+    typer.Option(
+        "--give-up", help="Seconds that a text waits for an edge. Without it: for ever.", rich_help_panel="Link"
+    ),
+]
+
 
 def device(
     edge: Annotated[
@@ -39,16 +49,9 @@ def device(
     host: options.Host = "127.0.0.1",
     port: options.Port = 8572,
     allow_host: options.AllowHost = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="AIRDRAFT_API_KEY", help="What clients must present. Without it: nothing.")
-    ] = None,
+    api_key: _ApiKey = None,
     offline: options.Offline = "stall",
-    give_up_s: Annotated[
-        float | None,
-        typer.Option(
-            "--give-up", help="Seconds that a text waits for an edge. Without it: for ever.", rich_help_panel="Link"
-        ),
-    ] = None,
+    give_up_s: _GiveUpS = None,
     stall_s: options.StallS = STALL_S,
     token: options.Token = None,
     ca: options.Ca = None,

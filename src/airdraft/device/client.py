@@ -121,11 +121,7 @@ class EdgeConnection:
         finally:
             if client.welcome is None:
                 await client.close()
-        error = client._error(event)
-        if not draft.max_context and isinstance(error, RefusedError) and error.code == Code.VOCABULARY:
-            what = "the target has another vocabulary than the tokenizer here; name the target's own, --tokenizer MODEL"
-            raise RefusedError(error.code, what)
-        raise error
+        raise _in_words_of(draft, client._error(event))
 
     @property
     def alive(self) -> bool:
@@ -262,6 +258,14 @@ class EdgeConnection:
     def _error(self, event: Event | None = None) -> AirdraftError:
         """Return what to raise after `event`; None: the connection is over."""
         return _error_of(event, self.url, self._socket.close_code)
+
+
+def _in_words_of(draft: LanguageModel, error: AirdraftError) -> AirdraftError:
+    """The error of a greeting, which speaks of no draft model where there is none."""
+    if draft.max_context or not isinstance(error, RefusedError) or error.code != Code.VOCABULARY:
+        return error
+    what = "the target has another vocabulary than the tokenizer here; name the target's own, --tokenizer MODEL"
+    return RefusedError(error.code, what)
 
 
 def _error_of(event: Event | None, url: str, close_code: int | None) -> AirdraftError:
