@@ -125,7 +125,7 @@ def draft_files(draft: str, *, engine: str | None = None, tokenizer: str | None 
 
     Raises: `ModelError` if there is no such model.
     """
-    return text_files(tokenizer or _TARGET) if draft == NONE else resolve(draft, engine)
+    return text_files(tokenizer or _TARGET) if draft == NONE else _here(draft, engine)[0]
 
 
 def load_target(
