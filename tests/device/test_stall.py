@@ -33,8 +33,6 @@ from airdraft.core.text import Prefix
 from airdraft.device.client import EdgeConnection
 from airdraft.device.edges import STALL_REST_S, _rests
 from airdraft.errors import AirdraftError, Code, LinkError, RefusedError, StallError
-from airdraft.link.const import ConstLink
-from airdraft.link.relay import Relay
 from airdraft.models.base import FloatArray
 
 from ..edge.loopback import GREEDY, HOST, SCHEMES, TOKENIZER, VOCAB, Table, engine, request, run, started, truth, write
@@ -188,26 +186,51 @@ def test_an_edge_that_waits_for_a_slow_draft_owes_nothing(race: str) -> None:
     run(main)
 
 
+@contextlib.asynccontextmanager
+async def gated(port: int) -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """A port in front of another. What comes from there is carried only while the event is set."""
+    gate = asyncio.Event()
+    gate.set()
+
+    async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, opens: asyncio.Event | None) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(1 << 16):
+                if opens is not None:
+                    await opens.wait()
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection(HOST, port)
+        await asyncio.gather(carry(reader, forth, None), carry(back, writer, gate))
+
+    server = await asyncio.start_server(serve_one, HOST, 0)
+    try:
+        yield server.sockets[0].getsockname()[1], gate
+    finally:
+        server.close()
+
+
 def test_an_outage_is_the_links_and_no_stall() -> None:
     """Nothing comes back, so nothing says that the edge could have answered."""
 
     async def main() -> None:
         target = slow()
         async with (
-            started(target) as (server, url),
-            await Relay.start(ConstLink(math.inf, math.inf, 0.0), HOST, 0, HOST, server.port) as relay,
-            patient(f"ws://{HOST}:{relay.port}") as client,
+            started(target) as (server, _),
+            gated(server.port) as (port, gate),
+            patient(f"ws://{HOST}:{port}") as client,
         ):
-            assert url
             asked = request("server", GREEDY, max_tokens=200)
             text: list[int] = []
             task = asyncio.create_task(write(client, asked, text))
             while len(text) < 5:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
-            client._socket.transport.pause_reading()
+            gate.clear()
             await asyncio.sleep(4 * STALL_S)
             assert not task.done()
-            client._socket.transport.resume_reading()
+            gate.set()
             assert await task == truth(target, asked)
 
     run(main)

@@ -69,7 +69,7 @@ def test_a_row_of_each_engine(few: None, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_engine_that_fails_in_a_process_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"memory of onnx failed .*no model.onnx.*mend that engine"):
+    with pytest.raises(ModelError, match=r"memory of onnx failed .*no tokenizer.json.*mend that engine"):
         engines._memory_bytes("onnx", Models(str(tmp_path), "target"))
 
 
