@@ -78,6 +78,7 @@ async def _child(command: str, *options: str) -> AsyncIterator[dict[str, Any]]:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "airdraft", command, *options, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=errors,
+            start_new_session=True,  # Ctrl-C is for this process, which ends the others with its contexts
         )  # fmt: skip
         try:
             if process.stdout is None:

@@ -120,10 +120,15 @@ def _ask(process: subprocess.Popen[bytes], line: bytes) -> str:
     if process.stdin is None or process.stdout is None:
         raise _FailedError("its process has no pipes")
     answer = b""
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(line + b"\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(line + b"\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+    except KeyboardInterrupt:  # the next line would get the answer to this one
+        process.kill()
+        process.wait()
+        raise
     if not answer:
         process.wait()
         raise _FailedError(f"it took more than {CPU_S:g} s, or ended its process")

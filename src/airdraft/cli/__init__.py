@@ -12,6 +12,7 @@ import typer
 from airdraft.cli.bench import bench
 from airdraft.cli.bench_edge import capacity, engines, hostile, sessions
 from airdraft.cli.chaos import chaos
+from airdraft.cli.chat import chat
 from airdraft.cli.demo import demo
 from airdraft.cli.device import device
 from airdraft.cli.edge import edge
@@ -19,7 +20,7 @@ from airdraft.cli.fuzz import fuzz
 from airdraft.cli.gguf import gguf
 from airdraft.cli.import_ import import_
 from airdraft.cli.link import link
-from airdraft.cli.output import forgiving
+from airdraft.cli.output import forgiving, one_line
 from airdraft.cli.plan import plan
 from airdraft.cli.run import run
 from airdraft.cli.trace import trace
@@ -41,6 +42,7 @@ target alone would have written.
 [bold]Start here[/bold]
 
   airdraft demo                          every scheme side by side
+  airdraft chat                          several turns, with a chat pair
   airdraft run "def fibonacci(n):"       one text, from an edge of its own
   airdraft edge --port 8571              serve a target; then, on the device:
   airdraft run "def f(x):" --edge ws://HOST:8571
@@ -50,7 +52,7 @@ a hub id such as org/name.
 """,
 )
 
-for command in (demo, run, edge, device, link, plan, gguf, chaos, fuzz):
+for command in (demo, chat, run, edge, device, link, plan, gguf, chaos, fuzz):
     app.command()(command)
 app.command("import")(import_)
 for measurement in (engines, sessions, capacity, hostile):
@@ -64,11 +66,6 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         typer.echo(f"airdraft {__version__}")
         raise typer.Exit
-
-
-def one_line(message: str) -> str:
-    """`message` as a line of printable text: parts of it may come from a peer or a file."""
-    return "".join(char if char.isprintable() else " " for char in " ".join(message.split()))
 
 
 def main() -> None:

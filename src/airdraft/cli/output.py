@@ -25,6 +25,11 @@ SPELLING = "airdraft"
 """The name of that way to handle errors of an encoding."""
 
 
+def one_line(message: str) -> str:
+    """`message` as a line of printable text: parts of it may come from a peer or a file."""
+    return "".join(char if char.isprintable() else " " for char in " ".join(message.split()))
+
+
 class OutputError(AirdraftError):
     """Standard output takes no more."""
 

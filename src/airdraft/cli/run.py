@@ -121,7 +121,7 @@ def run(
         request = Request(
             tokenizer.encode(words), spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends
         )
-        async with urls as reached, _connected(
+        async with urls as reached, connected(
             reached, Paced(model, pace.draft_s), tokenizer, cast(Offline, offline), token, trust, stall_s
         ) as writer:  # fmt: skip
             if as_json:
@@ -174,7 +174,7 @@ def _check_vocabulary(draft: str, engine: str | None, tokenizer: str | None, tar
 
 
 @contextlib.asynccontextmanager
-async def _connected(
+async def connected(
     urls: str, model: LanguageModel, tokenizer: Tokenizer, offline: Offline, token: str | None,
     trust: ssl.SSLContext | None, stall_s: float,
 ) -> AsyncIterator[Writer]:  # fmt: skip

@@ -130,6 +130,11 @@ class Auto:
         self._runner_up = max(others, key=lambda each: each.tokens_per_s, default=None)
         return present.mode
 
+    @property
+    def mode(self) -> Mode | None:
+        """The last choice; None before the first."""
+        return self._present.mode if self._present is not None else None
+
     def _best(self, found: Sequence[Prediction], streamed: float | None, now: float) -> Prediction:
         racing = [each for each in found if each.mode.races]
         if not racing:

@@ -1,0 +1,1 @@
+"""A chat: several turns with one model, of which each is one text."""

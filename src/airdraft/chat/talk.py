@@ -1,0 +1,151 @@
+"""A talk with a model: its questions become prompts that fit the context, and its answers a history."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from airdraft.api.template import ChatTemplate
+from airdraft.chat.history import History, SavedChat, Turn, load, save
+from airdraft.control.auto import Auto
+from airdraft.core import schemes
+from airdraft.core.events import Committed, Finished
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Counts, Request
+from airdraft.core.sampling import SamplingParams
+from airdraft.core.schemes import SCHEMES
+from airdraft.device.writer import Writer, Written
+from airdraft.errors import BadParameterError, Code
+from airdraft.models.text import Tokenizer
+
+STOPPED = "stopped"
+"""Why an answer ended that was not written to its end, besides the reasons of `Finished`."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How answers are written. Raises: `BadParameterError` for a scheme that is unknown."""
+
+    params: SamplingParams
+    seed: int = 0
+    scheme: str = "auto"
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.scheme not in (*SCHEMES, "auto"):
+            known = ", ".join((*SCHEMES, "auto"))
+            raise BadParameterError(f"scheme {self.scheme!r} is unknown; choose one of {known}")
+        if not 0 <= self.seed < 1 << 63:
+            raise BadParameterError(f"seed is {self.seed}; give a whole number of at least 0, below 2^63")
+        if self.max_tokens < 1:
+            raise BadParameterError(f"max-tokens is {self.max_tokens}; give at least 1")
+
+
+@dataclass
+class Answer:
+    """An answer while it is written, and after."""
+
+    question: str
+    request: Request
+    context: int | None
+    """The target's context in tokens, if known."""
+    tokens: list[int] = field(default_factory=list)
+    reason: str = STOPPED
+
+    @property
+    def scheme(self) -> str:
+        """The scheme by which it was written last."""
+        policy = self.request.policy
+        mode = policy.mode if isinstance(policy, Auto) else None
+        return mode.scheme if mode is not None else self.request.scheme.name
+
+    def cut(self) -> str | None:
+        """Return why the answer is not whole; None if it is."""
+        if self.reason == "stop":
+            return None
+        length = len(self.request.prompt) + len(self.tokens)
+        if self.reason == "length" and self.context is not None and length >= self.context:
+            return f"cut off at the end of the context of {self.context} tokens"
+        if self.reason == "length":
+            return f"cut off after {len(self.tokens)} tokens, the most that were asked for"
+        return f"cut off after {len(self.tokens)} tokens"
+
+
+class Talk:
+    """Asks one model, turn by turn, over one writer."""
+
+    def __init__(self, writer: Writer, tokenizer: Tokenizer, template: ChatTemplate, settings: Settings) -> None:
+        self._writer, self._tokenizer, self._template = writer, tokenizer, template
+        self.settings = settings
+        self.history = History()
+
+    def prepare(self, question: str, counts: Counts) -> Answer:
+        """Return the answer to begin, with a prompt that leaves it room in the context.
+
+        That is `max_tokens`, or a quarter of the context if that is less. Where the history leaves less, the oldest
+        turns are left out from then on, until the prompt is no more than half of the context: so the next turns find
+        room, and a beginning that is read already. Raises: `BadParameterError` if the question alone does not fit.
+        """
+        context, settings, history = self._writer.context, self.settings, self.history
+        ids = self._ids(question)
+        if context is not None and len(ids) + min(settings.max_tokens, context // 4) > context:
+            while history.left_out < len(history.turns) and len(ids) > context // 2:
+                history.left_out += 1
+                ids = self._ids(question)
+            if len(ids) >= context:
+                what = f"the question is {len(ids)} tokens with what the system prompt and the chat template add"
+                raise BadParameterError(f"{what}, and the context {context}; shorten it", code=Code.CONTEXT)
+        automatic = settings.scheme == "auto"
+        policy = Auto(self._tokenizer.vocab_size, races=("always",)) if automatic else None
+        spec = SchemeSpec(schemes.STREAM if automatic else settings.scheme)
+        request = Request(ids, spec, settings.params, settings.seed, settings.max_tokens, policy=policy, counts=counts)
+        return Answer(question, request, context)
+
+    async def write(self, answer: Answer) -> AsyncGenerator[Written, None]:
+        """Yield the events of an answer, which takes what is committed. Raises: as `Writer.write`."""
+        async for event in self._writer.write(answer.request):
+            if isinstance(event, Committed):
+                answer.tokens += event.tokens
+            elif isinstance(event, Finished):
+                answer.reason = event.reason
+            yield event
+
+    def keep(self, answer: Answer) -> str:
+        """Put an answer into the history as far as it was committed, and return its text.
+
+        A question that was cut off before the first token is forgotten.
+        """
+        text = self._tokenizer.decode(answer.tokens)
+        if answer.tokens or answer.cut() is None:
+            self.history.turns.append(Turn(answer.question, text))
+        return text
+
+    def save(self, path: Path) -> None:
+        """Write the chat and its settings to a file. Raises: `BadParameterError`."""
+        settings = self.settings
+        params = msgspec.structs.asdict(settings.params)
+        save(SavedChat(self.history.said(), settings.seed, settings.scheme, **params), path)
+
+    def load(self, path: Path) -> None:
+        """Go on with the chat in a file, under its settings. Raises: `BadParameterError`, and nothing has changed."""
+        saved = load(path)
+        given = {name: getattr(saved, name) for name in SamplingParams.__struct_fields__}
+        given = {name: value for name, value in given.items() if value is not None}
+        try:
+            settings = replace(
+                self.settings,
+                params=msgspec.structs.replace(self.settings.params, **given),
+                seed=self.settings.seed if saved.seed is None else saved.seed,
+                scheme=saved.scheme or self.settings.scheme,
+            )
+        except BadParameterError as problem:
+            raise BadParameterError(f"{path}: {problem}") from problem
+        self.history.take(saved.messages)
+        self.settings = settings
+
+    def _ids(self, question: str) -> list[int]:
+        rendered = self._template.render(self.history.messages(question), {"add_generation_prompt": True})
+        return self._template.encode(rendered)

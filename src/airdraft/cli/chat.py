@@ -1,0 +1,110 @@
+"""`airdraft chat`: several turns with a model, drafted here and verified at an edge."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from typing import Annotated, cast
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from airdraft import local
+from airdraft.chat.talk import Settings, Talk
+from airdraft.cli import chosen, options
+from airdraft.cli.behind import Behind
+from airdraft.cli.conversing import Conversation
+from airdraft.cli.run import connected
+from airdraft.cli.typed import Typed
+from airdraft.demo.show import legend
+from airdraft.device.stall import STALL_S
+from airdraft.device.writer import Offline
+from airdraft.errors import BadParameterError
+from airdraft.models.engines import load, resolve
+
+
+def chat(
+    edge: Annotated[
+        str | None,
+        typer.Option(
+            help="The edge, ws:// or wss://HOST:PORT, or several with the same target: A,B. Without it, one is started "
+            "on this machine."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Target MODEL of an edge on this machine. Without it: {chosen.CHAT_TARGET}, which is downloaded once.",
+            rich_help_panel="Models",
+        ),
+    ] = None,
+    draft: options.Draft = chosen.CHAT_DRAFT,
+    draft_engine: options.DraftEngine = None,
+    chat_template: options.ChatTemplateFile = None,
+    system: Annotated[str | None, typer.Option(help="System prompt. Without it: the template's.")] = None,
+    scheme: options.Scheme = "auto",
+    temperature: chosen.Temperature = None,
+    top_k: chosen.TopK = None,
+    top_p: chosen.TopP = None,
+    min_p: chosen.MinP = None,
+    seed: options.Seed = 0,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", rich_help_panel="Sampling")] = 512,
+    uplink_mbps: options.Uplink = math.inf,
+    downlink_mbps: options.DownlinkRate = math.inf,
+    rtt_ms: options.Rtt = 0.0,
+    offline: options.Offline = "stall",
+    stall_s: options.StallS = STALL_S,
+    token: options.Token = None,
+    ca: options.Ca = None,
+    as_json: options.Json = False,
+    no_color: options.NoColor = False,
+) -> None:
+    """Chat with a model: answers are drafted here, verified at the edge, and coloured by how each token was won.
+
+    Ctrl-C stops an answer, Ctrl-D ends the chat, /help lists the commands. From a script, each line of standard
+    input is a message or a command:
+
+      printf 'Hello!\\nSay that in French.\\n' | airdraft chat --json
+
+    Without a draft model of the same vocabulary there is nothing to draft with: name one with --draft.
+    """
+    link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
+    emulated = link != local.Link(math.inf, math.inf, 0.0)
+    if edge is not None and (target is not None or emulated):
+        other = "--target" if target is not None else "an emulated link"
+        raise BadParameterError(f"--edge and {other} are given; that edge has its own, so leave one of them out")
+    if edge is None and offline != "stall":
+        raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
+    trust = options.trusted(ca)
+    given: dict[str, float | None] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    served = None if edge is not None else target or chosen.CHAT_TARGET
+    # What the target's own files say is better than what the draft's do, where they are here.
+    name = served or draft
+    place = resolve(name, None if served else draft_engine)
+    settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens)
+    template = chosen.template_of(place, name, chat_template)
+    model, tokenizer = load(draft, engine=draft_engine)
+    interactive = sys.stdin.isatty() and not as_json
+    console = Console(no_color=no_color, highlight=False)
+    notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
+    urls: contextlib.AbstractAsyncContextManager[str] = (
+        contextlib.nullcontext(edge) if served is None or edge is not None
+        else local.edge(served, "none", link if emulated else None)
+    )  # fmt: skip
+    # An edge that this command started does not come back once it is gone.
+    patience = cast(Offline, offline if edge is not None else "error")
+    with options.fitting(draft), Behind.started() as behind, behind.within(urls) as reached:
+        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s)
+        with behind.within(reaching) as writer:
+            talk = Talk(writer, tokenizer, template, settings)
+            talk.history.system = system
+            if interactive:
+                at = edge or "an edge on this machine"
+                notes.print(Text(f"{served or 'the target'} at {at}, drafted here by {draft}:"), soft_wrap=True)
+                notes.print(legend())
+                notes.print(Text("/help lists the commands, Ctrl-D ends the chat", "dim"))
+            Conversation(talk, writer, tokenizer, behind, console, notes, as_json, interactive).go_on(
+                Typed(interactive)
+            )

@@ -1,0 +1,74 @@
+"""What `airdraft chat` and `airdraft run --chat` choose where an option is left out: template and sampling."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from airdraft.api.template import ChatTemplate
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import BadParameterError, ModelError
+from airdraft.models.config import read_json, shown
+from airdraft.models.imports.cache import text_folder
+
+CHAT_TARGET, CHAT_DRAFT = "chat-target", "chat-draft"
+
+_ELSE = "Without it, in a chat: the model's own generation_config.json, or"
+Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {_ELSE} 0.7.", rich_help_panel="Sampling")]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", help=f"0 keeps every token. {_ELSE} 0.", rich_help_panel="Sampling")
+]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", help=f"1 keeps every token. {_ELSE} 1.", rich_help_panel="Sampling")
+]
+MinP = Annotated[
+    float | None, typer.Option("--min-p", help=f"0 keeps every token. {_ELSE} 0.", rich_help_panel="Sampling")
+]
+DEFAULTS: dict[str, float] = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def template_of(place: Path, name: str, file: Path | None) -> ChatTemplate:
+    """The chat template in `file`, or of the model called `name`, which lies at `place`. Raises: `ModelError`."""
+    template = ChatTemplate.of(place, file)
+    if template is None:
+        raise ModelError(
+            f"{name} has no chat template; name a chat model, as --target {CHAT_TARGET} --draft {CHAT_DRAFT}, or a "
+            "template, --chat-template FILE"
+        )
+    return template
+
+
+def sampling_of(place: Path | None, given: dict[str, float | None]) -> SamplingParams:
+    """The parameters that are `given`, for each other one what the model at `place` recommends, and else `DEFAULTS`.
+
+    The model recommends temperature, top_k, top_p and min_p in its generation_config.json, as for vLLM, which pays no
+    heed to `do_sample` either. A penalty that it recommends, too, is not done, and a line on standard error says so.
+    Raises: `ModelError` for a recommendation out of range, `BadParameterError` for what is given so.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    path = text_folder(place) / "generation_config.json" if place is not None else None
+    recommended = read_json(path) if path is not None and path.is_file() else {}
+    for name, default in DEFAULTS.items():
+        if name in chosen:
+            continue
+        value = recommended.get(name)
+        chosen[name] = default if value is None else _checked(path, name, value)
+    penalty = recommended.get("repetition_penalty")
+    if penalty not in (None, 1, 1.0):
+        print(  # noqa: T201
+            f"airdraft: {path} recommends repetition_penalty {shown(penalty)}, which airdraft does not have: texts are "
+            "written without it",
+            file=sys.stderr,
+        )
+    return SamplingParams(**chosen)  # type: ignore[arg-type]
+
+
+def _checked(path: Path | None, name: str, value: Any) -> Any:
+    try:
+        return getattr(SamplingParams(**{name: value}), name)
+    except BadParameterError as problem:
+        option = name.replace("_", "-")
+        raise ModelError(f"{path} says {name} = {shown(value)}, out of range; mend it ({problem}) or give --{option}")
