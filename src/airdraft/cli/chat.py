@@ -36,7 +36,7 @@ def chat(
     target: Annotated[
         str | None,
         typer.Option(
-            help=f"Target MODEL of an edge on this machine. Without it: {chosen.CHAT_TARGET}, which is downloaded once.",
+            help=f"Target MODEL of an edge on this machine. Without it: {chosen.CHAT_TARGET}, downloaded once.",
             rich_help_panel="Models",
         ),
     ] = None,
@@ -67,8 +67,6 @@ def chat(
     input is a message or a command:
 
       printf 'Hello!\\nSay that in French.\\n' | airdraft chat --json
-
-    Without a draft model of the same vocabulary there is nothing to draft with: name one with --draft.
     """
     link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
     emulated = link != local.Link(math.inf, math.inf, 0.0)
@@ -89,10 +87,11 @@ def chat(
     interactive = sys.stdin.isatty() and not as_json
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
-    urls: contextlib.AbstractAsyncContextManager[str] = (
-        contextlib.nullcontext(edge) if served is None or edge is not None
-        else local.edge(served, "none", link if emulated else None)
-    )  # fmt: skip
+    urls: contextlib.AbstractAsyncContextManager[str]
+    if edge is not None:
+        urls = contextlib.nullcontext(edge)
+    else:
+        urls = local.edge(name, "none", link if emulated else None)
     # An edge that this command started does not come back once it is gone.
     patience = cast(Offline, offline if edge is not None else "error")
     with options.fitting(draft), Behind.started() as behind, behind.within(urls) as reached:

@@ -71,4 +71,5 @@ def _checked(path: Path | None, name: str, value: Any) -> Any:
         return getattr(SamplingParams(**{name: value}), name)
     except BadParameterError as problem:
         option = name.replace("_", "-")
-        raise ModelError(f"{path} says {name} = {shown(value)}, out of range; mend it ({problem}) or give --{option}")
+        what = f"{path} says {name} = {shown(value)}, and {problem}"
+        raise ModelError(f"{what}; mend the file, or give --{option}") from problem

@@ -89,7 +89,8 @@ class Conversation:
         if message.startswith("//"):
             self._answer(message[1:])
         elif message.startswith("/"):
-            name, _, rest = message[1:].partition("\n" if "\n" in message.split(" ")[0] else " ")
+            name, *words = message[1:].split(maxsplit=1) or [""]
+            rest = words[0] if words else ""
             command = COMMANDS.get(name)
             if command is None:
                 known = ", ".join(f"/{each}" for each in COMMANDS)
@@ -98,7 +99,7 @@ class Conversation:
                 )
             if rest and not command.takes:
                 raise BadParameterError(f"/{name} takes nothing after it; leave {rest[:40]!r} out")
-            said = command.does(self, rest.strip())
+            said = command.does(self, rest)
             if said is not None:
                 self._say(said)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, first_line
 
 PROMPT, MORE = ">>> ", "... "
 _MARK = '"""'
@@ -73,5 +73,5 @@ class Typed:
         except EOFError:
             return None
         except UnicodeError as error:
-            raise BadParameterError(f"standard input is not UTF-8 text ({error.reason}); convert it first") from error
+            raise BadParameterError(f"standard input is not UTF-8 text ({first_line(error)}); convert it first") from error
         return line.rstrip("\r\n")
