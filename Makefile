@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo chat test check clean
 
 help:
 	@echo "make install   set up .venv with airdraft and nothing more"
 	@echo "make demo      see device and edge write a text over a slow link"
+	@echo "make chat      chat with a model that is drafted here and verified by an edge (98 MB to download, once)"
 	@echo "make test      run the tests"
 	@echo "make check     lint, format, types, layers and shape"
 	@echo "make clean     remove .venv and what the tools left"
@@ -18,6 +19,9 @@ install: .venv/.installed
 
 demo: .venv/.installed
 	@$(BIN)/airdraft demo
+
+chat: .venv/.installed
+	@$(BIN)/airdraft chat $(ARGS)
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest

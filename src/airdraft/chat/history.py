@@ -36,7 +36,7 @@ class SavedChat(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Turn:
+class Exchange:
     """A question and its answer, or what was committed of it."""
 
     question: str
@@ -49,7 +49,7 @@ class History:
 
     system: str | None = None
     """The system prompt; None leaves it to the chat template."""
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Exchange] = field(default_factory=list)
     left_out: int = 0
     """Oldest turns that no longer go into a prompt."""
 
@@ -74,7 +74,7 @@ class History:
                 raise BadParameterError(f"message {at + 1 + (system is not None)} is the {each.role}'s out of turn")
         if len(rest) % 2:
             raise BadParameterError("the last message is a question without an answer")
-        self.turns = [Turn(asked.content, told.content) for asked, told in zip(rest[::2], rest[1::2], strict=True)]
+        self.turns = [Exchange(asked.content, told.content) for asked, told in zip(rest[::2], rest[1::2], strict=True)]
         self.system, self.left_out = system, 0
 
 

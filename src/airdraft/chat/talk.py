@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from airdraft.api.template import ChatTemplate
-from airdraft.chat.history import History, SavedChat, Turn, load, save
+from airdraft.chat.history import Exchange, History, SavedChat, load, save
 from airdraft.control.auto import Auto
 from airdraft.core import schemes
 from airdraft.core.events import Committed, Finished
@@ -45,7 +45,7 @@ class Settings:
 
 
 @dataclass
-class Answer:
+class Reply:
     """An answer while it is written, and after."""
 
     question: str
@@ -82,7 +82,7 @@ class Talk:
         self.settings = settings
         self.history = History()
 
-    def prepare(self, question: str, counts: Counts) -> Answer:
+    def prepare(self, question: str, counts: Counts) -> Reply:
         """Return the answer to begin, with a prompt that leaves it room in the context.
 
         That is `max_tokens`, or a quarter of the context if that is less. Where the history leaves less, the oldest
@@ -102,9 +102,9 @@ class Talk:
         policy = Auto(self._tokenizer.vocab_size, races=("always",)) if automatic else None
         spec = SchemeSpec(schemes.STREAM if automatic else settings.scheme)
         request = Request(ids, spec, settings.params, settings.seed, settings.max_tokens, policy=policy, counts=counts)
-        return Answer(question, request, context)
+        return Reply(question, request, context)
 
-    async def write(self, answer: Answer) -> AsyncGenerator[Written, None]:
+    async def write(self, answer: Reply) -> AsyncGenerator[Written, None]:
         """Yield the events of an answer, which takes what is committed. Raises: as `Writer.write`."""
         async for event in self._writer.write(answer.request):
             if isinstance(event, Committed):
@@ -113,14 +113,14 @@ class Talk:
                 answer.reason = event.reason
             yield event
 
-    def keep(self, answer: Answer) -> str:
+    def keep(self, answer: Reply) -> str:
         """Put an answer into the history as far as it was committed, and return its text.
 
         A question that was cut off before the first token is forgotten.
         """
         text = self._tokenizer.decode(answer.tokens)
         if answer.tokens or answer.cut() is None:
-            self.history.turns.append(Turn(answer.question, text))
+            self.history.turns.append(Exchange(answer.question, text))
         return text
 
     def save(self, path: Path) -> None:
@@ -147,5 +147,10 @@ class Talk:
         self.settings = settings
 
     def _ids(self, question: str) -> list[int]:
-        rendered = self._template.render(self.history.messages(question), {"add_generation_prompt": True})
-        return self._template.encode(rendered)
+        return prompt_of(self._template, question, self.history)
+
+
+def prompt_of(template: ChatTemplate, question: str, history: History | None = None) -> list[int]:
+    """Return the prompt of a question after a history. Raises: `BadParameterError`."""
+    messages = (history or History()).messages(question)
+    return template.encode(template.render(messages, {"add_generation_prompt": True}))

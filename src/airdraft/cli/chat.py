@@ -16,13 +16,15 @@ from airdraft.chat.talk import Settings, Talk
 from airdraft.cli import chosen, options
 from airdraft.cli.behind import Behind
 from airdraft.cli.conversing import Conversation
-from airdraft.cli.run import connected
+from airdraft.cli.run import check_vocabulary, connected, emulated_link
 from airdraft.cli.typed import Typed
+from airdraft.core.schemes import SERVER
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline
 from airdraft.errors import BadParameterError
-from airdraft.models.engines import load, resolve
+from airdraft.models.engines import draft_files, load_draft, resolve
+from airdraft.models.nothing import NONE
 
 
 def chat(
@@ -42,6 +44,7 @@ def chat(
     ] = None,
     draft: options.Draft = chosen.CHAT_DRAFT,
     draft_engine: options.DraftEngine = None,
+    tokenizer_of: options.TokenizerOf = None,
     chat_template: options.ChatTemplateFile = None,
     system: Annotated[str | None, typer.Option(help="System prompt. Without it: the template's.")] = None,
     scheme: options.Scheme = "auto",
@@ -68,30 +71,30 @@ def chat(
 
       printf 'Hello!\\nSay that in French.\\n' | airdraft chat --json
     """
-    link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
-    emulated = link != local.Link(math.inf, math.inf, 0.0)
-    if edge is not None and (target is not None or emulated):
-        other = "--target" if target is not None else "an emulated link"
-        raise BadParameterError(f"--edge and {other} are given; that edge has its own, so leave one of them out")
+    link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
+    if edge is not None and target is not None:
+        raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
     if edge is None and offline != "stall":
         raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
     trust = options.trusted(ca)
-    given: dict[str, float | None] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    given = chosen.given(temperature, top_k, top_p, min_p)
     served = None if edge is not None else target or chosen.CHAT_TARGET
     # What the target's own files say is better than what the draft's do, where they are here.
     name = served or draft
-    place = resolve(name, None if served else draft_engine)
+    place = resolve(name) if served else draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of)
+    if draft == NONE:
+        scheme = SERVER if scheme == "auto" else scheme
+        tokenizer_of = tokenizer_of or served
     settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens)
     template = chosen.template_of(place, name, chat_template)
-    model, tokenizer = load(draft, engine=draft_engine)
+    if served is not None:
+        check_vocabulary(draft, draft_engine, tokenizer_of, served)
+    model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of)
     interactive = sys.stdin.isatty() and not as_json
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
     urls: contextlib.AbstractAsyncContextManager[str]
-    if edge is not None:
-        urls = contextlib.nullcontext(edge)
-    else:
-        urls = local.edge(name, "none", link if emulated else None)
+    urls = contextlib.nullcontext(edge) if edge is not None else local.edge(name, "none", link)
     # An edge that this command started does not come back once it is gone.
     patience = cast(Offline, offline if edge is not None else "error")
     with options.fitting(draft), Behind.started() as behind, behind.within(urls) as reached:
@@ -101,7 +104,8 @@ def chat(
             talk.history.system = system
             if interactive:
                 at = edge or "an edge on this machine"
-                notes.print(Text(f"{served or 'the target'} at {at}, drafted here by {draft}:"), soft_wrap=True)
+                by = "without a draft" if draft == NONE else f"drafted here by {draft}"
+                notes.print(Text(f"{served or 'the target'} at {at}, {by}:"), soft_wrap=True)
                 notes.print(legend())
                 notes.print(Text("/help lists the commands, Ctrl-D ends the chat", "dim"))
             Conversation(talk, writer, tokenizer, behind, console, notes, as_json, interactive).go_on(

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from airdraft.api.template import ChatTemplate
+from airdraft.cli import options
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.config import read_json, shown
+from airdraft.models.engines import draft_files, resolve
 from airdraft.models.imports.cache import text_folder
 
 CHAT_TARGET, CHAT_DRAFT = "chat-target", "chat-draft"
@@ -27,7 +29,36 @@ TopP = Annotated[
 MinP = Annotated[
     float | None, typer.Option("--min-p", help=f"0 keeps every token. {_ELSE} 0.", rich_help_panel="Sampling")
 ]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="PROMPT is a question: apply the model's chat template.", rich_help_panel="Models"),
+]
 DEFAULTS: dict[str, float] = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def models(
+    chat: bool,
+    template: Path | None,
+    draft: str,
+    engine: str | None,
+    tokenizer: str | None,
+    target: str,
+    own_edge: bool,
+) -> tuple[str, str, Path | None]:
+    """The draft and the target of `airdraft run`, and for a chat where the files lie that say how to ask.
+
+    In a chat the chat pair takes the place of models that are not named: the others have no chat template.
+    Raises: `ModelError`, and `BadParameterError` for a template without a chat.
+    """
+    if not chat:
+        if template is not None:
+            raise BadParameterError("--chat-template is for a question; give --chat, too, or leave it out")
+        return draft, target, None
+    if template is None:
+        draft = CHAT_DRAFT if draft == options.NO_DRAFT else draft
+        target = CHAT_TARGET if target == "target" else target
+    place = resolve(target) if own_edge else draft_files(draft, engine=engine, tokenizer=tokenizer)
+    return draft, target, place
 
 
 def template_of(place: Path, name: str, file: Path | None) -> ChatTemplate:
@@ -41,14 +72,21 @@ def template_of(place: Path, name: str, file: Path | None) -> ChatTemplate:
     return template
 
 
-def sampling_of(place: Path | None, given: dict[str, float | None]) -> SamplingParams:
-    """The parameters that are `given`, for each other one what the model at `place` recommends, and else `DEFAULTS`.
+def given(
+    temperature: float | None, top_k: float | None, top_p: float | None, min_p: float | None
+) -> dict[str, float | None]:
+    """Sampling options by name; None for one that was left out."""
+    return dict(zip(DEFAULTS, (temperature, top_k, top_p, min_p), strict=True))
+
+
+def sampling_of(place: Path | None, options_given: dict[str, float | None]) -> SamplingParams:
+    """The parameters that are given, for each other one what the model at `place` recommends, and else `DEFAULTS`.
 
     The model recommends temperature, top_k, top_p and min_p in its generation_config.json, as for vLLM, which pays no
     heed to `do_sample` either. A penalty that it recommends, too, is not done, and a line on standard error says so.
     Raises: `ModelError` for a recommendation out of range, `BadParameterError` for what is given so.
     """
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in options_given.items() if value is not None}
     path = text_folder(place) / "generation_config.json" if place is not None else None
     recommended = read_json(path) if path is not None and path.is_file() else {}
     for name, default in DEFAULTS.items():

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from airdraft.chat.talk import Answer, Settings, Talk
+from airdraft.chat.talk import Reply, Settings, Talk
 from airdraft.cli.behind import Behind
+from airdraft.cli.commands import COMMANDS, Command
 from airdraft.cli.output import OutputError, one_line
 from airdraft.cli.typed import Typed
 from airdraft.core.events import Committed
@@ -25,18 +23,6 @@ from airdraft.device.offline import Corrected, Unverified
 from airdraft.device.writer import Writer
 from airdraft.errors import AirdraftError, BadParameterError
 from airdraft.models.text import Tokenizer
-
-N = TypeVar("N", int, float)
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a person or a script may ask for between two messages."""
-
-    does: Callable[[Conversation, str], str | None]
-    """Takes what follows the command's name, and returns what to say."""
-    takes: str
-    what: str
 
 
 class Conversation:
@@ -55,8 +41,13 @@ class Conversation:
         self._console, self._notes = console, notes
         self._as_json, self._interactive = as_json, interactive
         self._spent = CostMeter()
-        self._last: Answer | None = None
+        self._last: Reply | None = None
         self._over = False
+        self._commands = COMMANDS | {
+            "stats": Command(lambda *_: self._stats(), "", "what this chat has cost so far"),
+            "help": Command(lambda *_: self._help(), "", "these lines"),
+            "exit": Command(lambda *_: self._exit(), "", "end the chat"),
+        }
 
     def go_on(self, typed: Typed) -> None:
         """Converse. Raises: an `AirdraftError`, or `KeyboardInterrupt`, of a chat that is not interactive."""
@@ -91,15 +82,15 @@ class Conversation:
         elif message.startswith("/"):
             name, *words = message[1:].split(maxsplit=1) or [""]
             rest = words[0] if words else ""
-            command = COMMANDS.get(name)
+            command = self._commands.get(name)
             if command is None:
-                known = ", ".join(f"/{each}" for each in COMMANDS)
+                known = ", ".join(f"/{each}" for each in self._commands)
                 raise BadParameterError(
                     f"there is no command /{name}; take one of {known}, or begin a question with //"
                 )
             if rest and not command.takes:
                 raise BadParameterError(f"/{name} takes nothing after it; leave {rest[:40]!r} out")
-            said = command.does(self, rest)
+            said = command.does(self._talk, rest)
             if said is not None:
                 self._say(said)
         else:
@@ -145,7 +136,7 @@ class Conversation:
         elif isinstance(event, Corrected) and self._console.is_terminal:
             printer.corrected(event)
 
-    def _ended(self, answer: Answer, cost: CostMeter, first_s: float | None, left_out: int) -> None:
+    def _ended(self, answer: Reply, cost: CostMeter, first_s: float | None, left_out: int) -> None:
         text = self._talk.keep(answer)
         self._last = answer
         spent = self._spent
@@ -173,7 +164,7 @@ class Conversation:
         if not self._interactive:
             self._console.print()
 
-    def _status(self, answer: Answer, cost: CostMeter, first_s: float | None, rtt_s: float | None) -> list[str]:
+    def _status(self, answer: Reply, cost: CostMeter, first_s: float | None, rtt_s: float | None) -> list[str]:
         parts = [f"{len(answer.tokens)} tokens in {cost.seconds:.2f} s"]
         if first_s is not None:
             parts[0] += f" (the first after {first_s:.2f})"
@@ -189,37 +180,7 @@ class Conversation:
         facts = self._behind.call(self._writer.facts)
         return None if facts is None else facts.rtt_s
 
-    def _change(self, **changed: Any) -> None:
-        self._talk.settings = replace(self._talk.settings, **changed)
-
-    def system(self, words: str) -> str:
-        """`/system`."""
-        history = self._talk.history
-        if words:
-            history.system = None if words == "-" else words
-        return "no system prompt but the template's" if history.system is None else f"system prompt: {history.system}"
-
-    def seed(self, words: str) -> str:
-        """`/seed`."""
-        if words:
-            self._change(seed=_number("seed", words, int))
-        return f"seed {self._talk.settings.seed}"
-
-    def temperature(self, words: str) -> str:
-        """`/temperature`."""
-        params = self._talk.settings.params
-        if words:
-            self._change(params=msgspec.structs.replace(params, temperature=_number("temperature", words, float)))
-        return f"temperature {self._talk.settings.params.temperature:g}"
-
-    def scheme(self, words: str) -> str:
-        """`/scheme`."""
-        if words:
-            self._change(scheme=words)
-        return f"scheme {self._talk.settings.scheme}"
-
-    def stats(self, _: str) -> str | None:
-        """`/stats`."""
+    def _stats(self) -> str | None:
         history, settings, last = self._talk.history, self._talk.settings, self._last
         figures, rtt_s = self._spent.figures(), self._rtt_s()
         filled = len(last.request.prompt) + len(last.tokens) if last is not None else 0
@@ -237,48 +198,14 @@ class Conversation:
                 lines.append(f"{name:>20}  {value:.4g}" if isinstance(value, float) else f"{name:>20}  {value}")
         return "\n".join(lines)
 
-    def save(self, words: str) -> str:
-        """`/save`."""
-        path = _file("save", words)
-        self._talk.save(path)
-        return f"{len(self._talk.history.turns)} turns are in {path}"
+    def _help(self) -> str:
+        lines = [f"  {f'/{name} {command.takes}':<20}{command.what}" for name, command in self._commands.items()]
+        lines.append('  a line that ends in \\ goes on in the next; """ begins and ends a longer message')
+        lines.append("  Ctrl-C stops an answer; twice, Ctrl-D or /exit ends the chat; // begins a question with /")
+        return "\n".join(lines)
 
-    def load(self, words: str) -> str:
-        """`/load`."""
-        path = _file("load", words)
-        self._talk.load(path)
-        return f"the chat goes on after {len(self._talk.history.turns)} turns of {path}"
-
-    def clear(self, _: str) -> str:
-        """`/clear`."""
-        self._talk.history.take([each for each in self._talk.history.said() if each.role == "system"])
-        return "a new chat, with the same system prompt and settings"
-
-    def help(self, _: str) -> str:
-        """`/help`."""
-        lines = [f"  {f'/{name} {command.takes}':<20}{command.what}" for name, command in COMMANDS.items()]
-        return "\n".join(
-            [*lines, '  a line that ends in \\ goes on in the next; """ begins and ends a longer message', "  "
-             "Ctrl-C stops an answer; twice, Ctrl-D or /exit ends the chat; // begins a question with /"]
-        )  # fmt: skip
-
-    def exit(self, _: str) -> None:
-        """`/exit`."""
+    def _exit(self) -> None:
         self._over = True
-
-
-COMMANDS = {
-    "system": Command(Conversation.system, "[TEXT]", "the system prompt from now on; - takes it away"),
-    "seed": Command(Conversation.seed, "[N]", "the seed of the next answers"),
-    "temperature": Command(Conversation.temperature, "[T]", "their temperature; 0 is greedy"),
-    "scheme": Command(Conversation.scheme, "[NAME]", "how they are written"),
-    "stats": Command(Conversation.stats, "", "what this chat has cost so far"),
-    "save": Command(Conversation.save, "FILE", "write chat and settings to a file"),
-    "load": Command(Conversation.load, "FILE", "go on with the chat in a file"),
-    "clear": Command(Conversation.clear, "", "forget what was said"),
-    "help": Command(Conversation.help, "", "these lines"),
-    "exit": Command(Conversation.exit, "", "end the chat"),
-}
 
 
 def _shown(settings: Settings) -> dict[str, Any]:
@@ -286,19 +213,3 @@ def _shown(settings: Settings) -> dict[str, Any]:
         "scheme": settings.scheme, "seed": settings.seed, "max_tokens": settings.max_tokens,
         **msgspec.structs.asdict(settings.params),
     }  # fmt: skip
-
-
-def _file(command: str, words: str) -> Path:
-    if not words or "\0" in words:
-        raise BadParameterError(f"/{command} needs a file; name one, /{command} FILE")
-    try:
-        return Path(words).expanduser()
-    except RuntimeError as problem:  # no such home
-        raise BadParameterError(f"{words} cannot be found ({problem}); name another file") from problem
-
-
-def _number(command: str, words: str, kind: type[N]) -> N:
-    try:
-        return kind(words)
-    except ValueError as problem:
-        raise BadParameterError(f"/{command} takes a number, not {words[:40]!r}") from problem

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.text import Text
 
 from airdraft import local
-from airdraft.cli import options
+from airdraft.chat.talk import prompt_of
+from airdraft.cli import chosen, options
 from airdraft.control.auto import Auto
 from airdraft.control.facts import wire
 from airdraft.control.lengths import RULES
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
-from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import SCHEMES, SERVER, STREAM, named
 from airdraft.demo.show import TokenPrinter
 from airdraft.device.cost import CostMeter
@@ -57,6 +57,8 @@ def run(
     draft_engine: options.DraftEngine = None,
     tokenizer_of: options.TokenizerOf = None,
     target: options.Target = "target",
+    chat: chosen.Chat = False,
+    chat_template: options.ChatTemplateFile = None,
     profile_name: options.Profile = "none",
     scheme: options.Scheme = "auto",
     draft_length: options.DraftLength = None,
@@ -65,10 +67,10 @@ def run(
     k: options.K = 64,
     bits: options.Bits = 16,
     downlink: options.Downlink = "row",
-    temperature: options.Temperature = 0.7,
-    top_k: options.TopK = 0,
-    top_p: options.TopP = 1.0,
-    min_p: options.MinP = 0.0,
+    temperature: chosen.Temperature = None,
+    top_k: chosen.TopK = None,
+    top_p: chosen.TopP = None,
+    min_p: chosen.MinP = None,
     seed: options.Seed = 0,
     max_tokens: options.MaxTokens = 128,
     uplink_mbps: options.Uplink = math.inf,
@@ -87,18 +89,15 @@ def run(
     cyan ones came on top; the rest the edge wrote by itself while no draft was
     at hand. A rate or a round-trip time emulates a link between this device and
     an edge that it starts itself.
+
+    With --chat, PROMPT is a question, for the chat pair if no model is named.
     """
-    link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
-    emulated = link != local.Link(math.inf, math.inf, 0.0)
-    if edge is not None and emulated:
-        raise BadParameterError(
-            "--edge and an emulated link are given; put `airdraft link --to EDGE` between, and pass its address"
-        )
-    params = SamplingParams(temperature, top_k, top_p, min_p)
+    link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
+    draft, target, place = chosen.models(chat, chat_template, draft, draft_engine, tokenizer_of, target, edge is None)
+    params = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p))
     _check(scheme, draft_length, rule, race)
     draft, tokenizer_of = _needed(draft, draft_engine, tokenizer_of, scheme, offline, None if edge else target)
-    if draft == NONE and scheme == "auto":
-        scheme = SERVER
+    scheme = SERVER if draft == NONE and scheme == "auto" else scheme
     spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always")
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
@@ -108,19 +107,20 @@ def run(
         if offline != "stall":
             raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
         offline = "error"  # an edge that this command started does not come back once it is gone
-        urls = local.edge(target, profile_name, link if emulated else None)
+        urls = local.edge(target, profile_name, link)
     else:
         urls = contextlib.nullcontext(edge)
 
+    template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
+
     async def write() -> None:
         if edge is None:
-            _check_vocabulary(draft, draft_engine, tokenizer_of, target)
+            check_vocabulary(draft, draft_engine, tokenizer_of, target)
         model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits)) if rule else None
-        request = Request(
-            tokenizer.encode(words), spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends
-        )
+        ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
+        request = Request(ids, spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends)
         async with urls as reached, connected(
             reached, Paced(model, pace.draft_s), tokenizer, cast(Offline, offline), token, trust, stall_s
         ) as writer:  # fmt: skip
@@ -128,11 +128,24 @@ def run(
                 await _as_json(writer, request, tokenizer, profile_name)
             else:
                 console = Console(no_color=no_color, highlight=False)
-                console.print(Text(words, "dim"), end="", soft_wrap=True)
+                if template is None:
+                    console.print(Text(words, "dim"), end="", soft_wrap=True)
                 await _as_text(writer, request, tokenizer, profile_name, console)
 
     with options.fitting(draft):
         asyncio.run(write())
+
+
+def emulated_link(edge: str | None, uplink_mbps: float, downlink_mbps: float, rtt_ms: float) -> local.Link | None:
+    """The link to emulate, if any. Raises: `BadParameterError` for one to an edge that is elsewhere."""
+    link = local.Link(uplink_mbps, downlink_mbps, rtt_ms)
+    if link == local.Link(math.inf, math.inf, 0.0):
+        return None
+    if edge is not None:
+        raise BadParameterError(
+            "--edge and an emulated link are given; put `airdraft link --to EDGE` between, and pass its address"
+        )
+    return link
 
 
 def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | None) -> None:
@@ -160,7 +173,7 @@ def _needed(
     return draft, (tokenizer or target) if draft == NONE else tokenizer
 
 
-def _check_vocabulary(draft: str, engine: str | None, tokenizer: str | None, target: str) -> None:
+def check_vocabulary(draft: str, engine: str | None, tokenizer: str | None, target: str) -> None:
     """Compare the tokenizers before any weight is read. Raises: `RefusedError`, `ModelError`."""
     if draft == NONE and tokenizer == target:
         return

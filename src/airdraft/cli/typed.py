@@ -73,5 +73,7 @@ class Typed:
         except EOFError:
             return None
         except UnicodeError as error:
-            raise BadParameterError(f"standard input is not UTF-8 text ({first_line(error)}); convert it first") from error
+            raise BadParameterError(
+                f"standard input is not UTF-8 text ({first_line(error)}); convert it first"
+            ) from error
         return line.rstrip("\r\n")
