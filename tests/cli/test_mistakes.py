@@ -101,11 +101,15 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("plan", "--probe", "nonsense"), "'nonsense' is no address", "ws://HOST:PORT"),
         (("plan", "--probe", "ws://h:1", "--draft", "nope"), "no model 'nope'", "hub id"),
         (("edge", "--max-draft", "0"), "--max-draft", "at least 1"),
-        (("edge", "--engine", "nope"), "no engine 'nope'", "onnx, hf, llamacpp, vllm, sglang"),
+        (("edge", "--engine", "nope"), "no engine 'nope'", "onnx, hf, llamacpp, vllm, sglang, llamaserver"),
         (("run", "x", "--draft-engine", "nope"), "no engine 'nope'", "onnx, hf, llamacpp"),
         (("run", "x", "--draft-engine", "vllm"), "vllm serves targets", "onnx, hf, llamacpp"),
         (("edge", "--engine", "vllm"), "name where it is", "--url http://HOST:PORT"),
-        (("edge", "--url", "http://h:1"), "a URL is for the engines vllm, sglang", "name one with --engine"),
+        (
+            ("edge", "--url", "http://h:1"),
+            "for the engines vllm, sglang, llamaserver",
+            "name one with --engine",
+        ),
         (
             ("edge", "--engine", "sglang", "--url", "http://127.0.0.1:9"),
             "127.0.0.1:9 cannot be reached",

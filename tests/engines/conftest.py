@@ -13,6 +13,7 @@ from airdraft.models.engines import ENGINES, load, load_target
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 
+from ..models.llama_server import llama_server
 from ..models.vllm_server import python_with_vllm, vllm_server
 
 Tmp = pytest.TempPathFactory
@@ -42,7 +43,20 @@ def _server(tmp: Tmp) -> Iterator[TargetEngine]:
         yield load_target("target", engine="vllm", urls=[server.url])[0]
 
 
-OTHERWISE = {"hf": _one_thread, "llamacpp": _file, "vllm": _server}
+@contextmanager
+def _llama_server(tmp: Tmp) -> Iterator[TargetEngine]:
+    """A real llama-server with four slots."""
+    pytest.importorskip("xllamacpp", reason="needs xllamacpp, which holds a llama-server")
+    pytest.importorskip("gguf", reason="needs the extra llamacpp")
+    from airdraft.models.gguf import write_gguf
+
+    file: Path = tmp.mktemp("gguf") / "target.gguf"
+    write_gguf(shipped("target"), file)
+    with llama_server(file) as url:
+        yield load_target("target", engine="llamaserver", urls=[url])[0]
+
+
+OTHERWISE = {"hf": _one_thread, "llamacpp": _file, "vllm": _server, "llamaserver": _llama_server}
 """Engines that need more than the name of the shipped target."""
 ABSENT = {"sglang"}
 """Engines that nothing here can run: SGLang needs a GPU."""

@@ -14,7 +14,7 @@ from airdraft.models.engines import ENGINES, HERE, REMOTE, load, load_target, re
 
 def test_the_names_in_the_order_of_the_help_texts() -> None:
     assert HERE == ("onnx", "hf", "llamacpp")
-    assert REMOTE == ("vllm", "sglang")
+    assert REMOTE == ("vllm", "sglang", "llamaserver")
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 
 def test_names_that_do_not_fit() -> None:
-    with pytest.raises(ModelError, match=r"^no engine 'mlx'; choose one of onnx, hf, llamacpp, vllm, sglang$"):
+    with pytest.raises(ModelError, match=r"^no engine 'mlx'; .* of onnx, hf, llamacpp, vllm, sglang, llamaserver$"):
         load("draft", engine="mlx")
     with pytest.raises(ModelError, match=r"^vllm serves targets; a model here runs on onnx, hf, llamacpp$"):
         load("draft", engine="vllm")
     with pytest.raises(ModelError, match=r"^sglang runs elsewhere; name where it is, --url"):
         load_target("target", engine="sglang")
-    with pytest.raises(ModelError, match=r"^a URL is for the engines vllm, sglang; name one with --engine"):
+    with pytest.raises(ModelError, match=r"^a URL is for the engines vllm, sglang, llamaserver; name one"):
         load_target("target", engine="onnx", urls=["http://127.0.0.1:1"])
 
 
@@ -78,5 +78,5 @@ def test_what_each_takes_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path:
     always, onnx = ["*.json", "*.jinja"], ["model.onnx*", "onnx/model.onnx*"]
     assert asked == [
         [*always, *onnx], [*always, *onnx, "w.bin"],  # weights under a name of their own
-        [*always, "*.safetensors"], [*always, "*.gguf"], always, always,
+        [*always, "*.safetensors"], [*always, "*.gguf"], always, always, always,
     ]  # fmt: skip

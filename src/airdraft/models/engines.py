@@ -15,6 +15,7 @@ from airdraft.models.folder import locate, name_of
 from airdraft.models.hf import HfModel
 from airdraft.models.imports.cache import imported, text_folder
 from airdraft.models.llamacpp import LlamaCppModel, gguf_file
+from airdraft.models.llamaserver import LlamaServerTarget
 from airdraft.models.nothing import NONE, NoDraft
 from airdraft.models.onnx import OnnxModel, graph_path, weight_files
 from airdraft.models.sglang import SglangTarget
@@ -74,6 +75,7 @@ ENGINES: dict[str, EngineEntry] = {
     ),
     "vllm": EngineEntry(VllmTarget, ("urls", "top_k"), remote=True),
     "sglang": EngineEntry(SglangTarget, ("urls", "top_k"), remote=True),
+    "llamaserver": EngineEntry(LlamaServerTarget, ("urls", "top_k"), remote=True),
 }  # fmt: skip
 """A new engine gets its line here."""
 HERE = tuple(name for name, entry in ENGINES.items() if not entry.remote)

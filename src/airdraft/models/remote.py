@@ -33,6 +33,13 @@ Top = Iterable[tuple[int, float]]
 """The most likely tokens of one row: ids and log-probabilities, in any order."""
 
 
+class Served(msgspec.Struct):
+    """What a server says of the model that it serves."""
+
+    id: Annotated[str, msgspec.Meta(max_length=512)]
+    max_model_len: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+
+
 @dataclass
 class RemoteCache:
     """A sequence: its tokens, and the replica that has their keys and values in its prefix cache."""
@@ -87,7 +94,9 @@ class RemoteTarget(ABC):
                 raise ModelError(
                     f"{url} serves {line(other.id)}, not {line(self._model)} like the first; serve one model, one name"
                 )
-        lengths = [model.max_model_len - self.spare for model in served if model.max_model_len is not None]
+        lengths = [
+            length - self.spare for i, model in enumerate(served) if (length := self._length(i, model)) is not None
+        ]
         # How much a position takes, the server's own metrics say.
         self.info = EngineInfo(
             name if name is not None else folder.resolve().name,
@@ -182,6 +191,10 @@ class RemoteTarget(ABC):
                 row[token] = logprob
         return logits
 
+    def _length(self, replica: int, model: Served) -> int | None:
+        """Most positions of a sequence there; None: it does not say. Raises: `ModelError`."""
+        return model.max_model_len
+
     @abstractmethod
     def _request(self, tokens: list[int], rows: int) -> tuple[str, bytes]:
         """The path and the body of a POST that asks for the last `rows` rows of `tokens`."""
@@ -191,16 +204,11 @@ class RemoteTarget(ABC):
         """The rows in a reply, first to last. Raises: `ModelError` if it is malformed."""
 
 
-class _Model(msgspec.Struct):
-    id: Annotated[str, msgspec.Meta(max_length=512)]
-    max_model_len: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
-
-
 class _Models(msgspec.Struct):
-    data: list[_Model]
+    data: list[Served]
 
 
-def _served(url: str, reply: bytes) -> _Model:
+def _served(url: str, reply: bytes) -> Served:
     """The model itself: adapters come after it in the list."""
     models = decode(reply, _Models, f"{url}/v1/models").data
     if not models:
