@@ -82,7 +82,7 @@ def test_rows_do_not_depend_on_what_the_engine_says_they_do_not(engine: TargetEn
 
 def test_what_each_engine_keeps(engine: TargetEngine, request: pytest.FixtureRequest) -> None:
     """As the documentation says. hf differs from machine to machine: PyTorch chooses its products by their sizes."""
-    [name] = [each for each in ("onnx", "hf", "llamacpp", "vllm") if each in request.node.name]
+    [name] = [each for each in ("onnx", "hf", "llamacpp", "vllm", "llamaserver") if f"[{each}]" in request.node.name]
     shares = engine.info.exactness.shares
     if name in ("onnx", "llamacpp"):
         assert (shares["width"], shares["company"]) == (0, 0)

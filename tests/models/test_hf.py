@@ -383,7 +383,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_no_config(tmp_path: Path) -> None:
-    assert "config.json cannot be read" in refusal(tmp_path)
+    assert "config.json is no file" in refusal(tmp_path)
 
 
 def test_an_unknown_model_type(copy: Path) -> None:
