@@ -56,7 +56,7 @@ def test_a_full_device(name: str, tmp_path: Path) -> None:
         ended = airdraft(tmp_path, COMMANDS[name], full.fileno())
     assert ended.returncode == 2
     assert ended.stderr.decode().splitlines() == [
-        "airdraft: the standard output takes no more (No space left on device); make room, or let its reader go on"
+        "airdraft: the standard output takes no more (No space left on device); make room"
     ]
 
 
@@ -67,9 +67,7 @@ def test_a_pipe_that_nobody_reads(name: str, tmp_path: Path) -> None:
     os.close(reads)
     ended = airdraft(tmp_path, COMMANDS[name], writes)
     os.close(writes)
-    assert ended.returncode == 2
-    (line,) = ended.stderr.decode().splitlines()
-    assert "takes no more (Broken pipe)" in line
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_no_standard_output(tmp_path: Path) -> None:

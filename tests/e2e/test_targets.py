@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 EDGE = ("edge", "--port", "0", "--json", *SLOW)
 REFUSED = (
-    r"the edge at {} serves m \(context 1024, ends at 0, weights ([0-9a-f]{{8}})\), and the one at {} serve[sd] "
-    r"m \(context 1024, ends at 0, weights ([0-9a-f]{{8}})\); name edges with one and the same target"
+    r"the edge at {} serves m \(context 102[34], ends at 0, weights ([0-9a-f]{{8}})\), and the one at {} serve[sd] "
+    r"m \(context 102[34], ends at 0, weights ([0-9a-f]{{8}})\); name edges with one and the same target"
 )
 
 

@@ -20,7 +20,7 @@ from airdraft.cli.fuzz import fuzz
 from airdraft.cli.gguf import gguf
 from airdraft.cli.import_ import import_
 from airdraft.cli.link import link
-from airdraft.cli.output import forgiving, one_line
+from airdraft.cli.output import UnreadError, forgiving, one_line
 from airdraft.cli.plan import plan
 from airdraft.cli.run import run
 from airdraft.cli.trace import trace
@@ -76,6 +76,8 @@ def main() -> None:
     try:
         with forgiving():
             app()
+    except UnreadError:
+        sys.exit(1)
     except AirdraftError as error:
         with contextlib.suppress(OSError):  # standard error may be as full
             print(f"airdraft: {one_line(str(error))}", file=sys.stderr, flush=True)  # noqa: T201

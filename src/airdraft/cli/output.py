@@ -34,6 +34,10 @@ class OutputError(AirdraftError):
     """Standard output takes no more."""
 
 
+class UnreadError(OutputError):
+    """Nobody reads standard output any more, as after `airdraft ... | head`, which wants to hear nothing of it."""
+
+
 def _spell(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -49,10 +53,10 @@ class _File(io.FileIO):
     def write(self, data: Buffer, /) -> int:
         try:
             return super().write(data)
+        except BrokenPipeError as error:
+            raise UnreadError("nobody reads the standard output any more; let its reader go on") from error
         except OSError as error:
-            raise OutputError(
-                f"the standard output takes no more ({error.strerror}); make room, or let its reader go on"
-            ) from error
+            raise OutputError(f"the standard output takes no more ({error.strerror}); make room") from error
 
 
 @contextlib.contextmanager
