@@ -35,11 +35,13 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
     row = logits if logits.dtype in (np.float32, np.float64) else logits.astype(np.float32)
     temperature, top = params.temperature, float(row.max())
     least = top / temperature + math.log(params.min_p) if params.min_p > 0 else -math.inf
-    weights = ids = None
+    weights, goal, ids = None, 0.0, None
     if params.top_p < 1:
         weights = np.exp((row - row.dtype.type(top)) / row.dtype.type(temperature))
+        total = weights.sum()
+        goal = params.top_p * float(total)
         # As in `candidates`: p is reached without the tokens below.
-        ids = np.flatnonzero(weights >= 0.99 * (1 - params.top_p) * weights.sum() / row.size)
+        ids = np.flatnonzero(weights >= 0.99 * (1 - params.top_p) * total / row.size)
     elif params.min_p > 0:
         cut = least * temperature
         ids = np.flatnonzero(row >= cut - 1e-6 * abs(cut))
@@ -49,7 +51,7 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
         before[:token] |= row[:token] == row[token]
         kept = float(row[token]) / temperature >= least
         if kept and weights is not None:
-            mass, goal = float(weights[before].sum()), params.top_p * float(weights.sum())
+            mass = float(weights[before].sum())
             if abs(mass - goal) < _DOUBT * goal:
                 return plainly(logits, params, seed, position)
             kept = mass < goal
