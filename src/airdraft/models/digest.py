@@ -23,6 +23,7 @@ import numpy as np
 
 from airdraft.errors import ModelError
 from airdraft.models.config import read_json
+from airdraft.models.kept import cache_folder
 
 _log = logging.getLogger(__name__)
 
@@ -142,8 +143,7 @@ class _Known:
     def of(cls, path: Path, stat: os.stat_result) -> _Known:
         """Of a file in the state `stat`."""
         key = hashlib.sha256(repr((str(path.resolve()), _state(stat))).encode("utf-8", "surrogateescape")).hexdigest()
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        return cls(Path(base) / "airdraft" / "digests" / key)
+        return cls(cache_folder() / "digests" / key)
 
     def get(self) -> bytes | None:
         """The digest; None if there is none, or something else is there."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from airdraft.errors import ModelError, first_line
-from airdraft.models.imports.cache import cache_folder
+from airdraft.models.kept import cache_folder
 
 _CHUNK = 1 << 20
 

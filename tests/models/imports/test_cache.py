@@ -12,7 +12,8 @@ import pytest
 
 from airdraft.errors import ModelError
 from airdraft.models.engines import load, load_target, resolve
-from airdraft.models.imports.cache import cache_folder, imported, text_folder
+from airdraft.models.imports.cache import imported, text_folder
+from airdraft.models.kept import cache_folder
 from airdraft.models.onnx import OnnxModel
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")

@@ -1,12 +1,11 @@
 """Folders made of GGUF files, kept in a cache: a file is imported once, whatever it is called.
 
-They lie in `airdraft` of XDG_CACHE_HOME, or of ~/.cache, under a digest of the file. Deleting any of them is safe.
+They lie in the cache folder, under a digest of the file. Deleting any of them is safe.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -16,14 +15,10 @@ from airdraft.errors import ModelError, first_line
 from airdraft.models.digest import file_digest
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import check_header, import_gguf, write_text_files
+from airdraft.models.kept import cache_folder
 
 _FORM = "1"
 """Of what an import writes; a new number makes files be imported again."""
-
-
-def cache_folder() -> Path:
-    """Where this package keeps what it can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "airdraft"
 
 
 def imported(path: Path) -> Path:
