@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from airdraft import local
 from airdraft.chat.talk import Settings, Talk
 from airdraft.cli import chosen, options
 from airdraft.cli.behind import Behind
 from airdraft.cli.conversing import Conversation
-from airdraft.cli.run import check_vocabulary, connected, emulated_link
+from airdraft.cli.run import check_vocabulary, connected, emulated_link, reach
 from airdraft.cli.typed import Typed
 from airdraft.core.schemes import SERVER
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
-from airdraft.device.writer import Offline
 from airdraft.errors import BadParameterError
 from airdraft.models.engines import draft_files, load_draft, resolve
 from airdraft.models.nothing import NONE
@@ -74,8 +71,7 @@ def chat(
     link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
     if edge is not None and target is not None:
         raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
-    if edge is None and offline != "stall":
-        raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
+    urls, patience = reach(edge, target or chosen.CHAT_TARGET, "none", link, offline)
     trust = options.trusted(ca)
     given = chosen.given(temperature, top_k, top_p, min_p)
     served = None if edge is not None else target or chosen.CHAT_TARGET
@@ -93,10 +89,6 @@ def chat(
     interactive = sys.stdin.isatty() and not as_json
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
-    urls: contextlib.AbstractAsyncContextManager[str]
-    urls = contextlib.nullcontext(edge) if edge is not None else local.edge(name, "none", link)
-    # An edge that this command started does not come back once it is gone.
-    patience = cast(Offline, offline if edge is not None else "error")
     with options.fitting(draft), Behind.started() as behind, behind.within(urls) as reached:
         reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s)
         with behind.within(reaching) as writer:

@@ -102,15 +102,7 @@ def run(
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
     trust = options.trusted(ca)
-    urls: contextlib.AbstractAsyncContextManager[str]
-    if edge is None:
-        if offline != "stall":
-            raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
-        offline = "error"  # an edge that this command started does not come back once it is gone
-        urls = local.edge(target, profile_name, link)
-    else:
-        urls = contextlib.nullcontext(edge)
-
+    urls, patience = reach(edge, target, profile_name, link, offline)
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
 
     async def write() -> None:
@@ -122,7 +114,7 @@ def run(
         ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
         request = Request(ids, spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends)
         async with urls as reached, connected(
-            reached, Paced(model, pace.draft_s), tokenizer, cast(Offline, offline), token, trust, stall_s
+            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s
         ) as writer:  # fmt: skip
             if as_json:
                 await _as_json(writer, request, tokenizer, profile_name)
@@ -146,6 +138,20 @@ def emulated_link(edge: str | None, uplink_mbps: float, downlink_mbps: float, rt
             "--edge and an emulated link are given; put `airdraft link --to EDGE` between, and pass its address"
         )
     return link
+
+
+def reach(
+    edge: str | None, target: str, profile_name: str, link: local.Link | None, offline: str
+) -> tuple[contextlib.AbstractAsyncContextManager[str], Offline]:
+    """The addresses of `edge`, or of one that serves `target` on this machine; and what to do while none answers.
+
+    Raises: `BadParameterError` for a wish about an edge that goes away, where it does not come back.
+    """
+    if edge is not None:
+        return contextlib.nullcontext(edge), cast(Offline, offline)
+    if offline != "stall":
+        raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
+    return local.edge(target, profile_name, link), "error"
 
 
 def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | None) -> None:
