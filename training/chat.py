@@ -19,10 +19,10 @@ import argparse
 import itertools
 import json
 import sys
-import time
 from pathlib import Path
 
 from airdraft.errors import AirdraftError
+from training import steps
 from training.errors import UserError
 
 STEPS = ("text", "draft", "export", "card")
@@ -34,11 +34,8 @@ PROMPTS = 20_000
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m training.chat", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = steps.parser("python -m training.chat", __doc__, STEPS)
     add = p.add_argument
-    add("steps", nargs="*", metavar="step", help="any of: " + " ".join(STEPS) + " (default: all)")
     add("--work", type=Path, help="text, checkpoints and logs; never committed (default: $AIRDRAFT_TRAINING or /tmp)")
     add("--out", type=Path, default=HERE.parent / "pair" / "chat-draft", help="where the draft goes")
     add("--from", dest="source", type=Path, help="a trained draft: config.json, model.safetensors (default: of --work)")
@@ -58,9 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuses what would fail much later."""
-    unknown = [step for step in args.steps if step not in STEPS]
-    if unknown:
-        raise UserError(f"unknown step {unknown[0]!r}; the steps are {', '.join(STEPS)}")
+    steps.check(args.steps, STEPS)
     if args.width <= 0 or args.width % 64 or args.near % 32 or not 0 < args.near <= args.width:
         raise UserError("--width must be a multiple of 64, and --near of 32 and no more than it")
     if min(args.layers, args.rows, args.texts) < 1 or args.context < 32:
@@ -71,12 +66,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The chosen steps, in their order."""
-    try:
-        import gguf  # noqa: F401
-        import safetensors  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{error.name} is absent: pip install 'airdraft[train]'") from None
+    steps.require("gguf", "safetensors", "torch")
     from airdraft.models.fetch import chat_target
     from training import card, chat_card, chat_prompts, distill, export_blocks, generate, runtime
     from training import chat_target as gguf_target
@@ -90,9 +80,7 @@ def run(args: argparse.Namespace) -> None:
     def target() -> Llama:
         return gguf_target.load(args.target or chat_target(), args.context)
 
-    for step in [step for step in STEPS if not args.steps or step in args.steps]:
-        start = time.monotonic()
-        print(f"== {step}", flush=True)
+    for step in steps.chosen(args.steps, STEPS):
         if step == "text":
             model = target()
             save(model, work / "target")
@@ -118,22 +106,17 @@ def run(args: argparse.Namespace) -> None:
                 print(
                     f"temperature {temperature}: coupled {found['shipped']['coupled']:.3f} in {found['tokens']} tokens"
                 )
-        print(f"== {step} took {time.monotonic() - start:.0f} s", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 for something the user can put right."""
     args = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         check(args)
         run(args)
-    except (UserError, AirdraftError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        return 130
-    return 0
+
+    return steps.main(work, (UserError, AirdraftError))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
+from training import steps
 from training.errors import UserError
 
 STEPS = ("corpus", "tokenizer", "target", "draft", "export", "card")
@@ -30,11 +30,8 @@ HERE = Path(__file__).resolve().parent
 
 def parser() -> argparse.ArgumentParser:
     """The command line; defaults are what made the shipped pair."""
-    p = argparse.ArgumentParser(
-        prog="python -m training.pair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = steps.parser("python -m training.pair", __doc__, STEPS)
     add = p.add_argument
-    add("steps", nargs="*", metavar="step", help="any of: " + " ".join(STEPS) + " (default: all)")
     add("--work", type=Path, help="corpus, checkpoints and logs; never committed (default: $AIRDRAFT_TRAINING or /tmp)")
     add("--out", type=Path, default=HERE.parent / "pair", help="where the finished pair goes (default: pair/)")
     add("--corpus-list", type=Path, default=HERE / "corpus.toml", help="pinned packages (default: corpus.toml)")
@@ -56,9 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuses what would fail much later."""
-    unknown = [step for step in args.steps if step not in STEPS]
-    if unknown:
-        raise UserError(f"unknown step {unknown[0]!r}; the steps are {', '.join(STEPS)}")
+    steps.check(args.steps, STEPS)
     if args.width % 64 or args.draft_width % 32 or min(args.width, args.draft_width) <= 0:
         raise UserError("--width must be a multiple of 64 and --draft-width of 32 (head sizes that other engines take)")
     if args.context < 2 or args.micro % args.context or args.batch % args.micro:
@@ -76,11 +71,7 @@ def feed_forward(width: int, ratio: float) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """The chosen steps, in pipeline order."""
-    try:
-        import safetensors  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{error.name} is absent: pip install 'airdraft[train]'") from None
+    steps.require("safetensors", "torch")
     from training import card, corpus, data, distill, evaluate, export, generate, runtime, tokenizer, train_target
     from training.model import Config, load
 
@@ -97,9 +88,7 @@ def run(args: argparse.Namespace) -> None:
     if draft.matmul_parameters > 0.25 * target.matmul_parameters:
         share = draft.matmul_parameters / target.matmul_parameters
         print(f"note: the draft costs {share:.2f} of the target per token; above 0.25 drafting hardly pays")
-    for step in [step for step in STEPS if not args.steps or step in args.steps]:
-        start = time.monotonic()
-        print(f"== {step}", flush=True)
+    for step in steps.chosen(args.steps, STEPS):
         if step == "corpus":
             print(corpus.build(args.corpus_list, work)["splits"])
             evaluate.make_prompts(work, work / "prompts.json")
@@ -122,22 +111,17 @@ def run(args: argparse.Namespace) -> None:
         else:
             for name, bar in card.write(args.out, work)["bars"].items():
                 print(f"{name}: {bar['value']} (required {bar['limit']}) {'met' if bar['met'] else 'MISSED'}")
-        print(f"== {step} took {time.monotonic() - start:.0f} s", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 for something the user can put right."""
     args = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         check(args)
         run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        return 130
-    return 0
+
+    return steps.main(work)
 
 
 if __name__ == "__main__":
