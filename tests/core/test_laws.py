@@ -280,7 +280,7 @@ def test_softmax_is_the_definition() -> None:
     assert np.allclose(softmax(np.log(np.array([1.0, 2.0, 5.0]))), [0.125, 0.25, 0.625])
 
 
-LARGE = 5000
+LARGE = 9000
 """A vocabulary that is large enough to be chosen from without computing every token's noise."""
 
 

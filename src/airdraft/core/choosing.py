@@ -16,6 +16,8 @@ from airdraft.core.sampling import SamplingParams, candidates
 
 _BAND = 5.0
 """Tokens within so many nats of the highest score are the likely winners, with a bound of their own."""
+_PLAIN = 8192
+"""Rows of so many tokens are chosen from plainly, which is faster there."""
 _HEAD = 512
 """Of these, as many give the first best sum."""
 _SLACK = 1e-3
@@ -30,7 +32,7 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
     The target alone chooses this way, and every coupled text is a sequence of these choices.
     """
     greedy, few = params.temperature == 0, 0 < params.top_k < logits.size
-    if greedy or few or logits.size <= 4 * _HEAD:
+    if greedy or few or logits.size <= _PLAIN:
         return plainly(logits, params, seed, position)
     row = logits if logits.dtype in (np.float32, np.float64) else logits.astype(np.float32)
     temperature, top = params.temperature, float(row.max())
