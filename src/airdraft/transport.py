@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
@@ -190,6 +191,8 @@ class Driver:
                 self.handle(events)
                 spent_s = time.thread_time()
             self.flush()
+            if not self._is_device and self._socket.state is State.CLOSED:
+                return  # a farewell is taken; of more than a slice nobody would hear
             rest_s = self._socket.share.spend(TURN_S + spent_s - began_s)
             if rest_s or events is not None:
                 await asyncio.sleep(rest_s)

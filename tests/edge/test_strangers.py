@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from airdraft.core.messages import Ping, Pong
-from airdraft.edge.server import EdgeServer
+from airdraft.core.messages import VERSION, Close, Hello, Opened, Ping, Pong, encode
+from airdraft.edge.server import EdgeServer, Service
+from airdraft.lab.hostile.peer import RawPeer
 from airdraft.models.base import OneByOne
+from airdraft.telemetry.trace import Traces
 
-from .hostile import KINDS, NEVER_READS, VOCAB
-from .loopback import HOST, TOKENIZER, Raw, Table, run, serving
+from .hostile import KINDS, MESSAGE_BYTES, NEVER_READS, VOCAB, opening
+from .loopback import HOST, TOKENIZER, Raw, Table, run, serving, started
 
 HERE = Path(__file__).parent
 TURN_S = 0.05
@@ -79,6 +81,32 @@ def test_others_get_their_turn(kind: str) -> None:
             assert max(turns) < TURN_S, f"{max(turns):.3f} s"
 
     run(main, 60)
+
+
+def test_an_edge_does_not_work_for_a_device_that_has_gone(tmp_path: Path) -> None:
+    texts = 2000
+
+    def flood(url: str) -> None:
+        """Open and close texts, read one answer and go."""
+        pairs = ((opening(at, "stream"), Close(at, "x")) for at in range(2, texts + 2))
+        with RawPeer(url) as peer:
+            peer.send(encode(Hello(VERSION, "x", "x", TOKENIZER, VOCAB)))
+            data = b"".join(encode(message) for pair in pairs for message in pair)
+            for at in range(0, len(data), MESSAGE_BYTES):
+                peer.send(data[at : at + MESSAGE_BYTES])
+            assert any(isinstance(message, Opened) for message in peer.messages())
+            peer.abort()
+
+    async def main() -> None:
+        service = Service(traces=Traces(tmp_path, "edge"))
+        async with started(Table(1, vocab_size=VOCAB), service) as (server, url):
+            await asyncio.to_thread(flood, url)
+            tenant = server.tenant_of("")
+            while tenant is not None and tenant.connections:  # noqa: ASYNC110  no event tells
+                await asyncio.sleep(0.01)
+
+    run(main, 60)
+    assert 0 < len(list(tmp_path.iterdir())) < texts / 2
 
 
 async def edge_alone() -> None:
