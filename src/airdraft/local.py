@@ -16,6 +16,8 @@ from typing import Any
 from airdraft.errors import BadParameterError, LinkError
 
 START_S = 60.0
+PLAIN = ("--propose", "none")
+"""Options of an edge that proposes nothing itself, for those who compare schemes."""
 
 
 @dataclass(frozen=True)

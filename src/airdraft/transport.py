@@ -21,7 +21,7 @@ from websockets.protocol import State
 
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
-from airdraft.core.events import Event, Failed, Finished, Forward
+from airdraft.core.events import Event, Failed, Finished, Forward, Progress
 from airdraft.core.messages import websocket_header
 from airdraft.core.schemes import Ruling
 from airdraft.errors import AirdraftError, Code, RefusedError
@@ -63,6 +63,11 @@ async def judged(
 ) -> Ruling | None:
     """The ruling of `EdgeSession.judge`; over a large vocabulary in another thread, so that the loop stays free."""
     return await scheduler.aside(judge, logits) if logits.size > LARGE else judge(logits)
+
+
+def _due(forward: Forward) -> int:
+    """Tokens of a forward that are paid for, whatever comes of them: not those that the edge adds by itself."""
+    return len(forward.tokens) - forward.proposed
 
 
 class _Sender:
@@ -274,7 +279,10 @@ class Driver:
                     machine.forwarded, ruling=await judged(self._scheduler, partial(machine.judge, number), logits)
                 )
             self._forwards.pop(number, None)  # from here on `forget` must not cancel this task
-            self.handle(take(number, logits, self._now()))
+            events = take(number, logits, self._now())
+            if self._payer is not None:  # what the edge proposed is paid for if it was right
+                self._payer.spend(sum(each.taken for each in events if isinstance(each, Progress)))
+            self.handle(events)
         except RefusedError as error:
             self._failed(number, error.code, str(error))
         except AirdraftError as error:
@@ -296,11 +304,11 @@ class Driver:
             ran = self.machine.latest(event)
             return ran
 
-        await self._payer.pace(len(event.tokens))
+        await self._payer.pace(due := _due(event))
         try:
             return await self._scheduler.run(text, latest)
         finally:
-            self._payer.spend(max(0, len(ran.tokens) - len(event.tokens)))
+            self._payer.spend(max(0, _due(ran) - due))
 
     def _yielded(self, session: int) -> None:
         error = yielded()

@@ -59,6 +59,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("run", "x", "--offline", "draft"), "--offline draft is for an edge that may go away", "--edge URL"),
         (("edge", "--target", "nope"), "no model 'nope'", "hub id"),
         (("edge", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
+        (("edge", "--propose", "magic"), "no proposer 'magic'", "lookup, salvage, or none"),
         (("run", "x", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
         (("demo", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
         (("run", "x", "--temperature", "-1"), "temperature is -1.0", "give 0, which is greedy"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from airdraft.control.machine import device_machine
 from airdraft.core.bits import BitWriter, id_width
-from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
 from airdraft.core.events import Event, Forward, Note, Ready
 from airdraft.core.messages import (
     VERSION,
@@ -121,10 +121,17 @@ class Fickle:
 class EdgeSide:
     """An edge's machine with its model; the test is the device."""
 
-    def __init__(self, target: TableModel, limits: Limits | None = None, *, run: bool = True) -> None:
+    def __init__(
+        self,
+        target: TableModel,
+        limits: Limits | None = None,
+        *,
+        run: bool = True,
+        propose: Callable[[], Sequence[Proposer]] = tuple,
+    ) -> None:
         """If `run` is False, forwards wait in `forwards`."""
         identity = Target("test", "target", bytes(16), target.vocab_size, target.max_context, target.eos_ids)
-        self.machine = EdgeMachine(identity, limits or Limits(), now=0.0)
+        self.machine = EdgeMachine(identity, limits or Limits(), now=0.0, propose=propose)
         self.events: list[Event] = []
         self.notes: list[Note] = []
         self.on_event: Callable[[Event], None] = lambda event: None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from airdraft.control.machine import device_machine
 from airdraft.core.choosing import choose
 from airdraft.core.device import DeviceMachine
-from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import Decoder, Digest, Draft, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
 from airdraft.core.policy import Mode
@@ -56,11 +57,12 @@ class Anyhow:
     now: float = 0.0
     tokens: list[int] = field(default_factory=list)
     over: bool = False
+    propose: Callable[[], Sequence[Proposer]] = tuple
     heard: list[Message] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         identity = Target("test", "t", bytes(16), self.target.vocab_size, self.target.max_context, self.target.eos_ids)
-        self.edge = EdgeMachine(identity, Limits(max_draft=self.max_draft), now=0.0)
+        self.edge = EdgeMachine(identity, Limits(max_draft=self.max_draft), now=0.0, propose=self.propose)
         self.device = device_machine(hello(self.draft.vocab_size), self.draft.max_context, now=0.0)
         self.wires = {"up": bytearray(self.device.take()), "down": bytearray()}
         self.running: dict[str, Forward] = {}

@@ -17,10 +17,10 @@ import pytest
 from airdraft import cli
 from airdraft.core.connection import Machine
 from airdraft.core.edge import EdgeMachine
-from airdraft.core.edge.session import EdgeSession
+from airdraft.core.edge.proposing import Load
 from airdraft.core.events import Event, Forward
 from airdraft.core.messages import Decoder, Message, More, Open, Ping, Pong, ToDevice, ToEdge
-from airdraft.core.schemes import Drafts
+from airdraft.core.text import Prefix
 from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, hunt, run, stage, survey
 from airdraft.lab.fuzz.limits import limits
 from airdraft.lab.fuzz.mutate import mutate, seeds
@@ -109,13 +109,13 @@ def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_a_forward_that_no_model_can_do_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sound = EdgeSession._ask
+    sound = Load.forward
 
-    def broken(self: EdgeSession, drafts: Drafts, spare: bool = False) -> Forward:
-        forward = sound(self, drafts, spare)
+    def broken(self: Load, number: int, text: Prefix, spare: bool = False) -> Forward:
+        forward = sound(self, number, text, spare)
         return replace(forward, keep=forward.keep + 1)  # counts the last token, which is not fed yet
 
-    monkeypatch.setattr(EdgeSession, "_ask", broken)
+    monkeypatch.setattr(Load, "forward", broken)
     assert any("was asked for" in crash for crash in found(tmp_path).crashes)
 
 

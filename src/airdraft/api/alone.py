@@ -28,7 +28,7 @@ _NUMBER = 0
 
 
 class TargetWriter:
-    """Writes texts with the engine that verifies devices' drafts, a token a forward, within a tenant's quotas."""
+    """Writes texts with the engine that verifies devices' drafts, within a tenant's quotas."""
 
     def __init__(self, server: EdgeServer, tenant: Tenant) -> None:
         self._server, self._tenant = server, tenant
@@ -46,7 +46,10 @@ class TargetWriter:
         self._check(request, context)
         text = Prefix(request.prompt, min(len(request.prompt) + request.max_tokens, context), target.eos_ids)
         law = Law(request.params, request.seed, target.vocab_size)
-        session = EdgeSession(_NUMBER, text, law, SchemeSpec(schemes.SERVER), target, 0, request.logprobs)
+        session = EdgeSession(
+            _NUMBER, text, law, SchemeSpec(schemes.SERVER), target, server.limits.max_draft, request.logprobs,
+            proposers=server.service.propose(),
+        )  # fmt: skip
         if text.over:
             yield Finished(_NUMBER, text.over)
             return
@@ -61,13 +64,14 @@ class TargetWriter:
             outs = _shown(watch, session.begin(len(request.prompt)))
             sequenced.on_call = partial(watch.call, _NUMBER)
             while forward := next((out for out in outs if isinstance(out, Forward)), None):
-                await tenant.pace(len(forward.tokens))
+                await tenant.pace(len(forward.tokens) - forward.proposed)
                 if tenant.revoked:
                     raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
                 rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
                 if not forward.rows:
                     request.counts.cached = sequenced.reused
                 outs = _shown(watch, session.forwarded(rows, await judged(server.scheduler, session.judge, rows)))
+                tenant.spend(sum(out.taken for out in outs if isinstance(out, Progress)))
                 if committed := _committed(outs, request, text, target.vocab_size):
                     yield committed
                     await asyncio.sleep(0)  # a short forward runs in this very thread: others want their turn, too

@@ -24,6 +24,7 @@ from airdraft.errors import BadParameterError
 from airdraft.listening import room_for
 from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target, resolve
 from airdraft.models.profile import PacedEngine, profile
+from airdraft.proposers import NONE, PROPOSERS, USUAL, maker, named
 from airdraft.telemetry import logs
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,15 @@ _KvTokens = Annotated[
         rich_help_panel=ENGINE,
     ),
 ]
+_Propose = Annotated[
+    str,
+    typer.Option(
+        help=f"What the edge itself may propose to the target in streams: {', '.join(PROPOSERS)}, with commas between "
+        f"them, or {NONE}. The text is the same; it comes sooner where the edge is right.",
+        rich_help_panel=ENGINE,
+    ),
+]
+_USUALLY = ",".join(USUAL)
 _TlsCert = Annotated[
     Path | None,
     typer.Option(help="Certificate chain, PEM. wss:// is served then, and nothing else.", rich_help_panel=ACCESS),
@@ -134,6 +144,7 @@ def edge(
     engine_top_k: _EngineTopK = TOP_K,
     max_batch: _MaxBatch = None,
     kv_tokens: _KvTokens = None,
+    propose: _Propose = _USUALLY,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8571,
     allow_host: options.AllowHost = None,
@@ -178,6 +189,7 @@ def edge(
     level = options.log_level(log_level)
     traces = options.traces(trace_dir, "edge", trace_tokens)
     pace = profile(profile_name)
+    proposers = maker(named(propose))
     certificate = _certificate(tls_cert, tls_key)
     service = Service(
         tls=certificate.context if certificate else None,
@@ -186,6 +198,7 @@ def edge(
         handshake_s=handshake_s,
         idle_s=idle_s or None,
         traces=traces,
+        propose=proposers,
     )
     allowed = options.host_names(allow_host)
     shown = None if name is None else options.model_name(name)

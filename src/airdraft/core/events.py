@@ -21,6 +21,8 @@ class Forward:
     """Number of rows of logits to return, from the end; 0 is a prefill."""
     spare: bool = False
     """Edge: run only while the engine has nothing else to do."""
+    proposed: int = 0
+    """Edge: number of the last tokens that it proposes itself. No quota pays for them."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,19 @@ class Progress:
     start: int
     """Length of the text before the commit."""
     accepted: int
-    """Number of committed drafts, which come first."""
+    """Number of the device's drafts that are committed; they come first."""
     written: int
-    """Tokens after the drafts, including one that the device draws after a rejection."""
+    """Tokens after these, including one that the device draws after a rejection."""
     verified: int
-    """Drafts in the forward."""
+    """The device's drafts in the forward."""
     raced: bool
-    """Whether the edge wrote on its own, without drafts or rounds."""
+    """Whether the edge wrote on its own, without the device's drafts or rounds."""
+    proposer: str = ""
+    """Name of the `Proposer` whose tokens were in the forward; empty: there was none."""
+    proposed: int = 0
+    """Number of its tokens in the forward."""
+    taken: int = 0
+    """How many of these are committed; `written` includes them."""
 
 
 @dataclass(frozen=True)

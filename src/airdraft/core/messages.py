@@ -22,6 +22,8 @@ MAX_FRAME = 4 << 20
 
 REACH = 4
 """Most drafts that a stream may have beyond the committed text, in multiples of `max_draft`."""
+MOST_PROPOSED = 64
+"""Most tokens that an edge may add to a forward of its own accord."""
 MAX_FILLER = 1 << 16
 """Most bytes of filler that a `Ping` may ask for."""
 
@@ -186,7 +188,7 @@ class Tokens(Message, tag=9, frozen=True):
     accepted: Count = 0
     """`stream`: number of the device's own drafts at the start of the commit; they are not repeated here."""
     drafted: Count = 0
-    """`stream`: number of drafts that the forward verified; 0 when the edge raced."""
+    """`stream`: number of the device's drafts that the forward verified; 0 when the edge raced."""
     seq: Count = 0
     """`stream`: the last `Draft` that arrived, whether it was usable or not."""
 

@@ -116,7 +116,7 @@ class Judged:
     agreeing: int
     """Committed tokens that the device had drafted, whether those drafts had arrived or not."""
     tokens: int
-    """Committed tokens."""
+    """Committed tokens, without those that the edge proposed."""
     drafts: int
     """The device's drafts at the positions of these tokens."""
     raced: bool

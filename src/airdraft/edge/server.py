@@ -13,7 +13,7 @@ from typing import Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 
-from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
 from airdraft.edge.access import Access, Tenant, anybody
 from airdraft.edge.door import Door, Socket, peer_of
 from airdraft.edge.watch import Watch
@@ -68,6 +68,8 @@ class Service:
     idle_s: float | None = 300.0
     """Seconds after which a text without progress ends, or a connection without a text. None: never."""
     traces: Traces | None = None
+    propose: Callable[[], Sequence[Proposer]] = tuple
+    """Makes the proposers of a text, see `EdgeMachine`."""
 
 
 class EdgeServer:
@@ -87,7 +89,7 @@ class EdgeServer:
         info = engine.info
         if info.max_rollback is not None:  # rejected drafts are rolled back
             limits = replace(limits, max_draft=min(limits.max_draft, info.max_rollback))
-        self._limits, self._service = limits, service or Service()
+        self.limits, self.service = limits, service or Service()
         self.target = Target(
             f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k,
             info.digest,
@@ -99,7 +101,7 @@ class EdgeServer:
         self.scheduler.on_call = self._called
         self.metrics = Metrics(self._read)
         self._anybody = anybody(0.0)
-        self._door = Door(self._service.access, self._anybody, self._service.connections, self.metrics)
+        self._door = Door(self.service.access, self._anybody, self.service.connections, self.metrics)
         self._live: dict[Socket, tuple[Driver, Watch]] = {}
         self._bytes_in = self._bytes_out = 0  # of closed connections
         self._servers: list[Server] = []  # one for each address
@@ -116,18 +118,18 @@ class EdgeServer:
             raise LinkError(
                 f"the edge cannot listen on {host}:{port} ({why(error)}); choose a free port, or port 0"
             ) from error
-        if self._service.idle_s is not None:
-            self._sweeper = asyncio.create_task(self._sweep(self._service.idle_s))
+        if self.service.idle_s is not None:
+            self._sweeper = asyncio.create_task(self._sweep(self.service.idle_s))
 
     async def _serve_on(self, listener: Listener) -> Server:
         return await serve(
             self._serve,
             sock=listener,
-            ssl=self._service.tls,
+            ssl=self.service.tls,
             process_request=self._door.process_request,
             create_connection=Socket,
             origins=[None],  # web pages in a browser are not devices
-            open_timeout=self._service.handshake_s,
+            open_timeout=self.service.handshake_s,
             logger=_wire,
             server_header=None,
             compression=None,  # ids and probabilities do not compress well
@@ -153,8 +155,8 @@ class EdgeServer:
 
         Raises: `BadParameterError` if the file has a mistake, and then keeps the old tokens.
         """
-        if self._service.access is not None:
-            self._service.access.reload(asyncio.get_running_loop().time())
+        if self.service.access is not None:
+            self.service.access.reload(asyncio.get_running_loop().time())
         for socket, (driver, _) in list(self._live.items()):
             if socket.tenant is not None and socket.tenant.revoked:
                 driver.fail(Code.REVOKED, "the token of this connection is no longer valid; connect with another")
@@ -202,7 +204,7 @@ class EdgeServer:
 
     def tenant_of(self, authorization: str) -> Tenant | None:
         """Return the tenant of an `Authorization` header, None if unknown. Without tokens there is only one tenant."""
-        access = self._service.access
+        access = self.service.access
         return self._anybody if access is None else access.find(authorization)
 
     def admit(self, tenant: Tenant, watch: Watch) -> None:
@@ -223,11 +225,11 @@ class EdgeServer:
         `text`: returns a session's prompt and committed tokens.
         """
         clock = asyncio.get_running_loop().time
-        return Watch(text, peer, tenant, self.metrics, self._service.traces, clock)
+        return Watch(text, peer, tenant, self.metrics, self.service.traces, clock)
 
     def _texts(self) -> int:
         """Count the open texts of all tenants, whether from devices or other writers."""
-        return sum(tenant.sessions for tenant in (self._anybody, *(self._service.access or ())))
+        return sum(tenant.sessions for tenant in (self._anybody, *(self.service.access or ())))
 
     def _speed(self, tenant: Tenant) -> float:
         """Return the duration of a forward in seconds, from any connection of the tenant; 0 if not known."""
@@ -239,8 +241,8 @@ class EdgeServer:
             raise LinkError("a connection came through without being admitted")
         tenant, quotas, clock = socket.tenant, socket.tenant.quotas, asyncio.get_running_loop().time
         target = replace(self.target, max_context=min(self.target.max_context, quotas.context or 1 << 62))
-        limits = replace(self._limits, max_sessions=min(self._limits.max_sessions, quotas.sessions or 1 << 30))
-        machine = EdgeMachine(target, limits, clock(), self._speed(tenant))
+        limits = replace(self.limits, max_sessions=min(self.limits.max_sessions, quotas.sessions or 1 << 30))
+        machine = EdgeMachine(target, limits, clock(), self._speed(tenant), propose=self.service.propose)
         peer = peer_of(socket)
         watch = self.watch(machine.text, peer, tenant)
         machine.admit = partial(self.admit, tenant, watch)

@@ -71,6 +71,9 @@ class Watch:
         metrics.committed.inc(count)
         if event.raced:
             metrics.raced.inc(event.written)
+        if event.proposed:
+            metrics.proposed.labels(event.proposer).inc(event.proposed)
+            metrics.taken.labels(event.proposer).inc(event.taken)
         if event.verified:
             metrics.verified.inc(event.verified)
             metrics.accepted.inc(event.accepted)

@@ -219,7 +219,7 @@ class ShippedPair:
         """
         pace = profile(OVERHEAD_PROFILE)
         timed = ((schemes.SERVER, None), (schemes.COUPLED, FEW), (schemes.COUPLED, MANY))
-        async with local.edge("target", OVERHEAD_PROFILE) as url:
+        async with local.edge("target", OVERHEAD_PROFILE, options=local.PLAIN) as url:
             checks = [Check(OVERHEAD_PROFILE, 0.0, math.inf, *scheme) for scheme in timed]
             server_s, few_s, many_s = [median(await self._between_commits(url, check)) for check in checks]
         return Overhead((many_s - few_s) / (MANY - FEW) - pace.draft_s, server_s - pace.target_s)
@@ -312,7 +312,7 @@ async def validate(
     overhead = await pair.overhead()
     found = []
     for (name, rtt_ms, uplink_mbps), group in groupby(checks, key=lambda check: check.place):
-        async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms)) as url:
+        async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms), local.PLAIN) as url:
             # The edge of a replay has been in service, too: it knows how long its forwards take.
             await pair.wall(url, Check(name, rtt_ms, uplink_mbps, schemes.SERVER))
             for check in group:

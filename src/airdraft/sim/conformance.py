@@ -89,7 +89,7 @@ def conformance(
     draft_length: int = 2,
     trials: int = 5000,
     seed: int = 0,
-    pair: type[Pair] = Pair,
+    pair: Callable[[LanguageModel, LanguageModel], Pair] = Pair,
 ) -> Conformance:
     """Compare `trials` texts of `depth` tokens with the target's own distribution."""
     both = pair(draft, target)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from airdraft.control.machine import device_machine
 from airdraft.core.device import DeviceMachine
-from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import VERSION, Hello
 from airdraft.core.request import Counts, Request
@@ -29,12 +30,18 @@ class Pair:
     """Both machines and both models in one thread, which serves events in order."""
 
     def __init__(
-        self, draft: LanguageModel, target: LanguageModel, *, limits: Limits | None = None, chunk: int = 1 << 30
+        self,
+        draft: LanguageModel,
+        target: LanguageModel,
+        *,
+        limits: Limits | None = None,
+        chunk: int = 1 << 30,
+        propose: Callable[[], Sequence[Proposer]] = tuple,
     ) -> None:
-        """`chunk` is the number of bytes that the wire carries at a time."""
+        """`chunk`: bytes that the wire carries at a time. `propose`: as for `EdgeMachine`."""
         tokenizer = bytes(16)
         identity = Target("airdraft", target.name, tokenizer, target.vocab_size, target.max_context, target.eos_ids)
-        self.edge = EdgeMachine(identity, limits or Limits(), now=0.0)
+        self.edge = EdgeMachine(identity, limits or Limits(), now=0.0, propose=propose)
         hello = Hello(VERSION, "airdraft", draft.name, tokenizer, draft.vocab_size)
         self.device = device_machine(hello, draft.max_context, now=0.0)
         self._draft, self._target, self._chunk = draft, target, chunk

@@ -90,6 +90,8 @@ class Metrics(TextMetrics):
         self.verified = counter("tokens_verified", "Drafted tokens that a forward ruled on")
         self.accepted = counter("tokens_accepted", "Drafted tokens that were accepted")
         self.raced = counter("tokens_raced", "Tokens that the edge wrote without a draft")
+        self.proposed = counter("tokens_proposed", "Tokens that the edge proposed itself", "proposer")
+        self.taken = counter("tokens_taken", "Tokens that the edge proposed itself and that were committed", "proposer")
         self.rounds = counter("rounds", "Forwards of one text that committed tokens")
         self.refused = counter(
             "refusals", "Errors sent to devices, by code; handshakes refused, by HTTP status", "code"

@@ -113,7 +113,10 @@ class TextTrace:
         if isinstance(event, Progress):
             # A token that the device draws after a rejection is not in the text yet.
             length = len(text) or event.start + event.accepted + event.written
-            self._committed(now, length, text[self._told : length], event.accepted, event.written)
+            by = (
+                {"proposer": event.proposer, "proposed": event.proposed, "taken": event.taken} if event.proposed else {}
+            )
+            self._committed(now, length, text[self._told : length], event.accepted, event.written, **by)
         elif isinstance(event, Committed):
             length, written = self._length + len(event.tokens), len(event.tokens) - event.accepted
             self._committed(now, length, event.tokens, event.accepted, written)
@@ -132,11 +135,13 @@ class TextTrace:
         elif isinstance(event, Failed):
             self.note("failed", now, code=event.code, message=event.message)
 
-    def _committed(self, now: float, length: int, tokens: Sequence[int], accepted: int, written: int) -> None:
+    def _committed(
+        self, now: float, length: int, tokens: Sequence[int], accepted: int, written: int, **by: Any
+    ) -> None:
         # A token that the device draws after a rejection is known here only at the next commit.
         self._length, self._told = length, self._told + len(tokens)
         ids = {"ids": list(tokens)} if self._tokens else {}
-        self.note("committed", now, length=length, accepted=accepted, written=written, **ids)
+        self.note("committed", now, length=length, accepted=accepted, written=written, **by, **ids)
 
     def close(self) -> None:
         """Close the trace."""

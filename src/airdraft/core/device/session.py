@@ -201,8 +201,9 @@ class DeviceSession:
         rejected = int(message.accepted < message.drafted and bool(message.tokens))
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
         outs = self._commit(tokens, message.accepted, kind, (self.text.length + len(tokens), message.digest))
-        self._judged(Judged(message.accepted, rejected, agreeing, len(tokens), drafts, self._pen.mode.races, False))
-        self.counts.raced += not message.drafted
+        gain = message.accepted + bool(message.tokens)
+        self._judged(Judged(message.accepted, rejected, agreeing, gain, drafts, self._pen.mode.races, False))
+        self.counts.raced += 0 if message.drafted else len(message.tokens)
         return outs + self._go_on()
 
     def _judged(self, verdict: Judged) -> None:

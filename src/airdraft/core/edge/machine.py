@@ -9,6 +9,7 @@ import numpy as np
 from airdraft.core import schemes
 from airdraft.core.bits import BitReader, id_width
 from airdraft.core.connection import Machine
+from airdraft.core.edge.proposing import Proposer
 from airdraft.core.edge.session import EdgeSession
 from airdraft.core.edge.target import Limits, Target
 from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
@@ -33,10 +34,16 @@ class EdgeMachine(Machine):
         now: float,
         verify_s: float = 0.0,
         make: Callable[..., schemes.Scheme] = schemes.make,
+        propose: Callable[[], Sequence[Proposer]] = tuple,
     ) -> None:
-        """`verify_s`: duration of a forward so far, for devices to plan with; 0 if not known. `make` makes schemes."""
+        """
+        Args:
+            verify_s: duration of a forward so far, for devices to plan with; 0 if not known.
+            make: makes schemes.
+            propose: makes the proposers of a text, in the order in which they are asked.
+        """
         super().__init__(ToEdge, now, limits.max_frame)
-        self._make = make
+        self._make, self._propose = make, propose
         self.heartbeat_s = limits.heartbeat_s
         self.verify_s = verify_s
         """Duration of a target forward in seconds; 0 if not known."""
@@ -216,8 +223,9 @@ class EdgeMachine(Machine):
             raise RemoteProtocolError(Code.STATE, "nothing is left to write: every token asked for is committed")
         law = Law(message.params, message.seed, target.vocab_size)
         session = EdgeSession(
-            message.session, text, law, message.scheme, target, self._limits.max_draft, message.logprobs, self._make
-        )
+            message.session, text, law, message.scheme, target, self._limits.max_draft, message.logprobs, self._make,
+            self._propose(),
+        )  # fmt: skip
         if self.admit is not None:
             self.admit()
         return session

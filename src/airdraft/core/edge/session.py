@@ -15,14 +15,15 @@ import numpy as np
 
 from airdraft.core import schemes
 from airdraft.core.connection import known_rows
+from airdraft.core.edge.proposing import Load, Proposer
 from airdraft.core.edge.rounds import EdgeRounds
 from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Target
-from airdraft.core.events import Begun, Forward, Offered, Out, Progress, Recovering, Taken, Turning
+from airdraft.core.events import Begun, Forward, Offered, Out, Recovering, Taken, Turning
 from airdraft.core.law import Law
 from airdraft.core.logprobs import check_logprobs, encode_logprobs, logprob_of
 from airdraft.core.messages import Draft, Extra, Logprobs, Message, More, Opened, SchemeSpec, Switch
-from airdraft.core.schemes import Drafts, Ruling, Scheme
+from airdraft.core.schemes import Ruling, Scheme
 from airdraft.core.states import EDGE, Action
 from airdraft.core.states import EdgeState as State
 from airdraft.core.text import Prefix
@@ -48,12 +49,14 @@ class EdgeSession:
         max_draft: int,
         logprobs: int | None = None,
         make: Callable[[SchemeSpec, Law, int], Scheme] = schemes.make,
+        proposers: Sequence[Proposer] = (),
     ) -> None:
         """
         Args:
             text: prompt and committed tokens; only the session writes to it.
-            max_draft: most drafts in one forward.
+            max_draft: most drafts in one forward, proposals included.
             logprobs: as in `Open`.
+            proposers: as for `EdgeStream`; this text's own.
         Raises: `BadParameterError` for a text that the target cannot write exactly, or a bad scheme.
         """
         target.check(law.params, logprobs)
@@ -63,10 +66,10 @@ class EdgeSession:
         self._max_draft = max_draft
         self._scheme = self._make(spec)
         self._name = spec.name
-        self.rounds, self._stream = EdgeRounds(), EdgeStream(text, max_draft)
+        self.rounds, self._stream = EdgeRounds(), EdgeStream(text, max_draft, proposers)
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
         self._seq = 0  # the last draft that arrived
-        self._drafts = Drafts()  # in the forward under way
+        self._load = Load()  # of the forward under way
         self._forwarding = self._loaded = False  # the latter: whether the prompt is read
         self._recovery_due = False
         self._switch: SchemeSpec | None = None  # the scheme that follows the forward under way
@@ -102,8 +105,8 @@ class EdgeSession:
         """Rule on the drafts in the forward under way, as `forwarded` would, in any thread. A prefill has no ruling."""
         if not self._loaded:
             return None
-        rows = known_rows(logits, len(self._drafts) + 1, self._law.vocab_size)
-        return self._scheme.verify(self._drafts, rows, self.text.place)
+        drafts = self._load.drafts
+        return self._scheme.verify(drafts, known_rows(logits, len(drafts) + 1, self._law.vocab_size), self.text.place)
 
     def forwarded(self, logits: np.ndarray, ruling: Ruling | None = None) -> list[Out]:
         """Commit tokens from the target's rows, [rows, vocab or more]. `ruling`: what `judge` has said of them."""
@@ -111,11 +114,11 @@ class EdgeSession:
             return self._prefilled()
         if not self._forwarding:
             raise LocalProtocolError(f"forwarded() while {self.state.value}: no forward was asked for")
-        text, drafts, start = self.text, self._drafts, self.text.length
+        text, load, start = self.text, self._load, self.text.length
         if ruling is None and (ruling := self.judge(logits)) is None:
             return []
         self._forwarding = False
-        ids = drafts.tokens
+        ids = load.drafts.tokens
         path = [ids[node] for node in ruling.path]
         ending = next((at for at, token in enumerate(path) if token in text.eos_ids), None)
         if ending is not None:  # nothing follows an accepted token that ends the text
@@ -124,9 +127,8 @@ class EdgeSession:
         self._append(tokens)
         rounds = self._scheme.traits.rounds
         self._recovery_due = rounds and ruling.token is None and text.over is None
-        written = int(ruling.token is not None or self._recovery_due)
-        raced = not (rounds or drafts)
-        outs: list[Out] = [Progress(self._number, start, ruling.accepted, written, len(drafts), raced)]
+        committed = len(tokens) + self._recovery_due
+        outs: list[Out] = [load.progress(self._number, start, ruling, committed, rounds)]
         if self._logprobs is not None:
             outs.append(self._said(start, tokens, logits[:, : self._law.vocab_size]))
         if not rounds:
@@ -135,7 +137,7 @@ class EdgeSession:
         return [*outs, self.rounds.verdict(self._number, self._seq, ruling, text)]
 
     def _streamed(self, start: int, ruling: Ruling) -> list[Out]:
-        outs: list[Out] = [self._stream.tokens(self._number, self._seq, start, ruling, len(self._drafts))]
+        outs: list[Out] = [self._stream.tokens(self._number, self._seq, start, ruling, self._load)]
         if self.text.over:
             self.state = State.STREAMED
             return outs
@@ -159,24 +161,19 @@ class EdgeSession:
         waiting, self.rounds.waiting = self.rounds.waiting, None
         return self._start(waiting) if waiting else self._go_on()
 
-    def _ask(self, drafts: Drafts, spare: bool = False) -> Forward:
-        """Make a forward of the last committed token and the drafts, with a row for each draft and the next token."""
-        length = self.text.length
-        return Forward(self._number, length - 1, (self.text.tokens[-1], *drafts.tokens), len(drafts) + 1, spare)
-
     def _go_on(self) -> list[Out]:
         """Without rounds, start the next forward if one is due and none is under way."""
         if self.state is not State.STREAMING or self._forwarding:
             return []
         forward = self._next()
-        if self._stream.waits(self._scheme, self._drafts, self._room()):
+        if self._stream.waits(self._scheme, self._load, self._room()):
             return []
         self._forwarding = True
         return [forward]
 
     def _next(self) -> Forward:
-        self._drafts = self._stream.next(self._room())
-        return self._ask(self._drafts, spare=self._stream.is_spare(self._scheme, self._drafts))
+        self._load = self._stream.next(self._room())
+        return self._load.forward(self._number, self.text, self._stream.is_spare(self._scheme, self._load))
 
     def _room(self) -> int:
         """Number of drafts that a forward may take, leaving a place for the token after them."""
@@ -204,9 +201,10 @@ class EdgeSession:
 
     def _start(self, message: Draft) -> list[Out]:
         self._recover(message.recovered)
-        self._drafts = self.rounds.open(message, self.text, self._scheme, self._room())
+        drafts = self.rounds.open(message, self.text, self._scheme, self._room())
+        self._load = Load(drafts, len(drafts))
         self._seq, self.state, self._forwarding = message.seq, State.VERIFYING, True
-        return [self._ask(self._drafts)]
+        return [self._load.forward(self._number, self.text)]
 
     def _add(self, message: More) -> list[Out]:
         if message.seq != self._seq:
@@ -254,4 +252,4 @@ class EdgeSession:
 
     def _append(self, tokens: Sequence[int]) -> None:
         self.text.append(tokens)
-        self._stream.tail.advance(tokens)
+        self._stream.advance(tokens)

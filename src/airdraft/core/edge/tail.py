@@ -39,7 +39,13 @@ class Tail:
         self.drafts[:] = drafts[-ahead:]
         return True
 
-    def advance(self, tokens: Sequence[int]) -> None:
-        """Follow the text after a commit of `tokens`. Drafts that agree leave; if one differs, all are dead."""
-        agree = self.drafts[: len(tokens)] == list(tokens)
-        self.drafts[:] = self.drafts[len(tokens) :] if agree else []
+    def advance(self, tokens: Sequence[int]) -> Sequence[int]:
+        """Follow the text after a commit of `tokens`. Drafts that agree leave; if one differs, all are dead.
+
+        Returns: the dead ones, from the one that differs on.
+        """
+        pairs = enumerate(zip(self.drafts, tokens, strict=False))
+        differs = next((at for at, (draft, token) in pairs if draft != token), None)
+        dead = [] if differs is None else self.drafts[differs:]
+        self.drafts[:] = self.drafts[len(tokens) :] if differs is None else []
+        return dead

@@ -36,6 +36,7 @@ from airdraft.link.const import ConstLink
 from airdraft.link.markov2 import Markov2Link
 from airdraft.link.rayleigh import RayleighLink
 from airdraft.models.base import FloatArray
+from airdraft.proposers import USUAL, maker
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.virtual import Virtual
@@ -261,7 +262,7 @@ class _Life:
         draft = table(1 + case.target_seed, target, case.draft_noise, max_context=case.draft_context)
         limits = replace(case.limits, max_sessions=0) if now < self._takes_s[at] else case.limits
         identity = Target("chaos", "target", bytes(16), VOCAB, target.max_context, target.eos_ids)
-        edge = EdgeMachine(identity, limits, now, self._verify_s[at])
+        edge = EdgeMachine(identity, limits, now, self._verify_s[at], propose=maker(USUAL))
         device = device_machine(Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now)
         device.heartbeat_s = limits.heartbeat_s  # until the edge's welcome says the same
         self._outcome.connections += 1

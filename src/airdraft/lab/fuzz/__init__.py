@@ -26,6 +26,7 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, RemoteProtocolError
 from airdraft.models.base import FloatArray
+from airdraft.proposers import USUAL, maker
 from airdraft.sim.conformance import TableModel
 
 PARTS = ("edge", "device", "decoder at the edge", "decoder on the device")
@@ -100,7 +101,7 @@ def _machine(part: str, world: int, wide: bool) -> tuple[EdgeMachine | DeviceMac
     limits = replace(limits, max_frame=WIDE_FRAME) if wide else limits
     if part == "edge":
         identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids)
-        return EdgeMachine(identity, limits, 0.0), target
+        return EdgeMachine(identity, limits, 0.0, propose=maker(USUAL)), target
     return device_machine(Hello(VERSION, "fuzz", "d", bytes(16), VOCAB), draft.max_context, 0.0), draft
 
 

@@ -129,7 +129,7 @@ class Bench:
         """Start an edge process and, before it, a link process; connect to them."""
         draft, tokenizer = load(plan.draft)
         target, _ = load(plan.target)
-        async with local.edge(plan.target, plan.profile, plan.link) as url:
+        async with local.edge(plan.target, plan.profile, plan.link, local.PLAIN) as url:
             paced = Paced(draft, profile(plan.profile).draft_s)
             async with await EdgeConnection.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
                 yield cls(plan, draft, target, tokenizer, client)

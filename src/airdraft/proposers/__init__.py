@@ -1,0 +1,40 @@
+"""Proposers at the edge that need no model: copies of what stood in the text before, and second uses of dead drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from airdraft.core.edge import Proposer
+from airdraft.errors import BadParameterError
+from airdraft.proposers.lookup import Lookup
+from airdraft.proposers.salvage import Salvage
+
+PROPOSERS: dict[str, Callable[[], Proposer]] = {Lookup.name: Lookup, Salvage.name: Salvage}
+"""All proposers by name. To add one, write its file and give it a line here."""
+USUAL = (Lookup.name, Salvage.name)
+"""Those that an edge has unless told otherwise, in the order in which they are asked."""
+NONE = "none"
+"""The word for none at all."""
+
+
+def named(words: str) -> tuple[str, ...]:
+    """Read names with commas between them, or `none`. Raises: `BadParameterError` for a name that is unknown."""
+    if words == NONE:
+        return ()
+    names = tuple(name.strip() for name in words.split(","))
+    for name in names:
+        if name not in PROPOSERS:
+            raise BadParameterError(
+                f"the edge knows no proposer {name!r}; name some of {', '.join(PROPOSERS)}, or {NONE}", field="propose"
+            )
+    if len(set(names)) < len(names):
+        raise BadParameterError(f"propose is {words}, which names one twice; name each once", field="propose")
+    return names
+
+
+def maker(names: tuple[str, ...]) -> Callable[[], list[Proposer]]:
+    """Return what makes the proposers of one text, in this order."""
+    return lambda: [PROPOSERS[name]() for name in names]
+
+
+__all__ = ["NONE", "PROPOSERS", "USUAL", "Lookup", "Salvage", "maker", "named"]
