@@ -3,31 +3,68 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from airdraft.cli.bench import bench
-from airdraft.cli.bench_edge import capacity, engines, hostile, sessions
-from airdraft.cli.chaos import chaos
-from airdraft.cli.chat import chat
-from airdraft.cli.demo import demo
-from airdraft.cli.device import device
-from airdraft.cli.edge import edge
-from airdraft.cli.fuzz import fuzz
-from airdraft.cli.gguf import gguf
-from airdraft.cli.import_ import import_
-from airdraft.cli.link import link
 from airdraft.cli.output import UnreadError, forgiving, one_line
-from airdraft.cli.plan import plan
-from airdraft.cli.run import run
-from airdraft.cli.trace import trace
 from airdraft.errors import AirdraftError
 from airdraft.version import __version__
 
+COMMANDS = {
+    "demo": "demo:demo",
+    "chat": "chat:chat",
+    "run": "run:run",
+    "edge": "edge:edge",
+    "device": "device:device",
+    "link": "link:link",
+    "plan": "plan:plan",
+    "gguf": "gguf:gguf",
+    "chaos": "chaos:chaos",
+    "fuzz": "fuzz:fuzz",
+    "import": "import_:import_",
+    "bench": "bench_edge:bench",
+    "trace": "trace:trace",
+}
+"""Where each command is: a module of this package, and a function in it or a group of commands."""
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, each imported when it is looked up: one command need not wait for all others' imports."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = COMMANDS[name].partition(":")
+        found = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        if not isinstance(found, typer.Typer):
+            found, function = typer.Typer(rich_markup_mode="rich", add_completion=False), found
+            found.command(name)(function)
+        command = get_command(found)
+        command.name = name
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(TyperGroup):
+    """`airdraft` itself."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = _Commands()  # type: ignore[assignment]  # nobody adds to it
+
+
 app = typer.Typer(
+    cls=_Group,
     name="airdraft",
     no_args_is_help=True,
     add_completion=False,
@@ -51,14 +88,6 @@ MODEL is `target` or `draft` (the pair that ships), a folder, a GGUF file, or
 a hub id such as org/name.
 """,
 )
-
-for command in (demo, chat, run, edge, device, link, plan, gguf, chaos, fuzz):
-    app.command()(command)
-app.command("import")(import_)
-for measurement in (engines, sessions, capacity, hostile):
-    bench.command()(measurement)
-app.add_typer(bench, name="bench")
-app.add_typer(trace, name="trace")
 
 
 @app.callback(invoke_without_command=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SIMULATED = "simulated (virtual time)"
 
 bench = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     help="""The laboratory: every scheme over many links, in virtual time.
 

@@ -13,9 +13,11 @@ import typer
 from rich.markdown import Markdown
 
 from airdraft.cli import options
+from airdraft.cli.bench import bench
 from airdraft.cli.results import JsonFile, Pages, console_for, progress, renew_pages, write_json
 
 
+@bench.command()
 def engines(
     vllm: Annotated[str | None, typer.Option(metavar="URL", help="Also a vLLM that serves the target there.")] = None,
     llama_speculative: Annotated[
@@ -54,6 +56,7 @@ def engines(
     renew_pages(page, blocks)
 
 
+@bench.command()
 def sessions(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
     """Many devices at once on one edge, which batches or does not, in wall clock. 3 minutes.
 
@@ -74,6 +77,7 @@ def sessions(json_file: JsonFile = None, page: Pages = None, no_color: options.N
         raise typer.Exit(1)
 
 
+@bench.command()
 def capacity(
     soak_s: Annotated[float, typer.Option(help="Seconds of devices that come and go; 0: none.", min=0)] = 60.0,
     json_file: JsonFile = None,
@@ -97,6 +101,7 @@ def capacity(
         raise typer.Exit(1)
 
 
+@bench.command()
 def hostile(
     attack: Annotated[
         list[str] | None, typer.Option(help="Only this attack; may be given again. A wrong name lists them.")

@@ -21,7 +21,9 @@ WIDTH = 24
 BARS = {"call": "━", "committed": "●", "draft": "▸"}
 
 trace = typer.Typer(
-    no_args_is_help=True, help="Traces of texts, as `airdraft edge` and `airdraft device` write them with --trace-dir."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Traces of texts, as `airdraft edge` and `airdraft device` write them with --trace-dir.",
 )
 
 

@@ -21,7 +21,7 @@ import msgspec
 
 from airdraft.core import schemes
 from airdraft.core.bits import BitWriter, id_width
-from airdraft.core.messages import Close, Draft, Error, Opened, SchemeSpec, Tokens, Verdict, encode
+from airdraft.core.messages import Close, Draft, Error, Opened, SchemeSpec, Tokens, Verdict, Welcome, encode
 from airdraft.errors import AirdraftError
 from airdraft.lab.hostile.floods import FLOODS, Victim
 from airdraft.lab.hostile.peer import CONTINUATION, PING, RawPeer, frame
@@ -34,6 +34,10 @@ TEXTS = 16
 """Texts that an attacker has open at once; more are refused."""
 PROMPT = 1000
 """Tokens of a prompt that is paid by nobody."""
+TOKENS = 100
+"""Tokens of an honest neighbour's texts."""
+NEIGHBOUR = "none: one more honest device"
+"""No attack, for comparison: what it costs to share an edge at all."""
 MESSAGE_BYTES = 1 << 16
 """Most bytes in a WebSocket message of a flood, as our own sides cut them."""
 
@@ -118,6 +122,27 @@ def _prompts(peer: RawPeer, victim: Victim) -> None:
             ask()
 
 
+def _texts(peer: RawPeer, victim: Victim) -> None:
+    """One text after another, without drafts, as an honest device asks for them."""
+    number = 0
+
+    def ask() -> int:
+        nonlocal number
+        number += 1
+        peer.send(encode(victim.opening(number, range(1, 20), TOKENS, SchemeSpec(schemes.SERVER), seed=number)))
+        return TOKENS
+
+    left, ends = ask(), set[int]()
+    for message in peer.messages():
+        if isinstance(message, Welcome):
+            ends = set(message.eos_ids)
+        elif isinstance(message, Tokens):
+            left -= len(message.tokens)
+            if left <= 0 or ends.intersection(message.tokens):
+                peer.send(encode(Close(message.session, "")))
+                left = ask()
+
+
 def _wrong_drafts(peer: RawPeer, victim: Victim) -> None:
     """Texts whose drafts are all wrong and as long as may be: each costs a forward of 33 tokens and gains one."""
     count, long = 32, 1 << 20
@@ -162,6 +187,7 @@ def _silent(order: Order) -> None:
 
 
 ATTACKS: dict[str, Attack] = {
+    NEIGHBOUR: Attack(_connected(_texts)),
     **{name: _flood(name) for name in FLOODS},
     "pings, 4 MiB to a message": _flood("pings", message_bytes=4 << 20),
     "pings that fill a frame, never read": _flood("pings that fill a frame", reads=False, message_bytes=4 << 20),

@@ -25,7 +25,7 @@ import urllib3
 
 from airdraft import local
 from airdraft.errors import BadParameterError, LinkError
-from airdraft.lab.hostile.attacks import ATTACKS, Attack, Order
+from airdraft.lab.hostile.attacks import ATTACKS, NEIGHBOUR, Attack, Order
 from airdraft.models.engines import load
 
 MOST_RATIO, MOST_MB = 1.5, 400.0
@@ -62,7 +62,9 @@ class HostileRow(msgspec.Struct, frozen=True):
 
     @property
     def held(self) -> bool:
-        """Whether the bars are kept."""
+        """Whether the bars are kept. There are none for a neighbour who only writes."""
+        if self.attack == NEIGHBOUR:
+            return not self.failed
         return self.honest_ratio <= MOST_RATIO and self.edge_mb < MOST_MB and self.texts > 0 and not self.failed
 
 
