@@ -53,7 +53,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("words", "thing", "remedy"),
     [
-        (("run", "x", "--draft", "nope"), "no model 'nope'", "a folder with a model.onnx or a hub id"),
+        (("run", "x", "--draft", "nope"), "no model 'nope'", "a folder, a .gguf file, a hub id"),
         (("run", "x", "--draft", "no-such-org/no-model"), "no-such-org/no-model", "check the path or the id"),
         (("run", "x", "--draft", ""), "no model ''", "hub id"),
         (("run", "x", "--offline", "draft"), "--offline draft is for an edge that may go away", "--edge URL"),

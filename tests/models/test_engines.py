@@ -9,7 +9,9 @@ import pytest
 
 from airdraft.errors import ModelError
 from airdraft.models import engines
+from airdraft.models.config import read_config
 from airdraft.models.engines import ENGINES, HERE, REMOTE, load, load_target, resolve
+from airdraft.models.variants import CHECKPOINT, GGUF, ONNX
 
 
 def test_the_names_in_the_order_of_the_help_texts() -> None:
@@ -64,19 +66,38 @@ def test_names_that_do_not_fit() -> None:
         load_target("target", engine="onnx", urls=["http://127.0.0.1:1"])
 
 
-def test_what_each_takes_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[list[str]] = []
+def test_every_format_of_the_hub_has_an_engine() -> None:
+    assert [form for name in HERE for form in ENGINES[name].formats] == [ONNX, GGUF, CHECKPOINT, GGUF]
+    assert not any(ENGINES[name].formats for name in REMOTE)
 
-    def download(name: str, allow_patterns: list[str]) -> str:
-        asked.append(allow_patterns)
-        return str(tmp_path)
 
-    monkeypatch.setattr("airdraft.models.folder.huggingface_hub.snapshot_download", download)
-    (tmp_path / "model.onnx").write_bytes(b"\n\x08location\x12\x05w.bin")
-    for name in ENGINES:
-        assert resolve("some/model", name) == tmp_path
-    always, onnx = ["*.json", "*.jinja"], ["model.onnx*", "onnx/model.onnx*"]
-    assert asked == [
-        [*always, *onnx], [*always, *onnx, "w.bin"],  # weights under a name of their own
-        [*always, "*.safetensors"], [*always, "*.gguf"], always, always, always,
-    ]  # fmt: skip
+def test_a_file_that_was_cut_off_is_refused_whatever_runs_it(tmp_path: Path) -> None:
+    """Before llama.cpp, torch or a server are asked for anything."""
+    pytest.importorskip("gguf", reason="writing the file takes the gguf package")
+    from .imports.made import Made
+
+    file = Made(kind="Q4_0").write(tmp_path / "m.gguf")
+    file.write_bytes(file.read_bytes()[:-1])
+    for engine in (None, "onnx", "llamacpp"):
+        with pytest.raises(ModelError, match=r"was cut off: .*; fetch it again"):
+            load(str(file), engine=engine)
+    with pytest.raises(ModelError, match="is a file for the llamacpp engine; leave hf out"):
+        load(str(file), engine="hf")
+    for engine in REMOTE:
+        with pytest.raises(ModelError, match=r"was cut off: .*; fetch it again"):
+            load_target(str(file), engine=engine, urls=["http://127.0.0.1:9"])
+
+
+def test_a_file_describes_what_a_server_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its header has all that is asked of a folder beside an engine behind HTTP."""
+    pytest.importorskip("gguf", reason="writing the file takes the gguf package")
+    from .imports.made import Made
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = Made(kind="Q4_0")
+    file = made.write(tmp_path / "m.gguf")
+    for name in (str(file), str(tmp_path)):
+        folder = resolve(name, "llamaserver")
+        config = read_config(folder)
+        assert (config.vocab_size, config.max_context, config.eos_ids) == (len(made.tokens), 64, (256,))
+        assert (folder / "tokenizer.json").is_file()

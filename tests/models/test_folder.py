@@ -40,15 +40,33 @@ def test_a_folder(tmp_path: Path) -> None:
 def test_neither_a_folder_nor_an_id(name: str) -> None:
     with pytest.raises(
         ModelError,
-        match=r"no model '.*'; name 'target', 'draft', 'chat-target', 'chat-draft', a folder .* or a hub id org/name",
+        match=r"no model '.*'; name 'target', 'draft', 'chat-target', 'chat-draft', a folder, .* a hub id org/name or ",
     ):
         resolve(name)
 
 
-def test_a_file(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").touch()
-    with pytest.raises(ModelError, match=r"model\.onnx is a file; name the folder that holds it"):
-        resolve(str(tmp_path / "model.onnx"))
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.txt").write_text("GGML")
+    with pytest.raises(ModelError, match=r"model\.txt is neither a GGUF file nor a graph; name one, or the folder"):
+        resolve(str(tmp_path / "model.txt"))
+
+
+def test_one_graph_of_several(tmp_path: Path) -> None:
+    """A folder with two graphs and no model.onnx is refused; one of them, named, is the model."""
+    folder = copied("draft", tmp_path / "two")
+    (folder / "onnx").mkdir()
+    (folder / "model.onnx").rename(folder / "one.onnx")
+    (folder / "onnx" / "other.onnx").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"has no model\.onnx but one\.onnx, onnx/other\.onnx; name the one you mean"):
+        load(str(folder))
+    model, tokenizer = load(str(folder / "one.onnx"))
+    assert (model.name, tokenizer.vocab_size) == ("two", 4096)
+    assert model.forward(model.new_cache(), 0, [1], 1).shape == (1, 4096)
+    with pytest.raises(ModelError, match=r"other\.onnx cannot be loaded"):
+        load(str(folder / "onnx" / "other.onnx"))
+    for engine in ("hf", "llamacpp"):
+        with pytest.raises(ModelError, match=f"is a file for the onnx engine; leave {engine} out"):
+            load(str(folder / "one.onnx"), engine=engine)
 
 
 def test_a_tokenizer_larger_than_the_model(tmp_path: Path) -> None:
@@ -96,8 +114,8 @@ def test_a_hub_model_from_the_cache(tmp_path: Path) -> None:
 
 def test_a_hub_model_that_cannot_be_had(tmp_path: Path) -> None:
     said = _offline(tmp_path, "some/nothing")
-    assert said.startswith("no folder 'some/nothing', and the hub did not give a model of that id (")
-    assert said.endswith("; check the path or the id, and that the network or the cache at HF_HOME has it")
+    assert said.startswith("some/nothing is not, or not whole, in the hub's cache ")
+    assert said.endswith("(HF_HUB_OFFLINE is set); unset it, or check the path or the id")
     assert "\n" not in said
 
 
@@ -107,7 +125,8 @@ def test_no_name_that_others_are_told_is_a_path(tmp_path: Path, monkeypatch: pyt
     (folder / "a.Q4_1.gguf").touch()
     monkeypatch.chdir(folder)
     for name in (str(folder), f"{folder}/", ".", "../my-model"):
-        assert name_of(name, Path(name)) == "my-model"
-    assert name_of("a.Q4_1.gguf", folder / "a.Q4_1.gguf") == "a.Q4_1"
-    for name in ("target", "draft", "org/name"):
-        assert name_of(name, folder) == name
+        assert name_of(name) == "my-model"
+    assert name_of("a.Q4_1.gguf") == "a.Q4_1"
+    for name in ("target", "draft", "org/name", "org/name:Q4_K_M", "org/name/onnx/model_q4.onnx"):
+        assert name_of(name) == name
+    assert name_of("ollama:llama3.2:1b") == "llama3.2:1b"

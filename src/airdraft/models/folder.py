@@ -1,20 +1,19 @@
-"""Finds the folder of a model by name: the pairs that ship, a folder, or a repository of the Hugging Face hub."""
+"""Finds a model by name: the pairs that ship, a folder, a file, another program's store, or the Hugging Face hub."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-import huggingface_hub
-
 from airdraft.errors import ModelError, first_line
 from airdraft.models.fetch import chat_target
+from airdraft.models.hub import HubName, fetched
+from airdraft.models.stores import STORES, stored
+from airdraft.models.variants import GGUF
+from airdraft.models.weights import is_gguf, model_folder
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Shipped = Literal["target", "draft", "chat-draft"]
-_ALWAYS = ("*.json", "*.jinja")
 
 
 def shipped(which: Shipped) -> Path:
@@ -27,16 +26,17 @@ def shipped(which: Shipped) -> Path:
     raise ModelError(f"the shipped {which} model is missing; install airdraft again, or name a folder or a hub id")
 
 
-def name_of(name: str, path: Path) -> str:
-    """What others may call the model that is called `name` here and lies at `path`: never a path of this machine.
+def name_of(name: str) -> str:
+    """What others may call the model that is called `name` here: never a path of this machine.
 
-    `target`, `draft` and hub ids stay; of a folder it is the last part, of a GGUF file that without the suffix, whether
-    it runs as it is or was imported.
+    Of a folder it is the last part, of a GGUF file that without the suffix, of a graph its folder's; of a model in a
+    store what the store calls it. Other names stay.
     """
     named = Path(name).expanduser()
-    for each in (path, named):
-        if each.is_file():
-            return each.stem
+    if named.is_file():
+        return named.stem if is_gguf(named) else model_folder(named).resolve().name or "model"
+    if stored(name) is not None:
+        return name.partition(":")[2]
     if name in ("target", "draft") or not named.is_dir():
         return name
     return named.resolve().name or "model"
@@ -53,47 +53,41 @@ def _check_files(folder: Path) -> None:
         raise ModelError(f"{folder} cannot be looked at ({first_line(problem)}); check the path") from problem
 
 
-def locate(name: str, wanted: Sequence[str], linked: Callable[[Path], list[str]]) -> Path:
-    """Where the model called `name` lies: one of the two pairs, a folder, a GGUF file, or a hub id `org/name`.
+def locate(name: str, formats: Mapping[str, str]) -> tuple[Path, str]:
+    """Where the model called `name` lies, and its format where the hub's names told it, else an empty word.
 
-    The pairs are `target` and `draft`, `chat-target` and `chat-draft`. Of them `chat-target` is downloaded, once.
-    Of a hub model config and tokenizer and the files `wanted` (patterns), then those that `linked` names of the folder,
-    are downloaded once, into the hub's own cache.
+    It is one of the two pairs, `target` and `draft`, `chat-target` and `chat-draft`; a folder; a GGUF file or a graph;
+    a model in a store, such as `ollama:llama3.2`; or one on the hub, see `hub`. Of them `chat-target` and those on the
+    hub are downloaded, once.
+    formats: that may be taken of a hub repository, see `variants.pick`.
     Raises: `ModelError` if there is no such model.
     """
     for which in get_args(Shipped):
         if name == which:
-            return shipped(which)
+            return shipped(which), ""
     if name == "chat-target":
-        return chat_target()
+        return chat_target(), ""
     try:
-        folder = Path(name).expanduser()
-        is_folder, is_file = folder.is_dir(), folder.is_file()
+        path = Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as problem:  # no such home, too long, not to be entered, a zero byte
         raise ModelError(f"{name!r} cannot be looked for ({first_line(problem)}); check the path") from problem
     if name and is_folder:  # an empty name would be the current folder
-        _check_files(folder)
-        return folder
-    if is_file and folder.suffix == ".gguf":
-        return folder
+        _check_files(path)
+        return path, ""
+    if is_file and (path.suffix == ".onnx" or is_gguf(path)):
+        return path, ""
     if is_file:
-        raise ModelError(f"{name} is a file; name the folder that holds it")
-    if not _HUB_ID.fullmatch(name):
+        raise ModelError(f"{name} is neither a GGUF file nor a graph; name one, or the folder that holds the model")
+    in_store = stored(name)
+    if in_store is not None:
+        store, rest = in_store
+        return store.find(rest), GGUF
+    hub_name = HubName.of(name)
+    if hub_name is None:
         raise ModelError(
-            f"no model {name!r}; name 'target', 'draft', 'chat-target', 'chat-draft', a folder with a model.onnx or a "
-            "hub id org/name"
+            f"no model {name!r}; name 'target', 'draft', 'chat-target', 'chat-draft', a folder, a .gguf file, a hub id "
+            f"org/name or org/name:Q4_K_M, or a model in a store, {', '.join(f'{each}:NAME' for each in STORES)}; "
+            "`airdraft models` lists what is here"
         )
-    files = [*_ALWAYS, *wanted]
-    try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
-        named = linked(folder)
-        if not all((folder / file).is_file() for file in named):
-            huggingface_hub.snapshot_download(name, allow_patterns=[*files, *named])
-    except ModelError:
-        raise
-    except Exception as problem:  # its errors and those of the HTTP library beneath share no base class
-        raise ModelError(
-            f"no folder {name!r}, and the hub did not give a model of that id ({type(problem).__name__}); "
-            "check the path or the id, and that the network or the cache at HF_HOME has it"
-        ) from problem
-    return folder
+    return fetched(hub_name, formats)

@@ -17,7 +17,7 @@ from airdraft.errors import AirdraftError, ModelError, first_line
 from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check, check_copy
 from airdraft.models.config import read_config, read_json
 from airdraft.models.onnx_batch import OnnxCache, Rule, Stack, Tensor
-from airdraft.models.weights import external_files, weight_bytes
+from airdraft.models.weights import model_folder, weight_bytes
 
 _EXPORT = "export it with `optimum-cli export onnx --task text-generation-with-past`"
 _PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
@@ -51,11 +51,12 @@ class OnnxModel(LocalEngine):
     def __init__(self, folder: Path, *, threads: int | None = None, name: str | None = None) -> None:
         """Loads the graph.
 
+        folder: that of the model, or the graph itself, below which the folder is found.
         threads: of one forward; None takes 1 for a small model (under 256 MB), else ONNX Runtime's own choice.
         name: what the model is called; None takes the folder's name.
         Raises: `ModelError` if a file is missing or broken, or the graph is no decoder with past key-values.
         """
-        path = graph_path(folder)
+        path, folder = graph_path(folder), model_folder(folder)
         config = read_config(folder)
         size = weight_bytes(path)
         if threads is None:
@@ -211,7 +212,12 @@ class OnnxModel(LocalEngine):
 
 
 def graph_path(folder: Path) -> Path:
-    """Where the graph of a model's folder lies. Raises `ModelError` if there is none, or no telling which."""
+    """Where the graph of a model's folder lies, or that path if it is the graph's own.
+
+    Raises: `ModelError` if there is none, or no telling which.
+    """
+    if folder.is_file():
+        return folder
     for path in (folder / "model.onnx", folder / "onnx" / "model.onnx"):
         if path.is_file():
             return path
@@ -220,14 +226,8 @@ def graph_path(folder: Path) -> Path:
         raise ModelError(f"{folder} has no model.onnx; {_EXPORT}")
     if len(others) > 1:
         names = ", ".join(path.relative_to(folder).as_posix() for path in others)
-        raise ModelError(f"{folder} has no model.onnx but {names}; copy one of them to model.onnx beside it")
+        raise ModelError(f"{folder} has no model.onnx but {names}; name the one you mean")
     return others[0]
-
-
-def weight_files(folder: Path) -> list[str]:
-    """Names, relative to a model's folder, of the files beside its graph that hold the weights."""
-    graph = graph_path(folder)
-    return [(graph.parent / file).relative_to(folder).as_posix() for file in external_files(graph)]
 
 
 def _open(path: Path, threads: int) -> Any:

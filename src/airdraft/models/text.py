@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -59,7 +59,7 @@ class Tokenizer:
     """The tokenizer of the model in a folder, see `tokenizer_file`."""
 
     vocab_size: int
-    """Tokens the tokenizer knows; the model may score more, padding."""
+    """Ids that the tokenizer knows, up to its last; the model may score more, padding, which is never chosen."""
     longest: int
     """Characters of the longest token: more than n times as many make more than n tokens."""
     digest: bytes
@@ -86,9 +86,9 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         table = sorted((i, token) for token, i in self._tokenizer.get_vocab(with_added_tokens=True).items())
-        self.vocab_size = len(table)
+        self.vocab_size = table[-1][0] + 1 if table else 0
         self.longest = max((len(token) for _, token in table), default=1)
-        self.digest = _digest(table)
+        self.digest = vocabulary_digest(table)
         self._special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         self._bytes = {i for i, token in table if _BYTE.fullmatch(token)}
         decoder = self._tokenizer.decoder
@@ -172,7 +172,7 @@ class TextStream:
         return self._tokenizer.decode(self._shown + self._held)[len(before) :]
 
 
-def _digest(table: list[tuple[int, str]]) -> bytes:
+def vocabulary_digest(table: Iterable[tuple[int, str]]) -> bytes:
     """SHA-256, cut to 16 bytes, of id, length and UTF-8 of each token in id order (little-endian 32-bit numbers)."""
     whole = hashlib.sha256()
     for i, token in table:

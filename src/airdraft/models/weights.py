@@ -1,4 +1,4 @@
-"""Which files hold the weights of a model: a graph and others beside it, a checkpoint, a GGUF file and its parts."""
+"""Which files make a model: a graph and others beside it, a checkpoint, a GGUF file and its parts, and their folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,30 @@ from pathlib import Path
 # In the protobuf, an external tensor says {key: "location", value: file name}. Reading just these spares the
 # default install the onnx package.
 _LOCATION = b"\n\x08location\x12"
-_CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
+CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
 """In the order in which transformers looks for them, each whole before in parts."""
 _FIRST_PART = re.compile(r"(.*)-00001(-of-\d{5}\.gguf)")
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a GGUF file's: by its name, or by how it begins, since stores call theirs otherwise."""
+    if path.suffix == ".gguf":
+        return True
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def model_folder(path: Path) -> Path:
+    """The folder of config and tokenizer of the model at `path`: itself, or that of a graph, which may lie below it."""
+    if not path.is_file():
+        return path
+    above = path.parent.parent
+    return above if not (path.parent / "config.json").is_file() and (above / "config.json").is_file() else path.parent
 
 
 def external_files(graph: Path) -> list[str]:
@@ -49,7 +70,7 @@ def graph_files(graph: Path) -> list[Path]:
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """The files of the checkpoint in `folder` that transformers loads, and its config.json, which shapes it."""
-    for name in _CHECKPOINTS:
+    for name in CHECKPOINTS:
         stem, _, suffix = name.rpartition(".")
         if (folder / name).is_file():
             return [folder / "config.json", folder / name]

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
+from airdraft.models.imports.quants import OTHERS
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import import_gguf, write_text_files
 
@@ -31,6 +32,8 @@ def refused(path: Path, out: Path) -> str:
     """What the import of `path` says, which must leave nothing."""
     with pytest.raises(ModelError) as caught:
         import_gguf(path, out)
+    with suppress(ModelError):  # and nothing worse, where its lists are skipped
+        GgufFile(path, lists=False)
     assert list(out.parent.iterdir()) == [path]
     message = str(caught.value)
     assert message.startswith(str(path))
@@ -55,7 +58,7 @@ def test_any_change_of_the_header_is_refused_or_harmless(data: st.DataObject, wh
     path = tmp_path / "model.gguf"
     path.write_bytes(whole[:at] + new + whole[at + len(new) :])
     started = time.process_time()
-    for read in (GgufFile, lambda path: write_text_files(path, tmp_path)):
+    for read in (GgufFile, lambda path: GgufFile(path, lists=False), lambda path: write_text_files(path, tmp_path)):
         with suppress(ModelError):
             read(path)
     assert time.process_time() - started < 2
@@ -69,13 +72,19 @@ def test_any_change_of_the_header_is_refused_or_harmless(data: st.DataObject, wh
         (struct.pack("<QQQ", 0, 1, 1 << 62), "ends within its header"),
         (struct.pack("<QQQ1sIIQ", 0, 1, 1, b"k", 9, 4, 1 << 40), "tells of"),
         (struct.pack("<QQQ1sIIQ", 0, 1, 1, b"k", 9, 4, 1 << 21), "ends within its header"),
+        *(
+            (struct.pack("<QQQ1sIIQQQ", 0, 1, 1, b"k", 9, 8, 2, length, 0), "ends within its header")
+            for length in (9, 1 << 40, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+        ),
         (struct.pack("<QQQ1sIIQ", 0, 1, 1, b"k", 9, 9, 1), "has an array of kind 9"),
         (struct.pack("<QQQ1sI", 0, 1, 1, b"k", 99), "has a value of kind 99"),
         (struct.pack("<QQQ1sI", 1, 0, 1, b"t", 1 << 31), "dimensions"),
         (struct.pack("<QQQ1sIQIQ", 1, 0, 1, b"t", 1, 1 << 63, 0, 0), "was cut off"),
         (struct.pack("<QQQ1sIQIQ", 1, 0, 1, b"t", 1, 1, 0, (1 << 64) - 1), "was cut off"),
         (struct.pack("<QQQ1sIQIQ", 1, 0, 1, b"t", 1, 33, 2, 0), "not whole pieces of Q4_0"),
-        (struct.pack("<QQQ1sIQIQ", 1, 0, 1, b"t", 1, 256, 16, 0), "stores 't' as IQ2_XXS"),
+        (struct.pack("<QQQ1sIQIQ", 1, 0, 1, b"t", 1, 256, 16, 0) + bytes(200), "stores 't' as IQ2_XXS"),
+        (struct.pack("<QQQ1sIQIQ", 1, 0, 1, b"t", 1, 256, 16, 0), "was cut off"),
+        (struct.pack("<QQQ1sIQIQ", 1, 0, 1, b"t", 1, 256, 99, 0) + bytes(200), "stores 't' as format 99"),
     ],
 )
 def test_a_header_that_lies(body: bytes, said: str, tmp_path: Path) -> None:
@@ -115,6 +124,24 @@ def test_a_header_that_lies(body: bytes, said: str, tmp_path: Path) -> None:
 )
 def test_a_model_that_is_not_understood(made: dict[str, Any], said: str, tmp_path: Path) -> None:
     assert said in refused(Made(**made).write(tmp_path / "model.gguf"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_text_of_a_file_in_another_format(kind: int, whole: bytes, tmp_path: Path) -> None:
+    """What llama.cpp alone runs has a tokenizer all the same, and is checked for its size."""
+    path = tmp_path / "model.gguf"
+    name, form = b"blk.0.ffn_up.weight", OTHERS[kind]
+    at = whole.index(name) + len(name) + 4 + 2 * 8
+    path.write_bytes(whole[:at] + struct.pack("<I", kind) + whole[at + 4 :] + bytes(1 << 20))
+    write_text_files(path, tmp_path)
+    assert (tmp_path / "tokenizer.json").is_file()
+    assert GgufFile(path).tensors[name.decode()].size == 256 * 256 // form.values * form.size
+    with pytest.raises(ModelError, match=f"stores 'blk.0.ffn_up.weight' as {form.name}, .* or use --engine llamacpp"):
+        import_gguf(path, tmp_path / "out")
+    import gguf
+
+    if form.name != "Q8_1":  # which no file has; the package counts its two halves as singles
+        assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)] == (form.values, form.size)
 
 
 def test_a_folder_that_holds_something_is_kept(whole: bytes, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from airdraft.models.digest import file_digest
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import check_header, import_gguf, write_text_files
 from airdraft.models.kept import cache_folder
+from airdraft.models.weights import is_gguf, model_folder
 
-_FORM = "1"
+FORM = "2"
 """Of what an import writes; a new number makes files be imported again."""
 
 
@@ -27,7 +28,7 @@ def imported(path: Path) -> Path:
     Raises: `ModelError` if it cannot be imported.
     """
     check_header(path)  # before all of the file is read for its digest
-    folder = cache_folder() / "gguf" / f"{file_digest(path).hex()[:32]}-{_FORM}"
+    folder = cache_folder() / "gguf" / f"{file_digest(path).hex()[:32]}-{FORM}"
     if not folder.is_dir():
         progress = _Line(f"importing {path}")
         try:
@@ -46,12 +47,10 @@ def text_folder(path: Path) -> Path:
     Where that has a tokenizer of an unknown kind, a tokenizer.json beside the file goes for it.
     Raises: `ModelError` if there is none.
     """
-    if not path.is_file():
-        return path
-    if path.suffix != ".gguf":
-        return path.parent
+    if not path.is_file() or not is_gguf(path):
+        return model_folder(path)
     file = GgufFile(path)
-    header = hashlib.sha256(_FORM.encode() + file.header()).hexdigest()[:32]
+    header = hashlib.sha256(FORM.encode() + file.header()).hexdigest()[:32]
     folder = cache_folder() / "text" / header
     if folder.is_dir():
         return folder

@@ -81,6 +81,7 @@ def decoder_of(file: GgufFile) -> DecoderFacts:
 class _Reading:
     def __init__(self, file: GgufFile) -> None:
         self._file = file
+        file.check_formats()
         self._family = file.family()
         if self._family not in _FAMILIES:
             raise self._unknown(f"is a {self._family[:80]!r} model")

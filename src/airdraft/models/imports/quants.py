@@ -60,6 +60,11 @@ class Format:
         """The code of 0."""
         return 1 << self.bits - 1
 
+    @property
+    def known(self) -> bool:
+        """Whether its numbers can be read here."""
+        return self.floats is not None or self.take is not None
+
     def row_bytes(self, columns: int) -> int:
         """Bytes of a row."""
         return columns // self.values * self.size
@@ -217,7 +222,12 @@ FORMATS: dict[int, Format] = {
 }
 """By ggml's number."""
 OTHERS = {
-    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
-    24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+    number: Format(name, values, size)
+    for number, name, values, size in (
+        (9, "Q8_1", 32, 36), (15, "Q8_K", 256, 292), (16, "IQ2_XXS", 256, 66), (17, "IQ2_XS", 256, 74),
+        (18, "IQ3_XXS", 256, 98), (19, "IQ1_S", 256, 50), (21, "IQ3_S", 256, 110), (22, "IQ2_S", 256, 82),
+        (24, "I8", 1, 1), (25, "I16", 1, 2), (26, "I32", 1, 4), (27, "I64", 1, 8), (28, "F64", 1, 8),
+        (29, "IQ1_M", 256, 56), (34, "TQ1_0", 256, 54), (35, "TQ2_0", 256, 66), (39, "MXFP4", 32, 17),
+    )
 }  # fmt: skip
-"""Names of formats that are not taken apart here, for messages."""
+"""Formats that are not taken apart here: of them, a file's header can be checked."""

@@ -10,6 +10,7 @@ import math
 import mmap
 import struct
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,23 @@ class GgufTensor:
     """Bytes."""
 
 
+@dataclass(frozen=True)
+class Unread:
+    """Where a list of strings lies in the file that was not read."""
+
+    count: int
+    start: int
+    stop: int
+
+
 class GgufFile:
     """A GGUF file whose header has been read and checked against its size; the tensors stay on disk."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises: `ModelError` if it is no GGUF, was cut off, or has a tensor in a format that is not known."""
+    def __init__(self, path: Path, *, lists: bool = True) -> None:
+        """Raises: `ModelError` if it is no GGUF, or was cut off.
+
+        lists: whether lists of strings are read; else an `Unread` stands for each, which takes a tenth of the time.
+        """
         self.path = path
         try:
             with path.open("rb") as file:
@@ -55,15 +68,29 @@ class GgufFile:
         except (OSError, ValueError) as problem:  # ValueError: an empty file cannot be mapped
             raise ModelError(f"{path} cannot be read ({first_line(problem)}); fetch it again") from problem
         self.size = len(self._map)
-        header = _Header(self._map, path)
+        header = _Header(self._map, path, lists)
         self.metadata = header.metadata
-        """Booleans, numbers, strings, and lists of them, by key."""
+        """Booleans, numbers, strings, and lists of them (or `Unread`), by key."""
         self.tensors = header.tensors
         self._header_size = header.start
 
     def header(self) -> bytes:
         """Metadata and the list of tensors, as they are."""
         return self._map[: self._header_size]
+
+    def bytes_of(self, span: Unread) -> bytes:
+        """The list of strings that an `Unread` stands for, as it lies in the file."""
+        return self._map[span.start : span.stop]
+
+    def check_formats(self) -> None:
+        """Refuse tensors in a format that is not taken apart here. Raises: `ModelError`."""
+        for name, tensor in self.tensors.items():
+            if not tensor.format.known:
+                known = ", ".join(each.name for each in FORMATS.values())
+                raise ModelError(
+                    f"{self.path} stores {name[:80]!r} as {tensor.format.name}, and read here are {known}; fetch "
+                    "another quantisation, or use --engine llamacpp"
+                )
 
     def family(self) -> str:
         """The architecture, such as llama."""
@@ -84,8 +111,8 @@ class GgufFile:
 class _Header:
     """One pass over the header."""
 
-    def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self._data, self._path = data, path
+    def __init__(self, data: mmap.mmap, path: Path, lists: bool) -> None:
+        self._data, self._path, self._lists = data, path, lists
         self._end = min(len(data), _MOST_HEADER)
         self._at = 0
         if data[:4] != b"GGUF":
@@ -124,14 +151,7 @@ class _Header:
         """Take a tensor whose bytes the file holds. Raises: `ModelError`."""
         if name in self.tensors:
             raise self._broken(f"has the tensor {name[:80]!r} twice")
-        form = FORMATS.get(kind)
-        if form is None:
-            what = OTHERS.get(kind, f"format {kind}")
-            known = ", ".join(each.name for each in FORMATS.values())
-            raise ModelError(
-                f"{self._path} stores {name[:80]!r} as {what}, and read here are {known}; fetch another quantisation, "
-                "or use --engine llamacpp"
-            )
+        form = FORMATS.get(kind) or OTHERS.get(kind) or Format(f"format {kind}", 1, 0)
         if min(shape) < 1 or shape[-1] % form.values:
             raise self._broken(f"gives {name[:80]!r} the shape {shape}, not whole pieces of {form.name}")
         size = form.row_bytes(shape[-1]) * math.prod(shape[:-1])
@@ -153,16 +173,36 @@ class _Header:
         value = self._number(_SCALARS[kind])
         return bool(value) if kind == _BOOL else value
 
-    def _array(self) -> list[Any]:
+    def _array(self) -> list[Any] | Unread:
         kind, count = self._number("<u4"), self._count("items in an array", _MOST_ITEMS)
         if kind == _STRING:
-            return [self._string() for _ in range(count)]
+            return self._strings(count)
         if kind not in _SCALARS:  # arrays of arrays are in no file known
             raise self._broken(f"has an array of kind {kind}")
         dtype = np.dtype(_SCALARS[kind])
         found = np.frombuffer(self._take(count * dtype.itemsize), dtype)
         items: list[Any] = (found != 0).tolist() if kind == _BOOL else found.tolist()
         return items
+
+    def _strings(self, count: int) -> list[str] | Unread:
+        """A list of strings. A vocabulary has a hundred thousand, so this is as little as can be done for each."""
+        data, at, end, length_of = self._data, self._at, self._end, struct.Struct("<Q").unpack_from
+        found: list[str] = []
+        try:
+            if self._lists:
+                for _ in range(count):
+                    start = at + 8
+                    at = start + length_of(data, at)[0]
+                    found.append(data[start:at].decode("utf-8", "replace"))
+            else:
+                for _ in repeat(None, count):
+                    at += 8 + length_of(data, at)[0]
+        except (struct.error, IndexError, OverflowError) as problem:  # beyond the end of the file, or of all memory
+            raise self._broken("ends within its header") from problem
+        if at > end:
+            raise self._broken("ends within its header")
+        span, self._at = Unread(count, self._at, at), at
+        return found if self._lists else span
 
     def _count(self, what: str, most: int) -> int:
         count = int(self._number("<u8"))

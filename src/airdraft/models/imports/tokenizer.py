@@ -51,6 +51,14 @@ _WHOLE = {"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "lfm2", "tekk
 _MOST_TEMPLATE = 1 << 20
 
 
+def padded_from(tokens: Sequence[str], types: Sequence[int]) -> int:
+    """The first of the ids at the end that stand for nothing: a model scores them, and no text has them."""
+    end = len(tokens)
+    while end and types[end - 1] in (_UNUSED, _USER) and _PADDING.fullmatch(tokens[end - 1]):
+        end -= 1
+    return end
+
+
 class GgufTokenizer:
     """The contents of tokenizer.json and its companions for one GGUF file."""
 
@@ -69,17 +77,10 @@ class GgufTokenizer:
         self._pre = self._value("pre", str, "default") if self._kind == "gpt2" else ""
         if self._kind == "gpt2" and self._pre not in _CUTS:
             raise self._unknown(f"cuts its texts by {self._pre[:80]!r}; known are {', '.join(sorted(_CUTS))}")
-        padding = self._padding()
+        padding = padded_from(self.tokens, self._types)
         self._vocab = {token: i for i, token in enumerate(self.tokens) if i < padding}
         if len(self._vocab) != padding:
             raise self._broken("has a token twice")
-
-    def _padding(self) -> int:
-        """The first of the ids at the end that stand for nothing."""
-        end = len(self.tokens)
-        while end and self._types[end - 1] in (_UNUSED, _USER) and _PADDING.fullmatch(self.tokens[end - 1]):
-            end -= 1
-        return end
 
     def ends(self) -> list[int]:
         """Tokens that end a text."""

@@ -83,6 +83,9 @@ def write_text_files(path: Path, out: Path) -> None:
     file = GgufFile(path)
     tokenizer = GgufTokenizer(file)
     facts = {"vocab_size": len(tokenizer.tokens), "eos_token_id": tokenizer.ends()}
+    context = file.metadata.get(f"{file.family()}.context_length")
+    if type(context) is int and context > 0:  # a server's config is read from here
+        facts["max_position_embeddings"] = context
     _write_json(out / "tokenizer.json", _tried(path, tokenizer))
     _write_json(out / "tokenizer_config.json", tokenizer.config())
     _write_json(out / "config.json", facts)
@@ -113,6 +116,7 @@ def _check(path: Path) -> _Checked:
         "num_key_value_heads": decoder.kv_heads,
         "head_dim": decoder.head_dim,
         "eos_token_id": tokenizer.ends(),
+        "_name_or_path": str(file.metadata.get("general.name") or path.stem)[:200],
     }
     return _Checked(file, decoder, _tried(path, tokenizer), tokenizer.config(), config)
 
