@@ -24,7 +24,7 @@ chat: .venv/.installed
 	@$(BIN)/airdraft chat $(ARGS)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -33,7 +33,7 @@ check: .venv/.installed-dev
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_house.py tests/test_structure.py
 
 clean:
-	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -14,7 +14,7 @@ from airdraft.core.choosing import choose
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
-from airdraft.core.messages import Decoder, Digest, Draft, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
+from airdraft.core.messages import Decoder, Digest, Draft, Error, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
 from airdraft.core.policy import Mode
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
@@ -237,6 +237,29 @@ def test_a_race_policy_changes_while_the_prompt_is_read_and_drafts_come_meanwhil
     (commit,) = edge.forward()
     assert isinstance(commit, Tokens)
     assert commit.drafted == 2
+
+
+def test_more_switches_than_a_device_needs_end_the_text() -> None:
+    edge = EdgeSide(table(3), run=False)
+    edge.send(hello(), opening(scheme=STREAMS["off"]), opening(2, scheme=STREAMS["off"]))
+    many = [Switch(1, STREAMS[race]) for race in ("always", "off")] * 8
+    assert {type(answer) for answer in edge.send(*many)} == {Opened}
+    (error,) = edge.send(many[0])
+    assert isinstance(error, Error)
+    assert (error.session, error.code) == (1, "state")
+    assert "switch less often" in error.message
+    assert edge.send(*many) == []
+    edge.forward()
+    assert edge.send(drafting((0, 1), (1,), session=2)) == []
+
+
+def test_each_token_allows_two_more_switches() -> None:
+    edge = EdgeSide(table(3), run=False)
+    edge.send(hello(), opening(scheme=STREAMS["always"]))
+    edge.forward()
+    for _ in range(8):
+        answers = [*edge.forward(), *edge.send(Switch(1, STREAMS["off"]), Switch(1, STREAMS["always"]))]
+        assert not any(isinstance(answer, Error) for answer in answers)
 
 
 @pytest.mark.parametrize(

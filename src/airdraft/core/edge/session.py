@@ -35,6 +35,9 @@ _METHODS = {
 }  # fmt: skip
 """The methods that act on messages, by name: a session that held its own methods would outlive its last use."""
 
+SPARE_SWITCHES = 16
+"""A device may switch twice for each token that is committed, and so often besides: each switch costs an answer."""
+
 
 class EdgeSession:
     """One text at the edge."""
@@ -70,8 +73,8 @@ class EdgeSession:
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
         self._seq = 0  # the last draft that arrived
         self._load = Load()  # of the forward under way
-        self._forwarding = self._loaded = False  # the latter: whether the prompt is read
-        self._recovery_due = False
+        self._forwarding = self._recovery_due = self._loaded = False  # the last: whether the prompt is read
+        self._switches = 0
         self._switch: SchemeSpec | None = None  # the scheme that follows the forward under way
 
     def _make(self, spec: SchemeSpec) -> Scheme:
@@ -213,6 +216,9 @@ class EdgeSession:
         return [Recovering(self._number, answered=False), Recovering(self._number, answered=True), extra]
 
     def _to_switch(self, message: Switch) -> list[Out]:
+        self._switches += 1
+        if self._switches > SPARE_SWITCHES + 2 * (self.text.length - self.text.begin):
+            raise RemoteProtocolError(Code.STATE, f"{self._switches} switches came, for few tokens; switch less often")
         outs: list[Out] = [Turning(self._number, message.scheme.name)]
         self._recover(message.recovered)
         if self.text.over:
