@@ -66,6 +66,26 @@ def test_a_grid_and_its_report(
     assert "| claim | bar |" in shown  # without a page, to the terminal
 
 
+def test_a_sample_of_a_grid_has_its_json(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = {}
+    for seed in ("0", "1", "1"):
+        results = tmp_path / "grid.json"
+        words = ("grid", "--sample", "1", "--seed", seed, "--json", str(results), "--jobs", "1")
+        shown, _, _ = say(monkeypatch, capsys, *words)
+        record = json.loads(results.read_text())
+        assert f"Each claim is about every cell of a sample of 1 (seed {seed})" in shown
+        assert record["sample"] == {"cells": 1, "seed": int(seed)}
+        assert len(record["rows"]) == len(SCHEMES)
+        assert found.setdefault(seed, record["rows"]) == record["rows"]
+        (agreement,) = record["gains"]
+        assert f"{record['gains'][agreement]:.2f} × with {agreement}" in shown
+    assert len({rows[0]["agreement"] for rows in found.values()}) == 2
+    _, error, code = say(monkeypatch, capsys, "grid", "--sample", "3")
+    assert (code, error) == (2, "airdraft: a sample of 3 cells of 2; give a number from 1 to that\n")
+
+
 def test_a_text_that_is_not_the_targets(
     small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 
 import pytest
+from msgspec import structs
 
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Facts, Mode
+from airdraft.errors import BadParameterError
 from airdraft.lab.cell import auto, best_rounds, constant, run
 from airdraft.lab.grid import Cell, _facts, rows
 from airdraft.lab.record import synthetic
 from airdraft.lab.timeline import timeline
+from airdraft.proposers import maker
 
 RECORDING = synthetic(0.8, 5, 40, 3, 5000)
 SPECS = [SchemeSpec(name) for name in ("server", "dense", "topk", "split", "coupled")] + [
@@ -108,10 +111,31 @@ def test_auto_keeps_the_text_and_the_pace() -> None:
 
 def test_a_cell_has_a_row_for_every_scheme() -> None:
     found = {row.scheme: row for row in rows(Cell(20, 5, 15, 30, RECORDING.name), RECORDING)}
-    assert len(found) == 11
+    assert len(found) == 13
     assert [name for name, row in found.items() if not row.exact] == ["oracle", "device"]
     assert found["server"].target_forwards_per_token == 1
     assert found["topk"].uplink_bits_per_token > 5 * found["coupled"].uplink_bits_per_token
+
+
+@pytest.mark.parametrize("scheme", ["server", "stream"])
+def test_copies_at_the_edge_write_the_recorded_texts_sooner(scheme: str) -> None:
+    texts = [structs.replace(text, tokens=(text.tokens[:8] * 5)[: len(text.tokens)]) for text in RECORDING.texts]
+    turning, setting = structs.replace(RECORDING, texts=texts), constant(30, 2, 10, 30)
+    for recording, least in ((turning, 1.5), (RECORDING, 0.99)):
+        plain = run(recording, setting, SchemeSpec(scheme))
+        copied = run(recording, setting, SchemeSpec(scheme), propose=maker(("lookup",)))
+        assert copied.identical
+        assert copied.tokens_per_s > least * plain.tokens_per_s
+
+
+def test_a_copy_of_the_prompt_is_found_there() -> None:
+    texts = [structs.replace(text, prompt=text.tokens[:32]) for text in RECORDING.texts]
+    assert all(len(text.prompt) == text.prompt_length for text in texts)
+    quoting, setting = structs.replace(RECORDING, texts=texts), constant(30, 2, 10, 30)
+    copied = run(quoting, setting, SchemeSpec("server"), propose=maker(("lookup",)))
+    assert copied.counts.forwards < 0.6 * copied.counts.committed
+    with pytest.raises(BadParameterError, match="another length"):
+        structs.replace(RECORDING.texts[0], prompt=[1])
 
 
 def test_a_timeline_tells_drafts_in_vain_from_others() -> None:

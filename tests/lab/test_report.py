@@ -19,7 +19,8 @@ from airdraft.lab.results import SCHEMES, read, typical, winner
 
 SPEEDS = {
     "server": 30.0, "dense": 20.0, "topk": 28.0, "split": 27.0, "coupled": 29.0, "stream/off": 35.0,
-    "stream/idle": 38.0, "stream/always": 40.0, "auto": 40.1, "oracle": 44.0, "device": 60.0,
+    "stream/idle": 38.0, "stream/always": 40.0, "server+lookup": 29.5, "stream+lookup": 39.0,
+    "auto": 40.1, "oracle": 44.0, "device": 60.0,
 }  # fmt: skip
 
 
@@ -68,6 +69,7 @@ def grid() -> dict[str, Any]:
             {"claim": "odd", "bar": 1, "worst": 1, "held": True, "cell": {"rtt_ms": "a | trace", "seed": None}},
         ],
         "means": {"topk": 1.834, "split": 1.5},
+        "gains": {"pair T=0.7": 1.249, "pair | T=1": 1.0},
         "timeline": {"title": "stream at RTT 20 ms & 5 Mbit/s", "spans": spans},
         "when": "what else a grid says of itself is nobody's business here",
     }
@@ -125,6 +127,9 @@ def test_the_tables_say_what_the_rows_say() -> None:
     assert "| one \\| two lines | 2 | 1.500 | **NO** | – |" in said["claims"]
     assert "| odd | 1 | 1.000 | yes | RTT a \\| trace ms, seed None |" in said["claims"]
     assert "1.83 × `topk`, 1.50 × `split`" in said["claims"]
+    assert (
+        "against `stream/always`, geometric mean: 1.25 × with pair T=0.7, 1.00 × with pair \\| T=1." in said["claims"]
+    )
     assert said["claims"].startswith("16 cells, simulated (virtual time)")
     typical = said["typical"].splitlines()
     assert "simulated (virtual time): pair T=0.7; 5 Mbit/s up; draft 15 ms, verify 30 ms" in typical[0]

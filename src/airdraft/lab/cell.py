@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from airdraft.control import predict
@@ -11,7 +11,7 @@ from airdraft.control.course import MAX_DRAFT
 from airdraft.control.facts import wire
 from airdraft.control.machine import device_machine
 from airdraft.core.connection import HEARTBEAT_S
-from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.policy import Facts, Policy
 from airdraft.core.request import Counts, Request
@@ -86,6 +86,7 @@ def run(
     until_s: float | None = None,
     heartbeat_s: float = HEARTBEAT_S,
     on_text: Callable[[VirtualText], None] = lambda _: None,
+    propose: Callable[[], Sequence[Proposer]] = tuple,
 ) -> Result:
     """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
 
@@ -93,14 +94,15 @@ def run(
     that is silent for three times `heartbeat_s` ends the connection.
 
     Without `length` the device finds draft length, window and packets by what it measures. `policy` makes a policy for
-    each text, which chooses the scheme as well. The edge has been in service: it knows how long its forwards take.
+    each text, which chooses the scheme as well. `propose` makes the edge's proposers, as for `EdgeMachine`. The edge
+    has been in service: it knows how long its forwards take. A forward takes that long however many rows it has.
     """
     replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
     device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
     target = Target("lab", "target", bytes(16), vocab, Blank.max_context, ())
     limits = Limits(heartbeat_s=heartbeat_s)
     device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same
-    edge = EdgeMachine(target, limits, 0.0, setting.compute.verify_s, replay.make)
+    edge = EdgeMachine(target, limits, 0.0, setting.compute.verify_s, replay.make, propose)
     world = Virtual(device, edge, Blank(vocab), Blank(vocab), setting.link, setting.compute, spans)
     world.rest(SETTLE_S)
     result = Result(label or spec.name, length)
@@ -108,7 +110,7 @@ def run(
     result.began_s = began_s
     while True:
         for at, text in enumerate(recording.texts):
-            prompt, tokens = [0] * text.prompt_length, text.tokens
+            prompt, tokens = text.prompt or [0] * text.prompt_length, text.tokens
             request = Request(
                 prompt, spec, recording.params, at, len(tokens), length, counts=result.counts,
                 policy=policy() if policy else None,

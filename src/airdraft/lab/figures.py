@@ -17,6 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from airdraft.core import schemes
 from airdraft.lab.results import (
     EXACT,
+    HELPED,
     NOTES,
     SCHEMES,
     SIMULATED,
@@ -38,7 +39,7 @@ _PALETTE = (
     "#bb5566", "#004488", "#997700",  # for schemes to come
 )  # fmt: skip
 COLOURS: dict[Scheme, str] = {
-    **dict(zip(EXACT, _PALETTE, strict=False)),
+    **dict(zip((*EXACT, *HELPED), _PALETTE, strict=False)),
     "auto": "#332288",
     "oracle": "#222222",
     "device": "#8a8a8a",

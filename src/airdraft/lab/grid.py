@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Facts, Given, Mode, Policy
 from airdraft.core.sampling import SamplingParams
+from airdraft.errors import BadParameterError
 from airdraft.lab.cell import Result, auto, best_rounds, constant, run
 from airdraft.lab.record import Recording, prompts, record, synthetic
-from airdraft.lab.results import EXACT, Claim, Row
+from airdraft.lab.results import EXACT, HELPED, Claim, Row
 from airdraft.lab.timeline import timeline
 from airdraft.link.base import HEADER_BYTES
 from airdraft.models.engines import load
+from airdraft.proposers import Lookup, maker
 
 RTT_MS = (5.0, 20.0, 50.0, 100.0, 200.0)
 UPLINK_MBPS = (0.05, 0.5, 5.0, 50.0)
@@ -33,7 +36,7 @@ TEMPERATURES = (0.0, 0.7, 1.0)
 ACCEPTANCE = (0.6, 0.75, 0.9)
 """Acceptance rates of synthetic agreement."""
 
-TEXTS, TOKENS, SEARCHED = 12, 128, 4
+TEXTS, TOKENS, SEARCHED = 12, 128, 3
 """Texts in a cell, most tokens of each, and the number of texts on which the best draft length is sought."""
 
 
@@ -62,6 +65,21 @@ def recordings(texts: int = TEXTS, tokens: int = TOKENS) -> list[Recording]:
     return found
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Some cells of the grid, drawn at random."""
+
+    cells: int
+    seed: int
+
+    def of(self, every: Sequence[Cell]) -> list[Cell]:
+        """Draw them, and keep their order. Raises: `BadParameterError` if there are not as many."""
+        if not 1 <= self.cells <= len(every):
+            raise BadParameterError(f"a sample of {self.cells} cells of {len(every)}; give a number from 1 to that")
+        drawn = random.Random(self.seed).sample(range(len(every)), self.cells)  # noqa: S311
+        return [every[at] for at in sorted(drawn)]
+
+
 def cells(agreements: Iterable[str]) -> list[Cell]:
     """Every cell of the grid."""
     product = itertools.product(agreements, COMPUTE_MS, RTT_MS, UPLINK_MBPS)
@@ -72,7 +90,8 @@ def rows(cell: Cell, recording: Recording) -> list[Row]:
     """Run every scheme in one cell.
 
     Schemes with rounds have their best draft length, sought on the first `SEARCHED` texts. Streams find their shape by
-    themselves; `stream/off` is also given the shape of the best `coupled` rounds, and its fastest run counts.
+    themselves; `stream/off` is also given the shape of the best `coupled` rounds, and its fastest run counts. `auto` is
+    as people have it: at an edge that proposes copies.
     """
     some = structs.replace(recording, texts=recording.texts[:SEARCHED])
     setting = constant(cell.rtt_ms, cell.uplink_mbps, cell.draft_ms, cell.verify_ms, DOWNLINK_MBPS)
@@ -89,8 +108,11 @@ def rows(cell: Cell, recording: Recording) -> list[Row]:
             shapes += [partial(Given, Mode(schemes.STREAM, window, race, packet, packet)) for packet in (1, window)]
         tried = [run(recording, setting, spec, label=f"{schemes.STREAM}/{race}", policy=shape) for shape in shapes]
         found.append(max(tried, key=lambda result: result.tokens_per_s))
+    lookup = maker((Lookup.name,))
+    for name, label in zip((schemes.SERVER, schemes.STREAM), HELPED, strict=True):
+        found.append(run(recording, setting, SchemeSpec(name), label=label, propose=lookup))
     spec = SchemeSpec(schemes.STREAM)
-    found.append(run(recording, setting, spec, label="auto", policy=auto(recording.vocab_size, spec)))
+    found.append(run(recording, setting, spec, label="auto", policy=auto(recording.vocab_size, spec), propose=lookup))
     found.append(run(recording, setting, spec, label="oracle", oracle=True))
     device = Row(
         **structs_of(cell), scheme="device", length=None, tokens_per_s=1e3 / cell.draft_ms,
@@ -133,11 +155,14 @@ def _row(cell: Cell, result: Result) -> Row:
 
 
 def run_grid(
-    recorded: Sequence[Recording], jobs: int, on_cell: Callable[[int, int], None] = lambda done, of: None
+    recorded: Sequence[Recording],
+    jobs: int,
+    on_cell: Callable[[int, int], None] = lambda done, of: None,
+    sample: Sample | None = None,
 ) -> list[Row]:
-    """Run every cell, in `jobs` processes. `on_cell` gets the number done, and of how many."""
+    """Run every cell, or a sample, in `jobs` processes. `on_cell` gets the number done, and of how many."""
     by_name = {recording.name: recording for recording in recorded}
-    todo = cells(by_name)
+    todo = cells(by_name) if sample is None else sample.of(cells(by_name))
     found: list[Row] = []
     with ProcessPoolExecutor(jobs) as pool:
         for done, cell_rows in enumerate(pool.map(rows, todo, [by_name[cell.agreement] for cell in todo], chunksize=4)):
@@ -157,11 +182,15 @@ def claims(found: Sequence[Row]) -> list[Claim]:
 
     server, coupled = schemes.SERVER, schemes.COUPLED
     off, always = (f"{schemes.STREAM}/{race}" for race in ("off", "always"))
-    best = "the best exact scheme"
+    best, (copying, helped) = "the best exact scheme", HELPED
     return [
         worst(f"{always} against {server}", 0.99, lambda speed: speed[always] / speed[server]),
-        worst(f"auto against {best}", 0.97, lambda speed: speed["auto"] / max(speed[name] for name in EXACT)),
+        worst(
+            f"auto against {best}", 0.97, lambda speed: speed["auto"] / max(speed[name] for name in (*EXACT, *HELPED))
+        ),
         worst(f"{off} against {coupled}", 1.0, lambda speed: speed[off] / speed[coupled]),
+        worst(f"{helped} against {always}", 0.99, lambda speed: speed[helped] / speed[always]),
+        worst(f"{copying} against {server}", 0.99, lambda speed: speed[copying] / speed[server]),
     ]
 
 
@@ -177,7 +206,16 @@ def by_cell(found: Iterable[Row]) -> dict[Cell, dict[str, float]]:
 def means(found: Iterable[Row]) -> dict[str, float]:
     """Geometric means over all cells: the speed of auto divided by that of each other exact scheme."""
     grouped = list(by_cell(found).values())
-    return {name: geometric_mean(speed["auto"] / speed[name] for speed in grouped) for name in EXACT}
+    return {name: geometric_mean(speed["auto"] / speed[name] for speed in grouped) for name in (*EXACT, *HELPED)}
+
+
+def gains(found: Iterable[Row]) -> dict[str, float]:
+    """What proposals gain: for each agreement, the geometric mean over its cells of the speed of `stream+lookup`
+    divided by that of `stream/always`."""
+    ratios: dict[str, list[float]] = {}
+    for cell, speed in by_cell(found).items():
+        ratios.setdefault(cell.agreement, []).append(speed[HELPED[1]] / speed[f"{schemes.STREAM}/always"])
+    return {agreement: geometric_mean(each) for agreement, each in ratios.items()}
 
 
 def unheld(found: Iterable[Row]) -> list[Row]:
@@ -185,10 +223,11 @@ def unheld(found: Iterable[Row]) -> list[Row]:
     return [row for row in found if not row.exact and row.scheme not in ("device", "oracle")]
 
 
-def record_of(recorded: Sequence[Recording], found: Sequence[Row]) -> dict[str, Any]:
+def record_of(recorded: Sequence[Recording], found: Sequence[Row], sample: Sample | None = None) -> dict[str, Any]:
     """The record that `--json` writes."""
     return {
         "simulated": True,
+        "sample": None if sample is None else {"cells": sample.cells, "seed": sample.seed},
         "texts": TEXTS,
         "max_tokens": TOKENS,
         "downlink_mbps": DOWNLINK_MBPS,
@@ -200,5 +239,6 @@ def record_of(recorded: Sequence[Recording], found: Sequence[Row]) -> dict[str, 
         "rows": msgspec.to_builtins(found),
         "claims": msgspec.to_builtins(claims(found)),
         "means": means(found),
+        "gains": gains(found),
         "timeline": msgspec.to_builtins(timeline(recorded[1])),
     }

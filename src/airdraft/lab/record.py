@@ -56,8 +56,12 @@ class RecordedText(msgspec.Struct, frozen=True):
     near_ties: int = 0
     """Positions where the one long forward chooses another token than the forwards that wrote the text did: two
     candidates closer than the engine's rounding. The written token is the one recorded."""
+    prompt: list[int] = []
+    """What stood before it, `prompt_length` ids, for those who look there. Empty: not recorded."""
 
     def __post_init__(self) -> None:
+        if self.prompt and len(self.prompt) != self.prompt_length:
+            raise BadParameterError("a recorded prompt has another length than the text says; record it again")
         lists = (self.matches, self.accept, self.accept_topk, self.draft_prob, self.entropy, self.support)
         if not self.tokens or any(len(values) != len(self.tokens) for values in lists):
             raise BadParameterError("a recorded text is empty, or its lists differ in length; record it again")
@@ -168,7 +172,9 @@ def _score(
         draft_prob.append(round(float(draft_probs[choice]), _DECIMALS))
         entropy.append(_entropy(draft_probs))
         support.append(int(np.count_nonzero(target_probs)))
-    return RecordedText(len(prompt), tokens, matches, accept, accept_topk, draft_prob, entropy, support, near_ties)
+    return RecordedText(
+        len(prompt), tokens, matches, accept, accept_topk, draft_prob, entropy, support, near_ties, list(prompt)
+    )
 
 
 def _overlap(target_probs: FloatArray, draft_probs: FloatArray) -> float:
@@ -200,7 +206,7 @@ def synthetic(acceptance: float, texts: int, length: int, seed: int, vocab_size:
         raise BadParameterError(f"acceptance is {acceptance}; give a number from 0 to 1")
     if min(texts, length, vocab_size) < 1:
         raise BadParameterError(f"{texts} texts of {length} tokens out of {vocab_size}; give numbers of at least 1")
-    rng = np.random.default_rng(seed)
+    rng, before = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     flat, every = [acceptance] * length, [vocab_size] * length
     written = [
         RecordedText(
@@ -208,6 +214,7 @@ def synthetic(acceptance: float, texts: int, length: int, seed: int, vocab_size:
             rng.integers(vocab_size, size=length).tolist(),
             (rng.random(length) < acceptance).tolist(),
             flat, flat, flat, [0.0] * length, every,
+            prompt=before.integers(vocab_size, size=_SYNTHETIC_PROMPT).tolist(),
         )
         for _ in range(texts)
     ]  # fmt: skip

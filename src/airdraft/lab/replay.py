@@ -39,12 +39,12 @@ class Blank:
         return [0]
 
     def forward(self, cache: Any, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-        """See `LanguageModel.forward`. All entries are one zero."""
+        """See `LanguageModel.forward`. All entries are zeros."""
         if keep > cache[0] or not tokens or rows > len(tokens):
             raise ModelError(f"a forward keeps {keep} of {cache[0]} positions and asks {rows} rows of {len(tokens)}")
         cache[0] = keep + len(tokens)
         if rows not in self._rows:
-            self._rows[rows] = np.broadcast_to(np.zeros(1, np.float32), (rows, self.vocab_size))
+            self._rows[rows] = np.zeros((rows, self.vocab_size), np.float32)
         return self._rows[rows]
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from airdraft.core import schemes
 from airdraft.errors import BadParameterError
+from airdraft.proposers import Lookup
 
 SIMULATED = "simulated (virtual time)"
 """Label beside everything that is shown."""
@@ -19,7 +20,9 @@ EXACT: tuple[str, ...] = tuple(
     for label in ([f"{name}/{race}" for race in schemes.RACES] if scheme.traits.races else [name])
 )
 """Exact schemes, one for each race policy where they race, from the simplest to the most elaborate."""
-SCHEMES: tuple[str, ...] = (*EXACT, "auto", "oracle", "device")
+HELPED = tuple(f"{name}+{Lookup.name}" for name in (schemes.SERVER, schemes.STREAM))
+"""Exact schemes at an edge that proposes copies of the text itself: without drafts, and with them in a raced stream."""
+SCHEMES: tuple[str, ...] = (*EXACT, *HELPED, "auto", "oracle", "device")
 """All that is shown: these, the choice among them, an unreachable bound, and the device alone, which is not exact."""
 if TYPE_CHECKING:
     Scheme = str
@@ -94,6 +97,8 @@ class Grid(msgspec.Struct, frozen=True):
     claims: list[Claim] = []
     means: dict[str, float] = {}
     """Geometric means over all cells: the speed of auto divided by that scheme's."""
+    gains: dict[str, float] = {}
+    """For each agreement, the speed of a raced stream at an edge that copies divided by that without, likewise."""
     timeline: Timeline | None = None
 
 
