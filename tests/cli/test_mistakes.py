@@ -19,6 +19,7 @@ import pytest
 
 from airdraft import cli
 from airdraft.models import llamacpp
+from airdraft.models.engines import resolve
 from airdraft.telemetry import logs
 
 from ..e2e.processes import ENVIRONMENT, airdraft, command
@@ -354,3 +355,34 @@ def test_output_that_nobody_reads_any_more(edge: str, words: tuple[str, ...], li
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(30) in (0, 1)
+
+
+_LOOP = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+_GROWS = "{% set s = namespace(x='x' * 99) %}{% for a in range(60) %}{% set s.x = s.x ~ s.x %}{% endfor %}{{ s.x }}"
+_FAT = "{{ 'x' * (1 << 40) }}"
+
+
+@pytest.mark.parametrize("template", [_LOOP, _GROWS, _FAT, "{% for %}", "{{ " + "(" * 3000 + ")" * 3000 + " }}"])
+@pytest.mark.parametrize("words", [("run", "--chat", "hi"), ("chat",)])
+def test_a_template_that_never_ends_or_is_none(
+    mistake: Run, template: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip("gguf", reason="writing the file takes the gguf package")
+    from ..models.imports.made import Made
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = Made(kind="Q4_0", facts={"tokenizer.chat_template": template}).write(tmp_path / "m.gguf")
+    resolve(str(file))
+    capfd.readouterr()  # that it was imported
+    capture: dict[str, bytes] = {"stdin": b"hi\n"} if words == ("chat",) else {}
+    line = mistake(*words, "--target", str(file), "--draft", "none", **capture)
+    assert line.startswith("airdraft: the chat template ")
+    assert line.endswith("--chat-template FILE\n")
+
+
+def test_a_store_without_the_model(mistake: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
+    line = mistake("edge", "--target", "ollama:llama3.2")
+    assert f"Ollama has no model 'llama3.2' in {tmp_path / 'models'}, which does not exist; fetch it" in line
+    assert "`ollama pull llama3.2`" in line

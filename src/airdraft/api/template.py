@@ -24,6 +24,7 @@ from airdraft.models.text import ids_of, tokenizer_file
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FIELD = "messages"
+_ELSE = "--chat-template FILE"
 
 
 class ChatTemplate:
@@ -45,7 +46,8 @@ class ChatTemplate:
         try:
             self._started()
         except _FailedError as problem:
-            raise ModelError(f"the chat template is no Jinja ({problem}); fetch the model again") from problem
+            what = f"the chat template is no Jinja ({problem}); fetch the model again, or give another, {_ELSE}"
+            raise ModelError(what) from problem
 
     @classmethod
     def of(cls, folder: Path, file: Path | None = None) -> ChatTemplate | None:
@@ -86,7 +88,7 @@ class ChatTemplate:
                 return _ask(self._started(), line)
         except (_FailedError, RecursionError) as problem:
             what = f"the chat template does not take these messages: {problem}"
-            raise BadParameterError(what, field=_FIELD) from problem
+            raise BadParameterError(f"{what}; send others, or give another, {_ELSE}", field=_FIELD) from problem
 
     def encode(self, rendered: str, special: bool = False) -> list[int]:
         """Return the ids of a rendered text. `special`: with those that the tokenizer adds to what the template wrote.
