@@ -12,7 +12,7 @@ import pytest
 from airdraft import cli
 from airdraft.models.engines import load
 
-NAMES = ["server", "dense", "topk", "split", "coupled", "stream", "stream"]
+NAMES = ["server", "dense", "topk", "lattice", "split", "coupled", "stream", "stream"]
 
 
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str, int]:

@@ -20,7 +20,7 @@ from airdraft.errors import BadParameterError
 FACTS = Facts(0.015, 0.03, 0.02, 20e6, 100e6, 0.8)
 
 
-@pytest.mark.parametrize("name", ["dense", "topk", "split", "coupled"])
+@pytest.mark.parametrize("name", ["dense", "topk", "lattice", "split", "coupled"])
 @pytest.mark.parametrize("vocab_size", [400, 5000])
 def test_a_packet_is_as_long_as_the_message_it_stands_for(name: str, vocab_size: int) -> None:
     device = schemes.make(SchemeSpec(name, k=8), Law(SamplingParams(), 1, vocab_size), schemes.DEVICE)
@@ -33,7 +33,8 @@ def test_a_packet_is_as_long_as_the_message_it_stands_for(name: str, vocab_size:
 
 @pytest.mark.parametrize(
     ("name", "bits"),
-    [("coupled", 15), ("stream", 15), ("split", 15 + 16), ("topk", 15 + 64 * (15 + 16)), ("dense", 15 + 16 * 32000)],
+    [("coupled", 15), ("stream", 15), ("split", 15 + 16), ("topk", 15 + 64 * (15 + 16)), ("lattice", 662 + 220 + 6),
+     ("dense", 15 + 16 * 32000)],
 )
 def test_bits_of_a_draft(name: str, bits: int) -> None:
     assert id_width(32000) == 15

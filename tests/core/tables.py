@@ -37,6 +37,8 @@ SPECS = {
     "topk-2x4": SchemeSpec("topk", k=2, bits=4),
     "topk-3x8": SchemeSpec("topk", k=3, bits=8),
     "topk-64x16": SchemeSpec("topk"),
+    "lattice-3x9": SchemeSpec("lattice", k=3, resolution=9),
+    "lattice-64x240": SchemeSpec("lattice"),
     "split-row-4": SchemeSpec("split", bits=4),
     "split-row-16": SchemeSpec("split"),
     "split-candidates-6": SchemeSpec("split", bits=6, downlink="candidates"),

@@ -89,9 +89,8 @@ def device(spec: SchemeSpec) -> DeviceSide:
 
 def bits(spec: SchemeSpec) -> int:
     """Most bits of a draft."""
-    return id_width(VOCAB) + {"dense": 16 * VOCAB, "topk": VOCAB * (id_width(VOCAB) + 16), "split": 16}.get(
-        spec.name, 0
-    )
+    probs = {"dense": 16 * VOCAB, "topk": VOCAB * (id_width(VOCAB) + 16), "lattice": 1334, "split": 16}
+    return id_width(VOCAB) + probs.get(spec.name, 0)
 
 
 def to_edge(spec: SchemeSpec) -> list[Message]:

@@ -28,6 +28,7 @@ from airdraft.core.sampling import SamplingParams, distribution, draw
 from airdraft.core.schemes import Context, Drafted, Guess, Ruling
 from airdraft.core.schemes.coupled import Coupled
 from airdraft.core.schemes.dense import Dense
+from airdraft.core.schemes.lattice import Lattice
 from airdraft.core.schemes.rejection import Rejection
 from airdraft.core.schemes.split import Split
 from airdraft.core.schemes.topk import TopK
@@ -174,11 +175,14 @@ ROW, CANDIDATES = SchemeSpec("split"), SchemeSpec("split", downlink="candidates"
 MUTANTS: list[tuple[type, type, SchemeSpec]] = [
     (Inverted, Dense, SPECS["dense"]),
     (Inverted, TopK, SPECS["topk-3x8"]),
+    (Inverted, Lattice, SPECS["lattice-3x9"]),
     (Inverted, Split, ROW),
     (RawSample, TopK, SchemeSpec("topk", k=5, bits=2)),
+    (RawSample, Lattice, SchemeSpec("lattice", k=5, resolution=3)),
     (RawSample, Split, SchemeSpec("split", bits=2)),
     (NoResidual, Dense, SPECS["dense"]),
     (NoResidual, TopK, SPECS["topk-3x8"]),
+    (NoResidual, Lattice, SPECS["lattice-3x9"]),
     (SwappedResidual, Dense, SPECS["dense"]),
     (SwappedResidual, TopK, SPECS["topk-3x8"]),
     (NextRow, Dense, SPECS["dense"]),
@@ -281,6 +285,8 @@ FITFUL = fitful(TARGET)
         (DRAFT, "dense", Again),
         (DRAFT, "topk-3x8", None),
         (DRAFT, "topk-3x8", Again),
+        (DRAFT, "lattice-3x9", None),
+        (DRAFT, "lattice-3x9", Again),
         (FITFUL, "split-row-16", None),
         (FITFUL, "split-row-16", FromTheStart),
         (FITFUL, "split-candidates-6", None),
@@ -307,7 +313,7 @@ def test_texts_in_many_sessions_are_distributed_as_the_targets_but_with_other_co
 
 MODES = [
     Mode("topk", 2), Mode("stream", 3, "off"), Mode("split", 1), Mode("server", 0), Mode("dense", 2),
-    Mode("stream", 4, "always"), Mode("coupled", 1), Mode("split", 2), Mode("stream", 2, "idle", 2, 2),
+    Mode("lattice", 2), Mode("stream", 4, "always"), Mode("coupled", 1), Mode("split", 2), Mode("stream", 2, "idle", 2, 2),
 ]  # fmt: skip
 
 

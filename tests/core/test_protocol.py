@@ -51,6 +51,7 @@ from airdraft.core.messages import (
 from airdraft.core.noise import gumbel, noise_words, row_key
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import Drafted, Drafts
+from airdraft.core.schemes.lattice import MOST_BITS, MOST_RESOLUTION
 from airdraft.core.schemes.split import CANDIDATES
 from airdraft.core.states import DEVICE, EDGE
 
@@ -152,6 +153,8 @@ def limits_block() -> str:
             f"| heartbeat | {HEARTBEAT_S:g} s |",
             f"| heartbeats of silence until the peer is given up | {SILENCE} |",
             f"| first batch of `split` candidates | {CANDIDATES} |",
+            f"| weights of `lattice`, summed | {MOST_RESOLUTION} |",
+            f"| a distribution of `lattice` | {MOST_BITS} bits |",
         ]
     )
 
@@ -215,7 +218,8 @@ def bodies_block() -> str:
     rows = [(3, [1, 3], [0.25, 0.75]), (1, [0, 1, 4], [0.25, 0.5, 0.25])]
     out = []
     for spec in (
-        SchemeSpec("coupled"), SchemeSpec("topk", k=3, bits=4), SchemeSpec("split", bits=4), SchemeSpec("dense"),
+        SchemeSpec("coupled"), SchemeSpec("topk", k=3, bits=4), SchemeSpec("lattice", k=3, resolution=15),
+        SchemeSpec("split", bits=4), SchemeSpec("dense"),
     ):  # fmt: skip
         scheme = schemes.make(spec, Law(SamplingParams(), 1, 5), schemes.DEVICE)
         drafts = []
@@ -232,11 +236,12 @@ def bodies_block() -> str:
         out += [
             f"**`{spec.name}`**"
             + (f", k {spec.k}, bits {spec.bits}" if spec.name == "topk" else "")
+            + (f", k {spec.k}, resolution {spec.resolution}" if spec.name == "lattice" else "")
             + (f", bits {spec.bits}" if spec.name == "split" else "")
             + f", {len(body)} bytes:",
             "",
         ]
-        if spec.name in ("topk", "split"):
+        if spec.name in ("topk", "lattice", "split"):
             weighed = "; ".join(f"{d.row()[0].tolist()}: {d.row()[1].tolist()}" for d in drafts)
             out += [f"integer weights {weighed}", ""]
         out += ["```", *(body[at : at + 16].hex(" ") for at in range(0, len(body), 16))]

@@ -48,7 +48,7 @@ EOS = 7
 FAULT = VOCAB - 1
 """A prompt with this token makes a `Table` raise its fault."""
 TOKENIZER = bytes(range(16))
-SCHEMES = ("server", "dense", "topk", "split", "coupled")
+SCHEMES = ("server", "dense", "topk", "lattice", "split", "coupled")
 GREEDY = SamplingParams(0.0)
 WARM = SamplingParams(0.9)
 

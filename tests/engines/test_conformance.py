@@ -192,7 +192,7 @@ def test_texts_over_the_wire_are_the_oracles(
             assert near(oracle, request, truth[: at + 1], text[at]), f"{scheme} differs at token {at}"
 
 
-@pytest.mark.parametrize("scheme", ["server", "dense", "topk", "split", "coupled", "stream"])
+@pytest.mark.parametrize("scheme", ["server", "dense", "topk", "lattice", "split", "coupled", "stream"])
 @pytest.mark.parametrize("top_k", [0, 20, 21])
 def test_what_cannot_be_exact_is_refused(engine: TargetEngine, draft: Model, scheme: str, top_k: int) -> None:
     request = Request([1, 2, 3], SchemeSpec(scheme), SamplingParams(0.7, top_k=top_k), 0, 4)

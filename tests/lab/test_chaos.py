@@ -234,4 +234,4 @@ def test_the_command_fails_where_a_text_differs(
 
 
 def test_greedy_schemes_are_named() -> None:
-    assert {SchemeSpec(way.partition("/")[0]).name for way in chaos.GREEDY} == {"dense", "topk", "split"}
+    assert {SchemeSpec(way.partition("/")[0]).name for way in chaos.GREEDY} == {"dense", "topk", "lattice", "split"}

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airdraft.core import schemes
 from airdraft.core.choosing import choose
+from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams, distribution
@@ -62,6 +64,10 @@ def test_every_list_says_what_its_name_says(params: SamplingParams) -> None:
             assert text.accept[i] == pytest.approx(1 - np.abs(target_probs - draft_probs).sum() / 2, abs=1e-6)
             overlap = 1 - np.abs(target_probs - cut / cut.sum()).sum() / 2
             assert text.accept_topk[i] == pytest.approx(overlap, abs=1e-6)
+            sent = schemes.make(SchemeSpec("lattice"), Law(params, 0, VOCAB), schemes.DEVICE)
+            drafted = sent.draw(draft.row(prefix), Place(len(prefix)))
+            overlap = np.minimum(target_probs[drafted.ids], drafted.probs()).sum()
+            assert text.accept_lattice[i] == pytest.approx(overlap, abs=1e-6)
             assert text.draft_prob[i] == pytest.approx(draft_probs[choice], abs=1e-6)
             some = draft_probs[draft_probs > 0]
             assert text.entropy[i] == pytest.approx(float(some @ -np.log(some)), abs=1e-6)
@@ -88,7 +94,7 @@ def test_the_matches_foretell_every_round_of_the_machines(params: SamplingParams
 def test_acceptance_is_the_share_of_matches() -> None:
     def text(matches: list[bool]) -> RecordedText:
         size = len(matches)
-        return RecordedText(1, [0] * size, matches, *[[0.5] * size] * 4, [1] * size)
+        return RecordedText(1, [0] * size, matches, *[[0.5] * size] * 5, [1] * size)
 
     recording = Recording("", SamplingParams(), 2, [text([True, False]), text([True] * 6)])
     assert (recording.length, recording.acceptance) == (8, 7 / 8)
@@ -140,7 +146,7 @@ def test_a_file_gives_back_what_was_saved(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[bool]], params: SamplingParams
 ) -> None:
     texts = [
-        RecordedText(3, [7] * len(row), row, *[[0.123456] * len(row)] * 4, [9] * len(row), near_ties=at)
+        RecordedText(3, [7] * len(row), row, *[[0.123456] * len(row)] * 5, [9] * len(row), near_ties=at)
         for at, row in enumerate(rows)
     ]
     recording = Recording("some", params, 11, texts)
@@ -195,7 +201,7 @@ def test_synthetic_drafts_match_as_often_as_asked(acceptance: float) -> None:
     assert made == synthetic(acceptance, 20, 500, 3, 32000)
     assert acceptance in {0.0, 1.0} or made.texts[0].matches != made.texts[1].matches
     text = made.texts[0]
-    assert set(text.accept) == set(text.accept_topk) == {acceptance}
+    assert set(text.accept) == set(text.accept_topk) == set(text.accept_lattice) == {acceptance}
     assert set(text.support) == {32000}
     assert max(text.tokens) < 32000
 
@@ -220,7 +226,8 @@ def test_the_shipped_pair_is_recorded() -> None:
     best = sum(sum(text.accept) for text in recording.texts) / recording.length
     cut = sum(sum(text.accept_topk) for text in recording.texts) / recording.length
     assert recording.length > 200
-    assert 0.6 < cut <= best < 0.9
+    coarse = sum(sum(text.accept_lattice) for text in recording.texts) / recording.length
+    assert 0.6 < coarse <= cut <= best < 0.9
     assert recording.acceptance == pytest.approx(best, abs=0.1)
     assert recording.near_ties <= 1, "more near-ties than rounding explains"
 

@@ -17,7 +17,7 @@ from airdraft.lab.timeline import timeline
 from airdraft.proposers import maker
 
 RECORDING = synthetic(0.8, 5, 40, 3, 5000)
-SPECS = [SchemeSpec(name) for name in ("server", "dense", "topk", "split", "coupled")] + [
+SPECS = [SchemeSpec(name) for name in ("server", "dense", "topk", "lattice", "split", "coupled")] + [
     SchemeSpec("stream", race=race) for race in ("off", "idle", "always")
 ]
 
@@ -40,7 +40,7 @@ def test_rejection_sampling_meets_the_recorded_chances() -> None:
     assert abs(rate - 0.7) < 4 * math.sqrt(0.7 * 0.3 / (counts.accepted + counts.rejected))
 
 
-@pytest.mark.parametrize(("name", "bits"), [("coupled", 13), ("topk", 13 + 64 * 29), ("split", 29), ("dense", 80013)])
+@pytest.mark.parametrize(("name", "bits"), [("coupled", 13), ("topk", 13 + 64 * 29), ("lattice", 716), ("split", 29), ("dense", 80013)])
 def test_messages_have_their_real_sizes(name: str, bits: int) -> None:
     spec = SchemeSpec(name)
     result = run(RECORDING, constant(0, math.inf, 1, 1), spec, length=1)
@@ -111,7 +111,7 @@ def test_auto_keeps_the_text_and_the_pace() -> None:
 
 def test_a_cell_has_a_row_for_every_scheme() -> None:
     found = {row.scheme: row for row in rows(Cell(20, 5, 15, 30, RECORDING.name), RECORDING)}
-    assert len(found) == 13
+    assert len(found) == 14
     assert [name for name, row in found.items() if not row.exact] == ["oracle", "device"]
     assert found["server"].target_forwards_per_token == 1
     assert found["topk"].uplink_bits_per_token > 5 * found["coupled"].uplink_bits_per_token

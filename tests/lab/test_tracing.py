@@ -22,7 +22,7 @@ from airdraft.sim.virtual import Compute
 
 COMPUTE = Compute(0.015, 0.030)
 RECORDING = synthetic(0.8, 3, 64, 1, 4096)
-SCHEMES = ["server", "dense", "topk", "split", "coupled", "stream/off", "stream/always", "auto"]
+SCHEMES = ["server", "dense", "topk", "lattice", "split", "coupled", "stream/off", "stream/always", "auto"]
 
 
 def trace_run(*steps: tuple[float, float]) -> TraceRun:

@@ -68,8 +68,11 @@ Race = Annotated[
         rich_help_panel="Scheme",
     ),
 ]
-K = Annotated[int, typer.Option("--k", help="topk: tokens in a sent distribution.", rich_help_panel="Scheme")]
+K = Annotated[int, typer.Option("--k", help="topk, lattice: tokens in a sent distribution.", rich_help_panel="Scheme")]
 Bits = Annotated[int, typer.Option(help="topk, split: bits of a sent probability.", rich_help_panel="Scheme")]
+Resolution = Annotated[
+    int, typer.Option(help="lattice: sum of the integer weights in a sent distribution.", rich_help_panel="Scheme")
+]
 Downlink = Annotated[
     str,
     typer.Option(

@@ -21,7 +21,7 @@ from rich.text import Text
 from airdraft import local
 from airdraft.cli import options
 from airdraft.control import auto
-from airdraft.control.facts import wire
+from airdraft.control.facts import Wire, wire
 from airdraft.control.predict import Prediction, bottleneck
 from airdraft.core.policy import Facts
 from airdraft.core.schemes import SCHEMES, SERVER, traits
@@ -68,6 +68,7 @@ def plan(
     vocab_size: Annotated[int, typer.Option(help="Tokens of the vocabulary.", rich_help_panel="Models")] = 32000,
     k: options.K = 64,
     bits: options.Bits = 16,
+    resolution: options.Resolution = 240,
     header_bytes: Annotated[
         int, typer.Option(help="Headers below the WebSocket, a packet: 40 is TCP over IPv4.", rich_help_panel="Link")
     ] = 40,
@@ -92,12 +93,12 @@ def plan(
         values |= measured
     link = local.Link(values["uplink_mbps"], values["downlink_mbps"], values["rtt_ms"])
     facts = given(link, values["draft_ms"], values["verify_ms"], acceptance)
-    wires = [wire(scheme, int(values["vocab_size"]), k, bits, header_bytes) for scheme in SCHEMES]
+    wires, left_out = _wires(int(values["vocab_size"]), k, bits, header_bytes, resolution)
     predicted = auto.predictions(facts, wires, RACES)
     chosen = auto.preferred(predicted)
     of_scheme = {each.scheme: each for each in wires}
     limits = [bottleneck(facts, of_scheme[each.mode.scheme], each.mode) for each in predicted]
-    said = sentences(predicted, chosen, limits[predicted.index(chosen)])
+    said = [*sentences(predicted, chosen, limits[predicted.index(chosen)]), *left_out]
     if as_json:
         rows = [
             {**_record(each), "bottleneck": limit, "chosen": each is chosen}
@@ -117,6 +118,19 @@ def plan(
     console.print(_table(predicted, limits, chosen))
     for line in said:
         console.print(Text(f"  {line}"))
+
+
+def _wires(vocab_size: int, *options: int) -> tuple[list[Wire], list[str]]:
+    """The schemes that can be used with these options, and a sentence for each that cannot."""
+    found, left_out = [], []
+    for scheme in SCHEMES:
+        try:
+            found.append(wire(scheme, vocab_size, *options))
+        except BadParameterError as error:
+            if not traits(scheme).options:  # an option that none could be used with
+                raise
+            left_out.append(f"{scheme} is left out: {error}.")
+    return found, left_out
 
 
 def _is_default(context: typer.Context, name: str) -> bool:

@@ -66,6 +66,7 @@ def run(
     race: options.Race = None,
     k: options.K = 64,
     bits: options.Bits = 16,
+    resolution: options.Resolution = 240,
     downlink: options.Downlink = "row",
     temperature: chosen.Temperature = None,
     top_k: chosen.TopK = None,
@@ -98,7 +99,7 @@ def run(
     _check(scheme, draft_length, rule, race)
     draft, tokenizer_of = _needed(draft, draft_engine, tokenizer_of, scheme, offline, None if edge else target)
     scheme = SERVER if draft == NONE and scheme == "auto" else scheme
-    spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always")
+    spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always", resolution)
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
     trust = options.trusted(ca)
@@ -110,7 +111,7 @@ def run(
             check_vocabulary(draft, draft_engine, tokenizer_of, target)
         model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
-        ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits)) if rule else None
+        ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits, resolution=resolution)) if rule else None
         ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
         request = Request(ids, spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends)
         async with urls as reached, connected(

@@ -87,6 +87,7 @@ class Auto:
         races: Sequence[str] = ("always",),
         k: int = 64,
         bits: int = 16,
+        resolution: int = 240,
         header_bytes: int = 40,
         max_window: int = MAX_DRAFT,
         rounds: Callable[[Facts, Wire], Prediction] = predict.best_rounds,
@@ -97,7 +98,7 @@ class Auto:
             raise BadParameterError("nothing to choose from; give at least one scheme and one race policy")
         if not (margin >= 0 and dwell_s >= 0):
             raise BadParameterError(f"margin is {margin:g} and dwell_s {dwell_s:g}; give 0 or more")
-        self._wires = [wire(scheme, vocab_size, k, bits, header_bytes) for scheme in choices]
+        self._wires = [wire(scheme, vocab_size, k, bits, header_bytes, resolution) for scheme in choices]
         self._races, self._max_window, self._rounds = tuple(races), max_window, rounds
         self._margin, self._dwell_s = margin, dwell_s
         self._present: Prediction | None = None

@@ -55,12 +55,15 @@ class Wire:
 
 
 @functools.lru_cache(maxsize=64)
-def wire(scheme: str, vocab_size: int, k: int = 64, bits: int = 16, header_bytes: int = 40) -> Wire:
+def wire(
+    scheme: str, vocab_size: int, k: int = 64, bits: int = 16, header_bytes: int = 40, resolution: int = 240
+) -> Wire:
     """Measure the bytes of `scheme` on the link, by encoding messages as a session sends them.
 
     Args:
         vocab_size: V, shared by draft and target model.
-        k, bits: options of `topk` and `split`, as in `SchemeSpec`. `split` sends the target's whole row.
+        k, bits, resolution: options of `topk`, `lattice` and `split`, as in `SchemeSpec`. `split` sends the target's
+            whole row.
         header_bytes: headers of a packet below the WebSocket: 40 for TCP over IPv4, 0 to count as the programs do. They
             count once, even if a dense row takes many segments.
     Raises: `BadParameterError` for an unknown scheme or a number out of range.
@@ -70,7 +73,8 @@ def wire(scheme: str, vocab_size: int, k: int = 64, bits: int = 16, header_bytes
     if header_bytes < 0:
         raise BadParameterError(f"header-bytes is {header_bytes}; give 0 or more")
     traits = schemes.traits(scheme)
-    made = schemes.make(SchemeSpec(scheme, k, bits), Law(SamplingParams(), 0, vocab_size), schemes.EDGE)
+    spec = SchemeSpec(scheme, k, bits, resolution=resolution)
+    made = schemes.make(spec, Law(SamplingParams(), 0, vocab_size), schemes.EDGE)
     draft = Draft(_SESSION, _SEQ, _POSITION, _POSITION, _DIGEST, _COUNT, b"")
     answer = (
         Verdict(_SESSION, _SEQ, _COUNT, vocab_size - 1, _POSITION, _DIGEST)

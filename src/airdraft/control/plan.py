@@ -17,4 +17,5 @@ def plan(request: Request, vocab_size: int, max_draft: int) -> Policy:
     spec = request.scheme
     if request.draft_length is not None or spec.name not in schemes.SCHEMES:
         return Given(Mode(spec.name, request.draft_length or 0, spec.race))
-    return Steady(Mode(spec.name, 0, spec.race), wire(spec.name, vocab_size, spec.k, spec.bits), max(1, max_draft))
+    sent = wire(spec.name, vocab_size, spec.k, spec.bits, resolution=spec.resolution)
+    return Steady(Mode(spec.name, 0, spec.race), sent, max(1, max_draft))

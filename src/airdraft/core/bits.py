@@ -38,6 +38,11 @@ class BitWriter:
         octets = np.asarray(values, dtype=">u4").reshape(-1, 1).view(np.uint8)
         self._runs.append(np.unpackbits(octets, axis=1)[:, 32 - width :].reshape(-1))
 
+    def write_long(self, value: int, width: int) -> None:
+        """Append one whole number, 0 <= value < 2**width, of any width."""
+        octets = np.frombuffer(value.to_bytes(-(-width // 8), "big"), np.uint8)
+        self._runs.append(np.unpackbits(octets)[-width % 8 :])
+
     def bytes(self) -> bytes:
         """Return everything written so far."""
         return np.packbits(np.concatenate(self._runs)).tobytes() if self._runs else b""
@@ -51,7 +56,7 @@ class BitReader:
         self._at = 0  # in bits
 
     def read(self, count: int, width: int, dtype: DTypeLike = np.int64) -> NDArray[Any]:
-        """Read the next `count` integers of `width` bits, at most 32. [count] of `dtype`.
+        """Read the next `count` integers of `width` bits, at most 32, or of any width as `object`. [count] of `dtype`.
 
         A count is compared with the bytes before anything is made for it, and takes no memory but for the result and an
         eighth of it or so.

@@ -55,7 +55,7 @@ class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
 
     name: Name
     k: int = 64
-    """`topk`: number of tokens in a transmitted distribution."""
+    """`topk`, `lattice`: number of tokens in a transmitted distribution."""
     bits: int = 16
     """`topk`, `split`: bits in a transmitted probability."""
     downlink: Name = "row"
@@ -63,10 +63,12 @@ class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
     race: Name = "always"
     """`stream`: whether the edge writes on its own while it has no draft: `off`, `idle` (only when the engine has
     nothing else to do) or `always`."""
+    resolution: int = 240
+    """`lattice`: sum of the integer weights in a transmitted distribution."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            plain = values.whole if name in ("k", "bits") else values.words
+            plain = values.whole if name in ("k", "bits", "resolution") else values.words
             msgspec.structs.force_setattr(self, name, plain(name, getattr(self, name)))
 
 

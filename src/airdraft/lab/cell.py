@@ -147,7 +147,8 @@ def _bottleneck(busy_s: dict[str, float], seconds: float) -> str:
 
 def best_rounds(recording: Recording, setting: Setting, spec: SchemeSpec, facts: Facts) -> Result:
     """A scheme with rounds at its best draft length here, found by walking from the predicted one."""
-    predicted = predict.best_rounds(facts, wire(spec.name, recording.vocab_size, spec.k, spec.bits)).mode.length
+    sent = wire(spec.name, recording.vocab_size, spec.k, spec.bits, resolution=spec.resolution)
+    predicted = predict.best_rounds(facts, sent).mode.length
     tried: dict[int, Result] = {}
 
     def speed(length: int) -> float:

@@ -131,7 +131,7 @@ def _facts(cell: Cell, recording: Recording, scheme: str) -> Facts:
     acceptance = recording.acceptance
     traits = schemes.traits(scheme)
     if traits.exact == "distribution":
-        chances = [text.accept_topk if "k" in traits.options else text.accept for text in recording.texts]
+        chances = [text.chances(traits.options) for text in recording.texts]
         acceptance = sum(map(sum, chances)) / recording.length
     return Facts(
         cell.draft_ms / 1e3, cell.verify_ms / 1e3, cell.rtt_ms / 1e3, cell.uplink_mbps * 1e6, DOWNLINK_MBPS * 1e6,

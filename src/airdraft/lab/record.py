@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from airdraft.core.bits import lattice
 from airdraft.core.law import Law, Place
 from airdraft.core.noise import FloatArray
 from airdraft.core.sampling import SamplingParams
@@ -23,8 +24,8 @@ from airdraft.models.folder import shipped
 from airdraft.models.text import Tokenizer
 from airdraft.sim.alone import write
 
-TOP_K = 64
-"""How many draft tokens travel with `topk`, as in `SchemeSpec`."""
+TOP_K, RESOLUTION = 64, 240
+"""How many draft tokens travel with `topk` and `lattice`, and the sum of `lattice`'s weights, as in `SchemeSpec`."""
 MIN_TOKENS = 8
 """A text that ends sooner says little about a link and is dropped."""
 MAX_PROMPT = 48
@@ -47,6 +48,8 @@ class RecordedText(msgspec.Struct, frozen=True):
     (Leviathan, Kalman, Matias 2023, corollary 3.6)."""
     accept_topk: list[float]
     """The same with the draft's distribution cut to its `TOP_K` likeliest tokens and renormalised (`topk`)."""
+    accept_lattice: list[float]
+    """The same with that cut distribution rounded to integers that sum to `RESOLUTION` (`lattice`)."""
     draft_prob: list[float]
     """The draft model's probability of its own choice."""
     entropy: list[float]
@@ -59,10 +62,15 @@ class RecordedText(msgspec.Struct, frozen=True):
     prompt: list[int] = []
     """What stood before it, `prompt_length` ids, for those who look there. Empty: not recorded."""
 
+    def chances(self, options: Sequence[str]) -> list[float]:
+        """Return the acceptance of a scheme that rejects, by the options that it has."""
+        return self.accept_lattice if "resolution" in options else self.accept_topk if "k" in options else self.accept
+
     def __post_init__(self) -> None:
         if self.prompt and len(self.prompt) != self.prompt_length:
             raise BadParameterError("a recorded prompt has another length than the text says; record it again")
-        lists = (self.matches, self.accept, self.accept_topk, self.draft_prob, self.entropy, self.support)
+        accept = (self.accept, self.accept_topk, self.accept_lattice)
+        lists = (self.matches, *accept, self.draft_prob, self.entropy, self.support)
         if not self.tokens or any(len(values) != len(self.tokens) for values in lists):
             raise BadParameterError("a recorded text is empty, or its lists differ in length; record it again")
 
@@ -158,7 +166,7 @@ def _score(
     draft_rows, target_rows = (
         model.forward(model.new_cache(), 0, feed, len(tokens))[:, :vocab_size] for model in (draft, target)
     )
-    matches, accept, accept_topk, draft_prob, entropy, support = [], [], [], [], [], []
+    matches, accept, accept_topk, accept_lattice, draft_prob, entropy, support = [], [], [], [], [], [], []
     near_ties = 0
     for position, token in enumerate(tokens, start=len(prompt)):
         draft_logits, target_logits = draft_rows[position - len(prompt)], target_rows[position - len(prompt)]
@@ -168,12 +176,15 @@ def _score(
         draft_probs, target_probs = law.probs(draft_logits, at), law.probs(target_logits, at)
         matches.append(choice == token)
         accept.append(_overlap(target_probs, draft_probs))
-        accept_topk.append(_overlap(target_probs, _cut(draft_probs)))
+        cut = _cut(draft_probs)
+        accept_topk.append(_overlap(target_probs, cut))
+        accept_lattice.append(_overlap(target_probs, lattice(cut, RESOLUTION) / RESOLUTION))
         draft_prob.append(round(float(draft_probs[choice]), _DECIMALS))
         entropy.append(_entropy(draft_probs))
         support.append(int(np.count_nonzero(target_probs)))
     return RecordedText(
-        len(prompt), tokens, matches, accept, accept_topk, draft_prob, entropy, support, near_ties, list(prompt)
+        len(prompt), tokens, matches, accept, accept_topk, accept_lattice, draft_prob, entropy, support, near_ties,
+        list(prompt),
     )
 
 
@@ -213,7 +224,7 @@ def synthetic(acceptance: float, texts: int, length: int, seed: int, vocab_size:
             _SYNTHETIC_PROMPT,
             rng.integers(vocab_size, size=length).tolist(),
             (rng.random(length) < acceptance).tolist(),
-            flat, flat, flat, [0.0] * length, every,
+            flat, flat, flat, flat, [0.0] * length, every,
             prompt=before.integers(vocab_size, size=_SYNTHETIC_PROMPT).tolist(),
         )
         for _ in range(texts)

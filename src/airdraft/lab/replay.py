@@ -74,20 +74,20 @@ class Replay:
     def __init__(self, recording: Recording, seed: int = 0, oracle: bool = False) -> None:
         """`seed` tosses the coins of rejection sampling. `oracle`: every draft is accepted."""
         self.recording = recording
-        self._lines: dict[str, list[_Line]] = {"coupled": [], "accept": [], "topk": []}
+        self._lines: dict[str, list[_Line]] = {name: [] for name in ("coupled", *_PADDED)}
         self._coins = np.random.default_rng([seed, 1])
         for text in recording.texts:
             coins = self._coins.random(len(text.tokens))
             matches = [True] * len(text.tokens) if oracle else text.matches
             self._lines["coupled"].append(_line(text, matches, recording.vocab_size))
-            for name, chances in (("accept", text.accept), ("topk", text.accept_topk)):
+            for name in _PADDED:
+                chances = text.chances(schemes.traits(name).options)
                 self._lines[name].append(_line(text, coins < np.array(chances), recording.vocab_size))
 
     def make(self, spec: SchemeSpec, law: Law, side: int) -> schemes.Scheme:
         """Instead of `schemes.make`."""
         traits = schemes.traits(spec.name)
-        kind = "coupled" if traits.exact == "text" else "topk" if "k" in traits.options else "accept"
-        line = self._lines[kind][law.seed]
+        line = self._lines[spec.name if spec.name in _PADDED else "coupled"][law.seed]
         told = _Told(law, line, side)
         real = schemes.make(spec, told, side)
         if traits.exact == "text":

@@ -175,7 +175,7 @@ def trace(recorded: Recording, task: Task) -> Traced:
 def _joined(recorded: Recording, length: int) -> Recording:
     """The recorded texts joined end to end, again and again, as one text."""
     texts = recorded.texts * math.ceil(length / recorded.length)
-    columns = ("tokens", "matches", "accept", "accept_topk", "draft_prob", "entropy", "support")
+    columns = ("tokens", "matches", "accept", "accept_topk", "accept_lattice", "draft_prob", "entropy", "support")
     joined = {name: [value for text in texts for value in getattr(text, name)][:length] for name in columns}
     return structs.replace(recorded, texts=[structs.replace(texts[0], **joined)])
 

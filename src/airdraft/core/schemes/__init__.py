@@ -7,17 +7,20 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.schemes.base import DEVICE, EDGE, Context, Drafted, Drafts, Guess, Ruling, Scheme, Traits
 from airdraft.core.schemes.coupled import RACES, Coupled, Server, Stream
 from airdraft.core.schemes.dense import Dense
+from airdraft.core.schemes.lattice import Lattice
 from airdraft.core.schemes.split import DOWNLINKS, Split
 from airdraft.core.schemes.topk import TopK
 from airdraft.errors import BadParameterError
 
-SERVER, DENSE, TOPK, SPLIT, COUPLED, STREAM = "server", "dense", "topk", "split", "coupled", "stream"
+SERVER, DENSE, TOPK, LATTICE, SPLIT = "server", "dense", "topk", "lattice", "split"
+COUPLED, STREAM = "coupled", "stream"
 """Names for code that means exactly this scheme. To select schemes by their traits, use `named`."""
 
 SCHEMES: dict[str, type[Scheme]] = {
     SERVER: Server,
     DENSE: Dense,
     TOPK: TopK,
+    LATTICE: Lattice,
     SPLIT: Split,
     COUPLED: Coupled,
     STREAM: Stream,
@@ -54,6 +57,6 @@ def make(spec: SchemeSpec, law: Law, side: int) -> Scheme:
 
 
 __all__ = [
-    "COUPLED", "DENSE", "DEVICE", "DOWNLINKS", "EDGE", "RACES", "SCHEMES", "SERVER", "SPLIT", "STREAM", "TOPK",
-    "Context", "Drafted", "Drafts", "Guess", "Ruling", "Scheme", "Traits", "make", "named", "traits",
+    "COUPLED", "DENSE", "DEVICE", "DOWNLINKS", "EDGE", "LATTICE", "RACES", "SCHEMES", "SERVER", "SPLIT", "STREAM",
+    "TOPK", "Context", "Drafted", "Drafts", "Guess", "Ruling", "Scheme", "Traits", "make", "named", "traits",
 ]  # fmt: skip

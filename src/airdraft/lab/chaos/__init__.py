@@ -145,7 +145,8 @@ def case(seed: int, number: int) -> Case:
     rng = random.Random(f"{seed} {number}")  # noqa: S311
     way = rng.choice((*WAYS, *WAYS, *GREEDY))
     name, _, option = {"auto": schemes.STREAM, "switching": schemes.COUPLED}.get(way, way).partition("/")
-    spec = SchemeSpec(name, k=rng.choice((2, 64)), bits=rng.choice((4, 16)))
+    k = rng.choice((2, 64))
+    spec = SchemeSpec(name, k=k, bits=rng.choice((4, 16)), resolution=4 * k)
     spec = msgspec.structs.replace(
         spec, **{"race" if schemes.traits(name).races else "downlink": option} if option else {}
     )
