@@ -33,8 +33,14 @@ def test_a_packet_is_as_long_as_the_message_it_stands_for(name: str, vocab_size:
 
 @pytest.mark.parametrize(
     ("name", "bits"),
-    [("coupled", 15), ("stream", 15), ("split", 15 + 16), ("topk", 15 + 64 * (15 + 16)), ("lattice", 662 + 220 + 6),
-     ("dense", 15 + 16 * 32000)],
+    [
+        ("coupled", 15),
+        ("stream", 15),
+        ("split", 15 + 16),
+        ("topk", 15 + 64 * (15 + 16)),
+        ("lattice", 662 + 220 + 6),
+        ("dense", 15 + 16 * 32000),
+    ],
 )
 def test_bits_of_a_draft(name: str, bits: int) -> None:
     assert id_width(32000) == 15

@@ -313,7 +313,8 @@ def test_texts_in_many_sessions_are_distributed_as_the_targets_but_with_other_co
 
 MODES = [
     Mode("topk", 2), Mode("stream", 3, "off"), Mode("split", 1), Mode("server", 0), Mode("dense", 2),
-    Mode("lattice", 2), Mode("stream", 4, "always"), Mode("coupled", 1), Mode("split", 2), Mode("stream", 2, "idle", 2, 2),
+    Mode("stream", 4, "always"), Mode("lattice", 2), Mode("coupled", 1), Mode("split", 2),
+    Mode("stream", 2, "idle", 2, 2),
 ]  # fmt: skip
 
 

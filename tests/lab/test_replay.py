@@ -40,7 +40,9 @@ def test_rejection_sampling_meets_the_recorded_chances() -> None:
     assert abs(rate - 0.7) < 4 * math.sqrt(0.7 * 0.3 / (counts.accepted + counts.rejected))
 
 
-@pytest.mark.parametrize(("name", "bits"), [("coupled", 13), ("topk", 13 + 64 * 29), ("lattice", 716), ("split", 29), ("dense", 80013)])
+@pytest.mark.parametrize(
+    ("name", "bits"), [("coupled", 13), ("topk", 13 + 64 * 29), ("lattice", 716), ("split", 29), ("dense", 80013)]
+)
 def test_messages_have_their_real_sizes(name: str, bits: int) -> None:
     spec = SchemeSpec(name)
     result = run(RECORDING, constant(0, math.inf, 1, 1), spec, length=1)

@@ -119,8 +119,8 @@ FIELDS: tuple[Field, ...] = (
     _done("top_logprobs", "the number of likeliest tokens to list in each place, 0 to 20; with `logprobs`", CHATS),
     _done(
         "scheme",
-        "on a device, one of `airdraft run --scheme`; `auto` unless given. `dense`, `topk`, `lattice` and `split` follow "
-        "the target's distribution, not its text for a seed; an edge has no draft and refuses them",
+        "on a device, one of `airdraft run --scheme`; `auto` unless given. `dense`, `topk`, `lattice` and `split` "
+        "follow the target's distribution, not its text for a seed; an edge has no draft and refuses them",
     ),
     _done(
         "add_special_tokens",
