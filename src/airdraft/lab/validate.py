@@ -251,8 +251,8 @@ def _as_written(recorded: RecordedText, written: WallText) -> RecordedText:
     chances = [float(accepted) for accepted in written.accepted]
     length = len(written.tokens)
     return RecordedText(
-        recorded.prompt_length, written.tokens, written.accepted, *[chances] * 3, [0.0] * length,
-        [max(recorded.support)] * length,
+        recorded.prompt_length, written.tokens, written.accepted, chances, chances, chances, chances,
+        [0.0] * length, [max(recorded.support)] * length,
     )  # fmt: skip
 
 
