@@ -46,7 +46,7 @@ COLOURS: dict[Scheme, str] = {
 }
 _STYLES: dict[Scheme, tuple[str, float, str]] = {
     schemes.SERVER: ("--", 1.8, ""),
-    **{name: ("-", 1.6, marker) for name, marker in zip(schemes.named(rounds=True), "v^sD", strict=False)},
+    **{name: ("-", 1.6, marker) for name, marker in zip(schemes.named(rounds=True), "v^PsD", strict=False)},
     "auto": ("-", 2.8, "o"),
     "oracle": ("-.", 1.0, ""),
     "device": (":", 1.6, ""),

@@ -185,7 +185,7 @@ def _score(
     return RecordedText(
         len(prompt), tokens, matches, accept, accept_topk, accept_lattice, draft_prob, entropy, support, near_ties,
         list(prompt),
-    )
+    )  # fmt: skip
 
 
 def _overlap(target_probs: FloatArray, draft_probs: FloatArray) -> float:
