@@ -54,7 +54,7 @@ class Payer(Protocol):
         ...
 
     def spend(self, tokens: int) -> None:
-        """Pay for tokens that were fed beyond those. Who comes next waits longer."""
+        """Pay for tokens that were fed beyond those; who comes next waits longer. Below 0: get that back."""
         ...
 
 
@@ -294,21 +294,26 @@ class Driver:
         self.flush()
 
     async def _paid(self, text: Sequenced, event: Forward) -> np.ndarray:
-        """Pay for a forward and run it. Drafts that join it while it waits for its turn are paid for afterwards."""
+        """Pay for a forward and run it. Drafts that join it while it waits for its turn are paid for afterwards.
+
+        What is fed of a prompt is known only then, too: meanwhile another text may have been fed the same, or be gone.
+        """
         if self._payer is None:
             return await self._scheduler.run(text, lambda: self.machine.latest(event))
-        ran = event
+        ran, due = event, self._scheduler.unread(text, event)
 
         def latest() -> Forward:
             nonlocal ran
             ran = self.machine.latest(event)
             return ran
 
-        await self._payer.pace(due := _due(event))
+        await self._payer.pace(due)
         try:
-            return await self._scheduler.run(text, latest)
+            rows = await self._scheduler.run(text, latest)
         finally:
-            self._payer.spend(max(0, _due(ran) - due))
+            self._payer.spend(max(0, _due(ran) - _due(event)))
+        self._payer.spend(self._scheduler.fed(text, event) - due)
+        return rows
 
     def _yielded(self, session: int) -> None:
         error = yielded()

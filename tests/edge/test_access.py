@@ -15,6 +15,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from airdraft.api.alone import TargetWriter
 from airdraft.core.edge import EdgeMachine, Limits, Target
 from airdraft.core.messages import Close, Decoder, Digest, Error, Opened, ToDevice, Welcome, encode
 from airdraft.device.client import EdgeConnection
@@ -339,6 +340,71 @@ def test_all_that_is_fed_is_paid_for(tmp_path: Path, way: str) -> None:
             await (prompts_given_up(url, until_s) if way == "prompts" else drafts(url, until_s, way))
             assert target.fed <= rate * (perf_counter() - began + 1) + 9  # what joins a forward is paid for afterwards
             assert target.fed > rate * 0.5 or way == "prompts"
+
+    run(main)
+
+
+class Held(list[int]):
+    """A cache that can be copied."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    @property
+    def length(self) -> int:
+        return len(self)
+
+
+class Copied(Counted):
+    """A counting table whose texts share what they have in common."""
+
+    def new_cache(self) -> Held:  # type: ignore[override]
+        return Held()
+
+    def copy(self, cache: Held, length: int) -> Held:
+        return Held(cache[:length])
+
+
+@pytest.mark.parametrize("way", ["device", "api"])
+def test_of_a_prompt_only_what_is_read_is_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    paid = 0
+    take = Bucket.take
+
+    def counted(bucket: Bucket, tokens: int, now: float) -> None:
+        nonlocal paid
+        paid += tokens
+        take(bucket, tokens, now)
+
+    monkeypatch.setattr(Bucket, "take", counted)
+
+    async def main() -> None:
+        nonlocal paid
+        target = Copied(1, eos_ids=())
+        service = Service(access=tokens(tmp_path, alice="tokens_per_s = 100000"))
+        async with started(target, service) as (server, url):
+            tenant = server.tenant_of(f"Bearer {ALICE}")
+            assert tenant is not None
+            client = await EdgeConnection.connect(url, Table(2), TOKENIZER, VOCAB, token=ALICE)
+            async with client:
+                writer = client if way == "device" else TargetWriter(server, tenant)
+
+                async def write(prompt: Sequence[int]) -> None:
+                    asked = request("server", WARM, prompt=prompt, max_tokens=5)
+                    assert [event async for event in writer.write(asked)]
+
+                async def written(*prompts: Sequence[int]) -> tuple[int, int]:
+                    """Tokens that were paid, and fed, for texts at once."""
+                    nonlocal paid
+                    paid = target.fed = 0
+                    await asyncio.gather(*map(write, prompts))
+                    return paid, target.fed
+
+                prompt = [1, 2, 3, 4] * 50
+                assert await written(prompt) == (204, 204)
+                assert await written(prompt) == (6, 6)  # the last two tokens give the first rows
+                assert await written([*prompt, *range(9, 29)]) == (24, 24)
+                cost, fed = await written([*prompt, 5, 5, 6], [*prompt, 5, 5, 7])
+                assert cost == fed <= 2 * (3 + 4)
+                assert await written([5, *prompt]) == (205, 205)
 
     run(main)
 

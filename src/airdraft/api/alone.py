@@ -64,10 +64,12 @@ class TargetWriter:
             outs = _shown(watch, session.begin(len(request.prompt)))
             sequenced.on_call = partial(watch.call, _NUMBER)
             while forward := next((out for out in outs if isinstance(out, Forward)), None):
-                await tenant.pace(len(forward.tokens) - forward.proposed)
+                due = server.scheduler.unread(sequenced, forward)
+                await tenant.pace(due)
                 if tenant.revoked:
                     raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
                 rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
+                tenant.spend(server.scheduler.fed(sequenced, forward) - due)
                 if not forward.rows:
                     request.counts.cached = sequenced.reused
                 outs = _shown(watch, session.forwarded(rows, await judged(server.scheduler, session.judge, rows)))

@@ -109,7 +109,7 @@ class Tenant:
             raise
 
     def spend(self, tokens: int) -> None:
-        """Pay without waiting. Who comes next waits longer."""
+        """Pay without waiting; who comes next waits longer. Below 0: get that back."""
         self.bucket.take(tokens, asyncio.get_running_loop().time())
 
 
