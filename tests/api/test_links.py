@@ -20,7 +20,7 @@ from airdraft.device.writer import Writer
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import ModelError
-from airdraft.models.base import FloatArray
+from airdraft.models.base import Exactness, FloatArray
 from airdraft.models.folder import shipped
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
@@ -88,10 +88,11 @@ async def place(
     capacity: Capacity | None = None,
     engine_top_k: int | None = None,
     key: str | None = None,
+    exactness: Exactness = Exactness(),  # noqa: B008
     **options: Any,
 ) -> AsyncIterator[Place]:
     served = engine(target)
-    served.info = replace(served.info, top_k=engine_top_k)
+    served.info = replace(served.info, top_k=engine_top_k, exactness=exactness)
     server = EdgeServer(served, TOKENIZER.digest, VOCAB, None, capacity, service)
     await server.start(HOST, 0)
     token = BEARER if service and service.access else None
@@ -100,7 +101,7 @@ async def place(
     )
     async with (
         writer,
-        serving(device_app(writer, TOKENIZER, "table", key=key), HOST, 0) as device,
+        serving(device_app(writer, TOKENIZER, "table", key=key, exactness=lambda: writer.exactness), HOST, 0) as device,
         serving(edge_app(server, TOKENIZER), HOST, 0) as edge,
         openai.AsyncOpenAI(base_url=f"http://{HOST}:{device}/v1", api_key=key or "none", max_retries=0) as at_device,
         openai.AsyncOpenAI(base_url=f"http://{HOST}:{edge}/v1", api_key=token or "none", max_retries=0) as at_edge,
@@ -353,6 +354,37 @@ def test_quotas_of_an_edge_hold_for_the_api(tmp_path: Any) -> None:
             assert whole.choices[0].text == truth(table(1), 1, whole.usage.completion_tokens)
             with pytest.raises(openai.BadRequestError, match="the context of"):
                 await found.edge.completions.create(**asking(prompt="x " * 50))
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        (Exactness(0.25, 0.0, None), {"batch": 0.25, "width": "exact", "company": None}),
+        (Exactness(), {"batch": None, "width": None, "company": None}),
+        (Exactness(0.0, 0.0, 0.0), {"batch": "exact", "width": "exact", "company": "exact"}),
+    ],
+)
+def test_what_the_targets_rows_depend_on_is_told_at_both_ends(known: Exactness, told: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with place(table(1), exactness=known) as found:
+            await found.writer.connect()
+            for client in (found.device, found.edge):
+                listed = (await client.models.list()).data[0]
+                one = await client.models.retrieve("table")
+                assert listed.model_extra is not None
+                assert listed.model_extra["exactness"] == told
+                assert one == listed
+
+    run(main)
+
+
+def test_nothing_is_told_of_an_edge_that_has_not_answered() -> None:
+    async def main() -> None:
+        async with place(table(1)) as found:
+            listed = (await found.device.models.list()).data[0]
+            assert "exactness" not in (listed.model_extra or {})
 
     run(main)
 

@@ -64,8 +64,8 @@ class Api:
     names: OwnNames = field(default_factory=OwnNames)
     """The names by which clients without a key may ask for this server."""
 
-    exactness: Exactness | None = None
-    """What the target's rows depend on, if known; clients are told."""
+    exactness: Callable[[], Exactness | None] = lambda: None
+    """Return what the target's rows depend on, if known; clients are told."""
 
     def __post_init__(self) -> None:
         self._encoding = asyncio.Semaphore(1)
@@ -227,7 +227,8 @@ class Api:
 
     def _card(self) -> dict[str, Any]:
         card = {"id": self.model, "object": "model", "created": self._since, "owned_by": "airdraft"}
-        return card if self.exactness is None else card | {"exactness": self.exactness.told}
+        exactness = self.exactness()
+        return card if exactness is None else card | {"exactness": exactness.told}
 
 
 def edge_app(
@@ -244,10 +245,10 @@ def edge_app(
         return TargetWriter(server, tenant) if tenant else None
 
     target = server.target
-    context = lambda: target.max_context  # noqa: E731
     return Api(
-        admit, tokenizer, target.model, template, context=context, names=OwnNames(names), exactness=server.exactness
-    ).app()
+        admit, tokenizer, target.model, template, context=lambda: target.max_context, names=OwnNames(names),
+        exactness=lambda: server.exactness,
+    ).app()  # fmt: skip
 
 
 def device_app(
@@ -258,10 +259,11 @@ def device_app(
     key: str | None = None,
     names: Iterable[str] = (),
     context: Callable[[], int | None] = lambda: None,
+    exactness: Callable[[], Exactness | None] = lambda: None,
 ) -> Starlette:
     """Return the API on a device, over a writer that drafts. `key`: what clients must present; None: nothing.
 
-    names, context: as in `Api`.
+    names, context, exactness: as in `Api`.
     """
 
     def admit(authorization: str) -> TextWriter | None:
@@ -269,4 +271,4 @@ def device_app(
         right = key is None or hmac.compare_digest(given.strip().encode(errors="replace"), key.encode())
         return writer if right and (key is None or scheme.lower() == "bearer") else None
 
-    return Api(admit, tokenizer, model, template, MAX_TEXTS, context, OwnNames(names)).app()
+    return Api(admit, tokenizer, model, template, MAX_TEXTS, context, OwnNames(names), exactness).app()

@@ -103,6 +103,9 @@ class Welcome(Message, tag=2, frozen=True):
     """Current duration of a target forward in seconds, including the wait for its turn; 0 if not known yet."""
     target: Annotated[bytes, msgspec.Meta(max_length=80)] = b""
     """What defines the target; see [below](#the-same-target). Empty: not said."""
+    exactness: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0, le=1)] | None, ...], msgspec.Meta(max_length=8)] = ()
+    """What share of tokens changes with the other texts of a forward, with its width, with other texts in memory. 0:
+    exact; nil: not known. Empty: not said."""
 
 
 class Open(Message, tag=3, frozen=True):

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airdraft.core.messages import Welcome
 from airdraft.core.policy import Facts
 from airdraft.device.client import STANDS, EdgeConnection
 from airdraft.device.pool import Pool
@@ -107,15 +108,12 @@ class Edges:
         self.midst: set[object] = set()
         """Texts of which some but not all is committed. Their writer keeps the set."""
         self._over = asyncio.Event()
+        self.welcome: Welcome | None = None
+        """What the edge in use, or the last one in use, has said of itself."""
         self.connects = 0
         """Connections that came into use when there was none: the first, and those after one was lost."""
         self.moves = 0
         """Times that texts moved to a nearer edge."""
-
-    @property
-    def context(self) -> int | None:
-        """The target's context in tokens; None before an edge has answered."""
-        return self._target[1].context if self._target is not None else None
 
     @property
     def url(self) -> str | None:
@@ -197,6 +195,7 @@ class Edges:
 
     def _use(self, connection: EdgeConnection) -> None:
         before, self._live = self._live, connection
+        self.welcome = connection.welcome
         if before is None:
             self.connects += 1
         else:

@@ -32,7 +32,7 @@ from airdraft.device.offline import Corrected, Guess, Unverified
 from airdraft.device.resume import Backoff, Resumable
 from airdraft.device.stall import STALL_S
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, StallError
-from airdraft.models.base import LanguageModel, OneByOne
+from airdraft.models.base import Exactness, LanguageModel, OneByOne
 from airdraft.scheduler import Scheduler
 from airdraft.telemetry.trace import Traces
 
@@ -130,7 +130,13 @@ class Writer:
     @property
     def context(self) -> int | None:
         """The target's context in tokens; None before an edge has answered."""
-        return self._edges.context
+        return None if self._edges.welcome is None else self._edges.welcome.max_context
+
+    @property
+    def exactness(self) -> Exactness | None:
+        """What the target's rows depend on at the edge in use; None if it does not tell, or before one has answered."""
+        told = () if self._edges.welcome is None else self._edges.welcome.exactness
+        return Exactness.of(told) if told else None
 
     def health(self) -> str | None:
         """Return the reason if texts stand still now: `state` while away, unless the draft model fills in."""

@@ -90,11 +90,11 @@ class EdgeServer:
         if info.max_rollback is not None:  # rejected drafts are rolled back
             limits = replace(limits, max_draft=min(limits.max_draft, info.max_rollback))
         self.limits, self.service = limits, service or Service()
+        self.exactness = info.exactness.in_calls_of(capacity.batch)
         self.target = Target(
             f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k,
-            info.digest,
+            info.digest, tuple(self.exactness.shares.values()),
         )  # fmt: skip
-        self.exactness = info.exactness.in_calls_of(capacity.batch)
         self.scheduler = Scheduler(
             engine, "target", max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,
         )  # fmt: skip

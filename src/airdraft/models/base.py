@@ -74,6 +74,11 @@ class Exactness:
     company: float | None = None
     """On what else lies in the engine's memory."""
 
+    @classmethod
+    def of(cls, shares: Sequence[float | None]) -> Exactness:
+        """The one whose `shares` these are, in their order; what is missing is not known."""
+        return cls(*shares[:3])
+
     def in_calls_of(self, texts: int | None) -> Exactness:
         """It where so many texts share a call at most; None: as many as the engine takes."""
         return replace(self, batch=0.0) if texts == 1 else self

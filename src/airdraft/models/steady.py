@@ -245,7 +245,7 @@ def share(rows: FloatArray, others: FloatArray) -> float:
     if np.array_equal(rows, others):
         return 0.0
     found = 0.5 * np.abs(_probs(rows) - _probs(others)).sum(-1).mean()
-    return max(float(found), _LEAST_SHARE)
+    return min(max(float(found), _LEAST_SHARE), 1.0)
 
 
 def _probs(rows: FloatArray) -> Any:

@@ -177,6 +177,7 @@ class EdgeMachine(Machine):
                 target.eos_ids,
                 self.verify_s,
                 target.digest,
+                target.exactness,
             )
         )
         return []

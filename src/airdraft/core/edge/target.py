@@ -24,6 +24,8 @@ class Target:
     """Number of most likely tokens that its rows hold; None: all."""
     digest: bytes = b""
     """As `target` in `Welcome`."""
+    exactness: tuple[float | None, ...] = ()
+    """As in `Welcome`."""
 
     def check(self, params: SamplingParams, logprobs: int | None = None) -> None:
         """Check that texts with these parameters can be exact under any scheme, and that `logprobs` are available.
