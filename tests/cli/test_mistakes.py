@@ -209,14 +209,6 @@ def test_a_tokenizer_is_missed_before_the_weights_are_read(name: str, mistake: R
     assert "graph" not in line
 
 
-def test_a_user_who_named_no_draft_does_not_read_of_one(mistake: Run, tmp_path: Path) -> None:
-    folder = renamed("target", tmp_path / "other")
-    line = mistake("run", "x", "--target", str(folder))
-    assert "another vocabulary than the draft model that ships with airdraft; name a draft model" in line
-    assert "or take none, --draft none --tokenizer MODEL" in line
-    assert "draft model draft" not in line
-
-
 def test_vocabularies_are_compared_before_any_weight_is_read(mistake: Run, tmp_path: Path) -> None:
     target, draft = renamed("target", tmp_path / "target"), copied("draft", tmp_path / "draft")
     for folder in (target, draft):
@@ -245,7 +237,7 @@ def test_what_takes_a_draft(mistake: Run, edge: str, options: tuple[str, ...], w
 
 def test_a_tokenizer_beside_a_draft(mistake: Run, edge: str) -> None:
     for words in (("run", "x"), ("device",)):
-        line = mistake(*words, "--edge", edge, "--tokenizer", "target")
+        line = mistake(*words, "--edge", edge, "--draft", "draft", "--tokenizer", "target")
         assert "--tokenizer names target, and the draft draft has its own" in line
 
 

@@ -14,13 +14,13 @@ from airdraft.chat.talk import Settings, Talk
 from airdraft.cli import chosen, options
 from airdraft.cli.behind import Behind
 from airdraft.cli.conversing import Conversation
-from airdraft.cli.run import check_vocabulary, connected, emulated_link, reach
+from airdraft.cli.run import check_vocabulary, connected, emulated_link, needed, reach
 from airdraft.cli.typed import Typed
 from airdraft.core.schemes import SERVER
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
 from airdraft.errors import BadParameterError
-from airdraft.models.engines import draft_files, load_draft, resolve
+from airdraft.models.engines import load_draft
 from airdraft.models.nothing import NONE
 
 
@@ -39,7 +39,7 @@ def chat(
             rich_help_panel="Models",
         ),
     ] = None,
-    draft: options.Draft = chosen.CHAT_DRAFT,
+    draft: options.UnnamedDraft = None,
     draft_engine: options.DraftEngine = None,
     tokenizer_of: options.TokenizerOf = None,
     chat_template: options.ChatTemplateFile = None,
@@ -75,12 +75,15 @@ def chat(
     trust = options.trusted(ca)
     given = chosen.given(temperature, top_k, top_p, min_p)
     served = None if edge is not None else target or chosen.CHAT_TARGET
+    named = draft
+    draft, tokenizer_of = needed(
+        draft, draft_engine, tokenizer_of, served, edge, token, trust, spares=False, default=chosen.CHAT_DRAFT
+    )
     # What the target's own files say is better than what the draft's do, where they are here.
     name = served or draft
-    place = resolve(name) if served else draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of)
+    place = chosen.place_of(served, draft, draft_engine, tokenizer_of)
     if draft == NONE:
         scheme = SERVER if scheme == "auto" else scheme
-        tokenizer_of = tokenizer_of or served
     settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens)
     template = chosen.template_of(place, name, chat_template)
     if served is not None:
@@ -89,7 +92,7 @@ def chat(
     interactive = sys.stdin.isatty() and not as_json
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
-    with options.fitting(draft), Behind.started() as behind, behind.within(urls) as reached:
+    with options.fitting(named), Behind.started() as behind, behind.within(urls) as reached:
         reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s)
         with behind.within(reaching) as writer:
             talk = Talk(writer, tokenizer, template, settings)

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from airdraft.api.template import ChatTemplate
-from airdraft.cli import options
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.config import read_json, shown
@@ -18,6 +17,14 @@ from airdraft.models.imports.cache import text_folder
 
 CHAT_TARGET, CHAT_DRAFT = "chat-target", "chat-draft"
 
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Target MODEL of an edge on this machine. Without it: target, or with --chat {CHAT_TARGET}, downloaded "
+        "once.",
+        rich_help_panel="Models",
+    ),
+]
 _ELSE = "Without it, in a chat: the model's own generation_config.json, or"
 Temperature = Annotated[float | None, typer.Option(help=f"0 is greedy. {_ELSE} 0.7.", rich_help_panel="Sampling")]
 TopK = Annotated[
@@ -36,29 +43,12 @@ Chat = Annotated[
 DEFAULTS: dict[str, float] = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
-def models(
-    chat: bool,
-    template: Path | None,
-    draft: str,
-    engine: str | None,
-    tokenizer: str | None,
-    target: str,
-    own_edge: bool,
-) -> tuple[str, str, Path | None]:
-    """The draft and the target of `airdraft run`, and for a chat where the files lie that say how to ask.
+def place_of(served: str | None, draft: str, engine: str | None, tokenizer: str | None) -> Path:
+    """Where the files lie that say how to ask: the target's where this command serves it, else the draft's.
 
-    In a chat the chat pair takes the place of models that are not named: the others have no chat template.
-    Raises: `ModelError`, and `BadParameterError` for a template without a chat.
+    Raises: `ModelError`.
     """
-    if not chat:
-        if template is not None:
-            raise BadParameterError("--chat-template is for a question; give --chat, too, or leave it out")
-        return draft, target, None
-    if template is None:
-        draft = CHAT_DRAFT if draft == options.NO_DRAFT else draft
-        target = CHAT_TARGET if target == "target" else target
-    place = resolve(target) if own_edge else draft_files(draft, engine=engine, tokenizer=tokenizer)
-    return draft, target, place
+    return resolve(served) if served else draft_files(draft, engine=engine, tokenizer=tokenizer)
 
 
 def template_of(place: Path, name: str, file: Path | None) -> ChatTemplate:

@@ -12,6 +12,7 @@ import typer
 from airdraft.api.app import device_app
 from airdraft.api.template import ChatTemplate
 from airdraft.cli import options
+from airdraft.cli.run import needed
 from airdraft.cli.scraped import scraped
 from airdraft.cli.waiting import stopping
 from airdraft.device.dial import LOOPBACK
@@ -41,7 +42,7 @@ def device(
     edge: Annotated[
         str, typer.Option(help="The edge, ws:// or wss://HOST:PORT; others with the same target after commas.")
     ],
-    draft: options.Draft = "draft",
+    draft: options.UnnamedDraft = None,
     draft_engine: options.DraftEngine = None,
     tokenizer_of: options.TokenizerOf = None,
     name: Annotated[str, typer.Option(help="What clients call the model: the target's name.")] = "target",
@@ -83,6 +84,8 @@ def device(
     level = options.log_level(log_level)
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust = options.trusted(ca)
+    wanted = options.fitting(draft)
+    draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, None, edge, token, trust, spares=False)
     model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of)
     template = ChatTemplate.of(draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of), chat_template)
     logs.configure(level, log_json)
@@ -96,8 +99,9 @@ def device(
         )  # fmt: skip
         watch = MeteredWriter(writer)
         app = device_app(
-            watch, tokenizer, name, template, api_key, names=[host, *allowed], context=lambda: writer.context
-        )
+            watch, tokenizer, name, template, api_key, names=[host, *allowed], context=lambda: writer.context,
+            exactness=lambda: writer.exactness,
+        )  # fmt: skip
         scraping = scraped(watch.metrics.registry, writer.health, metrics_host, metrics_port, allowed)
         # The writer ends first: texts under way end with an error, and HTTP need not wait for them.
         async with scraping as metrics, serving(app, host, port) as found, writer:
@@ -111,15 +115,23 @@ def device(
                 away = Away(str(error))
             url = options.address(host, found).replace("ws://", "http://", 1) + "/v1"
             if as_json:
-                line = {"event": "listening", "url": url, "edge": writer.edge}
+                told = None if writer.exactness is None else writer.exactness.told
+                line = {"event": "listening", "url": url, "edge": writer.edge, "exactness": told}
                 print(json.dumps(line | ({"metrics": metrics} if metrics else {})), flush=True)  # noqa: T201
             else:
                 typer.echo(f"airdraft device serves {name} at {url} (Ctrl-C stops it), {away or writer.state}")
-                if metrics:
-                    typer.echo(f"metrics are at {metrics}/metrics")
-                if host not in LOOPBACK and not api_key:
-                    typer.echo(f"listening on {host} without --api-key: anybody who reaches it may use it")
+                _tell(writer, metrics, open_on=None if host in LOOPBACK or api_key else host)
             await stopped.wait()
 
-    with options.fitting(draft):
+    with wanted:
         asyncio.run(serve())
+
+
+def _tell(writer: Writer, metrics: str | None, open_on: str | None) -> None:
+    """Print what else there is to say at the start. `open_on`: the address at which anybody may use this device."""
+    if writer.exactness is not None:
+        typer.echo(f"texts are {writer.exactness.words}")
+    if metrics:
+        typer.echo(f"metrics are at {metrics}/metrics")
+    if open_on is not None:
+        typer.echo(f"listening on {open_on} without --api-key: anybody who reaches it may use it")

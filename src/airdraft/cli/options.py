@@ -27,6 +27,14 @@ Draft = Annotated[
         help="Draft MODEL, on this device; none: the edge alone writes (scheme server).", rich_help_panel="Models"
     ),
 ]
+UnnamedDraft = Annotated[
+    str | None,
+    typer.Option(
+        help="Draft MODEL, on this device. Without it: the one that ships and has the target's vocabulary; none: the "
+        "edge alone writes (scheme server).",
+        rich_help_panel="Models",
+    ),
+]
 TokenizerOf = Annotated[
     str | None,
     typer.Option(
@@ -227,12 +235,12 @@ def trusted(ca: Path | None) -> ssl.SSLContext | None:
 
 
 @contextlib.contextmanager
-def fitting(draft: str) -> Iterator[None]:
+def fitting(draft: str | None) -> Iterator[None]:
     """Say it in the words of a user who named no draft, if the one that ships does not fit the target."""
     try:
         yield
     except (RefusedError, RemoteProtocolError) as error:
-        if error.code != Code.VOCABULARY or draft != NO_DRAFT:
+        if error.code != Code.VOCABULARY or draft not in (None, NO_DRAFT):
             raise
         raise RefusedError(
             error.code,

@@ -18,6 +18,7 @@ from rich.text import Text
 from airdraft import local
 from airdraft.chat.talk import prompt_of
 from airdraft.cli import chosen, options
+from airdraft.cli.unnamed import SHIPPED, draft_at, draft_for
 from airdraft.control.auto import Auto
 from airdraft.control.facts import wire
 from airdraft.control.lengths import RULES
@@ -53,10 +54,10 @@ def run(
             "on this machine."
         ),
     ] = None,
-    draft: options.Draft = "draft",
+    draft: options.UnnamedDraft = None,
     draft_engine: options.DraftEngine = None,
     tokenizer_of: options.TokenizerOf = None,
-    target: options.Target = "target",
+    target: chosen.Target = None,
     chat: chosen.Chat = False,
     chat_template: options.ChatTemplateFile = None,
     profile_name: options.Profile = "none",
@@ -94,15 +95,21 @@ def run(
     With --chat, PROMPT is a question, for the chat pair if no model is named.
     """
     link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
-    draft, target, place = chosen.models(chat, chat_template, draft, draft_engine, tokenizer_of, target, edge is None)
-    params = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p))
+    if chat_template is not None and not chat:
+        raise BadParameterError("--chat-template is for a question; give --chat, too, or leave it out")
     _check(scheme, draft_length, rule, race)
-    draft, tokenizer_of = _needed(draft, draft_engine, tokenizer_of, scheme, offline, None if edge else target)
+    trust = options.trusted(ca)
+    wanted = options.fitting(draft)
+    target = target or (chosen.CHAT_TARGET if chat and chat_template is None else "target")
+    served = None if edge else target
+    spares = scheme == SERVER and offline != "draft"
+    draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, served, edge, token, trust, spares)
+    place = chosen.place_of(served, draft, draft_engine, tokenizer_of) if chat else None
+    params = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p))
     scheme = SERVER if draft == NONE and scheme == "auto" else scheme
     spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always", resolution)
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
-    trust = options.trusted(ca)
     urls, patience = reach(edge, target, profile_name, link, offline)
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
 
@@ -125,7 +132,7 @@ def run(
                     console.print(Text(words, "dim"), end="", soft_wrap=True)
                 await _as_text(writer, request, tokenizer, profile_name, console)
 
-    with options.fitting(draft):
+    with wanted:
         asyncio.run(write())
 
 
@@ -169,15 +176,26 @@ def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | 
         raise BadParameterError(f"--rule takes the place of --draft-length, and needs --scheme {', '.join(ROUNDS)}")
 
 
-def _needed(
-    draft: str, engine: str | None, tokenizer: str | None, scheme: str, offline: str, target: str | None
-) -> tuple[str, str | None]:
-    """The draft to load, and the model whose tokenizer is read without one: `target`, where this command serves it."""
-    if scheme == SERVER and offline != "draft" and engine is None and tokenizer is None and draft != NONE:
-        # Its tokenizer is all that is needed of it. One that nobody named says nothing of another target's.
-        tokenizer = draft if draft != options.NO_DRAFT else None
-        draft = NONE
-    return draft, (tokenizer or target) if draft == NONE else tokenizer
+def needed(
+    draft: str | None, engine: str | None, tokenizer: str | None, served: str | None, edge: str | None,
+    token: str | None, trust: ssl.SSLContext | None, spares: bool, default: str = SHIPPED[0],
+) -> tuple[str, str | None]:  # fmt: skip
+    """The draft to load, and the model whose tokenizer is read without one.
+
+    draft: None is the one that ships and fits; `default` while no edge answers.
+    served: the target that this command serves; None: it is that of `edge`.
+    spares: whether no draft is wanted where none is named for another reason.
+    Raises: `RefusedError` if no draft that ships fits the target of `edge`, `ModelError`.
+    """
+    spares = spares and engine is None
+    if draft is None and (tokenizer or served):
+        draft = NONE if spares else draft_for(tokenizer or served or "")
+        tokenizer = tokenizer if draft == NONE else None
+    elif draft is None:
+        draft = asyncio.run(draft_at(options.edges(edge or ""), token, trust, default))
+    if spares and tokenizer is None and draft != NONE:
+        draft, tokenizer = NONE, draft  # its tokenizer is all that is needed of it
+    return draft, (tokenizer or served) if draft == NONE else tokenizer
 
 
 def check_vocabulary(draft: str, engine: str | None, tokenizer: str | None, target: str) -> None:
