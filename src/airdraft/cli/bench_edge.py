@@ -1,4 +1,4 @@
-"""The commands of `airdraft bench` in wall clock: engines, one edge with many devices, its capacity, hostile peers."""
+"""The commands of `airdraft bench` in wall clock: engines, chats, one edge with many devices, its capacity, attacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from rich.markdown import Markdown
 
 from airdraft.cli import options
 from airdraft.cli.bench import bench
+from airdraft.cli.chosen import template_of
 from airdraft.cli.results import JsonFile, Pages, console_for, progress, renew_pages, write_json
+from airdraft.models.engines import resolve
 
 
 @bench.command()
@@ -128,4 +130,41 @@ def hostile(
     console.print(Markdown(lab.table(rows)))
     renew_pages(page, {"hostile": lab.table(rows)})
     if not lab.held(rows):
+        raise typer.Exit(1)
+
+
+@bench.command()
+def chat(
+    json_file: JsonFile = None,
+    page: Pages = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """Chats with the chat pair: a token in every way to write it, acceptance, a second turn, memory. 6 minutes.
+
+    An edge and a device run as processes, and are asked over HTTP. llama.cpp is
+    measured beside them if airdraft[llamacpp] is installed. The target is
+    downloaded once, 98 MB. Block `chat` of a --page is renewed. Results are also
+    written when it is interrupted. Ends with exit code 1 if a text is not the
+    target's own, or a bar is missed. Other work on this machine slows all ways.
+    """
+    from airdraft.lab.wall import chat as lab  # noqa: PLC0415
+
+    console = console_for(no_color, json_file)
+    template = template_of(resolve(lab.TARGET), lab.TARGET, None)
+
+    def render(messages: lab.Messages) -> list[int]:
+        return template.encode(template.render(messages, {"add_generation_prompt": True}))
+
+    report = lab.ChatReport(lab.THREADS)
+    try:
+        with progress(console, "texts") as on_step:
+            asyncio.run(lab.chat(render, report, on_step))
+    finally:
+        missed = lab.missed(report)
+        cores = {"cores": os.cpu_count(), "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+        write_json(json_file, {**msgspec.to_builtins(report), "missed": missed, **cores})
+        if report.texts:
+            console.print(Markdown(lab.table(report)))
+    renew_pages(page, {"chat": lab.table(report)})
+    if missed:
         raise typer.Exit(1)

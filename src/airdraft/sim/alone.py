@@ -32,3 +32,23 @@ def write(
         if token in model.eos_ids:
             return
         feed = [token]
+
+
+def agreeing(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    tokens: Sequence[int],
+    params: SamplingParams,
+    seed: int,
+    vocab_size: int | None = None,
+) -> list[bool]:
+    """Whether `model`, with the same noise and the same text before it, would choose each of `tokens` after `prompt`.
+
+    Of a draft along the target's own text, this is which drafts `coupled` and `stream` would accept.
+    """
+    law = Law(params, seed, vocab_size or model.vocab_size)
+    rows = model.forward(model.new_cache(), 0, [*prompt, *tokens[:-1]], len(tokens)) if tokens else ()
+    return [
+        law.choose(row[: law.vocab_size], Place(len(prompt) + at)) == token
+        for at, (row, token) in enumerate(zip(rows, tokens, strict=True))
+    ]

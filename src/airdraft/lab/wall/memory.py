@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 
 
-def resident_bytes() -> int | None:
-    """Memory of this process: now on Linux, the peak so far on other Unix systems, unknown on Windows."""
+def resident_bytes(pid: int | None = None) -> int | None:
+    """Memory of a process, None for this one: now on Linux; on other Unix systems this one's peak so far.
+
+    Returns: None where the system does not say.
+    """
     if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="utf-8").splitlines()
         [found] = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:")]
-    elif sys.platform == "win32":
+    elif sys.platform == "win32" or pid is not None:
         found = None
     else:
         import resource  # noqa: PLC0415  # not on Windows
