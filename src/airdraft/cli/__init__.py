@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "run:run",
     "edge": "edge:edge",
     "device": "device:device",
+    "doctor": "doctor:doctor",
     "models": "models:models",
     "link": "link:link",
     "plan": "plan:plan",

@@ -6,10 +6,8 @@ import asyncio
 import json
 import math
 import ssl
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +18,7 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.cli import options
+from airdraft.cli.finding import forward_s
 from airdraft.control import auto
 from airdraft.control.facts import Wire, wire
 from airdraft.control.predict import Prediction, bottleneck
@@ -27,12 +26,9 @@ from airdraft.core.policy import Facts
 from airdraft.core.schemes import SCHEMES, SERVER, traits
 from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
-from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 
 RACES = ("off", "always")
-WARM_FORWARDS, TIMED_FORWARDS = 3, 15
-"""Forwards of the draft before timing, and those timed."""
 
 _CAUSES = {
     "draft": "the device's own forwards set the pace: a faster draft model would help most.",
@@ -141,7 +137,7 @@ def _is_default(context: typer.Context, name: str) -> bool:
 async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContext | None) -> dict[str, float]:
     """Measure what can be measured of a link, an edge and a draft model. Keys are the options that values replace."""
     model, tokenizer = load(draft)
-    draft_s = _forward_s(model)
+    draft_s = forward_s(model)
     async with await EdgeConnection.connect(
         url, model, tokenizer.digest, tokenizer.vocab_size, token=token, ssl=trust
     ) as edge:
@@ -151,17 +147,6 @@ async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContex
         "rtt_ms": probe.rtt_s * 1e3, "draft_ms": draft_s * 1e3, "verify_ms": probe.verify_s * 1e3,
     }  # fmt: skip
     return {name: float(f"{value:.3g}") for name, value in found.items()} | {"vocab_size": tokenizer.vocab_size}
-
-
-def _forward_s(model: LanguageModel) -> float:
-    """Median seconds that the model takes for one token, a few tokens into a text."""
-    cache = model.new_cache()
-    seconds = []
-    for at in range(WARM_FORWARDS + TIMED_FORWARDS):
-        began = time.perf_counter()
-        model.forward(cache, at, (0,), 1)
-        seconds.append(time.perf_counter() - began)
-    return median(seconds[WARM_FORWARDS:])
 
 
 def _listed(measured: dict[str, float]) -> str:

@@ -171,6 +171,19 @@ def resolve(name: str, engine: str | None = None) -> Path:
     return _resolved(name, engine)[0]
 
 
+def weights_of(name: str, engine: str | None = None) -> list[Path]:
+    """The files of weights of the model called `name`, to run here; a GGUF file as it is, whatever is made of it.
+
+    Raises: `ModelError` if there is no such model.
+    """
+    if engine in REMOTE:
+        return ENGINES[engine].weights(_here(name, engine)[0])
+    path, engine, form = _located(name, engine)
+    if form == GGUF or (_found(path) == "llamacpp" and (engine is None or path.is_file())):
+        return gguf_files(gguf_file(path))
+    return ENGINES[engine or _engine_of(path)].weights(path)
+
+
 def text_files(name: str) -> Path:
     """The folder of tokenizer and chat template of the model called `name`; of a hub model nothing else is downloaded,
     unless a GGUF file holds them.
@@ -183,16 +196,24 @@ def text_files(name: str) -> Path:
     return text_folder(path)
 
 
-def _resolved(name: str, engine: str | None) -> tuple[Path, str | None]:
-    """Where a model lies, and the engine that was asked for, or that a hub's names tell. Raises: `ModelError`."""
+def _located(name: str, engine: str | None) -> tuple[Path, str | None, str]:
+    """Where a model lies as it is, the engine that was asked for, or that a hub's names tell, and its format there.
+
+    Raises: `ModelError`.
+    """
     if engine is not None and engine not in ENGINES:
         raise ModelError(f"no engine {engine!r}; choose one of {', '.join(ENGINES)}")
-    if engine in REMOTE:
-        return text_files(name), engine
     formats = {form: "" if form == GGUF and engine is None else lack(each)
                for each in ([engine] if engine else _order()) for form in ENGINES[each].formats}  # fmt: skip
     path, form = locate(name, formats)
-    engine = engine or _ENGINE_OF.get(form)
+    return path, engine or _ENGINE_OF.get(form), form
+
+
+def _resolved(name: str, engine: str | None) -> tuple[Path, str | None]:
+    """Where a model lies, and the engine that was asked for, or that a hub's names tell. Raises: `ModelError`."""
+    if engine in REMOTE:
+        return text_files(name), engine
+    path, engine, form = _located(name, engine)
     own = "llamacpp" if form == GGUF else _found(path)
     if own == "llamacpp" and (engine is None or (engine == _DEFAULT and path.is_file())):
         return imported(gguf_file(path)), _DEFAULT

@@ -115,6 +115,14 @@ class Tokenizer:
         """Whether it is no part of any text, as an end-of-text token is not."""
         return token in self._special
 
+    def differences(self, other: Tokenizer) -> list[tuple[int, str | None, str | None]]:
+        """The ids that stand for another token in `other`, upwards, with both tokens; None: no token at all."""
+        own, others = (
+            {i: name for name, i in each._tokenizer.get_vocab(with_added_tokens=True).items()} for each in (self, other)
+        )
+        ids = sorted(own.keys() | others.keys())
+        return [(i, own.get(i), others.get(i)) for i in ids if own.get(i) != others.get(i)]
+
     def token_bytes(self, token: int) -> bytes:
         """What one token adds to a text, which may be part of a character; of a special token, its name."""
         name = self._tokenizer.id_to_token(token) or ""
