@@ -294,10 +294,7 @@ class Driver:
         self.flush()
 
     async def _paid(self, text: Sequenced, event: Forward) -> np.ndarray:
-        """Pay for a forward and run it. Drafts that join it while it waits for its turn are paid for afterwards.
-
-        What is fed of a prompt is known only then, too: meanwhile another text may have been fed the same, or be gone.
-        """
+        """Pay for a forward and run it. What joins it while it waits, or is shared by then, is settled afterwards."""
         if self._payer is None:
             return await self._scheduler.run(text, lambda: self.machine.latest(event))
         ran, due = event, self._scheduler.unread(text, event)

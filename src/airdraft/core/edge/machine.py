@@ -164,22 +164,11 @@ class EdgeMachine(Machine):
                 "tokens) do not share one vocabulary; pick a draft with the target's own tokenizer",
             )
         self._greeted = True
-        self._send(
-            Welcome(
-                VERSION,
-                clip(target.software),
-                clip(target.model),
-                target.max_context,
-                limits.max_frame,
-                limits.max_draft,
-                limits.max_sessions,
-                limits.heartbeat_s,
-                target.eos_ids,
-                self.verify_s,
-                target.digest,
-                target.exactness,
-            )
-        )
+        welcome = Welcome(
+            VERSION, clip(target.software), clip(target.model), target.max_context, limits.max_frame, limits.max_draft,
+            limits.max_sessions, limits.heartbeat_s, target.eos_ids, self.verify_s, target.digest, target.exactness,
+        )  # fmt: skip
+        self._send(welcome)
         return []
 
     def _open(self, message: Open) -> list[Event]:
