@@ -76,7 +76,7 @@ def test_json(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
 
 def test_a_folder_that_is_none(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     _, err = run(str(tmp_path / "none"), code=2)
-    assert err == f"airdraft: {tmp_path / 'none'} is no folder; name one that holds models\n"
+    assert err == f"airdraft: {tmp_path / 'none'} is no folder, or cannot be looked into; name one that holds models\n"
 
 
 def test_the_help_teaches(run) -> None:  # type: ignore[no-untyped-def]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +81,9 @@ def _has(library: str) -> bool:
 
 
 def test_what_ollama_does_not_have(home: Path, ollama: Path, content: bytes) -> None:
-    assert "which does not exist; fetch it, `ollama pull llama3.2`" in refused("ollama:llama3.2")
+    assert "which does not exist or cannot be looked into; fetch it, `ollama pull llama3.2`" in refused(
+        "ollama:llama3.2"
+    )
     stores.ollama(ollama, "llama3.2", content, tag="1b")
     stores.ollama(ollama, "qwen2.5", content)
     said = refused("ollama:llama3.2")
@@ -191,3 +196,33 @@ def test_a_file_that_is_no_model(home: Path, content: bytes) -> None:
     assert "was cut off" in refused("ollama:m")
     stores.ollama(home / ".ollama" / "models", "n", b"GGML" + content)
     assert "is no GGUF file" in refused("ollama:n")
+
+
+def test_a_store_that_may_not_be_looked_into(home: Path, content: bytes) -> None:
+    """As that of Ollama's service may be, whose files belong to a user of its own: no reason to fail."""
+    root = home / ".ollama" / "models"
+    stores.ollama(root, "m", content)
+    home.chmod(0o755)
+    for closed in (root / "manifests", root, root.parent):
+        closed.chmod(0)
+        try:
+            with as_nobody():
+                said = refused("ollama:m")
+                held = STORES["ollama"].held()
+        finally:
+            closed.chmod(0o755)
+        assert "Ollama has no model 'm' in " in said
+        assert held == []
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, if these tests have them."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)

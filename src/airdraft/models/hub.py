@@ -6,6 +6,7 @@ graph or GGUF file. What is named so is taken from the hub's cache, where that h
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def snapshot(repo: str, cache: Path | None = None) -> Path | None:
     except (OSError, ValueError):
         return None
     found = folder / "snapshots" / commit
-    return found if _COMMIT.fullmatch(commit) and found.is_dir() else None
+    return found if _COMMIT.fullmatch(commit) and os.path.isdir(found) else None
 
 
 def cache_of_hub() -> Path:
@@ -106,7 +107,7 @@ def names_in(folder: Path) -> list[str]:
     """Names of the files in a folder and below, with `/` between folders; those that links lead to nothing are none."""
     found = []
     for path in folder.rglob("*"):
-        if path.is_file():
+        if os.path.isfile(path):  # False, and no error, where it may not be looked at
             found.append(path.relative_to(folder).as_posix())
         if len(found) >= _MOST_FILES:
             break

@@ -145,8 +145,8 @@ def _of_imports() -> Iterator[Shelved]:
 
 
 def _below(folder: Path) -> Iterator[Shelved]:
-    if not folder.is_dir():
-        raise ModelError(f"{folder} is no folder; name one that holds models")
+    if not os.path.isdir(folder):
+        raise ModelError(f"{folder} is no folder, or cannot be looked into; name one that holds models")
     names = names_in(folder)
     for name in ggufs(names):
         yield _tried(str(folder / name), "folder", _of_gguf, folder / name)

@@ -62,7 +62,7 @@ class Store:
         """Everything in it, the first of two of one name."""
         found: dict[str, Kept] = {}
         for folder in self.folders():
-            if folder.is_dir():
+            if os.path.isdir(folder):  # also False, and no error, where it may not be looked into
                 for kept in self.models(folder):
                     found.setdefault(kept.name, kept)
         return list(found.values())
@@ -89,14 +89,14 @@ class Store:
 
     def _missing(self, name: str, names: list[str]) -> ModelError:
         folders = self.folders()
-        here = [folder for folder in folders if folder.is_dir()]
+        here = [folder for folder in folders if os.path.isdir(folder)]
         lower = {each.lower(): each for each in names}
         near = [lower[each] for each in difflib.get_close_matches(name.lower(), lower, 3, 0.5)]
         near += [each for each in names if name.split(":", maxsplit=1)[0].lower() in each.lower() and each not in near][
             :3
         ]
         if not here:
-            has = "which does not exist"
+            has = "which does not exist or cannot be looked into"
         else:
             has = f"which has {listed(near or names)}" if names else "which has no model"
         place = " or ".join(str(folder) for folder in here or folders[:1])
@@ -134,7 +134,7 @@ def _ollama(folder: Path) -> Iterator[Kept]:
     manifests = (folder / "manifests").glob("*/*/*/*")
     for path in islice(manifests, _MOST_ENTRIES):
         parts = path.relative_to(folder / "manifests").parts
-        if not path.is_file() or not all(_PLACE.fullmatch(part) for part in parts):
+        if not os.path.isfile(path) or not all(_PLACE.fullmatch(part) for part in parts):
             continue
         host, space, model, tag = parts
         name = f"{model}:{tag}"
@@ -167,7 +167,7 @@ def _ollama_blob(folder: Path, manifest: Path, name: str) -> Path:
     if digest is None:
         raise ModelError(f"{manifest} says digest = {shown(models[0].get('digest'))}, which is none; {again}")
     blob = folder / "blobs" / f"sha256-{digest[1]}"
-    if not blob.is_file():
+    if not os.path.isfile(blob):
         raise ModelError(f"Ollama's {name} lacks {blob}; {again}")
     size = models[0].get("size")
     if type(size) is int and size != blob.stat().st_size:
@@ -221,7 +221,7 @@ def _llamacpp(folder: Path) -> Iterator[Kept]:
 
 def _files(folder: Path, pattern: str) -> Iterator[Kept]:
     names = {path.relative_to(folder).as_posix(): path for path in islice(folder.glob(pattern), _MOST_ENTRIES)}
-    for name in ggufs(name for name, path in names.items() if path.is_file()):
+    for name in ggufs(name for name, path in names.items() if os.path.isfile(path)):
         part = PART.fullmatch(name)
         problem = "" if part is None or int(part[3]) == 1 else f"{names[name]} is one of {int(part[3])} parts; "
         if problem:
