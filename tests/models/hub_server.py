@@ -79,12 +79,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, raw: bytes, body: bool) -> None:
         asked = self.headers.get("Range", "")
         head = {"ETag": f'"{_hash(raw)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start, end = int(first or 0), min(int(last or len(raw)) + 1, len(raw))
         if asked:
-            head["Content-Range"] = f"bytes {start}-{len(raw) - 1}/{len(raw)}"
+            head["Content-Range"] = f"bytes {start}-{end - 1}/{len(raw)}"
         if body:
             self.hub.fetched.append((name, asked))
-        if body and self.hub.cut is not None and name.endswith((".gguf", ".onnx")):
+        if body and not asked and self.hub.cut is not None and name.endswith((".gguf", ".onnx")):
             cut, self.hub.cut = self.hub.cut, None
             self.send_response(200)
             for key, value in {**head, "Content-Length": str(len(raw))}.items():
@@ -93,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(raw[:cut])
             self.close_connection = True
             return
-        self._send(206 if asked else 200, raw[start:], head, body)
+        self._send(206 if asked else 200, raw[start:end], head, body)
 
     def _send(self, status: int, content: bytes, head: dict[str, str], body: bool) -> None:
         self.send_response(status)

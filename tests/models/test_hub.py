@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,29 @@ def test_a_download_that_was_cut_off_goes_on(hub: Hub, gguf: bytes, tmp_path: Pa
     [(kind, said)], _ = ask(tmp_path, hub.url, ("org/M-GGUF:Q4_0", "onnx"))
     assert kind == "found", said
     assert hub.fetched == [("M-Q4_0.gguf", ""), ("M-Q4_0.gguf", f"bytes={10 << 20}-")]
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"family": "gemma3"}, "org/big/big-Q4_0.gguf is a 'gemma3' model, which the onnx engine does not run; use"),
+        ({"facts": {"tokenizer.ggml.pre": "new-one"}}, "org/big/big-Q4_0.gguf cuts its texts by 'new-one'; known are"),
+        ({"facts": {".rope.scaling.type": "yarn"}}, "org/big/big-Q4_0.gguf scales positions by 'yarn'"),
+        ({}, ""),
+    ],
+)
+def test_a_large_file_is_refused_before_it_is_fetched(
+    hub: Hub, tmp_path: Path, made: dict[str, Any], said: str
+) -> None:
+    """By the 16 MB at its beginning, for any engine that needs to understand it."""
+    raw = Made(kind="Q4_0", **made).write(tmp_path / "m.gguf").read_bytes()
+    hub.repos["org/big"] = {"big-Q4_0.gguf": raw + bytes(1 << 27)}
+    [(kind, found)], _ = ask(tmp_path, hub.url, ("org/big:Q4_0", None))
+    assert hub.fetched[0] == ("big-Q4_0.gguf", f"bytes=0-{(1 << 24) - 1}")
+    assert (kind == "refused") == bool(said)
+    if said:
+        assert found.startswith(said)
+        assert len(hub.fetched) == 1
 
 
 @pytest.mark.parametrize(

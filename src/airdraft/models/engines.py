@@ -15,6 +15,7 @@ from airdraft.models.digest import of_target
 from airdraft.models.folder import locate, name_of
 from airdraft.models.hf import HfModel
 from airdraft.models.imports.cache import imported, text_folder
+from airdraft.models.imports.write import check_header
 from airdraft.models.llamacpp import LlamaCppModel, gguf_file
 from airdraft.models.llamaserver import LlamaServerTarget
 from airdraft.models.nothing import NONE, NoDraft
@@ -205,7 +206,7 @@ def _located(name: str, engine: str | None) -> tuple[Path, str | None, str]:
         raise ModelError(f"no engine {engine!r}; choose one of {', '.join(ENGINES)}")
     formats = {form: "" if form == GGUF and engine is None else lack(each)
                for each in ([engine] if engine else _order()) for form in ENGINES[each].formats}  # fmt: skip
-    path, form = locate(name, formats)
+    path, form = locate(name, formats, check_header if engine in (None, _DEFAULT) else lambda file: None)
     return path, engine or _ENGINE_OF.get(form), form
 
 

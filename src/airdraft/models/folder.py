@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 from airdraft.errors import ModelError, first_line
 from airdraft.models.fetch import chat_target
 from airdraft.models.hub import HubName, fetched
+from airdraft.models.imports.read import GgufFile
 from airdraft.models.stores import STORES, stored
 from airdraft.models.variants import GGUF
 from airdraft.models.weights import is_gguf, model_folder
@@ -53,13 +54,15 @@ def _check_files(folder: Path) -> None:
         raise ModelError(f"{folder} cannot be looked at ({first_line(problem)}); check the path") from problem
 
 
-def locate(name: str, formats: Mapping[str, str]) -> tuple[Path, str]:
+def locate(
+    name: str, formats: Mapping[str, str], fits: Callable[[GgufFile], None] = lambda file: None
+) -> tuple[Path, str]:
     """Where the model called `name` lies, and its format where the hub's names told it, else an empty word.
 
     It is one of the two pairs, `target` and `draft`, `chat-target` and `chat-draft`; a folder; a GGUF file or a graph;
     a model in a store, such as `ollama:llama3.2`; or one on the hub, see `hub`. Of them `chat-target` and those on the
     hub are downloaded, once.
-    formats: that may be taken of a hub repository, see `variants.pick`.
+    formats: that may be taken of a hub repository, see `variants.pick`. fits: see `hub.fetched`.
     Raises: `ModelError` if there is no such model.
     """
     for which in get_args(Shipped):
@@ -90,4 +93,4 @@ def locate(name: str, formats: Mapping[str, str]) -> tuple[Path, str]:
             f"org/name or org/name:Q4_K_M, or a model in a store, {', '.join(f'{each}:NAME' for each in STORES)}; "
             "`airdraft models` lists what is here"
         )
-    return fetched(hub_name, formats)
+    return fetched(hub_name, formats, fits)

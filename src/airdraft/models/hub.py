@@ -6,9 +6,11 @@ graph or GGUF file. What is named so is taken from the hub's cache, where that h
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,11 @@ import huggingface_hub
 from huggingface_hub import constants
 
 from airdraft.errors import ModelError, first_line
+from airdraft.models.imports.read import GgufFile, ShortHeaderError
 from airdraft.models.variants import GGUF, ONNX, Variant, check_runs, ggufs, pick
 from airdraft.models.weights import external_files
+
+_log = logging.getLogger(__name__)
 
 _PART = r"[A-Za-z0-9][\w.-]{0,95}"
 _NAME = re.compile(
@@ -26,6 +31,8 @@ _NAME = re.compile(
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _MOST_FILES = 100_000
 _PATIENCE_S = 10.0
+_LARGE_BYTES, _HEAD_BYTES = 1 << 27, 1 << 24
+"""Of a file that is looked at before it is fetched, and of what is looked at; the largest headers have some 20 MB."""
 _SIGN_IN = "sign in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -48,11 +55,11 @@ class HubName:
         return cls(found["repo"], found["quant"], found["file"])
 
 
-def fetched(name: HubName, formats: Mapping[str, str]) -> tuple[Path, str]:
+def fetched(name: HubName, formats: Mapping[str, str], fits: Callable[[GgufFile], None]) -> tuple[Path, str]:
     """Where the model lies in the hub's cache, downloaded if it is not there, and its format.
 
     A graph or a GGUF file is a path of its own, all else the folder. Progress goes to standard error.
-    formats: see `pick`.
+    formats: see `pick`. fits: refuses the header of a GGUF file that would be of no use, before all of it is fetched.
     Raises: `ModelError` if there is no such model, it cannot be had, or cannot be run.
     """
     here = snapshot(name.repo)
@@ -72,7 +79,9 @@ def fetched(name: HubName, formats: Mapping[str, str]) -> tuple[Path, str]:
         return here / cached.file, cached.format
     names = [file.rfilename for file in (found.siblings or [])[:_MOST_FILES]]
     variant = pick(name.repo, names, formats, name.quant, name.file)
-    check_runs(name.repo, variant, formats)  # before gigabytes are fetched
+    check_runs(name.repo, variant, formats)
+    if variant.format == GGUF and len(variant.files) == 1:
+        _check_head(name.repo, variant.file, fits)
     try:
         folder = Path(huggingface_hub.snapshot_download(name.repo, allow_patterns=variant.patterns))
         named = _linked(folder, variant)
@@ -81,6 +90,28 @@ def fetched(name: HubName, formats: Mapping[str, str]) -> tuple[Path, str]:
     except Exception as problem:
         raise _failed(name.repo, problem) from problem
     return folder / variant.file, variant.format
+
+
+def _check_head(repo: str, name: str, fits: Callable[[GgufFile], None]) -> None:
+    """Refuse a large GGUF file from its beginning. Raises: `ModelError`."""
+    try:
+        with huggingface_hub.HfFileSystem().open(f"{repo}/{name}", "rb", cache_type="none") as remote:
+            size = int(remote.size or 0)
+            head = remote.read(_HEAD_BYTES) if size >= _LARGE_BYTES else b""
+    except Exception as problem:  # what is wrong, if it lasts, the download says
+        _log.info("the beginning of %s in %s cannot be had: %s", name, repo, problem)
+        return
+    if not head:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "head.gguf"
+        path.write_bytes(head)
+        try:
+            fits(GgufFile(path, size=size))
+        except ShortHeaderError:  # it is longer than what was read
+            return
+        except ModelError as problem:
+            raise ModelError(str(problem).replace(str(path), f"{repo}/{name}")) from problem
 
 
 def snapshot(repo: str, cache: Path | None = None) -> Path | None:

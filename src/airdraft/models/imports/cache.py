@@ -27,7 +27,7 @@ def imported(path: Path) -> Path:
 
     Raises: `ModelError` if it cannot be imported.
     """
-    check_header(path)  # before all of the file is read for its digest
+    check_header(GgufFile(path))  # before all of the file is read for its digest
     folder = cache_folder() / "gguf" / f"{file_digest(path).hex()[:32]}-{FORM}"
     if not folder.is_dir():
         progress = _Line(f"importing {path}")

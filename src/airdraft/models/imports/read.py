@@ -53,12 +53,17 @@ class Unread:
     stop: int
 
 
+class ShortHeaderError(ModelError):
+    """A file that ends within its header."""
+
+
 class GgufFile:
     """A GGUF file whose header has been read and checked against its size; the tensors stay on disk."""
 
-    def __init__(self, path: Path, *, lists: bool = True) -> None:
-        """Raises: `ModelError` if it is no GGUF, or was cut off.
+    def __init__(self, path: Path, *, lists: bool = True, size: int | None = None) -> None:
+        """Raises: `ModelError` if it is no GGUF, or was cut off, `ShortHeaderError` if that was in its header.
 
+        size: of the whole file in bytes, if `path` is no more than its beginning.
         lists: whether lists of strings are read; else an `Unread` stands for each, which takes a tenth of the time.
         """
         self.path = path
@@ -67,8 +72,8 @@ class GgufFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as problem:  # ValueError: an empty file cannot be mapped
             raise ModelError(f"{path} cannot be read ({first_line(problem)}); fetch it again") from problem
-        self.size = len(self._map)
-        header = _Header(self._map, path, lists)
+        self.size = len(self._map) if size is None else size
+        header = _Header(self._map, path, lists, self.size)
         self.metadata = header.metadata
         """Booleans, numbers, strings, and lists of them (or `Unread`), by key."""
         self.tensors = header.tensors
@@ -111,8 +116,8 @@ class GgufFile:
 class _Header:
     """One pass over the header."""
 
-    def __init__(self, data: mmap.mmap, path: Path, lists: bool) -> None:
-        self._data, self._path, self._lists = data, path, lists
+    def __init__(self, data: mmap.mmap, path: Path, lists: bool, size: int) -> None:
+        self._data, self._path, self._lists, self._size = data, path, lists, size
         self._end = min(len(data), _MOST_HEADER)
         self._at = 0
         if data[:4] != b"GGUF":
@@ -156,10 +161,9 @@ class _Header:
             raise self._broken(f"gives {name[:80]!r} the shape {shape}, not whole pieces of {form.name}")
         size = form.row_bytes(shape[-1]) * math.prod(shape[:-1])
         start = self.start + offset
-        if start + size > len(self._data):
+        if start + size > self._size:
             raise ModelError(
-                f"{self._path} was cut off: {name[:80]!r} ends at byte {start + size} of {len(self._data)}; "
-                "fetch it again"
+                f"{self._path} was cut off: {name[:80]!r} ends at byte {start + size} of {self._size}; fetch it again"
             )
         self.tensors[name] = GgufTensor(form, shape, start, size)
 
@@ -198,9 +202,9 @@ class _Header:
                 for _ in repeat(None, count):
                     at += 8 + length_of(data, at)[0]
         except (struct.error, IndexError, OverflowError) as problem:  # beyond the end of the file, or of all memory
-            raise self._broken("ends within its header") from problem
+            raise self._short() from problem
         if at > end:
-            raise self._broken("ends within its header")
+            raise self._short()
         span, self._at = Unread(count, self._at, at), at
         return found if self._lists else span
 
@@ -221,9 +225,12 @@ class _Header:
     def _take(self, n: int) -> bytes:
         at = self._at
         if n > self._end - at:
-            raise self._broken("ends within its header")
+            raise self._short()
         self._at = at + n
         return self._data[at : at + n]
+
+    def _short(self) -> ShortHeaderError:
+        return ShortHeaderError(f"{self._path} ends within its header; fetch it again")
 
     def _broken(self, what: str) -> ModelError:
         return ModelError(f"{self._path} {what}; fetch it again")

@@ -91,9 +91,8 @@ def write_text_files(path: Path, out: Path) -> None:
     _write_json(out / "config.json", facts)
 
 
-def check_header(path: Path) -> None:
+def check_header(file: GgufFile) -> None:
     """Refuse a file that cannot be imported, from its header alone. Raises: `ModelError`."""
-    file = GgufFile(path)
     decoder_of(file)
     GgufTokenizer(file)
 
