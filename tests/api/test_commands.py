@@ -131,6 +131,48 @@ def test_an_edge_tells_a_name_and_no_path_and_takes_a_template(
                 urllib.request.urlopen(request)  # noqa: S310
 
 
+@pytest.mark.parametrize("where", ["edge", "device"])
+def test_chats_follow_what_the_model_recommends_unless_asked(
+    where: str, tmp_path: Path, tokenizer: Tokenizer, truth: Truth
+) -> None:
+    folder = copied("target" if where == "edge" else "draft", tmp_path / "my-model")
+    (folder / "chat_template.jinja").write_text(TINY)
+    advice = {"temperature": 0.4, "top_k": 7, "top_p": 0.9, "do_sample": False, "repetition_penalty": 1.3}
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, **advice}))
+    with contextlib.ExitStack() as stack:
+        model = ("--target", str(folder)) if where == "edge" else ()
+        process = stack.enter_context(started("edge", *model, "--port", "0", "--api-port", "0", "--json"))
+        told = announced(process)
+        url = told["api"]
+        if where == "device":
+            options = ("--edge", told["url"], "--draft", str(folder), "--port", "0", "--json")
+            process = stack.enter_context(started("device", *options))
+            url = announced(process)["url"]
+        api = stack.enter_context(client(url))
+        prompt, asked = RENDERED + "# assistant:", {"model": "target", "seed": 3, "max_tokens": 20}
+        for own, params in (
+            ({}, {"temperature": 0.4, "top_k": 7, "top_p": 0.9}),
+            ({"temperature": 0.8}, {"temperature": 0.8, "top_k": 7, "top_p": 0.9}),
+            ({"top_p": 1, "extra_body": {"top_k": 0}}, {"temperature": 0.4}),
+            ({"temperature": 1, "top_p": 1, "extra_body": {"top_k": -1}}, {}),
+        ):
+            answer = api.chat.completions.create(messages=MESSAGES, **asked, **own)  # type: ignore[call-overload]
+            assert answer.choices[0].message.content == tokenizer.decode(truth(prompt, seed=3, max_tokens=20, **params))
+        plain = api.completions.create(prompt=prompt, **asked)  # type: ignore[call-overload]
+        assert plain.choices[0].text == tokenizer.decode(truth(prompt, seed=3, max_tokens=20))
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert b"repetition_penalty 1.3, which airdraft does not have" in errors
+
+
+def test_advice_out_of_range_is_refused_at_the_start(tmp_path: Path) -> None:
+    folder = copied("target", tmp_path / "my-model")
+    (folder / "chat_template.jinja").write_text(TINY)
+    (folder / "generation_config.json").write_text('{"temperature": -1}')
+    code, _, errors = airdraft("edge", "--target", str(folder), "--port", "0", "--api-port", "0")
+    assert (code, "temperature = -1" in errors, "mend the file" in errors) == (2, True, True)
+
+
 def test_a_template_without_the_api() -> None:
     code, _, errors = airdraft("edge", "--chat-template", "x.jinja")
     assert (code, "give --api-port, too" in errors) == (2, True)

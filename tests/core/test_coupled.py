@@ -13,6 +13,7 @@ from airdraft.core.sampling import SamplingParams, candidates
 from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
+from airdraft.models.fit import Fit
 from airdraft.models.folder import shipped
 from airdraft.sim import alone
 from airdraft.sim.pair import Pair
@@ -62,7 +63,7 @@ def gap(model: LanguageModel, text: list[int], params: SamplingParams, seed: int
 def test_the_shipped_pair_writes_the_targets_own_texts() -> None:
     """If two candidates are closer than rounding, either may be chosen. Such positions are counted, never hidden."""
     try:
-        (target, tokenizer), (draft, _) = load("target", threads=1), load("draft", threads=1)
+        (target, tokenizer), (draft, _) = load("target", fit=Fit(1)), load("draft", fit=Fit(1))
     except ModelError as problem:
         pytest.skip(str(problem))
     listed = json.loads((shipped("target").parent / "prompts.json").read_text("utf-8"))

@@ -76,7 +76,7 @@ EITHER = [
     st.builds(m.Close, count, st.text()),
     st.builds(m.Ping, number, st.binary(), st.integers(0, m.MAX_FILLER)),
     st.builds(m.Pong, number, st.binary(), st.floats(0, 3600)),
-    st.builds(m.Error, st.none() | count, st.text(), st.text()),
+    st.builds(m.Error, st.none() | count, st.text(max_size=32), st.text()),
 ]
 
 

@@ -21,6 +21,7 @@ from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab.record import MAX_PROMPT, TOP_K, RecordedText, Recording, prompts, record, synthetic
 from airdraft.models.base import FloatArray
 from airdraft.models.engines import load
+from airdraft.models.fit import Fit
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair
@@ -217,7 +218,7 @@ def test_impossible_synthetic_texts_are_refused(acceptance: float, texts: int, l
 def test_the_shipped_pair_is_recorded() -> None:
     """Along the target's own texts the coupled choice agrees nearly as often as any scheme could."""
     try:
-        (target, tokenizer), (draft, _) = load("target", threads=1), load("draft", threads=1)
+        (target, tokenizer), (draft, _) = load("target", fit=Fit(1)), load("draft", fit=Fit(1))
     except ModelError as problem:
         pytest.skip(str(problem))
     asked = prompts(8)

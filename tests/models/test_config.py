@@ -14,6 +14,7 @@ from airdraft.models.config import ModelConfig, read_config
 LLAMA = {
     "vocab_size": 4096,
     "hidden_size": 256,
+    "num_hidden_layers": 6,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
@@ -29,7 +30,9 @@ def read(folder: Path, config: dict[str, Any], generation: dict[str, Any] | None
 
 
 def test_llama(tmp_path: Path) -> None:
-    assert read(tmp_path, LLAMA) == ModelConfig(4096, 1024, (2,), kv_heads=2, head_dim=32)
+    found = read(tmp_path, LLAMA)
+    assert found == ModelConfig(4096, 1024, (2,), kv_heads=2, head_dim=32, layers=6)
+    assert found.kv_numbers == 2 * 6 * 2 * 32
 
 
 def test_a_head_dim_of_its_own(tmp_path: Path) -> None:
@@ -38,7 +41,7 @@ def test_a_head_dim_of_its_own(tmp_path: Path) -> None:
 
 def test_gpt2(tmp_path: Path) -> None:
     gpt2 = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_head": 12, "eos_token_id": 50256}
-    assert read(tmp_path, gpt2) == ModelConfig(50257, 1024, (50256,), kv_heads=12, head_dim=64)
+    assert read(tmp_path, gpt2) == ModelConfig(50257, 1024, (50256,), kv_heads=12, head_dim=64, layers=None)
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import FloatArray, LanguageModel, Part, TargetEngine
+from airdraft.models.base import FloatArray, LanguageModel, Part, TargetEngine, Threads
+from airdraft.models.engines import load_target
+from airdraft.models.fit import Fit
 from airdraft.models.folder import shipped
 from airdraft.models.gguf import write_gguf
 from airdraft.models.llamacpp import LlamaCppModel, gguf_file
 from airdraft.models.onnx import OnnxModel
 from airdraft.models.text import Tokenizer
 
-pytest.importorskip("llama_cpp", reason="needs the extra llamacpp")
+llama_cpp = pytest.importorskip("llama_cpp", reason="needs the extra llamacpp")
 gguf = pytest.importorskip("gguf", reason="needs the extra llamacpp")
 
 TOLERANCE = 1e-4
@@ -364,6 +366,76 @@ def rows_of_fresh(folders: Path, tokens: list[int]) -> FloatArray:
 def test_sizes_out_of_range(options: dict[str, int], message: str, folders: Path) -> None:
     with pytest.raises(ModelError, match=message):
         LlamaCppModel(folders / "draft-f32", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "bytes_each", "apart"), [("f16", 2, 0.02), ("q8_0", 34 / 32, 0.5)])
+def test_keys_and_values_in_fewer_bits(
+    kind: str, bytes_each: float, apart: float, model: LlamaCppModel, folders: Path
+) -> None:
+    small = LlamaCppModel(folders / "target-f32", kv_type=kind)
+    assert small.info.position_bytes == 2 * 4 * 4 * 64 * bytes_each
+    assert small.info.digest != model.info.digest
+    rows, wanted = rows_of(small, TEXT, len(TEXT)), rows_of(model, TEXT, len(TEXT))
+    assert 0 < np.abs(rows - wanted).max() < apart
+    # Rooms grow, and what they hold moves with them.
+    cache, long = small.new_cache(), TEXT * 60
+    for start in range(0, len(long), 60):
+        row = small.forward(cache, start, long[start : start + 60], 1)
+    np.testing.assert_allclose(row, rows_of(model, long), rtol=0, atol=2 * apart)
+
+
+def test_a_trial_tells_what_quantised_keys_cost(folders: Path) -> None:
+    plain, small = (load_target(str(folders / "target-f32"), engine="llamacpp", fit=Fit(kv_type=kind))[0].info
+                    for kind in (None, "q8_0"))  # fmt: skip
+    assert plain.exactness.width == 0
+    assert small.exactness.width is not None
+    assert small.digest != plain.digest
+
+
+def test_a_context_in_rooms(folders: Path) -> None:
+    file = folders / "target-f32"
+    for context in (1, 300, 1024):
+        found, _ = load_target(str(file), engine="llamacpp", fit=Fit(context=context))
+        assert found.info.max_context in (context, context - 1)
+        most = found.info.max_context
+        assert len(rows_of(found, [1] * most)) == 1  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match="exceed"):
+            rows_of(found, [1] * (most + 1))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"a context of 1025 positions .* has up to 1024; give 1 to 1024"):
+        LlamaCppModel(file, context=1025)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kv_type": "q3"}, r"keeps no keys and values in 'q3' here; choose one of f32, f16, q8_0"),
+        ({"gpu_layers": 2}, r"2 layers are to run on a GPU, and this llama\.cpp was built without"),
+    ],
+)
+def test_what_llama_cpp_cannot_do_is_refused(options: dict[str, Any], message: str, folders: Path) -> None:
+    if "gpu_layers" in options and llama_cpp.llama_supports_gpu_offload():
+        pytest.skip("this llama.cpp was built for a GPU")
+    with pytest.raises(ModelError, match=message):
+        LlamaCppModel(folders / "draft-f32", **options)
+    assert LlamaCppModel(folders / "draft-f32", gpu_layers=0).info.vocab_size == 4096
+
+
+def test_heads_that_are_no_whole_blocks(tmp_path: Path) -> None:
+    from .ggufs import write_gemma2
+
+    with pytest.raises(ModelError, match=r"has heads of 8 numbers, and q8_0 takes blocks of 32; keep .* in f16 or f32"):
+        LlamaCppModel(write_gemma2(tmp_path / "model.gguf"), kv_type="q8_0")
+
+
+def test_another_number_of_threads(folders: Path) -> None:
+    model = LlamaCppModel(folders / "target-f32")
+    rows = rows_of(model, TEXT, len(TEXT))
+    model.use_threads(Threads(2))
+    close(rows_of(model, TEXT, len(TEXT)), rows)
+    caches = [model.new_cache() for _ in range(5)]  # another context
+    for cache in caches:
+        close(model.forward(cache, 0, TEXT, len(TEXT)), rows)
+    assert model.info.threads == Threads(2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to a limit of its memory")

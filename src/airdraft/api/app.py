@@ -8,7 +8,7 @@ import hmac
 import random
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -66,6 +66,8 @@ class Api:
 
     exactness: Callable[[], Exactness | None] = lambda: None
     """Return what the target's rows depend on, if known; clients are told."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """What the model recommends for chats that leave it open, by the names of `SamplingParams`."""
 
     def __post_init__(self) -> None:
         self._encoding = asyncio.Semaphore(1)
@@ -184,9 +186,8 @@ class Api:
             )
         policy = Auto(self.tokenizer.vocab_size) if scheme == "auto" else None
         spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
-        return Request(
-            prompt, spec, body.params(), seed % (1 << 63), body.limit(), policy=policy, logprobs=body.wanted_logprobs()
-        )
+        params, limit = body.params(self.sampling), body.limit()
+        return Request(prompt, spec, params, seed % (1 << 63), limit, policy=policy, logprobs=body.wanted_logprobs())
 
     async def _text(self, writer: TextWriter, request: Request, body: Body) -> AsyncGenerator[Piece | End, None]:
         if not request.max_tokens:  # an echo alone
@@ -232,12 +233,16 @@ class Api:
 
 
 def edge_app(
-    server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | None = None, names: Iterable[str] = ()
+    server: EdgeServer,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None = None,
+    names: Iterable[str] = (),
+    sampling: Mapping[str, Any] | None = None,
 ) -> Starlette:
     """Return the API of the target alone, at an edge, for clients without a draft. Its texts share the edge's batches.
 
     Keys are the edge's tokens, with their quotas; an edge without tokens lets anybody in who asks for one of `names`
-    (see `OwnNames`).
+    (see `OwnNames`). sampling: as in `Api`.
     """
 
     def admit(authorization: str) -> TextWriter | None:
@@ -248,6 +253,7 @@ def edge_app(
     return Api(
         admit, tokenizer, target.model, template, context=lambda: target.max_context, names=OwnNames(names),
         exactness=lambda: server.exactness,
+        sampling=sampling or {},
     ).app()  # fmt: skip
 
 
@@ -260,10 +266,11 @@ def device_app(
     names: Iterable[str] = (),
     context: Callable[[], int | None] = lambda: None,
     exactness: Callable[[], Exactness | None] = lambda: None,
+    sampling: Mapping[str, Any] | None = None,
 ) -> Starlette:
     """Return the API on a device, over a writer that drafts. `key`: what clients must present; None: nothing.
 
-    names, context, exactness: as in `Api`.
+    names, context, exactness, sampling: as in `Api`.
     """
 
     def admit(authorization: str) -> TextWriter | None:
@@ -271,4 +278,5 @@ def device_app(
         right = key is None or hmac.compare_digest(given.strip().encode(errors="replace"), key.encode())
         return writer if right and (key is None or scheme.lower() == "bearer") else None
 
-    return Api(admit, tokenizer, model, template, MAX_TEXTS, context, OwnNames(names), exactness).app()
+    own = OwnNames(names)
+    return Api(admit, tokenizer, model, template, MAX_TEXTS, context, own, exactness, sampling or {}).app()

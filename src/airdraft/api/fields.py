@@ -79,6 +79,7 @@ _TOLD = "answers hold nothing of the kind; leave it out"
 _WORDS = "the model reads and writes text only; leave it out"
 _SERVERS = "it is settled where the server is started; leave it out"
 _THINKING = "thinking is not steered; leave it out, or give what the template reads in chat_template_kwargs"
+_OPEN = "in chats what the model recommends"
 
 FIELDS: tuple[Field, ...] = (
     _done("model", "the name that `/v1/models` returns, or `target`, or absent; any other is a 404"),
@@ -90,10 +91,10 @@ FIELDS: tuple[Field, ...] = (
         "the prompt alone. Chats: no limit unless given",
     ),
     _done("max_completion_tokens", "the same; it overrides `max_tokens`"),
-    _done("temperature", "1 unless given; 0 is greedy"),
-    _done("top_p", "above 0, at most 1"),
-    _done("top_k", "0 or −1 keeps all"),
-    _done("min_p", "0 to 1; 0 keeps all"),
+    _done("temperature", f"0 is greedy. Unless given: {_OPEN}, or 1"),
+    _done("top_p", f"above 0, at most 1. Unless given: {_OPEN}, or 1, which keeps all"),
+    _done("top_k", f"0 or −1 keeps all. Unless given: {_OPEN}, or 0"),
+    _done("min_p", f"0 to 1; 0 keeps all. Unless given: {_OPEN}, or 0"),
     _done(
         "seed",
         "0 to 2⁶³ − 1: the same text every time. If it is absent or −1 one is drawn, and the answer names it",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -61,14 +61,14 @@ class Body(msgspec.Struct, kw_only=True):
         error.param = self.said.get(error.param, error.param) if error.param else None
         return error
 
-    def params(self) -> SamplingParams:
-        """Return the sampling parameters. Raises: `BadParameterError` for a value out of range."""
-        return SamplingParams(
-            1.0 if self.temperature is None else self.temperature,
-            0 if self.top_k in (None, -1) else self.top_k,  # vLLM's -1 keeps all
-            1.0 if self.top_p is None else self.top_p,
-            self.min_p or 0.0,
-        )
+    def params(self, model: Mapping[str, Any]) -> SamplingParams:
+        """Return the sampling parameters. Raises: `BadParameterError` for a value out of range.
+
+        model: those that it recommends for chats, where the request leaves them out.
+        """
+        given = {name: getattr(self, name) for name in SamplingParams.__struct_fields__}
+        given["top_k"] = 0 if self.top_k == -1 else self.top_k  # vLLM's -1 keeps all
+        return SamplingParams(**{**model, **{name: value for name, value in given.items() if value is not None}})
 
     def stops(self) -> list[str]:
         """Return the stop strings."""
@@ -124,6 +124,10 @@ class CompletionBody(Body, kw_only=True):
     prompt: Any = ""
     echo: bool | None = None
     logprobs: int | None = None
+
+    def params(self, model: Mapping[str, Any]) -> SamplingParams:
+        """See `Body.params`: of a completion the model says nothing."""
+        return super().params({})
 
     def limit(self) -> int:
         """See `Body.limit`."""

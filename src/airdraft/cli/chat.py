@@ -14,16 +14,19 @@ from airdraft.chat.talk import Settings, Talk
 from airdraft.cli import chosen, options
 from airdraft.cli.behind import Behind
 from airdraft.cli.conversing import Conversation
+from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
 from airdraft.cli.run import check_vocabulary, connected, emulated_link, needed, reach
 from airdraft.cli.typed import Typed
 from airdraft.core.schemes import SERVER
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
 from airdraft.errors import BadParameterError
-from airdraft.models.engines import load_draft
+from airdraft.models.engines import ANY, load_draft
+from airdraft.models.fit import Fit
 from airdraft.models.nothing import NONE
 
 
+@fitted(fit=TARGET, draft_fit=DRAFT)
 def chat(
     edge: Annotated[
         str | None,
@@ -39,7 +42,10 @@ def chat(
             rich_help_panel="Models",
         ),
     ] = None,
+    engine: options.TargetEngine = None,
+    fit: Fit = ANY,
     draft: options.UnnamedDraft = None,
+    draft_fit: Fit = ANY,
     draft_engine: options.DraftEngine = None,
     tokenizer_of: options.TokenizerOf = None,
     chat_template: options.ChatTemplateFile = None,
@@ -71,7 +77,8 @@ def chat(
     link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
     if edge is not None and target is not None:
         raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
-    urls, patience = reach(edge, target or chosen.CHAT_TARGET, "none", link, offline)
+    words = own_edge(edge, engine, fit)
+    urls, patience = reach(edge, target or chosen.CHAT_TARGET, "none", link, offline, words)
     trust = options.trusted(ca)
     given = chosen.given(temperature, top_k, top_p, min_p)
     served = None if edge is not None else target or chosen.CHAT_TARGET
@@ -88,7 +95,7 @@ def chat(
     template = chosen.template_of(place, name, chat_template)
     if served is not None:
         check_vocabulary(draft, draft_engine, tokenizer_of, served)
-    model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of)
+    model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
     interactive = sys.stdin.isatty() and not as_json
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)

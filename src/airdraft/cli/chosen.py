@@ -1,19 +1,22 @@
-"""What `airdraft chat` and `airdraft run --chat` choose where an option is left out: template and sampling."""
+"""Chats where an option is left out: the template and the sampling that commands choose."""
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from airdraft.api.recommended import Recommended, recommended
 from airdraft.api.template import ChatTemplate
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import BadParameterError, ModelError
-from airdraft.models.config import read_json, shown
+from airdraft.errors import ModelError
 from airdraft.models.engines import draft_files, resolve
-from airdraft.models.imports.cache import text_folder
+
+_log = logging.getLogger(__name__)
 
 CHAT_TARGET, CHAT_DRAFT = "chat-target", "chat-draft"
 
@@ -62,6 +65,21 @@ def template_of(place: Path, name: str, file: Path | None) -> ChatTemplate:
     return template
 
 
+def of_api(place: Path, file: Path | None) -> tuple[ChatTemplate | None, Mapping[str, Any]]:
+    """The chat template in `file`, or of the model at `place`, and the sampling it recommends for chats, for an API.
+
+    A model may have neither. What is recommended and not done is logged.
+    Raises: `ModelError` for a broken template, or a recommendation out of range.
+    """
+    template = ChatTemplate.of(place, file)
+    if template is None:
+        return None, {}
+    model = recommended(place)
+    if model.undone is not None:
+        _log.warning("%s", model.undone)
+    return template, model.values
+
+
 def given(
     temperature: float | None, top_k: float | None, top_p: float | None, min_p: float | None
 ) -> dict[str, float | None]:
@@ -72,32 +90,11 @@ def given(
 def sampling_of(place: Path | None, options_given: dict[str, float | None]) -> SamplingParams:
     """The parameters that are given, for each other one what the model at `place` recommends, and else `DEFAULTS`.
 
-    The model recommends temperature, top_k, top_p and min_p in its generation_config.json, as for vLLM, which pays no
-    heed to `do_sample` either. A penalty that it recommends, too, is not done, and a line on standard error says so.
+    A penalty that it recommends, too, is not done, and a line on standard error says so.
     Raises: `ModelError` for a recommendation out of range, `BadParameterError` for what is given so.
     """
     chosen = {name: value for name, value in options_given.items() if value is not None}
-    path = text_folder(place) / "generation_config.json" if place is not None else None
-    recommended = read_json(path) if path is not None and path.is_file() else {}
-    for name, default in DEFAULTS.items():
-        if name in chosen:
-            continue
-        value = recommended.get(name)
-        chosen[name] = default if value is None else _checked(path, name, value)
-    penalty = recommended.get("repetition_penalty")
-    if penalty not in (None, 1, 1.0):
-        print(  # noqa: T201
-            f"airdraft: {path} recommends repetition_penalty {shown(penalty)}, which airdraft does not have: texts are "
-            "written without it",
-            file=sys.stderr,
-        )
-    return SamplingParams(**chosen)  # type: ignore[arg-type]
-
-
-def _checked(path: Path | None, name: str, value: Any) -> Any:
-    try:
-        return getattr(SamplingParams(**{name: value}), name)
-    except BadParameterError as problem:
-        option = name.replace("_", "-")
-        what = f"{path} says {name} = {shown(value)}, and {problem}"
-        raise ModelError(f"{what}; mend the file, or give --{option}") from problem
+    model = Recommended() if place is None else recommended(place, chosen)
+    if model.undone is not None:
+        print(f"airdraft: {model.undone}", file=sys.stderr)  # noqa: T201
+    return SamplingParams(**{**DEFAULTS, **model.values, **chosen})

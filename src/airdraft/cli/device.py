@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
 from airdraft.api.app import device_app
-from airdraft.api.template import ChatTemplate
-from airdraft.cli import options
+from airdraft.cli import chosen, options
+from airdraft.cli.fitted import ONLY_DRAFT, fitted
 from airdraft.cli.run import needed
 from airdraft.cli.scraped import scraped
 from airdraft.cli.waiting import stopping
@@ -21,7 +21,9 @@ from airdraft.device.stall import STALL_S
 from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
-from airdraft.models.engines import draft_files, load_draft
+from airdraft.models.base import LocalEngine
+from airdraft.models.engines import ANY, draft_files, load_draft
+from airdraft.models.fit import Fit
 from airdraft.telemetry import logs
 from airdraft.telemetry.http import serving
 
@@ -38,6 +40,7 @@ _GiveUpS = Annotated[
 ]
 
 
+@fitted(draft_fit=ONLY_DRAFT)
 def device(
     edge: Annotated[
         str, typer.Option(help="The edge, ws:// or wss://HOST:PORT; others with the same target after commas.")
@@ -45,6 +48,7 @@ def device(
     draft: options.UnnamedDraft = None,
     draft_engine: options.DraftEngine = None,
     tokenizer_of: options.TokenizerOf = None,
+    draft_fit: Fit = ANY,
     name: Annotated[str, typer.Option(help="What clients call the model: the target's name.")] = "target",
     chat_template: options.ChatTemplateFile = None,
     host: options.Host = "127.0.0.1",
@@ -81,26 +85,26 @@ def device(
         raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
     allowed = options.host_names(allow_host)
     name = options.model_name(name)
-    level = options.log_level(log_level)
+    logs.configure(options.log_level(log_level), log_json)
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust = options.trusted(ca)
     wanted = options.fitting(draft)
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, None, edge, token, trust, spares=False)
-    model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of)
-    template = ChatTemplate.of(draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of), chat_template)
-    logs.configure(level, log_json)
+    model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
+    files = draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of)
+    template, sampling = chosen.of_api(files, chat_template)
+    threads = model.info.threads if isinstance(model, LocalEngine) else None
 
     async def serve() -> None:
         writer = Writer(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, stall_s=stall_s,
-            traces=traces,
-            told=_log.info,
+            traces=traces, told=_log.info,
         )  # fmt: skip
         watch = MeteredWriter(writer)
         app = device_app(
-            watch, tokenizer, name, template, api_key, names=[host, *allowed], context=lambda: writer.context,
-            exactness=lambda: writer.exactness,
+            watch, tokenizer, name, template, api_key, [host, *allowed], lambda: writer.context,
+            lambda: writer.exactness, sampling,
         )  # fmt: skip
         scraping = scraped(watch.metrics.registry, writer.health, metrics_host, metrics_port, allowed)
         # The writer ends first: texts under way end with an error, and HTTP need not wait for them.
@@ -116,19 +120,26 @@ def device(
             url = options.address(host, found).replace("ws://", "http://", 1) + "/v1"
             if as_json:
                 told = None if writer.exactness is None else writer.exactness.told
-                line = {"event": "listening", "url": url, "edge": writer.edge, "exactness": told}
+                line: dict[str, Any] = {"event": "listening", "url": url, "edge": writer.edge, "exactness": told}
+                line |= {"threads": threads.count} if threads else {}
                 print(json.dumps(line | ({"metrics": metrics} if metrics else {})), flush=True)  # noqa: T201
             else:
                 typer.echo(f"airdraft device serves {name} at {url} (Ctrl-C stops it), {away or writer.state}")
-                _tell(writer, metrics, open_on=None if host in LOOPBACK or api_key else host)
+                runs = None if threads is None else f"{draft} drafts on {threads.words}"
+                _tell(writer, runs, metrics, open_on=None if host in LOOPBACK or api_key else host)
             await stopped.wait()
 
     with wanted:
         asyncio.run(serve())
 
 
-def _tell(writer: Writer, metrics: str | None, open_on: str | None) -> None:
-    """Print what else there is to say at the start. `open_on`: the address at which anybody may use this device."""
+def _tell(writer: Writer, runs: str | None, metrics: str | None, open_on: str | None) -> None:
+    """Print what else there is to say at the start.
+
+    runs: how the draft runs. open_on: the address at which anybody may use this device.
+    """
+    if runs is not None:
+        typer.echo(runs)
     if writer.exactness is not None:
         typer.echo(f"texts are {writer.exactness.words}")
     if metrics:

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from airdraft.api.app import edge_app
-from airdraft.api.template import ChatTemplate
-from airdraft.cli import options
+from airdraft.cli import chosen, options
 from airdraft.cli.edge_process import ApiPort, Certificate, EdgeProcess
+from airdraft.cli.fitted import TARGET, fitted
 from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
@@ -22,7 +22,8 @@ from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError
 from airdraft.listening import room_for
-from airdraft.models.engines import HERE, REMOTE, TOP_K, load_target, resolve
+from airdraft.models.engines import ANY, HERE, REMOTE, TOP_K, load_target, resolve
+from airdraft.models.fit import Fit
 from airdraft.models.profile import PacedEngine, profile
 from airdraft.proposers import NONE, PROPOSERS, USUAL, maker, named
 from airdraft.telemetry import logs
@@ -50,9 +51,10 @@ _Urls = Annotated[
     typer.Option(help="Where such an engine answers; once for each replica.", rich_help_panel=ENGINE),
 ]
 _EngineTopK = Annotated[
-    int,
+    int | None,
     typer.Option(
-        help="Most likely tokens to ask such an engine for. A text is exact with at most this --top-k, or greedy.",
+        help=f"Most likely tokens to ask such an engine for; {TOP_K} without it. A text is exact with at most this "
+        "--top-k, or greedy.",
         min=1,
         rich_help_panel=ENGINE,
     ),
@@ -136,12 +138,14 @@ _ApiPortNumber = Annotated[
 ]
 
 
+@fitted(fit=TARGET)
 def edge(
     target: options.Target = "target",
     name: _Name = None,
     engine: _Engine = None,
     url: _Urls = None,
-    engine_top_k: _EngineTopK = TOP_K,
+    engine_top_k: _EngineTopK = None,
+    fit: Fit = ANY,
     max_batch: _MaxBatch = None,
     kv_tokens: _KvTokens = None,
     propose: _Propose = _USUALLY,
@@ -203,7 +207,7 @@ def edge(
     allowed = options.host_names(allow_host)
     shown = None if name is None else options.model_name(name)
     crowded = room_for(max_connections * (1 if api_port is None else 2))
-    model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k)
+    model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k, fit=fit)
     model.info = replace(model.info, name=shown or model.info.name)
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
     capacity = Capacity(max_texts, max_batch, kv_tokens)
@@ -214,11 +218,11 @@ def edge(
     _log.info("texts of %s are %s", model.info.name, server.exactness.words)
     api = None
     if api_port is not None:
-        template = ChatTemplate.of(resolve(target, engine), chat_template)
-        app = edge_app(server, tokenizer, template, [host, *allowed])
+        template, sampling = chosen.of_api(resolve(target, engine), chat_template)
+        app = edge_app(server, tokenizer, template, [host, *allowed], sampling)
         api = ApiPort(app, api_port, max_connections)
     process = EdgeProcess(
-        server, model.info.name, host, port, metrics_host, metrics_port, api, certificate,
+        server, model.info.name, model.info.threads, host, port, metrics_host, metrics_port, api, certificate,
         imitated=pace.description if pace.target_s else None,
         tokens=len(service.access) if service.access else None,
         allowed=allowed, drain_s=drain_s, as_json=as_json, until_eof=until_eof,

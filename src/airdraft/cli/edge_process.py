@@ -23,6 +23,7 @@ from airdraft.device.dial import LOOPBACK
 from airdraft.edge import tls
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError
+from airdraft.models.base import Threads
 from airdraft.telemetry.http import serving
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class EdgeProcess:
     server: EdgeServer
     name: str
     """Name of the model."""
+    threads: Threads | None
+    """That run it; None: it runs elsewhere."""
     host: str
     port: int
     metrics_host: str
@@ -125,11 +128,15 @@ class EdgeProcess:
         if self.certificate:
             url = url.replace("ws://", "wss://", 1)
         if self.as_json:
-            line = {"event": "listening", "url": url, "model": self.name, "exactness": self.server.exactness.told}
+            line: dict[str, Any] = {"event": "listening", "url": url, "model": self.name}
+            line["exactness"] = self.server.exactness.told
+            line |= {"threads": self.threads.count} if self.threads else {}
             print(json.dumps(line | {name: each for name, each in urls.items() if each}), flush=True)  # noqa: T201
             return
         typer.echo(f"airdraft edge serves {self.name} on {url} (Ctrl-C stops it)")
         typer.echo(f"texts are {self.server.exactness.words}")
+        if self.threads:
+            typer.echo(f"it runs on {self.threads.words}")
         if urls["metrics"]:
             typer.echo(f"metrics are at {urls['metrics']}/metrics")
         if urls["api"]:

@@ -52,6 +52,15 @@ DraftEngine = Annotated[
         rich_help_panel="Models",
     ),
 ]
+TargetEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help=f"What runs the target of an edge that this command starts: {', '.join(HERE)}. Without it: the one whose "
+        "files the folder holds.",
+        rich_help_panel="Models",
+    ),
+]
 Profile = Annotated[
     str,
     typer.Option(

@@ -18,6 +18,7 @@ from rich.text import Text
 from airdraft import local
 from airdraft.chat.talk import prompt_of
 from airdraft.cli import chosen, options
+from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
 from airdraft.cli.unnamed import SHIPPED, draft_at, draft_for
 from airdraft.control.auto import Auto
 from airdraft.control.facts import wire
@@ -34,7 +35,8 @@ from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import draft_files, load_draft, text_files
+from airdraft.models.engines import ANY, draft_files, load_draft, text_files
+from airdraft.models.fit import Fit
 from airdraft.models.imports.cache import text_folder
 from airdraft.models.nothing import NONE
 from airdraft.models.profile import Paced, profile
@@ -45,6 +47,7 @@ GIVE_UP_S = 60.0
 ROUNDS = named(rounds=True)
 
 
+@fitted(fit=TARGET, draft_fit=DRAFT)
 def run(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
     edge: Annotated[
@@ -58,6 +61,9 @@ def run(
     draft_engine: options.DraftEngine = None,
     tokenizer_of: options.TokenizerOf = None,
     target: chosen.Target = None,
+    engine: options.TargetEngine = None,
+    fit: Fit = ANY,
+    draft_fit: Fit = ANY,
     chat: chosen.Chat = False,
     chat_template: options.ChatTemplateFile = None,
     profile_name: options.Profile = "none",
@@ -94,7 +100,7 @@ def run(
 
     With --chat, PROMPT is a question, for the chat pair if no model is named.
     """
-    link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
+    link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
     if chat_template is not None and not chat:
         raise BadParameterError("--chat-template is for a question; give --chat, too, or leave it out")
     _check(scheme, draft_length, rule, race)
@@ -110,13 +116,13 @@ def run(
     spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always", resolution)
     words = _input() if prompt == "-" else prompt
     pace = profile(profile_name)
-    urls, patience = reach(edge, target, profile_name, link, offline)
+    urls, patience = reach(edge, target, profile_name, link, offline, own)
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
 
     async def write() -> None:
         if edge is None:
             check_vocabulary(draft, draft_engine, tokenizer_of, target)
-        model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of)
+        model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits, resolution=resolution)) if rule else None
         ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
@@ -127,10 +133,8 @@ def run(
             if as_json:
                 await _as_json(writer, request, tokenizer, profile_name)
             else:
-                console = Console(no_color=no_color, highlight=False)
-                if template is None:
-                    console.print(Text(words, "dim"), end="", soft_wrap=True)
-                await _as_text(writer, request, tokenizer, profile_name, console)
+                begin = words if template is None else ""
+                await _as_text(writer, request, tokenizer, profile_name, begin, no_color)
 
     with wanted:
         asyncio.run(write())
@@ -149,9 +153,11 @@ def emulated_link(edge: str | None, uplink_mbps: float, downlink_mbps: float, rt
 
 
 def reach(
-    edge: str | None, target: str, profile_name: str, link: local.Link | None, offline: str
+    edge: str | None, target: str, profile_name: str, link: local.Link | None, offline: str, words: list[str]
 ) -> tuple[contextlib.AbstractAsyncContextManager[str], Offline]:
     """The addresses of `edge`, or of one that serves `target` on this machine; and what to do while none answers.
+
+    words: further options of that one.
 
     Raises: `BadParameterError` for a wish about an edge that goes away, where it does not come back.
     """
@@ -159,7 +165,7 @@ def reach(
         return contextlib.nullcontext(edge), cast(Offline, offline)
     if offline != "stall":
         raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
-    return local.edge(target, profile_name, link), "error"
+    return local.edge(target, profile_name, link, words), "error"
 
 
 def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | None) -> None:
@@ -254,8 +260,12 @@ def _input() -> str:
         raise BadParameterError(f"standard input is not UTF-8 text ({error.reason}); convert it first") from error
 
 
-async def _as_text(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str, console: Console) -> None:
-    """Print tokens as they are committed. Those committed before an error are printed, and stand."""
+async def _as_text(
+    writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str, begin: str, no_color: bool
+) -> None:
+    """Print `begin`, and tokens as they are committed. Those committed before an error are printed, and stand."""
+    console = Console(no_color=no_color, highlight=False)
+    console.print(Text(begin, "dim"), end="", soft_wrap=True)
     printer = TokenPrinter(console, tokenizer)
     cost = CostMeter(request.counts)
     try:

@@ -1,25 +1,27 @@
 """The choice of a token under shared noise: argmax(log p + G), fast over large vocabularies.
 
 To win, a token's noise must exceed the best sum known so far less its own score. For most tokens that is ruled out by
-one comparison of integers, without a logarithm. Nor does top-p need sorting: the winner is in the nucleus iff the
-tokens likelier than it have less than p of the mass.
+one comparison of integers, without a logarithm. Nor does top-p need sorting, or often all of the mass: the winner is in
+the nucleus iff the tokens likelier than it have less than p of the mass, and a part of the mass may show that they do.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from airdraft.core.noise import FloatArray, IntArray, gumbel, loud
 from airdraft.core.sampling import SamplingParams, candidates
 
-_BAND = 5.0
+_BAND = 8.0
 """Tokens within so many nats of the highest score are the likely winners, with a bound of their own."""
 _PLAIN = 8192
 """Rows of so many tokens are chosen from plainly, which is faster there."""
 _HEAD = 512
 """Of these, as many give the first best sum."""
+_LOWEST = float(np.finfo(np.float32).min)
 _SLACK = 1e-3
 """Bounds on noise are lowered by more than rounding moves a score."""
 _DOUBT = 1e-4
@@ -36,30 +38,39 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
         return plainly(logits, params, seed, position)
     row = logits if logits.dtype in (np.float32, np.float64) else logits.astype(np.float32)
     temperature, top = params.temperature, float(row.max())
-    least = top / temperature + math.log(params.min_p) if params.min_p > 0 else -math.inf
-    weights, goal, ids = None, 0.0, None
-    if params.top_p < 1:
-        weights = np.exp((row - row.dtype.type(top)) / row.dtype.type(temperature))
-        total = weights.sum()
-        goal = params.top_p * float(total)
-        # As in `candidates`: p is reached without the tokens below.
-        ids = np.flatnonzero(weights >= 0.99 * (1 - params.top_p) * total / row.size)
-    elif params.min_p > 0:
-        cut = least * temperature
-        ids = np.flatnonzero(row >= cut - 1e-6 * abs(cut))
+
+    def within(nats: float) -> Any:
+        """The lowest score of those within so many nats of the highest."""
+        score = top - nats * temperature
+        return row.dtype.type(max(score - 1e-6 * abs(score), _LOWEST))
+
+    bar = within(_BAND)
+    ids, near = None, np.flatnonzero(row >= bar)
+    known = _mass(row[near], top, temperature)
+    parts: list[Any] = [slice(None)]
+    nats = -math.log(params.min_p) if params.min_p > 0 else math.inf
+    least = top / temperature - nats
+    if params.top_p < 1:  # as in `candidates`: p is reached without the tokens below
+        nats = min(nats, -math.log(0.99 * (1 - params.top_p) * known / row.size))
+    if nats < math.inf:
+        ids = np.flatnonzero(row >= within(nats))
+        bar, near = (bar, near) if nats > _BAND else (within(nats), ids)
+        parts = [ids, *parts]
     while True:
-        token = _winner(row, ids, temperature, seed, position)
-        before = row > row[token]  # the tokens that a cut keeps rather than this one
-        before[:token] |= row[:token] == row[token]
+        token = _winner(row, near, bar, ids, temperature, seed, position)
+        ids = _likelier(row, near if row[token] >= bar else ids, token)
+        near = _likelier(row, near, token)
         kept = float(row[token]) / temperature >= least
-        if kept and weights is not None:
-            mass = float(weights[before].sum())
-            if abs(mass - goal) < _DOUBT * goal:
+        if kept and params.top_p < 1 and ids.size:
+            mass = _mass(row[ids], top, temperature)
+            # Of the whole mass a part may be enough to tell.
+            while mass >= (1 - _DOUBT) * params.top_p * known and parts:
+                known = _mass(row[parts.pop(0)], top, temperature)
+            if abs(mass - params.top_p * known) < _DOUBT * params.top_p * known:
                 return plainly(logits, params, seed, position)
-            kept = mass < goal
+            kept = mass < params.top_p * known
         if kept:
             return token
-        ids = np.flatnonzero(before)
 
 
 def plainly(logits: np.ndarray, params: SamplingParams, seed: int, position: int) -> int:
@@ -71,19 +82,38 @@ def plainly(logits: np.ndarray, params: SamplingParams, seed: int, position: int
     return int(ids[np.argmax(scores + gumbel(seed, position, logits.size, None if every else ids))])
 
 
-def _winner(row: np.ndarray, ids: IntArray | None, temperature: float, seed: int, position: int) -> int:
-    """Return the token of `ids` (all if None) with the highest sum of score and noise."""
-    scores = row if ids is None else row[ids]
-    top = scores.max()
-    near = scores >= top - _BAND * temperature
-    rest = float(np.max(scores, where=~near, initial=-np.inf))
-    head = np.flatnonzero(near)[:_HEAD]
+def _winner(
+    row: np.ndarray, near: IntArray, bar: float, ids: IntArray | None, temperature: float, seed: int, position: int
+) -> int:
+    """Return the token of `near`, whose scores are at least `bar`, and `ids` (all if None) with the highest sum of
+    score and noise."""
 
     def sums(tokens: IntArray) -> FloatArray:
         noise = gumbel(seed, position, row.size, tokens)
         return np.asarray(row[tokens].astype(np.float64) / temperature + noise)
 
-    best = float(sums(head if ids is None else ids[head]).max()) - _SLACK
-    bounds = best - float(top) / temperature, best - rest / temperature
-    tokens = loud(seed, position, row.size, ids, near, bounds)
-    return int(tokens[np.argmax(sums(tokens))])
+    def rivals(tokens: IntArray | None, best: float, most: float) -> IntArray:
+        return loud(seed, position, row.size, tokens, best - _SLACK - float(most) / temperature)
+
+    head = near[:_HEAD]
+    found = sums(head)
+    if near.size > _HEAD:
+        head = rivals(near, float(found.max()), row[near].max())
+        found = sums(head)
+    winner, others = int(head[np.argmax(found)]), rivals(ids, float(found.max()), bar)
+    if others.size:
+        tokens = np.union1d(winner, others)
+        winner = int(tokens[np.argmax(sums(tokens))])
+    return winner
+
+
+def _likelier(row: np.ndarray, ids: IntArray | None, token: int) -> IntArray:
+    """Return the tokens of `ids` (all if None) that a cut keeps rather than this one."""
+    found = np.flatnonzero((row if ids is None else row[ids]) >= row[token])
+    found = found if ids is None else ids[found]
+    return np.asarray(found[(row[found] > row[token]) | (found < token)])
+
+
+def _mass(scores: np.ndarray, top: float, temperature: float) -> float:
+    """Return the sum of the weights, of which the highest score's is 1."""
+    return float(np.exp((scores - scores.dtype.type(top)) / scores.dtype.type(temperature)).sum())

@@ -31,7 +31,7 @@ M1 = 0xBF58476D1CE4E5B9
 M2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
 
-# Rows are filled in pieces of this many words: few calls, and a scratch array that fits the cache and avoids mmap.
+# Rows are filled in pieces of this many words: few calls, and scratch arrays that fit the cache.
 _PIECE = 16384
 
 
@@ -56,11 +56,12 @@ def _fold(z: WordArray, shift: int, scratch: WordArray) -> None:
     np.bitwise_xor(z, scratch, out=z)
 
 
-def _mix_folded(z: WordArray, scratch: WordArray) -> None:
+def _mix_folded(z: WordArray, scratch: WordArray, last: bool = True) -> None:
     np.multiply(z, np.uint64(M1), out=z)
     _fold(z, 27, scratch)
     np.multiply(z, np.uint64(M2), out=z)
-    _fold(z, 31, scratch)
+    if last:
+        _fold(z, 31, scratch)
 
 
 @lru_cache(maxsize=8)
@@ -76,20 +77,25 @@ def _token_words(vocab_size: int) -> WordArray:
     return words
 
 
-def _pieces(seed: int, position: int, vocab_size: int, ids: IntArray | None, out: WordArray) -> Iterator[slice]:
-    """Fill `out` with word(seed, position, v), and yield each piece that is full."""
+def _pieces(
+    seed: int, position: int, vocab_size: int, ids: IntArray | None, out: WordArray | None = None, last: bool = True
+) -> Iterator[tuple[slice, WordArray]]:
+    """Yield word(seed, position, v) for the tokens `ids` (all if None) piece by piece: where it lies, and the words.
+
+    out: where all are put; None: each piece takes the place of the one before. last: whether to do the last shift.
+    """
     words = _token_words(vocab_size)
     if ids is not None:
         words = words[ids]
     key = row_key(seed, position)
     folded_key = np.uint64(key ^ (key >> 30))
-    scratch = np.empty(min(_PIECE, out.size), np.uint64)
-    for at in range(0, out.size, _PIECE):
-        piece = slice(at, at + _PIECE)
-        z = out[piece]
+    scratch, place = np.empty((2, min(_PIECE, words.size)), np.uint64)
+    for at in range(0, words.size, _PIECE):
+        piece = slice(at, min(at + _PIECE, words.size))
+        z = place[: piece.stop - at] if out is None else out[piece]
         np.bitwise_xor(words[piece], folded_key, out=z)
-        _mix_folded(z, scratch[: z.size])
-        yield piece
+        _mix_folded(z, scratch[: z.size], last)
+        yield piece, z
 
 
 def noise_words(seed: int, position: int, vocab_size: int, ids: IntArray | None = None) -> WordArray:
@@ -107,9 +113,8 @@ def gumbel(seed: int, position: int, vocab_size: int, ids: IntArray | None = Non
     Minka 2014).
     """
     out = np.empty(vocab_size if ids is None else ids.size)
-    words = out.view(np.uint64)
-    for piece in _pieces(seed, position, vocab_size, ids, words):
-        word, u = words[piece], out[piece]
+    for piece, word in _pieces(seed, position, vocab_size, ids, out.view(np.uint64)):
+        u = out[piece]
         # The 52 high bits become the fraction of a double in [1, 2); the half step keeps u away from both 0 and 1.
         np.right_shift(word, np.uint64(12), out=word)
         np.bitwise_or(word, np.uint64(0x3FF0000000000000), out=word)
@@ -121,26 +126,15 @@ def gumbel(seed: int, position: int, vocab_size: int, ids: IntArray | None = Non
     return out
 
 
-def loud(
-    seed: int,
-    position: int,
-    vocab_size: int,
-    ids: IntArray | None,
-    near: NDArray[np.bool_],
-    bounds: tuple[float, float],
-) -> IntArray:
-    """Find the tokens of `ids` (all if None) whose noise at `position` may exceed their bound. int64 [m].
+def loud(seed: int, position: int, vocab_size: int, ids: IntArray | None, bound: float) -> IntArray:
+    """Find the tokens of `ids` (all if None) whose noise at `position` may exceed a bound. int64 [m].
 
-    bounds: the lower one for tokens that are `near` [len(ids)], the higher one for others. No logarithm is taken:
-    noise rises with its word.
+    No logarithm is taken: noise rises with its word.
     """
-    lower, higher = (np.uint64(_word_below(bound)) for bound in bounds)
-    words = np.empty(near.size, np.uint64)
-    found = []
-    for piece in _pieces(seed, position, vocab_size, ids, words):
-        word = words[piece]
-        found.append(piece.start + np.flatnonzero((word > higher) | ((word > lower) & near[piece])))
-    index = np.concatenate(found)
+    # The mixer's last shift leaves the 31 high bits as they are, so it is spared.
+    lowest = np.uint64(_word_below(bound) >> 33 << 33)
+    pieces = _pieces(seed, position, vocab_size, ids, last=False)
+    index = np.concatenate([piece.start + np.flatnonzero(words >= lowest) for piece, words in pieces])
     return index if ids is None else ids[index]
 
 

@@ -106,6 +106,19 @@ class Exactness:
 
 
 @dataclass(frozen=True)
+class Threads:
+    """The number of threads that run an engine's forwards."""
+
+    count: int
+    why: str = "as asked for"
+
+    @property
+    def words(self) -> str:
+        """Both for people, in a line."""
+        return f"{self.count} thread{'s' if self.count > 1 else ''} ({self.why})"
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """Everything an engine declares; the defaults are those of a model that runs one sequence at a time."""
 
@@ -133,6 +146,8 @@ class EngineInfo:
     rooms: bool = False
     """Whether every cache takes as many positions as the longest of them."""
     exactness: Exactness = Exactness()
+    threads: Threads | None = None
+    """None: not known, or the engine runs elsewhere."""
     trees: bool = False
     """Whether a part may have `parents` and `picks`."""
     digest: bytes = b""

@@ -32,6 +32,12 @@ class ModelConfig:
     kv_heads: int | None
     """Key-value heads per layer; None where the file does not say (the graph then must)."""
     head_dim: int | None
+    layers: int | None
+
+    @property
+    def kv_numbers(self) -> int:
+        """Numbers in one position's keys and values; 0 where the file does not say."""
+        return 2 * (self.layers or 0) * (self.kv_heads or 0) * (self.head_dim or 0)
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -52,6 +58,7 @@ def read_config(folder: Path) -> ModelConfig:
         eos_ids=_eos_ids(config, path, generation, generation_path, vocab_size),
         kv_heads=whole(config, path, "num_key_value_heads") or heads,
         head_dim=whole(config, path, "head_dim") or (width // heads if width and heads else None),
+        layers=whole(config, path, "num_hidden_layers", "n_layer"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel, TargetEngine
 from airdraft.models.config import check_ends
 from airdraft.models.digest import of_target
+from airdraft.models.fit import Fit, context_of
 from airdraft.models.folder import locate, name_of
 from airdraft.models.hf import HfModel
 from airdraft.models.imports.cache import imported, text_folder
@@ -23,6 +24,7 @@ from airdraft.models.onnx import OnnxModel, graph_path
 from airdraft.models.sglang import SglangTarget
 from airdraft.models.steady import steadied
 from airdraft.models.text import Tokenizer, tokenizer_file
+from airdraft.models.threads import Threaded, tried
 from airdraft.models.variants import CHECKPOINT, GGUF, ONNX
 from airdraft.models.vllm import VllmTarget
 from airdraft.models.weights import checkpoint_files, gguf_files, graph_files, is_gguf
@@ -31,6 +33,9 @@ DRAFTS, TARGETS = 4, 32
 """Texts that a `llamacpp` model holds at once, on the device and at the edge; more take turns."""
 TOP_K = 20
 """What vLLM returns without a further option."""
+ANY = Fit()
+DRAFT_WIDTHS, TARGET_WIDTHS = (1,), (2, 6)
+"""Tokens of the forwards by which threads are chosen: a draft's, and a target's without and with drafts to verify."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class EngineEntry:
     make: Callable[..., Any]
     """Its class, a `TargetEngine`, and a `LanguageModel` unless it is remote: made of a path, `name` and `options`."""
     options: tuple[str, ...]
-    """The arguments it takes of threads, sequences, urls and top_k."""
+    """The arguments it takes of those of a `Fit`, and sequences, urls and top_k."""
     remote: bool = False
     """Whether it is asked over HTTP; such an engine is for targets only."""
     files: tuple[str, ...] = ()
@@ -59,17 +64,18 @@ class EngineEntry:
 
 ENGINES: dict[str, EngineEntry] = {
     "onnx": EngineEntry(
-        OnnxModel, ("threads",), files=("*.onnx", "onnx/*.onnx"), needs="a model.onnx",
+        OnnxModel, ("threads", "context"), files=("*.onnx", "onnx/*.onnx"), needs="a model.onnx",
         formats=(ONNX, GGUF),
         weights=lambda folder: graph_files(graph_path(folder)),
     ),
     "hf": EngineEntry(
-        HfModel, ("threads",), files=("*.safetensors", "pytorch_model*.bin"), shared=True,
+        HfModel, ("threads", "context"), files=("*.safetensors", "pytorch_model*.bin"), shared=True,
         needs="a checkpoint in safetensors", formats=(CHECKPOINT,), weights=checkpoint_files,
         libraries=("torch", "transformers"),
     ),
     "llamacpp": EngineEntry(
-        LlamaCppModel, ("threads", "sequences"), files=("*.gguf",), needs="a .gguf file", formats=(GGUF,),
+        LlamaCppModel, ("threads", "context", "kv_type", "gpu_layers", "sequences"), files=("*.gguf",),
+        needs="a .gguf file", formats=(GGUF,),
         weights=lambda path: gguf_files(gguf_file(path)), libraries=("llama_cpp", "gguf", "safetensors"),
     ),
     "vllm": EngineEntry(VllmTarget, ("urls", "top_k"), remote=True),
@@ -86,23 +92,25 @@ _TARGET = "target"
 
 
 def load(
-    name: str, *, engine: str | None = None, threads: int | None = None, steady: bool = False
+    name: str, *, engine: str | None = None, fit: Fit = ANY, steady: bool = False
 ) -> tuple[LanguageModel, Tokenizer]:
     """The model called `name` (see `resolve`) and its tokenizer, to run here.
 
     engine: of `HERE`; None takes the one whose files are in the folder.
+    fit: what the engine must take; threads that are left open are chosen by a trial.
     steady: whether its rows must be those that `load_target` gives, which takes a trial; a draft need not.
     Raises: `ModelError` if either cannot be had.
     """
     path, engine = _here(name, engine)
+    _check_fit(engine, fit)
     tokenizer = _tokenizer(path)  # before gigabytes of weights are read
-    model = _make(engine, path, name, threads=threads, sequences=DRAFTS)
+    model = _make(engine, path, name, fit, DRAFT_WIDTHS, sequences=DRAFTS)
     _check(name, path, model.eos_ids, model.vocab_size, tokenizer)
-    return steadied(model) if steady else model, tokenizer
+    return _within(steadied(model) if steady else model, fit), tokenizer
 
 
 def load_draft(
-    draft: str, *, engine: str | None = None, tokenizer: str | None = None
+    draft: str, *, engine: str | None = None, tokenizer: str | None = None, fit: Fit = ANY
 ) -> tuple[LanguageModel, Tokenizer]:
     """What a device drafts with: the model called `draft`, or with `none` no model, and the target's tokenizer alone.
 
@@ -114,9 +122,11 @@ def load_draft(
             raise ModelError(
                 f"--tokenizer names {tokenizer}, and the draft {draft} has its own; leave it out, or say --draft none"
             )
-        return load(draft, engine=engine)
+        return load(draft, engine=engine, fit=fit)
     if engine is not None:
         raise ModelError(f"no draft runs on {engine}; name a draft, or leave the engine out")
+    if fit.given:
+        raise ModelError(f"{', '.join(fit.given)}: there is no draft to run so; name a draft, or leave them out")
     words = Tokenizer(draft_files(draft, tokenizer=tokenizer))
     return NoDraft(words.vocab_size), words
 
@@ -134,13 +144,15 @@ def load_target(
     *,
     engine: str | None = None,
     urls: Sequence[str] = (),
-    top_k: int = TOP_K,
-    threads: int | None = None,
+    top_k: int | None = None,
+    fit: Fit = ANY,
 ) -> tuple[TargetEngine, Tokenizer]:
     """The target called `name`, to serve, and its tokenizer. Of an engine here the rows are steady, see `steady`.
 
     engine: of `HERE` or `REMOTE`; None as in `load`.
-    urls, top_k: of a remote engine: its replicas, and how many of the most likely tokens it is asked for.
+    urls, top_k: of a remote engine: its replicas, and how many of the most likely tokens it is asked for, `TOP_K` if
+    left out.
+    fit: as in `load`.
     Raises: `ModelError` if either cannot be had.
     """
     if engine in REMOTE:
@@ -150,15 +162,21 @@ def load_target(
             )
         path = resolve(name, engine)
     else:
-        if urls:
-            raise ModelError(f"a URL is for the engines {', '.join(REMOTE)}; name one with --engine, or leave it out")
+        for what, given in (("a URL", urls), ("a number of likely tokens", top_k)):
+            if given:
+                raise ModelError(
+                    f"{what} is for the engines {', '.join(REMOTE)}; name one with --engine, or leave it out"
+                )
         path, engine = _here(name, engine)
+    _check_fit(engine, fit)
     tokenizer = _tokenizer(path)
-    model = _make(engine, path, name, threads=threads, sequences=TARGETS, urls=urls, top_k=top_k)
+    model = _make(engine, path, name, fit, TARGET_WIDTHS, sequences=TARGETS, urls=urls, top_k=top_k or TOP_K)
     _check(name, path, model.info.eos_ids, model.info.vocab_size, tokenizer)
     whole = of_target(model.info.digest, ENGINES[engine].weights(path), tokenizer.digest)
     model.info = replace(model.info, digest=whole)
-    return model if engine in REMOTE else steadied(model), tokenizer
+    if engine in REMOTE:  # an engine here has checked it before it read its weights
+        context_of(name, fit.context, model.info.max_context, 0, 0)
+    return _within(model if engine in REMOTE else steadied(model), fit), tokenizer
 
 
 def resolve(name: str, engine: str | None = None) -> Path:
@@ -261,9 +279,32 @@ def _order() -> list[str]:
     return sorted(HERE, key=lambda name: ENGINES[name].shared)
 
 
-def _make(engine: str, path: Path, name: str, **options: Any) -> Any:
+def _check_fit(engine: str, fit: Fit) -> None:
+    """Refuse what an engine has no use for. A context bounds the texts of any. Raises: `ModelError`."""
+    for option in fit.given:
+        if option not in (*ENGINES[engine].options, "context"):
+            takers = ", ".join(name for name, entry in ENGINES.items() if option in entry.options)
+            where = "set it where that is started" if engine in REMOTE else "leave it out"
+            raise ModelError(
+                f"{option.replace('_', '-')} is not for the engine {engine}; {where}, or take another engine ({takers})"
+            )
+
+
+def _make(engine: str, path: Path, name: str, fit: Fit, widths: Sequence[int], **options: Any) -> Any:
+    """The model at a path; where the number of threads is left open, on those on which `widths` are fastest."""
     entry = ENGINES[engine]
-    return entry.make(path, name=name_of(name), **{option: options[option] for option in entry.options})
+    options |= asdict(fit)
+    made = entry.make(path, name=name_of(name), **{option: options[option] for option in entry.options})
+    if fit.threads is None and isinstance(made, Threaded):
+        tried(made, widths)
+    return made
+
+
+def _within(model: Any, fit: Fit) -> Any:
+    """The model, whose texts are no longer than asked for."""
+    if fit.context is not None:
+        model.info = replace(model.info, max_context=min(model.info.max_context, fit.context))
+    return model
 
 
 def _tokenizer(path: Path) -> Tokenizer:

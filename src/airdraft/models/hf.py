@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError, first_line
-from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check, check_copy
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Threads, check, check_copy
 from airdraft.models.config import read_json
 from airdraft.models.digest import words
+from airdraft.models.fit import context_of
+from airdraft.models.weights import checkpoint_files
 
 _PLAIN = "take a decoder with attention alone, such as Llama, Qwen3, Gemma or Mistral"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -49,6 +51,7 @@ class HfModel(LocalEngine):
         device: str | None = None,
         dtype: str | None = None,
         threads: int | None = None,
+        context: int | None = None,
     ) -> None:
         """Loads the checkpoint and tries it out.
 
@@ -56,6 +59,7 @@ class HfModel(LocalEngine):
         device: as PyTorch names it; None takes a CUDA GPU if there is one, else the CPU.
         dtype: float32, bfloat16 or float16; None takes float32 on the CPU and the checkpoint's own elsewhere.
         threads: of PyTorch on the CPU, in the whole process; None leaves them as they are.
+        context: as in `OnnxModel`, of the memory of `device`.
         Raises: `ModelError` if torch or transformers is missing, a file is missing or broken, or the model cannot be
         rolled back.
         """
@@ -69,6 +73,9 @@ class HfModel(LocalEngine):
             raise ModelError(f"no dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
         config, self._kinds = _config(self._transformers, folder)
         max_context = _max_context(folder, config)
+        weights = sum(file.stat().st_size for file in checkpoint_files(folder))
+        numbers, memory = _kv_numbers(config), _memory(self._torch, self._device)
+        context_of(folder, context, max_context, numbers * (4 if dtype == "float32" else 2), weights, memory)
         self._model = _load(self._transformers, folder, config, dtype).to(self._device)
 
         takes = set(inspect.signature(self._model.forward).parameters)
@@ -80,7 +87,10 @@ class HfModel(LocalEngine):
         self._empty: dict[int, tuple[Any, Any]] = {}
         called = name if name is not None else folder.resolve().name
         precision = words(self._model.dtype)
-        self.info = EngineInfo(called, 0, max_context, _eos_ids(self._model), max_batch=max_batch, digest=precision)
+        self.info = EngineInfo(
+            called, 0, max_context, _eos_ids(self._model), max_batch=max_batch, digest=precision,
+            threads=Threads(self._torch.get_num_threads(), "as asked for" if threads else "PyTorch's own choice"),
+        )  # fmt: skip
         self._try_out(f"{folder} is a {config.model_type}", keeps=bool(self._past_as))
 
     def new_cache(self) -> HfCache:
@@ -295,6 +305,19 @@ def _max_context(folder: Path, config: Any) -> int:
             trained = angles.get("original_max_position_embeddings")
             longest = min(longest, trained or getattr(text, "original_max_position_embeddings", None) or longest)
     return longest
+
+
+def _kv_numbers(config: Any) -> int:
+    """Numbers in one position's keys and values; 0 where the config does not say."""
+    text = config.get_text_config(decoder=True)
+    layers, heads = getattr(text, "num_hidden_layers", None), getattr(text, "num_attention_heads", None)
+    width = getattr(text, "head_dim", None) or (getattr(text, "hidden_size", None) or 0) // (heads or 1)
+    return 2 * (layers or 0) * (getattr(text, "num_key_value_heads", None) or heads or 0) * width
+
+
+def _memory(torch: Any, device: Any) -> int | None:
+    """Memory of the GPU; None: of the machine."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
 
 
 def _eos_ids(model: Any) -> tuple[int, ...]:

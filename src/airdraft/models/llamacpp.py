@@ -8,8 +8,8 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from ctypes import POINTER, c_int8, c_int32, create_string_buffer, memmove
-from dataclasses import dataclass
+from ctypes import create_string_buffer
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -18,8 +18,11 @@ from typing import Any
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check, check_copy
-from airdraft.models.llamacpp_rooms import Rooms, Seat
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Threads, check, check_copy
+from airdraft.models.digest import words
+from airdraft.models.fit import context_of, cores
+from airdraft.models.llamacpp_rooms import KV_TYPES, KvType, Rooms, Seat
+from airdraft.models.weights import gguf_files
 
 # A small model is over before a second thread has woken, as in ONNX Runtime; workers of llama.cpp also spin.
 _SMALL_BYTES = 256_000_000
@@ -53,6 +56,9 @@ class LlamaCppModel(LocalEngine):
     tokens each, so that llama.cpp does not cut it into others. Calls from several threads take turns.
     """
 
+    switch_s = 0.0
+    """See `Threaded`."""
+
     def __init__(
         self,
         path: Path,
@@ -61,16 +67,23 @@ class LlamaCppModel(LocalEngine):
         name: str | None = None,
         sequences: int = 8,
         positions: int | None = None,
+        context: int | None = None,
+        kv_type: str | None = None,
+        gpu_layers: int | None = None,
     ) -> None:
         """Loads the model.
 
         path: a GGUF file, or a folder that holds one.
-        threads: of one call; None takes 1 for a small model (under 256 MB), else half the logical cores.
+        threads: of one call; None takes 1 for a small model (under 256 MB), else one per core.
         name: what the model is called; None takes the folder's name, or the file's.
         sequences: most caches at once, up to 256.
         positions: most in all caches together, each as long as the longest; None takes the model's context times
         `sequences`, but at most 4 GB. Memory is taken as texts need it. A text never exceeds it, so it may lower
         `max_context`.
+        context: most positions of a text that somebody will ask for, for which memory must be there; None: as many as
+        `positions` leave.
+        kv_type: of keys and values, one of `KV_TYPES`; None: f32.
+        gpu_layers: that run on a GPU; None: all, if there is one that llama.cpp was built for.
         Raises: `ModelError` if llama-cpp-python or the file is missing, the file is broken, or the model is none whose
         cache rolls back.
         """
@@ -79,41 +92,38 @@ class LlamaCppModel(LocalEngine):
         _within("sequences", sequences, api.llama_max_parallel_sequences())
         _within("positions", positions, _MOST_32_BITS)
         _within("threads", threads, _MOST_THREADS)
+        kept = _kv_type(kv_type)
         file = gguf_file(path)
-        model = self._library.load(file)
+        if context is not None or kept.block > 1:
+            self._library.check(file, context, kept)
+        model = self._library.load(file, gpu_layers)
         free = weakref.finalize(self, api.llama_model_free, model)
         _refuse(api, model, file)
 
         vocabulary = api.llama_model_get_vocab(model)
         vocab_size = int(api.llama_vocab_n_tokens(vocabulary))
         trained = int(api.llama_model_n_ctx_train(model))
-        bytes_each, even = _position_bytes(api, model)
+        numbers, even = _position_numbers(api, model)
+        bytes_each = kept.size(numbers)
         if positions is None:
-            positions = min(trained * sequences, _MOST_CACHE_BYTES // bytes_each)
+            positions = max(min(trained * sequences, _MOST_CACHE_BYTES // bytes_each), (context or 0) + _NARROW)
         self._positions = positions
+        started = Threads(threads or (1 if file.stat().st_size < _SMALL_BYTES else cores()))
         self.info = EngineInfo(
             name=name if name is not None else path.resolve().stem if path.is_file() else path.resolve().name,
             vocab_size=vocab_size,
-            max_context=min(trained, positions),
+            # Some more than are asked for: a forward may feed its last token again.
+            max_context=min(trained, positions, *([] if context is None else [context + _NARROW])),
             eos_ids=tuple(i for i in range(vocab_size) if api.llama_vocab_is_eog(vocabulary, i)),
-            max_batch=sequences,
-            max_caches=sequences,
-            max_positions=positions,
+            max_batch=sequences, max_caches=sequences, max_positions=positions, rooms=True, threads=started,
             position_bytes=bytes_each if even else None,
-            rooms=True,
-        )
-
-        if threads is None:
-            threads = 1 if file.stat().st_size < _SMALL_BYTES else max(1, (os.cpu_count() or 1) // 2)
+            # The default says nothing, so that it is the same target as ever.
+            digest=words("keys and values", kept.name) if kept is not KV_TYPES[0] else b"",
+        )  # fmt: skip
         self._rooms = Rooms(
-            api,
-            model,
-            self._library.complaint,
-            threads=threads,
-            count=sequences,
-            length=self.info.max_context + _NARROW,
-            positions=positions,
-        )
+            api, model, self._library.complaint, threads=started.count, kv_type=kept, count=sequences,
+            length=self.info.max_context + _NARROW, positions=positions,
+        )  # fmt: skip
         free.detach()
         if not self._rooms.memory:
             raise ModelError(f"{file} has no key-value cache, so it writes no text; choose a causal decoder")
@@ -121,6 +131,12 @@ class LlamaCppModel(LocalEngine):
         # A cache is dropped in whatever thread, during a call maybe: its seat waits here for the next one.
         self._dropped: deque[Seat] = deque()
         self._turn = threading.Lock()
+
+    def use_threads(self, threads: Threads) -> None:
+        """See `Threaded.use_threads`."""
+        with self._turn:
+            self._rooms.use_threads(threads.count)
+            self.info = replace(self.info, threads=threads)
 
     def new_cache(self) -> LlamaCppCache:
         """An empty cache. Raises: `ModelError` if `max_caches` are in use."""
@@ -234,21 +250,12 @@ class LlamaCppModel(LocalEngine):
 
     def _run(self, parts: Sequence[Part], start: int, end: int) -> list[FloatArray]:
         """One decode of the tokens from `start` to `end` of each part; the last one again where there are fewer."""
-        api, n = self._library.api, len(parts) * (end - start)
-        tokens, positions, sequences, wanted = zip(*_flat(parts, start, end), strict=True)
-        code = api.llama_decode(self._rooms.context, api.llama_batch(
-            n, (c_int32 * n)(*tokens), None, (c_int32 * n)(*positions), (c_int32 * n)(*[1] * n),
-            (POINTER(c_int32) * n)(*sequences), (c_int8 * n)(*wanted),
-        ))  # fmt: skip
-        if code != 0:
-            raise ModelError(
-                f"{self.name} cannot run {n} tokens (llama_decode: {code}, {self._library.complaint()}); "
-                "its caches are empty now, feed the texts again"
-            )
-        rows = np.empty((sum(wanted), self.vocab_size), np.float32)
-        if len(rows):
-            # llama.cpp's own buffer, which the next call overwrites: the rows wanted, in order.
-            memmove(rows.ctypes.data, api.llama_get_logits(self._rooms.context), rows.nbytes)
+        tokens, positions, rooms, wanted = zip(*_flat(parts, start, end), strict=True)
+        try:
+            rows = self._rooms.decode(tokens, positions, rooms, wanted, self.vocab_size)
+        except ModelError as problem:
+            what = f"{self.name} cannot run {len(tokens)} tokens ({problem})"
+            raise ModelError(f"{what}; its caches are empty now, feed the texts again") from problem
         each = np.reshape(wanted, (len(parts), end - start)).sum(1).tolist()
         return [rows[stop - own : stop] for own, stop in zip(each, accumulate(each), strict=True)]
 
@@ -264,12 +271,12 @@ class LlamaCppModel(LocalEngine):
         seat.room, seat.held = None, 0
 
 
-def _flat(parts: Sequence[Part], start: int, end: int) -> Iterator[tuple[int, int, Any, bool]]:
-    """Token, position, sequence, and whether its row is wanted, of the tokens from `start` to `end` of each part."""
+def _flat(parts: Sequence[Part], start: int, end: int) -> Iterator[tuple[int, int, int, bool]]:
+    """Token, position, room, and whether its row is wanted, of the tokens from `start` to `end` of each part."""
     for part in parts:
-        sequence, n = (c_int32 * 1)(part.cache.seat.room), len(part.tokens)
+        n = len(part.tokens)
         for i in range(start, end):
-            yield part.tokens[min(i, n - 1)], part.keep + i, sequence, n - part.rows <= i < n
+            yield part.tokens[min(i, n - 1)], part.keep + i, part.cache.seat.room, n - part.rows <= i < n
 
 
 def _groups(parts: Sequence[Part], most: int) -> list[list[Part]]:
@@ -292,8 +299,17 @@ def _groups(parts: Sequence[Part], most: int) -> list[list[Part]]:
     return found
 
 
-def _position_bytes(api: Any, model: Any) -> tuple[int, bool]:
-    """Of one position's keys and values in fp32, if all layers are like the first; and whether they are."""
+def _kv_type(name: str | None) -> KvType:
+    """The type called so, or the default. Raises: `ModelError`."""
+    found = [each for each in KV_TYPES if name in (None, each.name)]
+    if not found:
+        known = ", ".join(each.name for each in KV_TYPES)
+        raise ModelError(f"llama.cpp keeps no keys and values in {name!r} here; choose one of {known}")
+    return found[0]
+
+
+def _position_numbers(api: Any, model: Any) -> tuple[int, bool]:
+    """Numbers in one position's keys and values, if all layers are like the first; and whether they are."""
     facts = _metadata(api, model)
     prefix = f"{facts.get('general.architecture')}.attention."
     heads, kv_heads = int(api.llama_model_n_head(model)), int(api.llama_model_n_head_kv(model))
@@ -302,7 +318,7 @@ def _position_bytes(api: Any, model: Any) -> tuple[int, bool]:
     # Numbers that differ from layer to layer are no scalar, so the metadata here lack them.
     even = int(facts.get(f"{prefix}head_count_kv", heads)) == kv_heads
     even = even and not any(prefix + name in facts for name in _UNEVEN)
-    return 4 * max(1, kv_heads * width) * int(api.llama_model_n_layer(model)), even
+    return max(1, kv_heads * width) * int(api.llama_model_n_layer(model)), even
 
 
 def _within(what: str, value: int | None, most: int) -> None:
@@ -342,9 +358,17 @@ class _Library:
         api.llama_log_set(self._listener, None)
         api.llama_backend_init()
 
-    def load(self, file: Path) -> Any:
-        """The model in `file`. Raises: `ModelError`."""
+    def load(self, file: Path, gpu_layers: int | None = None, header_only: bool = False) -> Any:
+        """The model in `file`, or its metadata and vocabulary alone. Raises: `ModelError`."""
+        if gpu_layers and not self.api.llama_supports_gpu_offload():
+            raise ModelError(
+                f"{gpu_layers} layers are to run on a GPU, and this llama.cpp was built without; leave the option out, "
+                "or build llama-cpp-python for the GPU"
+            )
         params = self.api.llama_model_default_params()
+        params.vocab_only = header_only
+        if gpu_layers is not None:
+            params.n_gpu_layers = gpu_layers
         # The buffers for repacked weights end in a segmentation fault on CPUs with AMX.
         params.use_extra_bufts = False
         self._errors.clear()
@@ -352,6 +376,28 @@ class _Library:
         if not model:
             raise ModelError(f"{file} cannot be loaded ({self.complaint()}); fetch or write it again")
         return model
+
+    def check(self, file: Path, context: int | None, kept: KvType) -> None:
+        """Check before weights are read that `file` can keep so many positions so. Raises: `ModelError`."""
+        header = self.load(file, header_only=True)
+        facts = _metadata(self.api, header)
+        self.api.llama_model_free(header)
+        prefix = facts.get("general.architecture", "")
+
+        def number(*names: str) -> int:
+            said = (facts.get(f"{prefix}.{name}", "") for name in names)
+            return next((int(each) for each in said if each.isdecimal()), 0)
+
+        heads, width = number("attention.head_count"), number("embedding_length")
+        widths = [number(f"attention.{part}_length") or width // max(1, heads) for part in ("key", "value")]
+        if any(each % kept.block for each in widths):
+            raise ModelError(
+                f"{file} has heads of {widths[0]} numbers, and {kept.name} takes blocks of {kept.block}; keep keys and "
+                "values in f16 or f32"
+            )
+        numbers = number("block_count") * number("attention.head_count_kv", "attention.head_count") * sum(widths)
+        weights = sum(each.stat().st_size for each in gguf_files(file))
+        context_of(file, context, number("context_length") or _MOST_32_BITS, kept.size(numbers), weights)
 
     def complaint(self) -> str:
         """The last error llama.cpp logged, one line."""

@@ -10,11 +10,14 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from ctypes import c_uint8
+from ctypes import POINTER, c_int8, c_int32, c_uint8, memmove
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from airdraft.errors import ModelError
+from airdraft.models.base import FloatArray
 
 _BLOCK = 256
 """Positions by which rooms grow; llama.cpp rounds up to it as well."""
@@ -24,8 +27,25 @@ _CALL = 128
 """Most tokens of one decode: as many as a scheduler feeds of prompts. More take memory and no less time on a CPU."""
 _HEAD, _NUMBER = 8, 4
 """Bytes of a state's head, and of a number in it."""
-_F32 = 0  # GGML_TYPE_F32
-_NO_FLASH = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
+_NO_FLASH, _FLASH = 0, 1  # LLAMA_FLASH_ATTN_TYPE_DISABLED, _ENABLED
+
+
+@dataclass(frozen=True)
+class KvType:
+    """A type in which llama.cpp keeps keys and values: blocks of numbers, each of so many bytes."""
+
+    name: str
+    code: int
+    block: int
+    bytes: int
+
+    def size(self, numbers: int) -> int:
+        """Bytes of so many numbers."""
+        return numbers * self.bytes // self.block
+
+
+KV_TYPES = (KvType("f32", 0, 1, 4), KvType("f16", 1, 1, 2), KvType("q8_0", 8, 32, 34))
+"""The default first. The codes are GGML_TYPE_*."""
 
 
 @dataclass(eq=False)
@@ -48,6 +68,7 @@ class Rooms:
         complaint: Callable[[], str],
         *,
         threads: int,
+        kv_type: KvType,
         count: int,
         length: int,
         positions: int,
@@ -60,6 +81,7 @@ class Rooms:
         Raises: `ModelError` if there is no memory for the first few.
         """
         self._api, self._model, self._complaint, self._threads = api, model, complaint, threads
+        self._kv_type = kv_type
         self._most = (count, length, positions)
         self.count, self.length = min(_FIRST[0], count), _blocks(min(_FIRST[1], length, -(-positions // count)))
         if api.llama_model_n_swa(model) > 0:  # two memories, whose states nobody can tell apart: all is taken now
@@ -78,6 +100,32 @@ class Rooms:
     def memory(self) -> Any:
         """The keys and values of the context; None where the model has none."""
         return self._api.llama_get_memory(self.context)
+
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], rooms: Sequence[int], wanted: Sequence[bool], width: int
+    ) -> FloatArray:
+        """Feed each token at its position of its room. Returns: the rows wanted, float32 [sum(wanted), width].
+
+        Raises: `ModelError`, without a word of the model or a remedy.
+        """
+        n, api = len(tokens), self._api
+        sequences: Any = [(c_int32 * 1)(room) for room in rooms]
+        code = api.llama_decode(self.context, api.llama_batch(
+            n, (c_int32 * n)(*tokens), None, (c_int32 * n)(*positions), (c_int32 * n)(*[1] * n),
+            (POINTER(c_int32) * n)(*sequences), (c_int8 * n)(*wanted),
+        ))  # fmt: skip
+        if code != 0:
+            raise ModelError(f"llama_decode: {code}, {self._complaint()}")
+        rows = np.empty((sum(wanted), width), np.float32)
+        if len(rows):
+            # llama.cpp's own buffer, which the next call overwrites: the rows wanted, in order.
+            memmove(rows.ctypes.data, api.llama_get_logits(self.context), rows.nbytes)
+        return rows
+
+    def use_threads(self, count: int) -> None:
+        """Decode on so many threads from now on."""
+        self._threads = count
+        self._api.llama_set_n_threads(self.context, count, count)
 
     def fit(self, seats: Sequence[Seat], length: int) -> None:
         """Make rooms for `seats`, the only ones that hold anything, each of up to `length` positions.
@@ -141,8 +189,9 @@ class Rooms:
         params.swa_full = True
         # Flash attention adds up in an order that depends on how many tokens are fed, whatever their number: it sets
         # rows of 2 and of 100 tokens 0.3 apart in Q8_0. Keys and values of 16 bits would be as steady as these.
-        params.type_k = params.type_v = _F32
-        params.flash_attn_type = _NO_FLASH
+        params.type_k = params.type_v = self._kv_type.code
+        # Without it llama.cpp takes no values in blocks.
+        params.flash_attn_type = _FLASH if self._kv_type.block > 1 else _NO_FLASH
         context = self._api.llama_init_from_model(self._model, params)
         if not context:
             raise ModelError(

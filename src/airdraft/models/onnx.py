@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from airdraft.errors import AirdraftError, ModelError, first_line
-from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, check, check_copy
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Threads, check, check_copy
 from airdraft.models.config import read_config, read_json
+from airdraft.models.fit import context_of, cores
 from airdraft.models.onnx_batch import OnnxCache, Rule, Stack, Tensor
+from airdraft.models.onnx_rooms import is_in_place, run
 from airdraft.models.weights import model_folder, weight_bytes
 
 _EXPORT = "export it with `optimum-cli export onnx --task text-generation-with-past`"
@@ -48,20 +51,28 @@ class OnnxModel(LocalEngine):
     fewer bits, 0.01 in fp16, 1.0 with dynamic 8-bit activations (logits of the shipped pair: standard deviation 3).
     """
 
-    def __init__(self, folder: Path, *, threads: int | None = None, name: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, threads: int | None = None, context: int | None = None, name: str | None = None
+    ) -> None:
         """Loads the graph.
 
         folder: that of the model, or the graph itself, below which the folder is found.
-        threads: of one forward; None takes 1 for a small model (under 256 MB), else ONNX Runtime's own choice.
+        threads: of one forward; None takes 1 for a small model (under 256 MB), else one per core.
+        context: most positions of a text that somebody will ask for, for which memory must be there. None: the model's
+        own; memory is taken as texts need it.
         name: what the model is called; None takes the folder's name.
         Raises: `ModelError` if a file is missing or broken, or the graph is no decoder with past key-values.
         """
         path, folder = graph_path(folder), model_folder(folder)
         config = read_config(folder)
         size = weight_bytes(path)
+        # Before anything is loaded: if keys and values have 16 bits. Of more the graph tells.
+        context_of(folder, context, config.max_context, 2 * config.kv_numbers, size)
         if threads is None:
-            threads = 1 if size < _SMALL_BYTES else 0  # 0: one per physical core
-        self._session = _open(path, threads)
+            threads = 1 if size < _SMALL_BYTES else cores()
+        began_s = time.perf_counter()
+        self._path, self._session = path, _open(path, threads)
+        self.switch_s = time.perf_counter() - began_s
 
         inputs = {row.name: row for row in self._session.get_inputs()}
         outputs = {row.name for row in self._session.get_outputs()}
@@ -74,16 +85,28 @@ class OnnxModel(LocalEngine):
         if missing or not present:
             raise ModelError(f"{path} lacks {', '.join(missing) or 'past_key_values.*'}; {_EXPORT}")
         self._outputs = ["logits", *present]
+        self._in_place = is_in_place(self._session)
         self._whole = {name: _dtype(path, inputs[name]) for name in inputs if name in _KNOWN}
         self._empty = [_empty(path, inputs[name], config.kv_heads, config.head_dim) for name in self._past]
 
         bytes_each = sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in self._empty)
+        context_of(folder, context, config.max_context, bytes_each, size)
         self._rule = Rule.of(size, bytes_each)
         self._stacks: WeakValueDictionary[int, Stack] = WeakValueDictionary()  # of the first, second... group of a call
         name = name if name is not None else folder.resolve().name
-        self.info = EngineInfo(name, config.vocab_size, config.max_context, config.eos_ids, position_bytes=bytes_each)
+        self.info = EngineInfo(
+            name, config.vocab_size, config.max_context, config.eos_ids, position_bytes=bytes_each,
+            threads=Threads(threads),
+        )  # fmt: skip
         if self._batches(folder):
             self.info = replace(self.info, max_batch=_MAX_BATCH)
+
+    def use_threads(self, threads: Threads) -> None:
+        """See `Threaded.use_threads`: the graph is loaded again."""
+        if self.info.threads is None or threads.count != self.info.threads.count:
+            del self._session  # before there are two
+            self._session = _open(self._path, threads.count)
+        self.info = replace(self.info, threads=threads)
 
     def new_cache(self) -> OnnxCache:
         """An empty cache for one sequence."""
@@ -103,6 +126,11 @@ class OnnxModel(LocalEngine):
     def _alone(self, part: Part) -> FloatArray:
         cache, keep, tokens = part.cache, part.keep, part.tokens
         total = keep + len(tokens)
+        if self._in_place:
+            cache.make_room(keep, total)
+            logits, _ = self._run(np.array([tokens]), None, np.arange(keep, total)[None], cache.tensors, part.rows)
+            cache.length = total
+            return _rows(logits[0], logits.shape[1], part.rows)
         # Plain arrays: rolling back is a slice, which ONNX Runtime copies on the way in. Binding OrtValues instead
         # spares the copies out but costs as much or more: at 500 positions of 7 M parameters plain arrays took 0.92
         # to 1.01 of the bound time (median 0.94), feeding one token as well as six after a rollback.
@@ -140,8 +168,10 @@ class OnnxModel(LocalEngine):
     def _together(self, parts: Sequence[Part], which: int = 0) -> list[FloatArray]:
         """One run of the graph. Raises: `ModelError`; all caches are then as they were."""
         stack = self._stacks[which] = self._stacks.get(which) or Stack()
-        past, rows = stack.fill([part.cache for part in parts], [part.keep for part in parts])
-        held, n = past[0].shape[2], max(len(part.tokens) for part in parts)
+        n = max(len(part.tokens) for part in parts)
+        new = n if self._in_place else 0
+        past, rows = stack.fill([part.cache for part in parts], [part.keep for part in parts], new)
+        held = past[0].shape[2]
         # Keys carry their positions, so a gap between the past and the new tokens does no harm if it is masked.
         ids = np.zeros((len(parts), n), np.int64)
         mask = np.zeros((len(parts), held + n), np.int64)
@@ -153,26 +183,34 @@ class OnnxModel(LocalEngine):
             positions[row, :fed] = range(part.keep, part.keep + fed)
         logits, present = self._run(ids, mask, positions, past, n - min(len(p.tokens) - p.rows for p in parts))
         for row, part in zip(rows, parts, strict=True):
-            part.cache.append(part.keep, [tensor[row, :, held : held + len(part.tokens)] for tensor in present])
+            at = part.keep if self._in_place else held
+            part.cache.append(part.keep, [tensor[row, :, at : at + len(part.tokens)] for tensor in present])
         unscored = n - logits.shape[1]
         return [
             _rows(logits[row], len(part.tokens) - unscored, part.rows) for row, part in zip(rows, parts, strict=True)
         ]
 
     def _run(
-        self, ids: Tensor, mask: Tensor, positions: Tensor, past: list[Tensor], rows: int
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: list[Tensor], rows: int
     ) -> tuple[Tensor, list[Tensor]]:
-        """Feed `ids` [batch, n] after `past`. Returns: logits of the last `rows` columns or more, and the presents."""
+        """Feed `ids` [batch, n] after `past`. Returns: logits of the last `rows` columns or more, and the presents.
+
+        A graph that writes in place takes no mask, and needs room in `past`, which is then the presents, too.
+        """
         whole = {
             "input_ids": ids,
             "attention_mask": mask,
             "position_ids": positions,
             "num_logits_to_keep": np.array(max(rows, 1)),  # in newer exports; 0 would mean all
         }
-        feeds = {name: whole[name].astype(dtype, copy=False) for name, dtype in self._whole.items()}
-        feeds.update(zip(self._past, past, strict=True))
+        feeds = {name: np.asarray(whole[name], dtype) for name, dtype in self._whole.items()}
+        present = past
         try:
-            logits, *present = self._session.run(self._outputs, feeds)
+            if self._in_place:
+                logits = run(self._session, feeds, self._past, self._outputs[1:], past)
+            else:
+                feeds.update(zip(self._past, past, strict=True))
+                logits, *present = self._session.run(self._outputs, feeds)
         except Exception as problem:  # ONNX Runtime's errors share no base class of their own
             many = f"{ids.shape[1]} tokens after {past[0].shape[2]}"
             raise ModelError(f"{self.name} cannot run {many}: {first_line(problem)}") from problem
@@ -192,7 +230,7 @@ class OnnxModel(LocalEngine):
         windows = [config.get(name) for name in _WINDOWS] if config.get("use_sliding_window", True) else []
         if any(isinstance(window, int) and 0 < window < self.max_context for window in windows):
             return False
-        if not {"attention_mask", "position_ids"} <= set(self._whole):
+        if not self._in_place and not {"attention_mask", "position_ids"} <= set(self._whole):
             return False
         texts = [[i * self.vocab_size // 7 for i in text] for text in ([0, 6, 3, 2], [5, 1])]
         held, fed = [texts[0][:3], texts[1][:1]], [texts[0][3:], texts[1][1:] * 3]

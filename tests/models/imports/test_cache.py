@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from airdraft.api.recommended import recommended
 from airdraft.errors import ModelError
 from airdraft.models.engines import load, load_target, resolve
 from airdraft.models.imports.cache import imported, text_folder
@@ -42,6 +43,17 @@ def test_once_whatever_it_is_called(file: Path, capfd: pytest.CaptureFixture[str
     assert imported(other) == imported(other) == first
     assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == written
     assert capfd.readouterr().err == ""
+
+
+def test_the_sampling_that_a_file_recommends(file: Path) -> None:
+    assert not (imported(file) / "generation_config.json").exists()
+    said = {"temp": 0.6, "top_k": 20, "top_p": 0.95, "penalty_repeat": 1.5, "mirostat": 0}
+    Made(kind="Q4_0", facts={f"general.sampling.{name}": value for name, value in said.items()}).write(file)
+    for folder in (imported(file), text_folder(file)):
+        found = recommended(folder)
+        assert found.values == {"temperature": 0.6, "top_k": 20, "top_p": 0.95}
+        assert found.undone is not None
+        assert "repetition_penalty 1.5" in found.undone
 
 
 def test_other_weights_at_the_same_path(file: Path) -> None:

@@ -23,6 +23,7 @@ from airdraft.errors import AirdraftError, ModelError
 from airdraft.lab.wall.exactness import TEXTS, Depends, depends
 from airdraft.models.base import OneByOne, Part, TargetEngine
 from airdraft.models.engines import ENGINES, HERE, load, load_target
+from airdraft.models.fit import Fit
 from airdraft.models.folder import shipped
 from airdraft.models.gguf import WeightType, write_gguf
 
@@ -111,8 +112,8 @@ def engines(
     drafts: dict[_Which, TargetEngine] = {}
     targets: dict[_Which, TargetEngine] = {}
     for (engine, weights), models in found.items():
-        drafts[engine, weights] = OneByOne(load(models.draft, engine=engine, threads=THREADS)[0])
-        targets[engine, weights] = load_target(models.target, engine=engine, threads=THREADS)[0]
+        drafts[engine, weights] = OneByOne(load(models.draft, engine=engine, fit=Fit(THREADS))[0])
+        targets[engine, weights] = load_target(models.target, engine=engine, fit=Fit(THREADS))[0]
     if vllm is not None:
         targets["vllm", "f32"] = load_target("target", engine="vllm", urls=[vllm])[0]
     draft_ms = _times_ms(drafts, (1,), on_step)

@@ -33,8 +33,9 @@ def grown_bytes(engine: str, names: list[str]) -> int | None:
     """The memory that loading the models `names` with `engine`, and a forward of each, adds."""
     before = resident_bytes()
     from airdraft.models.engines import load  # noqa: PLC0415  # it counts
+    from airdraft.models.fit import Fit  # noqa: PLC0415
 
-    models = [load(name, engine=engine, threads=1)[0] for name in names]
+    models = [load(name, engine=engine, fit=Fit(1))[0] for name in names]
     for model in models:
         model.forward(model.new_cache(), 0, range(200), 6)
     after = resident_bytes()

@@ -23,6 +23,7 @@ from airdraft.lab.record import prompts
 from airdraft.lab.wall.engines import DEFAULT, THREADS, Models, OnStep
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
+from airdraft.models.fit import Fit
 from airdraft.models.folder import shipped
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone, together
@@ -214,7 +215,7 @@ def peers(
     rows, notes = list[PeerRow](), list[str]()
     loops, tokenizer = {}, Tokenizer(shipped("target"))
     for engine, models in here.items():
-        draft, target = (load(name, engine=engine, threads=THREADS)[0] for name in (models.draft, models.target))
+        draft, target = (load(name, engine=engine, fit=Fit(THREADS))[0] for name in (models.draft, models.target))
         loops[engine] = ours(draft, target, tokenizer)
     heads = full_texts(load("target", engine=DEFAULT)[0], tokenizer.vocab_size)
 

@@ -1,8 +1,9 @@
 """The ONNX graph of a decoder in a GGUF file, with the file's own codes as weights.
 
-Inputs: input_ids [batch, n], attention_mask [batch, past + n], position_ids [batch, n], num_logits_to_keep (int64),
-past_key_values.{i}.key and .value [batch, kv_heads, past, head_dim]. Outputs: logits [batch, kept, vocab],
-present.{i}.key and .value.
+Inputs: input_ids [batch, n], position_ids [batch, n], num_logits_to_keep (int64), past_key_values.{i}.key and .value
+[batch, kv_heads, room, head_dim]. Outputs: logits [batch, kept, vocab], present.{i}.key and .value, the past with the
+new keys and values at their positions: if both are bound to one buffer, nothing is copied. Positions follow each other
+from the first one on; what lies in the room beyond a token's own position is not looked at, but must be finite.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class GraphWriter:
         d = self._decoder
         cos, sin = self._turns()
         mask = self._mask()
+        self._starts = self._nodes.op("Gather", "position_ids", self._nodes.constant(np.int64(0)), axis=1)
         x = self._matrices.embeddings()
         h = self._nodes.op(
             "SimplifiedLayerNormalization", x, self._vector("blk.0.attn_norm.weight"), epsilon=d.eps, axis=-1
@@ -67,8 +69,8 @@ class GraphWriter:
         )
         q, k = self._nodes.ops("Split", qk, self._nodes.ints(d.heads, d.kv_heads), outputs=2, axis=1)
         v = self._nodes.op("Transpose", self._nodes.shape(v, 0, 0, d.kv_heads, d.head_dim), perm=[0, 2, 1, 3])
-        k = self._nodes.op("Concat", f"past_key_values.{i}.key", k, out=f"present.{i}.key", axis=2)
-        v = self._nodes.op("Concat", f"past_key_values.{i}.value", v, out=f"present.{i}.value", axis=2)
+        k = self._put(f"{i}.key", k)
+        v = self._put(f"{i}.value", v)
         # Heads that share keys are rows of one product.
         q = self._nodes.shape(q, 0, d.kv_heads, -1, d.head_dim)
         q = self._nodes.op("Mul", q, self._nodes.constant(np.float32(d.head_dim**-0.5)))
@@ -78,6 +80,11 @@ class GraphWriter:
         y = self._nodes.op("Transpose", self._nodes.shape(y, 0, d.heads, -1, d.head_dim), perm=[0, 2, 1, 3])
         y = self._nodes.shape(y, 0, 0, d.heads * d.head_dim)
         return self._matrices.linear(y, f"blk.{i}.attn_output", [f"blk.{i}.attn_output"])
+
+    def _put(self, name: str, new: str) -> str:
+        """The room of keys or values with new ones at their positions."""
+        past, present = f"past_key_values.{name}", f"present.{name}"
+        return self._nodes.op("TensorScatter", past, new, self._starts, out=present, axis=2, mode="linear")
 
     def _head_norms(self, i: int, qk: str) -> str:
         """Queries and keys [batch, n, heads * head_dim], each head normalised."""
@@ -91,7 +98,8 @@ class GraphWriter:
 
     def _feed_forward(self, i: int, h: str) -> str:
         parts = [f"blk.{i}.ffn_gate", f"blk.{i}.ffn_up"]
-        gate, up = self._nodes.ops("Split", self._matrices.linear(h, f"blk.{i}.gate_up", parts), outputs=2, axis=-1)
+        both = self._matrices.linear(h, f"blk.{i}.gate_up", parts)
+        gate, up = self._nodes.ops("Split", both, outputs=2, axis=-1, num_outputs=2)
         gate = self._nodes.op("QuickGelu", gate, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x)
         return self._matrices.linear(self._nodes.op("Mul", gate, up), f"blk.{i}.ffn_down", [f"blk.{i}.ffn_down"])
 
@@ -119,19 +127,14 @@ class GraphWriter:
         )
 
     def _mask(self) -> str:
-        """0 where a query may look, a large negative number elsewhere: [batch, 1, group * n, past + n]."""
+        """0 where a query may look, a large negative number elsewhere: [batch, 1, group * n, room]."""
         d = self._decoder
         zero, one = self._nodes.constant(np.int64(0)), self._nodes.constant(np.int64(1))
-        n = self._nodes.op("Gather", self._nodes.op("Shape", "input_ids"), one)
-        total = self._nodes.op("Gather", self._nodes.op("Shape", "attention_mask"), one)
-        keys = self._nodes.op("Range", zero, total, one)
-        queries = self._nodes.op(
-            "Unsqueeze", self._nodes.op("Range", self._nodes.op("Sub", total, n), total, one), self._nodes.ints(1)
+        room = self._nodes.op(
+            "Gather", self._nodes.op("Shape", "past_key_values.0.key"), self._nodes.constant(np.int64(2))
         )
-        real = self._nodes.op(
-            "Unsqueeze", self._nodes.op("Cast", "attention_mask", to=9), self._nodes.ints(1, 2)
-        )  # to bool
-        seen = self._nodes.op("And", self._nodes.op("LessOrEqual", keys, queries), real)
+        keys = self._nodes.op("Range", zero, room, one)
+        seen = self._nodes.op("LessOrEqual", keys, self._nodes.op("Unsqueeze", "position_ids", self._nodes.ints(1, 3)))
         mask = self._nodes.op(
             "Where", seen, self._nodes.constant(np.float32(0)), self._nodes.constant(np.float32(_MASKED))
         )
@@ -146,13 +149,12 @@ class GraphWriter:
         value, real, whole = helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
         inputs = [
             value("input_ids", whole, ["batch", "n"]),
-            value("attention_mask", whole, ["batch", "past+n"]),
             value("position_ids", whole, ["batch", "n"]),
             value("num_logits_to_keep", whole, []),
         ]
         outputs = [value("logits", real, ["batch", "kept", d.vocab])]
         for i in range(d.layers):
             for part in ("key", "value"):
-                inputs.append(value(f"past_key_values.{i}.{part}", real, ["batch", d.kv_heads, "past", d.head_dim]))
-                outputs.append(value(f"present.{i}.{part}", real, ["batch", d.kv_heads, "past+n", d.head_dim]))
+                inputs.append(value(f"past_key_values.{i}.{part}", real, ["batch", d.kv_heads, "room", d.head_dim]))
+                outputs.append(value(f"present.{i}.{part}", real, ["batch", d.kv_heads, "room", d.head_dim]))
         return self._nodes.model(inputs, outputs, self._weights)

@@ -11,7 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-OPSET, IR_VERSION = 17, 8
+from airdraft.models.onnx_rooms import IN_PLACE
+
+OPSET, IR_VERSION = 24, 10
 CONTRIB = "com.microsoft"
 """Operators of ONNX Runtime's own."""
 _PAGE = 4096
@@ -105,4 +107,5 @@ class Nodes:
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="airdraft")
         model.ir_version = IR_VERSION
+        helper.set_model_props(model, dict([IN_PLACE]))
         return model

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from airdraft.errors import ModelError, first_line
@@ -20,6 +21,11 @@ from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.tokenizer import GgufTokenizer
 
 GRAPH, WEIGHTS = "model.onnx", "model.onnx_data"
+_SAMPLING = {
+    "temperature": "general.sampling.temp", "top_k": "general.sampling.top_k", "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p", "repetition_penalty": "general.sampling.penalty_repeat",
+}  # fmt: skip
+"""What generation_config.json calls the keys of a GGUF file that recommend sampling."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ def write_text_files(path: Path, out: Path) -> None:
     _write_json(out / "tokenizer.json", _tried(path, tokenizer))
     _write_json(out / "tokenizer_config.json", tokenizer.config())
     _write_json(out / "config.json", facts)
+    _write_sampling(file, out)
 
 
 def check_header(file: GgufFile) -> None:
@@ -134,6 +141,19 @@ def _write_text(checked: _Checked, folder: Path) -> None:
     _write_json(folder / "tokenizer.json", checked.tokenizer)
     _write_json(folder / "tokenizer_config.json", checked.tokenizer_config)
     _write_json(folder / "config.json", checked.config)
+    _write_sampling(checked.file, folder)
+
+
+def _write_sampling(file: GgufFile, folder: Path) -> None:
+    """Write what the file recommends for sampling, if it does, as generation_config.json."""
+    said = {name: file.metadata[key] for name, key in _SAMPLING.items() if key in file.metadata}
+    if said:
+        _write_json(folder / "generation_config.json", {name: _short(value) for name, value in said.items()})
+
+
+def _short(value: Any) -> Any:
+    """A number in single precision as people write it: 0.95, not 0.949999988079071. What is none is refused later."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _write_graph(checked: _Checked, folder: Path, progress: Callable[[float], None]) -> int:

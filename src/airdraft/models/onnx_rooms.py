@@ -1,0 +1,40 @@
+"""Runs of a graph that writes keys and values into the room where the earlier ones lie, so that none is copied.
+
+Such a graph says so in a property. Its past and present are tensors [batch, kv_heads, room, head_dim] of one buffer, in
+which a token's position is its column. Columns beyond a token's own are not looked at, and must be finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnxruntime as ort
+
+from airdraft.models.onnx_batch import Tensor
+
+IN_PLACE = ("airdraft.cache", "in place")
+"""The property, and its value."""
+
+
+def is_in_place(session: Any) -> bool:
+    """Whether the graph writes so."""
+    name, value = IN_PLACE
+    return bool(session.get_modelmeta().custom_metadata_map.get(name) == value)
+
+
+def run(
+    session: Any, feeds: Mapping[str, Tensor], past: Sequence[str], present: Sequence[str], rooms: Sequence[Tensor]
+) -> Tensor:
+    """Run the graph on `feeds`, with `rooms` as what it calls `past` and `present`. Returns: the logits."""
+    binding = session.io_binding()
+    binding.bind_output("logits")
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, array)
+    for name, out, room in zip(past, present, rooms, strict=True):
+        value = ort.OrtValue.ortvalue_from_numpy(room)  # the same memory
+        binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output(out, value)
+    session.run_with_iobinding(binding)
+    logits: Tensor = binding.get_outputs()[0].numpy()
+    return logits
