@@ -31,6 +31,7 @@ from airdraft.lab.wall.memory import resident_bytes
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.fetch import chat_target
+from airdraft.models.fit import Fit
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 
@@ -231,16 +232,16 @@ async def chat(render: Render, report: ChatReport, on_step: OnStep) -> None:
         on_step(next(steps), of)
         await asyncio.sleep(0)  # Ctrl-C is noticed here
 
-    target, tokenizer = load(TARGET, threads=threads, steady=True)
-    draft, _ = load(DRAFT, threads=threads)
+    target, tokenizer = load(TARGET, fit=Fit(threads), steady=True)
+    draft, _ = load(DRAFT, fit=Fit(threads))
     llama = None
     if find_spec("llama_cpp"):
         llama = _LlamaCpp(chat_target(), threads)
     else:
         report.notes.append("llama.cpp is left out: llama-cpp-python is not installed (airdraft[llamacpp]).")
     async with (
-        local.serving(TARGET, "none", ("--api-port", "0")) as edge,
-        local.device(edge["url"], ("--draft", DRAFT)) as device,
+        local.serving(TARGET, "none", ("--api-port", "0", "--threads", str(threads))) as edge,
+        local.device(edge["url"], ("--draft", DRAFT, "--draft-threads", str(threads))) as device,
     ):
         pids = {"edge": edge["pid"], "device": device["pid"]}
         report.memory_mb = {name: _resident_mb(pid) for name, pid in pids.items()}
