@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from airdraft.models.engines import resolve, text_files
@@ -191,18 +192,23 @@ def test_a_hundred_files(home: Path) -> None:
 
 
 def test_lists_that_are_skipped(home: Path) -> None:
-    path = Made().write(home / "m.gguf")
+    path = Made(tokens=[*WORDS, *(f"word{i}" for i in range(2000))]).write(home / "m.gguf")
     whole, skipped = GgufFile(path), GgufFile(path, lists=False)
     assert skipped.tensors == whole.tensors
     for key, value in whole.metadata.items():
         other = skipped.metadata[key]
         if isinstance(other, Unread):
             assert other.count == len(value)
-            raw = b"".join(len(each.encode()).to_bytes(8, "little") + each.encode() for each in value)
+            if isinstance(value[0], int):
+                raw = np.array(value, "<i4").tobytes()
+            else:
+                raw = b"".join(len(each.encode()).to_bytes(8, "little") + each.encode() for each in value)
             assert skipped.bytes_of(other) == raw
         else:
             assert other == value
     assert _words()[0] in whole.metadata["tokenizer.ggml.tokens"]
+    unread = {key for key, value in skipped.metadata.items() if isinstance(value, Unread)}
+    assert unread == {f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges")}
 
 
 @pytest.mark.parametrize("kept", ["", "{", "[]", '{"tokens": 5}', '{"tokens": "x", "digest": "00"}', "5", "[" * 900])

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
 from airdraft.errors import ModelError
 from airdraft.models.config import read_config, read_json
 from airdraft.models.engines import lack
@@ -234,20 +232,22 @@ def _vocabulary_of_folder(folder: Path) -> Vocabulary | None:
 
 
 def _vocabulary_of_gguf(file: GgufFile) -> Vocabulary | None:
-    span, types = file.metadata.get(_TOKENS), file.metadata.get(_TYPES)
-    if not isinstance(span, Unread) or not span.count or not isinstance(types, list) or len(types) != span.count:
-        return None
-    key = hashlib.sha256(file.bytes_of(span) + np.asarray(types).tobytes()).hexdigest()
+    parts = [file.metadata.get(key) for key in (_TOKENS, _TYPES)]
+    raw = [file.bytes_of(part) if isinstance(part, Unread) else repr(part).encode() for part in parts]
+    key = hashlib.sha256(raw[0] + raw[1]).hexdigest()
 
-    def read() -> Vocabulary:
-        tokens = GgufFile(file.path).metadata[_TOKENS]
+    def read() -> Vocabulary | None:
+        whole = GgufFile(file.path).metadata
+        tokens, types = whole.get(_TOKENS), whole.get(_TYPES)
+        if not isinstance(tokens, list) or not isinstance(types, list) or len(types) != len(tokens):
+            return None
         end = padded_from(tokens, types)
         return Vocabulary(end, vocabulary_digest(enumerate(tokens[:end])).hex())
 
     return _kept(key, read)
 
 
-def _kept(key: str, read: Callable[[], Vocabulary]) -> Vocabulary:
+def _kept(key: str, read: Callable[[], Vocabulary | None]) -> Vocabulary | None:
     """The vocabulary that is kept under `key`, or the one that `read` finds."""
     path = cache_folder() / "vocabularies" / key
     try:
@@ -256,6 +256,8 @@ def _kept(key: str, read: Callable[[], Vocabulary]) -> Vocabulary:
         return Vocabulary(int(value["tokens"]), bytes.fromhex(value["digest"]).hex())
     except (OSError, ValueError, TypeError, KeyError):
         found = read()
+    if found is None:
+        return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f"{key}.{os.getpid()}")

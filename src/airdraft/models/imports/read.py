@@ -29,6 +29,8 @@ _MOST_ITEMS = 1 << 22
 _MOST_HEADER = 1 << 28
 """Bytes of all metadata; the largest vocabularies take some 20 MB."""
 _MOST_DIMS = 4
+_FEW = 1000
+"""Numbers that are read in any case: of layers, and not of tokens."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class Unread:
-    """Where a list of strings lies in the file that was not read."""
+    """Where a list lies in the file that was not read."""
 
     count: int
     start: int
@@ -64,7 +66,8 @@ class GgufFile:
         """Raises: `ModelError` if it is no GGUF, or was cut off, `ShortHeaderError` if that was in its header.
 
         size: of the whole file in bytes, if `path` is no more than its beginning.
-        lists: whether lists of strings are read; else an `Unread` stands for each, which takes a tenth of the time.
+        lists: whether lists of strings and long ones of numbers are read; else an `Unread` stands for each, which takes
+        a tenth of the time.
         """
         self.path = path
         try:
@@ -84,7 +87,7 @@ class GgufFile:
         return self._map[: self._header_size]
 
     def bytes_of(self, span: Unread) -> bytes:
-        """The list of strings that an `Unread` stands for, as it lies in the file."""
+        """The list that an `Unread` stands for, as it lies in the file."""
         return self._map[span.start : span.stop]
 
     def check_formats(self) -> None:
@@ -183,8 +186,10 @@ class _Header:
             return self._strings(count)
         if kind not in _SCALARS:  # arrays of arrays are in no file known
             raise self._broken(f"has an array of kind {kind}")
-        dtype = np.dtype(_SCALARS[kind])
+        dtype, start = np.dtype(_SCALARS[kind]), self._at
         found = np.frombuffer(self._take(count * dtype.itemsize), dtype)
+        if not self._lists and count > _FEW:
+            return Unread(count, start, self._at)
         items: list[Any] = (found != 0).tolist() if kind == _BOOL else found.tolist()
         return items
 
