@@ -73,6 +73,8 @@ class Options(TypedDict, total=False):
     """As in `Request`; not with `auto`."""
     logprobs: int | None
     """As in `Request`. `Committed` and `Text` then have a `Logprob` for each token."""
+    prediction: str | Sequence[int]
+    """As in `Request`, as text or token ids; empty if left out."""
 
 
 @dataclass(frozen=True)
@@ -183,16 +185,21 @@ class AsyncClient:
         scheme: str = "auto",
         draft_length: int | None = None,
         logprobs: int | None = None,
+        prediction: str | Sequence[int] = "",
     ) -> Request:
         scheme = values.words("scheme", scheme)
         if scheme == "auto" and draft_length is not None:
             what = "draft_length is given, and auto chooses it; leave it out, or name a scheme"
             raise BadParameterError(what, field="draft_length")
         ids = self.tokenizer.encode(values.words("prompt", prompt)) if isinstance(prompt, str) else prompt
+        if isinstance(prediction, str):
+            prediction = self.tokenizer.encode(values.words("prediction", prediction), special=False)
         params = SamplingParams(temperature, top_k, top_p, min_p)
         policy = Auto(self.tokenizer.vocab_size, races=("always",)) if scheme == "auto" else None
         spec = SchemeSpec(schemes.STREAM if policy else scheme)
-        return Request(ids, spec, params, seed, max_tokens, draft_length, policy=policy, logprobs=logprobs)
+        return Request(
+            ids, spec, params, seed, max_tokens, draft_length, policy=policy, logprobs=logprobs, prediction=prediction
+        )
 
     async def close(self) -> None:
         """End the connection. Texts under way end with a `LinkError`."""

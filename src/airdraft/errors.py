@@ -117,10 +117,13 @@ class BadParameterError(AirdraftError, ValueError):
         self.code = code
 
 
-def too_long(length: int, context: int, model: str | None = None) -> str:
-    """Return the message for a prompt of `length` tokens that leaves no room in a context of `context` tokens."""
+def too_long(length: int, context: int, model: str | None = None, what: str = "prompt") -> str:
+    """Return the message for a prompt of `length` tokens that leaves no room in a context of `context` tokens.
+
+    `what`: what else is so long.
+    """
     whose = "the target's context" if model is None else f"the context of {model}"
-    return f"the prompt is {length} tokens, {whose} is {context}; shorten the prompt"
+    return f"the {what} is {length} tokens, {whose} is {context}; shorten the {what}"
 
 
 def first_line(problem: Exception) -> str:

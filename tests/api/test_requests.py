@@ -190,6 +190,12 @@ def test_a_stop_string_ends_the_text_before_itself(
         ({"logprobs": 0, "echo": True}, "echo", "how likely the prompt was"),
         ({"best_of": 3}, "best_of", "ask for n"),
         ({"suffix": "x"}, "suffix", "forwards only"),
+        ({"prediction": "def f()"}, "prediction", "prediction holds no text; give"),
+        ({"prediction": {"type": "content"}}, "prediction", "holds no text"),
+        ({"prediction": {"type": "text", "content": "x"}}, "prediction", "holds no text"),
+        ({"prediction": {"type": "content", "content": [{"type": "text"}]}}, "prediction", "holds no text"),
+        ({"prediction": {"type": "content", "content": [5]}}, "prediction", "holds no text"),
+        ({"prediction": {"type": "content", "content": "x " * 5000}}, "prediction", "shorten the prediction"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "own distribution"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "own distribution"),
     ],
@@ -202,6 +208,25 @@ def test_a_mistake_is_a_400_that_names_the_field(url: str, body: dict[str, Any],
     assert error["code"]
     streamed = post(url, {"model": "target", "prompt": "x", **body, "stream": True})
     assert streamed == (status, answer)
+
+
+PARTS = [{"type": "text", "text": "def "}, {"type": "text", "text": "x"}]
+
+
+@pytest.mark.parametrize("content", ["    return value", "", PARTS, []])
+def test_a_prediction_changes_no_text(client: openai.OpenAI, tokenizer: Tokenizer, truth: Truth, content: Any) -> None:
+    prediction = {"type": "content", "content": content}
+    found = client.completions.create(
+        model="target", prompt=PROMPT, seed=5, max_tokens=20, extra_body={"prediction": prediction}
+    )
+    assert found.choices[0].text == tokenizer.decode(truth(seed=5, max_tokens=20))
+
+
+def test_a_prediction_is_no_use_to_rounds_and_a_device_says_so(served: Served) -> None:
+    body = {"model": "target", "prompt": "x", "scheme": "topk", "prediction": {"type": "content", "content": "x"}}
+    status, answer = post(served.device, body)
+    assert (status, answer["error"]["param"]) == (400, "prediction")
+    assert "of no use to topk" in answer["error"]["message"]
 
 
 def test_what_asks_for_nothing_is_taken(url: str) -> None:

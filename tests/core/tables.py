@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from airdraft.control.machine import device_machine
 from airdraft.core.bits import BitWriter, id_width
-from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
+from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
 from airdraft.core.events import Event, Forward, Note, Ready
 from airdraft.core.messages import (
     VERSION,
@@ -129,7 +129,7 @@ class EdgeSide:
         limits: Limits | None = None,
         *,
         run: bool = True,
-        propose: Callable[[], Sequence[Proposer]] = tuple,
+        propose: Propose = nobody,
     ) -> None:
         """If `run` is False, forwards wait in `forwards`."""
         identity = Target("test", "target", bytes(16), target.vocab_size, target.max_context, target.eos_ids)

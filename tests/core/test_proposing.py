@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from airdraft.core.edge import Limits, Proposer
+from airdraft.core.edge import Limits, Propose, nobody
 from airdraft.core.events import Progress
-from airdraft.core.messages import MOST_PROPOSED, SchemeSpec, Tokens
+from airdraft.core.messages import MOST_PROPOSED, Error, SchemeSpec, Tokens
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
+from airdraft.errors import BadParameterError
 from airdraft.proposers import PROPOSERS, USUAL, maker
 from airdraft.sim import alone
 from airdraft.sim.pair import Pair
 
-from .tables import STREAMS, EdgeSide, Fickle, alike, drafting, hello, opening, request, table
+from .tables import STREAMS, DeviceSide, EdgeSide, Fickle, alike, drafting, hello, opening, request, table, welcome
 from .test_stream import MODES, Anyhow
 
 VOCAB = 6
@@ -65,15 +67,15 @@ class Babbler:
         pass
 
 
-def named(name: str, truth: Sequence[int]) -> Callable[[], Sequence[Proposer]]:
+def named(name: str, truth: Sequence[int]) -> Propose:
     """Make proposers by the name of their kind. `truth`: prompt and text."""
-    kinds: dict[str, Callable[[], Sequence[Proposer]]] = {
-        "none": tuple,
+    kinds: dict[str, Propose] = {
+        "none": nobody,
         "usual": maker(USUAL),
-        "oracle": lambda: [Oracle(truth)],
-        "liar": lambda: [Liar(truth)],
-        "babbler": lambda: [Babbler()],
-        "lookup, then an oracle": lambda: [*maker(("lookup",))(), Oracle(truth, 2)],
+        "oracle": lambda _: [Oracle(truth)],
+        "liar": lambda _: [Liar(truth)],
+        "babbler": lambda _: [Babbler()],
+        "lookup, then an oracle": lambda _: [*maker(("lookup",))(()), Oracle(truth, 2)],
     }
     return kinds[name] if name in kinds else maker((name,))
 
@@ -98,7 +100,12 @@ def test_the_text_is_the_targets_own_whoever_proposes_and_however_events_fall(da
     truth = list(alone.write(target, prompt, params, seed, length))
     propose = named(data.draw(st.sampled_from(KINDS)), (*prompt, *truth))
     world = Anyhow(draft, target, data.draw(st.integers(1, 6)), propose=propose)
-    asked = Request(prompt, SchemeSpec("stream"), params, seed, length, policy=Fickle(modes), logprobs=logprobs)
+    edited = st.sampled_from([[token] for token in truth] + [[], [0], [1, 2]])
+    prediction = sum(data.draw(st.lists(edited, max_size=12)), truth[: data.draw(st.integers(0, 24))])
+    asked = Request(
+        prompt, SchemeSpec("stream"), params, seed, length, policy=Fickle(modes), logprobs=logprobs,
+        prediction=prediction,
+    )  # fmt: skip
     world.open(asked)
     while not world.over:
         actions = world.actions()
@@ -137,7 +144,7 @@ def test_proposals_cause_no_forward() -> None:
     """Under `off` the edge waits for a draft, and then a proposal rides along."""
     target = table(3)
     truth = tuple(alone.write(target, (0, 1), SamplingParams(), 7, 8))
-    edge = EdgeSide(target, run=False, propose=lambda: [Oracle((0, 1, *truth), 2)])
+    edge = EdgeSide(target, run=False, propose=lambda _: [Oracle((0, 1, *truth), 2)])
     edge.send(hello(), opening(scheme=STREAMS["off"]))
     edge.forward()  # the prefill
     assert not edge.forwards
@@ -150,7 +157,7 @@ def test_proposals_cause_no_forward() -> None:
 
 
 def test_a_proposal_leaves_a_forward_as_spare_as_it_was() -> None:
-    edge = EdgeSide(table(3), run=False, propose=lambda: [Oracle((0, 1, 2, 3))])
+    edge = EdgeSide(table(3), run=False, propose=lambda _: [Oracle((0, 1, 2, 3))])
     edge.send(hello(), opening(scheme=STREAMS["idle"]))
     edge.forward()  # the prefill
     (raced,) = edge.forwards
@@ -164,7 +171,7 @@ def test_events_say_whose_tokens_were_committed() -> None:
     target = table(3)
     truth = tuple(alone.write(target, (0, 1), SamplingParams(), 7, 8))
     wrong = (truth[4] + 1) % 5
-    edge = EdgeSide(target, run=False, propose=lambda: [Oracle((0, 1, *truth[:4], wrong))])
+    edge = EdgeSide(target, run=False, propose=lambda _: [Oracle((0, 1, *truth[:4], wrong))])
     edge.send(hello(), opening(scheme=STREAMS["always"]), drafting((0, 1), truth[:2]))
     edge.forward()  # the prefill
     (commit,) = edge.forward()
@@ -179,7 +186,7 @@ def test_drafts_in_vain_are_told_to_proposers() -> None:
     truth = tuple(alone.write(target, (0, 1), SamplingParams(), 7, 8))
     wrong = (truth[1] + 1) % 5
     oracle = Oracle(())
-    edge = EdgeSide(target, run=False, propose=lambda: [oracle])
+    edge = EdgeSide(target, run=False, propose=lambda _: [oracle])
     edge.send(hello(), opening(scheme=STREAMS["off"]))
     edge.forward()  # the prefill
     edge.send(drafting((0, 1), (truth[0], wrong, 3, 4)))
@@ -192,7 +199,7 @@ def test_drafts_in_vain_are_told_to_proposers() -> None:
 def test_a_text_keeps_room_for_its_last_token_and_an_edge_its_bound() -> None:
     target = table(3)
     truth = tuple(alone.write(target, (0, 1), SamplingParams(), 7, 200))
-    edge = EdgeSide(target, Limits(max_draft=500), run=False, propose=lambda: [Oracle((0, 1, *truth, *truth))])
+    edge = EdgeSide(target, Limits(max_draft=500), run=False, propose=lambda _: [Oracle((0, 1, *truth, *truth))])
     edge.send(hello(), opening(scheme=SchemeSpec("server"), max_tokens=100))
     edge.forward()  # the prefill
     assert [forward.proposed for forward in edge.forwards] == [MOST_PROPOSED]
@@ -211,3 +218,55 @@ def test_rounds_take_no_proposals() -> None:
         alone_, with_ = Pair(draft, target), Pair(draft, target, propose=named("oracle", (0, 1, *truth)))
         assert alone_.write(plain).tokens == with_.write(helped).tokens
         assert plain.counts == helped.counts
+
+
+def test_a_prediction_travels_and_is_followed_and_goes_on_with_a_resumed_text() -> None:
+    target = table(3, vocab=VOCAB, scale=2.0)
+    truth = list(alone.write(target, (0, 1), SamplingParams(), 7, 60))
+    pair = Pair(table(5, vocab=VOCAB), target, propose=maker(USUAL))
+    forwards = {}
+    for committed in (0, 25):
+        for prediction in ((), truth):
+            spec = SchemeSpec("server")
+            asked = Request((0, 1), spec, SamplingParams(), 7, 60, committed=truth[:committed], prediction=prediction)
+            assert pair.write(asked).tokens == truth[committed:]
+            forwards[committed, len(prediction)] = asked.counts.forwards
+    assert forwards[0, 60] < 0.2 * forwards[0, 0]
+    assert forwards[25, 60] < 0.4 * forwards[25, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"predicted": 4096}, "context"),
+        ({"predicted": 9}, "garbage"),
+        ({"predicted": 1, "prediction": b"\xff"}, "garbage"),
+        ({"prediction": b"\x00"}, "garbage"),
+    ],
+)
+def test_a_prediction_that_is_none_is_refused_and_costs_nobody_else(change: dict[str, object], code: str) -> None:
+    edge = EdgeSide(table(3), propose=maker(USUAL))
+    (_, error) = edge.send(hello(), structs.replace(opening(scheme=STREAMS["always"]), **change))
+    assert isinstance(error, Error)
+    assert (error.session, error.code) == (1, code)
+    assert not edge.machine.closed
+    assert any(isinstance(answer, Tokens) for answer in edge.send(opening(2, scheme=STREAMS["always"])))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "scheme", "why"),
+    [
+        ((5,), "stream", "the prediction holds an id outside the vocabulary of 5"),
+        ((-1,), "server", "the prediction holds an id"),
+        ((1,) * 64, "stream", "the prediction is 64 tokens, the target's context is 64; shorten the prediction"),
+        ((1,), "topk", "of no use to topk; ask for auto, stream or server"),
+    ],
+)
+def test_a_device_refuses_a_prediction_before_it_sends_anything(
+    prediction: tuple[int, ...], scheme: str, why: str
+) -> None:
+    device = DeviceSide(table(1), welcome())
+    with pytest.raises(BadParameterError, match=why) as refused:
+        device.open(Request((0, 1), SchemeSpec(scheme), SamplingParams(), 1, 5, prediction=prediction))
+    assert refused.value.field == "prediction"
+    assert not device.machine.take()

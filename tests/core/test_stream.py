@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from airdraft.control.machine import device_machine
 from airdraft.core.choosing import choose
 from airdraft.core.device import DeviceMachine
-from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
+from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import Decoder, Digest, Draft, Error, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
 from airdraft.core.policy import Mode
@@ -57,7 +56,7 @@ class Anyhow:
     now: float = 0.0
     tokens: list[int] = field(default_factory=list)
     over: bool = False
-    propose: Callable[[], Sequence[Proposer]] = tuple
+    propose: Propose = nobody
     heard: list[Message] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -9,6 +11,7 @@ from airdraft.api.alone import TargetWriter
 from airdraft.core.events import Committed
 from airdraft.edge.access import Tenant
 from airdraft.edge.server import EdgeServer, Service
+from airdraft.errors import BadParameterError
 from airdraft.models.base import FloatArray, OneByOne
 from airdraft.proposers import USUAL, maker
 
@@ -65,6 +68,22 @@ def test_a_text_that_repeats_itself_takes_fewer_forwards_and_costs_a_tenant_no_m
     run(main)
 
 
+def test_a_prediction_hastens_a_text_that_is_mostly_as_predicted(paid: list[int]) -> None:
+    async def main() -> None:
+        target = Table(1, eos_ids=())
+        asked = request("server", WARM, 3, LENGTH, PROMPT)
+        expected = truth(target, asked)
+        edited = [*expected[:20], 5, *expected[21:40], *expected[42:]]
+        asked = replace(asked, prediction=edited)
+        async with started(target, PROPOSING) as (server, url), await device(url, Table(1, 2)) as client:
+            assert await write(client, asked) == expected
+            assert asked.counts.forwards < LENGTH / 3
+            assert count(server.metrics.registry, "taken", "predicted") > LENGTH / 2
+        assert sum(paid) == len(PROMPT) - 1 + LENGTH
+
+    run(main)
+
+
 @pytest.mark.parametrize("scheme", ["stream", "server", "coupled", "topk"])
 def test_texts_of_a_proposing_edge_are_the_targets_own(scheme: str) -> None:
     async def main() -> None:
@@ -89,5 +108,23 @@ def test_clients_without_a_draft_gain_as_well(paid: list[int]) -> None:
             assert len(commits) == asked.counts.forwards < LENGTH / 2
             assert count(server.metrics.registry, "taken", "lookup") == LENGTH - len(commits)
         assert sum(paid) == len(PROMPT) - 1 + LENGTH
+
+    run(main)
+
+
+def test_clients_without_a_draft_predict_as_well() -> None:
+    async def main() -> None:
+        target = Table(1, eos_ids=())
+        asked = request("server", WARM, 3, LENGTH, PROMPT)
+        asked = replace(asked, prediction=truth(target, asked))
+        async with EdgeServer(OneByOne(target), TOKENIZER, VOCAB, service=PROPOSING) as server:
+            writer = TargetWriter(server, server._anybody)
+            commits = [event async for event in writer.write(asked) if isinstance(event, Committed)]
+            assert [token for commit in commits for token in commit.tokens] == truth(target, asked)
+            assert asked.counts.forwards < LENGTH / 8
+            for prediction, why in (((VOCAB,), "leaves the vocabulary"), ((1,) * 512, "the prediction is 512 tokens")):
+                with pytest.raises(BadParameterError, match=why) as refused:
+                    await anext(writer.write(replace(asked, prediction=prediction)))
+                assert refused.value.field == "prediction"
 
     run(main)

@@ -15,6 +15,7 @@ from airdraft.proposers import NONE, PROPOSERS, USUAL, maker, named
 from airdraft.proposers.index import FEW, LONGEST, MOST_BITS, SHORTEST, Index, tail
 from airdraft.proposers.lookup import MOST, Lookup, copy
 from airdraft.proposers.odds import Odds
+from airdraft.proposers.predicted import Predicted
 from airdraft.proposers.salvage import DEPTH, Salvage
 
 
@@ -186,12 +187,43 @@ def test_salvage_holds_no_more_than_lies_ahead() -> None:
     assert len(salvage._dead) <= 2
 
 
+def test_a_prediction_is_followed_from_its_beginning() -> None:
+    predicted = Predicted(range(100, 150))
+    assert predicted.propose([1, 2, 3], (), 4) == [100, 101, 102, 103]
+    assert predicted.propose([1, 2, 3], (100, 101), 2) == [102, 103]
+    assert predicted.propose([1, 2, 3, 100, 101, 102], (), 3) == [103, 104, 105]
+    assert len(predicted.propose([1, 2, 3, *range(100, 110)], (), 999)) > 16
+    assert list(predicted.propose([1, 2, 3, *range(100, 150)], (), 9)) == []
+
+
+def test_a_prediction_is_found_again_after_a_token_was_replaced_left_out_or_put_in() -> None:
+    for text in ([*range(100, 110), 7], [*range(100, 110), *range(115, 118)], [*range(100, 110), 7, 8, 110, 111]):
+        predicted = Predicted(range(100, 150))
+        for end in range(len(text)):
+            predicted.propose(text[:end], (), 8)
+        following = 111 if text[-1] == 7 else text[-1] + 1
+        assert predicted.propose(text, (), 3)[:1] == [following]
+
+
+def test_a_prediction_is_found_again_when_a_text_goes_on() -> None:
+    assert Predicted(range(100, 150)).propose([1, *range(100, 120)], (), 2) == [120, 121]
+
+
+def test_a_prediction_that_is_wrong_ends() -> None:
+    predicted, text = Predicted(range(100, 150)), [1]
+    for at in range(40):
+        tried = predicted.propose(text, (), 8)
+        text.append(at)
+    assert list(tried) == []
+
+
 def test_proposers_are_known_by_name() -> None:
     assert named(NONE) == ()
     assert named("salvage, lookup") == ("salvage", "lookup")
-    assert [each.name for each in maker(USUAL)()] == list(USUAL)
-    assert all(make().name == name for name, make in PROPOSERS.items())
-    first, second = maker(USUAL)(), maker(USUAL)()
+    assert [each.name for each in maker(USUAL)((1,))] == list(USUAL)
+    assert [each.name for each in maker(USUAL)(())] == [name for name in USUAL if name != "predicted"]
+    assert all(make((1, 2)).name == name for name, make in PROPOSERS.items())
+    first, second = maker(USUAL)(()), maker(USUAL)(())
     assert first[0] is not second[0]
     for words, why in (("magic", "no proposer 'magic'"), ("", "no proposer ''"), ("lookup,lookup", "names one twice")):
         with pytest.raises(BadParameterError, match=why):

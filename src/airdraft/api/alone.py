@@ -48,7 +48,7 @@ class TargetWriter:
         law = Law(request.params, request.seed, target.vocab_size)
         session = EdgeSession(
             _NUMBER, text, law, SchemeSpec(schemes.SERVER), target, server.limits.max_draft, request.logprobs,
-            proposers=server.service.propose(),
+            proposers=server.service.propose(request.prediction),
         )  # fmt: skip
         if text.over:
             yield Finished(_NUMBER, text.over)
@@ -88,7 +88,7 @@ class TargetWriter:
         yield Finished(_NUMBER, reason)
 
     def _check(self, request: Request, context: int) -> None:
-        target, prompt = self._server.target, request.prompt
+        target, prompt, prediction = self._server.target, request.prompt, request.prediction
         if request.scheme.name not in SCHEMES:
             raise BadParameterError(
                 f"scheme is {request.scheme.name}, which needs a draft; ask for auto, or a device", field="scheme"
@@ -99,8 +99,12 @@ class TargetWriter:
             raise BadParameterError(
                 "the prompt is empty or leaves the vocabulary; encode it with this model", field="prompt"
             )
-        if len(prompt) >= context:
-            raise BadParameterError(too_long(len(prompt), context, target.model), field="prompt", code=Code.CONTEXT)
+        for name, ids in (("prompt", prompt), ("prediction", prediction)):
+            if len(ids) >= context:
+                what = too_long(len(ids), context, target.model, name)
+                raise BadParameterError(what, field=name, code=Code.CONTEXT)
+        if not all(0 <= token < target.vocab_size for token in prediction):
+            raise BadParameterError("the prediction leaves the vocabulary; encode it with this model", "prediction")
 
 
 def _shown(watch: Watch, outs: list[Out]) -> list[Out]:

@@ -125,7 +125,7 @@ class Api:
         if body.echo:
             decode = partial(self.tokenizer.decode, special=True)
             echoes = [each if isinstance(each, str) else await asyncio.to_thread(decode, each) for each in given]
-        return self._answer(writer, body, prompts, echoes)
+        return await self._answer(writer, body, prompts, echoes)
 
     async def _conversed(self, writer: TextWriter, body: ChatBody) -> Response:
         template = self.template
@@ -136,7 +136,7 @@ class Api:
         async with self._rendering:
             rendered = await asyncio.to_thread(template.render, messages, variables)
         encode = partial(template.encode, special=bool(body.add_special_tokens))
-        return self._answer(writer, body, [await self._encoded(encode, rendered)], [""])
+        return await self._answer(writer, body, [await self._encoded(encode, rendered)], [""])
 
     def _check_ids(self, ids: list[int]) -> None:
         """Raise an error for token ids that are too many, before anything is done with them, or for one unknown."""
@@ -148,21 +148,23 @@ class Api:
         if not 0 <= min(ids) <= max(ids) < self.tokenizer.vocab_size:
             raise ApiError(400, "prompt holds an id outside the vocabulary", "prompt", "invalid_value")
 
-    async def _encoded(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
+    async def _encoded(self, encode: Callable[[str], list[int]], text: str, name: str = "prompt") -> list[int]:
         """Encode in a thread, because megabytes take seconds. Long texts go one at a time: each takes a gigabyte."""
         context = self.context()
         if context is not None and len(text) > context * self.tokenizer.longest:
-            what = f"the prompt is {len(text)} characters, which cannot fit the context of {context} tokens"
-            raise BadParameterError(f"{what}; shorten the prompt", "prompt", Code.CONTEXT)
+            what = f"the {name} is {len(text)} characters, which cannot fit the context of {context} tokens"
+            raise BadParameterError(f"{what}; shorten the {name}", name, Code.CONTEXT)
         async with self._encoding if len(text) > LONG else contextlib.nullcontext():
             return await asyncio.to_thread(encode, text)
 
-    def _answer(self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str]) -> Response:
+    async def _answer(self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str]) -> Response:
         if not all(prompts):
             raise ApiError(400, "the prompt has no tokens; give some text", "prompt", "invalid_value")
         n = body.choices()
         seed = random.getrandbits(62) if body.seed in (None, -1) else body.seed
-        requests = [self._request(body, prompt, seed + i) for prompt in prompts for i in range(n)]
+        encode, expected = partial(self.tokenizer.encode, special=False), body.predicted()
+        predicted = await self._encoded(encode, expected, "prediction") if expected else []
+        requests = [self._request(body, prompt, seed + i, predicted) for prompt in prompts for i in range(n)]
         answer = Answer(
             self.model,
             isinstance(body, ChatBody),
@@ -176,7 +178,7 @@ class Api:
             return events(answer.chunks(texts, body.include_usage))
         return whole(lambda: answer.whole(texts))
 
-    def _request(self, body: Body, prompt: Sequence[int], seed: int) -> Request:
+    def _request(self, body: Body, prompt: Sequence[int], seed: int, predicted: Sequence[int]) -> Request:
         """Ask for a text as `airdraft run` would."""
         scheme = "auto" if body.scheme is None else body.scheme
         if scheme not in (*SCHEMES, "auto"):
@@ -186,8 +188,10 @@ class Api:
             )
         policy = Auto(self.tokenizer.vocab_size) if scheme == "auto" else None
         spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
-        params, limit = body.params(self.sampling), body.limit()
-        return Request(prompt, spec, params, seed % (1 << 63), limit, policy=policy, logprobs=body.wanted_logprobs())
+        return Request(
+            prompt, spec, body.params(self.sampling), seed % (1 << 63), body.limit(), policy=policy,
+            logprobs=body.wanted_logprobs(), prediction=predicted,
+        )  # fmt: skip
 
     async def _text(self, writer: TextWriter, request: Request, body: Body) -> AsyncGenerator[Piece | End, None]:
         if not request.max_tokens:  # an echo alone

@@ -124,6 +124,11 @@ FIELDS: tuple[Field, ...] = (
         "follow the target's distribution, not its text for a seed; an edge has no draft and refuses them",
     ),
     _done(
+        "prediction",
+        '`{"type": "content", "content": …}` with a string or parts of type `text`: what the text is expected to be, '
+        "most of it at least. It changes nothing but the speed. Not with schemes that write in rounds",
+    ),
+    _done(
         "add_special_tokens",
         "whether the tokenizer adds the special tokens that it begins or ends texts with. Completions: true unless "
         "given. Chats: false, because the template writes them",
@@ -177,7 +182,6 @@ FIELDS: tuple[Field, ...] = (
     _refused("system", _NOTHING, "give it as a message of role system, to /v1/chat/completions"),
     _refused("raw", (False,), "/v1/completions takes prompts as they are; use that"),
     _refused("context input_ids text", _NOTHING, "the prompt goes into prompt, or into messages; put it there"),
-    _refused("prediction", _NOTHING, "drafts come from the draft model; leave it out"),
     _refused("truncate_prompt_tokens", (-1,), "a prompt is read as a whole; shorten it, and leave this out"),
     # Refused: what belongs elsewhere.
     _refused("options sampling_params extra_body", _NOTHING, "its fields belong to the request itself; put them there"),

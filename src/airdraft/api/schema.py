@@ -54,6 +54,7 @@ class Body(msgspec.Struct, kw_only=True):
     top_k: int | None = None
     min_p: float | None = None
     scheme: str | None = None
+    prediction: Any = None
     add_special_tokens: bool | None = None
 
     def named(self, error: ApiError) -> ApiError:
@@ -73,6 +74,18 @@ class Body(msgspec.Struct, kw_only=True):
     def stops(self) -> list[str]:
         """Return the stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    def predicted(self) -> str:
+        """Return what the client expects the text to be; empty if nothing. Raises: `ApiError`."""
+        given = self.prediction or {"type": "content", "content": ""}
+        content = given.get("content") if isinstance(given, dict) and given.get("type") == "content" else None
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if isinstance(parts, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+            texts = [part.get("text") for part in parts]
+            if all(isinstance(text, str) for text in texts):
+                return "".join(texts)
+        form = '{"type": "content", "content": a string, or parts of type text}'
+        raise _bad("prediction", f"prediction holds no text; give {form}, or leave it out")
 
     def limit(self) -> int:
         """Return the most tokens to write."""
@@ -97,6 +110,7 @@ class Body(msgspec.Struct, kw_only=True):
             raise _bad("stop", f"stop takes at most {MOST_STOPS} strings, none empty")
         if len(self.stop_token_ids or ()) > MOST_STOP_IDS:
             raise _bad("stop_token_ids", f"stop_token_ids takes at most {MOST_STOP_IDS} ids")
+        self.predicted()
 
     def least(self) -> int:
         """Return the least limit that makes sense."""

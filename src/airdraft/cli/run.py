@@ -9,6 +9,7 @@ import math
 import ssl
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -33,7 +34,7 @@ from airdraft.device.edges import Away, Connected, EdgesState
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
-from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
+from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, why
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import ANY, draft_files, load_draft, text_files
 from airdraft.models.fit import Fit
@@ -45,6 +46,16 @@ from airdraft.models.text import Tokenizer
 GIVE_UP_S = 60.0
 """Seconds that a text waits for an edge that was lost."""
 ROUNDS = named(rounds=True)
+
+_Predict = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A file that the text is expected to resemble: one that it edits, say. The text is the same with and "
+        "without; it comes sooner where the file is right.",
+        rich_help_panel="Scheme",
+    ),
+]
 
 
 @fitted(fit=TARGET, draft_fit=DRAFT)
@@ -70,6 +81,7 @@ def run(
     scheme: options.Scheme = "auto",
     draft_length: options.DraftLength = None,
     rule: options.Rule = None,
+    predict: _Predict = None,
     race: options.Race = None,
     k: options.K = 64,
     bits: options.Bits = 16,
@@ -101,20 +113,16 @@ def run(
     With --chat, PROMPT is a question, for the chat pair if no model is named.
     """
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
-    if chat_template is not None and not chat:
-        raise BadParameterError("--chat-template is for a question; give --chat, too, or leave it out")
-    _check(scheme, draft_length, rule, race)
-    trust = options.trusted(ca)
-    wanted = options.fitting(draft)
+    _check(scheme, draft_length, rule, race, chat_template is None or chat)
+    trust, wanted = options.trusted(ca), options.fitting(draft)
     target = target or (chosen.CHAT_TARGET if chat and chat_template is None else "target")
-    served = None if edge else target
-    spares = scheme == SERVER and offline != "draft"
+    served, spares = None if edge else target, scheme == SERVER and offline != "draft"
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, served, edge, token, trust, spares)
     place = chosen.place_of(served, draft, draft_engine, tokenizer_of) if chat else None
     params = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p))
     scheme = SERVER if draft == NONE and scheme == "auto" else scheme
     spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always", resolution)
-    words = _input() if prompt == "-" else prompt
+    words, expected = _input() if prompt == "-" else prompt, _read(predict, scheme)
     pace = profile(profile_name)
     urls, patience = reach(edge, target, profile_name, link, offline, own)
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
@@ -126,7 +134,10 @@ def run(
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits, resolution=resolution)) if rule else None
         ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
-        request = Request(ids, spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends)
+        request = Request(
+            ids, spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends,
+            prediction=tokenizer.encode(expected, special=False),
+        )  # fmt: skip
         async with urls as reached, connected(
             reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s
         ) as writer:  # fmt: skip
@@ -168,8 +179,10 @@ def reach(
     return local.edge(target, profile_name, link, words), "error"
 
 
-def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | None) -> None:
-    """Check that the options of a scheme go together. Raises: `BadParameterError`."""
+def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | None, templated: bool) -> None:
+    """Check that options go together. `templated`: whether a given template is used. Raises: `BadParameterError`."""
+    if not templated:
+        raise BadParameterError("--chat-template is for a question; give --chat, too, or leave it out")
     if scheme == "auto" and draft_length is not None:
         raise BadParameterError("--draft-length is given, and auto chooses it; leave it out, or name a --scheme")
     if scheme not in SCHEMES and scheme != "auto":
@@ -180,6 +193,18 @@ def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | 
         raise BadParameterError(f"rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
     if rule is not None and (scheme not in ROUNDS or draft_length is not None):
         raise BadParameterError(f"--rule takes the place of --draft-length, and needs --scheme {', '.join(ROUNDS)}")
+
+
+def _read(file: Path | None, scheme: str) -> str:
+    """The text in `file`. Raises: `BadParameterError` if it cannot be read, or the scheme has no use for it."""
+    if file is None:
+        return ""
+    if scheme in ROUNDS:
+        raise BadParameterError(f"--predict is of no use to --scheme {scheme}; take auto, {STREAM} or {SERVER}")
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadParameterError(f"--predict {file} cannot be read ({why(error)}); give a file of text") from error
 
 
 def needed(

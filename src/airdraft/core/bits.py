@@ -94,6 +94,23 @@ class BitReader:
             raise RemoteProtocolError(Code.GARBAGE, f"a body has {left} bits more than were announced")
 
 
+def pack(ids: Sequence[int], vocab_size: int) -> bytes:
+    """Pack token ids, `id_width` bits each."""
+    out = BitWriter()
+    out.write(ids, id_width(vocab_size))
+    return out.bytes()
+
+
+def unpack(data: bytes, count: int, vocab_size: int) -> list[int]:
+    """Invert `pack`. Raises: `RemoteProtocolError` unless these are `count` ids of the vocabulary."""
+    packed = BitReader(data)
+    ids: list[int] = packed.read(count, id_width(vocab_size)).tolist()
+    packed.finish()
+    if max(ids, default=0) >= vocab_size:
+        raise RemoteProtocolError(Code.GARBAGE, "an id is no token of the vocabulary")
+    return ids
+
+
 def lattice(probs: FloatArray, total: int) -> IntArray:
     """Round a distribution to integers that sum to `total`, by largest remainder, ties to the lower index.
 

@@ -125,6 +125,10 @@ class Open(Message, tag=3, frozen=True):
     """`Digest` of these ids."""
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=MOST_LIKELY)] | None = None
     """Number of likely tokens, at most 20, listed in the `Logprobs` of each commit; nil: no `Logprobs`."""
+    predicted: Count = 0
+    """Number of ids in `prediction`."""
+    prediction: bytes = b""
+    """What the text is expected to be, most of it at least: ids packed as `tokens`. It may hasten a stream."""
 
 
 class Opened(Message, tag=4, frozen=True):

@@ -13,7 +13,7 @@ from typing import Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 
-from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
+from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
 from airdraft.edge.access import Access, Tenant, anybody
 from airdraft.edge.door import Door, Socket, peer_of
 from airdraft.edge.watch import Watch
@@ -68,7 +68,7 @@ class Service:
     idle_s: float | None = 300.0
     """Seconds after which a text without progress ends, or a connection without a text. None: never."""
     traces: Traces | None = None
-    propose: Callable[[], Sequence[Proposer]] = tuple
+    propose: Propose = nobody
     """Makes the proposers of a text, see `EdgeMachine`."""
 
 

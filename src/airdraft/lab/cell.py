@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from airdraft.control import predict
@@ -11,7 +11,7 @@ from airdraft.control.course import MAX_DRAFT
 from airdraft.control.facts import wire
 from airdraft.control.machine import device_machine
 from airdraft.core.connection import HEARTBEAT_S
-from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
+from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.policy import Facts, Policy
 from airdraft.core.request import Counts, Request
@@ -86,7 +86,7 @@ def run(
     until_s: float | None = None,
     heartbeat_s: float = HEARTBEAT_S,
     on_text: Callable[[VirtualText], None] = lambda _: None,
-    propose: Callable[[], Sequence[Proposer]] = tuple,
+    propose: Propose = nobody,
 ) -> Result:
     """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
 

@@ -1,17 +1,22 @@
-"""Proposers at the edge that need no model: copies of what stood in the text before, and second uses of dead drafts."""
+"""Proposers at the edge that need no model: copies of text and prediction, and second uses of dead drafts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from airdraft.core.edge import Proposer
+from airdraft.core.edge import Propose, Proposer
 from airdraft.errors import BadParameterError
 from airdraft.proposers.lookup import Lookup
+from airdraft.proposers.predicted import Predicted
 from airdraft.proposers.salvage import Salvage
 
-PROPOSERS: dict[str, Callable[[], Proposer]] = {Lookup.name: Lookup, Salvage.name: Salvage}
-"""All proposers by name. To add one, write its file and give it a line here."""
-USUAL = (Lookup.name, Salvage.name)
+PROPOSERS: dict[str, Callable[[Sequence[int]], Proposer]] = {
+    Predicted.name: Predicted,
+    Lookup.name: lambda _: Lookup(),
+    Salvage.name: lambda _: Salvage(),
+}
+"""Makers of proposers by name, given what the client predicts. To add one, write its file and give it a line here."""
+USUAL = (Predicted.name, Lookup.name, Salvage.name)
 """Those that an edge has unless told otherwise, in the order in which they are asked."""
 NONE = "none"
 """The word for none at all."""
@@ -32,9 +37,9 @@ def named(words: str) -> tuple[str, ...]:
     return names
 
 
-def maker(names: tuple[str, ...]) -> Callable[[], list[Proposer]]:
+def maker(names: tuple[str, ...]) -> Propose:
     """Return what makes the proposers of one text, in this order."""
-    return lambda: [PROPOSERS[name]() for name in names]
+    return lambda prediction: [PROPOSERS[name](prediction) for name in names if prediction or name != Predicted.name]
 
 
-__all__ = ["NONE", "PROPOSERS", "USUAL", "Lookup", "Salvage", "maker", "named"]
+__all__ = ["NONE", "PROPOSERS", "USUAL", "Lookup", "Predicted", "Salvage", "maker", "named"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from airdraft.control.machine import device_machine
 from airdraft.core.device import DeviceMachine
-from airdraft.core.edge import EdgeMachine, Limits, Proposer, Target
+from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import VERSION, Hello
 from airdraft.core.request import Counts, Request
@@ -36,7 +35,7 @@ class Pair:
         *,
         limits: Limits | None = None,
         chunk: int = 1 << 30,
-        propose: Callable[[], Sequence[Proposer]] = tuple,
+        propose: Propose = nobody,
     ) -> None:
         """`chunk`: bytes that the wire carries at a time. `propose`: as for `EdgeMachine`."""
         tokenizer = bytes(16)

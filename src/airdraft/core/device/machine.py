@@ -90,12 +90,16 @@ class DeviceMachine(Machine):
         tokens = [*request.prompt, *request.committed]
         if not request.prompt:
             raise BadParameterError("the prompt is empty; give at least one token", field="prompt")
-        if any(not 0 <= token < vocab for token in tokens):
-            raise BadParameterError(
-                f"the prompt holds an id outside the vocabulary of {vocab}; encode it with this model", field="prompt"
-            )
-        if len(tokens) >= welcome.max_context:
-            raise BadParameterError(too_long(len(tokens), welcome.max_context), field="prompt", code=Code.CONTEXT)
+        for name, ids in (("prompt", tokens), ("prediction", request.prediction)):
+            if any(not 0 <= token < vocab for token in ids):
+                what = f"the {name} holds an id outside the vocabulary of {vocab}; encode it with this model"
+                raise BadParameterError(what, field=name)
+            if len(ids) >= welcome.max_context:
+                what = too_long(len(ids), welcome.max_context, what=name)
+                raise BadParameterError(what, field=name, code=Code.CONTEXT)
+        if request.prediction and schemes.traits(request.scheme.name).rounds:
+            what = f"a prediction is of no use to {request.scheme.name}; ask for auto, stream or server"
+            raise BadParameterError(what, field="prediction")
         if request.max_tokens < 1 or (request.draft_length or 0) < 0:
             field = "max_tokens" if request.max_tokens < 1 else "draft_length"
             raise BadParameterError("max-tokens must be at least 1 and draft-length at least 0", field=field)
@@ -110,7 +114,9 @@ class DeviceMachine(Machine):
         message = session.opening()
         if len(frame := encode(message)) > welcome.max_frame:
             raise BadParameterError(
-                f"the prompt takes {len(frame)} bytes, the edge takes {welcome.max_frame}; shorten it", field="prompt"
+                f"the prompt{' and its prediction' if request.prediction else ''} takes {len(frame)} bytes, the edge "
+                f"takes {welcome.max_frame}; shorten it",
+                field="prompt",
             )
         self._sessions[session.number] = session
         return session.number, self._emit(session.begin(message, now))

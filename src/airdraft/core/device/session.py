@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import structs
 
-from airdraft.core.bits import BitWriter, id_width
+from airdraft.core.bits import pack
 from airdraft.core.connection import known_rows
 from airdraft.core.device.pen import Making, Pen
 from airdraft.core.events import Begun, Committed, Finished, Out, Recovering, Taken, Turning
@@ -100,13 +100,13 @@ class DeviceSession:
 
     def opening(self) -> Open:
         """Make the message that opens the session."""
-        request, text, packed = self._request, self.text, BitWriter()
-        packed.write(text.tokens, id_width(self._law.vocab_size))
+        request, text, vocab = self._request, self.text, self._law.vocab_size
         prompt_length = len(request.prompt)
         message = Open(
             self.number, self._spec(), request.params, request.seed,
             int(text.end) - prompt_length,  # no more than fit
-            prompt_length, text.length, packed.bytes(), text.digest, request.logprobs,
+            prompt_length, text.length, pack(text.tokens, vocab), text.digest, request.logprobs,
+            len(request.prediction), pack(request.prediction, vocab),
         )  # fmt: skip
         self._opening_bytes = len(encode(message))
         return message

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from airdraft.core import schemes
-from airdraft.core.bits import BitReader, id_width
+from airdraft.core.bits import unpack
 from airdraft.core.connection import Machine
-from airdraft.core.edge.proposing import Proposer
+from airdraft.core.edge.proposing import Propose, nobody
 from airdraft.core.edge.session import EdgeSession
 from airdraft.core.edge.target import Limits, Target
 from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
@@ -34,13 +34,13 @@ class EdgeMachine(Machine):
         now: float,
         verify_s: float = 0.0,
         make: Callable[..., schemes.Scheme] = schemes.make,
-        propose: Callable[[], Sequence[Proposer]] = tuple,
+        propose: Propose = nobody,
     ) -> None:
         """
         Args:
             verify_s: duration of a forward so far, for devices to plan with; 0 if not known.
             make: makes schemes.
-            propose: makes the proposers of a text, in the order in which they are asked.
+            propose: makes the proposers of a text.
         """
         super().__init__(ToEdge, now, limits.max_frame)
         self._make, self._propose = make, propose
@@ -200,21 +200,20 @@ class EdgeMachine(Machine):
         if not 1 <= message.prompt_length <= message.length:
             what = "the prompt is empty, or longer than the tokens that came with it"
             raise RemoteProtocolError(Code.STATE, what)
-        if message.length >= target.max_context:
-            raise RemoteProtocolError(Code.CONTEXT, too_long(message.length, target.max_context, target.model))
-        packed = BitReader(message.tokens)
-        tokens: list[int] = packed.read(message.length, id_width(target.vocab_size)).tolist()
-        packed.finish()
+        for length, what in ((message.length, "prompt"), (message.predicted, "prediction")):
+            if length >= target.max_context:
+                raise RemoteProtocolError(Code.CONTEXT, too_long(length, target.max_context, target.model, what))
+        tokens = unpack(message.tokens, message.length, target.vocab_size)
+        prediction = unpack(message.prediction, message.predicted, target.vocab_size)
         text = Prefix(tokens, min(message.prompt_length + message.max_tokens, target.max_context), target.eos_ids)
-        if max(tokens) >= target.vocab_size or text.digest != message.digest:
-            what = "the prompt does not match its digest, or leaves the vocabulary"
-            raise RemoteProtocolError(Code.GARBAGE, what)
+        if text.digest != message.digest:
+            raise RemoteProtocolError(Code.GARBAGE, "the prompt does not match its digest")
         if text.over:
             raise RemoteProtocolError(Code.STATE, "nothing is left to write: every token asked for is committed")
         law = Law(message.params, message.seed, target.vocab_size)
         session = EdgeSession(
             message.session, text, law, message.scheme, target, self._limits.max_draft, message.logprobs, self._make,
-            self._propose(),
+            self._propose(prediction),
         )  # fmt: skip
         if self.admit is not None:
             self.admit()

@@ -6,7 +6,7 @@ forward and never the text. Proposals join forwards that run anyway; none runs f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,6 +31,15 @@ class Proposer(Protocol):
     def dropped(self, start: int, drafts: Sequence[int]) -> None:
         """Take note of the device's drafts from position `start` on, which follow the text no longer."""
         ...
+
+
+Propose = Callable[[Sequence[int]], Sequence[Proposer]]
+"""Makes the proposers of a text, in the order in which they are asked, given the tokens that the client predicts."""
+
+
+def nobody(prediction: Sequence[int]) -> Sequence[Proposer]:
+    """Make no proposers."""
+    return ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from airdraft.core.bits import BitReader, BitWriter, id_width
+from airdraft.core.bits import id_width, pack, unpack
 from airdraft.core.law import Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, Traits
@@ -44,18 +44,11 @@ class Coupled:
 
     def encode(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
-        out = BitWriter()
-        out.write(drafts.tokens, self._id_width)
-        return out.bytes()
+        return pack(drafts.tokens, self._law.vocab_size)
 
     def decode(self, count: int, body: bytes) -> Drafts:
         """See `Scheme.decode`."""
-        data = BitReader(body)
-        tokens = data.read(count, self._id_width).tolist()
-        data.finish()
-        if any(token >= self._law.vocab_size for token in tokens):
-            raise RemoteProtocolError(Code.GARBAGE, "a draft names no token of the vocabulary")
-        return Drafts.of_tokens(tokens)
+        return Drafts.of_tokens(unpack(body, count, self._law.vocab_size))
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         """See `Scheme.verify`. It follows the target's own choices through the drafts, which may be a tree."""
