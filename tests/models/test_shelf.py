@@ -137,6 +137,7 @@ def test_what_cannot_be_read(home: Path) -> None:
     for name, (raw, _) in broken.items():
         (folder / name).write_bytes(raw)
     Made(family="gemma9").write(folder / "new.gguf")
+    Made(facts={"tokenizer.ggml.pre": "new-one"}).write(folder / "cuts.gguf")
     Made(facts={"tokenizer.ggml.tokens": None, "tokenizer.ggml.token_type": None}).write(folder / "mute.gguf")
     for name in ("no-config", "shards", "odd", "words"):
         shutil.copytree(copied("draft", home / name), folder / name)
@@ -168,6 +169,8 @@ def test_what_cannot_be_read(home: Path) -> None:
     new, mute = rows[str(folder / "new.gguf")], rows[str(folder / "mute.gguf")]
     assert (new.usable, new.engine) == (True, "llamacpp")
     assert "is a 'gemma9' model, which the onnx engine does not run" in new.note
+    assert "cuts its texts by 'new-one'" in rows[str(folder / "cuts.gguf")].note
+    assert rows[str(folder / "cuts.gguf")].engine == "llamacpp"
     assert (mute.usable, mute.vocabulary) == (True, None)
     assert all("\n" not in row.note for row in rows.values())
 

@@ -25,7 +25,7 @@ from airdraft.models.hub import HubName, cache_of_hub, names_in, snapshot
 from airdraft.models.imports.cache import FORM
 from airdraft.models.imports.decoder import decoder_of
 from airdraft.models.imports.read import GgufFile, Unread
-from airdraft.models.imports.tokenizer import padded_from
+from airdraft.models.imports.tokenizer import kind_of, padded_from
 from airdraft.models.kept import cache_folder
 from airdraft.models.stores import STORES, Kept, short_names
 from airdraft.models.text import Tokenizer, tokenizer_file, vocabulary_digest
@@ -171,6 +171,7 @@ def _of_gguf(path: Path) -> Shelved:
     engine, note = "onnx", ""
     try:
         decoder_of(file)
+        kind_of(file)
     except ModelError as problem:
         engine, note = "llamacpp", str(problem).removeprefix(f"{path} ")
     context = file.metadata.get(f"{file.family()}.context_length")

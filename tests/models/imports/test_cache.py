@@ -146,3 +146,15 @@ def test_a_file_is_refused_before_its_weights_are_read(file: Path, monkeypatch: 
         Made(**broken).write(file)
         with pytest.raises(ModelError):
             imported(file)
+
+
+def test_a_tokenizer_of_an_unknown_kind(file: Path) -> None:
+    """The remedy that the error names is one: with the original tokenizer.json beside it, llama.cpp runs the file."""
+    Made(facts={"tokenizer.ggml.pre": "new-one"}).write(file)
+    remedy = r"; put the original tokenizer\.json beside the file, and use --engine llamacpp$"
+    for engine in (None, "onnx", "llamacpp"):
+        with pytest.raises(ModelError, match=remedy):
+            load(str(file), engine=engine)
+    (file.parent / "tokenizer.json").write_text("{}")
+    assert text_folder(file) == file.parent
+    assert resolve(str(file), "llamacpp") == file

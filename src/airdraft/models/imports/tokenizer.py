@@ -59,24 +59,46 @@ def padded_from(tokens: Sequence[str], types: Sequence[int]) -> int:
     return end
 
 
+def kind_of(file: GgufFile) -> tuple[str, str]:
+    """The kind of a file's tokenizer, and what its pre-tokenizer is called, if it has one.
+
+    Raises: `ModelError` if either is not known.
+    """
+    kind = _said(file, "model", str, "none")
+    if kind not in ("gpt2", "llama"):
+        raise _unknown(file, f"has a tokenizer of kind {kind[:80]!r}; known are gpt2 and llama")
+    pre = _said(file, "pre", str, "default") if kind == "gpt2" else ""
+    if kind == "gpt2" and pre not in _CUTS:
+        raise _unknown(file, f"cuts its texts by {pre[:80]!r}; known are {', '.join(sorted(_CUTS))}")
+    return kind, pre
+
+
+def _said(file: GgufFile, key: str, kind: type, default: Any) -> Any:
+    """What a file says of its tokenizer. Raises: `ModelError` if that is of another kind."""
+    value = file.metadata.get(_PREFIX + key, default)
+    if value is not default and type(value) is not kind:
+        raise ModelError(f"{file.path} says {_PREFIX}{key} = {str(value)[:40]!r}; fetch it again")
+    return value
+
+
+def _unknown(file: GgufFile, what: str) -> ModelError:
+    remedy = "put the original tokenizer.json beside the file, and use --engine llamacpp"
+    return ModelError(f"{file.path} {what}; {remedy}")
+
+
 class GgufTokenizer:
     """The contents of tokenizer.json and its companions for one GGUF file."""
 
     def __init__(self, file: GgufFile) -> None:
         """Raises: `ModelError` if the file has no tokenizer, or one of a kind that is not known."""
         self._file = file
-        self._kind = self._value("model", str, "none")
         self.tokens = self._list("tokens", str)
         if not self.tokens:
             raise self._broken("has no tokenizer")
-        if self._kind not in ("gpt2", "llama"):
-            raise self._unknown(f"has a tokenizer of kind {self._kind[:80]!r}; known are gpt2 and llama")
+        self._kind, self._pre = kind_of(file)
         self._types = self._list("token_type", int) or [_NORMAL] * len(self.tokens)
         if len(self._types) != len(self.tokens):
             raise self._broken(f"has {len(self._types)} types for {len(self.tokens)} tokens")
-        self._pre = self._value("pre", str, "default") if self._kind == "gpt2" else ""
-        if self._kind == "gpt2" and self._pre not in _CUTS:
-            raise self._unknown(f"cuts its texts by {self._pre[:80]!r}; known are {', '.join(sorted(_CUTS))}")
         padding = padded_from(self.tokens, self._types)
         self._vocab = {token: i for i, token in enumerate(self.tokens) if i < padding}
         if len(self._vocab) != padding:
@@ -212,10 +234,7 @@ class GgufTokenizer:
         return value
 
     def _value(self, key: str, kind: type, default: Any) -> Any:
-        value = self._file.metadata.get(_PREFIX + key, default)
-        if value is not default and type(value) is not kind:
-            raise self._broken(f"says {_PREFIX}{key} = {str(value)[:40]!r}")
-        return value
+        return _said(self._file, key, kind, default)
 
     def _list(self, key: str, kind: type) -> list[Any]:
         value = self._file.metadata.get(_PREFIX + key, [])
@@ -225,6 +244,3 @@ class GgufTokenizer:
 
     def _broken(self, what: str) -> ModelError:
         return ModelError(f"{self._file.path} {what}; fetch it again")
-
-    def _unknown(self, what: str) -> ModelError:
-        return ModelError(f"{self._file.path} {what}; put the original tokenizer.json beside the file")
