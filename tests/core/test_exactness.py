@@ -26,6 +26,7 @@ from airdraft.core.policy import Mode
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams, distribution, draw
 from airdraft.core.schemes import Context, Drafted, Guess, Ruling
+from airdraft.core.schemes.block import prefixes
 from airdraft.core.schemes.coupled import Coupled
 from airdraft.core.schemes.dense import Dense
 from airdraft.core.schemes.lattice import Lattice
@@ -118,6 +119,28 @@ class SwappedResidual:
         return Ruling(path, draw(np.maximum(residual, 0.0), self._rng))
 
 
+class PassesIfKept:
+    """A block whose prefixes all pass with the chance that only the whole of it has."""
+
+    def _verify_block(self: Any, drafts: Any, rows: Any, at: Place) -> Ruling:
+        rng, kept, taken, after = self._coins(at), 1.0, 0, None
+        for length, (_, following) in enumerate(prefixes(self._law, drafts, rows, at)):
+            if rng.random() < kept:
+                taken, after = length, following
+            if length < len(drafts):
+                draft = drafts.said[length]
+                target_probs = self._law.probs(rows[length], Place(at.position + length))
+                kept = min(1.0, kept * target_probs[draft.token] / draft.prob())
+        return Ruling(tuple(range(taken)), draw(after, rng))
+
+
+class SameRound:
+    """A device that draws a token as it did in the round before, where the edge saw it and judged by it."""
+
+    def _use(self: Any, at: Place) -> int:
+        return 0
+
+
 class NextRow:
     """Judges each draft by the target's row for the token after it."""
 
@@ -185,6 +208,7 @@ MUTANTS: list[tuple[type, type, SchemeSpec]] = [
     (NoResidual, Lattice, SPECS["lattice-3x9"]),
     (SwappedResidual, Dense, SPECS["dense"]),
     (SwappedResidual, TopK, SPECS["topk-3x8"]),
+    (RawSample, Lattice, SchemeSpec("lattice", k=5, resolution=3, verify="block")),
     (NextRow, Dense, SPECS["dense"]),
     (NoParams, Dense, SPECS["dense"]),
     (AlwaysAccepts, Dense, SPECS["dense"]),
@@ -225,6 +249,27 @@ def test_a_broken_scheme_is_caught(
     result = conformance(draft, target, spec, params, draft_length=3, trials=trials)
     _log.info("%s with %s: p = %.1e", mutation.__name__, spec, result.p_value)
     assert result.p_value < BROKEN, result
+
+
+def flat(*probs: float) -> TableModel:
+    """A model that says the same after everything."""
+    row = np.log(np.array(probs)).astype(np.float32)
+    return TableModel(lambda prefix: row, len(probs))
+
+
+@pytest.mark.parametrize("mutation", [None, PassesIfKept, SameRound])
+@pytest.mark.parametrize(("scheme", "name"), [(Dense, "dense-block"), (TopK, "topk-3x8-block")])
+def test_whole_blocks_are_distributed_as_the_targets(
+    monkeypatch: pytest.MonkeyPatch, mutation: type | None, scheme: type, name: str
+) -> None:
+    """Texts of five tokens in rounds of four: a χ² over the tokens together, where the marginals could be right."""
+    if mutation:
+        broken(monkeypatch, mutation, scheme, SPECS[name].name)
+    result = conformance(
+        flat(0.5, 0.5), flat(0.75, 0.25), SPECS[name], SamplingParams(), depth=5, draft_length=4, trials=1500
+    )
+    _log.info("%s with %s: p = %.1e", mutation, name, result.p_value)
+    assert result.p_value < BROKEN if mutation else result.p_value > THRESHOLD
 
 
 # ---- Texts in several sessions ---------------------------------------------------------------------------------------
@@ -287,6 +332,8 @@ FITFUL = fitful(TARGET)
         (DRAFT, "topk-3x8", Again),
         (DRAFT, "lattice-3x9", None),
         (DRAFT, "lattice-3x9", Again),
+        (DRAFT, "dense-block", None),
+        (DRAFT, "dense-block", Again),
         (FITFUL, "split-row-16", None),
         (FITFUL, "split-row-16", FromTheStart),
         (FITFUL, "split-candidates-6", None),

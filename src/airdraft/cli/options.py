@@ -90,6 +90,14 @@ Bits = Annotated[int, typer.Option(help="topk, split: bits of a sent probability
 Resolution = Annotated[
     int, typer.Option(help="lattice: sum of the integer weights in a sent distribution.", rich_help_panel="Scheme")
 ]
+Verify = Annotated[
+    str,
+    typer.Option(
+        help="dense, topk, lattice: judge the drafts of a round one by one, `token`, or together, `block`, which "
+        "accepts more of them.",
+        rich_help_panel="Scheme",
+    ),
+]
 Downlink = Annotated[
     str,
     typer.Option(

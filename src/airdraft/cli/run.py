@@ -86,6 +86,7 @@ def run(
     k: options.K = 64,
     bits: options.Bits = 16,
     resolution: options.Resolution = 240,
+    verify: options.Verify = "token",
     downlink: options.Downlink = "row",
     temperature: chosen.Temperature = None,
     top_k: chosen.TopK = None,
@@ -121,7 +122,7 @@ def run(
     place = chosen.place_of(served, draft, draft_engine, tokenizer_of) if chat else None
     params = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p))
     scheme = SERVER if draft == NONE and scheme == "auto" else scheme
-    spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always", resolution)
+    spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always", resolution, verify)
     words, expected = _input() if prompt == "-" else prompt, _read(predict, scheme)
     pace = profile(profile_name)
     urls, patience = reach(edge, target, profile_name, link, offline, own)

@@ -65,6 +65,8 @@ class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
     nothing else to do) or `always`."""
     resolution: int = 240
     """`lattice`: sum of the integer weights in a transmitted distribution."""
+    verify: Name = "token"
+    """`dense`, `topk`, `lattice`: whether drafts are judged one by one (`token`) or together (`block`)."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

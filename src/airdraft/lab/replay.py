@@ -18,7 +18,7 @@ from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.schemes import DEVICE, Context, Drafted, Drafts, Ruling
 from airdraft.core.schemes.coupled import Coupled
-from airdraft.errors import ModelError
+from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab.record import RecordedText, Recording
 from airdraft.models.base import FloatArray
 
@@ -87,6 +87,8 @@ class Replay:
     def make(self, spec: SchemeSpec, law: Law, side: int) -> schemes.Scheme:
         """Instead of `schemes.make`."""
         traits = schemes.traits(spec.name)
+        if spec.verify != "token":
+            raise BadParameterError("a recording tells the chance of each draft, and not of blocks; give verify token")
         line = self._lines[spec.name if spec.name in _PADDED else "coupled"][law.seed]
         told = _Told(law, line, side)
         real = schemes.make(spec, told, side)

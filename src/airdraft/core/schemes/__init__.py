@@ -8,6 +8,7 @@ from airdraft.core.schemes.base import DEVICE, EDGE, Context, Drafted, Drafts, G
 from airdraft.core.schemes.coupled import RACES, Coupled, Server, Stream
 from airdraft.core.schemes.dense import Dense
 from airdraft.core.schemes.lattice import Lattice
+from airdraft.core.schemes.rejection import VERIFY
 from airdraft.core.schemes.split import DOWNLINKS, Split
 from airdraft.core.schemes.topk import TopK
 from airdraft.errors import BadParameterError
@@ -58,5 +59,5 @@ def make(spec: SchemeSpec, law: Law, side: int) -> Scheme:
 
 __all__ = [
     "COUPLED", "DENSE", "DEVICE", "DOWNLINKS", "EDGE", "LATTICE", "RACES", "SCHEMES", "SERVER", "SPLIT", "STREAM",
-    "TOPK", "Context", "Drafted", "Drafts", "Guess", "Ruling", "Scheme", "Traits", "make", "named", "traits",
+    "TOPK", "VERIFY", "Context", "Drafted", "Drafts", "Guess", "Ruling", "Scheme", "Traits", "make", "named", "traits",
 ]  # fmt: skip

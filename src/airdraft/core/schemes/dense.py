@@ -10,7 +10,7 @@ from airdraft.core.bits import BitReader, BitWriter
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits
-from airdraft.core.schemes.rejection import Rejection
+from airdraft.core.schemes.rejection import Rejection, check_verify
 from airdraft.errors import Code, RemoteProtocolError
 
 _LARGEST = 0x7BFF
@@ -21,7 +21,14 @@ class Dense(Rejection):
     """Body: the ids, `id_width` bits each; then V weights of 16 bits (IEEE 754 half precision) for each draft."""
 
     traits: ClassVar = Traits(
-        rounds=True, drafts=True, exact="distribution", recovers_on=EDGE, takes_ids=False, races=False, published=True
+        rounds=True,
+        drafts=True,
+        exact="distribution",
+        recovers_on=EDGE,
+        takes_ids=False,
+        races=False,
+        published=True,
+        options=("verify",),
     )
 
     def __init__(self, context: Context) -> None:
@@ -30,13 +37,14 @@ class Dense(Rejection):
 
     @staticmethod
     def check(spec: SchemeSpec) -> None:
-        """See `Scheme.check`. This scheme has no options."""
+        """See `Scheme.check`."""
+        check_verify(spec)
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, FloatArray]:
         """Round to half precision. Tokens that underflow are neither sent nor drawn; the rest is renormalised."""
         return np.arange(self._vocab_size), probs.astype(np.float16).astype(np.float64)
 
-    def encode(self, drafts: Drafts) -> bytes:
+    def pack(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
         out = BitWriter()
         out.write(drafts.tokens, self._id_width)

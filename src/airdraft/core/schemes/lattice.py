@@ -38,7 +38,7 @@ class Lattice(TopK):
         takes_ids=False,
         races=False,
         published=True,
-        options=("k", "resolution"),
+        options=("k", "resolution", "verify"),
     )
 
     def __init__(self, context: Context) -> None:
@@ -58,14 +58,14 @@ class Lattice(TopK):
 
     @staticmethod
     def check(spec: SchemeSpec) -> None:
-        """See `Scheme.check`. `TopK` checks `k`."""
+        """See `Scheme.check`. `TopK` checks `k`, and `Dense` checks `verify`."""
         if not 1 <= spec.resolution <= MOST_RESOLUTION:
             raise BadParameterError(
                 f"resolution is {spec.resolution}; give the sum of the integer weights, 1 to {MOST_RESOLUTION}",
                 field="resolution",
             )
 
-    def encode(self, drafts: Drafts) -> bytes:
+    def pack(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
         out = BitWriter()
         for draft in drafts.said:

@@ -3,6 +3,9 @@
 A draft token x, drawn from draft_probs, is accepted with probability min(1, target_probs[x] / draft_probs[x]). If it is
 rejected, a draw from the normalised residual max(0, target_probs - draft_probs) replaces it. The result is distributed
 as target_probs, whatever draft_probs is (Leviathan, Kalman, Matias 2023, Theorem 1; Chen et al. 2023).
+
+Drafts are judged token by token, or, where the edge knows the whole distribution and the option `verify` says so, as a
+block (`block.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,11 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.sampling import draw
 from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, Traits
-from airdraft.errors import Code, LocalProtocolError, RemoteProtocolError
+from airdraft.core.schemes.block import prefixes
+from airdraft.errors import BadParameterError, Code, LocalProtocolError, RemoteProtocolError
+
+VERIFY = ("token", "block")
+"""Ways to judge drafts."""
 
 
 class Rejection(ABC):
@@ -33,6 +40,8 @@ class Rejection(ABC):
         self._vocab_size = context.law.vocab_size
         self._id_width = id_width(self._vocab_size)
         self._coins = context.coins
+        self._by_block = context.spec.verify == "block" and "verify" in self.traits.options
+        self._start: int | None = None  # on the device, the position of a round's first draft
         self._rng: np.random.Generator  # for the current position
 
     @staticmethod
@@ -41,8 +50,8 @@ class Rejection(ABC):
         """See `Scheme.check`."""
 
     @abstractmethod
-    def encode(self, drafts: Drafts) -> bytes:
-        """See `Scheme.encode`."""
+    def pack(self, drafts: Drafts) -> bytes:
+        """Do what `Scheme.encode` says."""
 
     @abstractmethod
     def decode(self, count: int, body: bytes) -> Drafts:
@@ -61,13 +70,28 @@ class Rejection(ABC):
             probs[guess] = 1.0
         ids, weights = self.quantise(probs)
         total = float(weights.sum())
-        self._rng = self._coins(at)
+        self._rng = self._coins(at, self._use(at))
         return Drafted(int(ids[draw(weights / total, self._rng)]), ids, weights, total)
+
+    def _use(self, at: Place) -> int:
+        """A block's verdict depends on all of its drafts, so the next round must not draw rejected ones again: the
+        random numbers belong to the round too."""
+        if not self._by_block:
+            return 0
+        self._start = at.position if self._start is None else self._start
+        return 2 + self._start
+
+    def encode(self, drafts: Drafts) -> bytes:
+        """See `Scheme.encode`. It ends the round."""
+        self._start = None
+        return self.pack(drafts)
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         """See `Scheme.verify`. The edge draws from the residual."""
         if drafts.parents is not None:
             raise LocalProtocolError("a tree of drafts was given to a scheme that verifies chains only")
+        if self._by_block:
+            return self._verify_block(drafts, rows, at)
         for node, draft in enumerate(drafts.said):
             target_probs = self._law.probs(rows[node], at)
             self._rng = self._coins(at)
@@ -76,6 +100,14 @@ class Rejection(ABC):
             at = at.then(draft.token)
         self._rng = self._coins(at)
         return Ruling(tuple(range(len(drafts))), draw(self._law.probs(rows[len(drafts)], at), self._rng))
+
+    def _verify_block(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
+        self._rng = self._coins(at)
+        accepted, after = 0, np.empty(0)  # the empty prefix always passes
+        for length, (chance, following) in enumerate(prefixes(self._law, drafts, rows, at)):
+            if self._rng.random() < chance:
+                accepted, after = length, following
+        return Ruling(tuple(range(accepted)), draw(after, self._rng))
 
     def accepts(self, target_probs: FloatArray, draft: Drafted) -> bool:
         """Decide at random whether to accept a draft."""
@@ -94,6 +126,12 @@ class Rejection(ABC):
     def more(self) -> bytes:
         """Refuse, since only `split` has more to send."""
         raise RemoteProtocolError(Code.STATE, "the device asked for candidates, which this scheme never sends")
+
+
+def check_verify(spec: SchemeSpec) -> None:
+    """Raise `BadParameterError` if `spec.verify` names no way to judge drafts."""
+    if spec.verify not in VERIFY:
+        raise BadParameterError(f"verify is {spec.verify!r}; choose token or block", field="verify")
 
 
 def draw_residual(residual: FloatArray, target_probs: FloatArray, rng: np.random.Generator) -> int:

@@ -78,7 +78,7 @@ class Split(Rejection):
         ids = np.flatnonzero(weights)
         return ids, weights[ids]
 
-    def encode(self, drafts: Drafts) -> bytes:
+    def pack(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
         out = BitWriter()
         out.write(drafts.tokens, self._id_width)

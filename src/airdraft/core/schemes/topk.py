@@ -32,7 +32,7 @@ class TopK(Rejection):
         takes_ids=False,
         races=False,
         published=True,
-        options=("k", "bits"),
+        options=("k", "bits", "verify"),
     )
 
     def __init__(self, context: Context) -> None:
@@ -44,7 +44,7 @@ class TopK(Rejection):
 
     @staticmethod
     def check(spec: SchemeSpec) -> None:
-        """See `Scheme.check`."""
+        """See `Scheme.check`. `Dense` checks `verify`."""
         if not 1 <= spec.k < 1 << 63:
             raise BadParameterError(
                 f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63", field="k"
@@ -56,7 +56,7 @@ class TopK(Rejection):
         top = np.sort(np.argsort(-probs, kind="stable")[: self._k])
         return top, lattice(probs[top] / probs[top].sum(), self._total)
 
-    def encode(self, drafts: Drafts) -> bytes:
+    def pack(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""
         out = BitWriter()
         out.write(drafts.tokens, self._id_width)

@@ -146,7 +146,7 @@ def case(seed: int, number: int) -> Case:
     way = rng.choice((*WAYS, *WAYS, *GREEDY))
     name, _, option = {"auto": schemes.STREAM, "switching": schemes.COUPLED}.get(way, way).partition("/")
     k = rng.choice((2, 64))
-    spec = SchemeSpec(name, k=k, bits=rng.choice((4, 16)), resolution=4 * k)
+    spec = SchemeSpec(name, k=k, bits=rng.choice((4, 16)), resolution=4 * k, verify="block" if k == 2 else "token")
     spec = msgspec.structs.replace(
         spec, **{"race" if schemes.traits(name).races else "downlink": option} if option else {}
     )

@@ -51,7 +51,7 @@ SPECS = (
     SchemeSpec(schemes.DENSE),
     SchemeSpec(schemes.TOPK, k=3, bits=5),
     SchemeSpec(schemes.LATTICE, k=3, resolution=9),
-    SchemeSpec(schemes.LATTICE, k=VOCAB, resolution=30),
+    SchemeSpec(schemes.LATTICE, k=VOCAB, resolution=30, verify="block"),
     SchemeSpec(schemes.SPLIT, bits=5),
     SchemeSpec(schemes.SPLIT, bits=6, downlink="candidates"),
 )
