@@ -123,8 +123,7 @@ def run(
     params = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p))
     scheme = SERVER if draft == NONE and scheme == "auto" else scheme
     spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always", resolution, verify)
-    words, expected = _input() if prompt == "-" else prompt, _read(predict, scheme)
-    pace = profile(profile_name)
+    words, expected, pace = _input() if prompt == "-" else prompt, _read(predict, scheme), profile(profile_name)
     urls, patience = reach(edge, target, profile_name, link, offline, own)
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
 
