@@ -209,6 +209,12 @@ def test_memory_that_does_not_suffice(look: Look, monkeypatch: pytest.MonkeyPatc
         (("--rtt-ms", "-5"), "rtt-ms is -5", "0 ms or more"),
         (("--temperature", "-1"), "temperature is -1.0", "give 0"),
         (("--engine", "nope"), "no engine 'nope'", "onnx"),
+        (
+            ("--edge", NOBODY, "--threads", "1", "--context", "9"),
+            "--threads, --context: for a target",
+            "--target MODEL",
+        ),
+        (("--context", "100000000"), "a context of 100000000 positions is not to be had", "give 1 to"),
         (("--engine", "vllm"), "vllm serves targets", "onnx"),
     ],
 )

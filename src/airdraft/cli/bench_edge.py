@@ -135,6 +135,10 @@ def hostile(
 
 @bench.command()
 def chat(
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Of the target, and of llama.cpp. Without it: as many as are fastest, by a trial.", min=1),
+    ] = None,
     json_file: JsonFile = None,
     page: Pages = None,
     no_color: options.NoColor = False,
@@ -155,7 +159,7 @@ def chat(
     def render(messages: lab.Messages) -> list[int]:
         return template.encode(template.render(messages, {"add_generation_prompt": True}))
 
-    report = lab.ChatReport(lab.THREADS)
+    report = lab.ChatReport(threads)
     try:
         with progress(console, "texts") as on_step:
             asyncio.run(lab.chat(render, report, on_step))

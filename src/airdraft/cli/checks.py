@@ -73,9 +73,9 @@ def _token(name: str | None) -> str:
 
 def memory(subject: Subject, known: Known) -> Iterator[Finding]:
     """Whether weights, and the keys and values of a text, fit into the memory that is free. Loads what fits."""
-    for side, name, engine in (
-        ("draft", subject.draft, subject.draft_engine),
-        ("target", subject.target, subject.engine),
+    for side, name, engine, fit in (
+        ("draft", subject.draft, subject.draft_engine, subject.draft_fit),
+        ("target", subject.target, subject.engine, subject.fit),
     ):
         if name is None:
             continue
@@ -86,12 +86,12 @@ def memory(subject: Subject, known: Known) -> Iterator[Finding]:
             remedy = "take fewer bits (a Q4 file), a smaller model, or a machine with more memory"
             yield Finding(check, BAD, says, remedy, {"weights_bytes": weights, "free_bytes": free})
             continue
-        model = load(name, engine=engine, steady=side == "target")[0]
+        model = load(name, engine=engine, fit=fit, steady=side == "target")[0]
         if side == "draft":
             known.draft = model
         else:
             known.target = model
-        yield _room(check, model, weights, free, subject.context)
+        yield _room(check, model, weights, free, subject.fit.context)
 
 
 def _info(model: LanguageModel) -> EngineInfo:

@@ -20,12 +20,14 @@ from airdraft.chat.talk import prompt_of
 from airdraft.cli import options
 from airdraft.cli.checks import examine
 from airdraft.cli.finding import BAD, LOOK, OK, SKIPPED, Finding, Subject
+from airdraft.cli.fitted import DRAFT, TARGET, fitted
 from airdraft.cli.unnamed import draft_at, draft_for
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.dial import check_address
 from airdraft.errors import BadParameterError
 from airdraft.lab.wall.chat_prompts import OPENINGS, PROMPTS
-from airdraft.models.engines import draft_files, text_files
+from airdraft.models.engines import ANY, draft_files, text_files
+from airdraft.models.fit import Fit
 from airdraft.models.nothing import NONE
 from airdraft.models.text import Tokenizer
 
@@ -55,11 +57,15 @@ _Target = Annotated[
         help="Target MODEL, looked at on this machine. Without it: the edge's, or `target`.", rich_help_panel="Models"
     ),
 ]
+_Draft = Annotated[
+    str | None,
+    typer.Option(
+        help="Draft MODEL, looked at on this machine. Without it: the one that ships and has the target's vocabulary.",
+        rich_help_panel="Models",
+    ),
+]
 _Engine = Annotated[
     str | None, typer.Option(help="What runs the target here; as for `airdraft edge`.", rich_help_panel="Models")
-]
-_Context = Annotated[
-    int | None, typer.Option(help="Tokens of your longest text. Without it: the model's context.", min=2)
 ]
 _Rtt = Annotated[
     float | None, typer.Option("--rtt-ms", help="Round-trip time of your link, ms.", rich_help_panel="Link")
@@ -70,11 +76,14 @@ _Downlink = Annotated[
 ]
 
 
+@fitted(fit=TARGET, draft_fit=DRAFT)
 def doctor(
     target: _Target = None,
-    draft: options.UnnamedDraft = None,
+    draft: _Draft = None,
     engine: _Engine = None,
     draft_engine: options.DraftEngine = None,
+    fit: Fit = ANY,
+    draft_fit: Fit = ANY,
     edge: _Edge = None,
     token: options.Token = None,
     ca: options.Ca = None,
@@ -82,7 +91,6 @@ def doctor(
     uplink_mbps: _Uplink = None,
     downlink_mbps: _Downlink = None,
     prompts: _Prompts = None,
-    context: _Context = None,
     temperature: options.Temperature = 0.7,
     top_k: options.TopK = 0,
     top_p: options.TopP = 1.0,
@@ -113,6 +121,9 @@ def doctor(
         check_address(edge)
     elif target is None:
         target = "target"
+    if target is None and (engine is not None or fit.given):
+        what = ", ".join([*(["--engine"] if engine else []), *fit.words()[::2]])
+        raise BadParameterError(f"{what}: for a target on this machine; name one, --target MODEL")
     if draft is None:
         draft = asyncio.run(draft_at([edge or ""], token, trust)) if target is None else draft_for(target)
     if draft == NONE:
@@ -125,7 +136,7 @@ def doctor(
             return [prompt_of(template, question) for question in asked]
         return [tokenizer.encode(words) for words in own or OPENINGS]
 
-    subject = Subject(draft, draft_engine, target, engine, edge, token, trust, link, ids, params, seed, context)
+    subject = Subject(draft, draft_engine, target, engine, edge, token, trust, link, ids, params, seed, fit, draft_fit)
     console = Console(no_color=no_color, highlight=False)
     found: list[Finding] = []
     for finding in examine(subject):

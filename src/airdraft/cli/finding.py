@@ -15,6 +15,7 @@ from airdraft.core.messages import Welcome
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.probe import Probe
 from airdraft.models.base import LanguageModel
+from airdraft.models.fit import Fit
 from airdraft.models.text import Tokenizer
 
 OK, LOOK, BAD, SKIPPED = "ok", "look", "bad", "skipped"
@@ -53,8 +54,9 @@ class Subject:
     prompts: Callable[[Tokenizer], list[list[int]]]
     params: SamplingParams
     seed: int
-    context: int | None
-    """Length of the longest text; None: the model's own."""
+    fit: Fit
+    """What is asked of the engine that runs the target here."""
+    draft_fit: Fit
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,19 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         folder = copied(which, tmp_path / which)  # type: ignore[arg-type]
         (folder / "chat_template.jinja").write_text(TEMPLATE)
         monkeypatch.setattr(chat, name, str(folder))
-    for name, value in (("PROMPTS", PROMPTS[::14]), ("TOKENS", 16), ("FEWEST", 1), ("HISTORIES", 1), ("HISTORY", 200)):
+    for name, value in (
+        ("PROMPTS", PROMPTS[::14]),
+        ("TOKENS", 16),
+        ("LONG", 20),
+        ("FEWEST", 1),
+        ("HISTORIES", 1),
+        ("HISTORY", 200),
+    ):
         monkeypatch.setattr(chat, name, value)
     monkeypatch.setattr(chat, "find_spec", lambda _: None)
 
     def run(*words: str) -> tuple[int | str | None, str]:
-        monkeypatch.setattr(sys, "argv", ["airdraft", "bench", "chat", "--no-color", *words])
+        monkeypatch.setattr(sys, "argv", ["airdraft", "bench", "chat", "--threads", "1", "--no-color", *words])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         return ended.value.code, capsys.readouterr().out
@@ -44,7 +51,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_prompts_are_of_several_kinds() -> None:
     assert len(PROMPTS) == len({words for _, words in PROMPTS}) == 40
-    assert len({kind for kind, _ in PROMPTS}) == 5
+    assert len({kind for kind, _ in PROMPTS}) == 6
 
 
 def test_everything_is_measured(bench: Bench, tmp_path: Path) -> None:
@@ -53,6 +60,7 @@ def test_everything_is_measured(bench: Bench, tmp_path: Path) -> None:
     code, out = bench("--json", str(path), "--page", str(page))
     record = json.loads(path.read_text())
     assert record["complete"]
+    assert record["threads"] == 1
     assert record["texts"] == 3
     assert record["identical"] == {EDGE: 3, DEVICE: 3, DEVICE_AUTO: 3}
     assert list(record["ms_per_token"]) == list(WAYS) == list(record["first_piece_ms"])
@@ -101,6 +109,7 @@ def test_a_text_that_is_not_the_targets_fails(bench: Bench, tmp_path: Path, monk
 
 def kept() -> ChatReport:
     report = ChatReport(2, texts=40, complete=True, second_turn_ttft_ratio=0.1, acceptance={"0.7": 0.63, "1.0": 0.5})
+    report.accepted_of = {"0.7": 2000, "1.0": 1000}
     report.ms_per_token = {LLAMA: 10.0, OURS: 10.0, EDGE: 11.5, DEVICE: 12.0, DEVICE_AUTO: 9.0}
     report.identical = {EDGE: 40, DEVICE: 40, DEVICE_AUTO: 40}
     report.memory_mb = {"edge": 450.0, "device": 250.0}

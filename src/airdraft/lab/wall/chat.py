@@ -28,7 +28,7 @@ from airdraft.core.schemes import SERVER
 from airdraft.errors import LinkError
 from airdraft.lab.wall.chat_prompts import PROMPTS
 from airdraft.lab.wall.memory import resident_bytes
-from airdraft.models.base import LanguageModel
+from airdraft.models.base import LanguageModel, LocalEngine
 from airdraft.models.engines import load
 from airdraft.models.fetch import chat_target
 from airdraft.models.fit import Fit
@@ -36,14 +36,12 @@ from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 
 TARGET, DRAFT = "chat-target", "chat-draft"
-THREADS = 1
-"""What the onnx engine takes for models this small."""
 TEMPERATURE = 0.7
 """Of texts that are timed, and of histories."""
 TEMPERATURES = (TEMPERATURE, 1.0)
 """At which acceptance is measured."""
-TOKENS = 64
-"""Most tokens of a text."""
+TOKENS, LONG = 64, 160
+"""Most tokens of a text that is timed, and of one along which acceptance at `TEMPERATURE` is measured."""
 FEWEST = 8
 """A text is timed if so many tokens or more follow its first piece."""
 HISTORY, HISTORIES, ANSWER = 2000, 3, 16
@@ -86,8 +84,8 @@ class Took(NamedTuple):
 class ChatReport(msgspec.Struct):
     """What was measured so far."""
 
-    threads: int
-    """Of the target, and of llama.cpp."""
+    threads: int | None = None
+    """Of the target, here and at the edge, and of llama.cpp. None: not chosen yet."""
     texts: int = 0
     max_tokens: int = TOKENS
     ms_per_token: dict[str, float | None] = msgspec.field(
@@ -102,6 +100,8 @@ class ChatReport(msgspec.Struct):
     """Texts that equal the target's alone."""
     acceptance: dict[str, float] = msgspec.field(default_factory=dict)
     """By temperature: the share of the target's own tokens that the draft chooses with the same noise."""
+    accepted_of: dict[str, int] = msgspec.field(default_factory=dict)
+    """By temperature: of how many tokens."""
     second_turn_ttft_ratio: float | None = None
     """The wait for the first piece of a second turn, divided by that of the first: the median of histories, over the
     edge's API or over a device, whichever is larger."""
@@ -192,14 +192,16 @@ class _Ways:
     llama: _LlamaCpp | None
 
     def truth(self, prompt: list[int], temperature: float, seed: int) -> tuple[list[int], Took]:
-        """What the target alone writes, in this process."""
+        """What the target alone writes, in this process; the time is that of its first `TOKENS`."""
+        most = LONG if temperature == TEMPERATURE else TOKENS
         params, vocab = SamplingParams(temperature), self.tokenizer.vocab_size
-        writing = alone.write(self.target, prompt, params, seed, TOKENS, vocab)
+        writing = alone.write(self.target, prompt, params, seed, most, vocab)
         began_s = time.perf_counter()
-        first = next(writing)
+        tokens = [next(writing)]
         first_s = time.perf_counter()
-        tokens = [first, *writing]
-        return tokens, Took(first_s - began_s, time.perf_counter() - first_s, len(tokens) - 1)
+        tokens += itertools.islice(writing, TOKENS - 1)
+        took = Took(first_s - began_s, time.perf_counter() - first_s, len(tokens) - 1)
+        return [*tokens, *writing], took
 
     def over_http(self, way: str, question: str, seed: int, tokens: list[int]) -> tuple[bool, Took]:
         """Whether the text is that of `tokens`, and its times."""
@@ -223,8 +225,7 @@ def _asked(question: str) -> Messages:
 
 
 async def chat(render: Render, report: ChatReport, on_step: OnStep) -> None:
-    """Measure everything, into `report`."""
-    threads = report.threads
+    """Measure everything, into `report`. Threads that it leaves open are those that a trial of the target chooses."""
     of = len(PROMPTS) * (len(WAYS) + 1) + 2 * HISTORIES
     steps = itertools.count(1)
 
@@ -232,8 +233,10 @@ async def chat(render: Render, report: ChatReport, on_step: OnStep) -> None:
         on_step(next(steps), of)
         await asyncio.sleep(0)  # Ctrl-C is noticed here
 
-    target, tokenizer = load(TARGET, fit=Fit(threads), steady=True)
-    draft, _ = load(DRAFT, fit=Fit(threads))
+    target, tokenizer = load(TARGET, fit=Fit(report.threads), steady=True)
+    draft, _ = load(DRAFT)
+    known = target.info.threads if isinstance(target, LocalEngine) else None
+    threads = report.threads = report.threads or (known.count if known is not None else 1)
     llama = None
     if find_spec("llama_cpp"):
         llama = _LlamaCpp(chat_target(), threads)
@@ -241,7 +244,7 @@ async def chat(render: Render, report: ChatReport, on_step: OnStep) -> None:
         report.notes.append("llama.cpp is left out: llama-cpp-python is not installed (airdraft[llamacpp]).")
     async with (
         local.serving(TARGET, "none", ("--api-port", "0", "--threads", str(threads))) as edge,
-        local.device(edge["url"], ("--draft", DRAFT, "--draft-threads", str(threads))) as device,
+        local.device(edge["url"], ("--draft", DRAFT)) as device,
     ):
         pids = {"edge": edge["pid"], "device": device["pid"]}
         report.memory_mb = {name: _resident_mb(pid) for name, pid in pids.items()}
@@ -270,7 +273,7 @@ async def _texts(ways: _Ways, draft: LanguageModel, report: ChatReport, done: Do
             params = SamplingParams(temperature)
             agreed[str(temperature)] += alone.agreeing(draft, prompt, tokens, params, seed, vocab)
             if temperature == TEMPERATURE:
-                truths.append(tokens)
+                truths.append(tokens[:TOKENS])
                 took[OURS].append(own)
         others = [way for way in WAYS if way != OURS]
         for way in others[seed % len(others) :] + others[: seed % len(others)]:
@@ -283,6 +286,7 @@ async def _texts(ways: _Ways, draft: LanguageModel, report: ChatReport, done: Do
             await done()
         report.texts += 1
         report.acceptance = {name: sum(found) / len(found) for name, found in agreed.items()}
+        report.accepted_of = {name: len(found) for name, found in agreed.items()}
         report.ms_per_token = {way: _ms_per_token(found) for way, found in took.items()}
         report.first_piece_ms = {
             way: 1e3 * median(each.first_s for each in found) if found else None for way, found in took.items()
@@ -350,9 +354,9 @@ def missed(report: ChatReport) -> list[str]:
 def table(report: ChatReport) -> str:
     """The report as Markdown."""
     lines = [
-        f"The chat pair, {report.texts} questions of five kinds, temperature {TEMPERATURE:g}, at most "
-        f"{report.max_tokens} tokens each, {report.threads} threads; medians of texts. Edge and device are processes, "
-        "asked over HTTP; all ways take turns.",
+        f"The chat pair, {report.texts} requests of six kinds, temperature {TEMPERATURE:g}, at most "
+        f"{report.max_tokens} tokens each, threads of the target: {report.threads}; medians of texts. "
+        "Edge and device are processes, asked over HTTP; all ways take turns.",
         "",
         "| way | ms a token | × llama.cpp | first piece after, ms | the target's own text |",
         "|---|---:|---:|---:|---:|",
@@ -364,8 +368,11 @@ def table(report: ChatReport) -> str:
         same = f"{report.identical[way]} of {report.texts}" if way in report.identical else ""
         shown = ["" if value is None else f"{value:.1f}" for value in (each, first)]
         lines.append(f"| {what} | {shown[0]} | {against} | {shown[1]} | {same} |")
-    accepted = ", ".join(f"{share:.3f} at {temperature}" for temperature, share in report.acceptance.items())
-    lines += ["", f"Acceptance (the draft's choice with the same noise is the target's): {accepted}."]
+    accepted = ", ".join(
+        f"{share:.3f} at temperature {name} ({report.accepted_of[name]:,} tokens)"
+        for name, share in report.acceptance.items()
+    )
+    lines += ["", f"Acceptance, the share of the target's own tokens that the draft would have chosen: {accepted}."]
     if report.second_turn_ttft_ratio is not None:
         lines.append(
             f"A second turn, after a history of {HISTORY:,} tokens, waits {report.second_turn_ttft_ratio:.3f} × as "
