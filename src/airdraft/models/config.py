@@ -33,6 +33,7 @@ class ModelConfig:
     """Key-value heads per layer; None where the file does not say (the graph then must)."""
     head_dim: int | None
     layers: int | None
+    """For estimates only, so that a wrong number harms nobody: the graph has the right one."""
 
     @property
     def kv_numbers(self) -> int:
@@ -51,6 +52,7 @@ def read_config(folder: Path) -> ModelConfig:
     # GPT-2 spells three of these its own way.
     heads = whole(config, path, "num_attention_heads", "n_head")
     width = whole(config, path, "hidden_size", "n_embd")
+    layers = config.get("num_hidden_layers", config.get("n_layer"))
     vocab_size = needed(config, path, "vocab_size", most=MOST_TOKENS)
     return ModelConfig(
         vocab_size=vocab_size,
@@ -58,7 +60,7 @@ def read_config(folder: Path) -> ModelConfig:
         eos_ids=_eos_ids(config, path, generation, generation_path, vocab_size),
         kv_heads=whole(config, path, "num_key_value_heads") or heads,
         head_dim=whole(config, path, "head_dim") or (width // heads if width and heads else None),
-        layers=whole(config, path, "num_hidden_layers", "n_layer"),
+        layers=layers if type(layers) is int and 0 < layers <= MOST_POSITIONS else None,
     )
 
 
