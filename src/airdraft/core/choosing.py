@@ -17,10 +17,10 @@ from airdraft.core.sampling import SamplingParams, candidates
 
 _BAND = 8.0
 """Tokens within so many nats of the highest score are the likely winners, with a bound of their own."""
+_HEAD = 4096
+"""Of these, as many give the first best sum."""
 _PLAIN = 8192
 """Rows of so many tokens are chosen from plainly, which is faster there."""
-_HEAD = 512
-"""Of these, as many give the first best sum."""
 _LOWEST = float(np.finfo(np.float32).min)
 _SLACK = 1e-3
 """Bounds on noise are lowered by more than rounding moves a score."""

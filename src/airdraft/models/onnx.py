@@ -118,7 +118,7 @@ class OnnxModel(LocalEngine):
         return cache.copy(length)
 
     def forward(self, cache: OnnxCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-        """See `LanguageModel.forward`. A forward that raises leaves the cache as it was."""
+        """See `LanguageModel.forward`. A forward that fails in a graph that writes in place leaves what was to be kept."""
         part = Part(cache, keep, tokens, rows)
         check(self.info, part)
         return self._alone(part)

@@ -2,8 +2,8 @@
 
 What it gains, with the shipped target: 16 sequences take 0.35 of the time one by one at 100 positions each, 0.5 at 400,
 and 0.6 where lengths spread from 100 to 600 (0.7 if all went into one call); two take 0.7 to 0.95. The rest is keys and
-values: each forward of a graph with past copies all of them, batched or not. A batch of other sequences than the last
-one's takes 1.15 to 1.4 times as long.
+values: each forward of a graph with past copies all of them, batched or not, unless it writes in place. A batch of
+other sequences than the last one's takes 1.15 to 1.4 times as long.
 """
 
 from __future__ import annotations

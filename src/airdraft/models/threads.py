@@ -15,6 +15,8 @@ _EACH_S = 0.08
 """Time for forwards of one width on one number of threads; one that takes longer is not repeated."""
 SHORT_S = 0.002
 """A forward that takes less is over before other threads have woken."""
+_MOST_SWITCH_S = 2.0
+"""A change that takes longer is not made for a trial."""
 _WORTH = 0.9
 """More threads must take less of the time of fewer than this: others want the cores, too."""
 _HELD = 8
@@ -52,13 +54,15 @@ def tried(engine: Threaded, widths: Sequence[int], most: int | None = None) -> N
     first = engine.info.threads.count if engine.info.threads else 1
     took = {first: _forward_s(engine, widths)}
     for count in _others(first, most):
-        best_s, left_s = min(took.values()), ends_s - time.perf_counter() - engine.switch_s
+        best_s, left_s = min(took.values()), ends_s - time.perf_counter()
         if best_s == 0:
             return  # it cannot run, and says why when it is used
         short, slower = first == 1 and best_s < SHORT_S, [*took.values()][-1] > best_s / _WORTH
-        if short or slower or left_s < len(widths) * best_s:
+        if short or slower or left_s < len(widths) * best_s or engine.switch_s > _MOST_SWITCH_S:
             break
+        began_s = time.perf_counter()
         engine.use_threads(Threads(count))
+        ends_s += time.perf_counter() - began_s  # which is no trial
         took[count] = _forward_s(engine, widths)
     best_s = min(took.values())
     count = min(count for count, each_s in took.items() if each_s <= best_s / _WORTH)
