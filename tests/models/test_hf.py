@@ -312,6 +312,18 @@ def test_a_checkpoint_of_16_bits_runs_in_fp32_on_the_cpu(llama: HfModel, tmp_pat
     close(alone, model.forward(model.new_cache(), 0, TEXT, len(TEXT)))
 
 
+def test_a_context_that_the_model_or_the_memory_does_not_have(tmp_path: Path) -> None:
+    folder = write(tmp_path, "llama")
+    most = opened(folder).max_context
+    assert opened(folder, context=most).max_context == most
+    with pytest.raises(ModelError, match=rf"a context of {most + 1} positions .* has up to {most}; give 1 to {most}"):
+        opened(folder, context=most + 1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 10**9}))
+    with pytest.raises(ModelError, match=r"takes \d+\.\d GB with the weights .* this machine has"):
+        opened(folder, context=10**9)
+
+
 def test_threads_of_the_process(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:

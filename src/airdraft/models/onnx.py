@@ -19,7 +19,7 @@ from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Thre
 from airdraft.models.config import read_config, read_json
 from airdraft.models.fit import context_of, cores
 from airdraft.models.onnx_batch import OnnxCache, Rule, Stack, Tensor
-from airdraft.models.onnx_rooms import is_in_place, run
+from airdraft.models.onnx_rooms import bound, is_in_place, run
 from airdraft.models.weights import model_folder, weight_bytes
 
 _EXPORT = "export it with `optimum-cli export onnx --task text-generation-with-past`"
@@ -118,7 +118,7 @@ class OnnxModel(LocalEngine):
         return cache.copy(length)
 
     def forward(self, cache: OnnxCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-        """See `LanguageModel.forward`. A forward that fails in a graph that writes in place leaves what was to be kept."""
+        """See `LanguageModel.forward`. If a graph that writes in place fails, the cache holds what was to be kept."""
         part = Part(cache, keep, tokens, rows)
         check(self.info, part)
         return self._alone(part)
@@ -128,15 +128,18 @@ class OnnxModel(LocalEngine):
         total = keep + len(tokens)
         if self._in_place:
             cache.make_room(keep, total)
-            logits, _ = self._run(np.array([tokens]), None, np.arange(keep, total)[None], cache.tensors, part.rows)
+            if cache.binding is None or cache.binding[0] is not self._session:
+                cache.binding = self._session, self._bound(cache.tensors)
+            positions = np.arange(keep, total)[None]
+            logits, _ = self._run(np.array([tokens]), None, positions, cache.tensors, part.rows, cache.binding[1])
             cache.length = total
             return _rows(logits[0], logits.shape[1], part.rows)
         # Plain arrays: rolling back is a slice, which ONNX Runtime copies on the way in. Binding OrtValues instead
         # spares the copies out but costs as much or more: at 500 positions of 7 M parameters plain arrays took 0.92
         # to 1.01 of the bound time (median 0.94), feeding one token as well as six after a rollback.
         past = [tensor[:, :, :keep] for tensor in cache.tensors]
-        whole = np.array([tokens]), np.ones((1, total), np.int64), np.arange(keep, total)[None]
-        logits, present = self._run(*whole, past, part.rows)
+        mask = np.ones((1, total), np.int64)
+        logits, present = self._run(np.array([tokens]), mask, np.arange(keep, total)[None], past, part.rows)
         cache.replace(present)
         return _rows(logits[0], logits.shape[1], part.rows)
 
@@ -191,11 +194,12 @@ class OnnxModel(LocalEngine):
         ]
 
     def _run(
-        self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: list[Tensor], rows: int
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: list[Tensor], rows: int, binding: Any = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Feed `ids` [batch, n] after `past`. Returns: logits of the last `rows` columns or more, and the presents.
 
-        A graph that writes in place takes no mask, and needs room in `past`, which is then the presents, too.
+        A graph that writes in place takes no mask, and needs room in `past`, which is then the presents, too; `binding`
+        is that of `past`, if there is one.
         """
         whole = {
             "input_ids": ids,
@@ -207,7 +211,7 @@ class OnnxModel(LocalEngine):
         present = past
         try:
             if self._in_place:
-                logits = run(self._session, feeds, self._past, self._outputs[1:], past)
+                logits = run(self._session, binding or self._bound(past), feeds)
             else:
                 feeds.update(zip(self._past, past, strict=True))
                 logits, *present = self._session.run(self._outputs, feeds)
@@ -218,6 +222,9 @@ class OnnxModel(LocalEngine):
             scored = logits.shape[-1]
             raise ModelError(f"{self.name} scores {scored} tokens, not the vocab_size of its config.json; mend that")
         return logits, present
+
+    def _bound(self, rooms: list[Tensor]) -> Any:
+        return bound(self._session, self._past, self._outputs[1:], rooms)
 
     def _batches(self, folder: Path) -> bool:
         """Whether sequences of different lengths in one call have the rows they have alone. A trial tells.

@@ -32,12 +32,14 @@ _MOST_BYTES = 1 << 30
 class OnnxCache:
     """Keys and values of one sequence: the first `length` positions of [1, kv_heads, any, head_dim] in each tensor.
 
+    `binding` is a session whose graph writes in place, and what it has of the tensors as long as they do not move.
     `stack` is where their last call in company had a copy of them: row `row` there agrees in its first `copied`
     positions as long as this cache owns it.
     """
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = tensors
+        self.binding: tuple[Any, Any] | None = None
         self.length = 0
         self.stack: Stack | None = None
         self.row = self.copied = 0
@@ -55,16 +57,23 @@ class OnnxCache:
 
     def make_room(self, keep: int, total: int) -> None:
         """Roll back to `keep` positions, with room for `total`, and leave the stack, as in `replace`."""
-        self.tensors = [roomy(tensor, keep, total) for tensor in self.tensors]
+        self._grow(keep, total)
         self.length, self.stack, self.copied = keep, None, 0
 
     def append(self, keep: int, new: list[Tensor]) -> None:
         """Roll back to `keep` positions and add those of `new`, each [kv_heads, n, head_dim]."""
         total = keep + new[0].shape[1]
-        self.tensors = [roomy(tensor, keep, total) for tensor in self.tensors]
+        self._grow(keep, total)
         for tensor, columns in zip(self.tensors, new, strict=True):
             tensor[0, :, keep:total] = columns
         self.length = total
+
+    def _grow(self, keep: int, total: int) -> None:
+        """Move to larger tensors, with zeros after the first `keep` positions, if these have no room for `total`."""
+        if self.tensors[0].shape[2] < total:
+            positions = total + max(_LEAST, total // 8)
+            self.tensors = [_longer(tensor[:, :, :keep], positions) for tensor in self.tensors]
+            self.binding = None
 
 
 class Stack:
@@ -156,10 +165,8 @@ class Rule:
         return sum(width - tokens + self.position * (length - positions) for tokens, positions in sizes)
 
 
-def roomy(tensor: Tensor, keep: int, positions: int) -> Tensor:
-    """`tensor` if it has room for so many positions, or else a larger one with its first `keep`, zeros after them."""
-    if tensor.shape[2] >= positions:
-        return tensor
-    larger = np.zeros((*tensor.shape[:2], positions + max(_LEAST, positions // 8), tensor.shape[3]), tensor.dtype)
-    larger[:, :, :keep] = tensor[:, :, :keep]
-    return larger
+def _longer(tensor: Tensor, positions: int) -> Tensor:
+    """A copy with room for `positions`, zeros where nothing is."""
+    longer = np.zeros((*tensor.shape[:2], positions, tensor.shape[3]), tensor.dtype)
+    longer[:, :, : tensor.shape[2]] = tensor
+    return longer

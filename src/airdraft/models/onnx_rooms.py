@@ -23,18 +23,22 @@ def is_in_place(session: Any) -> bool:
     return bool(session.get_modelmeta().custom_metadata_map.get(name) == value)
 
 
-def run(
-    session: Any, feeds: Mapping[str, Tensor], past: Sequence[str], present: Sequence[str], rooms: Sequence[Tensor]
-) -> Tensor:
-    """Run the graph on `feeds`, with `rooms` as what it calls `past` and `present`. Returns: the logits."""
+def bound(session: Any, past: Sequence[str], present: Sequence[str], rooms: Sequence[Tensor]) -> Any:
+    """A binding of `rooms` as what the graph calls `past` and `present`, for any number of runs."""
     binding = session.io_binding()
-    binding.bind_output("logits")
-    for name, array in feeds.items():
-        binding.bind_cpu_input(name, array)
+    binding.bind_output("logits")  # the first of the outputs
     for name, out, room in zip(past, present, rooms, strict=True):
         value = ort.OrtValue.ortvalue_from_numpy(room)  # the same memory
         binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_output(out, value)
+    return binding
+
+
+def run(session: Any, binding: Any, feeds: Mapping[str, Tensor]) -> Tensor:
+    """Run the graph on `feeds` and what is bound. Returns: the logits."""
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, array)
     session.run_with_iobinding(binding)
     logits: Tensor = binding.get_outputs()[0].numpy()
+    binding.bind_output("logits")  # or the binding would hold them until the next run
     return logits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from airdraft.models.base import Part
+from airdraft.models.base import Part, Threads
 from airdraft.models.imports.write import import_gguf
 from airdraft.models.onnx import OnnxModel
 from airdraft.models.onnx_batch import OnnxCache
@@ -55,6 +55,15 @@ def test_what_lies_beyond_a_text_is_not_looked_at(model: OnnxModel) -> None:
     for tensor in cache.tensors:
         tensor[:, :, 22:] = 1e6
     assert np.array_equal(model.forward(cache, 20, [1, 2], 2), wanted)
+
+
+def test_a_text_goes_on_with_another_number_of_threads(model: OnnxModel) -> None:
+    cache = model.new_cache()
+    model.forward(cache, 0, TEXT[:30], 1)
+    wanted = model.forward(cache, 30, [5, 6], 2)
+    for count in (2, 1):
+        model.use_threads(Threads(count))
+        np.testing.assert_allclose(model.forward(cache, 30, [5, 6], 2), wanted, rtol=0, atol=1e-4)
 
 
 def test_a_copy_is_another_room(model: OnnxModel) -> None:
