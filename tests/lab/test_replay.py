@@ -13,6 +13,7 @@ from airdraft.errors import BadParameterError
 from airdraft.lab.cell import auto, best_rounds, constant, run
 from airdraft.lab.grid import Cell, _facts, rows
 from airdraft.lab.record import synthetic
+from airdraft.lab.replay import Replay
 from airdraft.lab.timeline import timeline
 from airdraft.proposers import maker
 
@@ -88,12 +89,14 @@ def test_a_cell_names_what_limits_it(setting: object, scheme: str, bottleneck: s
 
 
 def test_the_best_draft_length_is_found() -> None:
-    cell = Cell(40, 5, 5, 30, RECORDING.name)
-    setting, spec = constant(40, 5, 5, 30), SchemeSpec("coupled")
-    found = best_rounds(RECORDING, setting, spec, _facts(cell, RECORDING, "coupled"))
-    every = {length: run(RECORDING, setting, spec, length=length).tokens_per_s for length in range(1, 16)}
-    assert found.tokens_per_s >= 0.97 * max(every.values())  # small texts make small humps
-    assert every[found.length or 0] == found.tokens_per_s
+    for rtt_ms, name in ((40, "coupled"), (5, "topk"), (100, "split")):
+        cell, setting, spec = Cell(rtt_ms, 5, 5, 30, RECORDING.name), constant(rtt_ms, 5, 5, 30), SchemeSpec(name)
+        found = best_rounds(RECORDING, setting, spec, _facts(cell, RECORDING, name))
+        every = {length: run(RECORDING, setting, spec, length=length) for length in range(1, 16)}
+        assert found.tokens_per_s >= 0.99 * max(result.tokens_per_s for result in every.values())
+        assert every[found.length or 0].tokens_per_s == found.tokens_per_s
+        replay = Replay(RECORDING)
+        assert [replay.rounds(name, length) for length in every] == [each.counts.rounds for each in every.values()]
 
 
 def test_a_replay_may_go_on_for_a_time() -> None:

@@ -36,8 +36,8 @@ TEMPERATURES = (0.0, 0.7, 1.0)
 ACCEPTANCE = (0.6, 0.75, 0.9)
 """Acceptance rates of synthetic agreement."""
 
-TEXTS, TOKENS, SEARCHED = 12, 128, 3
-"""Texts in a cell, most tokens of each, and the number of texts on which the best draft length is sought."""
+TEXTS, TOKENS = 12, 128
+"""Texts in a cell, and most tokens of each."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,15 @@ def cells(agreements: Iterable[str]) -> list[Cell]:
 def rows(cell: Cell, recording: Recording) -> list[Row]:
     """Run every scheme in one cell.
 
-    Schemes with rounds have their best draft length, sought on the first `SEARCHED` texts. Streams find their shape by
-    themselves; `stream/off` is also given the shape of the best `coupled` rounds, and its fastest run counts. `auto` is
-    as people have it: at an edge that proposes copies.
+    Schemes with rounds have their best draft length. Streams find their shape by themselves; `stream/off` is also given
+    the shape of the best `coupled` rounds, and its fastest run counts. `auto` is as people have it: at an edge that
+    proposes copies.
     """
-    some = structs.replace(recording, texts=recording.texts[:SEARCHED])
     setting = constant(cell.rtt_ms, cell.uplink_mbps, cell.draft_ms, cell.verify_ms, DOWNLINK_MBPS)
     found = [run(recording, setting, SchemeSpec(schemes.SERVER))]
     for name in schemes.named(rounds=True):
         spec = SchemeSpec(name)
-        length = best_rounds(some, setting, spec, _facts(cell, recording, name)).length
-        found.append(run(recording, setting, spec, length=length))
+        found.append(best_rounds(recording, setting, spec, _facts(cell, recording, name)))
     window = next(result.length for result in found if result.scheme == schemes.COUPLED) or 1
     for race in schemes.RACES:
         spec = SchemeSpec(schemes.STREAM, race=race)

@@ -84,12 +84,27 @@ class Replay:
                 chances = text.chances(schemes.traits(name).options)
                 self._lines[name].append(_line(text, coins < np.array(chances), recording.vocab_size))
 
+    def rounds(self, scheme: str, length: int) -> int:
+        """Count the rounds that all texts take with drafts of `length`: a draft's luck depends on its position only."""
+        count = 0
+        for line in self._lines_of(scheme):
+            right = [draft == token for draft, token in zip(line.draft, line.target, strict=True)]
+            at = 0
+            while at < len(right):
+                drafts = right[at : min(at + length, len(right) - 1)]  # the last token is never drafted
+                at += 1 + (drafts.index(False) if False in drafts else len(drafts))
+                count += 1
+        return count
+
+    def _lines_of(self, scheme: str) -> list[_Line]:
+        return self._lines[scheme if scheme in _PADDED else "coupled"]
+
     def make(self, spec: SchemeSpec, law: Law, side: int) -> schemes.Scheme:
         """Instead of `schemes.make`."""
         traits = schemes.traits(spec.name)
         if spec.verify != "token":
             raise BadParameterError("a recording tells the chance of each draft, and not of blocks; give verify token")
-        line = self._lines[spec.name if spec.name in _PADDED else "coupled"][law.seed]
+        line = self._lines_of(spec.name)[law.seed]
         told = _Told(law, line, side)
         real = schemes.make(spec, told, side)
         if traits.exact == "text":

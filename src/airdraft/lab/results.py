@@ -23,13 +23,14 @@ EXACT: tuple[str, ...] = tuple(
 HELPED = tuple(f"{name}+{Lookup.name}" for name in (schemes.SERVER, schemes.STREAM))
 """Exact schemes at an edge that proposes copies of the text itself: without drafts, and with them in a raced stream."""
 SCHEMES: tuple[str, ...] = (*EXACT, *HELPED, "auto", "oracle", "device")
-"""All that is shown: these, the choice among them, an unreachable bound, and the device alone, which is not exact."""
+"""All that is shown: these, the choice among them, a stream whose drafts are always right, and the device alone, which
+is not exact."""
 if TYPE_CHECKING:
     Scheme = str
 else:
     Scheme = Literal[SCHEMES]  # msgspec refuses any other
 
-NOTES = {"oracle": " (a bound)", "device": " (not exact)"}
+NOTES = {"oracle": " (drafts always right)", "device": " (not exact)"}
 """Notes beside the names of schemes that are shown and cannot win."""
 TIE = 0.005
 """Schemes whose speeds differ by less are equally fast."""
