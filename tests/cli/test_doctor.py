@@ -12,7 +12,10 @@ import pytest
 
 from airdraft import cli
 from airdraft.cli import checks, finding, link_checks
+from airdraft.control import auto
+from airdraft.control.facts import wire
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.policy import Facts
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.engines import load
@@ -70,6 +73,17 @@ def test_the_pair_that_ships_is_well(look: Look) -> None:
         told = each["figures"]
         assert told["gain"] == pytest.approx(told["tokens_per_s"] / told["server_tokens_per_s"])
         assert (each["verdict"] == "ok") == (told["gain"] >= link_checks.GAIN)
+
+
+def test_the_time_of_a_forward_follows_what_it_verifies() -> None:
+    def speed(one_s: float, five_s: float) -> float:
+        facts = Facts(0.017, five_s, 0.005, 20e6, 100e6, 0.6)
+        return link_checks.drafted(facts, one_s, 4096).tokens_per_s
+
+    assert speed(0.09, 0.09) < speed(0.06, 0.09) < speed(0.06, 0.06)
+    facts = Facts(0.017, 0.06, 0.005, 20e6, 100e6, 0.6)
+    [plain] = auto.predictions(facts, [wire("stream", 4096)])
+    assert speed(0.06, 0.06) == plain.tokens_per_s
 
 
 def test_lines_for_people(look: Look) -> None:

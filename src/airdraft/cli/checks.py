@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from airdraft.cli import finding
-from airdraft.cli.finding import BAD, LOOK, OK, SKIPPED, Finding, Known, Subject, forward_s
+from airdraft.cli.finding import BAD, LOOK, OK, SKIPPED, VERIFIED, Finding, Known, Subject, forward_s
 from airdraft.cli.link_checks import visited, ways
 from airdraft.cli.unnamed import shipped_for
 from airdraft.errors import ModelError
@@ -20,8 +20,6 @@ from airdraft.models.imports.cache import text_folder
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 
-VERIFIED = 5
-"""Rows of a verification that is timed."""
 GOOD_ACCEPTANCE, SLOW_DRAFT, DEAR_ROWS = 0.5, 0.5, 1.5
 """Where to look: a lower acceptance, a draft that takes more of a target's forward, `VERIFIED` rows that take more than
 one."""

@@ -20,6 +20,8 @@ from airdraft.models.text import Tokenizer
 
 OK, LOOK, BAD, SKIPPED = "ok", "look", "bad", "skipped"
 """Verdicts: all is well; it works, and might be better; it does not work; it could not be looked at."""
+VERIFIED = 5
+"""Rows of a verification that is timed."""
 HELD, WARM, TIMED = 64, 3, 15
 """Positions before forwards that are timed, and the forwards before those, and those."""
 TOKENS, TEXTS_S = 48, 20.0

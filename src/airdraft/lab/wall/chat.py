@@ -40,7 +40,7 @@ TEMPERATURE = 0.7
 """Of texts that are timed, and of histories."""
 TEMPERATURES = (TEMPERATURE, 1.0)
 """At which acceptance is measured."""
-TOKENS, LONG = 64, 160
+TOKENS, LONG = 48, 160
 """Most tokens of a text that is timed, and of one along which acceptance at `TEMPERATURE` is measured."""
 FEWEST = 8
 """A text is timed if so many tokens or more follow its first piece."""
