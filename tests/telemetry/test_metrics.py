@@ -30,7 +30,17 @@ def test_the_page_names_only_options_that_there_are() -> None:
     app.command()(edge)
     known = {name for option in get_command(app).params for name in option.opts}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
-    of_others = {"--edge", "--max-tokens", "--seed", "--json", "--offline", "--stall-s", "--attack", "--page"}
+    of_others = {
+        "--edge",
+        "--max-tokens",
+        "--seed",
+        "--json",
+        "--offline",
+        "--stall-s",
+        "--attack",
+        "--page",
+        "--predict",
+    }
     assert named - of_others <= known
     wanted = (
         "tls-cert tls-key tokens max-connections idle-s handshake-s drain-s metrics-port metrics-host log-json "
