@@ -34,6 +34,7 @@ from airdraft.core.schemes.rejection import Rejection
 from airdraft.core.schemes.split import Split
 from airdraft.core.schemes.topk import TopK
 from airdraft.device.resume import Resumable
+from airdraft.lab.conform import Inverted, NoResidual, RawSample
 from airdraft.sim import alone
 from airdraft.sim.conformance import Conformance, TableModel, conformance
 from airdraft.sim.pair import Pair, PairText
@@ -83,31 +84,6 @@ def test_a_draft_that_resembles_the_target_changes_no_law(spec: SchemeSpec) -> N
 
 
 # ---- Broken on purpose -----------------------------------------------------------------------------------------------
-
-
-class Inverted:
-    """Accepts on draft/target, as published code has done."""
-
-    def accepts(self: Any, target_probs: Any, draft: Drafted) -> bool:
-        return bool(self._rng.random() * target_probs[draft.token] < draft.prob())
-
-
-class RawSample:
-    """Draws from the distribution before it was rounded, and sends the rounded one."""
-
-    def draw(self: Any, guess: Guess, at: Place) -> Drafted:
-        probs = self._law.probs(guess, at)
-        ids, weights = self.quantise(probs)
-        # Tokens rounded to nothing stay out: the edge would refuse them at once.
-        token = int(ids[draw(probs[ids] * (weights > 0), self._coins(at))])
-        return Drafted(token, ids, weights, float(weights.sum()))
-
-
-class NoResidual:
-    """Replaces a rejected token by a draw from the target."""
-
-    def replace(self: Any, path: tuple[int, ...], target_probs: Any, draft: Drafted) -> Ruling:
-        return Ruling(path, draw(target_probs, self._rng))
 
 
 class SwappedResidual:

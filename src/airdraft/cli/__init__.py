@@ -30,6 +30,7 @@ COMMANDS = {
     "gguf": "gguf:gguf",
     "chaos": "chaos:chaos",
     "fuzz": "fuzz:fuzz",
+    "conform": "conform:conform",
     "import": "import_:import_",
     "bench": "bench_edge:bench",
     "trace": "trace:trace",

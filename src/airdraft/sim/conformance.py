@@ -77,6 +77,11 @@ class Conformance:
     statistic: float
     p_value: float
 
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the χ²."""
+        return max(1, self.cells - 1)
+
 
 def conformance(
     draft: TableModel,

@@ -1,0 +1,181 @@
+"""Are the texts of a scheme distributed as the target's own? The conformance test for every scheme, plug-ins too.
+
+A plug-in is a class with the members of `core.schemes.base.Scheme`, found by the entry point group `airdraft.schemes`;
+the entry point's name is the scheme's. Three rules that are known to be wrong show what a failure looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+
+from airdraft.core import schemes
+from airdraft.core.law import Place
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.noise import FloatArray
+from airdraft.core.sampling import SamplingParams, draw
+from airdraft.core.schemes import Drafted, Guess, Ruling, Traits
+from airdraft.errors import AirdraftError, BadParameterError
+from airdraft.lab.record import prompts
+from airdraft.models.engines import load
+from airdraft.sim.conformance import TableModel, conformance, remembered
+
+GROUP = "airdraft.schemes"
+"""The entry point group of plug-ins."""
+BAR = 1e-6
+"""A smaller p-value is no chance: the scheme is not exact."""
+DEPTH, DRAFT_LENGTH = 4, 3
+VOCAB = 5
+TOP_K = 4
+"""Tokens that real models may choose from, so that no text is too rare to be counted."""
+
+
+class Inverted:
+    """Accept with min(1, draft/target), upside down, as DSSD's published code does (`verify_DSSD`)."""
+
+    def accepts(self: Any, target_probs: FloatArray, draft: Drafted) -> bool:
+        """See `Rejection.accepts`."""
+        return bool(self._rng.random() * target_probs[draft.token] < draft.prob())
+
+
+class RawSample:
+    """Sample before quantising: draw from the distribution as it was, and send the rounded one."""
+
+    def draw(self: Any, guess: Guess, at: Place) -> Drafted:
+        """See `Scheme.draw`. Tokens rounded to nothing stay out: the edge would refuse them at once."""
+        probs = self._law.probs(guess, at)
+        ids, weights = self.quantise(probs)
+        token = int(ids[draw(probs[ids] * (weights > 0), self._coins(at))])
+        return Drafted(token, ids, weights, float(weights.sum()))
+
+
+class NoResidual:
+    """Replace a rejected token by a draw from the target, and not from max(0, target - draft)."""
+
+    def replace(self: Any, path: tuple[int, ...], target_probs: FloatArray, draft: Drafted) -> Ruling:
+        """See `Rejection.replace`."""
+        return Ruling(path, draw(target_probs, self._rng))
+
+
+EXAMPLES: dict[str, tuple[type, SchemeSpec]] = {
+    "inverted": (Inverted, SchemeSpec(schemes.SPLIT)),
+    "raw-sample": (RawSample, SchemeSpec(schemes.LATTICE, k=VOCAB, resolution=3)),
+    "no-residual": (NoResidual, SchemeSpec(schemes.DENSE)),
+}
+"""Rules that are not exact, each with a scheme that it spoils."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The outcome for one scheme with one set of options."""
+
+    scheme: str
+    """With its options, where there are several to test."""
+    texts: int
+    statistic: float
+    freedom: int
+    p_value: float
+    fault: str = ""
+    """Why no text could be written, if so."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.fault and self.p_value >= BAR
+
+
+def plug_in() -> list[str]:
+    """Add the plug-ins to the schemes. Returns their names.
+
+    Raises: `BadParameterError` for one that cannot be imported, is no scheme, or has the name of another.
+    """
+    found = []
+    for point in entry_points(group=GROUP):
+        try:
+            scheme = point.load()
+        except Exception as error:  # a stranger's module may raise anything
+            raise BadParameterError(
+                f"the scheme {point.name} of {point.value} cannot be imported ({error!r}); mend or uninstall it"
+            ) from error
+        if not isinstance(getattr(scheme, "traits", None), Traits):
+            raise BadParameterError(
+                f"{point.value} is no scheme: it has no `traits`; see CONTRIBUTING.md, Add a scheme"
+            )
+        if schemes.SCHEMES.setdefault(point.name, scheme) is not scheme:
+            raise BadParameterError(f"{point.value} is called {point.name}, as another scheme is; give it another name")
+        found.append(point.name)
+    return found
+
+
+def variants(name: str) -> Iterator[tuple[str, SchemeSpec]]:
+    """Yield a scheme with all choices that its options leave, and with numbers that make rounding coarse."""
+    traits = schemes.traits(name)
+    spec = SchemeSpec(name, k=3, bits=5, resolution=12)
+    choices = {"verify": schemes.VERIFY, "downlink": schemes.DOWNLINKS, "race": schemes.RACES}
+    several = {field: values for field, values in choices.items() if field in traits.options}
+    if not several:
+        yield name, spec
+    for field, values in several.items():
+        for value in values:
+            yield f"{name}/{value}", structs.replace(spec, **{field: value})
+
+
+def tables(seed: int) -> tuple[TableModel, TableModel, tuple[int, ...], SamplingParams]:
+    """A draft and a target that are tables, so that every probability is known; a prompt, and parameters."""
+
+    def model(which: int) -> TableModel:
+        def row(prefix: tuple[int, ...]) -> NDArray[np.float32]:
+            return np.random.default_rng([seed, which, *prefix]).normal(0.0, 1.2, VOCAB).astype(np.float32)
+
+        return TableModel(row, VOCAB)
+
+    return model(1), model(2), (0,), SamplingParams()
+
+
+def models(draft: str, target: str, engine: str) -> tuple[TableModel, TableModel, tuple[int, ...], SamplingParams]:
+    """The same of real models: the target on `engine`, each row computed once. Raises: `ModelError`."""
+    (target_model, tokenizer), (draft_model, _) = load(target, engine=engine), load(draft)
+    width = tokenizer.vocab_size
+    if draft_model.vocab_size < width:
+        raise BadParameterError(
+            f"{draft} scores {draft_model.vocab_size} tokens of {width}; name a pair that shares one"
+        )
+
+    def cut(rows: TableModel) -> TableModel:  # without padding
+        return TableModel(lambda prefix: rows.row(prefix)[:width], width, rows.max_context)
+
+    prompt = tuple(tokenizer.encode("The")) or tuple(prompts(1)[0][:1])
+    return cut(remembered(draft_model)), cut(remembered(target_model)), prompt, SamplingParams(1.0, top_k=TOP_K)
+
+
+def tested(
+    given: tuple[TableModel, TableModel, tuple[int, ...], SamplingParams],
+    label: str,
+    spec: SchemeSpec,
+    texts: int,
+    seed: int,
+) -> Tested:
+    """Write `texts` texts under a scheme, and compare."""
+    draft, target, prompt, params = given
+    try:
+        found = conformance(
+            draft, target, spec, params, prompt=prompt, depth=DEPTH, draft_length=DRAFT_LENGTH, trials=texts, seed=seed
+        )
+    except AirdraftError as error:  # its own edge refuses what its device sends
+        return Tested(label, 0, float("nan"), 0, 0.0, str(error))
+    return Tested(label, texts, found.statistic, found.freedom, found.p_value)
+
+
+def example(name: str) -> tuple[str, SchemeSpec]:
+    """Add a scheme with a broken rule, by the rule's name. Raises: `BadParameterError` for an unknown one."""
+    if name not in EXAMPLES:
+        raise BadParameterError(f"there is no example {name!r}; choose one of {', '.join(EXAMPLES)}")
+    rule, spec = EXAMPLES[name]
+    schemes.SCHEMES[name] = type("Broken", (rule, schemes.SCHEMES[spec.name]), {})
+    return f"{spec.name}, {name}", structs.replace(spec, name=name)

@@ -1,0 +1,119 @@
+"""`airdraft conform`: what is exact passes, what is known to be wrong fails, and plug-ins are found and named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from airdraft.cli import app
+from airdraft.core import schemes
+from airdraft.errors import BadParameterError
+from airdraft.lab import conform
+
+EXACT = '''
+from airdraft.core.schemes.topk import TopK
+from airdraft.lab.conform import Inverted
+
+class Mine(TopK):
+    """As `topk`."""
+
+class Wrong(Inverted, TopK):
+    """Upside down."""
+
+class Mute(TopK):
+    """Sends what its own edge refuses."""
+
+    def pack(self, drafts):
+        return b""
+
+class Nothing:
+    """No scheme."""
+'''
+
+
+@pytest.fixture(autouse=True)
+def _schemes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemes, "SCHEMES", dict(schemes.SCHEMES))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, points: str) -> None:
+    """Install a package of plug-ins, as pip leaves it."""
+    (folder / "plug_in_of_a_test.py").write_text(EXACT)
+    metadata = folder / "plug_in_of_a_test-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: plug-in-of-a-test\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[airdraft.schemes]\n{points}\n")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def command(*words: str, texts: int = 400) -> tuple[int, dict[str, dict[str, object]]]:
+    done = CliRunner().invoke(app, ["conform", "--json", "--texts", str(texts), *words])
+    return done.exit_code, {row["scheme"]: row for row in json.loads(done.stdout)["rows"]}
+
+
+@pytest.mark.parametrize("name", conform.EXAMPLES)
+def test_an_example_fails_and_the_scheme_that_it_spoils_does_not(name: str) -> None:
+    code, rows = command("--example", name, texts=1000)
+    ((label, row),) = rows.items()
+    assert code == 1
+    assert name in label
+    assert float(str(row["p_value"])) < conform.BAR
+    assert not row["exact"]
+    spoilt = conform.EXAMPLES[name][1]
+    assert conform.tested(conform.tables(1), "", spoilt, 400, 1).p_value > 1e-4
+
+
+def test_a_plug_in_is_tested_as_our_own_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path, "mine = plug_in_of_a_test:Mine\nwrong = plug_in_of_a_test:Wrong\n"
+            "mute = plug_in_of_a_test:Mute")  # fmt: skip
+    code, rows = command("--scheme", "mine")
+    assert code == 0
+    assert set(rows) == {"mine/token", "mine/block"}
+    assert all(row["exact"] and row["freedom"] and row["texts"] == 400 for row in rows.values())
+    code, rows = command("--scheme", "wrong")
+    assert code == 1
+    assert not rows["wrong/token"]["exact"]
+    code, rows = command("--scheme", "mute")
+    assert code == 1
+    assert "a body ends after" in str(rows["mute/token"]["fault"])
+
+
+@pytest.mark.parametrize(
+    ("points", "what"),
+    [
+        ("mine = no_such_module:Mine", "no_such_module:Mine cannot be imported"),
+        ("mine = plug_in_of_a_test:Nothing", "is no scheme"),
+        ("topk = plug_in_of_a_test:Mine", "is called topk, as another scheme is"),
+    ],
+)
+def test_a_plug_in_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, points: str, what: str
+) -> None:
+    install(monkeypatch, tmp_path, points)
+    with pytest.raises(BadParameterError, match=what):
+        conform.plug_in()
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ((), "say what to test"),
+        (("--all", "--scheme", "topk"), "one of them"),
+        (("--scheme", "telepathy"), "scheme 'telepathy' is unknown"),
+        (("--example", "nothing"), "choose one of inverted, raw-sample, no-residual"),
+        (("--all", "--texts", "10"), "give at least 200"),
+    ],
+)
+def test_mistakes_are_named(words: tuple[str, ...], what: str) -> None:
+    found = CliRunner().invoke(app, ["conform", *words]).exception
+    assert isinstance(found, BadParameterError)
+    assert what in str(found)
+
+
+def test_every_choice_of_every_scheme_is_tested() -> None:
+    labels = [label for name in schemes.SCHEMES for label, _ in conform.variants(name)]
+    assert {"server", "dense/token", "topk/block", "lattice/block", "split/candidates", "stream/idle"} <= set(labels)
+    assert {label.partition("/")[0] for label in labels} == set(schemes.SCHEMES)
