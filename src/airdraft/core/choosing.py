@@ -46,7 +46,7 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
 
     bar = within(_BAND)
     ids, near = None, np.flatnonzero(row >= bar)
-    known = _mass(row[near], top, temperature)
+    known = _mass(row.take(near), top, temperature)
     parts: list[Any] = [slice(None)]
     nats = -math.log(params.min_p) if params.min_p > 0 else math.inf
     least = top / temperature - nats
@@ -59,10 +59,9 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
     while True:
         token = _winner(row, near, bar, ids, temperature, seed, position)
         ids = _likelier(row, near if row[token] >= bar else ids, token)
-        near = _likelier(row, near, token)
         kept = float(row[token]) / temperature >= least
         if kept and params.top_p < 1 and ids.size:
-            mass = _mass(row[ids], top, temperature)
+            mass = _mass(row.take(ids), top, temperature)
             # Of the whole mass a part may be enough to tell.
             while mass >= (1 - _DOUBT) * params.top_p * known and parts:
                 known = _mass(row[parts.pop(0)], top, temperature)
@@ -71,6 +70,7 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
             kept = mass < params.top_p * known
         if kept:
             return token
+        near = _likelier(row, near, token)
 
 
 def plainly(logits: np.ndarray, params: SamplingParams, seed: int, position: int) -> int:
@@ -109,7 +109,7 @@ def _winner(
 
 def _likelier(row: np.ndarray, ids: IntArray | None, token: int) -> IntArray:
     """Return the tokens of `ids` (all if None) that a cut keeps rather than this one."""
-    found = np.flatnonzero((row if ids is None else row[ids]) >= row[token])
+    found = np.flatnonzero((row if ids is None else row.take(ids)) >= row[token])
     found = found if ids is None else ids[found]
     return np.asarray(found[(row[found] > row[token]) | (found < token)])
 

@@ -86,7 +86,7 @@ def _pieces(
     """
     words = _token_words(vocab_size)
     if ids is not None:
-        words = words[ids]
+        words = words.take(ids)
     key = row_key(seed, position)
     folded_key = np.uint64(key ^ (key >> 30))
     scratch, place = np.empty((2, min(_PIECE, words.size)), np.uint64)
