@@ -160,15 +160,23 @@ def chat(
         return template.encode(template.render(messages, {"add_generation_prompt": True}))
 
     report = lab.ChatReport(threads)
+
+    def write() -> None:
+        where = {"cores": os.cpu_count(), "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+        write_json(json_file, {**msgspec.to_builtins(report), "missed": lab.missed(report), **where})
+
     try:
         with progress(console, "texts") as on_step:
-            asyncio.run(lab.chat(render, report, on_step))
+
+            def stepped(done: int, of: int) -> None:
+                on_step(done, of)
+                write()  # what is there is kept, however this ends
+
+            asyncio.run(lab.chat(render, report, stepped))
     finally:
-        missed = lab.missed(report)
-        cores = {"cores": os.cpu_count(), "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
-        write_json(json_file, {**msgspec.to_builtins(report), "missed": missed, **cores})
+        write()
         if report.texts:
             console.print(Markdown(lab.table(report)))
     renew_pages(page, {"chat": lab.table(report)})
-    if missed:
+    if lab.missed(report):
         raise typer.Exit(1)

@@ -82,11 +82,13 @@ def test_everything_is_measured(bench: Bench, tmp_path: Path) -> None:
 def test_what_is_there_is_written_when_it_is_interrupted(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = tmp_path / "c.json"
+
     def stop(*_: object) -> None:
+        assert json.loads(path.read_text())["texts"] >= 2  # written all the time
         raise KeyboardInterrupt
 
     monkeypatch.setattr(chat, "_turns", stop)
-    path = tmp_path / "c.json"
     code, _ = bench("--json", str(path))
     record = json.loads(path.read_text())
     assert code == 130
