@@ -88,7 +88,7 @@ class Stream(Coupled):
 
 
 class Server(Coupled):
-    """`server`: plain streaming without drafts, at one target forward a token."""
+    """`server`: plain streaming without drafts, at one target forward a token, or fewer if the edge proposes some."""
 
     traits: ClassVar = replace(Coupled.traits, rounds=False, drafts=False, takes_ids=False)
     race = "always"
