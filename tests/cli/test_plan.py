@@ -128,3 +128,14 @@ def test_mistakes(
     assert (shown, code, error.count("\n")) == ("", 2, 1)
     assert error.startswith(f"airdraft: {thing}")
     assert remedy in error
+
+
+def test_a_scheme_that_the_options_do_not_fit_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = rows(monkeypatch, capsys, "--k", "5000", "--vocab-size", "152000")
+    assert [row["scheme"] for row in found["rows"]] == [name for name in NAMES if name != "lattice"]
+    assert any(line.startswith("lattice is left out: k 5000") for line in found["why"])
+    _, error, code = say(monkeypatch, capsys, "--k", "0")  # fits none
+    assert code == 2
+    assert "k is 0" in error

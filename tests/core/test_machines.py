@@ -249,6 +249,8 @@ def test_a_second_draft_while_one_waits_or_is_verified_ends_the_session_only() -
         (opening(1, tuple([0] * 64)), "context"),
         (opening(1, scheme=SchemeSpec("telepathy")), "scheme"),
         (opening(1, scheme=SchemeSpec("topk", k=-3)), "scheme"),
+        (opening(1, scheme=SchemeSpec("lattice", resolution=0)), "scheme"),
+        (opening(1, scheme=SchemeSpec("lattice", verify="both")), "scheme"),
         (opening(1, (0, 7)), "garbage"),
         (opening(1, max_tokens=0), "state"),
         (Open(1, SPECS["coupled"], SamplingParams(), 1, 5, 2, 2, packed((0, 1), 5), 12345), "garbage"),

@@ -114,6 +114,11 @@ def test_auto_keeps_the_text_and_the_pace() -> None:
         assert chosen.tokens_per_s > 0.95 * max(other.tokens_per_s for other in others)
 
 
+def test_a_recording_says_nothing_of_blocks() -> None:
+    with pytest.raises(BadParameterError, match="give verify token"):
+        run(RECORDING, constant(20, 5, 10, 30), SchemeSpec("topk", verify="block"), length=2)
+
+
 def test_a_cell_has_a_row_for_every_scheme() -> None:
     found = {row.scheme: row for row in rows(Cell(20, 5, 15, 30, RECORDING.name), RECORDING)}
     assert len(found) == 14
