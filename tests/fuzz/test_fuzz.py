@@ -98,7 +98,7 @@ def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         return sound(self, message) if message.session < 3 else [][int(message.session)]
 
     monkeypatch.setattr(EdgeMachine, "_open", broken)
-    result = found(tmp_path, 2000)
+    result = found(tmp_path, 4000)
     assert not result.clean
     (crash,) = result.crashes
     assert "IndexError" in crash
