@@ -11,8 +11,8 @@ from collections.abc import Sequence
 PACE = 0.1
 """Share of an old estimate that one outcome replaces: some ten outcomes make a new one."""
 WORTH = 0.1
-"""Chance from which a proposed token is worth its row of a forward. A row among a few costs far less than a forward:
-2 % of it on a large GPU, some 10 % on a CPU."""
+"""Chance from which a proposed token is worth its row of a forward. A row among a few costs less than a forward; how much
+less depends on the engine, and is not measured."""
 DEVICE = 0.75
 """Chance that a draft of the device is right, before any is seen."""
 
