@@ -11,8 +11,10 @@ from collections.abc import Sequence
 PACE = 0.1
 """Share of an old estimate that one outcome replaces: some ten outcomes make a new one."""
 WORTH = 0.1
-"""Chance from which a proposed token is worth its row of a forward. A row among a few costs less than a forward; how much
-less depends on the engine, and is not measured."""
+"""Chance from which a proposed token is worth its row of a forward.
+
+A row among a few costs less than a forward. How much less depends on the engine, and is not measured.
+"""
 DEVICE = 0.75
 """Chance that a draft of the device is right, before any is seen."""
 
