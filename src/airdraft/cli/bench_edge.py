@@ -146,7 +146,7 @@ def chat(
     """Chats with the chat pair: a token in every way to write it, acceptance, a second turn, memory. 6 minutes.
 
     An edge and a device run as processes, and are asked over HTTP. llama.cpp is
-    measured beside them if airdraft[llamacpp] is installed. The target is
+    measured beside them if airdraft\\[llamacpp] is installed. The target is
     downloaded once, 98 MB. Block `chat` of a --page is renewed. Results are also
     written when it is interrupted. Ends with exit code 1 if a text is not the
     target's own, or a bar is missed. Other work on this machine slows all ways.
