@@ -174,6 +174,19 @@ def test_what_is_decoded_is_what_was_drawn_from(
             assert math.isclose(ours.probs().sum(), 1.0)
 
 
+@given(
+    arrays(np.float64, st.integers(1, 40), elements=st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.7])).filter(
+        lambda p: p.any()
+    ),
+    st.integers(1, 50),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_most_likely_tokens_are_sent_and_of_equals_the_lower_id(raw: np.ndarray, k: int) -> None:
+    scheme = schemes.make(m.SchemeSpec("topk", k=k), Law(SamplingParams(), 1, raw.size), DEVICE)
+    ids, _ = scheme.quantise(raw / raw.sum())  # type: ignore[attr-defined]
+    assert ids.tolist() == sorted(sorted(range(raw.size), key=lambda token: (-raw[token], token))[:k])
+
+
 # ---- Sampling --------------------------------------------------------------------------------------------------------
 
 rows = arrays(np.float32, st.integers(1, 30), elements=st.floats(-20, 20, width=32))

@@ -52,8 +52,10 @@ class TopK(Rejection):
         check_bits(spec)
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
-        """Round the K most likely tokens to a lattice."""
-        top = np.sort(np.argsort(-probs, kind="stable")[: self._k])
+        """Round the K most likely tokens, of equals the lower id, to a lattice."""
+        kth = np.partition(probs, -self._k)[-self._k]
+        above, ties = np.flatnonzero(probs > kth), np.flatnonzero(probs == kth)
+        top = np.sort(np.concatenate([above, ties[: self._k - above.size]]))
         return top, lattice(probs[top] / probs[top].sum(), self._total)
 
     def pack(self, drafts: Drafts) -> bytes:
