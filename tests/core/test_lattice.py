@@ -11,10 +11,14 @@ from airdraft.core import schemes
 from airdraft.core.bits import BitWriter
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import DEVICE, EDGE, Drafts
+from airdraft.core.schemes.base import check_length
 from airdraft.core.schemes.lattice import MOST_BITS
 from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.sim.conformance import TableModel
+from airdraft.sim.pair import Pair
 
 
 def made(vocab: int, k: int, resolution: int, side: int = DEVICE) -> schemes.Scheme:
@@ -85,3 +89,26 @@ def test_a_malformed_distribution_is_refused(numbers: tuple[int, int, int], what
     with pytest.raises(RemoteProtocolError, match=what):
         edge.decode(1, out.bytes())
     assert edge.decode(1, bytes(2)).tokens == (0,)
+
+
+def test_a_round_is_no_longer_than_an_edge_decodes_at_once() -> None:
+    """Longer ones would hold up everybody's texts: the largest options take 5 ms a draft."""
+    context, row = Law(SamplingParams(), 1, 4096), np.random.default_rng(0).normal(0, 3, 4096).astype(np.float32)
+    spec = SchemeSpec("lattice", k=4096, resolution=720)
+    device = schemes.make(spec, context, DEVICE)
+    most = int(device.traits.body_bits) // device.draft_bits
+    assert most == 11
+    drafts = Drafts(tuple(device.draw(row, Place(at)) for at in range(most + 1)))
+    check_length(device, most, device.encode(Drafts(drafts.said[:most])))
+    with pytest.raises(RemoteProtocolError, match="too long"):
+        check_length(device, most + 1, device.encode(drafts))
+
+
+def test_a_device_drafts_no_longer_rounds() -> None:
+    row = np.random.default_rng(0).normal(0, 3, 4096).astype(np.float32)
+    model = TableModel(lambda _: row, 4096, 512, ())
+    spec = SchemeSpec("lattice", k=4096, resolution=720)
+    text = Pair(model, model).write(Request((1, 2), spec, SamplingParams(), 1, 40, 32))
+    assert text.reason == "length"
+    assert text.counts.drafted / text.counts.rounds > 6
+    assert text.counts.drafted <= 11 * text.counts.rounds

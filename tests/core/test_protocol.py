@@ -51,7 +51,7 @@ from airdraft.core.messages import (
 from airdraft.core.noise import gumbel, noise_words, row_key
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import Drafted, Drafts
-from airdraft.core.schemes.lattice import MOST_BITS, MOST_RESOLUTION
+from airdraft.core.schemes.lattice import BODY_BITS, MOST_BITS, MOST_RESOLUTION
 from airdraft.core.schemes.split import CANDIDATES
 from airdraft.core.states import DEVICE, EDGE
 
@@ -106,9 +106,10 @@ def _fields(struct: type[msgspec.Struct]) -> list[tuple[str, str, str]]:
         for python, plain in (
             ("Ids", "array of integers"), ("Text", "string"), ("Name", "string"), ("Count", "integer"),
             ("Word", "integer"), ("bytes", "binary"),
-            ("Seconds", "float"), ("str", "string"), (" | None", " or nil"),
+            ("Seconds", "float"), ("str", "string"), ("None", "nil"),
         ):  # fmt: skip
-            kind = kind.replace(python, plain)
+            kind = re.sub(rf"\b{python}\b", plain, kind)
+        kind = kind.replace(" | ", " or ")
         kind = re.sub(r"\bint\b", "integer", kind)
         default = f"; default {ast.unparse(node.value)}" if node.value is not None else ""
         out.append((name, kind + default, " ".join(str(said or MEANING[name]).split())))
@@ -155,6 +156,7 @@ def limits_block() -> str:
             f"| first batch of `split` candidates | {CANDIDATES} |",
             f"| weights of `lattice`, summed | {MOST_RESOLUTION} |",
             f"| a distribution of `lattice` | {MOST_BITS} bits |",
+            f"| a body of `lattice` | {BODY_BITS} bits |",
         ]
     )
 

@@ -129,7 +129,8 @@ class Pen:
     def _advance_round(self, now: float) -> list[Out]:
         branch = self.branch
         length = self.most if self._request.rule else self.mode.length
-        most = min(length, self.most, self._max_bits // self.scheme.draft_bits, self._end - self._text.length)
+        fit = int(min(self._max_bits, self.scheme.traits.body_bits)) // self.scheme.draft_bits
+        most = min(length, self.most, fit, self._end - self._text.length)
         while len(branch.drafts) < most and not self._is_enough():
             asked = self._want(most - len(branch.drafts), now)
             if asked is not None:

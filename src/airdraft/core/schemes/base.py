@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, Self
@@ -40,6 +41,8 @@ class Traits:
     """Whether it is a method from the literature, kept for comparison."""
     options: tuple[str, ...] = ()
     """The fields of `SchemeSpec` that it uses."""
+    body_bits: float = math.inf
+    """Most bits of a body, where decoding takes so long that a frame's length would not bound it."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +189,8 @@ class Scheme(Protocol):
 
 
 def check_length(scheme: Scheme, count: int, body: bytes) -> None:
-    """Raise `RemoteProtocolError` if `body` is longer than `count` drafts can be."""
-    if 8 * len(body) >= count * scheme.draft_bits + 8:
+    """Raise `RemoteProtocolError` if `body` is longer than `count` drafts can be, or than may be decoded at once."""
+    if 8 * len(body) >= min(count * scheme.draft_bits, scheme.traits.body_bits) + 8:
         raise RemoteProtocolError(Code.GARBAGE, f"a body of {len(body)} bytes is too long for {count} drafts")
 
 

@@ -25,6 +25,9 @@ MOST_RESOLUTION = 1024
 MOST_BITS = 3072
 """Most bits of one draft's distribution. Numbers of this length take some 5 ms to decode, longer ones far more."""
 
+BODY_BITS = 1 << 15
+"""Most bits of a body, which take some 50 ms to decode: 11 drafts at V 4,096 and resolution 720, 24 at 240."""
+
 
 class Lattice(TopK):
     """Body, bit-packed: for each draft the number of its set of K ids, the number of their weights in
@@ -39,6 +42,7 @@ class Lattice(TopK):
         races=False,
         published=True,
         options=("k", "resolution", "verify"),
+        body_bits=BODY_BITS,
     )
 
     def __init__(self, context: Context) -> None:
