@@ -358,19 +358,19 @@ def test_parents_stand_before_their_children(parents: tuple[int, ...]) -> None:
 
 
 def test_schemes_are_found_by_what_they_declare() -> None:
-    assert schemes.named() == ("server", "dense", "topk", "split", "coupled", "stream")
-    assert schemes.named(rounds=True) == ("dense", "topk", "split", "coupled")
+    assert schemes.named() == ("server", "dense", "topk", "lattice", "split", "coupled", "stream")
+    assert schemes.named(rounds=True) == ("dense", "topk", "lattice", "split", "coupled")
     assert schemes.named(exact="text") == ("server", "coupled", "stream")
-    assert schemes.named(exact="distribution", recovers_on=EDGE) == ("dense", "topk")
+    assert schemes.named(exact="distribution", recovers_on=EDGE) == ("dense", "topk", "lattice")
     assert schemes.named(recovers_on=DEVICE) == ("split",)
-    assert schemes.named(published=True) == ("dense", "topk", "split")
+    assert schemes.named(published=True) == ("dense", "topk", "lattice", "split")
     assert schemes.named(drafts=False) == (schemes.SERVER,)
     assert schemes.named(races=True) == (schemes.STREAM,)
     with pytest.raises(BadParameterError, match="scheme 'morse' is unknown; choose one of server, dense"):
         schemes.traits("morse")
 
 
-WRONG = {"k": 0, "bits": 25, "downlink": "nope", "race": "nope"}
+WRONG = {"k": 0, "bits": 25, "downlink": "nope", "race": "nope", "resolution": 0, "verify": "nope"}
 
 
 @pytest.mark.parametrize("field", WRONG)

@@ -73,7 +73,7 @@ def test_an_unknown_attack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "no attack 'kindness'; choose from 'drafts that fill a frame'" in capsys.readouterr().err
+    assert "no attack 'kindness'; choose from 'none: one more honest device', 'drafts" in capsys.readouterr().err
 
 
 @pytest.mark.slow

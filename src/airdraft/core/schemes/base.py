@@ -194,6 +194,14 @@ def check_length(scheme: Scheme, count: int, body: bytes) -> None:
         raise RemoteProtocolError(Code.GARBAGE, f"a body of {len(body)} bytes is too long for {count} drafts")
 
 
+def check_k(spec: SchemeSpec) -> None:
+    """Raise `BadParameterError` if `spec.k` is no number of tokens."""
+    if not 1 <= spec.k < 1 << 63:
+        raise BadParameterError(
+            f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63", field="k"
+        )
+
+
 def check_bits(spec: SchemeSpec) -> None:
     """Raise `BadParameterError` if `spec.bits` does not fit a lattice."""
     if not 1 <= spec.bits <= 24:

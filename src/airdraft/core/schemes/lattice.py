@@ -16,7 +16,8 @@ import numpy as np
 from airdraft.core.bits import BitReader, BitWriter, id_width
 from airdraft.core.counting import log2_comb, members, rank, rank_weights, weights_of, width
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits
+from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits, check_k
+from airdraft.core.schemes.rejection import check_verify
 from airdraft.core.schemes.topk import TopK
 from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
@@ -62,7 +63,9 @@ class Lattice(TopK):
 
     @staticmethod
     def check(spec: SchemeSpec) -> None:
-        """See `Scheme.check`. `TopK` checks `k`, and `Dense` checks `verify`."""
+        """See `Scheme.check`."""
+        check_k(spec)
+        check_verify(spec)
         if not 1 <= spec.resolution <= MOST_RESOLUTION:
             raise BadParameterError(
                 f"resolution is {spec.resolution}; give the sum of the integer weights, 1 to {MOST_RESOLUTION}",

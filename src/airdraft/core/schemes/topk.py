@@ -13,9 +13,9 @@ import numpy as np
 from airdraft.core.bits import BitReader, BitWriter, lattice
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
-from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits, check_bits
-from airdraft.core.schemes.rejection import Rejection
-from airdraft.errors import BadParameterError, Code, RemoteProtocolError
+from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits, check_bits, check_k
+from airdraft.core.schemes.rejection import Rejection, check_verify
+from airdraft.errors import Code, RemoteProtocolError
 
 
 class TopK(Rejection):
@@ -44,12 +44,10 @@ class TopK(Rejection):
 
     @staticmethod
     def check(spec: SchemeSpec) -> None:
-        """See `Scheme.check`. `Dense` checks `verify`."""
-        if not 1 <= spec.k < 1 << 63:
-            raise BadParameterError(
-                f"k is {spec.k}; give the number of tokens to transmit, at least 1, below 2^63", field="k"
-            )
+        """See `Scheme.check`."""
+        check_k(spec)
         check_bits(spec)
+        check_verify(spec)
 
     def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
         """Round the K most likely tokens, of equals the lower id, to a lattice."""
