@@ -9,7 +9,7 @@ import pytest
 
 from airdraft.core.events import Begun, Failed, Finished, Offered, Progress, Taken, Turning
 from airdraft.errors import BadParameterError
-from airdraft.telemetry.trace import HELD, Traces, read, summary
+from airdraft.telemetry.trace import FILES_A_SECOND, HELD, MOST_AT_ONCE, Traces, read, summary
 
 BEGUN = Begun(1, 3, 3, 50, "stream")
 
@@ -55,6 +55,22 @@ def test_ids_only_if_asked(tmp_path: Path) -> None:
         events = read(trace.path)
         assert [event["ids"] for event in events if "ids" in event] == ([text, [14], [15, 16]] if ids else [])
         assert events[-1] == {"t": 0.3, "event": "failed", "code": "busy", "message": "no room"}
+
+
+def test_a_flood_of_texts_does_not_fill_the_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    traces = Traces(tmp_path, "edge")
+
+    def flood(now: float) -> int:
+        before = len(list(tmp_path.iterdir()))
+        for _ in range(2 * MOST_AT_ONCE):
+            trace = traces.open(BEGUN, now)
+            trace.event(Finished(1, "closed"), now)
+            trace.close()
+        return len(list(tmp_path.iterdir())) - before
+
+    assert [flood(now) for now in (5.0, 6.0, 6.5)] == [MOST_AT_ONCE, FILES_A_SECOND, FILES_A_SECOND // 2]
+    assert len(caplog.records) == 1
+    assert "some leave no trace" in caplog.text
 
 
 def test_a_long_text_does_not_pile_up(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -52,6 +53,10 @@ MOST_TEXT = 200
 """Most characters of a string in a trace: a peer's may be long."""
 MOST_LINES, LINES_A_TOKEN = 1000, 20
 """Most lines of a trace, and how many more there may be for each token asked for. The end is written in any case."""
+FILES_A_SECOND, MOST_AT_ONCE = 20, 200
+"""Rate of new files, and how many may come at once: who opens texts only to close them shall not fill the disk."""
+TOLD_S = 60.0
+"""Least seconds between two lines in the log about that."""
 
 
 class Traces:
@@ -65,12 +70,15 @@ class Traces:
             raise BadParameterError(f"no traces can go to {folder} ({error.strerror}); name another folder") from error
         self._folder, self._side, self._tokens = folder, side, tokens
         self._numbers = itertools.count(1)
+        self._left, self._at = float(MOST_AT_ONCE), -math.inf  # files that may be made, and when that was so
+        self._told = -math.inf  # when it was said that there are too many
 
     def open(self, event: Begun, now: float, **about: Any) -> TextTrace:
-        """Open the trace of a new text. `about`: further fields of its first event."""
+        """Open the trace of a new text, which writes nothing if too many are opened. `about`: of its first event."""
         at = datetime.now(UTC)
         path = self._folder / f"{at:%Y%m%dT%H%M%S}-{os.getpid()}-{next(self._numbers):06d}.jsonl"
-        trace = TextTrace(path, now, self._tokens, MOST_LINES + LINES_A_TOKEN * event.max_tokens)
+        wanted = self._may(now)
+        trace = TextTrace(path, now, self._tokens, MOST_LINES + LINES_A_TOKEN * event.max_tokens if wanted else None)
         trace.note(
             "opened", now, at=at.isoformat(timespec="milliseconds"), side=self._side, **about,
             prompt=event.prompt_length, length=event.length, max_tokens=event.max_tokens,
@@ -78,22 +86,36 @@ class Traces:
         )  # fmt: skip
         return trace
 
+    def _may(self, now: float) -> bool:
+        """Whether another file may be made."""
+        self._left, self._at = min(MOST_AT_ONCE, self._left + (now - self._at) * FILES_A_SECOND), now
+        if self._left >= 1:
+            self._left -= 1
+            return True
+        if now - self._told > TOLD_S:
+            self._told = now
+            _log.warning("more than %d texts a second: some leave no trace in %s", FILES_A_SECOND, self._folder)
+        return False
+
 
 class TextTrace:
     """The trace of one text."""
 
-    def __init__(self, path: Path, began: float, tokens: bool, most_lines: int = MOST_LINES) -> None:
+    def __init__(self, path: Path, began: float, tokens: bool, most_lines: int | None = MOST_LINES) -> None:
+        """`most_lines`: None for a trace that writes nothing."""
         self.path = path
-        self._room = most_lines
+        self._room = most_lines or 0
         self._began = began
         self._tokens = tokens
         self._length = 0  # of the text, once it is ready
         self._told = 0  # tokens whose ids were written
         self._lines: list[str] = []
-        self._broken = False
+        self._broken = most_lines is None
 
     def note(self, event: str, now: float, **what: Any) -> None:
         """Write an event, unless there are too many. Strings are cut."""
+        if self._broken:
+            return
         self._room -= 1
         if self._room < 0 and event not in ENDS:
             return

@@ -32,7 +32,7 @@ MOST_RATIO, MOST_MB = 1.5, 400.0
 """Bars: how much longer an honest text may take, and how large the edge may become."""
 TOKENS = 100
 """Tokens of the honest text."""
-TEXTS = 4
+TEXTS = 8
 """Texts alone, and under attack."""
 SEEDS = 64
 """Seeds to try for a text that does not end sooner."""
@@ -48,9 +48,9 @@ class HostileRow(msgspec.Struct, frozen=True):
 
     attack: str
     alone_s: float
-    """Mean time of an honest text without the attack."""
+    """Median time of an honest text without the attack."""
     honest_ratio: float
-    """Mean time under attack, divided by that."""
+    """Median time under attack, divided by that."""
     failed: int
     """Honest texts that failed, took longer than `PATIENCE_S`, or were not the text that is written alone."""
     texts: int
@@ -189,7 +189,7 @@ async def measure(name: str, attack: Attack, tokenizer: bytes, vocab_size: int) 
         ended = await stack.enter_async_context(_attacker(order))
         await asyncio.sleep(WARM_S)
         attacked = await honest.texts(TEXTS)
-        alone_s, attacked_s = (statistics.mean(seconds for seconds, _ in each) for each in (alone, attacked))
+        alone_s, attacked_s = (statistics.median(seconds for seconds, _ in each) for each in (alone, attacked))
         return HostileRow(
             name, alone_s, attacked_s / alone_s, sum(text != wanted for _, text in attacked), len(attacked),
             most_resident_mb(edge["pid"]), ended[0] if ended else None,
