@@ -65,6 +65,7 @@ def test_there_are_five_ways() -> None:
     assert {"ollama", "lmstudio", "llamacpp", "Qwen/Qwen2.5-1.5B-Instruct-GGUF"} <= named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_page(line: str, home: Path) -> None:
     words = shlex.split(line)[1:]

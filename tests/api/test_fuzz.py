@@ -33,7 +33,7 @@ from ..edge.loopback import HOST, Table
 from .conftest import loop_in_thread
 
 CONTEXT = 24
-REQUESTS = 200
+REQUESTS = 60
 BODIES: dict[Endpoint, type[Body]] = {Endpoint.COMPLETIONS: CompletionBody, Endpoint.CHATS: ChatBody}
 USUAL: dict[Endpoint, dict[str, Any]] = {
     Endpoint.COMPLETIONS: {"prompt": "x = ", "max_tokens": 3},

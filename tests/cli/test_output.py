@@ -18,6 +18,8 @@ COMMANDS = {
     "a server": ("edge", "--port", "0", "--until-eof"),
     "chaos": ("chaos", "--sessions", "1", "--jobs", "1"),
 }
+OFTEN = ("help", "a trace", "a server")
+"""Those that are not left to the slow suite: each starts a process."""
 TRACE = """\
 {"t": 0.0, "event": "opened", "at": "2026-01-01T00:00:00+00:00", "side": "edge", "prompt": 2, "length": 2, \
 "max_tokens": 3, "scheme": "stream\\u03b3", "peer": "\\u20ac\\ud83d\\ude00"}
@@ -40,7 +42,12 @@ def airdraft(
 
 @pytest.mark.parametrize(
     ("name", "encoding"),
-    [*((name, "cp1252") for name in COMMANDS), ("plan", "ascii"), ("a trace", "ascii"), ("a trace", "latin-1")],
+    [
+        *(pytest.param(name, "cp1252", marks=() if name in OFTEN else pytest.mark.slow) for name in COMMANDS),
+        ("plan", "ascii"),
+        ("a trace", "ascii"),
+        ("a trace", "latin-1"),
+    ],
 )
 def test_an_encoding_that_lacks_characters(name: str, encoding: str, tmp_path: Path) -> None:
     ended = airdraft(tmp_path, COMMANDS[name], subprocess.PIPE, PYTHONIOENCODING=encoding)
@@ -50,7 +57,9 @@ def test_an_encoding_that_lacks_characters(name: str, encoding: str, tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in COMMANDS]
+)
 def test_a_full_device(name: str, tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = airdraft(tmp_path, COMMANDS[name], full.fileno())

@@ -63,7 +63,13 @@ def run(spec: SchemeSpec, params: SamplingParams, **changes: Any) -> Conformance
     return conformance(DRAFT, TARGET, spec, params, **{"trials": TRIALS, **changes})
 
 
-@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param(params, id=name, marks=() if name in ("T1", "all") else pytest.mark.slow)
+        for name, params in PARAMS.items()
+    ],
+)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_texts_are_distributed_as_the_targets(spec: SchemeSpec, params: SamplingParams) -> None:
     result = run(spec, params)
@@ -207,7 +213,13 @@ def broken(monkeypatch: pytest.MonkeyPatch, mutation: type, scheme: type, name: 
 
 
 @pytest.mark.parametrize(
-    ("mutation", "scheme", "spec"), MUTANTS, ids=[f"{m.__name__}-{s.name}{i}" for i, (m, _, s) in enumerate(MUTANTS)]
+    ("mutation", "scheme", "spec"),
+    [
+        pytest.param(
+            m, c, s, id=f"{m.__name__}-{s.name}{i}", marks=pytest.mark.slow if m is RawSample and i > 4 else ()
+        )
+        for i, (m, c, s) in enumerate(MUTANTS)
+    ],
 )
 def test_a_broken_scheme_is_caught(
     monkeypatch: pytest.MonkeyPatch,
@@ -234,7 +246,9 @@ def flat(*probs: float) -> TableModel:
 
 
 @pytest.mark.parametrize("mutation", [None, PassesIfKept, SameRound])
-@pytest.mark.parametrize(("scheme", "name"), [(Dense, "dense-block"), (TopK, "topk-3x8-block")])
+@pytest.mark.parametrize(
+    ("scheme", "name"), [(Dense, "dense-block"), pytest.param(TopK, "topk-3x8-block", marks=pytest.mark.slow)]
+)
 def test_whole_blocks_are_distributed_as_the_targets(
     monkeypatch: pytest.MonkeyPatch, mutation: type | None, scheme: type, name: str
 ) -> None:
@@ -351,7 +365,7 @@ class SameForAll:
         return np.random.default_rng([*self._seed, use])
 
 
-@pytest.mark.parametrize("coins", [None, SameForAll])
+@pytest.mark.parametrize("coins", [None, pytest.param(SameForAll, marks=pytest.mark.slow)])
 def test_every_pair_of_schemes_may_follow_each_other_and_the_text_keeps_its_distribution(
     monkeypatch: pytest.MonkeyPatch, coins: type | None
 ) -> None:

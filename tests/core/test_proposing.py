@@ -84,7 +84,7 @@ KINDS = (*PROPOSERS, "usual", "oracle", "liar", "babbler", "lookup, then an orac
 
 
 @given(data=st.data())
-@settings(max_examples=160, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_text_is_the_targets_own_whoever_proposes_and_however_events_fall(data: st.DataObject) -> None:
     eos_ids = data.draw(st.sampled_from([(), (5,)]))
     # Steep rows repeat themselves, so that there is something to look up.

@@ -187,7 +187,7 @@ def test_when_one_edge_dies_the_texts_go_on_at_the_other(scheme: str) -> None:
 
 # Before 3.12, asyncio forgets to close what it accepts while the server closes: the edge's side, not the device's.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kills=st.lists(st.floats(0, 0.06), max_size=4),
     scheme=st.sampled_from([*EXACT, "dense", "topk", "split"]),

@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,7 @@ TURN_S = 0.05
 """Most CPU time of one turn of the edge's loop. A slice is 2 ms."""
 PINGS = 30
 CONNECTIONS = 8
+OFTEN = ("pings", "opened and closed", "fragments", "texts unread")
 MOST_MB = 8.0
 """Most memory that a connection without answers takes, as docs/operate.md says."""
 
@@ -64,7 +66,12 @@ async def watched() -> AsyncIterator[list[float]]:
         task.cancel()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def some(kinds: Sequence[str]) -> list[Any]:
+    """All of them, most in the slow suite: each takes seconds."""
+    return [pytest.param(kind, marks=() if kind in OFTEN else pytest.mark.slow) for kind in kinds]
+
+
+@pytest.mark.parametrize("kind", some(KINDS))
 def test_others_get_their_turn(kind: str) -> None:
     async def main() -> None:
         async with serving(Table(1, vocab_size=VOCAB)) as url, Raw.connect(url) as raw:
@@ -128,7 +135,7 @@ def resident_mb(pid: int, what: str = "VmRSS") -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-@pytest.mark.parametrize("kind", NEVER_READS)
+@pytest.mark.parametrize("kind", some(NEVER_READS))
 def test_peers_that_never_read_do_not_fill_the_edge(kind: str) -> None:
     code = f"import sys, asyncio; sys.path[:0] = {sys.path!r}; from {__package__ or 'tests.edge'} import test_strangers"
     edge = subprocess.Popen(

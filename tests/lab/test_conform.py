@@ -54,6 +54,7 @@ def command(*words: str, texts: int = 400) -> tuple[int, dict[str, dict[str, obj
     return done.exit_code, {row["scheme"]: row for row in json.loads(done.stdout)["rows"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", conform.EXAMPLES)
 def test_an_example_fails_and_the_scheme_that_it_spoils_does_not(name: str) -> None:
     code, rows = command("--example", name, texts=1000)

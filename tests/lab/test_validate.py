@@ -71,6 +71,7 @@ def test_overheads_slow_a_replay(pair: ShippedPair) -> None:
     assert slower == pytest.approx(bare * 95 / 101, rel=0.02)
 
 
+@pytest.mark.slow
 def test_overheads_are_measured(pair: ShippedPair) -> None:
     found = asyncio.run(pair.overhead())
     assert 0 < found.verify_s < 0.1

@@ -25,7 +25,7 @@ from ..pairs import copied
 FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 LONGEST = 1000
 """Characters of a message, a path of a test's own folder in it."""
-SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 NAMES = sorted(
     {name for file in FILES if (shipped("target") / file).is_file() for name in read_json(shipped("target") / file)}

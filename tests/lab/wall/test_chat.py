@@ -54,6 +54,7 @@ def test_prompts_are_of_several_kinds() -> None:
     assert len({kind for kind, _ in PROMPTS}) == 6
 
 
+@pytest.mark.slow
 def test_everything_is_measured(bench: Bench, tmp_path: Path) -> None:
     path, page = tmp_path / "c.json", tmp_path / "page.md"
     page.write_text("<!-- chat:begin -->\n<!-- chat:end -->\n")
