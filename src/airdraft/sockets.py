@@ -26,6 +26,8 @@ BURST_S = 0.05
 """Seconds of work that a connection may do at once, whatever the others do."""
 TURN_S = 2e-5
 """What a message costs the loop besides the work that is measured."""
+ANSWER_S = 5e-5
+"""What an answer, or a forward that is asked for, costs the loop after the work on a message."""
 PIECE = 1 << 11
 """Bytes that the library parses at once: the shortest frame has six."""
 MOST_ANSWERS = 1 << 18
@@ -55,6 +57,10 @@ class LoopShare:
             return 0.0
         self._resting.add(self)
         return -self._left_s / rate
+
+    def charge(self, seconds: float) -> None:
+        """Note work to come, for which the next `spend` rests."""
+        self._left_s -= seconds
 
     def rested(self) -> None:
         """Note the end of a rest."""

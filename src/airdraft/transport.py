@@ -26,7 +26,7 @@ from airdraft.core.messages import websocket_header
 from airdraft.core.schemes import Ruling
 from airdraft.errors import AirdraftError, Code, RefusedError
 from airdraft.scheduler import Call, Owner, Scheduler, Sequenced, yielded
-from airdraft.sockets import MESSAGE_BYTES, SLICE_S, TURN_S, Reined
+from airdraft.sockets import ANSWER_S, MESSAGE_BYTES, SLICE_S, TURN_S, Reined
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ class _Sender:
             message = data[at : at + MESSAGE_BYTES]
             self.bytes_out += len(message) + websocket_header(len(message), self._is_device)
             self._unsent.append(message)
+            self._socket.share.charge(ANSWER_S)
         self._machine.backlog += len(data)
         if self._unsent:
             self.caught_up.clear()
@@ -223,6 +224,7 @@ class Driver:
         """Start the forwards, and pass all other events on. Call `flush` afterwards."""
         for event in events:
             if isinstance(event, Forward):
+                self._socket.share.charge(ANSWER_S)
                 self._forwards[event.session] = asyncio.create_task(self._forward(event))
                 continue
             if isinstance(event, Finished | Failed) and event.session is not None:
