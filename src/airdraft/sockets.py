@@ -28,6 +28,8 @@ TURN_S = 2e-5
 """What a message costs the loop besides the work that is measured."""
 ANSWER_S = 5e-5
 """What an answer, or a forward that is asked for, costs the loop after the work on a message."""
+TEXT_S = 1e-3
+"""What a text costs besides all of its messages and forwards: a place in the scheduler, a trace, lines of a log."""
 PIECE = 1 << 11
 """Bytes that the library parses at once: the shortest frame has six."""
 MOST_ANSWERS = 1 << 18

@@ -21,12 +21,12 @@ from websockets.protocol import State
 
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
-from airdraft.core.events import Event, Failed, Finished, Forward, Progress
+from airdraft.core.events import Begun, Event, Failed, Finished, Forward, Progress
 from airdraft.core.messages import websocket_header
 from airdraft.core.schemes import Ruling
 from airdraft.errors import AirdraftError, Code, RefusedError
 from airdraft.scheduler import Call, Owner, Scheduler, Sequenced, yielded
-from airdraft.sockets import ANSWER_S, MESSAGE_BYTES, SLICE_S, TURN_S, Reined
+from airdraft.sockets import ANSWER_S, MESSAGE_BYTES, SLICE_S, TEXT_S, TURN_S, Reined
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ MOST_WAITING = 1 << 18
 """Most unsent bytes of an edge beyond which it runs no forward for the device: the answer could not be sent."""
 MOST_HELD = 4 << 20
 """Most bytes of drafts that an edge holds for a device and has not judged, beyond which it reads no more."""
+_COSTS_S: dict[type[Event], float] = {Forward: ANSWER_S, Begun: TEXT_S}
+"""What events cost the loop later."""
 CLOSE_S = 3.0
 """Seconds for the peer to read the last bytes and close."""
 
@@ -164,7 +166,7 @@ class Driver:
                 async with contextlib.aclosing(self._socket.recv_streaming()) as pieces:  # type: ignore[type-var]
                     async for data in pieces:
                         await self._take(data)
-                        if self._is_over():
+                        if self.machine.closed:
                             return
         except ConnectionClosed:
             pass  # the caller reads the close code off the socket
@@ -178,9 +180,6 @@ class Driver:
             for text in self._texts.values():
                 self._scheduler.drop(text)
             self._texts.clear()
-
-    def _is_over(self) -> bool:
-        return self.machine.closed
 
     async def _take(self, data: bytes | str) -> None:
         """Act on what came, in slices between which others get their turn."""
@@ -223,8 +222,8 @@ class Driver:
     def handle(self, events: Iterable[Event]) -> None:
         """Start the forwards, and pass all other events on. Call `flush` afterwards."""
         for event in events:
+            self._socket.share.charge(_COSTS_S.get(type(event), 0.0))
             if isinstance(event, Forward):
-                self._socket.share.charge(ANSWER_S)
                 self._forwards[event.session] = asyncio.create_task(self._forward(event))
                 continue
             if isinstance(event, Finished | Failed) and event.session is not None:
