@@ -9,6 +9,7 @@ fewest bits that a code of one length can have (arXiv 2507.00605; 2510.09942).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from airdraft.core.bits import BitReader, BitWriter, id_width
 from airdraft.core.counting import log2_comb, members, rank, rank_weights, weights_of, width
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits, check_k
+from airdraft.core.schemes.base import Context, Drafted, Drafts, check_k
 from airdraft.core.schemes.rejection import check_verify
 from airdraft.core.schemes.topk import TopK
 from airdraft.errors import BadParameterError, Code, RemoteProtocolError
@@ -34,17 +35,7 @@ class Lattice(TopK):
     """Body, bit-packed: for each draft the number of its set of K ids, the number of their weights in
     ⌈log2 C(V, K)⌉ and ⌈log2 C(resolution + K - 1, K - 1)⌉ bits, and the drafted token's index among the ids."""
 
-    traits: ClassVar = Traits(
-        rounds=True,
-        drafts=True,
-        exact="distribution",
-        recovers_on=EDGE,
-        takes_ids=False,
-        races=False,
-        published=True,
-        options=("k", "resolution", "verify"),
-        body_bits=BODY_BITS,
-    )
+    traits: ClassVar = replace(TopK.traits, options=("k", "resolution", "verify"), body_bits=BODY_BITS)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
