@@ -67,11 +67,6 @@ async def judged(
     return await scheduler.aside(judge, logits) if logits.size > LARGE else judge(logits)
 
 
-def _due(forward: Forward) -> int:
-    """Tokens of a forward that are paid for, whatever comes of them: not those that the edge adds by itself."""
-    return len(forward.tokens) - forward.proposed
-
-
 class _Sender:
     """Sends a machine's bytes in their order, in WebSocket messages of at most `MESSAGE_BYTES`."""
 
@@ -309,7 +304,7 @@ class Driver:
         try:
             rows = await self._scheduler.run(text, latest)
         finally:
-            self._payer.spend(max(0, _due(ran) - _due(event)))
+            self._payer.spend(max(0, ran.due - event.due))
         self._payer.spend(self._scheduler.fed(text, event) - due)
         return rows
 

@@ -19,6 +19,11 @@ from airdraft.cli.results import JsonFile, Pages, console_for, progress, renew_p
 from airdraft.models.engines import resolve
 
 
+def _load() -> float | None:
+    """How busy the machine is: the processes of the last minute; None: it does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 @bench.command()
 def engines(
     vllm: Annotated[str | None, typer.Option(metavar="URL", help="Also a vLLM that serves the target there.")] = None,
@@ -46,7 +51,7 @@ def engines(
             compared = peers.peers(here, llama_speculative, on_step)
         with progress(console, "forwards") as on_step:
             rows = lab.engines(here, vllm, on_step, lab.lighter(Path(folder), here))
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = _load()
     where = f"{os.cpu_count()} cores" + (f", load {load:.1f} meanwhile." if load is not None else ".")
     write_json(json_file, {
         "threads": lab.THREADS, "cores": os.cpu_count(), "load": load, "engines": msgspec.to_builtins(rows),
@@ -162,7 +167,7 @@ def chat(
     report = lab.ChatReport(threads)
 
     def write() -> None:
-        where = {"cores": os.cpu_count(), "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+        where = {"cores": os.cpu_count(), "load": _load()}
         write_json(json_file, {**msgspec.to_builtins(report), "missed": lab.missed(report), **where})
 
     try:

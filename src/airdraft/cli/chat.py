@@ -82,7 +82,7 @@ def chat(
     trust = options.trusted(ca)
     given = chosen.given(temperature, top_k, top_p, min_p)
     served = None if edge is not None else target or chosen.CHAT_TARGET
-    named = draft
+    named, told = draft, draft or tokenizer_of
     draft, tokenizer_of = needed(
         draft, draft_engine, tokenizer_of, served, edge, token, trust, spares=False, default=chosen.CHAT_DRAFT
     )
@@ -93,7 +93,7 @@ def chat(
         scheme = SERVER if scheme == "auto" else scheme
     settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens)
     template = chosen.template_of(place, name, chat_template)
-    if served is not None:
+    if served is not None and told:
         check_vocabulary(draft, draft_engine, tokenizer_of, served)
     model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
     interactive = sys.stdin.isatty() and not as_json

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from airdraft.cli import finding
@@ -16,6 +13,7 @@ from airdraft.cli.unnamed import shipped_for
 from airdraft.errors import ModelError
 from airdraft.models.base import EngineInfo, Exactness, LanguageModel, LocalEngine
 from airdraft.models.engines import draft_files, load, text_files, weights_of
+from airdraft.models.fit import free_bytes
 from airdraft.models.imports.cache import text_folder
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
@@ -124,18 +122,6 @@ def _room(check: str, model: LanguageModel, weights: int, free: int | None, cont
 
 def _size(nbytes: float) -> str:
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
-
-
-def free_bytes() -> int | None:
-    """Memory that this process may still take: what the system has free, or its control group. None: not known."""
-    if sys.platform != "linux":
-        return None
-    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    found = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    with contextlib.suppress(OSError, ValueError):  # no such group, or `max`
-        most = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
-        found = most if found is None else min(found, most)
-    return found
 
 
 def speeds(subject: Subject, known: Known) -> Finding:

@@ -115,7 +115,7 @@ def run(
     """
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
     _check(scheme, draft_length, rule, race, chat_template is None or chat)
-    trust, wanted = options.trusted(ca), options.fitting(draft)
+    trust, wanted, told = options.trusted(ca), options.fitting(draft), draft or tokenizer_of
     target = target or (chosen.CHAT_TARGET if chat and chat_template is None else "target")
     served, spares = None if edge else target, scheme == SERVER and offline != "draft"
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, served, edge, token, trust, spares)
@@ -128,7 +128,7 @@ def run(
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
 
     async def write() -> None:
-        if edge is None:
+        if edge is None and told:
             check_vocabulary(draft, draft_engine, tokenizer_of, target)
         model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None

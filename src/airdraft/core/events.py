@@ -24,6 +24,11 @@ class Forward:
     proposed: int = 0
     """Edge: number of the last tokens that it proposes itself. No quota pays for them."""
 
+    @property
+    def due(self) -> int:
+        """Tokens to feed that are paid for, whatever comes of them."""
+        return len(self.tokens) - self.proposed
+
 
 @dataclass(frozen=True)
 class Begun:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ import numpy as np
 
 from airdraft.errors import ModelError
 from airdraft.models.config import read_json
-from airdraft.models.kept import cache_folder
+from airdraft.models.kept import keep, recall
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +39,7 @@ _WORTH_BYTES = 64 << 20
 """A smaller file is hashed anew each time: that takes a moment."""
 _SETTLED_NS = 2_000_000_000
 """A file that changed less than so long ago may change again within the same tick of its file system's clock."""
+_KEPT = "digests"
 _ASIDE = ("_name_or_path", "transformers_version")
 """What a config.json says of its own history."""
 
@@ -85,10 +85,10 @@ def file_digest(path: Path) -> bytes:
     """
     try:
         before = path.stat()
-        known = _Known.of(path, before) if before.st_size >= _WORTH_BYTES else None
-        found = known.get() if known else None
-        if found is not None:
-            return found
+        whose = repr((str(path.resolve()), _state(before))).encode("utf-8", "surrogateescape")
+        key = hashlib.sha256(whose).hexdigest() if before.st_size >= _WORTH_BYTES else None
+        if key is not None and (known := _known(key)) is not None:
+            return known
         # Too new a file may still change without a trace; the clock is that of the file system, as far as known.
         settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS
         found = _hashed(path, before.st_size)
@@ -96,8 +96,8 @@ def file_digest(path: Path) -> bytes:
             raise ModelError(f"{path} changed while it was read; start again when it is complete")
     except OSError as problem:
         raise ModelError(f"{path} cannot be read ({problem.strerror}); fetch it again") from problem
-    if known and settled:
-        known.put(found)
+    if key is not None and settled:
+        keep(_KEPT, key, found.hex())
     return found
 
 
@@ -133,35 +133,13 @@ def _state(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-class _Known:
-    """The place in the user's cache folder where the digest of one state of one file is, or will be."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-
-    @classmethod
-    def of(cls, path: Path, stat: os.stat_result) -> _Known:
-        """Of a file in the state `stat`."""
-        key = hashlib.sha256(repr((str(path.resolve()), _state(stat))).encode("utf-8", "surrogateescape")).hexdigest()
-        return cls(cache_folder() / "digests" / key)
-
-    def get(self) -> bytes | None:
-        """The digest; None if there is none, or something else is there."""
-        try:
-            found = bytes.fromhex(self._place.read_text("ascii"))
-        except (OSError, ValueError):
-            return None
-        return found if len(found) == hashlib.sha256().digest_size else None
-
-    def put(self, found: bytes) -> None:
-        """Keep it. A cache that cannot be written costs time at the next start, and a line in the log."""
-        try:
-            self._place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.NamedTemporaryFile("w", dir=self._place.parent, delete=False) as file:
-                file.write(found.hex())
-            os.replace(file.name, self._place)
-        except OSError as problem:
-            _log.info("the digest of a model is not kept: %s", problem)
+def _known(key: str) -> bytes | None:
+    """The digest that is kept of a state of a file; None if there is none, or something else is there."""
+    try:
+        found = bytes.fromhex(recall(_KEPT, key) or "")
+    except ValueError:
+        return None
+    return found if len(found) == hashlib.sha256().digest_size else None
 
 
 def of_target(info_digest: bytes, files: Iterable[Path], tokenizer: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ def memory_bytes() -> int | None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
             found.append(int(Path(place).read_text("ascii")))
     return min((each for each in found if each > 0), default=None)
+
+
+def free_bytes() -> int | None:
+    """Memory that may still be taken: what Linux has available, or a container's limit; None: nobody says."""
+    if sys.platform != "linux":
+        return None
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    available = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return min((each for each in (*available, memory_bytes()) if each is not None), default=None)
 
 
 def cores() -> int:

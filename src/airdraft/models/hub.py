@@ -10,8 +10,9 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import huggingface_hub
@@ -127,6 +128,13 @@ def snapshot(repo: str, cache: Path | None = None) -> Path | None:
         return None
     found = folder / "snapshots" / commit
     return found if _COMMIT.fullmatch(commit) and os.path.isdir(found) else None
+
+
+def repositories(cache: Path) -> Iterator[tuple[Path, str, Path | None]]:
+    """Each repository in a folder laid out as the hub's cache: its place, its name, and its newest state, if whole."""
+    for path in islice(cache.glob("models--*--*"), _MOST_FILES):
+        repo = path.name.removeprefix("models--").replace("--", "/")
+        yield path, repo, snapshot(repo, cache) if HubName.of(repo) else None
 
 
 def cache_of_hub() -> Path:

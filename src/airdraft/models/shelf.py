@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,18 +21,18 @@ from airdraft.models.config import read_config, read_json
 from airdraft.models.engines import lack
 from airdraft.models.fetch import CHAT_TARGET, fetched_file
 from airdraft.models.folder import Shipped, shipped
-from airdraft.models.hub import HubName, cache_of_hub, names_in, snapshot
+from airdraft.models.hub import cache_of_hub, names_in, repositories
 from airdraft.models.imports.cache import FORM
 from airdraft.models.imports.decoder import decoder_of
 from airdraft.models.imports.read import GgufFile, Unread
 from airdraft.models.imports.tokenizer import kind_of, padded_from
-from airdraft.models.kept import cache_folder
+from airdraft.models.kept import cache_folder, keep, recall
 from airdraft.models.stores import STORES, Kept, short_names
 from airdraft.models.text import Tokenizer, tokenizer_file, vocabulary_digest
-from airdraft.models.variants import GRAPHS, checkpoint, ggufs, graphs
-from airdraft.models.weights import graph_files, weight_bytes
+from airdraft.models.variants import GRAPHS, ggufs, graphs
+from airdraft.models.weights import checkpoint, graph_files, weight_bytes
 
-_MOST_KEPT_BYTES = 1000
+_VOCABULARIES = "vocabularies"
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")
 _TOKENS, _TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 
@@ -118,9 +118,7 @@ def _of_kept(name: str, place: str, kept: Kept) -> Shelved:
 
 
 def _of_hub() -> Iterator[Shelved]:
-    for path in sorted(cache_of_hub().glob("models--*--*")):
-        repo = path.name.removeprefix("models--").replace("--", "/")
-        folder = snapshot(repo) if HubName.of(repo) else None
+    for path, repo, folder in sorted(repositories(cache_of_hub())):
         if folder is None:
             yield Shelved(repo, "hub cache", note=f"{path} holds no whole state of it; fetch it again", usable=False)
             continue
@@ -202,7 +200,8 @@ def _of_folder(folder: Path, graph: Path | None = None) -> Shelved:
     else:
         files = checkpoint(names)
         _check_shards(folder, files)
-        dtype = read_json(folder / "config.json").get("torch_dtype") or read_json(folder / "config.json").get("dtype")
+        said = read_json(folder / "config.json")
+        dtype = said.get("torch_dtype") or said.get("dtype")
         engine, form = "hf", f"safetensors {dtype}" if isinstance(dtype, str) and len(dtype) < 20 else "safetensors"
         size = sum((folder / name).stat().st_size for name in files)
     return Shelved("", "", engine, form, size, config.max_context, _vocabulary_of_folder(folder))
@@ -250,20 +249,11 @@ def _vocabulary_of_gguf(file: GgufFile) -> Vocabulary | None:
 
 def _kept(key: str, read: Callable[[], Vocabulary | None]) -> Vocabulary | None:
     """The vocabulary that is kept under `key`, or the one that `read` finds."""
-    path = cache_folder() / "vocabularies" / key
     try:
-        with path.open("rb") as file:
-            value: Any = json.loads(file.read(_MOST_KEPT_BYTES))
+        value: Any = json.loads(recall(_VOCABULARIES, key) or "")
         return Vocabulary(int(value["tokens"]), bytes.fromhex(value["digest"]).hex())
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         found = read()
-    if found is None:
-        return None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_name(f"{key}.{os.getpid()}")
-        made.write_text(json.dumps({"tokens": found.tokens, "digest": found.digest}), "ascii")
-        made.replace(path)
-    except OSError:
-        pass  # it is found again next time
+    if found is not None:
+        keep(_VOCABULARIES, key, json.dumps(asdict(found)))
     return found

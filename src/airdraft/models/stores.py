@@ -18,7 +18,7 @@ from typing import Any
 
 from airdraft.errors import ModelError
 from airdraft.models.config import read_json, shown
-from airdraft.models.hub import HubName, cache_of_hub, snapshot
+from airdraft.models.hub import cache_of_hub, repositories
 from airdraft.models.variants import PART, ggufs, listed, quant_of, quantised
 
 _MOST_ENTRIES = 20_000
@@ -212,9 +212,7 @@ def _llamacpp_folders() -> list[Path]:
 def _llamacpp(folder: Path) -> Iterator[Kept]:
     """Files called org_repo_FILE.gguf, and repositories laid out as in the hub's cache."""
     yield from _files(folder, "*.gguf")
-    for path in islice(folder.glob("models--*--*"), _MOST_ENTRIES):
-        repo = path.name.removeprefix("models--").replace("--", "/")
-        here = snapshot(repo, folder) if HubName.of(repo) else None
+    for _, repo, here in islice(repositories(folder), _MOST_ENTRIES):
         if here is not None:
             yield from (Kept(f"{repo}/{kept.name}", kept.path, kept.problem) for kept in _files(here, "**/*.gguf"))
 

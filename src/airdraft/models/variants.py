@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from airdraft.errors import ModelError
 from airdraft.models.config import shown
-from airdraft.models.weights import CHECKPOINTS
+from airdraft.models.weights import checkpoint
 
 ONNX, GGUF, CHECKPOINT = "onnx", "gguf", "checkpoint"
 GRAPHS = ("model.onnx", "onnx/model.onnx")
@@ -155,18 +155,6 @@ _NEEDS = {ONNX: "a model.onnx", GGUF: "a .gguf file", CHECKPOINT: "a checkpoint 
 def graphs(names: Iterable[str]) -> list[str]:
     """The ONNX graphs."""
     return sorted(name for name in names if name.endswith(".onnx"))
-
-
-def checkpoint(names: Iterable[str]) -> list[str]:
-    """The files of the checkpoint that transformers would load: whole or in parts, in its order."""
-    here = [name for name in names if "/" not in name]
-    for whole in CHECKPOINTS:
-        stem, _, suffix = whole.rpartition(".")
-        if whole in here:
-            return [whole]
-        if f"{whole}.index.json" in here:
-            return sorted(name for name in here if name.startswith(f"{stem}-") and name.endswith(f".{suffix}"))
-    return []
 
 
 def _needed(names: Iterable[str], variant: Variant) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # In the protobuf, an external tensor says {key: "location", value: file name}. Reading just these spares the
 # default install the onnx package.
 _LOCATION = b"\n\x08location\x12"
-CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
+_CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
 """In the order in which transformers looks for them, each whole before in parts."""
 _FIRST_PART = re.compile(r"(.*)-00001(-of-\d{5}\.gguf)")
 
@@ -68,15 +68,25 @@ def graph_files(graph: Path) -> list[Path]:
     return [graph, *(graph.parent / name for name in external_files(graph))]
 
 
+def checkpoint(names: Iterable[str]) -> list[str]:
+    """The files of the checkpoint that transformers would load, of those in a folder: whole or in parts.
+
+    Names with a `/` lie below the folder, and do not count.
+    """
+    here = {name for name in names if "/" not in name}
+    for whole in _CHECKPOINTS:
+        stem, _, suffix = whole.rpartition(".")
+        if whole in here:
+            return [whole]
+        if f"{whole}.index.json" in here:
+            return sorted(name for name in here if name.startswith(f"{stem}-") and name.endswith(f".{suffix}"))
+    return []
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The files of the checkpoint in `folder` that transformers loads, and its config.json, which shapes it."""
-    for name in CHECKPOINTS:
-        stem, _, suffix = name.rpartition(".")
-        if (folder / name).is_file():
-            return [folder / "config.json", folder / name]
-        if (folder / f"{name}.index.json").is_file():
-            return [folder / "config.json", *sorted(folder.glob(f"{stem}-*.{suffix}"))]
-    return [folder / "config.json"]
+    """The files of the checkpoint in `folder`, see `checkpoint`, and its config.json, which shapes it."""
+    names = (path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else ()
+    return [folder / "config.json", *(folder / name for name in checkpoint(names))]
 
 
 def gguf_files(file: Path) -> list[Path]:

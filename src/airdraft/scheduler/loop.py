@@ -109,12 +109,12 @@ class Scheduler:
         What the edge proposes itself does not count.
         """
         held = 0 if forward.keep else self.caches.held(text.owner, forward.tokens)
-        return len(forward.tokens) - forward.proposed - max(0, held)
+        return forward.due - max(0, held)
 
     @staticmethod
     def fed(text: Sequenced, forward: Forward) -> int:
         """Count the same of a forward that has run."""
-        return len(forward.tokens) - forward.proposed - (0 if forward.keep else text.reused)
+        return forward.due - (0 if forward.keep else text.reused)
 
     def drop(self, text: Sequenced) -> None:
         """The text is over, once no call runs on it. Its cache is kept for texts that begin alike, or freed."""
