@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from airdraft.core.sampling import SamplingParams
+from airdraft.demo.report import SCHEMES
 from airdraft.models.engines import load
 from airdraft.sim import alone
 
@@ -162,7 +163,7 @@ def test_the_demo_writes_what_it_found(tmp_path: Path) -> None:
     results = json.loads(file.read_text())
     assert set(results["pair"]) == {"draft", "target", "vocab_size"}
     rows = {row["scheme"]: row for row in results["rows"]}
-    assert list(rows) == ["server", "device", "dense", "topk", "split", "coupled", "stream", "auto"]
+    assert list(rows) == list(SCHEMES)
     assert len({tuple(row) for row in results["rows"]}) == 1  # the same keys
     for name, row in rows.items():
         assert row["tokens"] > 0
