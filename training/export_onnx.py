@@ -7,7 +7,9 @@ tensors after a JSON header: so the graph refers to the ranges and the weights a
 matrices pass through Concat and Transpose, which onnxruntime folds into constants when it loads the model.
 
 Inputs:  input_ids [batch, n], attention_mask [batch, past + n], position_ids [batch, n] (int64),
-         past_key_values.{i}.key / .value [batch, heads, past, head_dim] (fp32)
+         past_key_values.{i}.key / .value [batch, heads, past, head_dim] (fp32),
+         tree_mask [batch, 1, n, past + n] (fp32), which may be left out: added to the scores of attention, see
+         `airdraft/models/onnx_trees.py`
 Outputs: logits [batch, n, vocab], present.{i}.key / .value [batch, heads, past + n, head_dim]
 """
 
@@ -24,6 +26,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from airdraft.models.onnx_trees import MASK, NEUTRAL
 from training.model import Config, config_from_hf
 
 OPSET = 17  # the first with everything used here; every onnxruntime since 1.13 runs it
@@ -153,7 +156,9 @@ def _mask(g: Graph) -> str:
     queries = g.one("Unsqueeze", g.one("Range", g.one("Sub", total, n), total, one), g.ints(1))
     causal = g.one("LessOrEqual", keys, queries)  # [n, past + n]
     real = g.one("Unsqueeze", g.one("Cast", "attention_mask", to=TensorProto.BOOL), g.ints(1, 2))
-    return g.one("Where", g.one("And", causal, real), g.number(0.0), g.number(_MASKED))
+    mask = g.one("Where", g.one("And", causal, real), g.number(0.0), g.number(_MASKED))
+    g.initializers.append(numpy_helper.from_array(NEUTRAL[MASK], MASK))
+    return g.one("Add", mask, MASK)
 
 
 def build(
@@ -213,6 +218,7 @@ def _model(g: Graph, config: Config, keep: bool) -> onnx.ModelProto:
     ]
     if keep:
         inputs.append(value("num_logits_to_keep", TensorProto.INT64))
+    inputs.append(value(MASK, TensorProto.FLOAT, *(f"{MASK}_{axis}" for axis in range(NEUTRAL[MASK].ndim))))
     outputs = [value("logits", TensorProto.FLOAT, "batch", "n", config.vocab)]
     for i in range(config.layers):
         for part in ("key", "value"):

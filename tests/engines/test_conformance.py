@@ -113,6 +113,77 @@ def test_copies_go_their_own_ways(engine: TargetEngine, oracle: OnnxModel) -> No
         engine.copy(first, first.length + 1)
 
 
+TREE = [700, 31, 4000, 5, 12, 2049, 77]
+PARENTS = (-1, -1, 0, 1, 1, 2, 4)
+"""After the text 700 4000 2049, and 31 with 5 and with 12 77."""
+
+
+def branch(at: int) -> list[int]:
+    """The tokens of the tree that lead to one of them, itself included."""
+    return [*(branch(PARENTS[at]) if PARENTS[at] >= 0 else []), TREE[at]]
+
+
+def grown(engine: TargetEngine, cache: Any) -> Any:
+    run(engine, (cache, 0, TEXT, 0))
+    [found] = engine.verify([Part(cache, len(TEXT), TREE, len(TREE), PARENTS)])
+    return found
+
+
+def test_the_rows_of_a_tree_are_those_of_each_branch(engine: TargetEngine, oracle: OnnxModel) -> None:
+    cache = engine.new_cache()
+    found = grown(engine, cache)
+    if not engine.info.trees:
+        assert isinstance(found, ModelError)
+        assert "chains only" in str(found)
+        assert cache.length == len(TEXT)
+        return
+    assert not isinstance(found, Exception), found
+    assert cache.length == len(TEXT) + len(TREE)
+    for at in range(len(TREE)):
+        agree(engine, found[at : at + 1], oracle, [*TEXT, *branch(at)])
+    with pytest.raises(AssertionError):  # it would notice a branch that sees another
+        agree(engine, found[2:3], oracle, [*TEXT, 700, 31, 4000])
+
+
+@pytest.mark.parametrize("picks", [(0, 2), (1, 4, 6), (1, 3), (0,), ()], ids=str)
+def test_a_branch_of_a_tree_stays_and_the_text_goes_on(
+    engine: TargetEngine, oracle: OnnxModel, picks: tuple[int, ...]
+) -> None:
+    if not engine.info.trees:
+        return
+    cache, text = engine.new_cache(), [*TEXT, *(TREE[pick] for pick in picks)]
+    grown(engine, cache)
+    for new in ([3, 5, 8], [1], [9, 9]):
+        [found] = engine.verify([Part(cache, len(TEXT), new, len(new), None, picks)])
+        assert cache.length == len(text) + len(new)
+        agree(engine, found, oracle, [*text, *new])
+        run(engine, (cache, len(text), [7], 0))  # what stayed is text by now
+        grown(engine, cache)
+
+
+def test_branches_grow_side_by_side_and_share_calls(engine: TargetEngine, oracle: OnnxModel) -> None:
+    """One text's tree goes on from the ends of its branches, while others are fed chains and trees of their own."""
+    if not engine.info.trees:
+        return
+    first, second, other = engine.new_cache(), engine.new_cache(), engine.new_cache()
+    grown(engine, first)
+    for cache, length in ((second, 5), (other, 9)):
+        run(engine, (cache, 0, TEXT[:length], 0))
+    kept = (0, 1, 2, 4)  # 700 4000, and 31 12
+    parts = [
+        Part(first, len(TEXT), [8, 9, 10], 3, (-2, -1, -4), kept),  # after 4000, after 12, after 700
+        Part(second, 5, [1, 2], 2, (-1, -1)),
+        Part(other, 9, [6, 7, 5], 2),
+    ]
+    found = engine.verify(parts) if engine.info.max_batch > 1 else [engine.verify([part])[0] for part in parts]
+    assert not any(isinstance(each, Exception) for each in found), found
+    for rows, tokens in zip(found[0], ([700, 4000, 8], [31, 12, 9], [700, 10]), strict=True):  # type: ignore[arg-type]
+        agree(engine, rows[None], oracle, [*TEXT, *tokens])
+    for rows, token in zip(found[1], (1, 2), strict=True):  # type: ignore[arg-type]
+        agree(engine, rows[None], oracle, [*TEXT[:5], token])
+    agree(engine, found[2], oracle, [*TEXT[:9], 6, 7, 5])
+
+
 def test_sessions_take_turns_and_share_calls(engine: TargetEngine, oracle: OnnxModel) -> None:
     rng = np.random.default_rng(3)
     count = min(engine.info.max_batch, 4)

@@ -80,6 +80,29 @@ def test_rows_do_not_depend_on_what_the_engine_says_they_do_not(engine: TargetEn
         np.testing.assert_array_equal(*side_by_side(engine, (1, 6, 2), 3))
 
 
+def test_a_text_keeps_its_bits_whatever_trees_it_was_fed_in(engine: TargetEngine) -> None:
+    """Where the width of a forward does not matter: the branch that stays is now the first of its tree, now another."""
+    info, whole = engine.info, fed(engine, (N,))
+    if not info.trees or info.exactness.width != 0:
+        return
+    cache, at, picks, random = engine.new_cache(), 60, tuple[int, ...](), np.random.default_rng(2)
+    rows_of(engine, Part(cache, 0, TEXT[:at], 0))
+    while at < N - 8:
+        width = int(random.integers(1, 4))
+        right, wrong = TEXT[at : at + width], [(token + 1) % 4096 for token in TEXT[at : at + width]]
+        comes_first = bool(random.random() < 0.5)
+        tokens = [*right, *wrong] if comes_first else [*wrong, *right]
+        parents = (-1, *range(width - 1), -1, *range(width, 2 * width - 1))
+        [found] = rows_of(engine, Part(cache, at - len(picks), tokens, 2 * width, parents, picks))
+        own = found[:width] if comes_first else found[width:]
+        if comes_first:  # its rows have a chain's bits at once
+            np.testing.assert_array_equal(own, whole[at : at + width])
+        np.testing.assert_allclose(own, whole[at : at + width], rtol=0, atol=info.doubt)
+        picks, at = tuple(range(width) if comes_first else range(width, 2 * width)), at + width
+    [found] = rows_of(engine, Part(cache, at - len(picks), TEXT[at:], N - at, None, picks))
+    np.testing.assert_array_equal(found, whole[at:])
+
+
 def test_what_each_engine_keeps(engine: TargetEngine, request: pytest.FixtureRequest) -> None:
     """As the documentation says. hf differs from machine to machine: PyTorch chooses its products by their sizes."""
     [name] = [each for each in ("onnx", "hf", "llamacpp", "vllm", "llamaserver") if f"[{each}]" in request.node.name]
@@ -87,6 +110,8 @@ def test_what_each_engine_keeps(engine: TargetEngine, request: pytest.FixtureReq
     if name in ("onnx", "llamacpp"):
         assert (shares["width"], shares["company"]) == (0, 0)
         assert 0 <= (shares["batch"] or 0) <= (steady.ROUNDING if name == "onnx" else 0)
+        assert (engine.info.doubt > 0) == engine.info.trees == (name == "onnx")
+        assert engine.info.doubt < 1e-2
     elif name == "hf":
         assert all(share is not None and share < 1e-5 for share in shares.values())
 

@@ -14,6 +14,7 @@ from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import EngineInfo, Exactness, LocalEngine, Part
 from airdraft.models.engines import load, load_target
 from airdraft.models.folder import shipped
+from airdraft.models.grafts import Grafted
 from airdraft.models.onnx import OnnxModel
 from airdraft.models.steady import ROUNDING, Banded, share, steadied
 
@@ -203,7 +204,7 @@ def test_onnx_rows_are_the_same_bits_at_every_width(kind: str, tmp_path: Path) -
     """And would not be if one token were fed alone: the claim, and that it is not empty."""
     folder = shipped("target") if kind == "fp32" else converted("target", kind, tmp_path / "less")
     bare, found = OnnxModel(folder), load_target(str(folder), engine="onnx")[0]
-    assert isinstance(found, Banded)
+    assert isinstance(found, Banded | Grafted)
     assert (found.info.exactness.width, found.info.exactness.company) == (0, 0)
     whole = bare.forward(bare.new_cache(), 0, TEXT, len(TEXT))
     np.testing.assert_array_equal(stepwise(found), whole)
@@ -225,4 +226,4 @@ def test_one_scale_for_all_activations_makes_texts_depend_on_width(tmp_path: Pat
 
 def test_a_draft_is_not_slowed_down() -> None:
     assert isinstance(load("draft")[0], OnnxModel)
-    assert isinstance(load("target", steady=True)[0], Banded)
+    assert isinstance(load("target", steady=True)[0], Grafted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from airdraft.models.profile import PacedEngine
 from airdraft.sim import alone as alone_text
 from airdraft.sim.conformance import TableModel
 
+from .graphs import Shape, write_decoder
 from .trees import TreeTable
 
 VOCAB = 7
@@ -65,6 +67,17 @@ def test_the_path_that_is_picked_stays(path: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(found, alone(*BRANCHES[path], 6)[-1:])
 
 
+def test_branches_grow_on_side_by_side_and_one_of_them_is_dropped() -> None:
+    """What a drafter does: it runs the ends of branches in one call, and later drops what the text did not take."""
+    engine, cache, _ = grown()
+    [found] = engine.verify([Part(cache, len(TEXT) + 5, [3, 4, 2], 3, (-2, -1, -4))])  # after 2 0, after 6 1, after 2
+    wanted = [alone(5, 2, 0, 3)[-1], alone(5, 6, 1, 4)[-1], alone(5, 2, 2)[-1]]
+    np.testing.assert_array_equal(found, wanted)
+    picks = (0, 1, 3, 5, 7)  # 5, and of its branches what follows 2: 0 3, and 2
+    [found] = engine.verify([Part(cache, len(TEXT), [1, 6], 2, (-2, -1), picks)])
+    np.testing.assert_array_equal(found, [alone(5, 2, 0, 3, 1)[-1], alone(5, 2, 2, 6)[-1]])
+
+
 def test_a_tree_may_grow_out_of_a_path_that_stays() -> None:
     engine, cache, _ = grown()
     [found] = engine.verify([Part(cache, len(TEXT), [4, 3], 2, (-1, -1), picks=(0, 2))])
@@ -73,8 +86,8 @@ def test_a_tree_may_grow_out_of_a_path_that_stays() -> None:
 
 @pytest.mark.parametrize(
     ("parents", "picks"),
-    [((-1, 1), ()), ((-2, 0), ()), ((-1,), ()),
-     (None, (0, 5)), (None, (-1,)), (None, (1, 0)), (None, (0, 0)), (None, (0, 3))],
+    [((-1, 1), ()), ((-4, 0), ()), ((-1,), ()), ((-6, 0), (0, 2)),
+     (None, (0, 5)), (None, (-1,)), (None, (1, 0)), (None, (0, 0)), (None, (0, 3)), (None, (1,))],
 )  # fmt: skip
 def test_what_is_no_tree_or_path_is_refused(parents: tuple[int, ...] | None, picks: tuple[int, ...]) -> None:
     engine, cache, _ = grown()
@@ -86,13 +99,14 @@ def test_what_is_no_tree_or_path_is_refused(parents: tuple[int, ...] | None, pic
 
 @pytest.mark.parametrize("shape", [{"parents": (-1, -1)}, {"picks": (0,)}], ids=str)
 @pytest.mark.parametrize("wrap", [lambda model: model, OneByOne, lambda model: PacedEngine(model, 0.001)])
-def test_who_runs_chains_only_says_so(draft: OnnxModel, wrap: Any, shape: dict[str, tuple[int, ...]]) -> None:
-    engine = wrap(draft)
+def test_who_runs_chains_only_says_so(tmp_path: Path, wrap: Any, shape: dict[str, tuple[int, ...]]) -> None:
+    """A graph of somebody else's, which has no input for a tree."""
+    engine = wrap(OnnxModel(write_decoder(tmp_path / "chains", Shape())))
     cache = engine.new_cache()
     engine.verify([Part(cache, 0, TEXT, 0)])
     [found] = engine.verify([Part(cache, 2, [1, 2], 1, **shape)])
     assert isinstance(found, ModelError)
-    assert str(found) == "draft runs chains only; give it a part without parents and picks"
+    assert str(found) == "chains runs chains only; give it a part without parents and picks"
     assert cache.length == len(TEXT)
 
 

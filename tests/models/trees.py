@@ -49,13 +49,12 @@ class TreeTable:
     def _run(self, part: Part) -> FloatArray:
         check(self.info, part)
         kept = [part.cache[at] for at in (*range(part.keep), *(part.keep + pick for pick in part.picks))]
-        text = kept[-1] if kept else ()
-        if kept != [text[:end] for end in range(1, len(kept) + 1)]:
-            raise ModelError("what is kept is no path; keep the text, and pick tokens that follow each other")
-        n = len(part.tokens)
+        if any(prefix[:-1] not in ((), *kept) for prefix in kept):
+            raise ModelError("something stays without what it follows")
+        n, held = len(part.tokens), [(), *kept]
         grown: list[Prefix] = []
         for token, parent in zip(part.tokens, part.parents or range(-1, n - 1), strict=True):
-            grown.append((*(text if parent < 0 else grown[parent]), token))
+            grown.append((*(held[parent] if parent < 0 else grown[parent]), token))
         part.cache[:] = kept + grown
         rows = [self._row(prefix) for prefix in grown[n - part.rows :]]
         return np.array(rows, np.float32).reshape(part.rows, self.info.vocab_size)

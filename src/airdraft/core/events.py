@@ -23,6 +23,11 @@ class Forward:
     """Edge: run only while the engine has nothing else to do."""
     proposed: int = 0
     """Edge: number of the last tokens that it proposes itself. No quota pays for them."""
+    parents: tuple[int, ...] | None = None
+    """For each token the index of the one that it follows; below 0 a position that stays, counted from their end: -1
+    is the last. None: a chain that follows the last."""
+    picks: tuple[int, ...] = ()
+    """Cached positions that stay besides the first `keep`, counted from there, upwards. They move up to `keep`."""
 
     @property
     def due(self) -> int:

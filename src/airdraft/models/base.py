@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airdraft.errors import AirdraftError, ModelError
+from airdraft.models.lineage import check_parents, check_picks
 
 FloatArray = NDArray[np.float32]
 
@@ -70,7 +72,7 @@ class Exactness:
     batch: float | None = None
     """On the other texts of its call."""
     width: float | None = None
-    """On how many tokens are fed at once: by this forward, and by those that fed the text."""
+    """On how many tokens are fed at once, and in what trees: by this forward, and by those that fed the text."""
     company: float | None = None
     """On what else lies in the engine's memory."""
 
@@ -150,6 +152,9 @@ class EngineInfo:
     """None: not known, or the engine runs elsewhere."""
     trees: bool = False
     """Whether a part may have `parents` and `picks`."""
+    doubt: float = 0.0
+    """Nats by which scores of two tokens must differ on another branch of a tree than the first, if a chain is to
+    choose the same. The first is the first child of what stays, its first child, and so on."""
     digest: bytes = b""
     """What defines its rows, see `models/digest.py`. Until `load_target` completes it: what the engine says of itself
     that its files do not, the type it computes in, say. Empty: nobody can say what it is."""
@@ -159,9 +164,9 @@ class EngineInfo:
 class Part:
     """One sequence's share of a call to a `TargetEngine`; the fields are the arguments of `LanguageModel.forward`.
 
-    Fed are the tokens of a chain, or with `parents` those of a tree that grows out of the text. The cache then holds
-    them all, in the order given, until the next part names those that stay: its first `keep` positions are the text,
-    and `picks` a path through the tree. So n tokens take n positions of the cache, whatever they branch.
+    Fed are the tokens of a chain, or with `parents` those of a tree. The cache then holds them all, in the order given,
+    and knows which follows which, until a later part names those that stay: the first `keep` positions, and `picks` of
+    the others. So n tokens take n positions of the cache, whatever they branch. Each sees those that lead to it alone.
     """
 
     cache: Any
@@ -170,9 +175,11 @@ class Part:
     tokens: Sequence[int]
     rows: int
     parents: tuple[int, ...] | None = None
-    """The index of the token that each token follows, less than its own; -1 is the text. None: a chain."""
+    """For each token the index of the one that it follows, less than its own; below 0 one of the positions that stay,
+    counted from their end: -1 is the last. None: a chain that follows the last."""
     picks: tuple[int, ...] = ()
-    """Positions after the first `keep` that stay, counted from there, upwards; they move up to `keep`."""
+    """Positions after the first `keep` that stay, counted from there, upwards; they move up to `keep`. None of them
+    stays without the position that it follows."""
 
 
 class TargetEngine(Protocol):
@@ -204,10 +211,42 @@ class Copier(Protocol):
         ...
 
 
-class LocalEngine:
+@runtime_checkable
+class Brancher(Protocol):
+    """A language model that may run trees as well."""
+
+    @property
+    def trees(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def branch(self, part: Part) -> FloatArray:
+        """Run a part, as `LanguageModel.forward` would a chain. Raises: `ModelError`, as that does."""
+        ...
+
+
+class LocalEngine(ABC):
     """Base of engines that are a `LanguageModel` as well, whose facts are those of `info`."""
 
     info: EngineInfo
+
+    @abstractmethod
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        """See `TargetEngine.verify`."""
+
+    def branch(self, part: Part) -> FloatArray:
+        """See `Brancher.branch`."""
+        [found] = self.verify([part])
+        if isinstance(found, AirdraftError):
+            try:
+                raise found
+            finally:
+                del found  # its traceback holds this frame: a circle in which the cache would stay
+        return found
+
+    @property
+    def trees(self) -> bool:
+        return self.info.trees
 
     @property
     def name(self) -> str:
@@ -231,9 +270,12 @@ class OneByOne:
 
     def __init__(self, model: LanguageModel, digest: bytes = b"") -> None:
         """`digest`: of the model, see `EngineInfo`; without one no text goes on after its connection was lost."""
-        self.info = EngineInfo(model.name, model.vocab_size, model.max_context, model.eos_ids, digest=digest)
+        brancher = model if isinstance(model, Brancher) and model.trees else None
+        self.info = EngineInfo(
+            model.name, model.vocab_size, model.max_context, model.eos_ids, trees=brancher is not None, digest=digest
+        )
         self.new_cache = model.new_cache
-        self._model = model
+        self._model, self._brancher = model, brancher
         if isinstance(model, Copier):
             self.copy = model.copy
 
@@ -243,7 +285,10 @@ class OneByOne:
         for part in batch:
             try:
                 check_shape(self.info, part)
-                found.append(self._model.forward(part.cache, part.keep, part.tokens, part.rows))
+                if self._brancher is not None:
+                    found.append(self._brancher.branch(part))
+                else:
+                    found.append(self._model.forward(part.cache, part.keep, part.tokens, part.rows))
             except AirdraftError as error:
                 found.append(error.with_traceback(None))  # which would hold on to the cache
         return found
@@ -281,10 +326,5 @@ def check_shape(info: EngineInfo, part: Part) -> None:
         return
     if not info.trees:
         raise ModelError(f"{info.name} runs chains only; give it a part without parents and picks")
-    left = part.cache.length - part.keep
-    if any(not 0 <= pick < left for pick in part.picks) or list(part.picks) != sorted(set(part.picks)):
-        raise ModelError(f"picks {part.picks} do not rise from 0 to {left - 1}; name positions after the first kept")
-    if part.parents is not None and (
-        len(part.parents) != len(part.tokens) or any(not -1 <= parent < i for i, parent in enumerate(part.parents))
-    ):
-        raise ModelError(f"parents {part.parents} are no tree; give each token one before it, or -1 for the text")
+    check_picks(part.cache.length, part.keep, part.picks)
+    check_parents(part.keep + len(part.picks), len(part.tokens), part.parents)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Thre
 from airdraft.models.config import read_json
 from airdraft.models.digest import words
 from airdraft.models.fit import context_of
+from airdraft.models.lineage import Lineage
+from airdraft.models.trees import Fed, picked
 from airdraft.models.weights import checkpoint_files
 
 _PLAIN = "take a decoder with attention alone, such as Llama, Qwen3, Gemma or Mistral"
@@ -33,6 +35,13 @@ class HfCache:
 
     layers: dict[int, tuple[Any, Any]]
     length: int = 0
+    lineage: Lineage = field(default_factory=Lineage)
+
+    def pick(self, keep: int, picks: Sequence[int]) -> None:
+        """Roll back to `keep` positions and `picks` of those after them, which move up."""
+        lineage, columns = self.lineage.kept(keep, picks), [*range(keep), *(keep + pick for pick in picks)]
+        self.layers = {i: (k[:, :, columns], v[:, :, columns]) for i, (k, v) in self.layers.items()}
+        self.length, self.lineage = len(columns), lineage
 
 
 class HfModel(LocalEngine):
@@ -101,7 +110,7 @@ class HfModel(LocalEngine):
         """See `Copier.copy`."""
         check_copy(self.info, cache, length)
         made = HfCache({i: (k[:, :, :length].clone(), v[:, :, :length].clone()) for i, (k, v) in cache.layers.items()})
-        made.length = length
+        made.length, made.lineage = length, cache.lineage.kept(length)
         return made
 
     def forward(self, cache: HfCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
@@ -114,19 +123,21 @@ class HfModel(LocalEngine):
         """See `TargetEngine.verify`. Parts of up to 32 tokens share forwards, longer ones run alone."""
         found: dict[int, FloatArray | AirdraftError] = {}
         narrow = []
+        parts = list(batch)
         for i, part in enumerate(batch):
             try:
                 check(self.info, part)
+                parts[i] = picked(part)
                 if len(part.tokens) <= _WIDE:
                     narrow.append(i)
                 else:
-                    found[i] = self._run([part])[0]
+                    found[i] = self._run([parts[i]])[0]
             except ModelError as error:
                 found[i] = error
         most = self.info.max_batch
         for start in range(0, len(narrow), most):
             together = narrow[start : start + most]
-            found.update(zip(together, self._together([batch[i] for i in together]), strict=True))
+            found.update(zip(together, self._together([parts[i] for i in together]), strict=True))
         return [found[i] for i in range(len(batch))]
 
     def _together(self, parts: list[Part]) -> Sequence[FloatArray | ModelError]:
@@ -149,9 +160,13 @@ class HfModel(LocalEngine):
         mask = torch.ones(len(parts), kept + fed, dtype=torch.int64)
         for i, part in enumerate(parts):
             mask[i, : kept - part.keep] = 0
+        lines = [Fed.of(part) for part in parts]
+        if any(line.lineage.parents for line in lines):
+            mask = _tree_mask(torch, mask, lines, fed, self._model.dtype)
+        places = [line.positions for line in lines]
         last = [len(part.tokens) - 1 for part in parts]
         ids = [[part.tokens[min(i, end)] for i in range(fed)] for part, end in zip(parts, last, strict=True)]
-        positions = [[part.keep + min(i, end) for i in range(fed)] for part, end in zip(parts, last, strict=True)]
+        positions = [[each[min(i, end)] for i in range(fed)] for each, end in zip(places, last, strict=True)]
         options: dict[str, Any] = {
             "attention_mask": mask.to(self._device),
             "position_ids": torch.tensor(positions, device=self._device),
@@ -175,8 +190,8 @@ class HfModel(LocalEngine):
             raise ModelError(
                 f"{self.name} cannot run {fed} tokens after {kept} in a batch of {len(parts)}: {first_line(problem)}"
             ) from problem
-        for part, layers in zip(parts, grown, strict=True):
-            part.cache.layers, part.cache.length = layers, part.keep + len(part.tokens)
+        for part, layers, line in zip(parts, grown, lines, strict=True):
+            part.cache.layers, part.cache.length, part.cache.lineage = layers, line.lineage.length, line.lineage
         return rows
 
     def _try_out(self, what: str, *, keeps: bool) -> None:
@@ -195,6 +210,17 @@ class HfModel(LocalEngine):
         tensors = [tensor for pair in self._empty.values() for tensor in pair]
         bytes_each = sum(each.shape[1] * each.shape[3] * each.element_size() for each in tensors)
         self.info = replace(self.info, vocab_size=one.shape[1], position_bytes=bytes_each)
+        told = {"attention_mask", "position_ids"} <= self._takes and set(self._kinds) == {"DynamicLayer"}
+        self.info = replace(self.info, trees=told and self._branches(tried))
+
+    def _branches(self, chains: list[FloatArray]) -> bool:
+        """Whether a tree of both `chains` has their rows: models may build their masks in ways of their own."""
+        try:
+            [rows] = self._run([Part(HfCache({}), 0, [0, 1, 2], 3, (-1, 0, 0))])
+        except ModelError:
+            return False
+        wanted = np.array([chains[0][0], chains[0][1], chains[1][1]])
+        return bool(np.abs(rows - wanted).max() < 0.01 * np.ptp(wanted))
 
     def _past(self, parts: list[Part], kept: int) -> Any:
         """The parts' kept positions as transformers takes them: [parts, kv_heads, kept, head_dim] in each layer."""
@@ -210,6 +236,18 @@ class HfModel(LocalEngine):
                 )
             past.layers.append(layer)
         return past
+
+
+def _tree_mask(torch: Any, mask: Any, lines: list[Fed], fed: int, dtype: Any) -> Any:
+    """A mask [parts, 1, fed, columns] that is added to scores, from one of [parts, columns] that hides padding."""
+    kept = mask.shape[1] - fed
+    seen = mask[:, None, None, :].bool() & torch.ones(fed, kept + fed, dtype=torch.bool).tril(kept)
+    for i, (lineage, start) in enumerate(lines):
+        columns = torch.arange(lineage.trunk, lineage.length) + kept - start
+        hidden = torch.from_numpy(lineage.hidden(start))
+        rows = seen[i, 0, : len(hidden)]
+        rows[:, columns] = rows[:, columns] & ~hidden
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def _aligned(tensors: list[Any], kept: int) -> Any:

@@ -73,6 +73,7 @@ class LlamaServerTarget(RemoteTarget):
 
     engine = "llama-server"
     spare = 1  # a prompt must be shorter than a slot's context
+    trees = True
     advice = "llama-server must serve the model of this folder"
 
     def _length(self, replica: int, model: Served) -> int | None:
@@ -83,8 +84,10 @@ class LlamaServerTarget(RemoteTarget):
     def _request(self, tokens: list[int], rows: int) -> tuple[str, bytes]:
         n = len(tokens)
         # The longest first: it takes the slot that knows most of it.
-        prompt = [tokens[:end] for end in range(n, n - max(rows, 1), -1)]
-        return "/completion", msgspec.json.encode(_Request(prompt, self._k if rows else 0))
+        return self._prompts([tokens[:end] for end in range(n, n - max(rows, 1), -1)], rows)
+
+    def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
+        return "/completion", msgspec.json.encode(_Request(prompts, self._k if rows else 0))
 
     def _tops(self, reply: bytes) -> list[Top]:
         kind: Any = list[_Result] | _Result  # to one prompt it answers without a list

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from airdraft.models.config import read_config, read_json
 from airdraft.models.fit import context_of, cores
 from airdraft.models.onnx_batch import OnnxCache, Rule, Stack, Tensor
 from airdraft.models.onnx_rooms import bound, is_in_place, run
+from airdraft.models.onnx_trees import TreeInputs
+from airdraft.models.trees import Fed, picked
 from airdraft.models.weights import model_folder, weight_bytes
 
 _EXPORT = "export it with `optimum-cli export onnx --task text-generation-with-past`"
@@ -86,6 +88,7 @@ class OnnxModel(LocalEngine):
             raise ModelError(f"{path} lacks {', '.join(missing) or 'past_key_values.*'}; {_EXPORT}")
         self._outputs = ["logits", *present]
         self._in_place = is_in_place(self._session)
+        self._trees = TreeInputs.of(self._session, in_place=self._in_place)
         self._whole = {name: _dtype(path, inputs[name]) for name in inputs if name in _KNOWN}
         self._empty = [_empty(path, inputs[name], config.kv_heads, config.head_dim) for name in self._past]
 
@@ -96,9 +99,10 @@ class OnnxModel(LocalEngine):
         name = name if name is not None else folder.resolve().name
         self.info = EngineInfo(
             name, config.vocab_size, config.max_context, config.eos_ids, position_bytes=bytes_each,
-            threads=Threads(threads),
+            threads=Threads(threads), trees=self._trees is not None,
         )  # fmt: skip
-        if self._batches(folder):
+        told = self._in_place or {"attention_mask", "position_ids"} <= set(self._whole)
+        if told and _batches(self, folder, self._together):
             self.info = replace(self.info, max_batch=_MAX_BATCH)
 
     def use_threads(self, threads: Threads) -> None:
@@ -124,46 +128,49 @@ class OnnxModel(LocalEngine):
         return self._alone(part)
 
     def _alone(self, part: Part) -> FloatArray:
-        cache, keep, tokens = part.cache, part.keep, part.tokens
-        total = keep + len(tokens)
+        cache, keep, fed = part.cache, part.keep, Fed.of(part)
+        ids, positions = np.array([part.tokens]), np.array([fed.positions])
+        total, n = keep + len(part.tokens), len(part.tokens)
         if self._in_place:
             cache.make_room(keep, total)
             if cache.binding is None or cache.binding[0] is not self._session:
                 cache.binding = self._session, self._bound(cache.tensors)
-            positions = np.arange(keep, total)[None]
-            logits, _ = self._run(np.array([tokens]), None, positions, cache.tensors, part.rows, cache.binding[1])
-            cache.length = total
+            tree = self._tree([fed], n, cache.tensors[0].shape[2])
+            logits, _ = self._run(ids, None, positions, cache.tensors, part.rows, tree, cache.binding[1])
+            cache.length, cache.lineage = total, fed.lineage
             return _rows(logits[0], logits.shape[1], part.rows)
         # Plain arrays: rolling back is a slice, which ONNX Runtime copies on the way in. Binding OrtValues instead
         # spares the copies out but costs as much or more: at 500 positions of 7 M parameters plain arrays took 0.92
         # to 1.01 of the bound time (median 0.94), feeding one token as well as six after a rollback.
         past = [tensor[:, :, :keep] for tensor in cache.tensors]
         mask = np.ones((1, total), np.int64)
-        logits, present = self._run(np.array([tokens]), mask, np.arange(keep, total)[None], past, part.rows)
+        logits, present = self._run(ids, mask, positions, past, part.rows, self._tree([fed], n, total))
         cache.replace(present)
+        cache.lineage = fed.lineage
         return _rows(logits[0], logits.shape[1], part.rows)
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`."""
         found: dict[int, FloatArray | AirdraftError] = {}
-        fit = []
+        fit, parts = [], list(batch)
         for i, part in enumerate(batch):
             try:
                 check(self.info, part)
+                parts[i] = picked(part)
                 fit.append(i)
             except ModelError as error:
                 found[i] = error.with_traceback(None)  # which would hold on to the cache
-        groups = self._rule.groups([(len(batch[i].tokens), batch[i].keep) for i in fit])
+        groups = self._rule.groups([(len(parts[i].tokens), parts[i].keep) for i in fit])
         for which, group in enumerate([fit[j] for j in group] for group in groups):
             if len(group) > 1 and self.info.max_batch > 1:
                 try:
-                    found.update(zip(group, self._together([batch[i] for i in group], which), strict=True))
+                    found.update(zip(group, self._together([parts[i] for i in group], which), strict=True))
                     continue
                 except ModelError:
                     pass  # whose it is shows one by one
             for i in group:
                 try:
-                    found[i] = self._alone(batch[i])
+                    found[i] = self._alone(parts[i])
                 except ModelError as error:
                     found[i] = error.with_traceback(None)
         return [found[i] for i in range(len(batch))]
@@ -179,23 +186,29 @@ class OnnxModel(LocalEngine):
         ids = np.zeros((len(parts), n), np.int64)
         mask = np.zeros((len(parts), held + n), np.int64)
         positions = np.zeros((len(parts), n), np.int64)
+        fed = {row: Fed.of(part) for row, part in zip(rows, parts, strict=True)}
         for row, part in zip(rows, parts, strict=True):
-            fed = len(part.tokens)
-            ids[row, :fed] = part.tokens
-            mask[row, : part.keep] = mask[row, held : held + fed] = 1
-            positions[row, :fed] = range(part.keep, part.keep + fed)
-        logits, present = self._run(ids, mask, positions, past, n - min(len(p.tokens) - p.rows for p in parts))
+            end = len(part.tokens)
+            ids[row, :end] = part.tokens
+            mask[row, : part.keep] = mask[row, held : held + end] = 1
+            positions[row, :end] = fed[row].positions
+        columns, first = (held, None) if self._in_place else (held + n, held)
+        tree = self._tree([fed[row] for row in sorted(fed)], n, columns, first)
+        scored = n - min(len(part.tokens) - part.rows for part in parts)
+        logits, present = self._run(ids, mask, positions, past, scored, tree)
         for row, part in zip(rows, parts, strict=True):
             at = part.keep if self._in_place else held
             part.cache.append(part.keep, [tensor[row, :, at : at + len(part.tokens)] for tensor in present])
+            part.cache.lineage = fed[row].lineage
         unscored = n - logits.shape[1]
         return [
             _rows(logits[row], len(part.tokens) - unscored, part.rows) for row, part in zip(rows, parts, strict=True)
         ]
 
     def _run(
-        self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: list[Tensor], rows: int, binding: Any = None
-    ) -> tuple[Tensor, list[Tensor]]:
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: list[Tensor], rows: int,
+        tree: dict[str, Tensor], binding: Any = None,
+    ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
         """Feed `ids` [batch, n] after `past`. Returns: logits of the last `rows` columns or more, and the presents.
 
         A graph that writes in place takes no mask, and needs room in `past`, which is then the presents, too; `binding`
@@ -211,10 +224,10 @@ class OnnxModel(LocalEngine):
         present = past
         try:
             if self._in_place:
-                logits = run(self._session, binding or self._bound(past), feeds)
+                logits = run(self._session, binding or self._bound(past), feeds, tree)
             else:
                 feeds.update(zip(self._past, past, strict=True))
-                logits, *present = self._session.run(self._outputs, feeds)
+                logits, *present = self._session.run(self._outputs, feeds | tree)
         except Exception as problem:  # ONNX Runtime's errors share no base class of their own
             many = f"{ids.shape[1]} tokens after {past[0].shape[2]}"
             raise ModelError(f"{self.name} cannot run {many}: {first_line(problem)}") from problem
@@ -223,37 +236,12 @@ class OnnxModel(LocalEngine):
             raise ModelError(f"{self.name} scores {scored} tokens, not the vocab_size of its config.json; mend that")
         return logits, present
 
+    def _tree(self, *call: Any) -> dict[str, Tensor]:
+        """See `TreeInputs.feeds`."""
+        return {} if self._trees is None else self._trees.feeds(*call)
+
     def _bound(self, rooms: list[Tensor]) -> Any:
         return bound(self._session, self._past, self._outputs[1:], rooms)
-
-    def _batches(self, folder: Path) -> bool:
-        """Whether sequences of different lengths in one call have the rows they have alone. A trial tells.
-
-        Graphs may have no mask, a fixed batch of one, take a mask for nothing but a length (GroupQueryAttention), or
-        round activations by a scale of the whole batch (dynamic 8-bit): a text must not depend on its company. A
-        sliding window counts columns, gaps included, which a trial of few tokens does not show.
-        """
-        config = read_json(folder / "config.json")
-        windows = [config.get(name) for name in _WINDOWS] if config.get("use_sliding_window", True) else []
-        if any(isinstance(window, int) and 0 < window < self.max_context for window in windows):
-            return False
-        if not self._in_place and not {"attention_mask", "position_ids"} <= set(self._whole):
-            return False
-        texts = [[i * self.vocab_size // 7 for i in text] for text in ([0, 6, 3, 2], [5, 1])]
-        held, fed = [texts[0][:3], texts[1][:1]], [texts[0][3:], texts[1][1:] * 3]
-        try:
-            runs = []
-            for together in (True, False):
-                parts = [Part(self.new_cache(), len(old), new, 1) for old, new in zip(held, fed, strict=True)]
-                for part, old in zip(parts, held, strict=True):
-                    self.forward(part.cache, 0, old, 0)
-                if together:
-                    runs.append(self._together(parts))
-                else:
-                    runs.append([self.forward(part.cache, part.keep, part.tokens, part.rows) for part in parts])
-        except ModelError:  # a graph that cannot run alone either says so when it is asked to
-            return False
-        return all(np.abs(a - b).max() < _SAME * b.std() for a, b in zip(*runs, strict=True))
 
 
 def graph_path(folder: Path) -> Path:
@@ -273,6 +261,34 @@ def graph_path(folder: Path) -> Path:
         names = ", ".join(path.relative_to(folder).as_posix() for path in others)
         raise ModelError(f"{folder} has no model.onnx but {names}; name the one you mean")
     return others[0]
+
+
+def _batches(model: OnnxModel, folder: Path, together: Callable[[Sequence[Part]], list[FloatArray]]) -> bool:
+    """Whether sequences of different lengths in one call have the rows they have alone. A trial tells.
+
+    Graphs may have no mask, a fixed batch of one, take a mask for nothing but a length (GroupQueryAttention), or
+    round activations by a scale of the whole batch (dynamic 8-bit): a text must not depend on its company. A
+    sliding window counts columns, gaps included, which a trial of few tokens does not show.
+    """
+    config = read_json(folder / "config.json")
+    windows = [config.get(name) for name in _WINDOWS] if config.get("use_sliding_window", True) else []
+    if any(isinstance(window, int) and 0 < window < model.max_context for window in windows):
+        return False
+    texts = [[i * model.vocab_size // 7 for i in text] for text in ([0, 6, 3, 2], [5, 1])]
+    held, fed = [texts[0][:3], texts[1][:1]], [texts[0][3:], texts[1][1:] * 3]
+    try:
+        runs = []
+        for at_once in (True, False):
+            parts = [Part(model.new_cache(), len(old), new, 1) for old, new in zip(held, fed, strict=True)]
+            for part, old in zip(parts, held, strict=True):
+                model.forward(part.cache, 0, old, 0)
+            if at_once:
+                runs.append(together(parts))
+            else:
+                runs.append([model.forward(part.cache, part.keep, part.tokens, part.rows) for part in parts])
+    except ModelError:  # a graph that cannot run alone either says so when it is asked to
+        return False
+    return all(np.abs(a - b).max() < _SAME * b.std() for a, b in zip(*runs, strict=True))
 
 
 def _open(path: Path, threads: int) -> Any:

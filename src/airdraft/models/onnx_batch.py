@@ -16,6 +16,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from airdraft.models.lineage import Lineage
+
 Tensor = NDArray[Any]
 
 # What a call costs besides its first token and its positions, in tokens; and how often the bytes of a position are
@@ -33,6 +35,7 @@ class OnnxCache:
     """Keys and values of one sequence: the first `length` positions of [1, kv_heads, any, head_dim] in each tensor.
 
     `binding` is a session whose graph writes in place, and what it has of the tensors as long as they do not move.
+    `lineage` says which position follows which.
     `stack` is where their last call in company had a copy of them: row `row` there agrees in its first `copied`
     positions as long as this cache owns it.
     """
@@ -41,14 +44,22 @@ class OnnxCache:
         self.tensors = tensors
         self.binding: tuple[Any, Any] | None = None
         self.length = 0
+        self.lineage = Lineage()
         self.stack: Stack | None = None
         self.row = self.copied = 0
 
     def copy(self, length: int) -> OnnxCache:
         """The first `length` positions, in memory of their own."""
         made = OnnxCache([tensor[:, :, :length].copy() for tensor in self.tensors])
-        made.length = length
+        made.length, made.lineage = length, self.lineage.kept(length)
         return made
+
+    def pick(self, keep: int, picks: Sequence[int]) -> None:
+        """Roll back to `keep` positions and `picks` of those after them, which move up."""
+        lineage, end = self.lineage.kept(keep, picks), keep + len(picks)
+        for tensor in self.tensors:
+            tensor[:, :, keep:end] = tensor[:, :, [keep + pick for pick in picks]]
+        self.length, self.lineage, self.copied = end, lineage, min(self.copied, keep)
 
     def replace(self, tensors: list[Tensor]) -> None:
         """Take `tensors` instead, and leave the stack: who runs alone from now on must not keep it in memory."""

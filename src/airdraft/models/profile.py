@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import Copier, FloatArray, LanguageModel, Part, TargetEngine
+from airdraft.models.base import Brancher, Copier, FloatArray, LanguageModel, Part, TargetEngine
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,14 @@ class Paced:
             self.copy = model.copy
         self._model = model
         self._seconds = _pace(seconds)
+        self.trees = isinstance(model, Brancher) and model.trees
+
+    def branch(self, part: Part) -> FloatArray:
+        """See `Brancher.branch`, and `forward`."""
+        deadline = time.perf_counter() + self._seconds
+        logits: FloatArray = self._model.branch(part)  # type: ignore[attr-defined]
+        _sleep_until(deadline)
+        return logits
 
     def forward(self, cache: Any, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`. Returns no earlier than the pace allows; an error comes at once."""

@@ -17,6 +17,7 @@ from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import EngineInfo, FloatArray, Part, check
 from airdraft.models.config import read_config
 from airdraft.models.digest import BYTES, probe, same, words
+from airdraft.models.lineage import Lineage
 from airdraft.models.replicas import REPLY_BYTES, FailedError, Replicas, decode, line
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class RemoteCache:
 
     replica: int
     tokens: list[int] = field(default_factory=list)
+    lineage: Lineage = field(default_factory=Lineage)
 
     @property
     def length(self) -> int:
@@ -66,6 +68,8 @@ class RemoteTarget(ABC):
     """Positions of the engine's context that a prompt cannot use."""
     advice: str
     """What to do where the engine refuses top_k or the vocabulary; `{k}` is top_k."""
+    trees = False
+    """Whether a request may hold several prompts, one for each token of a tree; see `_prompts`."""
 
     def __init__(
         self, folder: Path, urls: Sequence[str], *, top_k: int = 20, timeout_s: float = 60.0, name: str | None = None
@@ -105,6 +109,7 @@ class RemoteTarget(ABC):
             config.eos_ids,
             top_k=top_k,
             max_calls=_MAX_CALLS,
+            trees=self.trees,
         )
         asked = [config.vocab_size - 1]
         try:
@@ -138,10 +143,13 @@ class RemoteTarget(ABC):
     def _forward(self, part: Part) -> FloatArray:
         """See `LanguageModel.forward`. A prefill is posted too: it leaves its keys and values in the prefix cache."""
         check(self.info, part)
-        cache, rows = part.cache, part.rows
-        whole = cache.tokens[: part.keep] + [int(token) for token in part.tokens]
+        cache, rows, keep = part.cache, part.rows, part.keep
+        lineage = cache.lineage.kept(keep, part.picks).grown(len(part.tokens), part.parents)
+        stay = [*cache.tokens[:keep], *(cache.tokens[keep + pick] for pick in part.picks)]
+        whole = stay + [int(token) for token in part.tokens]
+        request = self._branches(whole, lineage, rows) if lineage.parents else self._request(whole, rows)
         try:
-            replica, reply = self._replicas.ask_any(cache.replica, *self._request(whole, rows), self._most(rows))
+            replica, reply = self._replicas.ask_any(cache.replica, *request, self._most(rows))
         except ModelError as problem:
             # Addresses and words of the servers are for who runs the edge; the error goes to who asked for a text.
             _log.error("a forward failed: %s", problem)
@@ -149,8 +157,16 @@ class RemoteTarget(ABC):
                 f"the engine of {self.info.name} failed; try again later, or see the edge's log"
             ) from problem
         logits = self._logits(self._tops(reply) if rows else [], rows)
-        cache.tokens, cache.replica = whole, replica
+        cache.tokens, cache.lineage, cache.replica = whole, lineage, replica
         return logits
+
+    def _branches(self, tokens: list[int], lineage: Lineage, rows: int) -> tuple[str, bytes]:
+        """A request for the last `rows` rows of a tree: of each the branch that leads to it. The last comes first."""
+        n = len(tokens)
+        ends = range(n - 1, n - 1 - max(rows, 1), -1)
+        text = tokens[: lineage.trunk]
+        prompts = [[*text[: end + 1], *(tokens[at] for at in lineage.path(end))] for end in ends]
+        return self._prompts(prompts, rows)
 
     def _check(self, replica: int) -> None:
         """Raises: `ModelError` if a replica, which may have been started again, has other rows than at the start."""
@@ -194,6 +210,11 @@ class RemoteTarget(ABC):
     def _length(self, replica: int, model: Served) -> int | None:
         """Most positions of a sequence there; None: it does not say. Raises: `ModelError`."""
         return model.max_model_len
+
+    def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
+        """A request with a prompt for each row, the last row's first, or one without a row. Only where there are trees.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def _request(self, tokens: list[int], rows: int) -> tuple[str, bytes]:

@@ -29,6 +29,7 @@ from airdraft.models.base import (
     check,
     check_copy,
 )
+from airdraft.models.grafts import Grafted
 
 BANDS: tuple[tuple[int, int | None], ...] = ((2, None), (2, 7))
 """Least and most tokens of a forward, in the order they are tried. One token alone is nowhere like several.
@@ -46,6 +47,8 @@ _TRIAL_S = 0.3
 """Time of the one forward that the others are compared with; all together take some ten times as long."""
 _MOST_LOGITS = 1 << 24
 _STEPS = (3, 5, 8, 4)
+_SURE = 16
+"""So many times the greatest difference of a trial is more than any that follows."""
 _LEAST_SHARE = 1e-9
 """Told where bits differ and probabilities do not."""
 
@@ -81,7 +84,7 @@ class Banded(LocalEngine):
     """
 
     def __init__(self, engine: Engine, least: int, most: int | None = None) -> None:
-        self.info = replace(engine.info, max_context=engine.info.max_context - (least - 1), trees=False)
+        self.info = replace(engine.info, max_context=engine.info.max_context - (least - 1))
         self._engine, self._least, self._most = engine, least, most
         if isinstance(engine, Copier):
             self.copy = partial(self._copy, engine)
@@ -118,19 +121,26 @@ class Banded(LocalEngine):
                     batch[i].cache.length = min(batch[i].cache.length, batch[i].cache.inner.length)
                 else:
                     rows[i].append(got[:wanted])
-                    batch[i].cache.length = batch[i].keep + len(batch[i].tokens)
+                    batch[i].cache.length = batch[i].keep + len(batch[i].picks) + len(batch[i].tokens)
         return [failed[i] if i in failed else _joined(rows[i]) for i in range(len(batch))]
 
     def _pieces(self, part: Part) -> Iterator[tuple[Part, int]]:
         """The forwards of a part, each with the number of its rows that were asked for."""
-        tokens, n = list(part.tokens), len(part.tokens)
+        tokens, n, keep = list(part.tokens), len(part.tokens), part.keep + len(part.picks)
         count = 1 if self._most is None else -(-n // self._most)
         ends = [n * (i + 1) // count for i in range(count)]
         for start, end in zip([0, *ends], ends, strict=False):
             again = max(0, self._least - (end - start))
             wanted = max(0, min(end - start, end - (n - part.rows)))
             fed = tokens[start:end] + tokens[end - 1 : end] * again
-            yield Part(part.cache.inner, part.keep + start, fed, wanted + again if wanted else 0), wanted
+            rows, parents = wanted + again if wanted else 0, None
+            if part.parents is not None:
+                mine = tuple(parent - start for parent in part.parents[start:end])
+                parents = mine + mine[-1:] * again
+            if start == 0:
+                yield Part(part.cache.inner, part.keep, fed, rows, parents, part.picks), wanted
+            else:
+                yield Part(part.cache.inner, keep + start, fed, rows, parents), wanted
 
 
 def steadied(engine: Engine) -> Engine:
@@ -143,15 +153,22 @@ def steadied(engine: Engine) -> Engine:
         positions = _positions(engine)
         for least, most in BANDS:
             trial = _Trial(Banded(engine, least, most), least, positions)
-            if trial.width() == 0:
+            if (width := trial.width()) == 0:
                 break
         else:
             trial = _Trial(engine, 1, positions)
-        exactness = Exactness(batch=trial.batch(), width=trial.width(), company=trial.company())
+            width = trial.width()
+        doubt = 0.0
+        if trial.engine.info.trees:
+            if width == 0:
+                trial = _Trial(Grafted(trial.engine), least, positions)
+            changed, error = trial.tree()
+            width, doubt = (0.0, _SURE * error) if width == 0 else (max(width, changed), 0.0)
+        exactness = Exactness(trial.batch(), width, trial.company())
     except ModelError:
         return engine  # it says what is wrong when it is used
     found = trial.engine
-    info: EngineInfo = replace(found.info, exactness=exactness)
+    info: EngineInfo = replace(found.info, exactness=exactness, doubt=doubt)
     if exactness.width == exactness.company == 0 and (exactness.batch or 0) > ROUNDING:
         info = replace(info, max_batch=1, exactness=replace(exactness, batch=0.0))
     found.info = info
@@ -224,6 +241,26 @@ class _Trial:
             found.append(np.concatenate(rows) if rows else np.zeros((0, 1), np.float32))
         return share(found[1], found[0])
 
+    def tree(self) -> tuple[float, float]:
+        """The text as a branch of trees, each beside another that comes first, and what stays of it fed on.
+
+        Returns: the share, and the greatest difference of a log-probability.
+        """
+        cache, n = self.engine.new_cache(), len(self._text)
+        start = n // 2
+        _rows(self.engine, cache, 0, self._text[:start], 0)
+        found, picks = [], tuple[int, ...]()
+        for at in range(start, n - 1, 2):
+            text = self._text[at : at + 2]
+            other = [(token + 1) % self.engine.info.vocab_size for token in text]
+            fed = [other[0], text[0], other[1], text[1]]
+            rows = _rows(self.engine, cache, at - len(picks), fed, 4, (-1, -1, 0, 1), picks)
+            found.append(rows[[1, 3]])
+            picks = (1, 3)
+        rows = np.concatenate(found)
+        alone = self._alone[start : start + len(rows)]
+        return share(rows, alone), float(np.abs(_log_probs(rows) - _log_probs(alone)).max())
+
     @cached_property
     def _alone(self) -> FloatArray:
         return self._stepwise()
@@ -253,8 +290,16 @@ def _probs(rows: FloatArray) -> Any:
     return wide / wide.sum(-1, keepdims=True)
 
 
-def _rows(engine: TargetEngine, cache: Any, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-    [found] = engine.verify([Part(cache, keep, tokens, rows)])
+def _log_probs(rows: FloatArray) -> Any:
+    wide = rows.astype(np.float64) - rows.max(-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+
+
+def _rows(
+    engine: TargetEngine, cache: Any, keep: int, tokens: Sequence[int], rows: int,
+    parents: tuple[int, ...] | None = None, picks: tuple[int, ...] = (),
+) -> FloatArray:  # fmt: skip
+    [found] = engine.verify([Part(cache, keep, tokens, rows, parents, picks)])
     return _raised(found)
 
 

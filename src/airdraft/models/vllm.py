@@ -55,13 +55,16 @@ class VllmTarget(RemoteTarget):
 
     engine = "vLLM"
     spare = 1  # for the token that is drawn
+    trees = True
     advice = "vLLM must serve the model of this folder, with --max-logprobs {k} or more"
 
     def _request(self, tokens: list[int], rows: int) -> tuple[str, bytes]:
         n = len(tokens)
         # The longest first: the others then find its blocks.
-        prompt = [tokens[:end] for end in range(n, n - max(rows, 1), -1)]
-        body = _Request(self._model, prompt, self._k if rows else None)
+        return self._prompts([tokens[:end] for end in range(n, n - max(rows, 1), -1)], rows)
+
+    def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
+        body = _Request(self._model, prompts, self._k if rows else None)
         return "/v1/completions", msgspec.json.encode(body)
 
     def _tops(self, reply: bytes) -> list[Top]:

@@ -58,11 +58,13 @@ class Caches:
 
         Returns: the turn, or None: it waits for a text that is being fed the same.
         """
-        text, tokens = turn.text, turn.tokens
-        if self._copier is None or text.cache is not None or len(tokens) <= BLOCK:
+        text, lineage, tokens = turn.text, turn.lineage, turn.tokens
+        # What picks refer to is not there any more: the text is fed again as a whole.
+        if self._copier is None or text.cache is not None or len(tokens) <= BLOCK or turn.forward.picks:
             return turn
-        self._prefixes.add(text, tokens)  # so that later ones can wait for it
-        found = self._prefixes.start(text, tokens, lambda other: other.asked < turn.arrival)
+        chain = tokens[: lineage.trunk]
+        self._prefixes.add(text, chain)  # so that later ones can wait for it
+        found = self._prefixes.start(text, chain, lambda other: other.asked < turn.arrival)
         if found is None or found.text.cache is None:
             return None if found else turn
         source, held = found.text, min(found.common, len(tokens) - turn.scored)
@@ -71,7 +73,7 @@ class Caches:
         if source.over and (source.cached - held <= _TAKEN or self._engine.info.max_caches == 1):
             cache = source.cache
             self._free(source)
-            text.cache, text.tokens, text.cached = cache, tokens, held
+            text.cache, text.tokens, text.cached, text.lineage = cache, tokens, held, lineage
             self._memory.hold(text)
             self._reuse(text, held)
             return turn
@@ -109,7 +111,9 @@ class Caches:
                 _log.warning("a prompt is read again: %s", error)
             if share.text.cache is None:
                 share.text.cache, start = self._engine.new_cache(), 0
-        return Part(share.text.cache, start, share.tokens[start : share.end], share.rows)
+        tokens, lineage = share.tokens[start : share.end], share.lineage
+        parents = None if lineage is None else lineage.fed(start, share.end)
+        return Part(share.text.cache, start - len(share.picks), tokens, share.rows, parents, share.picks)
 
     def fed(self, share: Share, *, failed: bool) -> None:
         """Note that a share was run."""
@@ -118,7 +122,7 @@ class Caches:
             if text.cache is None:  # none could be made
                 self._free(text)
             return
-        text.tokens, text.cached = share.tokens, share.end
+        text.tokens, text.cached, text.lineage = share.tokens, share.end, share.lineage
         if share.origin is not None:
             self._reuse(text, share.start)
 
@@ -128,6 +132,8 @@ class Caches:
             self._free(text)
             return
         text.cached = min(text.cached, text.cache.length)  # less where a call failed
+        if text.lineage is not None:
+            text.cached = min(text.cached, text.lineage.trunk)  # nobody begins with a tree
         if text.cached < BLOCK:
             self._free(text)
             return

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 from typing import TypeVar
 
@@ -42,6 +42,15 @@ class _Job:
     latest: Callable[[], Forward]
     done: asyncio.Future[FloatArray]
     arrival: int
+    begun: bool = False
+    """Whether a piece of it was fed: what its picks name is then what is kept."""
+
+    def forward(self) -> Forward:
+        """What to run by now."""
+        forward = self.latest()
+        if not self.begun:
+            return forward
+        return replace(forward, keep=forward.keep + len(forward.picks), picks=())
 
 
 _Batch = list[tuple[_Job, Share]]
@@ -201,7 +210,7 @@ class Scheduler:
     def _gather(self) -> list[Share]:
         """The shares of the next call, with caches for all of them."""
         turns = [
-            Turn(job.text, job.latest(), job.arrival)
+            Turn(job.text, job.forward(), job.arrival)
             for job in self._waiting.values()
             if not job.done.done() and not job.text.running
         ]
@@ -210,9 +219,9 @@ class Scheduler:
         for turn in in_turn(turns):
             if batch.full:
                 break
-            began = self.caches.begin(turn, self._calls) if batch.takes_prompts else turn
-            share = batch.share(began) if began is not None else None
             try:
+                began = self.caches.begin(turn, self._calls) if batch.takes_prompts else turn
+                share = batch.share(began) if began is not None else None
                 if share is not None and self.caches.has_room(share, batch.shares):
                     batch.add(share)
             except AirdraftError as error:
@@ -263,7 +272,7 @@ class Scheduler:
             elif self._closed:
                 job.done.set_exception(_closed())
             else:
-                text.since = job.arrival
+                text.since, job.begun = job.arrival, True
                 self._waiting[job.arrival] = job
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from airdraft.core.events import Forward
 from airdraft.models.base import Cache
+from airdraft.models.lineage import Lineage
 
 PIECE = 128
 """Tokens of prompts in one call, at most."""
@@ -77,6 +78,8 @@ class Sequenced:
     """Time since when it rests; inf while a forward of it waits or runs."""
     on_yield: Callable[[], None] | None = None
     """Told when its place was given to another, see `Scheduler.open`."""
+    lineage: Lineage | None = None
+    """Which of its tokens follows which; None: they are a chain."""
 
 
 class Origin(NamedTuple):
@@ -98,7 +101,14 @@ class Turn(NamedTuple):
     @property
     def tokens(self) -> list[int]:
         """The whole text, to the end of the forward."""
-        return [*self.text.tokens[: self.forward.keep], *self.forward.tokens]
+        had, keep = self.text.tokens, self.forward.keep
+        return [*had[:keep], *(had[keep + pick] for pick in self.forward.picks), *self.forward.tokens]
+
+    @property
+    def lineage(self) -> Lineage:
+        """Which of these tokens follows which. Raises: `ModelError` for what is no tree."""
+        had, forward = self.text.lineage or Lineage(len(self.text.tokens)), self.forward
+        return had.kept(forward.keep, forward.picks).grown(len(forward.tokens), forward.parents)
 
     @property
     def scored(self) -> int:
@@ -119,6 +129,10 @@ class Share(NamedTuple):
     """0 unless this share is the last."""
     origin: Origin | None = None
     """Where the first `start` positions come from, if not from the text's own cache."""
+    lineage: Lineage | None = None
+    """Which of the tokens follows which; None: they are a chain."""
+    picks: tuple[int, ...] = ()
+    """As in `Part`: the last of the first `start` tokens, where they lie in the cache."""
 
     @property
     def is_last(self) -> bool:
@@ -226,19 +240,26 @@ class Batch:
 
     def share(self, turn: Turn) -> Share | None:
         """What of a forward fits in. None: nothing, as prompts have had their part."""
-        text, forward, tokens, scored = turn.text, turn.forward, turn.tokens, turn.scored
-        start, end = min(forward.keep, text.cached), len(tokens)  # less is cached where it lost its cache
-        while start < text.cached and start < end and tokens[start] == text.tokens[start]:
+        text, forward, lineage, scored = turn.text, turn.forward, turn.lineage, turn.scored
+        tokens, picks = turn.tokens, forward.picks
+        end = len(tokens)
+        if picks and text.cached > forward.keep + picks[-1]:  # they refer to what was fed last, so all is fed now
+            return Share(text, turn.arrival, tokens, end - len(forward.tokens), end, forward.rows, None, lineage, picks)
+        start = min(forward.keep, text.cached)  # less is cached where it lost its cache
+        before = text.lineage or Lineage(len(text.tokens))
+        while start < min(text.cached, end) and tokens[start] == text.tokens[start]:
+            if lineage.parent(start) != before.parent(start):
+                break
             start += 1  # a piece of it is there already
         if turn.origin is not None:
             start = turn.origin.length
         start = min(start, end - scored)
         if not self._pieces or end - start <= max(scored, self._left):
-            return Share(text, turn.arrival, tokens, start, end, forward.rows, turn.origin)
+            return Share(text, turn.arrival, tokens, start, end, forward.rows, turn.origin, lineage)
         if self._left <= 0:
             return None
         end = min(start + self._left, end - scored)
-        return Share(text, turn.arrival, tokens, start, end, 0, turn.origin)
+        return Share(text, turn.arrival, tokens, start, end, 0, turn.origin, lineage)
 
     def add(self, share: Share) -> None:
         self.shares.append(share)

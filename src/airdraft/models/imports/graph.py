@@ -3,7 +3,8 @@
 Inputs: input_ids [batch, n], position_ids [batch, n], num_logits_to_keep (int64), past_key_values.{i}.key and .value
 [batch, kv_heads, room, head_dim]. Outputs: logits [batch, kept, vocab], present.{i}.key and .value, the past with the
 new keys and values at their positions: if both are bound to one buffer, nothing is copied. Positions follow each other
-from the first one on; what lies in the room beyond a token's own position is not looked at, but must be finite.
+from the first one on; what lies in the room beyond a token's own position is not looked at, but must be finite. Inputs
+that may be left out are those for trees, see `models/onnx_trees.py`: a token's column need not be its position then.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from airdraft.models.imports.matrices import Matrices
 from airdraft.models.imports.nodes import CONTRIB, Nodes, Weights
 from airdraft.models.imports.quants import Floats
 from airdraft.models.imports.read import GgufFile
+from airdraft.models.onnx_trees import MASK, NEUTRAL, SHIFT
 
 _MASKED = -1e9  # finite: a row of padding then gives a uniform softmax instead of NaN
 
@@ -36,8 +38,11 @@ class GraphWriter:
         """Write all weights. Returns: the `onnx.ModelProto`."""
         d = self._decoder
         cos, sin = self._turns()
-        mask = self._mask()
-        self._starts = self._nodes.op("Gather", "position_ids", self._nodes.constant(np.int64(0)), axis=1)
+        for name, value in NEUTRAL.items():
+            self._nodes.optional(name, value)
+        columns = self._nodes.op("Add", "position_ids", SHIFT)
+        mask = self._mask(columns)
+        self._starts = self._nodes.op("Gather", columns, self._nodes.constant(np.int64(0)), axis=1)
         x = self._matrices.embeddings()
         h = self._nodes.op(
             "SimplifiedLayerNormalization", x, self._vector("blk.0.attn_norm.weight"), epsilon=d.eps, axis=-1
@@ -126,7 +131,7 @@ class GraphWriter:
             self._weights.add("sin", np.float32, shape, table(np.sin)),
         )
 
-    def _mask(self) -> str:
+    def _mask(self, columns: str) -> str:
         """0 where a query may look, a large negative number elsewhere: [batch, 1, group * n, room]."""
         d = self._decoder
         zero, one = self._nodes.constant(np.int64(0)), self._nodes.constant(np.int64(1))
@@ -134,10 +139,11 @@ class GraphWriter:
             "Gather", self._nodes.op("Shape", "past_key_values.0.key"), self._nodes.constant(np.int64(2))
         )
         keys = self._nodes.op("Range", zero, room, one)
-        seen = self._nodes.op("LessOrEqual", keys, self._nodes.op("Unsqueeze", "position_ids", self._nodes.ints(1, 3)))
+        seen = self._nodes.op("LessOrEqual", keys, self._nodes.op("Unsqueeze", columns, self._nodes.ints(1, 3)))
         mask = self._nodes.op(
             "Where", seen, self._nodes.constant(np.float32(0)), self._nodes.constant(np.float32(_MASKED))
         )
+        mask = self._nodes.op("Add", mask, MASK)
         group = d.heads // d.kv_heads
         return mask if group == 1 else self._nodes.op("Concat", *[mask] * group, axis=2)
 

@@ -69,6 +69,7 @@ class Nodes:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[bytes, str] = {}
         self._inline: list[onnx.TensorProto] = []
+        self._optional: list[onnx.ValueInfoProto] = []
 
     def op(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
         """A node with one output, called `out` if that is given."""
@@ -100,10 +101,16 @@ class Nodes:
             self._inline.append(numpy_helper.from_array(array, self._constants[key]))
         return self._constants[key]
 
+    def optional(self, name: str, value: NDArray[Any]) -> None:
+        """Add an input that is `value` where it is left out, and may have any other shape of as many axes."""
+        self._inline.append(numpy_helper.from_array(value, name))
+        kind, shape = helper.np_dtype_to_tensor_dtype(value.dtype), [f"{name}_{axis}" for axis in range(value.ndim)]
+        self._optional.append(helper.make_tensor_value_info(name, kind, shape))
+
     def model(self, inputs: Sequence[Any], outputs: Sequence[Any], weights: Weights) -> onnx.ModelProto:
         """The whole."""
         initializers = [*self._inline, *weights.tensors]
-        graph = helper.make_graph(self._nodes, "decoder", list(inputs), list(outputs), initializers)
+        graph = helper.make_graph(self._nodes, "decoder", [*inputs, *self._optional], list(outputs), initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="airdraft")
         model.ir_version = IR_VERSION

@@ -1,0 +1,134 @@
+"""Trees that leave no trace in a text: one branch lies as a chain would, and what stays of others is fed again.
+
+A sum over keys and values is added up in the order of their columns. A token whose path has gaps between its columns
+differs by rounding from the same token in a chain, and so would all that follows it. So a tree's first child, the first
+child of that, and so on, are fed first: their rows have a chain's bits. If another branch stays, it is fed again with
+the next forward, as a chain, which costs a row for each of its tokens. Rows of other branches differ by rounding, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from airdraft.errors import AirdraftError, ModelError
+from airdraft.models.base import Cache, Copier, FloatArray, LocalEngine, Part, TargetEngine, check, check_copy
+from airdraft.models.lineage import Lineage
+
+
+@dataclass(eq=False)
+class GraftCache:
+    """A cache of another engine, which holds the first `firm` positions, then those of `main`, and then others."""
+
+    inner: Cache
+    lineage: Lineage = field(default_factory=Lineage)
+    firm: int = 0
+    main: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
+    """Those of the positions from `firm` on."""
+
+    @property
+    def length(self) -> int:
+        return self.lineage.length
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a part is fed."""
+
+    part: Part
+    rows: list[int]
+    """Those asked for, of those that come."""
+    lineage: Lineage
+    firm: int
+    main: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+class Grafted(LocalEngine):
+    """An engine whose caches hold chains of a text's own bits between forwards, whatever trees it is fed."""
+
+    def __init__(self, engine: TargetEngine) -> None:
+        """`engine` runs trees."""
+        self.info, self._engine = engine.info, engine
+        if isinstance(engine, Copier):
+            self.copy = partial(self._copy, engine)
+
+    def _copy(self, engine: Copier, cache: GraftCache, length: int) -> GraftCache:
+        """See `Copier.copy`."""
+        check_copy(self.info, cache, length)
+        firm = min(length, cache.firm)
+        made = GraftCache(engine.copy(cache.inner, firm), cache.lineage.kept(firm), firm)
+        if length > firm:  # the rest is fed again
+            made.lineage, made.tokens = cache.lineage.kept(length), cache.tokens[: length - firm]
+        return made
+
+    def new_cache(self) -> GraftCache:
+        """An empty cache. Raises: `ModelError` if `max_caches` are in use."""
+        return GraftCache(self._engine.new_cache())
+
+    def forward(self, cache: GraftCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        """See `LanguageModel.forward`."""
+        return self.branch(Part(cache, keep, tokens, rows))
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        """See `TargetEngine.verify`."""
+        found: dict[int, FloatArray | AirdraftError] = {}
+        plans: dict[int, _Plan] = {}
+        for i, part in enumerate(batch):
+            try:
+                check(self.info, part)
+                plans[i] = _planned(part)
+            except ModelError as error:
+                found[i] = error.with_traceback(None)  # which would hold on to the cache
+        rows = self._engine.verify([plan.part for plan in plans.values()])
+        for (i, plan), got in zip(plans.items(), rows, strict=True):
+            cache = batch[i].cache
+            if isinstance(got, AirdraftError):
+                found[i] = got
+                held = min(cache.firm, cache.inner.length)
+                if cache.inner.length < cache.firm + len(cache.main):
+                    cache.lineage, cache.firm, cache.main, cache.tokens = cache.lineage.kept(held), held, (), ()
+                continue
+            cache.lineage, cache.firm, cache.main, cache.tokens = plan.lineage, plan.firm, plan.main, plan.tokens
+            found[i] = got if plan.rows == list(range(len(got))) else got[plan.rows]
+        return [found[i] for i in range(len(batch))]
+
+
+def _planned(part: Part) -> _Plan:
+    """How to feed a part. Raises: `ModelError` for what is no tree."""
+    cache, keep = part.cache, part.keep
+    firm = min(cache.firm, keep)
+    stay = [*range(firm, keep), *(keep + pick for pick in part.picks)]
+    lies = [*range(firm, cache.firm), *cache.main]
+    same = next((at for at, (one, other) in enumerate(zip(stay, lies, strict=False)) if one != other), None)
+    base = firm + (min(len(stay), len(lies)) if same is None else same)
+    again = [cache.tokens[at - cache.firm] for at in stay[base - firm :]]
+    lineage = cache.lineage.kept(keep, part.picks).grown(len(part.tokens), part.parents)
+    tokens, end = (*again, *part.tokens), lineage.length
+
+    main = _first_branch(lineage, base)
+    order = [*main, *sorted(set(range(base, end)).difference(main))] if len(main) < end - base else list(main)
+    column = {at: i for i, at in enumerate(order, base)}
+    parents = [column.get(lineage.parent(at), lineage.parent(at)) - base for at in order]
+    chain = parents == list(range(-1, len(order) - 1))
+    places = [column[at] - base for at in range(end - part.rows, end)]
+    rows = len(order) - min(places, default=len(order))
+    fed = [tokens[at - base] for at in order]
+    lead = next((i for i, at in enumerate(main, base) if i != at), base + len(main))  # main positions in their places
+    return _Plan(
+        Part(cache.inner, base, fed, rows, None if chain else tuple(parents)),
+        [place - (len(order) - rows) for place in places],
+        lineage, lead, tuple(main[lead - base :]), tokens[lead - base :],
+    )  # fmt: skip
+
+
+def _first_branch(lineage: Lineage, base: int) -> list[int]:
+    """The first child of what stays, its first child, and so on."""
+    found, last = list[int](), base - 1
+    for at in range(base, lineage.length):
+        if lineage.parent(at) == last:
+            found.append(at)
+            last = at
+    return found

@@ -1,0 +1,71 @@
+"""Trees in the scheduler: whatever it evicts, cuts and shares, each row is of the tokens that lead to it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airdraft.core.events import Forward
+from airdraft.models.base import FloatArray
+from airdraft.scheduler import Owner, Scheduler
+from airdraft.scheduler.turns import PIECE
+
+from ..models.trees import Prefix, TreeTable
+
+VOCAB = 100
+
+
+def row(prefix: Prefix) -> FloatArray:
+    """Numbers that tell a sequence from others: its length, and a sum that knows the order."""
+    found = np.zeros(VOCAB, np.float32)
+    found[:2] = len(prefix), sum(at * token for at, token in enumerate(prefix, 1)) % 9973
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_every_row_is_of_what_leads_to_it(data: st.DataObject) -> None:
+    """Several texts grow trees, drop branches, and lose their caches to each other meanwhile."""
+    engine = TreeTable(row, VOCAB, max_batch=data.draw(st.integers(1, 3)))
+    engine.info = replace(engine.info, max_caches=data.draw(st.sampled_from([None, 1, 2])))
+    drawn, texts = st.integers(0, 1 << 30), data.draw(st.integers(1, 3))
+    seeds = [data.draw(drawn) for _ in range(texts)]
+
+    async def write(scheduler: Scheduler, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        text, lines = scheduler.open(Owner()), list[Prefix]()
+        for _ in range(random.integers(1, 6)):
+            keep = int(random.integers(max(0, len(lines) - 9), len(lines) + 1))
+            stay = lines[:keep]
+            picks = list[int]()
+            for at in range(keep, len(lines)):
+                if lines[at][:-1] in ((), *stay) and random.random() < 0.7:
+                    picks.append(at - keep)
+                    stay.append(lines[at])
+            n = int(random.integers(1, 8)) if lines else int(random.integers(1, 2 * PIECE))
+            tokens = random.integers(VOCAB, size=n).tolist()
+            lowest = -max(1, len(stay))
+            is_tree = bool(lines) and random.random() < 0.7
+            parents = tuple(int(random.integers(max(lowest, -5), at)) for at in range(n)) if is_tree else None
+            begun = len(stay)
+            for at, token in enumerate(tokens):
+                above = begun + (at - 1 if parents is None else parents[at])
+                stay.append((*(stay[above] if above >= 0 else ()), token))
+            lines, rows = stay, int(random.integers(0, n + 1))
+            asked = Forward(1, keep, tuple(tokens), rows, parents=parents, picks=tuple(picks))
+            found = await scheduler.run(text, lambda asked=asked: asked)  # type: ignore[misc]
+            np.testing.assert_array_equal(found, [row(line) for line in lines[len(lines) - rows :]] or found)
+            assert len(found) == rows
+        scheduler.drop(text)
+
+    async def main() -> None:
+        scheduler = Scheduler(engine, "trees")
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(write(scheduler, seed) for seed in seeds))
+        scheduler.close()
+
+    asyncio.run(main())
