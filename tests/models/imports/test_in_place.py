@@ -93,3 +93,29 @@ def test_texts_of_other_lengths_in_one_call(model: OnnxModel) -> None:
     for cache, at in zip(caches, held, strict=True):  # and each goes on alone, rolled back
         alone = model.forward(model.new_cache(), 0, [*TEXT[: at - 5], 1, 2], 2)
         np.testing.assert_allclose(model.forward(cache, at - 5, [1, 2], 2), alone, rtol=0, atol=1e-3)
+
+
+def test_branches_of_a_tree_lie_side_by_side_and_one_stays(model: OnnxModel) -> None:
+    """A token's column is then not its position. What stays moves up, and the text goes on, in its own room."""
+    assert model.info.trees
+    cache, other, start = model.new_cache(), model.new_cache(), 30
+    model.verify([Part(cache, 0, TEXT[:start], 0), Part(other, 0, TEXT[:9], 0)])
+    tree, parents = [5, 9, 6, 7, 8], (-1, -1, 0, 1, 3)
+    lines = {0: [5], 1: [9], 2: [5, 6], 3: [9, 7], 4: [9, 7, 8]}
+    chain = Part(other, 9, [1, 2], 2)
+    for parts in ([Part(cache, start, tree, 5, parents)], [chain, Part(cache, start, tree, 5, parents)]):
+        rows = model.verify(parts)[-1]
+        assert isinstance(rows, np.ndarray)
+        for at, line in lines.items():
+            wanted = model.forward(model.new_cache(), 0, [*TEXT[:start], *line], 1)
+            np.testing.assert_allclose(rows[at : at + 1], wanted, rtol=0, atol=1e-3)
+    where = places(cache)
+    [rows] = model.verify([Part(cache, start, [3, 4], 2, (-1, -2), (1, 3, 4))])  # after 8, and after 7
+    assert isinstance(rows, np.ndarray)
+    for row, line in zip(rows, ([9, 7, 8, 3], [9, 7, 4]), strict=True):
+        wanted = model.forward(model.new_cache(), 0, [*TEXT[:start], *line], 1)
+        np.testing.assert_allclose(row, wanted[0], rtol=0, atol=1e-3)
+    assert (cache.length, places(cache)) == (start + 5, where)
+    found = model.forward(cache, start + 3, [1, 2], 2)  # a chain again, and no mask of the tree is left
+    wanted = model.forward(model.new_cache(), 0, [*TEXT[:start], 9, 7, 8, 1, 2], 2)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3)
