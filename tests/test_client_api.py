@@ -92,6 +92,21 @@ def test_without_a_draft_the_edge_writes_and_texts_survive(edge: Edge) -> None:
         assert "".join(pieces) == text()
 
 
+def test_a_device_without_a_draft_copies_when_asked(edge: Edge) -> None:
+    target, tokenizer = shipped("target")
+    prompt = "def parse(text):\n    return text.split()\n\n\ndef parse(text):\n"
+    params = SamplingParams(0.0)
+    own = tuple(alone.write(target, tokenizer.encode(prompt), params, 0, 40, vocab_size=tokenizer.vocab_size))
+    for draft in (None, "draft"):
+        with airdraft.Client(edge.url, draft=draft, lookup=True) as client:
+            for scheme in ("auto", "stream", "coupled", "split"):
+                found = client.complete(prompt, max_tokens=40, temperature=0.0, scheme=scheme)
+                assert found.tokens == own
+                assert found.counts.drafted > 0
+    with pytest.raises(BadParameterError, match="lookup is 'yes'; give a bool"):
+        airdraft.Client(edge.url, lookup="yes")  # type: ignore[arg-type]
+
+
 def test_without_a_draft_there_is_nothing_to_show_offline(edge: Edge) -> None:
     with pytest.raises(BadParameterError, match="there is no draft model to write meanwhile"):
         airdraft.Client(edge.url, draft=None, offline="draft")

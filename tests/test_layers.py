@@ -32,7 +32,7 @@ def layers(page: str) -> dict[str, tuple[str, ...]]:
 
 LAYERS = layers(PAGE.read_text("utf-8"))
 
-PURE = ("core", "proposers", "scheduler.turns", "scheduler.memory")
+PURE = ("core", "proposers", "drafters", "scheduler.turns", "scheduler.memory")
 PURE_THIRD_PARTY = {"numpy", "msgspec"}
 # Sockets, clocks, randomness and concurrency are the callers'.
 PURE_FORBIDDEN = {

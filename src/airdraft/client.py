@@ -123,6 +123,7 @@ class AsyncClient:
         *,
         draft: str | Path | tuple[LanguageModel, Tokenizer] | None = "draft",
         tokenizer: str | Path | Tokenizer | None = None,
+        lookup: bool = False,
         offline: Offline = "stall",
         give_up_s: float | None = None,
         stall_s: float | None = STALL_S,
@@ -136,6 +137,7 @@ class AsyncClient:
         self._writer = Writer(
             edges, model, self.tokenizer.digest, self.tokenizer.vocab_size,
             offline=offline, give_up_s=give_up_s, stall_s=stall_s, token=token, ssl=ssl,
+            lookup=values.instance(bool)("lookup", lookup),
         )  # fmt: skip
 
     @property
@@ -238,6 +240,7 @@ class Client:
         *,
         draft: str | Path | tuple[LanguageModel, Tokenizer] | None = "draft",
         tokenizer: str | Path | Tokenizer | None = None,
+        lookup: bool = False,
         offline: Offline = "stall",
         give_up_s: float | None = None,
         stall_s: float | None = STALL_S,
@@ -249,6 +252,8 @@ class Client:
             edge: ws:// or wss://HOST:PORT, or several that serve the same target, tried in this order.
             draft: `draft`, which ships with airdraft, a folder or a hub id, or a model and its tokenizer. None: the
                 edge alone writes (scheme `server`), and texts survive the link all the same.
+            lookup: whether to draft by copying, too, where prompt or text has stood before what is written now; without
+                a draft this is all that the device drafts.
             tokenizer: without a draft, the model whose tokenizer is the target's, by name, or a tokenizer; None: the
                 one of the pair that ships.
             offline: while the edge is away, `stall` waits for it, `error` raises at once, and `draft` waits and
@@ -265,6 +270,7 @@ class Client:
             edge,
             draft=draft,
             tokenizer=tokenizer,
+            lookup=lookup,
             offline=offline,
             give_up_s=give_up_s,
             stall_s=stall_s,

@@ -85,6 +85,15 @@ def test_without_a_draft_no_model_is_loaded_and_the_edge_writes(
     assert record["forwards"] == 24
 
 
+@pytest.mark.parametrize(
+    ("words", "scheme"),
+    [(("--draft", "none"), "stream"), (("--draft", "none", "--scheme", "coupled"), "coupled"), ((), "auto")],
+)
+def test_copies_leave_the_text_as_it_is(say: Say, words: tuple[str, ...], scheme: str) -> None:
+    record: dict[str, Any] = json.loads(say("--json", "--lookup", *words))
+    assert (record["ids"], record["scheme"]) == (truth(), scheme)
+
+
 def test_a_target_of_another_vocabulary_needs_no_option_for_a_text_without_drafts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

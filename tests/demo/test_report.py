@@ -68,7 +68,7 @@ def test_a_text_that_is_not_the_targets_is_named(scheme: str) -> None:
 
 def test_every_way_to_win_a_token_has_a_colour_and_a_line() -> None:
     shown = str(legend())
-    assert [line.split()[0] for line in shown.splitlines()] == ["accepted", "recovered", "bonus", "raced"]
+    assert [line.split()[0] for line in shown.splitlines()] == ["model", "copy", "edge", "recovered", "bonus", "raced"]
     assert len(set(STYLES.values())) == len(STYLES)
 
 

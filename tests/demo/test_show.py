@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from airdraft.core.events import Committed
-from airdraft.demo.show import TokenPrinter
+from airdraft.demo.show import STYLES, TokenPrinter, legend, winner
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.engines import load
 
@@ -33,3 +33,18 @@ def test_what_is_confirmed_is_printed_once_and_what_is_taken_back_is_named() -> 
     assert shown == wrongly
     assert named == f"the edge takes back {tokenizer.decode(wrong)!r}"
     assert wrongly[: len(tokenizer.decode(tokens[:5]))] + rest == tokenizer.decode(tokens) + "\n"
+
+
+def test_each_token_has_the_colour_of_who_found_it() -> None:
+    found = [
+        (Committed(1, (1, 2, 3, 4), 3, "bonus", copied=frozenset({1})), ["accepted", "copied", "accepted", "bonus"]),
+        (Committed(1, (1, 2), 1, "recovered"), ["accepted", "recovered"]),
+        (Committed(1, (1, 2, 3), 0, "target"), ["proposed", "proposed", "target"]),
+        (Committed(1, (1, 2, 3), 1, "recovered"), ["accepted", "proposed", "recovered"]),
+        (Committed(1, (1, 2), 2, "bonus"), ["accepted", "accepted"]),
+        (Committed(1, (1,), 0, "target"), ["target"]),
+    ]
+    for event, names in found:
+        assert [winner(event, at) for at in range(len(event.tokens))] == names
+        assert set(names) <= set(STYLES)
+    assert len(str(legend()).splitlines()) == len(STYLES)

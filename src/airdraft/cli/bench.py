@@ -276,7 +276,7 @@ def _validation_rows(found: Validation) -> Iterator[tuple[str, ...]]:
     for each in found.found:
         check = each.check
         yield (
-            check.scheme + (f", γ {check.length}" if check.length else ""),
+            check.label + (f", γ {check.length}" if check.length else ""),
             check.profile,
             f"{check.rtt_ms:g} ms, {check.uplink_mbps:g} Mbit/s",
             f"{each.wall_tokens_per_s:.1f}",
@@ -289,7 +289,7 @@ def _validation_rows(found: Validation) -> Iterator[tuple[str, ...]]:
 def _verdict(found: Validation) -> str:
     from airdraft.lab.validate import MEDIAN_BAR, WORST_BAR  # noqa: PLC0415
 
-    others = ", ".join(f"{check.scheme} at {check.profile}" for check in found.others)
+    others = ", ".join(f"{check.label} at {check.profile}" for check in found.others)
     return (
         f"Virtual time is off by {found.median_error:.1%} in the median cell and {found.worst_error:.1%} in the worst; "
         f"bars {MEDIAN_BAR:.0%} and {WORST_BAR:.0%}: {_held(found.held)}."

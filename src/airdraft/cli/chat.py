@@ -15,9 +15,8 @@ from airdraft.cli import chosen, options
 from airdraft.cli.behind import Behind
 from airdraft.cli.conversing import Conversation
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
-from airdraft.cli.run import check_vocabulary, connected, emulated_link, needed, reach
+from airdraft.cli.run import check_lookup, check_vocabulary, connected, emulated_link, needed, reach, unmodelled
 from airdraft.cli.typed import Typed
-from airdraft.core.schemes import SERVER
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
 from airdraft.errors import BadParameterError
@@ -47,6 +46,7 @@ def chat(
     draft: options.UnnamedDraft = None,
     draft_fit: Fit = ANY,
     draft_engine: options.DraftEngine = None,
+    lookup: options.Lookup = False,
     tokenizer_of: options.TokenizerOf = None,
     chat_template: options.ChatTemplateFile = None,
     system: Annotated[str | None, typer.Option(help="System prompt. Without it: the template's.")] = None,
@@ -74,6 +74,7 @@ def chat(
 
       printf 'Hello!\\nSay that in French.\\n' | airdraft chat --json
     """
+    check_lookup(scheme, lookup)
     link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
     if edge is not None and target is not None:
         raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
@@ -89,8 +90,7 @@ def chat(
     # What the target's own files say is better than what the draft's do, where they are here.
     name = served or draft
     place = chosen.place_of(served, draft, draft_engine, tokenizer_of)
-    if draft == NONE:
-        scheme = SERVER if scheme == "auto" else scheme
+    scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
     settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens)
     template = chosen.template_of(place, name, chat_template)
     if served is not None and told:
@@ -100,13 +100,13 @@ def chat(
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
     with options.fitting(named), Behind.started() as behind, behind.within(urls) as reached:
-        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s)
+        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s, lookup)
         with behind.within(reaching) as writer:
             talk = Talk(writer, tokenizer, template, settings)
             talk.history.system = system
             if interactive:
                 at = edge or "an edge on this machine"
-                by = "without a draft" if draft == NONE else f"drafted here by {draft}"
+                by = f"drafted here by {draft}" if draft != NONE else "drafted by copying" if lookup else "without a draft"
                 notes.print(Text(f"{served or 'the target'} at {at}, {by}:"), soft_wrap=True)
                 notes.print(legend())
                 notes.print(Text("/help lists the commands, Ctrl-D ends the chat", "dim"))

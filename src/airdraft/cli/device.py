@@ -47,6 +47,7 @@ def device(
     ],
     draft: options.UnnamedDraft = None,
     draft_engine: options.DraftEngine = None,
+    lookup: options.Lookup = False,
     tokenizer_of: options.TokenizerOf = None,
     draft_fit: Fit = ANY,
     name: Annotated[str, typer.Option(help="What clients call the model: the target's name.")] = "target",
@@ -83,8 +84,7 @@ def device(
     """
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
         raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
-    allowed = options.host_names(allow_host)
-    name = options.model_name(name)
+    allowed, name = options.host_names(allow_host), options.model_name(name)
     logs.configure(options.log_level(log_level), log_json)
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust = options.trusted(ca)
@@ -99,7 +99,7 @@ def device(
         writer = Writer(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, stall_s=stall_s,
-            traces=traces, told=_log.info,
+            traces=traces, told=_log.info, lookup=lookup,
         )  # fmt: skip
         watch = MeteredWriter(writer)
         app = device_app(

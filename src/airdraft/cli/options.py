@@ -35,6 +35,15 @@ UnnamedDraft = Annotated[
         rich_help_panel="Models",
     ),
 ]
+Lookup = Annotated[
+    bool,
+    typer.Option(
+        "--lookup",
+        help="Draft by copying, too, where prompt or text has stood before what is written now and a copy is the better "
+        "guess. With --draft none the device drafts nothing else.",
+        rich_help_panel="Models",
+    ),
+]
 TokenizerOf = Annotated[
     str | None,
     typer.Option(

@@ -70,6 +70,7 @@ def run(
     ] = None,
     draft: options.UnnamedDraft = None,
     draft_engine: options.DraftEngine = None,
+    lookup: options.Lookup = False,
     tokenizer_of: options.TokenizerOf = None,
     target: chosen.Target = None,
     engine: options.TargetEngine = None,
@@ -106,22 +107,20 @@ def run(
 ) -> None:
     """Continue PROMPT: draft on this device, verify at the edge, print tokens as they are committed.
 
-    Green tokens were drafted here and accepted; yellow ones corrected a draft;
-    cyan ones came on top; the rest the edge wrote by itself while no draft was
-    at hand. A rate or a round-trip time emulates a link between this device and
-    an edge that it starts itself.
-
-    With --chat, PROMPT is a question, for the chat pair if no model is named.
+    Green tokens were drafted here and accepted, blue ones copied here; magenta
+    ones the edge proposed; yellow ones corrected a draft; cyan ones came on top;
+    the rest the edge wrote alone. A rate or a round-trip time emulates a link to
+    an edge on this machine. With --chat, PROMPT is a question.
     """
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
-    _check(scheme, draft_length, rule, race, chat_template is None or chat)
+    _check(scheme, draft_length, rule, race, chat_template is None or chat, lookup)
     trust, wanted, told = options.trusted(ca), options.fitting(draft), draft or tokenizer_of
     target = target or (chosen.CHAT_TARGET if chat and chat_template is None else "target")
     served, spares = None if edge else target, scheme == SERVER and offline != "draft"
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, served, edge, token, trust, spares)
     place = chosen.place_of(served, draft, draft_engine, tokenizer_of) if chat else None
     params = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p))
-    scheme = SERVER if draft == NONE and scheme == "auto" else scheme
+    scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
     spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always", resolution, verify)
     words, expected, pace = _input() if prompt == "-" else prompt, _read(predict, scheme), profile(profile_name)
     urls, patience = reach(edge, target, profile_name, link, offline, own)
@@ -139,7 +138,7 @@ def run(
             prediction=tokenizer.encode(expected, special=False),
         )  # fmt: skip
         async with urls as reached, connected(
-            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s
+            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup
         ) as writer:  # fmt: skip
             if as_json:
                 await _as_json(writer, request, tokenizer, profile_name)
@@ -179,7 +178,14 @@ def reach(
     return local.edge(target, profile_name, link, words), "error"
 
 
-def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | None, templated: bool) -> None:
+def unmodelled(scheme: str, lookup: bool) -> str:
+    """What `auto` is on a device without a draft model. Copies cost nothing, so there is nothing to choose."""
+    return scheme if scheme != "auto" else STREAM if lookup else SERVER
+
+
+def _check(
+    scheme: str, draft_length: int | None, rule: str | None, race: str | None, templated: bool, lookup: bool
+) -> None:
     """Check that options go together. `templated`: whether a given template is used. Raises: `BadParameterError`."""
     if not templated:
         raise BadParameterError("--chat-template is for a question; give --chat, too, or leave it out")
@@ -187,12 +193,19 @@ def _check(scheme: str, draft_length: int | None, rule: str | None, race: str | 
         raise BadParameterError("--draft-length is given, and auto chooses it; leave it out, or name a --scheme")
     if scheme not in SCHEMES and scheme != "auto":
         raise BadParameterError(f"scheme {scheme!r} is unknown; choose one of {', '.join(SCHEMES)}, auto")
+    check_lookup(scheme, lookup)
     if (scheme, race, draft_length) == (STREAM, "off", 0):
         raise BadParameterError("--draft-length is 0 and --race is off, so nobody would write; give at least 1")
     if rule is not None and rule not in RULES:
         raise BadParameterError(f"rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
     if rule is not None and (scheme not in ROUNDS or draft_length is not None):
         raise BadParameterError(f"--rule takes the place of --draft-length, and needs --scheme {', '.join(ROUNDS)}")
+
+
+def check_lookup(scheme: str, lookup: bool) -> None:
+    """Raises: `BadParameterError` for copies under a scheme that drafts nothing."""
+    if lookup and scheme == SERVER:
+        raise BadParameterError(f"--lookup drafts, and --scheme {SERVER} does not; leave one of them out")
 
 
 def _read(file: Path | None, scheme: str) -> str:
@@ -245,12 +258,12 @@ def check_vocabulary(draft: str, engine: str | None, tokenizer: str | None, targ
 @contextlib.asynccontextmanager
 async def connected(
     urls: str, model: LanguageModel, tokenizer: Tokenizer, offline: Offline, token: str | None,
-    trust: ssl.SSLContext | None, stall_s: float,
+    trust: ssl.SSLContext | None, stall_s: float, lookup: bool = False,
 ) -> AsyncIterator[Writer]:  # fmt: skip
     """A writer that has tried to reach one of the edges `urls`. Raises: `LinkError` unless drafts are shown offline."""
     async with Writer(
         options.edges(urls), model, tokenizer.digest, tokenizer.vocab_size, offline=offline, token=token, ssl=trust,
-        give_up_s=GIVE_UP_S, stall_s=stall_s, told=_Notes(waits=offline != "error"),
+        give_up_s=GIVE_UP_S, stall_s=stall_s, told=_Notes(waits=offline != "error"), lookup=lookup,
     ) as writer:  # fmt: skip
         try:
             await writer.connect()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from airdraft.control.estimate import Estimator
+from airdraft.control.estimate import PRIOR, Estimator
 from airdraft.control.plan import plan
 from airdraft.core import schemes
 from airdraft.core.device import DeviceMachine
-from airdraft.core.drafting import Drafter, ModelDrafter
+from airdraft.core.drafting import Drafter
 from airdraft.core.messages import Hello
+from airdraft.drafters import drafting
+
+COPYING = replace(PRIOR, draft_s=0.001)
+"""The facts before any measurement of a device without a draft model: copies take no time, and packets of them some."""
 
 
 def device_machine(
@@ -17,7 +22,14 @@ def device_machine(
     draft_context: int,
     now: float,
     make: Callable[..., schemes.Scheme] = schemes.make,
-    drafter: Callable[[], Drafter] = ModelDrafter,
+    drafter: Callable[[], Drafter] | None = None,
+    lookup: bool = False,
 ) -> DeviceMachine:
-    """Make the device's end of one connection. See `DeviceMachine` for the arguments."""
-    return DeviceMachine(hello, draft_context, now, Estimator(), plan, make, drafter)
+    """Make the device's end of one connection. See `DeviceMachine` for the arguments.
+
+    lookup: whether the device copies from prompt and text, too; without a draft model (`draft_context` 0), it only does
+    that. A `drafter` of one's own takes the place of both.
+    """
+    learner = Estimator(COPYING if lookup and not draft_context else PRIOR)
+    reach, usual = drafting(draft_context, lookup, learner.facts)
+    return DeviceMachine(hello, draft_context if drafter else reach, now, learner, plan, make, drafter or usual)

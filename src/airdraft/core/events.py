@@ -133,6 +133,13 @@ class Committed:
     """Kind of the last token if it was not drafted: `recovered`, `bonus` or `target` (written without any draft)."""
     logprobs: tuple[Logprob, ...] = ()
     """One for each token, if the request asks for them."""
+    copied: frozenset[int] = frozenset()
+    """Which of the accepted drafts, counted from 0, are no draft model's, but copies."""
+
+    @property
+    def proposed(self) -> int:
+        """Number of tokens after the accepted drafts that the edge proposed to its target."""
+        return max(0, len(self.tokens) - self.accepted - 1)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,15 @@ from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.text import Tokenizer
 
 UNVERIFIED = "dim italic"
-STYLES = {"accepted": "green", "recovered": "bold yellow", "bonus": "bold cyan", "target": "default"}
+STYLES = {
+    "accepted": "green", "copied": "bold blue", "proposed": "magenta", "recovered": "bold yellow", "bonus": "bold cyan",
+    "target": "default",
+}  # fmt: skip
 
 MEANINGS = {
-    "accepted": "drafted on the device, accepted by the edge",
+    "accepted": "drafted by the device's model, accepted by the edge",
+    "copied": "copied by the device from prompt or text, accepted by the edge",
+    "proposed": "proposed at the edge itself, by a copy or a model",
     "recovered": "the edge's correction of a rejected draft",
     "bonus": "a token more after a fully accepted draft",
     "target": "written by the edge while no draft was at hand",
@@ -23,9 +28,19 @@ CONTEXT = 8
 """Earlier tokens that can affect how the next one is spelt."""
 
 
+def winner(event: Committed, at: int) -> str:
+    """Who found the token `at` of a commit: a key of `MEANINGS`.
+
+    The device is not told who at the edge proposed a token: that would take a byte of every commit.
+    """
+    if at < event.accepted:
+        return "copied" if at in event.copied else "accepted"
+    return "proposed" if at < event.accepted + event.proposed else event.kind
+
+
 def legend() -> Text:
     """The legend: one line for each colour."""
-    names = {"target": "raced"}
+    names = {"accepted": "model", "copied": "copy", "proposed": "edge", "target": "raced"}
     lines = [
         Text.assemble("  ", (f"{names.get(kind, kind):<10}", STYLES[kind]), meaning)
         for kind, meaning in MEANINGS.items()
@@ -48,7 +63,7 @@ class TokenPrinter:
         """Print the tokens of one commit, except those on the screen already."""
         known, self._ahead = self._ahead, max(0, self._ahead - len(event.tokens))
         for at, token in enumerate(event.tokens[known:], known):
-            self._style = STYLES["accepted" if at < event.accepted else event.kind]
+            self._style = STYLES[winner(event, at)]
             self._push(token)
 
     def unverified(self, event: Unverified) -> None:

@@ -57,6 +57,7 @@ class EdgeConnection:
         scheduler: Scheduler | None = None,
         traces: Traces | None = None,
         stall_s: float | None = STALL_S,
+        lookup: bool = False,
     ) -> None:
         """Use `connect`."""
         self.url = url
@@ -67,8 +68,7 @@ class EdgeConnection:
         self._shares = scheduler is not None
         self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft")
         clock = asyncio.get_running_loop().time
-        machine = device_machine(hello, draft.max_context, clock())
-        self._machine = machine
+        self._machine = machine = device_machine(hello, draft.max_context, clock(), lookup=lookup)
         self._tracing = Tracing(traces, url, machine, clock) if traces else None
         self._driver = Driver(
             machine, socket, self._scheduler, self._on_event, self._tracing.call if self._tracing else None
@@ -92,6 +92,7 @@ class EdgeConnection:
         scheduler: Scheduler | None = None,
         traces: Traces | None = None,
         stall_s: float | None = STALL_S,
+        lookup: bool = False,
     ) -> Self:
         """Connect and shake hands. `tokenizer` is the digest, `vocab_size` the size of the draft's vocabulary.
 
@@ -102,12 +103,13 @@ class EdgeConnection:
             traces: where a trace of every text goes; None: nowhere.
             stall_s: patience in seconds, at least, with an edge that answers pings and does not go on with a text; 0 or
                 None: for ever. See `Debts.allowed_s`.
+            lookup: whether to copy drafts from prompt and text, too, or only if there is no draft model.
         Raises: `LinkError` if the edge cannot be reached, `RefusedError` or `RemoteProtocolError` if it and this
         device cannot work together, `BadParameterError` for a token that no HTTP header can carry.
         """
         socket = await dial(url, token, ssl, CONNECT_S)
         hello = Hello(VERSION, f"airdraft {__version__}", draft.name, tokenizer, vocab_size)
-        client = cls(url, socket, draft, hello, scheduler, traces, stall_s)
+        client = cls(url, socket, draft, hello, scheduler, traces, stall_s, lookup)
         try:
             async with asyncio.timeout(CONNECT_S):
                 event = await client._greeting.get()

@@ -70,12 +70,13 @@ class Writer:
         stall_s: float | None = STALL_S,
         told: Callable[[EdgesState], object] = lambda state: None,
         traces: Traces | None = None,
+        lookup: bool = False,
     ) -> None:
         """Make a writer without a connection: the first text connects, or `connect` does.
 
         Args:
             edges: ws:// or wss://HOST:PORT, tried in this order; all must serve one and the same target.
-            draft: `NoDraft` for none: every text is then written by `server`.
+            draft: `NoDraft` for none: every text is then written by `server`, unless `lookup`.
             tokenizer, vocab_size: the digest and the size of the draft's vocabulary.
             offline: while no edge answers, `stall` waits, `error` raises at once, and `draft` waits and meanwhile
                 yields what the draft model would write, as `Unverified`.
@@ -85,6 +86,7 @@ class Writer:
                 every edge, and the first one again, has not gone on with it.
             told: called with `state` whenever it changes.
             traces: where a trace of every session goes; None: nowhere. A resumed text leaves several.
+            lookup: whether to copy drafts from prompt and text, too, or only if there is no draft model.
         Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
         """
         if isinstance(edges, str) or not isinstance(edges, Sequence) or not edges:
@@ -109,11 +111,11 @@ class Writer:
         connect = functools.partial(
             EdgeConnection.connect,
             draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
-            traces=traces, stall_s=stall_s,
+            traces=traces, stall_s=stall_s, lookup=lookup,
         )  # fmt: skip
         urls = list(dict.fromkeys(edges))
         self._edges, self._count = Edges(urls, connect, told), len(urls)
-        self._draft, self._vocab_size = draft, vocab_size
+        self._draft, self._vocab_size, self._lookup = draft, vocab_size, lookup
         self._offline, self._give_up_s = offline, give_up_s
         self._watch: asyncio.Task[None] | None = None
 
@@ -180,7 +182,7 @@ class Writer:
         """
         values.instance(Request)("request", request)
         if not self._draft.max_context:
-            request = _without_drafts(request)
+            request = _by_copies(request) if self._lookup else _without_drafts(request)
         guess = None
         if self._offline == "draft":
             guess = Guess(request, self._scheduler, self._vocab_size, self._draft.eos_ids)
@@ -213,6 +215,13 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _by_copies(request: Request) -> Request:
+    """The request of a device that only copies. Copies cost nothing, so a policy has nothing to choose."""
+    if request.policy is None:
+        return request
+    return replace(request, scheme=structs.replace(request.scheme, name=schemes.STREAM), policy=None)
 
 
 def _without_drafts(request: Request) -> Request:

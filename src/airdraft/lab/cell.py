@@ -87,6 +87,7 @@ def run(
     heartbeat_s: float = HEARTBEAT_S,
     on_text: Callable[[VirtualText], None] = lambda _: None,
     propose: Propose = nobody,
+    lookup: bool = False,
 ) -> Result:
     """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
 
@@ -94,11 +95,12 @@ def run(
     that is silent for three times `heartbeat_s` ends the connection.
 
     Without `length` the device finds draft length, window and packets by what it measures. `policy` makes a policy for
-    each text, which chooses the scheme as well. `propose` makes the edge's proposers, as for `EdgeMachine`. The edge
-    has been in service: it knows how long its forwards take. A forward takes that long however many rows it has.
+    each text, which chooses the scheme as well. `propose` makes the edge's proposers, as for `EdgeMachine`, and
+    with `lookup` the device copies, too. The edge has been in service: it knows how long its forwards take. A forward
+    takes that long however many rows it has.
     """
     replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
-    device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
+    device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make, lookup=lookup)
     target = Target("lab", "target", bytes(16), vocab, Blank.max_context, ())
     limits = Limits(heartbeat_s=heartbeat_s)
     device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same

@@ -37,6 +37,7 @@ from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
 from airdraft.models.text import Tokenizer
+from airdraft.proposers import Lookup, maker
 from airdraft.sim import alone
 
 MEDIAN_BAR, WORST_BAR = 0.08, 0.20
@@ -70,11 +71,20 @@ class Check:
     scheme: str
     length: int | None = None
     """Draft length; None lets the device choose."""
+    propose: tuple[str, ...] = ()
+    """The edge's proposers."""
+    lookup: bool = False
+    """Whether the device copies, too."""
 
     @property
-    def place(self) -> tuple[str, float, float]:
+    def place(self) -> tuple[str, float, float, tuple[str, ...]]:
         """The edge and the link, which checks of one place share."""
-        return self.profile, self.rtt_ms, self.uplink_mbps
+        return self.profile, self.rtt_ms, self.uplink_mbps, self.propose
+
+    @property
+    def label(self) -> str:
+        """The scheme, and who drafts besides."""
+        return "+".join((self.scheme, *self.propose)) + (", device copies" if self.lookup else "")
 
     @property
     def has_coins(self) -> bool:
@@ -95,6 +105,9 @@ CHECKS = (
     Check("phone-8b", 20.0, 20.0, schemes.TOPK, 3),
     Check("phone-8b", 20.0, 20.0, schemes.SPLIT, 3),
     Check("phone-8b", 20.0, 20.0, _ALWAYS),
+    Check("phone-8b", 20.0, 20.0, _ALWAYS, lookup=True),
+    Check("phone-8b", 20.0, 20.0, schemes.SERVER, propose=(Lookup.name,)),
+    Check("phone-8b", 20.0, 20.0, _ALWAYS, propose=(Lookup.name,)),
     Check("laptop-8b", 50.0, 5.0, schemes.COUPLED, 6),
     Check("laptop-8b", 50.0, 5.0, schemes.DENSE, 2),
     Check("laptop-8b", 50.0, 5.0, _OFF),
@@ -137,7 +150,7 @@ class Checked:
         """For JSON."""
         check, pace = self.check, profile(self.check.profile)
         return {
-            "scheme": check.scheme,
+            "scheme": check.label,
             "length": check.length,
             "profile": check.profile,
             "rtt_ms": check.rtt_ms,
@@ -187,17 +200,19 @@ class ShippedPair:
         self.recording = Recording("pair", PARAMS, vocab, recorded)
 
     @asynccontextmanager
-    async def client(self, url: str, draft_s: float) -> AsyncIterator[EdgeConnection]:
+    async def client(self, url: str, draft_s: float, lookup: bool = False) -> AsyncIterator[EdgeConnection]:
         """A connection of a device that drafts at that pace."""
-        paced = Paced(self.draft, draft_s)
-        async with await EdgeConnection.connect(url, paced, self.tokenizer.digest, self.tokenizer.vocab_size) as client:
+        paced, tokenizer = Paced(self.draft, draft_s), self.tokenizer
+        async with await EdgeConnection.connect(
+            url, paced, tokenizer.digest, tokenizer.vocab_size, lookup=lookup
+        ) as client:
             yield client
 
     async def wall(self, url: str, check: Check) -> tuple[float, list[WallText]]:
         """Write the texts over real processes. Returns the seconds by the wall clock, and the texts."""
         spec, vocab = check.spec, self.tokenizer.vocab_size
         seconds, texts = 0.0, []
-        async with self.client(url, profile(check.profile).draft_s) as client:
+        async with self.client(url, profile(check.profile).draft_s, check.lookup) as client:
             for prompt, seed in self.prompts:
                 policy = Auto(vocab, k=spec.k, bits=spec.bits) if check.scheme == "auto" else None
                 request = Request(prompt, spec, PARAMS, seed, self.max_tokens, check.length, policy=policy)
@@ -242,7 +257,11 @@ class ShippedPair:
         draft_ms, verify_ms = 1e3 * (pace.draft_s + overhead.draft_s), 1e3 * (pace.target_s + overhead.verify_s)
         setting = cell.constant(check.rtt_ms, check.uplink_mbps, draft_ms, verify_ms, DOWNLINK_MBPS)
         policy = cell.auto(recording.vocab_size, spec) if check.scheme == "auto" else None
-        return cell.run(recording, setting, spec, length=check.length, policy=policy).tokens_per_s
+        written = cell.run(
+            recording, setting, spec, length=check.length, policy=policy, propose=maker(check.propose),
+            lookup=check.lookup,
+        )  # fmt: skip
+        return written.tokens_per_s
 
 
 def _as_written(recorded: RecordedText, written: WallText) -> RecordedText:
@@ -311,8 +330,9 @@ async def validate(
         raise BadParameterError("nothing to check; give at least one cell")
     overhead = await pair.overhead()
     found = []
-    for (name, rtt_ms, uplink_mbps), group in groupby(checks, key=lambda check: check.place):
-        async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms), local.PLAIN) as url:
+    for (name, rtt_ms, uplink_mbps, names), group in groupby(checks, key=lambda check: check.place):
+        options = ("--propose", ",".join(names)) if names else local.PLAIN
+        async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms), options) as url:
             # The edge of a replay has been in service, too: it knows how long its forwards take.
             await pair.wall(url, Check(name, rtt_ms, uplink_mbps, schemes.SERVER))
             for check in group:

@@ -36,13 +36,15 @@ class Pair:
         limits: Limits | None = None,
         chunk: int = 1 << 30,
         propose: Propose = nobody,
+        lookup: bool = False,
     ) -> None:
-        """`chunk`: bytes that the wire carries at a time. `propose`: as for `EdgeMachine`."""
+        """`chunk`: bytes that the wire carries at a time. `propose`: as for `EdgeMachine`. `lookup`: see
+        `device_machine`."""
         tokenizer = bytes(16)
         identity = Target("airdraft", target.name, tokenizer, target.vocab_size, target.max_context, target.eos_ids)
         self.edge = EdgeMachine(identity, limits or Limits(), now=0.0, propose=propose)
         hello = Hello(VERSION, "airdraft", draft.name, tokenizer, draft.vocab_size)
-        self.device = device_machine(hello, draft.max_context, now=0.0)
+        self.device = device_machine(hello, draft.max_context, now=0.0, lookup=lookup)
         self._draft, self._target, self._chunk = draft, target, chunk
         self._caches: dict[tuple[str, int], object] = {}
         self._pump(PairText())

@@ -73,6 +73,7 @@ class Pen:
         self._number, self._text, self._law, self._request = number, text, law, request
         self._learner = making.learner
         self._asked_s, self._asked_most = 0.0, 0
+        self._copied = set[int]()  # positions where the last draft was a copy
 
     def told(self, row: np.ndarray, now: float) -> None:
         """Take the draft model's row [vocab] for the next token."""
@@ -86,6 +87,11 @@ class Pen:
         if self.state is State.DRAFTING:
             return self._advance_round(now)
         return self._advance_stream(now) if self.state is State.STREAMING else []
+
+    def copies(self, accepted: int) -> frozenset[int]:
+        """Return which of the next so many drafts, counted from 0, are copies."""
+        start = self._text.length
+        return frozenset(at for at in range(accepted) if start + at in self._copied)
 
     @property
     def reach(self) -> int:
@@ -108,6 +114,7 @@ class Pen:
                 break
             place = self.branch.place
             drafted = self.scheme.draw(guess, place)
+            (self._copied.add if isinstance(guess, int) else self._copied.discard)(self.branch.end)
             self.branch.append(drafted.token)
             if self.state is State.DRAFTING:
                 self.rounds.drafts.append(drafted)

@@ -228,12 +228,12 @@ class DeviceSession:
             raise RemoteProtocolError(Code.STATE, what)
         if not tokens:  # the first draft was rejected, and the device must replace it
             return []
-        logprobs = self._logprobs_of(tokens)
+        logprobs, copied = self._logprobs_of(tokens), self._pen.copies(accepted)
         over = branch.commit(tokens)
         if self.state is State.DRAFTING:  # all drafts of the round are judged
             branch.clear()
         self.counts.committed += len(tokens)
-        outs: list[Out] = [Committed(self.number, tuple(tokens), accepted, kind, logprobs)]
+        outs: list[Out] = [Committed(self.number, tuple(tokens), accepted, kind, logprobs, copied)]
         if over:
             self._pen.state = State.DONE
             outs += [Close(self.number, over), Finished(self.number, over)]

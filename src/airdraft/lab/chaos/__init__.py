@@ -125,6 +125,8 @@ class Case:
     limits: Limits
     sites: tuple[Site, Site]
     faults: list[Fault]
+    lookup: bool = False
+    """Whether the device copies, too, or without a draft model only does that."""
 
     def target(self, site: int) -> TableModel:
         """The target that the edge at `site` serves, which is the same everywhere."""
@@ -166,11 +168,13 @@ def case(seed: int, number: int) -> Case:
     context = rng.choice((4096, 4096, 4096, 60))
     heartbeat_s = rng.uniform(0.3, 2.0)
     sites = [Site(_link(rng), 10 ** rng.uniform(-3, -1.5), 10 ** rng.uniform(-2.3, -1)) for _ in range(2)]
-    return Case(
+    drawn = Case(
         way, request, rng.randrange(1 << 30), rng.uniform(0.1, 2.5), context, rng.choice((context, context, 30)),
         rng.choice(((), (), (3,))), Limits(max_draft=rng.choice((2, 8, 32)), heartbeat_s=heartbeat_s),
         (sites[0], sites[1]), draw(rng, 0.1 + tokens * sites[0].verify_s, heartbeat_s),
     )  # fmt: skip
+    lookup = rng.random() < 0.4
+    return replace(drawn, lookup=lookup, draft_context=0 if lookup and rng.random() < 0.3 else drawn.draft_context)
 
 
 class Outcome(msgspec.Struct):
@@ -264,7 +268,9 @@ class _Life:
         limits = replace(case.limits, max_sessions=0) if now < self._takes_s[at] else case.limits
         identity = Target("chaos", "target", bytes(16), VOCAB, target.max_context, target.eos_ids)
         edge = EdgeMachine(identity, limits, now, self._verify_s[at], propose=maker(USUAL))
-        device = device_machine(Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now)
+        device = device_machine(
+            Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now, lookup=case.lookup
+        )
         device.heartbeat_s = limits.heartbeat_s  # until the edge's welcome says the same
         self._outcome.connections += 1
         self._tell(f"connects to edge {at} with {len(self._text.tokens)} tokens")

@@ -1,0 +1,91 @@
+"""The commands of `airdraft bench` about drafts from elsewhere than a device's model: many users, and edits of code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markdown import Markdown
+
+from airdraft.cli import options
+from airdraft.cli.bench_edge import bench
+from airdraft.cli.chosen import template_of
+from airdraft.cli.results import Jobs, JsonFile, Pages, console_for, jobs_of, progress, renew_pages, write_json
+from airdraft.errors import AirdraftError
+from airdraft.models.engines import load, resolve
+
+
+@bench.command()
+def crowd(
+    engine_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--engine",
+            metavar="FILE",
+            help="How long an engine's calls take, see docs/crowd.md; may be given again. Without it: an H100, and the "
+            "shipped target on this machine.",
+        ),
+    ] = None,
+    json_file: JsonFile = None,
+    page: Pages = None,
+    jobs: Jobs = 0,
+    no_color: options.NoColor = False,
+) -> None:
+    """Many users on one edge, in virtual time: how many it holds under each scheme, and what a token costs it.
+
+    Takes minutes of CPU time. Block `crowd` of a --page is renewed. Ends with exit
+    code 1 if a text is not the target's own.
+    """
+    from airdraft.lab import crowd as lab  # noqa: PLC0415
+    from airdraft.lab.gpu import gpu  # noqa: PLC0415
+
+    console = console_for(no_color, json_file)
+    engines = [gpu(path) for path in engine_file] if engine_file else [gpu(lab.H100), lab.own_engine()]
+    with progress(console, "schemes") as on_row:
+        rows = lab.crowds(engines, jobs_of(jobs), on_row)
+    write_json(json_file, lab.record_of(rows, engines))
+    found = lab.table(rows, engines)
+    console.print(Markdown(found))
+    renew_pages(page, {"crowd": found})
+    if not all(row.exact for row in rows):
+        raise typer.Exit(1)
+
+
+@bench.command()
+def edits(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
+    """Functions that are to be written again, changed a little: tokens a forward, with copies and with a prediction.
+
+    The shipped target, and the chat target if it is on this machine. Block `edits`
+    of a --page is renewed. Ends with exit code 1 if a text is not the target's own,
+    or a prediction gains too little.
+    """
+    from airdraft.lab import edits as lab  # noqa: PLC0415
+
+    console, todo, rows = console_for(no_color, json_file), lab.edits(), list[lab.EditsRow]()
+    for name in ("target", "chat-target"):
+        try:
+            model, tokenizer = load(name, steady=True)
+        except AirdraftError as error:
+            console.print(f"{name} is left out: {error}")
+            continue
+        ask = lab.continuing(tokenizer)
+        if name != "target":
+            template = template_of(resolve(name), name, None)
+            ask = lab.asking(
+                tokenizer,
+                lambda words, made=template: made.encode(  # type: ignore[misc]
+                    made.render([{"role": "user", "content": words}], {"add_generation_prompt": True})
+                ),
+            )
+        with progress(console, "texts") as on_text:
+            rows += lab.measured(model, tokenizer, ask, todo, on_text)
+    missed = lab.missed(rows)
+    write_json(json_file, {"rows": msgspec.to_builtins(rows), "least": lab.LEAST, "missed": missed})
+    console.print(Markdown(lab.table(rows)))
+    renew_pages(page, {"edits": lab.table(rows)})
+    for line in missed:
+        console.print(f"missed: {line}")
+    if missed:
+        raise typer.Exit(1)

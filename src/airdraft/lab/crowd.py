@@ -1,0 +1,296 @@
+"""Many users on one edge: how many it holds under each scheme, and what a token costs its engine and the devices.
+
+Virtual time, and the real machines: each user has a device and writes recorded texts one after the other; one engine
+serves them all. An imitated GPU takes as long for a call as a file says; the shipped target as long as it takes here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import structs
+
+from airdraft.control.machine import device_machine
+from airdraft.core import schemes
+from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.messages import VERSION, Hello, SchemeSpec
+from airdraft.core.request import Request
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import BadParameterError
+from airdraft.lab.gpu import Gpu, Point
+from airdraft.lab.record import Recording, prompts, record
+from airdraft.lab.replay import Blank, Replay
+from airdraft.link.const import ConstLink
+from airdraft.models.base import Part, TargetEngine
+from airdraft.models.engines import load, load_target
+from airdraft.proposers import USUAL, maker
+from airdraft.sim.crowd import Crowd
+
+H100 = Path(__file__).parent / "engines" / "h100-8b.json"
+BOUND_MS = 50.0
+"""Milliseconds a token: what 99 of 100 texts may take at most."""
+DRAFT_MS, RTT_MS, UPLINK_MBPS, DOWNLINK_MBPS = 5.0, 20.0, 5.0, 100.0
+DRAFT_SHARE = 0.1
+"""Time of a call of the edge's own draft model, as a share of the target's of as many texts and rows."""
+TEMPERATURE, TEXTS, TOKENS, TRIED = 0.7, 24, 128, 96
+WARM_S, SECONDS = 4.0, 12.0
+"""Virtual time before the measurement, and of it."""
+MOST_TEXTS, MOST_USERS = 64, 512
+"""Texts in a call, and users that are tried."""
+OWN_TEXTS, OWN_ROWS, OWN_CALLS = (1, 4, 16), (1, 5), 5
+"""Calls of the shipped target that are timed, and how often each: the median counts."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A scheme with what the edge does of its own."""
+
+    name: str
+    scheme: str
+    race: str = "always"
+    proposers: tuple[str, ...] = ()
+    helped: bool = False
+    """Whether the edge has a draft model of its own."""
+
+    @property
+    def devices(self) -> bool:
+        """Whether devices draft."""
+        return schemes.traits(self.scheme).drafts
+
+
+WAYS = (
+    Way("server", schemes.SERVER),
+    Way("server+lookup", schemes.SERVER, proposers=USUAL),
+    Way("server+draft", schemes.SERVER, helped=True),
+    Way("server+draft+lookup", schemes.SERVER, proposers=USUAL, helped=True),
+    Way("stream/off", schemes.STREAM, "off"),
+    Way("stream/idle", schemes.STREAM, "idle"),
+    Way("stream/off+lookup", schemes.STREAM, "off", USUAL),
+    Way("stream/idle+lookup", schemes.STREAM, "idle", USUAL),
+    Way("everything", schemes.STREAM, "idle", USUAL, helped=True),
+)
+
+
+class CrowdRow(msgspec.Struct, frozen=True):
+    """One scheme with so many users."""
+
+    engine: str
+    scheme: str
+    users: int
+    """Most users held; 0: not even one."""
+    target_ms_per_token: float
+    """Time of the edge's engine, its own draft model's included, for a committed token."""
+    device_drafts_per_token: float
+    """Forwards of a device's draft model for a committed token."""
+    token_ms_p99: float
+    """Milliseconds a token of a text, in 99 of 100 texts at most."""
+    wait_ms_p99: float
+    """The same of a single token's wait. Those that come together wait for the first."""
+    tokens_per_s: float
+    """Of all users."""
+    texts_per_call: float
+    rows_per_text: float
+    drafting_share: float
+    """Share of the engine's time that its own draft model takes."""
+    busy: float
+    """Share of the time in which the engine works."""
+    exact: bool
+    """Whether every text was the recorded one."""
+    devices: bool
+    """Whether devices draft."""
+
+
+def recorded() -> Recording:
+    """Texts of the shipped pair, the longest of some. Takes seconds."""
+    (draft, tokenizer), (target, _) = load("draft"), load("target")
+    found = record(
+        draft, target, prompts(TRIED), SamplingParams(TEMPERATURE), TOKENS, 1, tokenizer.vocab_size, "crowd"
+    )
+    return structs.replace(found, texts=sorted(found.texts, key=lambda text: -len(text.tokens))[:TEXTS])
+
+
+def own_engine() -> Gpu:
+    """The calls of the shipped target on this machine, timed."""
+    engine, _ = load_target("target")
+    calls = tuple(Point(texts, rows, _timed_ms(engine, texts, rows)) for texts in OWN_TEXTS for rows in OWN_ROWS)
+    return Gpu("the shipped target on this machine", calls, f"median of {OWN_CALLS} calls at position {len(_PREFIX)}")
+
+
+_PREFIX = [(7 * at) % 1000 for at in range(64)]
+
+
+def _timed_ms(engine: TargetEngine, texts: int, rows: int) -> float:
+    caches = [engine.new_cache() for _ in range(texts)]
+    for cache in caches:
+        engine.verify([Part(cache, 0, _PREFIX, 0)])
+    took = []
+    for _ in range(1 + OWN_CALLS):
+        began = time.perf_counter()
+        engine.verify([Part(cache, len(_PREFIX), list(range(1, rows + 1)), rows) for cache in caches])
+        took.append(time.perf_counter() - began)
+    return 1e3 * sorted(took[1:])[OWN_CALLS // 2]
+
+
+def crowd(recording: Recording, engine: Gpu, way: Way, users: int, seconds: float = SECONDS) -> CrowdRow:
+    """Let so many users write for a while. Users begin with different texts, a little apart."""
+    replay, vocab, texts = Replay(recording), recording.vocab_size, recording.texts
+    target, limits = Target("lab", "target", bytes(16), vocab, Blank.max_context, ()), Limits()
+    verify_s = engine.ms(1, 1) / 1e3
+
+    def pair() -> tuple[Any, EdgeMachine]:
+        device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
+        return device, EdgeMachine(target, limits, 0.0, verify_s, replay.make, maker(way.proposers))
+
+    def todo(user: int) -> Callable[[], Request]:
+        at = iter(range(user, 1 << 62, 1))
+
+        def request() -> Request:
+            number = next(at) % len(texts)
+            text = texts[number]
+            prompt = text.prompt or [0] * text.prompt_length
+            spec = SchemeSpec(way.scheme, race=way.race)
+            return Request(prompt, spec, recording.params, number, len(text.tokens))
+
+        return request
+
+    def takes(own: bool, count: int, fed: int) -> float:
+        return engine.ms(count, fed) / 1e3 * (DRAFT_SHARE if own else 1.0)
+
+    blank = Blank(vocab)
+    link = ConstLink(UPLINK_MBPS * 1e6, DOWNLINK_MBPS * 1e6, RTT_MS / 1e3)
+    world = Crowd([pair() for _ in range(users)], (blank, blank), link, DRAFT_MS / 1e3, takes, MOST_TEXTS, todo)
+    world.run(WARM_S)
+    before = world.tokens, world.busy_s, world.drafting_s, world.drafted, len(world.calls), len(world.written)
+    world.run(WARM_S + seconds)
+    committed = world.tokens - before[0]
+    busy_s, drafting_s, drafted = world.busy_s - before[1], world.drafting_s - before[2], world.drafted - before[3]
+    calls, written = world.calls[before[4] :], world.written[before[5] :]
+    if not (written and committed and calls):
+        raise BadParameterError(f"no text was written in {seconds:g} s by {users} users; give more time")
+    each_ms = [1e3 * (text.ended_s - text.began_s) / len(text.tokens) for text in written]
+    waits_ms = [1e3 * wait for text in written for wait in text.waits_s]
+    joined, fed = sum(count for count, _ in calls), sum(fed for _, fed in calls)
+    return CrowdRow(
+        engine.name, way.name, users, 1e3 * busy_s / committed, drafted / committed, float(np.percentile(each_ms, 99)),
+        float(np.percentile(waits_ms, 99)), committed / seconds, joined / len(calls), fed / joined,
+        drafting_s / busy_s, busy_s / seconds, all(text.tokens == texts[text.number].tokens for text in written),
+        way.devices,
+    )  # fmt: skip
+
+
+def held(recording: Recording, engine: Gpu, way: Way) -> CrowdRow:
+    """Double the users until texts take too long, and bisect. Returns the row of most users that are held, of one if
+    not even that one is, with 0 as their number."""
+    good, bad, users = None, MOST_USERS + 1, 1
+    row = first = crowd(recording, engine, way, 1)
+    while row.token_ms_p99 <= BOUND_MS:
+        good = row
+        if users == MOST_USERS:
+            return good
+        users = min(2 * users, MOST_USERS)
+        row = crowd(recording, engine, way, users)
+    if good is None:
+        return structs.replace(first, users=0)
+    bad = users
+    while bad - good.users > max(1, good.users // 16):
+        row = crowd(recording, engine, way, (good.users + bad) // 2)
+        good, bad = (row, bad) if row.token_ms_p99 <= BOUND_MS else (good, row.users)
+    return good
+
+
+def _held(given: tuple[Recording, Gpu, Way]) -> CrowdRow:
+    return held(*given)
+
+
+def crowds(
+    engines: Sequence[Gpu], jobs: int, on_row: Callable[[int, int], None] = lambda done, of: None
+) -> list[CrowdRow]:
+    """Every way on every engine, in `jobs` processes."""
+    recording = recorded()
+    todo = [(recording, engine, way) for engine in engines for way in WAYS]
+    found: list[CrowdRow] = []
+    with ProcessPoolExecutor(jobs) as pool:
+        for row in pool.map(_held, todo):
+            found.append(row)
+            on_row(len(found), len(todo))
+    return found
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The best rows of one engine."""
+
+    devices: CrowdRow
+    """The one with devices that takes least of the engine."""
+    against_server: float
+    """Its time of the engine for a token, divided by that of `server`."""
+    against_draft: float
+    """The same by that of `server+draft`."""
+
+
+def compared(rows: Sequence[CrowdRow], engine: str) -> Compared:
+    """Compare what a token takes of an engine. A share below 1 means that devices save some."""
+    of = {row.scheme: row for row in rows if row.engine == engine}
+    best = min((row for row in of.values() if row.devices and row.exact), key=lambda row: row.target_ms_per_token)
+    first, drafting = of["server"], of["server+draft"]
+    own = best.target_ms_per_token
+    return Compared(best, own / first.target_ms_per_token, own / drafting.target_ms_per_token)
+
+
+def record_of(rows: Sequence[CrowdRow], engines: Sequence[Gpu]) -> dict[str, Any]:
+    """The record that `--json` writes."""
+    return {
+        "simulated": True,
+        "bound_ms": BOUND_MS,
+        "draft_ms": DRAFT_MS,
+        "rtt_ms": RTT_MS,
+        "uplink_mbps": UPLINK_MBPS,
+        "edge_draft_share": DRAFT_SHARE,
+        "seconds": SECONDS,
+        "texts": TEXTS,
+        "temperature": TEMPERATURE,
+        "engines": msgspec.to_builtins(engines),
+        "rows": msgspec.to_builtins(rows),
+        "compared": {engine.name: msgspec.to_builtins(vars_of(compared(rows, engine.name))) for engine in engines},
+    }
+
+
+def vars_of(found: Compared) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "scheme": found.devices.scheme,
+        "against_server": found.against_server,
+        "against_server_draft": found.against_draft,
+    }
+
+
+def table(rows: Sequence[CrowdRow], engines: Sequence[Gpu]) -> str:
+    """The results as Markdown, simulated, and said so."""
+    blocks = []
+    for engine in engines:
+        lines = [
+            f"**{engine.name}**, simulated: users held with 99 of 100 texts at {BOUND_MS:g} ms a token or less.", "",
+            "| scheme | users | engine ms a token | device drafts a token | tokens/s, all users | rows a text and call |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]  # fmt: skip
+        lines += [
+            f"| {row.scheme} | {row.users}{'+' if row.users == MOST_USERS else ''} | {row.target_ms_per_token:.2f} | "
+            f"{row.device_drafts_per_token:.2f} | {row.tokens_per_s:.0f} | {row.rows_per_text:.1f} |"
+            for row in rows
+            if row.engine == engine.name
+        ]
+        found = compared(rows, engine.name)
+        lines += [
+            "",
+            f"With devices {found.devices.scheme} takes least of the engine: {found.against_server:.2f} × `server`'s "
+            f"time a token, and {found.against_draft:.2f} × that of `server+draft`.",
+        ]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
