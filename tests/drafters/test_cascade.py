@@ -1,4 +1,4 @@
-"""The cascade of copies and a model: exact under every scheme, a model where there is one, silent where nothing repeats."""
+"""The cascade of copies and a model: exact under every scheme, by cost and success, and silent without an idea."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.drafters import ENDLESS, Cascade, drafting
 from airdraft.drafters.cascade import MODEL
+from airdraft.models.base import FloatArray
 from airdraft.models.nothing import NoDraft
 from airdraft.proposers.lookup import CHANCES
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel, conformance
-from airdraft.sim.pair import Pair
+from airdraft.sim.pair import Pair, PairText
 
 from ..core.tables import SPECS, STREAMS, alike, table
 
@@ -72,7 +73,7 @@ def test_a_copy_is_taken_where_it_is_better_than_the_model_by_cost() -> None:
     quick = Cascade(ENDLESS, partial(facts, draft_s=1e-6))
     assert CHANCES[3] < MODEL[4]
     assert isinstance(wants(quick, REPEATED), Ask)
-    assert isinstance(wants(quick, ONCE), Ask)
+    assert isinstance(wants(Cascade(ENDLESS, facts), ONCE), Ask)
 
 
 def test_it_learns_which_of_the_two_is_right() -> None:
@@ -92,7 +93,7 @@ def test_it_learns_which_of_the_two_is_right() -> None:
 
 
 def test_wrong_copies_leave_the_word_to_the_model() -> None:
-    """Runs come back, and another token follows each time."""
+    """Runs come back, and another token follows each time, which the model knows."""
     rng, drafter = np.random.default_rng(1), Cascade(ENDLESS, partial(facts, draft_s=0.02))
     text, asked = [5, 6], []
     for _ in range(60):
@@ -101,8 +102,9 @@ def test_wrong_copies_leave_the_word_to_the_model() -> None:
         wanted = wants(drafter, text, most=1)
         asked.append(isinstance(wanted, Ask))
         if isinstance(wanted, Ask):
-            drafter.told(ROW)
-        drafter.cut(len(text))
+            drafter.told(ROW)  # and what it says is right
+        else:
+            drafter.cut(len(text))
         text.append(int(rng.integers(8, 16)))
     assert not all(asked[:10])
     assert all(asked[-10:])
@@ -151,29 +153,33 @@ def test_the_text_is_the_targets_own(
 
 LOSSY = {name: spec for name, spec in SPECS.items() if schemes.traits(spec.name).exact == "distribution"}
 AGAIN = (0, 1, 2, 3, 0, 1, 2, 3, 0, 1)
+QUICK = (("dense", 0), ("topk-3x8-block", 4096))
 
 
-@pytest.mark.parametrize("context", [0, 4096])
-@pytest.mark.parametrize("spec", [
-    pytest.param(spec, id=name, marks=() if name in ("dense", "topk-3x8-block", "split-row-4") else pytest.mark.slow)
-    for name, spec in LOSSY.items()
+def around(prefix: tuple[int, ...]) -> FloatArray:
+    """The row of a target that likes to go round."""
+    return table(2).row(prefix) + np.where(np.arange(5) == (prefix[-1] + 1) % 4, 5.0, 0.0).astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "context"), [
+    pytest.param(name, context, marks=() if (name, context) in QUICK else pytest.mark.slow)
+    for name in LOSSY for context in (0, 4096)
 ])  # fmt: skip
-def test_a_copy_is_a_point_mass_where_chances_are_sent(spec: SchemeSpec, context: int) -> None:
-    draft = table(1, context=context)
+def test_a_copy_is_a_point_mass_where_chances_are_sent(name: str, context: int) -> None:
     copied = 0
 
     class Watched(Pair):
-        def write(self, request: Request) -> object:  # type: ignore[override]
+        def write(self, request: Request) -> PairText:
             nonlocal copied
             written = super().write(request)
             copied += sum(len(event.copied) for event in written.commits)
             return written
 
     found = conformance(
-        draft, table(2), spec, SamplingParams(1.0), prompt=AGAIN, depth=3, draft_length=2, trials=400,
-        pair=partial(Watched, lookup=True),
+        table(1, context=context), TableModel(around, 5), LOSSY[name], SamplingParams(1.0), prompt=AGAIN, depth=3,
+        draft_length=2, trials=250, pair=partial(Watched, lookup=True),
     )  # fmt: skip
-    assert copied > 40
+    assert copied > 100
     assert found.p_value > 1e-4, found
 
 

@@ -106,7 +106,8 @@ def chat(
             talk.history.system = system
             if interactive:
                 at = edge or "an edge on this machine"
-                by = f"drafted here by {draft}" if draft != NONE else "drafted by copying" if lookup else "without a draft"
+                alone = "drafted by copying" if lookup else "without a draft"
+                by = alone if draft == NONE else f"drafted here by {draft}"
                 notes.print(Text(f"{served or 'the target'} at {at}, {by}:"), soft_wrap=True)
                 notes.print(legend())
                 notes.print(Text("/help lists the commands, Ctrl-D ends the chat", "dim"))

@@ -39,7 +39,7 @@ Lookup = Annotated[
     bool,
     typer.Option(
         "--lookup",
-        help="Draft by copying, too, where prompt or text has stood before what is written now and a copy is the better "
+        help="Draft by copying, too, where the last tokens stood in prompt or text before and that is the better "
         "guess. With --draft none the device drafts nothing else.",
         rich_help_panel="Models",
     ),

@@ -1,4 +1,4 @@
-"""The cascade: copies what followed the text's last tokens before, where that is the better guess, and else asks a model.
+"""The cascade: copies what followed the text's last tokens before where that is the better guess, else asks a model.
 
 A draft costs the time to make it, and if it is wrong a round trip and a forward of the target, until the device learns
 of it. So a token that is right with chance p and takes t seconds costs t + (1 - p) · miss. A copy takes no time: it is

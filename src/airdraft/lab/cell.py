@@ -100,7 +100,9 @@ def run(
     takes that long however many rows it has.
     """
     replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
-    device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make, lookup=lookup)
+    device = device_machine(
+        Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make, lookup=lookup
+    )
     target = Target("lab", "target", bytes(16), vocab, Blank.max_context, ())
     limits = Limits(heartbeat_s=heartbeat_s)
     device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same

@@ -1,7 +1,7 @@
-"""Edits of code: how many tokens a forward of the target commits when a function is to be written again, changed a little.
+"""Edits of code: tokens that a forward of the target commits when a function is to be written again, changed a little.
 
-The functions are airdraft's own, so no model has been trained on them, and the changes are made by a script: a parameter,
-or the function, gets another name. The target writes at temperature 0 what it makes of that; the prediction is the
+The functions are airdraft's own, so no model has been trained on them, and a script changes them: a parameter, or the
+function, gets another name. The target writes at temperature 0 what it makes of that; the prediction is the
 function as the script has changed it, whether the target writes it so or not.
 """
 
@@ -19,7 +19,6 @@ from statistics import median
 
 import msgspec
 
-import airdraft
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
@@ -61,7 +60,7 @@ class Edit:
 
 def functions(folder: Path | None = None) -> Iterator[str]:
     """Yield the source of every function of fitting length below a folder, airdraft's own without one."""
-    root = folder or Path(airdraft.__file__).parent
+    root = folder or Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(source)):
@@ -135,8 +134,10 @@ def asking(tokenizer: Tokenizer, render: Callable[[str], list[int]]) -> Ask:
     """Ask a chat model. `render`: makes the prompt of a message."""
 
     def ask(edit: Edit) -> tuple[list[int], list[int]]:
-        message = f"Change this function so that {edit.what}. Answer with the function only.\n\n```python\n{edit.before}```"
-        return render(message), tokenizer.encode(f"```python\n{edit.after}```", special=False)
+        asked = f"Change this function so that {edit.what}. Answer with the function only."
+        return render(f"{asked}\n\n```python\n{edit.before}```"), tokenizer.encode(
+            f"```python\n{edit.after}```", special=False
+        )
 
     return ask
 
@@ -148,7 +149,7 @@ WAYS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
     "prediction, lookup": ((Predicted.name, Lookup.name), True, False),
     "device copies": ((), False, True),
 }
-"""The edge's proposers, whether the client gives the prediction, and whether a device without a model copies instead."""
+"""The edge's proposers, whether the client gives the prediction, and whether a device without a model copies."""
 
 
 def measured(
@@ -169,7 +170,7 @@ def measured(
     if not texts:
         raise ModelError(f"no function fits the context of {target.name}; take a target with a longer one")
     alike = sum(SequenceMatcher(None, own, expected, False).ratio() for _, expected, own in texts) / len(texts)
-    found = []
+    found = list[EditsRow]()
     for way, (names, predicts, copies) in WAYS.items():
         pair = Pair(NoDraft(width), target, propose=maker(names), lookup=copies)
         each, forwards, committed, identical = [], 0, 0, 0
@@ -203,12 +204,15 @@ def missed(rows: Sequence[EditsRow]) -> list[str]:
 
 def table(rows: Sequence[EditsRow]) -> str:
     """The results as Markdown."""
-    lines = ["| target | drafts | tokens a forward | in the median text | the target's own text |", "|---|---|---:|---:|---:|"]
+    lines = [
+        "| target | drafts | tokens a forward | in the median text | the target's own text |",
+        "|---|---|---:|---:|---:|",
+    ]  # fmt: skip
     lines += [
         f"| {row.target} | {row.way} | {row.tokens_per_forward:.2f} | {row.median_tokens_per_forward:.2f} | "
         f"{row.identical} of {row.edits} |"
         for row in rows
     ]
     for name, alike in dict.fromkeys((row.target, row.alike) for row in rows):
-        lines += ["", f"What {name} writes and the changed function are alike by {alike:.2f} in the mean; 1 is the same."]
+        lines += ["", f"What {name} writes and the changed function are alike by {alike:.2f} in the mean (1: equal)."]
     return "\n".join(lines)

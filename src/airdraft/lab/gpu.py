@@ -2,8 +2,7 @@
 
 Points of one text say what rows cost; points of one number of rows a text, the most common, say what texts cost. A call
 of B texts with n rows each takes what B texts take at that number of rows, on the line between the two nearest points,
-and B times what the rows that it has more, or fewer, make in a call of one text. Beyond the last point the last line goes
-on.
+and B times what the rows that it has more, or fewer, make in a call of one text. Beyond the last point a line goes on.
 """
 
 from __future__ import annotations

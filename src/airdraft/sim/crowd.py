@@ -1,7 +1,7 @@
-"""Many devices and one edge in virtual time: a pair of real machines for each, one engine, whose calls hold many texts.
+"""Many devices and one edge in virtual time: two real machines for each, and one engine, whose calls hold many texts.
 
-A call takes all forwards that have gathered while the last one ran, spare ones last, and no more than it holds; those of
-the edge's own draft model are calls of their own, on the same engine. How long a call takes is given by the number of
+A call takes all forwards that have gathered while the last one ran, spare ones last, as many as it holds. Those of
+the edge's own draft model are calls of their own, on the same engine. How long a call takes follows from the number of
 its texts and of its rows. As in `virtual`, sockets and the Python that moves the bytes take no time.
 """
 
@@ -28,7 +28,7 @@ Takes = Callable[[bool, int, int], float]
 
 
 @dataclass
-class Written:
+class CrowdText:
     """A text of the crowd, with times in seconds of the virtual clock."""
 
     number: int
@@ -68,7 +68,7 @@ class _User:
     device: _Side
     edge: _Side
     todo: Callable[[], Request]
-    text: Written
+    text: CrowdText
     last_s: float = 0.0
 
 
@@ -96,12 +96,13 @@ class Crowd:
             todo: makes what gives a user's requests, one after the other.
             stagger_s: within which the users begin.
         """
-        self.now, self.busy_s, self.drafting_s, self.drafted = 0.0, 0.0, 0.0, 0
-        """The clock; seconds for which the engine was busy, and thereof with the edge's own draft model; forwards of all
-        devices' draft models."""
+        self.now, self.busy_s, self.drafting_s = 0.0, 0.0, 0.0
+        """The clock; seconds for which the engine was busy, and thereof with the edge's own draft model."""
+        self.drafted = 0
+        """Forwards of all devices' draft models."""
         self.calls: list[tuple[int, int]] = []
         """Texts and tokens fed of each of the target's calls."""
-        self.written: list[Written] = []
+        self.written: list[CrowdText] = []
         self.tokens = 0
         """Committed tokens of all texts."""
         self._draft_s, self._takes, self._most = draft_s, takes, most
@@ -113,7 +114,7 @@ class Crowd:
         self._users = [
             _User(
                 _Side(device, link.uplink(), (draft, draft)), _Side(edge, link.downlink(), (target, draft)),
-                todo(number), Written(0, 0.0),
+                todo(number), CrowdText(0, 0.0),
             )
             for number, (device, edge) in enumerate(pairs)
         ]  # fmt: skip
@@ -140,7 +141,7 @@ class Crowd:
         machine = user.device.machine
         if isinstance(machine, DeviceMachine):
             request = user.todo()
-            user.text, user.last_s = Written(request.seed, self.now), self.now
+            user.text, user.last_s = CrowdText(request.seed, self.now), self.now
             self._serve(number, user.device, machine.open(request, self.now)[1])
 
     def _serve(self, number: int, side: _Side, events: Sequence[Event]) -> None:
@@ -192,7 +193,10 @@ class Crowd:
             self._running = False
             return
         own = getattr(next(iter(latest.values())), "draft", False)  # who came first says whose call it is
-        chosen = sorted((key for key, each in latest.items() if getattr(each, "draft", False) == own), key=lambda key: latest[key].spare)
+        chosen = sorted(
+            (key for key, each in latest.items() if getattr(each, "draft", False) == own),
+            key=lambda key: latest[key].spare,
+        )
         batch = [(key, latest[key]) for key in chosen[: self._most]]
         for key, _ in batch:
             del self._waiting[key]
