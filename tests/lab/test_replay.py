@@ -51,6 +51,22 @@ def test_messages_have_their_real_sizes(name: str, bits: int) -> None:
     assert (result.counts.downlink_payload_bytes > 0) == (name == "split")
 
 
+@pytest.mark.parametrize("acceptance", [0.5, 0.9])
+def test_candidates_come_in_batches_until_one_passes(acceptance: float) -> None:
+    """A draw replaces a rejected draft with chance TV; batches of 8 and 64 draws, then the row, which is shorter."""
+    recording = synthetic(acceptance, 20, 100, 4, 500)
+    spec = SchemeSpec("split", downlink="candidates")
+    result = run(recording, constant(20, 5, 10, 30), spec, length=4)
+    assert result.identical
+    sizes = [-(-(34 + draws * (32 + 9)) // 8) for draws in (8, 64)] + [-(-(2 + 32 * 500) // 8)]
+    misses = [1.0, acceptance**8, acceptance**72]
+    mean = sum(size * miss for size, miss in zip(sizes, misses, strict=True))
+    assert result.counts.downlink_payload_bytes == pytest.approx(result.counts.rejected * mean, rel=0.2)
+    row = run(recording, constant(20, 5, 10, 30), SchemeSpec("split"), length=4)
+    assert row.counts.downlink_payload_bytes == row.counts.rejected * sizes[-1]
+    assert row.counts.rejected == result.counts.rejected
+
+
 def test_what_a_verdict_brings_along_is_no_round_trip() -> None:
     """`split` sends a row with a rejection: on this downlink 10 kB take 40 ms of their own."""
     seen: list[Facts] = []

@@ -32,7 +32,8 @@ COMMANDS = {
     "fuzz": "fuzz:fuzz",
     "conform": "conform:conform",
     "import": "import_:import_",
-    "bench": "bench_drafts:bench",
+    "reproduce": "reproduce:reproduce",
+    "bench": "league:bench",
     "trace": "trace:trace",
 }
 """Where each command is: a module of this package, and a function in it or a group of commands."""

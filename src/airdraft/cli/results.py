@@ -23,6 +23,10 @@ Pages = Annotated[
     typer.Option("--page", metavar="FILE", help="Renew the marked blocks of this Markdown page; may be given again."),
 ]
 
+Figures = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Draw figures (SVG) into FOLDER; needs airdraft[report].")
+]
+
 
 def console_for(no_color: bool, json_file: Path | None) -> Console:
     """A console for the results. Checks first that the file can be written, because the runs take minutes."""
@@ -44,6 +48,17 @@ def write_json(json_file: Path | None, record: dict[str, Any]) -> None:
 def renew_pages(pages: list[Path] | None, blocks: dict[str, str]) -> None:
     for page in pages or []:
         typer.echo(f"wrote {', '.join(renew(page, blocks))} into {page}")
+
+
+def draw_into(folder: Path, draw: Callable[[Path], list[Path]]) -> None:
+    """Draw figures into a folder. Raises: `BadParameterError` without matplotlib, or if it cannot be written."""
+    try:
+        for path in draw(folder):
+            typer.echo(f"wrote {path}")
+    except ModuleNotFoundError as error:
+        raise BadParameterError("the figures need matplotlib; install airdraft[report]") from error
+    except OSError as error:
+        raise BadParameterError(f"cannot write figures into {folder}: {error.strerror or error}") from error
 
 
 @contextmanager

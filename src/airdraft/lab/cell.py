@@ -63,6 +63,8 @@ class Result:
     identical: bool = True
     """Whether every text was the recorded one."""
     bottleneck: str = ""
+    busy_s: dict[str, float] = field(default_factory=dict)
+    """Seconds for which `draft`, `target`, `uplink` and `downlink` were busy meanwhile."""
     waits_s: list[float] = field(default_factory=list)
     """For each token, seconds since the device had its predecessor; the first of a text counts from the text's
     start."""
@@ -131,7 +133,8 @@ def run(
     result.uplink_bytes, result.downlink_bytes = (
         after - first for after, first in zip(world.sent_bytes, before, strict=True)
     )
-    result.bottleneck = _bottleneck({name: world.busy_s[name] - busy[name] for name in busy}, world.now - began_s)
+    result.busy_s = {name: world.busy_s[name] - busy[name] for name in busy}
+    result.bottleneck = _bottleneck(result.busy_s, world.now - began_s)
     return result
 
 

@@ -34,12 +34,12 @@ from airdraft.lab.results import (
 )
 
 # After Paul Tol's muted scheme, which the usual kinds of colour blindness can tell apart; darker where text needs it.
-_PALETTE = (
+PALETTE = (
     "#6e6e6e", "#aa4499", "#cc8800", "#cc6677", "#6f6f10", "#3388bb", "#44aa99", "#117733",
     "#bb5566", "#004488", "#997700",  # for schemes to come
 )  # fmt: skip
 COLOURS: dict[Scheme, str] = {
-    **dict(zip((*EXACT, *HELPED), _PALETTE, strict=False)),
+    **dict(zip((*EXACT, *HELPED), PALETTE, strict=False)),
     "auto": "#332288",
     "oracle": "#222222",
     "device": "#8a8a8a",
@@ -67,14 +67,14 @@ _LEADER = {"arrowstyle": "-", "color": "#cccccc", "linewidth": 0.7, "shrinkA": 2
 _RACED: dict[Scheme, str] = {f"{schemes.STREAM}/idle": "stream/idle; with one device also stream/always and auto"}
 _PALEST = 0.35
 """Depth of a winner's colour where it gains nothing over server streaming."""
-_WIDTH = 9.0
+WIDTH = 9.0
 _INK = "#222222"
 _TIMELINE_S = 1.2
 _STRIP_S = 0.6
 _LETTER_IN = 0.06
 """Inches that a letter takes in a span."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "font.family": "sans-serif",
     # The widest come first: text laid out in them fits with whichever of these the viewer has.
@@ -95,7 +95,7 @@ _STYLE: dict[Any, Any] = {
 
 def save(figure: Figure, path: Path) -> Path:
     """Write an SVG that depends on nothing but the figure: no date, no random ids. Returns `path`."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     return path
 
@@ -109,8 +109,8 @@ def winners(rows: Sequence[Row]) -> Figure:
     lines = math.ceil(len(pairs) / 3)
     columns = math.ceil(len(pairs) / lines)
     rtts, rates = sorted({row.rtt_ms for row in rows}), sorted({row.uplink_mbps for row in rows})
-    with mpl.rc_context(_STYLE):
-        figure = Figure((_WIDTH, 1.15 + lines * (0.75 + 0.34 * len(rates))), layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 1.15 + lines * (0.75 + 0.34 * len(rates))), layout="constrained")
         panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
         seen: set[Scheme] = set()
         won = {
@@ -131,7 +131,7 @@ def winners(rows: Sequence[Row]) -> Figure:
         for axes in panels[:, 0]:
             axes.set_ylabel("uplink, Mbit/s")
         setting = f"{agreement}; the deeper, the faster; within {TIE:.1%} the simpler scheme is named"
-        _title(figure, "Which exact scheme is fastest, and its speed over server streaming", setting)
+        entitled(figure, "Which exact scheme is fastest, and its speed over server streaming", setting)
         handles = [
             Patch(color=COLOURS[scheme], label=_RACED.get(scheme, scheme)) for scheme in SCHEMES if scheme in seen
         ]
@@ -155,7 +155,7 @@ def _winner_panel(
 ) -> set[Scheme]:
     """Fill one of `panels` side by side; `most` is the largest gain of all. Returns the winners."""
     seen: set[Scheme] = set()
-    room_in = (_WIDTH - 0.8) / panels / len(cells[0])
+    room_in = (WIDTH - 0.8) / panels / len(cells[0])
     size = min(8.0, 0.82 * room_in * 72 / (len("×1.00") * 0.62))  # a digit is 0.62 of its size wide
     for y, line in enumerate(cells):
         for x, (scheme, gain) in enumerate(line):
@@ -179,8 +179,8 @@ def speed_over_rtt(rows: Sequence[Row]) -> Figure:
     rtts = sorted({row.rtt_ms for row in view.rows})
     at = {rtt_ms: best([row for row in view.rows if row.rtt_ms == rtt_ms]) for rtt_ms in rtts}
     top = max(row.tokens_per_s for row in view.rows) * 1.05 or 1.0
-    with mpl.rc_context(_STYLE):
-        figure = Figure((_WIDTH, 4.9), layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 4.9), layout="constrained")
         axes = figure.subplots()
         ends: list[tuple[Scheme, float, float]] = []
         for scheme in best(view.rows):
@@ -206,7 +206,7 @@ def speed_over_rtt(rows: Sequence[Row]) -> Figure:
                 color=COLOURS[scheme], va="center", fontweight="bold" if scheme == "auto" else "normal",
                 arrowprops=_LEADER,
             )  # fmt: skip
-        _title(figure, "Speed over RTT, each scheme at its best draft length", str(view))
+        entitled(figure, "Speed over RTT, each scheme at its best draft length", str(view))
     return figure
 
 
@@ -231,8 +231,8 @@ def timeline(text: Timeline) -> Figure:
     spans = sorted((span for span in text.spans if span.start_s < _TIMELINE_S), key=lambda span: span.start_s)
     end = min(_TIMELINE_S, max((span.end_s for span in spans), default=_STRIP_S))
     strips = max(1, math.ceil(round(end / _STRIP_S, 6)))
-    with mpl.rc_context(_STYLE):
-        figure = Figure((_WIDTH, 1.1 + 1.75 * strips), layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 1.1 + 1.75 * strips), layout="constrained")
         for strip, axes in enumerate(figure.subplots(strips, 1, squeeze=False).flat):
             start = strip * _STRIP_S
             for span in spans:
@@ -245,7 +245,7 @@ def timeline(text: Timeline) -> Figure:
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
         axes.set_xlabel("time, ms")
-        _title(figure, text.title)
+        entitled(figure, text.title)
         kinds = [kind for kind in _SPANS if any(span.kind == kind for span in spans)]
         handles = [_key(kind) for kind in kinds]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
@@ -269,7 +269,7 @@ def _span(axes: Axes, span: LaneSpan) -> None:
         )  # fmt: skip
         axes.add_patch(box)
         label = _printable(span.label)
-        width_in = (span.end_s - span.start_s) / _STRIP_S * (_WIDTH - 1.0)
+        width_in = (span.end_s - span.start_s) / _STRIP_S * (WIDTH - 1.0)
         if 0 < len(label) * _LETTER_IN < width_in:
             ink = "#6e6e6e" if span.kind == "dead" else _ink_on(colour)
             middle = (span.start_s + span.end_s) / 2
@@ -294,7 +294,7 @@ def _key(kind: str) -> Patch | Line2D:
     return Patch(color=colour, label=label)
 
 
-def _title(figure: Figure, title: str, setting: str = "") -> None:
+def entitled(figure: Figure, title: str, setting: str = "") -> None:
     """Write what is shown above the figure, and that it was simulated."""
     figure.suptitle(f"{title}\n{setting + '; ' if setting else ''}{SIMULATED}", fontsize=10, x=0.01, ha="left")
 

@@ -18,6 +18,7 @@ from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.schemes import DEVICE, Context, Drafted, Drafts, Ruling
 from airdraft.core.schemes.coupled import Coupled
+from airdraft.core.schemes.split import CANDIDATES
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab.record import RecordedText, Recording
 from airdraft.models.base import FloatArray
@@ -55,6 +56,8 @@ class _Line:
     prompt_length: int
     target: list[int]
     draft: list[int]
+    draws: list[int]
+    """How many draws from the target it takes until one replaces a rejected draft (`split`, downlink `candidates`)."""
 
 
 class _Told(Law):
@@ -79,10 +82,12 @@ class Replay:
         for text in recording.texts:
             coins = self._coins.random(len(text.tokens))
             matches = [True] * len(text.tokens) if oracle else text.matches
-            self._lines["coupled"].append(_line(text, matches, recording.vocab_size))
+            misses = np.maximum(1 - np.array(text.accept), 1e-9)  # a draw passes with chance TV
+            draws = np.random.default_rng([seed, 2, len(self._lines["coupled"])]).geometric(misses).tolist()
+            self._lines["coupled"].append(_line(text, matches, recording.vocab_size, draws))
             for name in _PADDED:
                 chances = text.chances(schemes.traits(name).options)
-                self._lines[name].append(_line(text, coins < np.array(chances), recording.vocab_size))
+                self._lines[name].append(_line(text, coins < np.array(chances), recording.vocab_size, draws))
 
     def rounds(self, scheme: str, length: int) -> int:
         """Count the rounds that all texts take with drafts of `length`: a draft's luck depends on its position only."""
@@ -109,16 +114,16 @@ class Replay:
         real = schemes.make(spec, told, side)
         if traits.exact == "text":
             return real
-        row_bytes = 0
+        padded = _PADDED[spec.name](Context(spec, told, side), line, real.draft_bits)
         if traits.recovers_on == DEVICE:
-            support = max(self.recording.texts[law.seed].support)
-            row_bytes = _row_bytes(support, law.vocab_size, real.draft_bits - spec.bits)
-        return _PADDED[spec.name](Context(spec, told, side), line, real.draft_bits, row_bytes)
+            padded.support = max(self.recording.texts[law.seed].support)
+            padded.candidates = spec.downlink == "candidates"
+        return padded
 
 
-def _line(text: RecordedText, matches: Any, vocab_size: int) -> _Line:
+def _line(text: RecordedText, matches: Any, vocab_size: int, draws: list[int]) -> _Line:
     draft = [token if match else (token + 1) % vocab_size for token, match in zip(text.tokens, matches, strict=True)]
-    return _Line(text.prompt_length, text.tokens, draft)
+    return _Line(text.prompt_length, text.tokens, draft, draws)
 
 
 def _row_bytes(support: int, vocab_size: int, id_width: int) -> int:
@@ -130,9 +135,16 @@ def _row_bytes(support: int, vocab_size: int, id_width: int) -> int:
 class _Padded(Coupled):
     """A scheme that sends probabilities: as many bytes, of which only the ids mean anything."""
 
-    def __init__(self, context: Context, line: _Line, draft_bits: int, row_bytes: int) -> None:
+    support = 0
+    """`split`: tokens in the row that it sends down. 0: the edge recovers, and sends nothing."""
+    candidates = False
+    """`split`: whether it sends draws from that row first."""
+
+    def __init__(self, context: Context, line: _Line, draft_bits: int) -> None:
         super().__init__(context)
-        self._line, self.draft_bits, self._row_bytes = line, draft_bits, row_bytes
+        self._line, self.draft_bits = line, draft_bits
+        self._batch = CANDIDATES  # draws in the next `extra`
+        self._recovering, self._seen = -1, 0  # on the device: a position, and the draws for it so far
 
     def encode(self, drafts: Drafts) -> bytes:
         return super().encode(drafts).ljust(-(-self.draft_bits * len(drafts) // 8), b"\0")
@@ -142,12 +154,32 @@ class _Padded(Coupled):
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         ruling = super().verify(drafts, rows, at)
-        if self._row_bytes and ruling.accepted < len(drafts):
-            return Ruling(ruling.path, None, bytes(self._row_bytes))
+        if self.support and ruling.accepted < len(drafts):
+            self._batch = CANDIDATES
+            return Ruling(ruling.path, None, self._extra())
         return ruling
 
+    def more(self) -> bytes:
+        self._batch *= 8
+        return self._extra()
+
     def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
-        return self._line.target[at.position - self._line.prompt_length]
+        index = at.position - self._line.prompt_length
+        if self._recovering != index:
+            self._recovering, self._seen, self._batch = index, 0, CANDIDATES
+        is_row = self._is_row
+        self._seen, self._batch = self._seen + self._batch, 8 * self._batch
+        return self._line.target[index] if is_row or self._seen >= self._line.draws[index] else None
+
+    @property
+    def _is_row(self) -> bool:
+        """Whether the next `extra` is the row: with `candidates` not before it is shorter than so many draws."""
+        return not self.candidates or (self._batch > CANDIDATES and self._batch >= self.support)
+
+    def _extra(self) -> bytes:
+        if self._is_row:
+            return bytes(_row_bytes(self.support, self._law.vocab_size, self._id_width))
+        return bytes(-(-(34 + self._batch * (32 + self._id_width)) // 8))
 
 
 _PADDED: dict[str, type[_Padded]] = {

@@ -180,13 +180,13 @@ class DeviceSession:
         ruled = rounds.ruled(verdict, self.text.eos_ids)
         self._pen.state = State.DRAFTING
         outs = self._commit(ruled.tokens, accepted, ruled.kind, (verdict.committed, verdict.digest))
-        self.counts.downlink_payload_bytes += len(verdict.extra)
         self._judged(Judged(accepted, rejected, accepted, accepted, accepted + rejected, False, True, probs))
         if ruled.rejected is not None:
             return outs + self._recover(verdict.extra)
         return outs + self._go_on()
 
     def _recover(self, extra: bytes) -> list[Out]:
+        self.counts.downlink_payload_bytes += len(extra)
         token = self._rounds.recover(self._pen.scheme, extra, self.text.place)
         if token is None:
             self._pen.state = State.RECOVERING

@@ -1,0 +1,72 @@
+"""`airdraft reproduce`: published experiments, run again on models of your choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+
+from airdraft.cli import options
+from airdraft.cli.paired import CHAT, SHIPPED, PairNames, models_of, prompts_of
+from airdraft.cli.results import Figures, JsonFile, Pages, console_for, draw_into, progress, renew_pages, write_json
+
+if TYPE_CHECKING:
+    from airdraft.lab.reproduce.everything import Found
+    from airdraft.lab.reproduce.pairs import RecordedPair
+
+
+def reproduce(
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="tk-slt, dssd, qs, or all.")],
+    pair: PairNames = None,
+    figures: Figures = None,
+    json_file: JsonFile = None,
+    page: Pages = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """Run a paper's own experiment again: as the paper bills it, and with every byte and round trip billed.
+
+    Prints what is published beside what is found here, and why they differ.
+    tk-slt is arXiv 2509.04576, dssd 2507.12000, qs 2507.00605. The models run once
+    for each pair, then the real machines write the recorded texts in virtual
+    time; all three take minutes of CPU time. Blocks `pairs`, `tk-slt`, `dssd` and
+    `qs` of a --page are renewed. Ends with exit code 1 if the closed form does not
+    give the printed table.
+    """
+    from airdraft.lab.reproduce import everything as lab  # noqa: PLC0415
+    from airdraft.lab.reproduce.closed_form import table  # noqa: PLC0415
+    from airdraft.lab.reproduce.page import blocks  # noqa: PLC0415
+
+    papers, names = lab.chosen(paper), pair or [SHIPPED, CHAT]
+    for name in names:
+        models_of(name)
+    console = console_for(no_color, json_file)
+    pairs = [_measured(name, console) for name in dict.fromkeys(names)]
+    with progress(console, "runs") as on_step:
+        found = lab.reproduce(papers, pairs, on_step)
+    write_json(json_file, lab.record_of(found, pairs))
+    if figures is not None:
+        draw_into(figures, lambda folder: _draw(found, folder))
+    made = blocks(found, pairs)
+    console.print(Markdown("\n\n".join(made.values())))
+    renew_pages(page, made)
+    if "tk-slt" in papers and not all(row.agrees for row in table()):
+        console.print("The closed form does NOT give the printed table.")
+        raise typer.Exit(1)
+
+
+def _measured(name: str, console: Console) -> RecordedPair:
+    from airdraft.lab.reproduce import pairs as lab  # noqa: PLC0415
+
+    prompts = prompts_of(name, lab.TEXTS)
+    with progress(console, f"samplings of {name}") as on_step:
+        done = iter(range(1, len(lab.SAMPLINGS) + 1))
+        return lab.measured(name, *models_of(name), prompts, lambda: on_step(next(done), len(lab.SAMPLINGS)))
+
+
+def _draw(found: Found, folder: Path) -> list[Path]:
+    from airdraft.lab.reproduce.drawing import draw  # noqa: PLC0415  only those who draw need matplotlib
+
+    return draw(found, folder)

@@ -1,0 +1,67 @@
+"""The experiments by name, and all that is found of them in one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from airdraft.errors import BadParameterError
+from airdraft.lab.reproduce import dssd, qs, tk_slt
+from airdraft.lab.reproduce.closed_form import table
+from airdraft.lab.reproduce.pairs import RecordedPair
+
+PAPERS: dict[str, ModuleType] = {"tk-slt": tk_slt, "dssd": dssd, "qs": qs}
+"""An experiment for each name: `steps` and `reproduce`."""
+
+Found = dict[str, list[Any]]
+"""For each paper, what was found on each pair."""
+
+
+def chosen(name: str) -> tuple[str, ...]:
+    """The papers that a name stands for. Raises: `BadParameterError`."""
+    if name == "all":
+        return tuple(PAPERS)
+    if name not in PAPERS:
+        raise BadParameterError(f"there is no experiment {name!r}; choose one of {', '.join(PAPERS)}, or all")
+    return (name,)
+
+
+def reproduce(
+    papers: Sequence[str], pairs: Sequence[RecordedPair], on_step: Callable[[int, int], None] = lambda done, of: None
+) -> Found:
+    """Run the experiments of these papers on every pair. `on_step` gets what is done, and of how many."""
+    total = sum(PAPERS[paper].steps(pair) for paper in papers for pair in pairs)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        on_step(done, total)
+
+    return {paper: [PAPERS[paper].reproduce(pair, step) for pair in pairs] for paper in papers}
+
+
+def record_of(found: Found, pairs: Sequence[RecordedPair]) -> dict[str, Any]:
+    """The record that `--json` writes."""
+    record: dict[str, Any] = {
+        "simulated": True,
+        "pairs": [
+            {"name": pair.name, "vocab_size": pair.vocab_size, "texts": texts_of(pair)} for pair in pairs
+        ],
+    }  # fmt: skip
+    if "tk-slt" in found:
+        record["closed_form"] = msgspec.to_builtins(table())
+        record["costs"] = msgspec.to_builtins(tk_slt.costs())
+    return record | {paper.replace("-", "_"): msgspec.to_builtins(reports) for paper, reports in found.items()}
+
+
+def texts_of(pair: RecordedPair) -> Mapping[str, dict[str, float]]:
+    """What was recorded of a pair, by sampling."""
+    return {
+        sampling: {"texts": len(recording.texts), "tokens": recording.length,
+                   "acceptance": pair.acceptance(pair.whole, sampling)}
+        for sampling, recording in pair.recordings.items()
+    }  # fmt: skip
