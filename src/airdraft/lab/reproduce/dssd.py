@@ -26,6 +26,8 @@ PRINTED = {0.0: (2.0, 2.3), 20.0: (2.0, 2.3), 50.0: (1.02, 1.39)}
 """Least and most speed-up of OPT-125m before OPT-6.7b at 4 drafts, by round trip: the CSV files of the public code."""
 PRINTED_LENGTH, PRINTED_ACCEPTANCE = 4, (0.29, 0.395)
 """Draft length of these figures, and the acceptance that stands beside them."""
+PRINTED_BASELINE = (3.1, 7.6)
+"""Tokens/s of the baseline in these files: up to a round trip of 20 ms, and at 50 ms."""
 
 DENSE = SchemeSpec(schemes.DENSE)
 SPLITS = tuple(SchemeSpec(schemes.SPLIT, downlink=downlink) for downlink in schemes.DOWNLINKS)

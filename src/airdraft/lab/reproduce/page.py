@@ -90,7 +90,8 @@ def _best_k(report: TkSltReport, sampling: str) -> tuple[str, str, str, str]:
     why = (
         "a greedy draft has one token, so K changes nothing, and the smallest counts"
         if sampling == GREEDY
-        else "it depends on how much of the draft's mass K tokens hold, and on V: this row is shorter or longer"
+        else "it depends on how much of the draft's mass K tokens hold, and on what a whole row costs, which is "
+        f"{report.vocab_size / tk_slt.VOCAB:.2g} × as long here"
     )
     return f"best K, {report.pair}, {sampling}", printed, ours, why
 
@@ -150,7 +151,7 @@ def _range(bounds: tuple[float, float]) -> str:
 def _dssd(reports: Sequence[DssdReport]) -> str:
     dense, *splits = (dssd.label(spec) for spec in (dssd.DENSE, *dssd.SPLITS))
     chance, share = dssd.printed_bounds()
-    least, most = dssd.PRINTED_ACCEPTANCE
+    (least, most), (slow, fast) = dssd.PRINTED_ACCEPTANCE, dssd.PRINTED_BASELINE
     rows = []
     for rtt_ms, printed in dssd.PRINTED.items():
         for report in reports:
@@ -161,8 +162,9 @@ def _dssd(reports: Sequence[DssdReport]) -> str:
             )
             rows.append((
                 f"speed-up, {dssd.PRINTED_LENGTH} drafts, RTT {rtt_ms:g} ms", _range(printed), ours,
-                f"other models (acceptance {least:g} to {most:g} there, {report.acceptance:.2f} here) and another "
-                "baseline: there it changes with the RTT, here it is server streaming",
+                f"other models (acceptance {least:g} to {most:g} there, {report.acceptance:.2f} here), and the "
+                f"baseline there goes from {slow:g} to {fast:g} tokens/s between 20 and 50 ms; here it is the target alone, and "
+                "then server streaming",
             ))  # fmt: skip
     lines = [
         *_compared([*rows, ("tokens a round", f"acceptance {least:g} to {most:g}",

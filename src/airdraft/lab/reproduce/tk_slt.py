@@ -38,7 +38,7 @@ PRINTED_K = 320
 DOWNLINK_BPS, RTT_S = 100e6, 0.02
 RTTS_S = (0.0, 0.02, 0.05)
 LENGTHS = tuple(range(1, 17))
-UPLINKS_MBPS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
+UPLINKS_MBPS = (0.02, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 20.0)
 VARYING = Markov2Link(rtt_s=RTT_S)
 """The link of the online rules: 2 or 6 Mbit/s, drawn every 100 ms."""
 
