@@ -9,6 +9,7 @@ import typer
 from rich.markdown import Markdown
 
 from airdraft.cli import bench_drafts, options
+from airdraft.cli.bench import bench
 from airdraft.cli.paired import SHIPPED, PairName, models_of, prompts_of
 from airdraft.cli.results import (
     Figures,
@@ -23,7 +24,7 @@ from airdraft.cli.results import (
     write_json,
 )
 
-bench = bench_drafts.bench
+__all__ = ["bench", "bench_drafts"]  # whose commands are there once it is imported
 
 
 @bench.command()

@@ -10,6 +10,7 @@ import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from airdraft.lab.figures import PALETTE, STYLE, WIDTH, entitled
 
@@ -63,7 +64,7 @@ def curves(rows: Sequence[Sequence[Panel]], title: str, setting: str) -> Figure:
             list(handles.values()),
             list(handles),
             loc="outside lower center",
-            ncols=min(4, len(handles) or 1),
+            ncols=min(3, len(handles) or 1),
             frameon=False,
         )
         entitled(figure, title, setting)
@@ -86,12 +87,14 @@ def _draw(axes: Axes, panel: Panel, colours: dict[str, str]) -> None:
             axes.plot([x], [y], "o", color=colour, markersize=9, fillstyle="none", markeredgewidth=1.6)
     if panel.mark is not None:
         axes.axvline(panel.mark, color="#999999", linewidth=1.0, linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if panel.logarithmic:
         axes.set_xscale("log")
     if panel.ticks:
         axes.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=60, ha="right", fontsize=7)
     axes.set_title(panel.title, fontsize=9)
     axes.set(xlabel=panel.x, ylabel=panel.y)
-    axes.set_ylim(bottom=0)
+    tops = [y for curve in panel.curves for _, y in (*curve.points, *curve.bars)]
+    axes.set_ylim(0, 1.1 * max(tops, default=1.0) or 1.0)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)

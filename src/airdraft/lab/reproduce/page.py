@@ -163,8 +163,8 @@ def _dssd(reports: Sequence[DssdReport]) -> str:
             rows.append((
                 f"speed-up, {dssd.PRINTED_LENGTH} drafts, RTT {rtt_ms:g} ms", _range(printed), ours,
                 f"other models (acceptance {least:g} to {most:g} there, {report.acceptance:.2f} here), and the "
-                f"baseline there goes from {slow:g} to {fast:g} tokens/s between 20 and 50 ms; here it is the target alone, and "
-                "then server streaming",
+                f"baseline there goes from {slow:g} to {fast:g} tokens/s between 20 and 50 ms; here it is the "
+                "target alone, and then server streaming",
             ))  # fmt: skip
     lines = [
         *_compared([*rows, ("tokens a round", f"acceptance {least:g} to {most:g}",
