@@ -72,6 +72,7 @@ def test_overheads_slow_a_replay(pair: ShippedPair) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_overheads_are_measured(pair: ShippedPair) -> None:
     found = asyncio.run(pair.overhead())
     assert 0 < found.verify_s < 0.1
@@ -132,6 +133,7 @@ def test_nothing_to_check(pair: ShippedPair) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_real_processes(pair: ShippedPair) -> None:
     """Not the bars of the command: a machine that does much else may be slow, and never fast."""
     checks = (Check("phone-8b", 20.0, 20.0, "server"), Check("phone-8b", 20.0, 20.0, "split", 2))

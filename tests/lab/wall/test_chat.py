@@ -55,6 +55,7 @@ def test_prompts_are_of_several_kinds() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_everything_is_measured(bench: Bench, tmp_path: Path) -> None:
     path, page = tmp_path / "c.json", tmp_path / "page.md"
     page.write_text("<!-- chat:begin -->\n<!-- chat:end -->\n")

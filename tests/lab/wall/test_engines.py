@@ -45,6 +45,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_row_of_each_engine(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "WIDTHS", (1, 6))
     steps: list[tuple[int, int]] = []

@@ -77,6 +77,7 @@ def test_an_unknown_attack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nobody_harms_an_honest_text(monkeypatch: pytest.MonkeyPatch) -> None:

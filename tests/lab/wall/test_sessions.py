@@ -44,6 +44,7 @@ def test_the_gain_is_of_the_batching_edge() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_devices_at_a_real_edge_write_the_targets_texts(
     pair: tuple[LanguageModel, LanguageModel, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_process_is_weighed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_idle_texts_and_churn(
     pair: tuple[LanguageModel, LanguageModel, Tokenizer], monkeypatch: pytest.MonkeyPatch
