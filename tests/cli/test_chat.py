@@ -270,6 +270,7 @@ def terminal(folders: tuple[str, str]) -> Iterator[Terminal]:
         terminal.close()
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal: Terminal, tmp_path: Path) -> None:
     assert "drafted on the device" in terminal.until(">>> ")
     terminal.type("one\r")

@@ -189,6 +189,7 @@ def test_an_edge_with_another_vocabulary(edge: str, tmp_path: Path, look: Look) 
     assert "another vocabulary" in visit["says"]
 
 
+@pytest.mark.slow
 def test_memory_that_does_not_suffice(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "free_bytes", lambda: 1_000_000)
     code, out, _ = look("--json", "--target", "target")

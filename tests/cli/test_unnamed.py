@@ -78,6 +78,7 @@ def test_a_model_here_chooses(other: Path, capsys: pytest.CaptureFixture[str]) -
     assert line.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_device_takes_the_draft_of_its_edges_target(edges: dict[str, str]) -> None:
     with started("device", "--edge", edges["chat-draft"], "--port", "0", "--json") as device:
         told = announced(device)
@@ -89,6 +90,7 @@ def test_a_device_takes_the_draft_of_its_edges_target(edges: dict[str, str]) -> 
     assert "name a draft model with the target's own tokenizer" in line
 
 
+@pytest.mark.slow
 def test_a_run_without_a_draft_that_fits_is_written_by_the_edge(other: Path) -> None:
     words = ("run", "def f(x):", "--json", "--max-tokens", "8")
     code, out, line = airdraft(*words, "--target", str(other))

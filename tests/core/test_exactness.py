@@ -39,12 +39,15 @@ from airdraft.sim import alone
 from airdraft.sim.conformance import Conformance, TableModel, conformance
 from airdraft.sim.pair import Pair, PairText
 
+from ..suites import mostly_slow
 from .tables import SPECS, Fickle, alike, request, table
 
 _log = logging.getLogger(__name__)
 
 THRESHOLD = 1e-4
 BROKEN = 1e-6
+OFTEN = ("topk-3x8", "dense-block", "split-row-16", "coupled")
+"""Schemes whose tests run often where those of the others do so in the slow suite: a law of each kind."""
 TRIALS = 600
 DRAFT, TARGET = table(1), table(2)
 
@@ -65,10 +68,7 @@ def run(spec: SchemeSpec, params: SamplingParams, **changes: Any) -> Conformance
 
 @pytest.mark.parametrize(
     "params",
-    [
-        pytest.param(params, id=name, marks=() if name in ("T1", "all") else pytest.mark.slow)
-        for name, params in PARAMS.items()
-    ],
+    [pytest.param(params, id=name, marks=() if name == "all" else pytest.mark.slow) for name, params in PARAMS.items()],
 )
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_texts_are_distributed_as_the_targets(spec: SchemeSpec, params: SamplingParams) -> None:
@@ -76,16 +76,16 @@ def test_texts_are_distributed_as_the_targets(spec: SchemeSpec, params: Sampling
     assert result.p_value > THRESHOLD, result
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_an_end_of_text_token_changes_no_law(spec: SchemeSpec) -> None:
+@pytest.mark.parametrize("name", mostly_slow(SPECS, often=OFTEN))
+def test_an_end_of_text_token_changes_no_law(name: str) -> None:
     target = table(2, eos_ids=(3,))
-    assert conformance(DRAFT, target, spec, SamplingParams(), trials=TRIALS, draft_length=3).p_value > THRESHOLD
+    assert conformance(DRAFT, target, SPECS[name], SamplingParams(), trials=TRIALS, draft_length=3).p_value > THRESHOLD
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_a_draft_that_resembles_the_target_changes_no_law(spec: SchemeSpec) -> None:
+@pytest.mark.parametrize("name", mostly_slow(SPECS, often=OFTEN))
+def test_a_draft_that_resembles_the_target_changes_no_law(name: str) -> None:
     """Most drafts are accepted here, which tests the law of bonus tokens."""
-    result = conformance(alike(TARGET, 9, 0.2), TARGET, spec, SamplingParams(), trials=TRIALS)
+    result = conformance(alike(TARGET, 9, 0.2), TARGET, SPECS[name], SamplingParams(), trials=TRIALS)
     assert result.p_value > THRESHOLD, result
 
 
@@ -216,7 +216,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, mutation: type, scheme: type, name: 
     ("mutation", "scheme", "spec"),
     [
         pytest.param(
-            m, c, s, id=f"{m.__name__}-{s.name}{i}", marks=pytest.mark.slow if m is RawSample and i > 4 else ()
+            m, c, s, id=f"{m.__name__}-{s.name}{i}", marks=pytest.mark.slow if m is RawSample or s is CANDIDATES else ()
         )
         for i, (m, c, s) in enumerate(MUTANTS)
     ],
@@ -245,7 +245,7 @@ def flat(*probs: float) -> TableModel:
     return TableModel(lambda prefix: row, len(probs))
 
 
-@pytest.mark.parametrize("mutation", [None, PassesIfKept, SameRound])
+@pytest.mark.parametrize("mutation", [None, PassesIfKept, pytest.param(SameRound, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("scheme", "name"), [(Dense, "dense-block"), pytest.param(TopK, "topk-3x8-block", marks=pytest.mark.slow)]
 )
@@ -316,18 +316,18 @@ FITFUL = fitful(TARGET)
 @pytest.mark.parametrize(
     ("draft", "name", "coins"),
     [
-        (DRAFT, "dense", None),
-        (DRAFT, "dense", Again),
+        pytest.param(DRAFT, "dense", None, marks=pytest.mark.slow),
+        pytest.param(DRAFT, "dense", Again, marks=pytest.mark.slow),
         (DRAFT, "topk-3x8", None),
         (DRAFT, "topk-3x8", Again),
-        (DRAFT, "lattice-3x9", None),
-        (DRAFT, "lattice-3x9", Again),
-        (DRAFT, "dense-block", None),
-        (DRAFT, "dense-block", Again),
+        pytest.param(DRAFT, "lattice-3x9", None, marks=pytest.mark.slow),
+        pytest.param(DRAFT, "lattice-3x9", Again, marks=pytest.mark.slow),
+        pytest.param(DRAFT, "dense-block", None, marks=pytest.mark.slow),
+        pytest.param(DRAFT, "dense-block", Again, marks=pytest.mark.slow),
         (FITFUL, "split-row-16", None),
         (FITFUL, "split-row-16", FromTheStart),
-        (FITFUL, "split-candidates-6", None),
-        (FITFUL, "split-candidates-6", FromTheStart),
+        pytest.param(FITFUL, "split-candidates-6", None, marks=pytest.mark.slow),
+        pytest.param(FITFUL, "split-candidates-6", FromTheStart, marks=pytest.mark.slow),
     ],
 )
 def test_texts_in_many_sessions_are_distributed_as_the_targets_but_with_other_coins(
@@ -365,7 +365,8 @@ class SameForAll:
         return np.random.default_rng([*self._seed, use])
 
 
-@pytest.mark.parametrize("coins", [None, pytest.param(SameForAll, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("coins", [None, SameForAll])
 def test_every_pair_of_schemes_may_follow_each_other_and_the_text_keeps_its_distribution(
     monkeypatch: pytest.MonkeyPatch, coins: type | None
 ) -> None:

@@ -36,6 +36,7 @@ from airdraft.errors import AirdraftError, Code, LinkError, RefusedError, StallE
 from airdraft.models.base import FloatArray
 
 from ..edge.loopback import GREEDY, HOST, SCHEMES, TOKENIZER, VOCAB, Table, engine, request, run, started, truth, write
+from ..suites import mostly_slow
 from .test_writer import Edge, Told, asking, slow, writer
 
 STALL_S = 0.4
@@ -153,7 +154,7 @@ class Reader(Table):
         return super().forward(cache, keep, tokens, rows)
 
 
-@pytest.mark.parametrize("scheme", WRITING)
+@pytest.mark.parametrize("scheme", mostly_slow(WRITING, often=("split", "stream")))
 def test_a_long_prompt_is_no_stall(scheme: str) -> None:
     """Neither at an edge that has not said how fast it is, nor at one that has."""
 

@@ -25,6 +25,7 @@ from airdraft.errors import BadParameterError, RefusedError
 from airdraft.models.base import FloatArray, OneByOne
 from airdraft.scheduler import turns
 
+from ..suites import mostly_slow
 from .loopback import (
     HOST,
     SCHEMES,
@@ -328,7 +329,7 @@ async def drafts(url: str, until_s: float, scheme: str) -> None:
                     break
 
 
-@pytest.mark.parametrize("way", ["prompts", *SCHEMES, "stream"])
+@pytest.mark.parametrize("way", mostly_slow(["prompts", *SCHEMES, "stream"], often=("topk", "stream")))
 def test_all_that_is_fed_is_paid_for(tmp_path: Path, way: str) -> None:
     rate = 60
 

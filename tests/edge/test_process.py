@@ -235,6 +235,7 @@ def test_a_new_certificate_is_for_devices_and_for_clients_of_the_api(running: Ed
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_device_that_is_silent_for_three_heartbeats_is_given_up() -> None:
     _, tokenizer = load("target")
 

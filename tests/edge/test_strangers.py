@@ -10,9 +10,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +20,7 @@ from airdraft.edge.server import EdgeServer
 from airdraft.lab.hostile.peer import RawPeer
 from airdraft.models.base import OneByOne
 
+from ..suites import mostly_slow
 from .hostile import KINDS, MESSAGE_BYTES, NEVER_READS, VOCAB, opening
 from .loopback import HOST, TOKENIZER, Raw, Table, run, serving, started
 
@@ -66,12 +66,7 @@ async def watched() -> AsyncIterator[list[float]]:
         task.cancel()
 
 
-def some(kinds: Sequence[str]) -> list[Any]:
-    """All of them, most in the slow suite: each takes seconds."""
-    return [pytest.param(kind, marks=() if kind in OFTEN else pytest.mark.slow) for kind in kinds]
-
-
-@pytest.mark.parametrize("kind", some(KINDS))
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, OFTEN))
 def test_others_get_their_turn(kind: str) -> None:
     async def main() -> None:
         async with serving(Table(1, vocab_size=VOCAB)) as url, Raw.connect(url) as raw:
@@ -135,7 +130,7 @@ def resident_mb(pid: int, what: str = "VmRSS") -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-@pytest.mark.parametrize("kind", some(NEVER_READS))
+@pytest.mark.parametrize("kind", mostly_slow(NEVER_READS, OFTEN))
 def test_peers_that_never_read_do_not_fill_the_edge(kind: str) -> None:
     code = f"import sys, asyncio; sys.path[:0] = {sys.path!r}; from {__package__ or 'tests.edge'} import test_strangers"
     edge = subprocess.Popen(

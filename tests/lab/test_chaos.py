@@ -112,7 +112,7 @@ class Deaf(Resumable):
             super().take(event)
 
 
-@pytest.mark.parametrize("broken", [Forgets, Late, Deaf])
+@pytest.mark.parametrize("broken", [Forgets, *(pytest.param(each, marks=pytest.mark.slow) for each in (Late, Deaf))])
 def test_a_wrong_way_to_resume_is_found_out(broken: type[Resumable]) -> None:
     wrong = [outcome for outcome in outcomes(drawn, broken, BROKEN) if not outcome.identical]
     assert len(wrong) > BROKEN / 3
@@ -135,6 +135,7 @@ def test_another_target_behind_a_handover_is_found_out() -> None:
         assert not outcome.identical, number
 
 
+@pytest.mark.slow
 def test_another_seed_after_a_resumption_is_found_out() -> None:
     class Reseeded(Resumable):
         def next_request(self) -> Request:

@@ -85,6 +85,7 @@ def one_clear_line(problem: ModelError, folder: Path) -> None:
 @example("config.json", {"tokenizer_file": "a" * 5000})
 @example("config.json", {"tokenizer_file": "\ud800"})
 @example("tokenizer_config.json", {"chat_template": 10**30})
+@pytest.mark.slow
 def test_any_values(folder: Path, files: dict[str, bytes], name: str, changes: dict[str, Any]) -> None:
     restore(folder, files)
     content = json.loads(files[name]) | changes

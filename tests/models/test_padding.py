@@ -28,6 +28,7 @@ from airdraft.sim import alone
 
 onnx = pytest.importorskip("onnx", reason="writing ONNX files takes the onnx package")
 
+from ..suites import mostly_slow  # noqa: E402
 from .graphs import Shape, write_decoder  # noqa: E402
 
 TOKENS = 4096
@@ -109,7 +110,7 @@ def test_the_padding_is_loud(folders: dict[tuple[str, str], Path]) -> None:
         assert (rows.argmax(-1) >= TOKENS).all()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", mostly_slow(SCHEMES, often=("topk", "stream")))
 @pytest.mark.parametrize(("draft", "target"), [("bare", "more"), ("more", "bare"), ("some", "more"), ("more", "some")])
 def test_every_scheme_writes_as_without_padding(
     folders: dict[tuple[str, str], Path], scheme: str, draft: str, target: str

@@ -212,7 +212,7 @@ class RemoteTarget(ABC):
         return model.max_model_len
 
     def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
-        """A request with a prompt for each row, the last row's first, or one without a row. Only where there are trees."""
+        """A request with a prompt for each row, the last first, or one without a row. Only where there are trees."""
         raise NotImplementedError
 
     @abstractmethod
