@@ -27,10 +27,12 @@ from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
+from airdraft.device.edges import Away, Closed
 from airdraft.device.offline import Corrected, Unverified
+from airdraft.device.shipped import draft_at
 from airdraft.device.stall import STALL_S
-from airdraft.device.writer import Offline, Writer, Written
-from airdraft.errors import BadParameterError, LinkError
+from airdraft.device.writer import Offline, Writer, Written, check_options
+from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load_draft
 from airdraft.models.nothing import NONE, NoDraft
@@ -95,6 +97,24 @@ class Text:
         return self.text
 
 
+AUTO = "auto"
+"""The draft that ships and has the vocabulary of the target at the edge."""
+
+
+async def _fitting(edges: Sequence[str], token: str | None, ssl: tls.SSLContext | None) -> str:
+    """The draft that ships and fits. Raises: `RefusedError` if none does, or the edge does not let us in."""
+    try:
+        return await draft_at(edges, token, ssl)
+    except RefusedError as error:
+        if error.code != Code.VOCABULARY:
+            raise
+        raise RefusedError(
+            error.code,
+            "no draft that ships has the vocabulary of the target at the edge; name one that has, draft=MODEL, or take "
+            "none, draft=None, tokenizer=MODEL",
+        ) from error
+
+
 def _drafting(draft: Any, tokenizer: Any) -> tuple[LanguageModel, Tokenizer]:
     if not (tokenizer is None or isinstance(tokenizer, str | Path | Tokenizer)):
         what = "tokenizer is no name; give a folder, a hub id, or a tokenizer"
@@ -121,7 +141,7 @@ class AsyncClient:
         self,
         edge: str | Sequence[str],
         *,
-        draft: str | Path | tuple[LanguageModel, Tokenizer] | None = "draft",
+        draft: str | Path | tuple[LanguageModel, Tokenizer] | None = AUTO,
         tokenizer: str | Path | Tokenizer | None = None,
         lookup: bool = False,
         offline: Offline = "stall",
@@ -130,23 +150,56 @@ class AsyncClient:
         token: str | None = None,
         ssl: tls.SSLContext | None = None,
     ) -> None:
-        """See `Client`. Loading a draft takes a moment. `async with` connects, or else the first text does."""
-        model, self.tokenizer = _drafting(draft, tokenizer)
-        edges = [edge] if isinstance(edge, str) else edge
-        self._offline = offline
+        """See `Client`. Loading a draft takes a moment. `async with` connects, or else the first text does.
+
+        Which draft `auto` is, the edge tells: it is loaded once there is a connection.
+        """
+        self._edge_urls = [edge] if isinstance(edge, str) else edge
+        self._offline, self._token, self._ssl = offline, token, ssl
+        self._lookup = values.instance(bool)("lookup", lookup)
+        self._give_up_s, self._stall_s = check_options(self._edge_urls, offline, token, ssl, give_up_s, stall_s)
+        self._one = asyncio.Lock()
+        self._writer: Writer | None = None
+        self._words: Tokenizer | None = None
+        self._closed = False
+        if draft != AUTO or tokenizer is not None:
+            self._open(*_drafting(draft, tokenizer))
+
+    def _open(self, model: LanguageModel, tokenizer: Tokenizer) -> Writer:
+        self._words = tokenizer
         self._writer = Writer(
-            edges, model, self.tokenizer.digest, self.tokenizer.vocab_size,
-            offline=offline, give_up_s=give_up_s, stall_s=stall_s, token=token, ssl=ssl,
-            lookup=values.instance(bool)("lookup", lookup),
+            self._edge_urls, model, tokenizer.digest, tokenizer.vocab_size, offline=self._offline, token=self._token,
+            give_up_s=self._give_up_s, stall_s=self._stall_s, ssl=self._ssl, lookup=self._lookup,
         )  # fmt: skip
+        return self._writer
+
+    async def _opened(self) -> Writer:
+        """The writer, made by who needs it first."""
+        async with self._one:
+            if self._writer is None:
+                if self._closed:
+                    raise LinkError("the client is closed; make another")
+                draft = await _fitting(self._edge_urls, self._token, self._ssl)
+                return self._open(*await asyncio.to_thread(load_draft, draft))
+            return self._writer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The draft's tokenizer, which is the target's. Raises: `LinkError` before `auto` has found the draft."""
+        if self._words is None:
+            raise LinkError("the draft is chosen when the client connects; connect first, or name a draft")
+        return self._words
 
     @property
     def state(self) -> str:
         """`connected to` with the URL of the edge, `away` with the reason, or `closed`."""
-        return str(self._writer.state)
+        if self._writer is not None:
+            return str(self._writer.state)
+        return str(Closed() if self._closed else Away("not connected yet"))
 
     async def stream(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[str, None]:
         """See `Client.stream`."""
+        await self._opened()
         decoder = self.tokenizer.stream()
         async with contextlib.aclosing(self.events(prompt, **options)) as events:
             async for event in events:
@@ -158,11 +211,12 @@ class AsyncClient:
 
     async def complete(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> Text:
         """See `Client.complete`."""
+        writer = await self._opened()
         request = self._request(prompt, **options)
         tokens: list[int] = []
         logprobs: list[Logprob] = []
         reason = ""
-        async for event in self._writer.write(request):
+        async for event in writer.write(request):
             if isinstance(event, Committed):
                 tokens += event.tokens
                 logprobs += event.logprobs
@@ -170,9 +224,12 @@ class AsyncClient:
                 reason = event.reason
         return Text(self.tokenizer.decode(tokens), tuple(tokens), reason, request.counts, tuple(logprobs))
 
-    def events(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[Written, None]:
+    async def events(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[Written, None]:
         """See `Client.events`."""
-        return self._writer.write(self._request(prompt, **options))
+        writer = await self._opened()
+        async with contextlib.aclosing(writer.write(self._request(prompt, **options))) as events:
+            async for event in events:
+                yield event
 
     def _request(
         self,
@@ -205,13 +262,16 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End the connection. Texts under way end with a `LinkError`."""
-        await self._writer.close()
+        self._closed = True
+        if self._writer is not None:
+            await self._writer.close()
 
     async def __aenter__(self) -> Self:
         """Connect. Raises: `LinkError` if no edge answers and `offline` is not `draft`."""
-        await self._writer.__aenter__()
         try:
-            await self._writer.connect()
+            writer = await self._opened()
+            await writer.__aenter__()
+            await writer.connect()
         except LinkError:
             if self._offline != "draft":
                 await self.close()
@@ -238,7 +298,7 @@ class Client:
         self,
         edge: str | Sequence[str],
         *,
-        draft: str | Path | tuple[LanguageModel, Tokenizer] | None = "draft",
+        draft: str | Path | tuple[LanguageModel, Tokenizer] | None = AUTO,
         tokenizer: str | Path | Tokenizer | None = None,
         lookup: bool = False,
         offline: Offline = "stall",
@@ -250,8 +310,9 @@ class Client:
         """
         Args:
             edge: ws:// or wss://HOST:PORT, or several that serve the same target, tried in this order.
-            draft: `draft`, which ships with airdraft, a folder or a hub id, or a model and its tokenizer. None: the
-                edge alone writes (scheme `server`), and texts survive the link all the same.
+            draft: `auto`, the one that ships with airdraft and has the target's vocabulary; any MODEL by name, a
+                folder, or a model and its tokenizer. None: the edge alone writes (scheme `server`), and texts survive
+                the link all the same.
             lookup: whether to draft by copying, too, where prompt or text has stood before what is written now; without
                 a draft this is all that the device drafts.
             tokenizer: without a draft, the model whose tokenizer is the target's, by name, or a tokenizer; None: the
@@ -277,7 +338,6 @@ class Client:
             token=token,
             ssl=ssl,
         )
-        self.tokenizer = self._client.tokenizer
         self._stop = asyncio.Event()
         self._closed = False
         self._lock = threading.Lock()  # of `_closed`
@@ -289,6 +349,7 @@ class Client:
         except Exception:
             self._thread.join()
             raise
+        self.tokenizer = self._client.tokenizer
 
     def _run(self, started: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
         async def main() -> None:

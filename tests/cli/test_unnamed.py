@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from airdraft.cli.unnamed import draft_at, draft_for
+from airdraft import AsyncClient, Client
+from airdraft.cli.unnamed import draft_for
+from airdraft.device.shipped import draft_at
 from airdraft.edge.server import EdgeServer
-from airdraft.errors import RefusedError
+from airdraft.errors import LinkError, RefusedError
 from airdraft.models.base import OneByOne
 from airdraft.models.engines import load
 from airdraft.models.folder import shipped
@@ -32,8 +34,8 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def edges(other: Path) -> Iterator[dict[str, str]]:
-    """Edges by the vocabulary that their target has; what they serve is the shipped target."""
-    model, _ = load("target")
+    """Edges by the vocabulary that their target has; those of no chat serve the shipped target."""
+    model, chats = load("target")[0], load("chat-draft")[0]
     folders = {"draft": shipped("target"), "chat-draft": shipped("chat-draft"), "other": other}
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -42,7 +44,9 @@ def edges(other: Path) -> Iterator[dict[str, str]]:
     try:
         for name, folder in folders.items():
             tokenizer = Tokenizer(folder)
-            servers[name] = EdgeServer(OneByOne(model), tokenizer.digest, tokenizer.vocab_size)
+            servers[name] = EdgeServer(
+                OneByOne(chats if name == "chat-draft" else model), tokenizer.digest, tokenizer.vocab_size
+            )
             asyncio.run_coroutine_threadsafe(servers[name].start("127.0.0.1", 0), loop).result(30)
         yield {name: f"ws://127.0.0.1:{server.port}" for name, server in servers.items()}
         for server in servers.values():
@@ -88,6 +92,38 @@ def test_a_device_takes_the_draft_of_its_edges_target(edges: dict[str, str]) -> 
     code, _, line = airdraft("device", "--edge", edges["other"], "--port", "0", "--json")
     assert (code, line.count("\n")) == (2, 1)
     assert "name a draft model with the target's own tokenizer" in line
+
+
+@pytest.mark.parametrize("name", ["draft", "chat-draft"])
+def test_a_client_takes_the_draft_of_its_edges_target(edges: dict[str, str], name: str) -> None:
+    digest = Tokenizer(shipped(name)).digest
+    with Client(edges[name]) as client:
+        assert client.tokenizer.digest == digest
+
+    async def awaited() -> bytes:
+        client = AsyncClient(edges[name])
+        with pytest.raises(LinkError, match="the draft is chosen when the client connects"):
+            client.tokenizer  # noqa: B018
+        async with client:
+            return client.tokenizer.digest
+
+    assert asyncio.run(awaited()) == digest
+
+
+def test_a_client_whose_edge_has_a_vocabulary_that_no_draft_has(edges: dict[str, str]) -> None:
+    with pytest.raises(RefusedError, match="name one that has, draft=MODEL, or take none, draft=None"):
+        Client(edges["other"])
+    with pytest.raises(LinkError):
+        Client(NOBODY)
+
+
+@pytest.mark.slow
+def test_a_probe_takes_the_draft_of_its_edges_target(edges: dict[str, str]) -> None:
+    code, out, line = airdraft("plan", "--probe", edges["chat-draft"], "--json")
+    assert (code, line) == (0, "")
+    assert json.loads(out)["measured"]["vocab_size"] == Tokenizer(shipped("chat-draft")).vocab_size
+    code, _, line = airdraft("plan", "--probe", edges["other"])
+    assert (code, line.count("\n")) == (2, 1)
 
 
 @pytest.mark.slow

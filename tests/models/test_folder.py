@@ -78,6 +78,21 @@ def test_a_tokenizer_larger_than_the_model(tmp_path: Path) -> None:
         load(str(folder))
 
 
+def test_a_special_token_without_a_row_is_none(tmp_path: Path) -> None:
+    """The smallest Gemma 3 has one more in its tokenizer than its siblings see in their models' rows."""
+    folder = copied("draft", tmp_path / "more")
+    path = folder / "tokenizer.json"
+    table = json.loads(path.read_text("utf-8"))
+    like = table["added_tokens"][0]
+    table["added_tokens"] += [like | {"id": 4096 + i, "content": f"<image {i}>", "special": True} for i in range(2)]
+    path.write_text(json.dumps(table), "utf-8")
+    tokenizer, plain = load(str(folder))[1], load("draft")[1]
+    assert (tokenizer.vocab_size, tokenizer.digest) == (4096, plain.digest)
+    assert tokenizer.encode("def f(x):") == plain.encode("def f(x):")
+    with pytest.raises(ModelError, match="the text holds <image 0>, <image 1>, which the model does not know"):
+        tokenizer.encode("see <image 1> and <image 0>")
+
+
 def _offline(home: Path, name: str) -> str:
     """What a fresh, offline process says of `name`: the hub's settings are read when it is imported."""
     script = (

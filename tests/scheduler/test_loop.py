@@ -7,6 +7,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -477,6 +478,21 @@ def test_a_text_that_goes_on_where_one_ended_takes_its_cache() -> None:
         assert engine.fed[-1] == [1, 2, 3]
         assert (text.reused, scheduler.caches.reused, engine.copies, engine.most) == (300, 300, [], 1)
         scheduler.drop(text)
+        scheduler.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 5])
+def test_texts_that_are_over_hold_as_many_bytes_as_are_to_be_kept(kept: int) -> None:
+    async def main() -> None:
+        engine, owner = Copying(), Owner()
+        engine.info = replace(engine.info, position_bytes=1000)
+        scheduler = Scheduler(engine, "noting", kept_bytes=kept * len(PROMPT) * 1000)
+        for first in range(10):
+            scheduler.drop(await written(scheduler, owner, [first, *PROMPT[1:]]))
+            assert sum(map(len, engine.caches)) <= kept * len(PROMPT)
+        assert len(engine.caches) == kept
         scheduler.close()
 
     run(main)

@@ -87,3 +87,42 @@ def test_positions_are_those_of_who_holds_a_cache() -> None:
     assert (texts[0].cache, texts[0].cached, memory.positions) == (None, 0, 4)
     memory.free(texts[0])
     assert memory.positions == 4
+
+
+@dataclass
+class Spacious:
+    """A cache with more room than it holds."""
+
+    length: int
+    room: int
+
+    def rest(self) -> None:
+        """Gives nothing back."""
+
+
+@pytest.mark.parametrize(
+    ("kept", "held", "taken"),
+    [
+        (100, [Held(40, used=2), Held(50, used=1)], []),
+        (100, [Held(40, used=2), Held(70, used=1)], [1]),  # who was used longest ago
+        (100, [Held(60, used=3), Held(50, used=1), Held(60, used=2)], [1, 2]),
+        (100, [Held(500, used=2), Held(1, used=1)], [1]),  # the last one stays, however long
+        (100, [Held(90, used=1, running=True), Held(90, used=2), Held(5, used=3)], [1]),
+        (0, [Held(40, used=1)], [0]),
+    ],
+)
+def test_what_is_kept_of_texts_that_are_over(kept: int, held: Sequence[Held], taken: Sequence[int]) -> None:
+    memory = Memory(max_kept=kept)
+    texts = [each.text(memory) for each in held]
+    assert memory.excess() == []  # none is over
+    for text in texts:
+        text.over = True
+    assert memory.excess() == [texts[at] for at in taken]
+
+
+def test_spare_room_counts_as_kept() -> None:
+    memory = Memory(max_kept=100)
+    texts = [Held(10, used=used).text(memory) for used in range(4)]
+    for text in texts:
+        text.over, text.cache = True, Spacious(10, 40)
+    assert memory.excess() == texts[:2]

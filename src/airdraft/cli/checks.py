@@ -9,7 +9,7 @@ from typing import Any
 from airdraft.cli import finding
 from airdraft.cli.finding import BAD, LOOK, OK, SKIPPED, VERIFIED, Finding, Known, Subject, forward_s
 from airdraft.cli.link_checks import visited, ways
-from airdraft.cli.unnamed import shipped_for
+from airdraft.device.shipped import shipped_for
 from airdraft.errors import ModelError
 from airdraft.models.base import EngineInfo, Exactness, LanguageModel, LocalEngine
 from airdraft.models.engines import draft_files, load, text_files, weights_of

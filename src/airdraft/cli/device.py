@@ -50,6 +50,7 @@ def device(
     lookup: options.Lookup = False,
     tokenizer_of: options.TokenizerOf = None,
     draft_fit: Fit = ANY,
+    kept_mb: options.KeptMb = None,
     name: Annotated[str, typer.Option(help="What clients call the model: the target's name.")] = "target",
     chat_template: options.ChatTemplateFile = None,
     host: options.Host = "127.0.0.1",
@@ -91,15 +92,14 @@ def device(
     wanted = options.fitting(draft)
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, None, edge, token, trust, spares=False)
     model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
-    files = draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of)
-    template, sampling = chosen.of_api(files, chat_template)
+    template, sampling = chosen.of_api(draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of), chat_template)
     threads = model.info.threads if isinstance(model, LocalEngine) else None
 
     async def serve() -> None:
         writer = Writer(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, stall_s=stall_s,
-            traces=traces, told=_log.info, lookup=lookup,
+            traces=traces, told=_log.info, lookup=lookup, kept_mb=kept_mb,
         )  # fmt: skip
         watch = MeteredWriter(writer)
         app = device_app(

@@ -21,9 +21,10 @@ from airdraft.cli import options
 from airdraft.cli.checks import examine
 from airdraft.cli.finding import BAD, LOOK, OK, SKIPPED, Finding, Subject
 from airdraft.cli.fitted import DRAFT, TARGET, fitted
-from airdraft.cli.unnamed import draft_at, draft_for
+from airdraft.cli.unnamed import draft_for
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.dial import check_address
+from airdraft.device.shipped import draft_at
 from airdraft.errors import BadParameterError
 from airdraft.lab.wall.chat_prompts import OPENINGS, PROMPTS
 from airdraft.models.engines import ANY, draft_files, text_files

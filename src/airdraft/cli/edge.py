@@ -23,7 +23,7 @@ from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError
 from airdraft.listening import room_for
 from airdraft.models.engines import ANY, HERE, REMOTE, TOP_K, load_target, resolve
-from airdraft.models.fit import Fit
+from airdraft.models.fit import Fit, kept_bytes
 from airdraft.models.profile import PacedEngine, profile
 from airdraft.proposers import NONE, PROPOSERS, USUAL, maker, named
 from airdraft.telemetry import logs
@@ -148,6 +148,7 @@ def edge(
     fit: Fit = ANY,
     max_batch: _MaxBatch = None,
     kv_tokens: _KvTokens = None,
+    kept_mb: options.KeptMb = None,
     propose: _Propose = _USUALLY,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8571,
@@ -210,7 +211,7 @@ def edge(
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k, fit=fit)
     model.info = replace(model.info, name=shown or model.info.name)
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
-    capacity = Capacity(max_texts, max_batch, kv_tokens)
+    capacity = Capacity(max_texts, max_batch, kv_tokens, kept_bytes(kept_mb))
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
     logs.configure(level, log_json)
     if crowded is not None:

@@ -180,6 +180,17 @@ ChatTemplateFile = Annotated[
     ),
 ]
 OPERATION = "Operation"
+KeptMb = Annotated[
+    int | None,
+    typer.Option(
+        "--kept-mb",
+        help="Megabytes of keys and values that are kept of ended texts, for texts that begin alike; 0: none. Without "
+        "it: a 128th of this machine's memory.",
+        min=0,
+        max=1 << 30,
+        rich_help_panel="Machine",
+    ),
+]
 MetricsPort = Annotated[
     int | None,
     typer.Option(help="Serve /metrics and /healthz over HTTP here.", min=0, max=65535, rich_help_panel=OPERATION),

@@ -25,6 +25,7 @@ from airdraft.control.predict import Prediction, bottleneck
 from airdraft.core.policy import Facts
 from airdraft.core.schemes import SCHEMES, SERVER, traits
 from airdraft.device.client import EdgeConnection
+from airdraft.device.shipped import draft_at
 from airdraft.errors import BadParameterError
 from airdraft.models.engines import load
 
@@ -50,7 +51,7 @@ def plan(
     ] = None,
     token: options.Token = None,
     ca: options.Ca = None,
-    draft: options.Draft = "draft",
+    draft: options.UnnamedDraft = None,
     uplink_mbps: options.Uplink = 20.0,
     downlink_mbps: options.DownlinkRate = 100.0,
     rtt_ms: options.Rtt = 20.0,
@@ -84,7 +85,7 @@ def plan(
     measured = {}
     if probe is not None:
         with options.fitting(draft):
-            found = asyncio.run(_measure(probe, draft, token, options.trusted(ca))).items()
+            found = _measured(probe, draft, token, options.trusted(ca)).items()
         measured = {name: value for name, value in found if _is_default(context, name)}
         values |= measured
     link = local.Link(values["uplink_mbps"], values["downlink_mbps"], values["rtt_ms"])
@@ -134,8 +135,12 @@ def _is_default(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "DEFAULT"
 
 
-async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContext | None) -> dict[str, float]:
+def _measured(url: str, draft: str | None, token: str | None, trust: ssl.SSLContext | None) -> dict[str, float]:
     """Measure what can be measured of a link, an edge and a draft model. Keys are the options that values replace."""
+    return asyncio.run(_measure(url, draft or asyncio.run(draft_at([url], token, trust)), token, trust))
+
+
+async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContext | None) -> dict[str, float]:
     model, tokenizer = load(draft)
     draft_s = forward_s(model)
     async with await EdgeConnection.connect(

@@ -20,7 +20,7 @@ from airdraft import local
 from airdraft.chat.talk import prompt_of
 from airdraft.cli import chosen, options
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
-from airdraft.cli.unnamed import SHIPPED, draft_at, draft_for
+from airdraft.cli.unnamed import draft_for
 from airdraft.control.auto import Auto
 from airdraft.control.facts import wire
 from airdraft.control.lengths import RULES
@@ -32,6 +32,7 @@ from airdraft.demo.show import TokenPrinter
 from airdraft.device.cost import CostMeter
 from airdraft.device.edges import Away, Connected, EdgesState
 from airdraft.device.offline import Corrected, Unverified
+from airdraft.device.shipped import SHIPPED, draft_at
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, why

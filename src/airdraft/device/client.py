@@ -23,6 +23,7 @@ from airdraft.device.stall import STALL_S, Debts
 from airdraft.device.tracing import Tracing
 from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError, RemoteProtocolError, StallError
 from airdraft.models.base import LanguageModel, OneByOne
+from airdraft.models.fit import kept_bytes
 from airdraft.scheduler import Scheduler
 from airdraft.telemetry.trace import Traces
 from airdraft.transport import Driver
@@ -66,7 +67,7 @@ class EdgeConnection:
         """The code of the error that ended the connection; `Code.GONE` if it ended without one."""
         self._socket = socket
         self._shares = scheduler is not None
-        self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft")
+        self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft", kept_bytes=kept_bytes())
         clock = asyncio.get_running_loop().time
         self._machine = machine = device_machine(hello, draft.max_context, clock(), lookup=lookup)
         self._tracing = Tracing(traces, url, machine, clock) if traces else None

@@ -33,6 +33,7 @@ from airdraft.device.resume import Backoff, Resumable
 from airdraft.device.stall import STALL_S
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, StallError
 from airdraft.models.base import Exactness, LanguageModel, OneByOne
+from airdraft.models.fit import kept_bytes
 from airdraft.scheduler import Scheduler
 from airdraft.telemetry.trace import Traces
 
@@ -71,6 +72,7 @@ class Writer:
         told: Callable[[EdgesState], object] = lambda state: None,
         traces: Traces | None = None,
         lookup: bool = False,
+        kept_mb: int | None = None,
     ) -> None:
         """Make a writer without a connection: the first text connects, or `connect` does.
 
@@ -87,27 +89,14 @@ class Writer:
             told: called with `state` whenever it changes.
             traces: where a trace of every session goes; None: nowhere. A resumed text leaves several.
             lookup: whether to copy drafts from prompt and text, too, or only if there is no draft model.
+            kept_mb: of the draft's keys and values of ended texts, see `fit.kept_bytes`.
         Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
         """
-        if isinstance(edges, str) or not isinstance(edges, Sequence) or not edges:
-            raise BadParameterError("no edge is named; give at least one, ws://HOST:PORT", field="edge")
-        for url in edges:
-            check_address(values.words("edge", url))
-        values.one_of("offline", offline, get_args(Offline))
-        values.optional(values.words)("token", token)
-        values.optional(values.instance(tls.SSLContext))("ssl", ssl)
-        give_up_s = values.optional(values.number)("give_up_s", give_up_s)
-        if give_up_s is not None and not give_up_s > 0:
-            what = f"give-up is {give_up_s:g} s; give a time above 0, or none to wait for ever"
-            raise BadParameterError(what, field="give_up_s")
-        stall_s = values.number("stall_s", stall_s or 0.0)
-        if not 0 <= stall_s < math.inf:
-            what = f"stall-s is {stall_s:g}; give a time above 0, or 0 to wait for ever"
-            raise BadParameterError(what, field="stall_s")
+        give_up_s, stall_s = check_options(edges, offline, token, ssl, give_up_s, stall_s)
         if offline == "draft" and not draft.max_context:
             what = "offline is 'draft', and there is no draft model to write meanwhile; choose stall or error"
             raise BadParameterError(what, field="offline")
-        self._scheduler = Scheduler(OneByOne(draft), "draft")
+        self._scheduler = Scheduler(OneByOne(draft), "draft", kept_bytes=kept_bytes(kept_mb))
         connect = functools.partial(
             EdgeConnection.connect,
             draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
@@ -215,6 +204,36 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def check_options(
+    edges: Sequence[str],
+    offline: Offline,
+    token: str | None,
+    ssl: tls.SSLContext | None,
+    give_up_s: float | None,
+    stall_s: float | None,
+) -> tuple[float | None, float]:
+    """Check options of a `Writer`. Returns: `give_up_s` and `stall_s` as plain numbers.
+
+    Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
+    """
+    if isinstance(edges, str) or not isinstance(edges, Sequence) or not edges:
+        raise BadParameterError("no edge is named; give at least one, ws://HOST:PORT", field="edge")
+    for url in edges:
+        check_address(values.words("edge", url))
+    values.one_of("offline", offline, get_args(Offline))
+    values.optional(values.words)("token", token)
+    values.optional(values.instance(tls.SSLContext))("ssl", ssl)
+    give_up_s = values.optional(values.number)("give_up_s", give_up_s)
+    if give_up_s is not None and not give_up_s > 0:
+        what = f"give-up is {give_up_s:g} s; give a time above 0, or none to wait for ever"
+        raise BadParameterError(what, field="give_up_s")
+    stall_s = values.number("stall_s", stall_s or 0.0)
+    if not 0 <= stall_s < math.inf:
+        what = f"stall-s is {stall_s:g}; give a time above 0, or 0 to wait for ever"
+        raise BadParameterError(what, field="stall_s")
+    return give_up_s, stall_s
 
 
 def _by_copies(request: Request) -> Request:

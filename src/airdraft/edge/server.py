@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,7 @@ from airdraft.edge.watch import Watch
 from airdraft.errors import Code, LinkError, RefusedError, why
 from airdraft.listening import Listener, listen
 from airdraft.models.base import TargetEngine
+from airdraft.models.fit import kept_bytes
 from airdraft.scheduler import Call, Scheduler
 from airdraft.sockets import MESSAGE_BYTES, QUEUE
 from airdraft.telemetry.logs import fields
@@ -51,6 +52,15 @@ class Capacity:
     """Most texts in one call."""
     positions: int | None = None
     """Most key-value positions at once. A text that loses its cache to another is fed again, not refused."""
+    kept_bytes: int = field(default_factory=kept_bytes)
+    """Of keys and values of ended texts, but for the last of them; 0: nothing is kept."""
+
+    def scheduler(self, engine: TargetEngine) -> Scheduler:
+        """A scheduler within these limits."""
+        return Scheduler(
+            engine, "target", max_batch=self.batch, max_positions=self.positions, max_texts=self.texts,
+            kept_bytes=self.kept_bytes,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,9 +105,7 @@ class EdgeServer:
             f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k,
             info.digest, tuple(self.exactness.shares.values()),
         )  # fmt: skip
-        self.scheduler = Scheduler(
-            engine, "target", max_batch=capacity.batch, max_positions=capacity.positions, max_texts=capacity.texts,
-        )  # fmt: skip
+        self.scheduler = capacity.scheduler(engine)
         self.scheduler.on_call = self._called
         self.metrics = Metrics(self._read)
         self._anybody = anybody(0.0)

@@ -225,6 +225,20 @@ class Brancher(Protocol):
         ...
 
 
+@runtime_checkable
+class Roomy(Protocol):
+    """A cache that takes more memory than the positions it holds: room to grow, or a part in a batch."""
+
+    @property
+    def room(self) -> int:
+        """Positions for which it has memory of its own."""
+        ...
+
+    def rest(self) -> None:
+        """Give back what only the next call would need."""
+        ...
+
+
 class LocalEngine(ABC):
     """Base of engines that are a `LanguageModel` as well, whose facts are those of `info`."""
 
@@ -271,9 +285,9 @@ class OneByOne:
     def __init__(self, model: LanguageModel, digest: bytes = b"") -> None:
         """`digest`: of the model, see `EngineInfo`; without one no text goes on after its connection was lost."""
         brancher = model if isinstance(model, Brancher) and model.trees else None
-        self.info = EngineInfo(
-            model.name, model.vocab_size, model.max_context, model.eos_ids, trees=brancher is not None, digest=digest
-        )
+        plain = EngineInfo(model.name, model.vocab_size, model.max_context, model.eos_ids)
+        own = model.info if isinstance(model, LocalEngine) else plain
+        self.info = replace(own, max_batch=1, trees=brancher is not None, digest=digest)
         self.new_cache = model.new_cache
         self._model, self._brancher = model, brancher
         if isinstance(model, Copier):

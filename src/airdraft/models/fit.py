@@ -16,6 +16,9 @@ _CPUS = Path("/sys/devices/system/cpu")
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says how much memory a container may take."""
 
+_KEPT_PART, _LEAST_KEPT = 128, 1 << 26
+"""Of the memory, for keys and values of ended texts, and bytes for them at least."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -62,6 +65,13 @@ def context_of(
         f"a context of {asked} positions takes {_gb(needs)} with the weights of {what}, and this machine has "
         f"{_gb(has)}; {remedy}"
     )
+
+
+def kept_bytes(asked_mb: int | None = None) -> int:
+    """Bytes of keys and values to keep of ended texts: as many MB as asked for, or what this machine has to spare."""
+    if asked_mb is not None:
+        return asked_mb * 1_000_000
+    return max(_LEAST_KEPT, (memory_bytes() or 0) // _KEPT_PART)
 
 
 def memory_bytes() -> int | None:

@@ -48,6 +48,15 @@ class OnnxCache:
         self.stack: Stack | None = None
         self.row = self.copied = 0
 
+    @property
+    def room(self) -> int:
+        """See `Roomy.room`."""
+        return int(self.tensors[0].shape[2])
+
+    def rest(self) -> None:
+        """See `Roomy.rest`: the stack lives as long as a cache is in it."""
+        self.stack, self.copied = None, 0
+
     def copy(self, length: int) -> OnnxCache:
         """The first `length` positions, in memory of their own."""
         made = OnnxCache([tensor[:, :, :length].copy() for tensor in self.tensors])
@@ -64,12 +73,13 @@ class OnnxCache:
     def replace(self, tensors: list[Tensor]) -> None:
         """Take `tensors` instead, and leave the stack: who runs alone from now on must not keep it in memory."""
         self.tensors, self.length = tensors, tensors[0].shape[2]
-        self.stack, self.copied = None, 0
+        self.rest()
 
     def make_room(self, keep: int, total: int) -> None:
         """Roll back to `keep` positions, with room for `total`, and leave the stack, as in `replace`."""
         self._grow(keep, total)
-        self.length, self.stack, self.copied = keep, None, 0
+        self.length = keep
+        self.rest()
 
     def append(self, keep: int, new: list[Tensor]) -> None:
         """Roll back to `keep` positions and add those of `new`, each [kv_heads, n, head_dim]."""

@@ -223,6 +223,8 @@ def _vocabulary_of_folder(folder: Path) -> Vocabulary | None:
         return None
     with path.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()
+    rows = read_config(folder).vocab_size  # of which there may be fewer
+    key = hashlib.sha256(f"{key} {rows}".encode()).hexdigest()
 
     def read() -> Vocabulary:
         tokenizer = Tokenizer(folder)

@@ -25,6 +25,7 @@ from airdraft.models.base import (
     FloatArray,
     LocalEngine,
     Part,
+    Roomy,
     TargetEngine,
     check,
     check_copy,
@@ -75,6 +76,16 @@ class BandCache:
 
     inner: Cache
     length: int = 0
+
+    @property
+    def room(self) -> int:
+        """See `Roomy.room`."""
+        return self.inner.room if isinstance(self.inner, Roomy) else self.inner.length
+
+    def rest(self) -> None:
+        """See `Roomy.rest`."""
+        if isinstance(self.inner, Roomy):
+            self.inner.rest()
 
 
 class Banded(LocalEngine):

@@ -59,7 +59,8 @@ class Tokenizer:
     """The tokenizer of the model in a folder, see `tokenizer_file`."""
 
     vocab_size: int
-    """Ids that the tokenizer knows, up to its last; the model may score more, padding, which is never chosen."""
+    """Ids that the tokenizer knows, up to its last; the model may score more, padding, which is never chosen. Special
+    tokens at the end that the model's config.json has no row for, as the smallest Gemma 3 has one, do not count."""
     longest: int
     """Characters of the longest token: more than n times as many make more than n tokens."""
     digest: bytes
@@ -86,10 +87,11 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         table = sorted((i, token) for token, i in self._tokenizer.get_vocab(with_added_tokens=True).items())
+        self._special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        table, self._beyond = _scored(table, self._special, folder / "config.json")
         self.vocab_size = table[-1][0] + 1 if table else 0
         self.longest = max((len(token) for _, token in table), default=1)
         self.digest = vocabulary_digest(table)
-        self._special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         self._bytes = {i for i, token in table if _BYTE.fullmatch(token)}
         decoder = self._tokenizer.decoder
         self._byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
@@ -98,12 +100,16 @@ class Tokenizer:
         """Token ids of `text`. `special`: with the special tokens that the tokenizer's own post-processor adds.
 
         A special token spelt out in `text` is encoded as that token. Raises `ModelError` if `text` holds half a
-        surrogate pair, which is no text.
+        surrogate pair, which is no text, or spells out a special token that the model has no row for.
         """
         try:
-            return ids_of(self._tokenizer, text, special)
+            ids = ids_of(self._tokenizer, text, special)
         except (UnicodeEncodeError, TypeError) as problem:
             raise ModelError("the text holds half a surrogate pair; decode its bytes as UTF-8 first") from problem
+        if self._beyond and not self._beyond.isdisjoint(ids):
+            names = ", ".join(sorted({str(self._tokenizer.id_to_token(i)) for i in self._beyond.intersection(ids)}))
+            raise ModelError(f"the text holds {names}, which the model does not know; leave it out")
+        return ids
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD. `special`: with the names of special tokens."""
@@ -178,6 +184,19 @@ class TextStream:
     def _rest(self) -> str:
         before = self._tokenizer.decode(self._shown)
         return self._tokenizer.decode(self._shown + self._held)[len(before) :]
+
+
+def _scored(
+    table: list[tuple[int, str]], special: set[int], config: Path
+) -> tuple[list[tuple[int, str]], frozenset[int]]:
+    """The tokens of `table` without those at its end that are special and have no row in the model; and these."""
+    rows = read_json(config).get("vocab_size") if config.is_file() else None
+    if type(rows) is not int:
+        return table, frozenset()
+    beyond = frozenset(i for i, _ in table if i >= rows)
+    if not beyond <= special:
+        return table, frozenset()  # of another model: who loads both refuses them
+    return [each for each in table if each[0] < rows], beyond
 
 
 def vocabulary_digest(table: Iterable[tuple[int, str]]) -> bytes:

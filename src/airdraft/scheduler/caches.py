@@ -10,17 +10,17 @@ import logging
 from collections.abc import Sequence
 
 from airdraft.errors import AirdraftError
-from airdraft.models.base import Copier, Part, TargetEngine
+from airdraft.models.base import Copier, Part, Roomy, TargetEngine
 from airdraft.scheduler.memory import Memory
 from airdraft.scheduler.prefixes import BLOCK, Prefixes
 from airdraft.scheduler.turns import Origin, Owner, Sequenced, Share, Turn
 
 _log = logging.getLogger(__package__)
 
-KEPT_BYTES = 1 << 28
-"""Of the keys and values of texts that are over, kept for those that begin alike."""
-KEPT_POSITIONS = 1 << 13
-"""Of the same, where an engine does not tell how large a position is."""
+KEPT_BYTES = 1 << 26
+"""Of the keys and values of texts that are over, kept for those that begin alike, where nobody says."""
+_POSITION_BYTES = 1 << 15
+"""Of a position, where an engine does not tell."""
 _TAKEN = 4 * BLOCK
 """A text that goes on after all but so many positions of one that is over takes its cache; else it gets a copy."""
 
@@ -28,10 +28,14 @@ _TAKEN = 4 * BLOCK
 class Caches:
     """Which text holds which cache."""
 
-    def __init__(self, engine: TargetEngine, max_positions: int | None = None) -> None:
-        """`max_positions`: in all caches together, if the engine does not hold fewer."""
+    def __init__(self, engine: TargetEngine, max_positions: int | None = None, kept_bytes: int = KEPT_BYTES) -> None:
+        """
+        Args:
+            max_positions: in all caches together, if the engine does not hold fewer.
+            kept_bytes: of texts that are over, but for the last of them; 0: nothing is kept of any.
+        """
         info = engine.info
-        kept = KEPT_BYTES // info.position_bytes if info.position_bytes else KEPT_POSITIONS
+        kept = kept_bytes // (info.position_bytes or _POSITION_BYTES)
         most = min(filter(None, (info.max_positions, max_positions)), default=None)
         self._memory = Memory(info.max_caches, most, kept, rooms=info.rooms)
         self._engine = engine
@@ -138,6 +142,8 @@ class Caches:
             self._free(text)
             return
         text.on_call = None
+        if isinstance(text.cache, Roomy):
+            text.cache.rest()
         self._prefixes.add(text, text.tokens[: text.cached])
         for each in self._memory.excess():
             self._free(each)

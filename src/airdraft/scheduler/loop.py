@@ -20,7 +20,7 @@ from typing import TypeVar
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, Code, ModelError, RefusedError
 from airdraft.models.base import FloatArray, TargetEngine
-from airdraft.scheduler.caches import Caches
+from airdraft.scheduler.caches import KEPT_BYTES, Caches
 from airdraft.scheduler.turns import Batch, Call, Ledger, Owner, Sequenced, Share, Turn, in_turn, who_yields
 
 _log = logging.getLogger(__package__)
@@ -68,6 +68,7 @@ class Scheduler:
         max_batch: int | None = None,
         max_positions: int | None = None,
         max_texts: int | None = None,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         """
         Args:
@@ -75,13 +76,14 @@ class Scheduler:
             max_batch: texts in one call; None: as many as the engine takes.
             max_positions: key-value positions that all caches together may hold, if more than one text is there.
             max_texts: that may be open at once. Each waits for at most one forward, so this bounds the queue.
+            kept_bytes: see `Caches`.
         """
         self.engine = engine
         info = engine.info
         self._max_batch = min(info.max_batch, max_batch or info.max_batch)
         self._max_calls = info.max_calls
         self._max_texts = max_texts
-        self.caches = Caches(engine, max_positions)
+        self.caches = Caches(engine, max_positions, kept_bytes)
         self._executor = ThreadPoolExecutor(info.max_calls, name)
         # Not more than there are cores: threads that wait for each other's turn of the interpreter are slower.
         self._aside = ThreadPoolExecutor(min(4, os.cpu_count() or 1), f"{name}-aside")

@@ -1,7 +1,8 @@
 """The engine's memory: who holds a cache, and who gives it up when there is no room. Decides only; makes no cache.
 
 The text that has rested longest loses its cache; what it needs of that is fed again. Texts that are over go first: they
-keep theirs only for others that begin alike.
+keep theirs only for others that begin alike, and no more of them than a limit of their own allows: each counts with
+its spare room. The one that was used last stays, however long it is, or a long chat would be read again at every turn.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from airdraft.models.base import Roomy
 from airdraft.scheduler.turns import Sequenced, Share
 
 
@@ -25,7 +27,7 @@ class Memory:
     ) -> None:
         """The limits, None where there is none: caches at once, and key-value positions in all of them.
 
-        `max_kept`: positions of texts that are over.
+        `max_kept`: positions of texts that are over; 0: none of them keeps its cache.
         `rooms`: whether each cache takes as many positions as the longest.
         """
         self._rooms = rooms
@@ -51,13 +53,13 @@ class Memory:
     def excess(self) -> list[Sequenced]:
         """Texts that are over and must lose their caches, as all of them together hold too much."""
         over = sorted((each for each in self._holders if each.over), key=lambda each: each.used)
-        kept, taken = sum(each.cached for each in over), list[Sequenced]()
-        for each in over:
+        kept, taken = sum(map(_room, over)), list[Sequenced]()
+        for each in over[:-1] if self._max_kept else over:
             if kept <= self._max_kept:
                 break
             if not each.running:
                 taken.append(each)
-                kept -= each.cached
+                kept -= _room(each)
         return taken
 
     def room(self, share: Share, batch: Sequence[Share]) -> list[Sequenced] | None:
@@ -87,3 +89,8 @@ class Memory:
     def _fits(self, lengths: Sequence[int]) -> bool:
         """Whether texts of these lengths may have a cache each."""
         return (len(lengths) * max(lengths) if self._rooms else sum(lengths)) <= self._max_positions
+
+
+def _room(text: Sequenced) -> int:
+    """Positions for which a text's cache takes memory."""
+    return max(text.cached, text.cache.room) if isinstance(text.cache, Roomy) else text.cached

@@ -110,7 +110,10 @@ def _check(path: Path) -> _Checked:
     decoder = decoder_of(file)
     tokenizer = GgufTokenizer(file)
     if len(tokenizer.tokens) > decoder.vocab:
-        raise ModelError(f"{path} has {len(tokenizer.tokens)} tokens and scores {decoder.vocab}; fetch it again")
+        raise ModelError(
+            f"{path} lists {len(tokenizer.tokens)} tokens and has rows for {decoder.vocab}; convert it again with "
+            "llama.cpp's converter, which leaves out tokens without a row"
+        )
     config = {
         "model_type": decoder.family,
         "vocab_size": decoder.vocab,
