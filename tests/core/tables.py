@@ -30,6 +30,7 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import FloatArray
 from airdraft.sim.conformance import TableModel
+from airdraft.sim.running import run as rows_of
 
 SPECS = {
     "server": SchemeSpec("server"),
@@ -133,9 +134,11 @@ class EdgeSide:
         *,
         run: bool = True,
         propose: Propose = nobody,
+        trees: bool = False,
     ) -> None:
         """If `run` is False, forwards wait in `forwards`."""
-        identity = Target("test", "target", bytes(16), target.vocab_size, target.max_context, target.eos_ids)
+        vocab, context = target.vocab_size, target.max_context
+        identity = Target("test", "target", bytes(16), vocab, context, target.eos_ids, trees=trees)
         self.machine = EdgeMachine(identity, limits or Limits(), now=0.0, propose=propose)
         self.events: list[Event] = []
         self.notes: list[Note] = []
@@ -159,7 +162,7 @@ class EdgeSide:
         """Run the oldest waiting forward, and return the edge's messages."""
         event = self.forwards.pop(0)
         cache = self._caches.setdefault(event.session, self._target.new_cache())
-        logits = self._target.forward(cache, event.keep, event.tokens, event.rows)
+        logits = rows_of(self._target, cache, event)
         self._serve(self.machine.forwarded(event.session, logits, now=0.0))
         return list(self._decoder.feed(self.machine.take()))
 
@@ -177,7 +180,7 @@ class EdgeSide:
         while self.run and self.forwards:
             event = self.forwards.pop(0)
             cache = self._caches.setdefault(event.session, self._target.new_cache())
-            logits = self._target.forward(cache, event.keep, event.tokens, event.rows)
+            logits = rows_of(self._target, cache, event)
             self._serve(self.machine.forwarded(event.session, logits, now=0.0))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 
 from airdraft.core import messages, schemes
 from airdraft.core.choosing import choose
@@ -27,9 +28,12 @@ from airdraft.core.messages import (
     ERROR_CODES,
     MAX_FILLER,
     MAX_FRAME,
+    MOST_BACK,
     MOST_IDS,
+    MOST_NODES,
     MOST_PROPOSED,
     MOST_TEXT,
+    MOST_VERIFIED,
     PING_FRAME,
     REACH,
     SHORT_FRAME,
@@ -149,6 +153,8 @@ def limits_block() -> str:
             f"| tokens in a draft (`max_draft`) | {limits.max_draft} |",
             f"| a stream's drafts beyond the committed text, times `max_draft` | {REACH} |",
             f"| tokens that an edge may propose in a forward | {MOST_PROPOSED} |",
+            f"| live drafts of a tree (`trees`), and drafts of one in a forward | {MOST_NODES} and {MOST_VERIFIED} |",
+            f"| drafts from one of a tree back to its parent | {MOST_BACK} |",
             f"| filler a `Ping` may want | {MAX_FILLER} bytes |",
             f"| sessions on a connection (`max_sessions`) | {limits.max_sessions} |",
             f"| heartbeat | {HEARTBEAT_S:g} s |",
@@ -274,6 +280,11 @@ def frames_block() -> str:
         ("Hello of a model of 5 tokens", hello()),
         ("Open, `coupled`, the prompt 0 1, seed 7", opening()),
         ("Draft of the tokens 3 and 1", drafting(text, (3, 1))),
+        (
+            "Draft of a tree: 3 and, beside it, 1, then 2 behind the 1",
+            structs.replace(drafting(text, (3, 1, 2)), parents=bytes((0, 0, 1))),
+        ),
+        ("Tokens: 1 and 2 of these accepted, then 4", Tokens(1, 2, (4,), Digest((0, 1, 1, 2, 4)).value, 2, 3, 1, 2)),
         ("Verdict: the first accepted, then 4", Verdict(1, 1, 1, 4, 4, Digest((0, 1, 3, 4)).value)),
         ("Ping", Ping(1.5)),
         ("Error", Error(None, "silent", "bye")),
@@ -348,5 +359,5 @@ def test_a_peer_with_newer_fields_is_understood() -> None:
     draft = msgspec.msgpack.decode(encode(drafting((0, 1), (3,)))[1:])
     decoder = msgspec.msgpack.Decoder(messages.ToEdge)
     assert decoder.decode(msgspec.msgpack.encode(draft[:-1])) == drafting((0, 1), (3,))
-    assert decoder.decode(msgspec.msgpack.encode([*draft, {"new": 1}])) == drafting((0, 1), (3,))
+    assert decoder.decode(msgspec.msgpack.encode([*draft, b"", {"new": 1}])) == drafting((0, 1), (3,))
     assert isinstance(drafting((0, 1), (3,)), Draft)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from airdraft.control.machine import device_machine
 from airdraft.core.choosing import choose
 from airdraft.core.device import DeviceMachine
+from airdraft.core.device.tree import Tree
 from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import Decoder, Digest, Draft, Error, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
@@ -20,6 +21,7 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair
+from airdraft.sim.running import run
 
 from .tables import (
     STREAMS,
@@ -46,6 +48,15 @@ MODES = [
 ]
 
 
+def tree_of(tree: Tree) -> dict[tuple[int, ...], list[int]]:
+    """The likeliest draft behind the text and behind every draft."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for twig in tree.twigs:
+        path = [each.token for each in tree._branch(twig)]
+        found.setdefault(tuple(path[:-1]), path[-1:])
+    return found
+
+
 @dataclass
 class Anyhow:
     """Both machines, with a scheduler that picks the next event. Bytes come in any pieces; forwards end any time."""
@@ -58,11 +69,16 @@ class Anyhow:
     over: bool = False
     propose: Propose = nobody
     heard: list[Message] = field(default_factory=list)
+    trees: bool = False
+    """Whether the target runs trees."""
+    wide: bool = False
+    """Whether the draft does."""
 
     def __post_init__(self) -> None:
-        identity = Target("test", "t", bytes(16), self.target.vocab_size, self.target.max_context, self.target.eos_ids)
+        vocab, context, eos_ids = self.target.vocab_size, self.target.max_context, self.target.eos_ids
+        identity = Target("test", "t", bytes(16), vocab, context, eos_ids, trees=self.trees)
         self.edge = EdgeMachine(identity, Limits(max_draft=self.max_draft), now=0.0, propose=self.propose)
-        self.device = device_machine(hello(self.draft.vocab_size), self.draft.max_context, now=0.0)
+        self.device = device_machine(hello(vocab), self.draft.max_context, now=0.0, wide=self.wide)
         self.wires = {"up": bytearray(self.device.take()), "down": bytearray()}
         self.running: dict[str, Forward] = {}
         self.caches: dict[str, list[int]] = {"device": [], "edge": []}
@@ -90,7 +106,7 @@ class Anyhow:
         forward = self.machine(action).latest(self.running.pop(action)) if size % 2 else self.running.pop(action)
         model = self.draft if action == "device" else self.target
         assert action == "device" or forward.rows <= self.max_draft + 1, "more drafts in a forward than the edge takes"
-        logits = model.forward(self.caches[action], forward.keep, forward.tokens, forward.rows)
+        logits = run(model, self.caches[action], forward)
         self.serve(action, self.machine(action).forwarded(forward.session, logits, self.now))
 
     def machine(self, side: str) -> DeviceMachine | EdgeMachine:
@@ -115,10 +131,13 @@ class Anyhow:
     def check_drafts(self) -> None:
         """Whatever was rolled back, every draft is the draft model's own choice after its prefix."""
         for session in self.device._sessions.values():
-            tokens = [*session.text.tokens, *session._branch.drafts]
-            for at in range(session.text.length, len(tokens)):
-                row = self.draft.row(tuple(tokens[:at]))
-                assert tokens[at] == choose(row, session._request.params, session._request.seed, at)
+            branch, text, request = session._pen.branch, session.text.tokens, session._request
+            drafts = tree_of(branch) if isinstance(branch, Tree) else {(): branch.drafts}
+            for before, tokens in drafts.items():
+                whole = [*text, *before, *tokens]
+                for at in range(len(text) + len(before), len(whole)):
+                    row = self.draft.row(tuple(whole[:at]))
+                    assert whole[at] == choose(row, request.params, request.seed, at)
 
     def _heard(self, data: bytes) -> None:
         self.heard += self._spy.feed(data)

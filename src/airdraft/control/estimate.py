@@ -35,6 +35,7 @@ class Estimator:
     def __init__(self, prior: Facts = PRIOR) -> None:
         self._prior = prior
         self._drafted: deque[float] = deque(maxlen=_DURATIONS)
+        self._widely: deque[float] = deque(maxlen=_DURATIONS)  # at several places of a tree
         self._verified: deque[float] = deque(maxlen=_DURATIONS)
         self._exchanges: deque[tuple[float, int, int]] = deque(maxlen=_EXCHANGES)
         self._fitted: tuple[float, float, float] | None = None
@@ -45,9 +46,9 @@ class Estimator:
         self._up_s = 0.0  # in s/byte
         self._free_s = 0.0  # time when the uplink has sent everything
 
-    def drafted(self, seconds: float) -> None:
+    def drafted(self, seconds: float, places: int = 1) -> None:
         """See `Learner.drafted`."""
-        self._drafted.append(_duration("a forward of the draft", seconds))
+        (self._drafted if places == 1 else self._widely).append(_duration("a forward of the draft", seconds))
 
     def verified(self, seconds: float) -> None:
         """See `Learner.verified`."""
@@ -99,14 +100,16 @@ class Estimator:
         self._fitted = self._fitted or self._link()
         rtt_s, up_s, down_s = self._fitted
         self._up_s = up_s
+        draft_s = max(1e-6, median(self._drafted)) if self._drafted else self._prior.draft_s
         return Facts(
-            draft_s=max(1e-6, median(self._drafted)) if self._drafted else self._prior.draft_s,
+            draft_s=draft_s,
             verify_s=max(1e-6, median(self._verified)) if self._verified else self._prior.verify_s,
             rtt_s=rtt_s,
             uplink_bps=8 / up_s if up_s else self._prior.uplink_bps,
             downlink_bps=8 / down_s if down_s else self._prior.downlink_bps,
             acceptance=min(1.0, self._accepted / self._judged),
             streamed=self._raced[0] / self._raced[1] if self._raced[0] > _JUDGED / 2 else None,
+            widening=median(self._widely) / draft_s if min(len(self._widely), len(self._drafted)) >= 3 else None,
         )
 
     def _link(self) -> tuple[float, float, float]:

@@ -24,6 +24,7 @@ def device_machine(
     make: Callable[..., schemes.Scheme] = schemes.make,
     drafter: Callable[[], Drafter] | None = None,
     lookup: bool = False,
+    wide: bool = False,
 ) -> DeviceMachine:
     """Make the device's end of one connection. See `DeviceMachine` for the arguments.
 
@@ -32,4 +33,4 @@ def device_machine(
     """
     learner = Estimator(COPYING if lookup and not draft_context else PRIOR)
     reach, usual = drafting(draft_context, lookup, learner.facts)
-    return DeviceMachine(hello, draft_context if drafter else reach, now, learner, plan, make, drafter or usual)
+    return DeviceMachine(hello, draft_context if drafter else reach, now, learner, plan, make, drafter or usual, wide)

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from airdraft.core.noise import FloatArray, IntArray, gumbel, loud
 from airdraft.core.sampling import SamplingParams, candidates
@@ -26,6 +27,9 @@ _SLACK = 1e-3
 """Bounds on noise are lowered by more than rounding moves a score."""
 _DOUBT = 1e-4
 """Share of the mass within which sums in single precision decide nothing."""
+_LISTED, _SCALE, _OTHERS = 8, 1.1, math.exp(-3)
+"""Of these sums so many are weighed, by the exponential of so many times their distance from the best, beside so much
+for all others."""
 
 
 def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int) -> int:
@@ -80,6 +84,24 @@ def plainly(logits: np.ndarray, params: SamplingParams, seed: int, position: int
         return int(ids[0])
     every = ids.size == logits.size
     return int(ids[np.argmax(scores + gumbel(seed, position, logits.size, None if every else ids))])
+
+
+def likely(logits: np.ndarray, params: SamplingParams, seed: int, position: int, most: int) -> list[tuple[int, float]]:
+    """List at most `most` tokens that a similar row would choose, each with the log of its chance, likeliest first.
+
+    The other row differs a little, and the noise is the same. So the chance of a token is the softmax of the best sums
+    of score and noise. It tells hits from misses better than the probability does, which knows nothing of the noise.
+    """
+    greedy = params.temperature == 0
+    ids, scores = candidates(logits, structs.replace(params, temperature=1.0, top_k=_LISTED) if greedy else params)
+    if ids.size > _PLAIN:
+        near = np.flatnonzero(scores >= scores.max() - _BAND)
+        ids, scores = ids[near], scores[near]
+    sums = scores if greedy else scores + gumbel(seed, position, logits.size, ids)
+    best = np.argsort(-sums, kind="stable")[:_LISTED]
+    weights = np.exp(_SCALE * (sums[best] - sums[best[0]]))
+    logs = np.log(weights / (weights.sum() + _OTHERS))
+    return list(zip(ids[best[:most]].tolist(), logs[:most].tolist(), strict=True))
 
 
 def _winner(

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from airdraft.core.choosing import choose
+from airdraft.core.choosing import choose, likely
 from airdraft.core.noise import FloatArray
 from airdraft.core.sampling import SamplingParams, distribution
 from airdraft.errors import ModelError
@@ -53,6 +53,10 @@ class Law:
     def choose(self, row: np.ndarray, at: Place) -> int:
         """Choose the token that the seed draws from a row of logits [vocab]. See `choosing.choose`."""
         return choose(_guided(row, at), self.params, self.seed, at.position)
+
+    def likely(self, row: np.ndarray, at: Place, most: int) -> list[tuple[int, float]]:
+        """List tokens that another model's row would choose here, given this one's. See `choosing.likely`."""
+        return likely(_guided(row, at), self.params, self.seed, at.position, most)
 
     def probs(self, row: np.ndarray, at: Place) -> FloatArray:
         """Return the distribution that a row of logits [vocab] stands for. float64 [vocab]."""

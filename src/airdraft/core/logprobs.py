@@ -78,13 +78,13 @@ def encode_logprobs(known: Sequence[Logprob], vocab_size: int) -> bytes:
     return out.bytes()
 
 
-def bounded(message: Logprobs, drafts: Sequence[int], most: int, vocab_size: int) -> Logprobs:
-    """Return a message about at most the drafts, what an edge may add, and one token more.
+def bounded(message: Logprobs, drafts: int, most: int, vocab_size: int) -> Logprobs:
+    """Return a message about at most so many drafts, what an edge may add, and one token more.
 
     Raises: `RemoteProtocolError` if it is about more, or its body is longer than that takes.
     """
     bits = message.count * (32 + min(most, vocab_size) * (id_width(vocab_size) + 32))
-    if message.count > len(drafts) + MOST_PROPOSED + 1 or 8 * len(message.body) >= bits + 8:
+    if message.count > drafts + MOST_PROPOSED + 1 or 8 * len(message.body) >= bits + 8:
         raise RemoteProtocolError(Code.GARBAGE, f"{message.count} log-probabilities are more than can be committed")
     return message
 

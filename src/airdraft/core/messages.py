@@ -24,6 +24,12 @@ REACH = 4
 """Most drafts that a stream may have beyond the committed text, in multiples of `max_draft`."""
 MOST_PROPOSED = 64
 """Most tokens that an edge may add to a forward of its own accord."""
+MOST_NODES = 32
+"""Most live drafts of a tree: those that may still be accepted."""
+MOST_VERIFIED = 16
+"""Most drafts of a tree in one forward."""
+MOST_BACK = 255
+"""Most drafts between a draft of a tree and its parent: what a byte holds."""
 MAX_FILLER = 1 << 16
 """Most bytes of filler that a `Ping` may ask for."""
 
@@ -108,6 +114,8 @@ class Welcome(Message, tag=2, frozen=True):
     exactness: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0, le=1)] | None, ...], msgspec.Meta(max_length=8)] = ()
     """What share of tokens changes with the other texts of a forward, with its width, with other texts in memory. 0:
     exact; nil: not known. Empty: not said."""
+    trees: Count = 0
+    """Most live drafts of a tree; see [below](#trees). 0: the edge takes chains only."""
 
 
 class Open(Message, tag=3, frozen=True):
@@ -158,6 +166,9 @@ class Draft(Message, tag=5, frozen=True):
     """The drafts, in the scheme's own encoding."""
     recovered: Count | None = None
     """`split`: the token before `start`, if the device drew it after a rejection."""
+    parents: Annotated[bytes, msgspec.Meta(max_length=MOST_BACK)] = b""
+    """`stream`: for each draft of a tree, how many drafts before it its parent was sent; 0: it follows the text at
+    `start`. Empty: a chain."""
 
 
 class Verdict(Message, tag=6, frozen=True):
@@ -202,6 +213,8 @@ class Tokens(Message, tag=9, frozen=True):
     """`stream`: number of the device's drafts that the forward verified; 0 when the edge raced."""
     seq: Count = 0
     """`stream`: the last `Draft` that arrived, whether it was usable or not."""
+    node: Count | None = None
+    """`stream`: number of the last accepted draft, if it came in a tree."""
 
 
 class Close(Message, tag=10, frozen=True):
@@ -269,8 +282,11 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: Message) -> bytes:
-    """Encode one frame: the length of the message, then the message."""
+    """Encode one frame: the length of the message, then the message. Chains are sent without the fields of trees."""
     body = _encoder.encode(message)
+    spare = 2 if type(message) is Draft and not message.parents else type(message) is Tokens and message.node is None
+    if spare:  # the last field says nothing: one element less in an array of less than 16
+        body = bytes((body[0] - 1,)) + body[1:-spare]
     head = bytearray()
     length = len(body)
     while length >= 0x80:

@@ -33,6 +33,8 @@ class Facts:
     """α, the chance that a judged draft is accepted; assumed equal and independent for all."""
     streamed: float | None = None
     """Recent tokens per target forward in a raced stream: 1 if the drafts gain nothing. None: not known."""
+    widening: float | None = None
+    """Duration of a draft forward at several places of a tree, in those at one. None: not known."""
 
     def __post_init__(self) -> None:
         for name in ("draft_s", "verify_s"):
@@ -130,8 +132,8 @@ class Judged:
 class Learner(Protocol):
     """Learns the facts of a connection from its events. Durations are in seconds, 0 or more."""
 
-    def drafted(self, seconds: float) -> None:
-        """Learn the duration of a draft forward."""
+    def drafted(self, seconds: float, places: int = 1) -> None:
+        """Learn the duration of a draft forward, at one place of the text or several."""
         ...
 
     def judged(self, verdict: Judged) -> None:

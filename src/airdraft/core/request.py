@@ -74,13 +74,16 @@ class Request:
     prediction: Sequence[int] = ()
     """What the text is expected to be, most of it at least. It changes nothing but the speed, and goes with schemes
     without rounds."""
+    branches: int | None = None
+    """Drafts of a tree behind which each step of a stream runs the draft model. 0: chains only. None: chosen by
+    measurement. It matters where the edge takes trees."""
 
     _PLAIN: ClassVar[dict[str, Callable[[str, Any], Any]]] = {
         "prompt": values.ids, "scheme": values.instance(SchemeSpec), "params": values.instance(SamplingParams),
         "seed": values.whole, "max_tokens": values.whole, "draft_length": values.optional(values.whole),
         "committed": values.ids, "counts": values.instance(Counts), "rule": values.optional(values.having("more")),
         "policy": values.optional(values.having("choose")), "logprobs": values.optional(values.whole),
-        "prediction": values.ids,
+        "prediction": values.ids, "branches": values.optional(values.whole),
     }  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.base import FloatArray, LanguageModel
+from airdraft.models.base import FloatArray, LanguageModel, Part
 from airdraft.sim.pair import Pair
 
 MIN_EXPECTED = 5.0
@@ -51,6 +51,20 @@ class TableModel:
         del cache[keep:]
         cache += tokens
         return np.array([self.row(tuple(cache[: len(cache) - rows + 1 + i])) for i in range(rows)], np.float32)
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray]:
+        """See `TargetEngine.verify`. Parts may be trees; their tokens lie in the cache in the order given."""
+        found = []
+        for part in batch:
+            cache, at = part.cache, len(part.tokens) - part.rows
+            cache[part.keep :] = [cache[part.keep + pick] for pick in part.picks]
+            text, grown = tuple(cache), list[tuple[int, ...]]()
+            parents = range(-1, len(part.tokens) - 1) if part.parents is None else part.parents
+            for token, parent in zip(part.tokens, parents, strict=True):
+                grown.append((*(text if parent < 0 else grown[parent]), token))
+            cache += part.tokens
+            found.append(np.array([self.row(prefix) for prefix in grown[at:]], np.float32))
+        return found
 
     def row(self, prefix: tuple[int, ...]) -> FloatArray:
         """Return the logits [vocab] that follow `prefix`."""

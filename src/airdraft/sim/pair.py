@@ -13,6 +13,7 @@ from airdraft.core.messages import VERSION, Hello
 from airdraft.core.request import Counts, Request
 from airdraft.errors import RefusedError
 from airdraft.models.base import LanguageModel
+from airdraft.sim.running import run
 
 
 @dataclass
@@ -37,14 +38,15 @@ class Pair:
         chunk: int = 1 << 30,
         propose: Propose = nobody,
         lookup: bool = False,
+        trees: bool = False,
     ) -> None:
         """`chunk`: bytes that the wire carries at a time. `propose`: as for `EdgeMachine`. `lookup`: see
-        `device_machine`."""
-        tokenizer = bytes(16)
-        identity = Target("airdraft", target.name, tokenizer, target.vocab_size, target.max_context, target.eos_ids)
+        `device_machine`. `trees`: whether both models run trees."""
+        tokenizer, context = bytes(16), target.max_context
+        identity = Target("airdraft", target.name, tokenizer, target.vocab_size, context, target.eos_ids, trees=trees)
         self.edge = EdgeMachine(identity, limits or Limits(), now=0.0, propose=propose)
         hello = Hello(VERSION, "airdraft", draft.name, tokenizer, draft.vocab_size)
-        self.device = device_machine(hello, draft.max_context, now=0.0, lookup=lookup)
+        self.device = device_machine(hello, draft.max_context, now=0.0, lookup=lookup, wide=trees)
         self._draft, self._target, self._chunk = draft, target, chunk
         self._caches: dict[tuple[str, int], object] = {}
         self._pump(PairText())
@@ -94,5 +96,5 @@ class Pair:
         if key not in self._caches:
             self._caches[key] = model.new_cache()
         event = machine.latest(event)
-        logits = model.forward(self._caches[key], event.keep, event.tokens, event.rows)
+        logits = run(model, self._caches[key], event)
         return machine.forwarded(event.session, logits, now=0.0)

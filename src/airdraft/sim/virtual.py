@@ -21,6 +21,7 @@ from airdraft.core.request import Counts, Request
 from airdraft.errors import LinkError, RefusedError
 from airdraft.link.base import LinkModel, Pipe
 from airdraft.models.base import LanguageModel
+from airdraft.sim.running import run
 
 Side = Literal["device", "edge"]
 
@@ -220,7 +221,7 @@ class Virtual:
         cache = side.caches.get(forward.session)
         if cache is None:
             cache = side.caches[forward.session] = side.model.new_cache()
-        logits = side.model.forward(cache, forward.keep, forward.tokens, forward.rows)
+        logits = run(side.model, cache, forward)
         self._serve(side, side.machine.forwarded(forward.session, logits, self.now))
 
     def _flush(self, side: _Side) -> None:

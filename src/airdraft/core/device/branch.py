@@ -12,8 +12,10 @@ import numpy as np
 
 from airdraft.core.drafting import Ask, Drafter
 from airdraft.core.law import Place
+from airdraft.core.messages import Tokens
 from airdraft.core.schemes import Guess
 from airdraft.core.text import Over, Prefix
+from airdraft.errors import Code, RemoteProtocolError
 
 
 class Branch:
@@ -38,6 +40,27 @@ class Branch:
         """The position of the next draft."""
         return self._text.length + len(self.drafts)
 
+    @property
+    def depth(self) -> int:
+        """Number of positions beyond the text for which there is a draft."""
+        return len(self.drafts)
+
+    @property
+    def unsent(self) -> int:
+        """Number of drafts not sent yet."""
+        return self.end - self.sent
+
+    @property
+    def flying(self) -> bool:
+        """Whether the edge may have drafts that follow the text."""
+        return self.sent > self._text.length
+
+    def path(self, message: Tokens) -> list[int]:
+        """Return the drafts that `message` accepts. Raises: `RemoteProtocolError` if they were never made."""
+        if message.accepted > len(self.drafts) or message.node is not None:
+            raise RemoteProtocolError(Code.STATE, "the edge accepted drafts that were never made")
+        return self.drafts[: message.accepted]
+
     def want(self, most: int) -> Ask | Sequence[Guess]:
         """Ask the drafter. See `Drafter.want`."""
         wanted = self._drafter.want(self._text.tokens, self.drafts, most)
@@ -54,12 +77,13 @@ class Branch:
         self.drafts.append(token)
         self.place = self.place.then(token)
 
-    def send(self) -> tuple[int, int, list[int]]:
-        """Mark all drafts as sent. Returns the new ones' start, the digest of all tokens before, and the drafts."""
+    def send(self) -> tuple[int, int, list[int], bytes]:
+        """Mark all drafts as sent. Returns the new ones' start, the digest of all tokens before, the drafts, and the
+        parents of a chain: none."""
         start, digest, drafts = self.sent, self._sent_digest.value, self.drafts[self.sent - self._text.length :]
         self._sent_digest.extend(drafts)
         self.sent, self.fresh = self.end, self.fresh and not drafts
-        return start, digest, drafts
+        return start, digest, drafts, b""
 
     def agreeing(self, tokens: Sequence[int]) -> int:
         """Count the leading `tokens` of a commit that match the drafts."""

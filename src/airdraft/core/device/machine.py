@@ -10,7 +10,7 @@ from msgspec import structs
 
 from airdraft.core import schemes
 from airdraft.core.connection import Machine
-from airdraft.core.device.pen import Making, Peer
+from airdraft.core.device.pen import MOST_BRANCHES, Making, Peer
 from airdraft.core.device.session import HEADER_BYTES, DeviceSession
 from airdraft.core.drafting import Drafter, ModelDrafter
 from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Out, Ready
@@ -50,6 +50,7 @@ class DeviceMachine(Machine):
         plan: Callable[[Request, int, int], Policy],
         make: Callable[..., schemes.Scheme] = schemes.make,
         drafter: Callable[[], Drafter] = ModelDrafter,
+        wide: bool = False,
     ) -> None:
         """
         Args:
@@ -58,12 +59,14 @@ class DeviceMachine(Machine):
             plan: see `Making`.
             make: makes the schemes, as `schemes.make` does; the lab replays recorded ones.
             drafter: makes each text's drafter.
+            wide: whether the draft model's forwards may have `parents` and `picks`.
         """
         super().__init__(ToDevice, now)
         self.learner = learner
         self._hello = hello = structs.replace(hello, software=clip(hello.software), model=clip(hello.model))
         self._make_of = functools.partial(
             Making, learner=learner, plan=plan, make=make, drafter=drafter, draft_context=draft_context,
+            wide=wide,
         )  # fmt: skip
         self._peer: Peer | None = None
         self._sessions: dict[int, DeviceSession] = {}
@@ -103,6 +106,9 @@ class DeviceMachine(Machine):
         if request.max_tokens < 1 or (request.draft_length or 0) < 0:
             field = "max_tokens" if request.max_tokens < 1 else "draft_length"
             raise BadParameterError("max-tokens must be at least 1 and draft-length at least 0", field=field)
+        if not 0 <= (request.branches or 0) <= MOST_BRANCHES:
+            what = f"branches is {request.branches}; give 0 to {MOST_BRANCHES}, 0 for chains"
+            raise BadParameterError(what, field="branches")
         if not 0 <= request.seed < 1 << 63:
             raise BadParameterError(f"seed is {request.seed}; give a whole number from 0 to 2^63 - 1", field="seed")
         ended = request.committed and request.committed[-1] in welcome.eos_ids

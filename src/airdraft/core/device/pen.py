@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,15 +11,17 @@ import numpy as np
 from airdraft.core.device.branch import Branch
 from airdraft.core.device.rounds import DeviceRounds
 from airdraft.core.device.stream import DeviceStream
-from airdraft.core.drafting import Ask, Drafter
+from airdraft.core.device.tree import CHILDREN, Tree
+from airdraft.core.drafting import Ask, Drafter, Grower
 from airdraft.core.events import Forward, Offered, Out
-from airdraft.core.law import Law
-from airdraft.core.messages import REACH, Draft, SchemeSpec, Welcome
+from airdraft.core.law import Law, Place
+from airdraft.core.messages import MOST_NODES, REACH, Draft, SchemeSpec, Welcome
 from airdraft.core.policy import Facts, Learner, Mode, Policy
 from airdraft.core.request import Request
 from airdraft.core.schemes import Drafts, Guess, Scheme
 from airdraft.core.states import DeviceState as State
 from airdraft.core.text import Prefix
+from airdraft.errors import LocalProtocolError
 
 DRAFT_HEADER = 80
 """Most bytes in a `Draft` message besides its body."""
@@ -26,6 +29,8 @@ DRAFT_BYTES = 19
 """Approximate size of a `Draft` without its body, good enough to estimate the link's rate."""
 MOST_DRAFT = 256
 """Most tokens in one round, even if the edge allows more."""
+BRANCHES, MOST_BRANCHES = 4, 16
+"""Drafts behind which a step of a tree runs the draft model, if that is cheap, and at most."""
 
 
 @dataclass
@@ -49,6 +54,8 @@ class Making:
     drafter: Callable[[], Drafter]
     draft_context: int
     """Most positions that the draft model holds."""
+    wide: bool
+    """Whether the draft model's forwards may have `parents` and `picks`."""
     vocab_size: int
 
 
@@ -61,7 +68,12 @@ class Pen:
     state: State
 
     def __init__(self, number: int, text: Prefix, law: Law, request: Request, making: Making) -> None:
-        self.branch = Branch(text, making.drafter())
+        self._drafter = making.drafter()
+        self._wide = self._drafter if making.wide and isinstance(self._drafter, Grower) else None
+        self._live = 0 if request.branches == 0 else min(making.peer.welcome.trees, MOST_NODES)
+        self._tree = Tree(text, self._drafter, self._live, making.draft_context, self._wide)
+        self.rows, self._void = 0, False  # rows that the drafter waits for, and whether they are of no use
+        self.branch: Branch | Tree = Branch(text, self._drafter)
         self.rounds, self.stream = DeviceRounds(), DeviceStream()
         self.seq = 0
         """Number of the last `Draft`."""
@@ -75,12 +87,29 @@ class Pen:
         self._asked_s, self._asked_most = 0.0, 0
         self._copied = set[int]()  # positions where the last draft was a copy
 
-    def told(self, row: np.ndarray, now: float) -> None:
-        """Take the draft model's row [vocab] for the next token."""
-        self._learner.drafted(now - self._asked_s)
-        guesses = self.branch.told(row)
-        if self.state in (State.DRAFTING, State.STREAMING):
-            self._draft(guesses[: self._asked_most])
+    def begin(self, state: State, scheme: Scheme) -> None:
+        """Go on without drafts. Streams draft trees where the edge takes them."""
+        self.state, self.scheme = state, scheme
+        self.branch.clear()
+        is_tree, was = self._live > 0 and state is State.STREAMING, isinstance(self.branch, Tree)
+        if is_tree != was:
+            self._void, self._tree.asking = self.branch.asking, False
+            self.branch = self._tree if is_tree else Branch(self._text, self._drafter)
+            self.branch.asking = self._void
+            self.branch.clear()
+
+    def told(self, rows: np.ndarray, now: float) -> None:
+        """Take the draft model's rows [rows, vocab]."""
+        self._learner.drafted(now - self._asked_s, len(rows))
+        branch, drafts = self.branch, self.state in (State.DRAFTING, State.STREAMING)
+        if self._void:  # asked for by another branch
+            self._void = branch.asking = False
+        elif isinstance(branch, Tree):
+            branch.told(rows, self.scheme, self.reach if drafts else 0, self._children)
+        else:
+            guesses = branch.told(rows[0])
+            if drafts:
+                self._draft(guesses[: self._asked_most])
 
     def advance(self, now: float) -> list[Out]:
         """Draft another token, or send the drafts."""
@@ -88,10 +117,12 @@ class Pen:
             return self._advance_round(now)
         return self._advance_stream(now) if self.state is State.STREAMING else []
 
-    def copies(self, accepted: int) -> frozenset[int]:
-        """Return which of the next so many drafts, counted from 0, are copies."""
+    def copies(self, accepted: Sequence[int]) -> frozenset[int]:
+        """Return which of these drafts, the next ones, are copies, counted from 0."""
+        if isinstance(self.branch, Tree):
+            return self.branch.copies(accepted)
         start = self._text.length
-        return frozenset(at for at in range(accepted) if start + at in self._copied)
+        return frozenset(at for at in range(len(accepted)) if start + at in self._copied)
 
     @property
     def reach(self) -> int:
@@ -105,26 +136,61 @@ class Pen:
         if self.state is not State.STREAMING:
             return self.state in (State.VERIFYING, State.RECOVERING, State.SWITCHING)
         alone = self.scheme.race == "always" or self.stream.silent or self._text.length + 1 >= self._text.end
-        return alone or self.branch.sent > self._text.length
+        return alone or self.branch.flying
+
+    @property
+    def measures(self) -> bool:
+        """Whether the shape of trees is to be chosen by measurement."""
+        return self._live > 0 and self._request.branches is None
+
+    @property
+    def _chain(self) -> Branch:
+        """The branch of a scheme that drafts chains."""
+        if isinstance(self.branch, Tree):
+            raise LocalProtocolError("a tree was drafted where a chain is due")
+        return self.branch
+
+    @property
+    def _width(self) -> int:
+        """Number of drafts behind which a step of a tree runs the draft model."""
+        facts, asked = self.facts, self._request.branches
+        if self._wide is None or asked is not None:
+            return min(asked or 1, MOST_BRANCHES) if self._wide else 1
+        costly = 1.5 if facts.draft_s <= facts.verify_s / 6 else 1.3
+        return BRANCHES if facts.widening is None or facts.widening <= costly else 1
+
+    @property
+    def _children(self) -> int:
+        """Most drafts behind one: a device that is slow had better draft a chain than branches one by one."""
+        is_slow = self.facts.draft_s >= self.facts.verify_s / 2
+        return 1 if self._request.branches is None and self._width == 1 and is_slow else CHILDREN
 
     def _draft(self, guesses: Sequence[Guess]) -> None:
         """Draw tokens from the guesses, until the round or the text ends."""
+        branch = self._chain
         for at, guess in enumerate(guesses):
             if at and self._is_enough():
                 break
-            place = self.branch.place
+            place = branch.place
             drafted = self.scheme.draw(guess, place)
-            (self._copied.add if isinstance(guess, int) else self._copied.discard)(self.branch.end)
-            self.branch.append(drafted.token)
+            (self._copied.add if isinstance(guess, int) else self._copied.discard)(branch.end)
+            branch.append(drafted.token)
             if self.state is State.DRAFTING:
                 self.rounds.drafts.append(drafted)
                 if self._request.rule:  # it needs the model's probability; a believed token has none
-                    prob = 1.0 if isinstance(guess, int) else self._law.probs(guess, place)[drafted.token]
-                    self.rounds.probs.append(float(prob))
+                    self.rounds.probs.append(self._chance(guess, drafted.token, place))
+
+    def _chance(self, guess: Guess, token: int, place: Place) -> float:
+        """Chance of a draft. The noise tells more of it than the draft model alone, where both sides draw with it."""
+        if isinstance(guess, int):
+            return 1.0
+        if self.scheme.traits.exact == "text":
+            return math.exp(self.scheme.likely(guess, place, 1)[0][1])
+        return float(self._law.probs(guess, place)[token])
 
     def _is_enough(self) -> bool:
         """Whether to stop drafting, though more tokens are allowed."""
-        drafts, rule = self.branch.drafts, self._request.rule
+        drafts, rule = self._chain.drafts, self._request.rule
         if not drafts:
             return False
         if drafts[-1] in self._text.eos_ids:
@@ -134,7 +200,7 @@ class Pen:
         return rule is not None and judged and not rule.more(chances, self.facts)
 
     def _advance_round(self, now: float) -> list[Out]:
-        branch = self.branch
+        branch = self._chain
         length = self.most if self._request.rule else self.mode.length
         fit = int(min(self._max_bits, self.scheme.traits.body_bits)) // self.scheme.draft_bits
         most = min(length, self.most, fit, self._end - self._text.length)
@@ -149,7 +215,28 @@ class Pen:
         self.state = State.VERIFYING
         return self._send(self._text.length, self._text.digest, self.rounds.take())
 
+    def _advance_tree(self, tree: Tree, now: float) -> list[Out]:
+        outs, end = list[Out](), self.reach
+        while True:
+            more = tree.asking or bool(tree.open(end))
+            if self.stream.is_due(tree, self.mode, self.facts, self.seq, more):
+                outs += self._send_branch()
+            wanted = None if tree.asking else tree.want(end, self._width)
+            if isinstance(wanted, Ask):
+                return [*outs, self._ask(wanted, now, end)]
+            if wanted is None:
+                return outs
+            if not tree.take(wanted, self.scheme, end, self._children):
+                # As for a chain: an empty draft tells the edge to go on alone until the next one; once is enough.
+                return outs if self.stream.silent else [*outs, *self._send_branch()]
+
+    def _ask(self, ask: Ask, now: float, most: int) -> Forward:
+        self._asked_s, self._asked_most, self.rows = now, most, ask.rows
+        return Forward(self._number, ask.keep, ask.tokens, ask.rows, parents=ask.parents, picks=ask.picks)
+
     def _advance_stream(self, now: float) -> list[Out]:
+        if isinstance(self.branch, Tree):
+            return self._advance_tree(self.branch, now)
         branch, outs, end = self.branch, list[Out](), self.reach
         while True:
             more = branch.end < end and not self._is_enough()
@@ -162,19 +249,18 @@ class Pen:
                 return [*outs, *asked]
 
     def _send_branch(self) -> list[Out]:
-        start, digest, drafts = self.branch.send()
+        start, digest, drafts, parents = self.branch.send()
         self.stream.silent = not drafts
-        return self._send(start, digest, Drafts.of_tokens(drafts))
+        return self._send(start, digest, Drafts.of_tokens(drafts), parents)
 
     def _want(self, most: int, now: float) -> list[Out] | None:
         """Ask the drafter for more. Returns the steps needed before it can go on, or None if it has drafted."""
-        branch = self.branch
+        branch = self._chain
         if branch.asking:
             return []
         wanted = branch.want(most)
         if isinstance(wanted, Ask):
-            self._asked_s, self._asked_most = now, most
-            return [Forward(self._number, wanted.keep, wanted.tokens, 1)]
+            return [self._ask(wanted, now, most)]
         if wanted:
             self._draft(wanted[:most])
             return None
@@ -186,15 +272,15 @@ class Pen:
         # An empty draft tells the edge to go on alone until the next one; once is enough.
         return [] if self.stream.silent else self._send_branch()
 
-    def _send(self, start: int, digest: int, drafts: Drafts) -> list[Out]:
+    def _send(self, start: int, digest: int, drafts: Drafts, parents: bytes = b"") -> list[Out]:
         body, rounds, counts = self.scheme.encode(drafts), self.rounds, self._request.counts
         self.seq += 1
         counts.rounds += self.scheme.traits.rounds
         counts.drafted += len(drafts)
         counts.uplink_payload_bytes += len(body)
-        rounds.sent_bytes = len(body) + DRAFT_BYTES
+        rounds.sent_bytes = len(body) + len(parents) + DRAFT_BYTES
         recovered, rounds.recovered = rounds.recovered, None
         return [
             Offered(self._number, start, len(drafts), len(body)),
-            Draft(self._number, self.seq, start, self._text.length, digest, len(drafts), body, recovered),
+            Draft(self._number, self.seq, start, self._text.length, digest, len(drafts), body, recovered, parents),
         ]

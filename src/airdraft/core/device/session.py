@@ -67,18 +67,18 @@ class DeviceSession:
         self._peer, self._request, self._learner, self._make_scheme = making.peer, request, making.learner, making.make
         self._law = Law(request.params, request.seed, making.vocab_size)
         self._pen = Pen(number, self.text, self._law, request, making)
-        self._branch, self._rounds = self._pen.branch, self._pen.rounds
+        self._rounds = self._pen.rounds
         self._logprobs: Logprobs | None = None  # for the tokens that the next message commits
         self._answers_due, self._is_open = 1, False  # the `Opened` for `Open` and for every `Switch`
         self._now = self._opened_s = self._reviewed_s = now
         self._queued_s, self._opening_bytes = self._learner.queued_s(now), 0  # how long `Open` waits to leave, its size
         self._policy = request.policy or making.plan(request, making.vocab_size, self._pen.most)
-        self.curious = not isinstance(self._policy, Given) or request.rule is not None
+        self.curious = not isinstance(self._policy, Given) or request.rule is not None or self._pen.measures
         """Whether any decision depends on measurements."""
         self._pen.facts = self._learner.facts()
         self._pen.mode = self._policy.choose(self._pen.facts, now)
-        self._pen.scheme = self._make()
-        self._pen.state = State.DRAFTING if self._pen.scheme.traits.rounds else State.STREAMING
+        scheme = self._make()
+        self._pen.begin(State.DRAFTING if scheme.traits.rounds else State.STREAMING, scheme)
 
     @property
     def state(self) -> State:
@@ -132,16 +132,16 @@ class DeviceSession:
             if isinstance(message, Tokens) and message.start == self.text.length:
                 return self._streamed(message)
             if isinstance(message, Logprobs) and self._logprobs is None and self._request.logprobs is not None:
-                self._logprobs = bounded(message, self._branch.drafts, self._request.logprobs, self._law.vocab_size)
+                self._logprobs = bounded(message, self._pen.branch.depth, self._request.logprobs, self._law.vocab_size)
                 return []
         raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived while {state.value}")
 
     def forwarded(self, logits: np.ndarray, now: float) -> list[Out]:
         """Take the draft model's row for the next token, [1, vocab or more]."""
         self._now = now
-        if not self._branch.asking:
+        if not self._pen.branch.asking:
             raise LocalProtocolError(f"forwarded() while {self.state.value}: no forward was asked for")
-        self._pen.told(known_rows(logits, 1, self._law.vocab_size)[0], now)
+        self._pen.told(known_rows(logits, self._pen.rows, self._law.vocab_size), now)
         return self._advance()
 
     def _advance(self) -> list[Out]:
@@ -163,9 +163,7 @@ class DeviceSession:
         taken = Taken(self.number, self.text.length)
         if self.state is not State.SWITCHING or self._answers_due:
             return [taken]
-        self._branch.clear()
-        self._pen.scheme = self._make()
-        self._pen.state = State.DRAFTING
+        self._pen.begin(State.DRAFTING, self._make())
         return [taken, *self._advance()]
 
     def _ruled(self, verdict: Verdict) -> list[Out]:
@@ -195,9 +193,9 @@ class DeviceSession:
         return self._commit([token], 0, "recovered", None) + self._go_on()
 
     def _streamed(self, message: Tokens) -> list[Out]:
-        branch = self._branch
+        branch = self._pen.branch
         tokens = self._pen.stream.committed(branch, message, self._pen.seq)
-        agreeing, drafts = branch.agreeing(tokens), min(len(branch.drafts), len(tokens))
+        agreeing, drafts = branch.agreeing(tokens), min(branch.depth, len(tokens))
         rejected = int(message.accepted < message.drafted and bool(message.tokens))
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
         outs = self._commit(tokens, message.accepted, kind, (self.text.length + len(tokens), message.digest))
@@ -218,7 +216,7 @@ class DeviceSession:
 
     def _commit(self, tokens: list[int], accepted: int, kind: str, theirs: tuple[int, int] | None) -> list[Out]:
         """Append `tokens` to the text, after checking length and digest against the edge's."""
-        text, branch = self.text, self._branch
+        text, branch = self.text, self._pen.branch
         if any(token >= self._law.vocab_size for token in tokens):
             raise RemoteProtocolError(Code.GARBAGE, "the edge committed an id outside the vocabulary")
         if text.length + len(tokens) > text.end or not text.eos_ids.isdisjoint(tokens[:-1]):
@@ -228,7 +226,7 @@ class DeviceSession:
             raise RemoteProtocolError(Code.STATE, what)
         if not tokens:  # the first draft was rejected, and the device must replace it
             return []
-        logprobs, copied = self._logprobs_of(tokens), self._pen.copies(accepted)
+        logprobs, copied = self._logprobs_of(tokens), self._pen.copies(tokens[:accepted])
         over = branch.commit(tokens)
         if self.state is State.DRAFTING:  # all drafts of the round are judged
             branch.clear()
@@ -273,6 +271,8 @@ class DeviceSession:
         self._answers_due += 1
         if rounds and not had_rounds:
             self._pen.state = State.SWITCHING
+        elif had_rounds and not rounds:
+            self._pen.begin(State.STREAMING, scheme)
         else:
-            self._pen.scheme, self._pen.state = scheme, self.state if rounds else State.STREAMING
+            self._pen.scheme = scheme
         return [Turning(self.number, self._spec().name), Switch(self.number, self._spec(), recovered)]

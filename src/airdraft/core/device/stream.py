@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from airdraft.core.device.branch import Branch
+from airdraft.core.device.tree import Tree
 from airdraft.core.messages import Tokens
 from airdraft.core.policy import Facts, Mode
 from airdraft.errors import Code, RemoteProtocolError
@@ -20,9 +21,9 @@ class DeviceStream:
         self.silent = False
         """Whether the device has told the edge to go on alone."""
 
-    def is_due(self, branch: Branch, mode: Mode, facts: Facts, sent: int, more: bool) -> bool:
+    def is_due(self, branch: Branch | Tree, mode: Mode, facts: Facts, sent: int, more: bool) -> bool:
         """Whether to send now. `sent`: number of the last packet. `more`: whether more drafts may join the next one."""
-        unsent = branch.end - branch.sent
+        unsent = branch.unsent
         enough = mode.first if branch.fresh else mode.then
         if not unsent or (more and unsent < enough):
             return False
@@ -37,10 +38,10 @@ class DeviceStream:
         answered_s = facts.rtt_s + 2 * facts.verify_s
         return sent - self.heard > QUEUE + answered_s / (mode.then * facts.draft_s)
 
-    def committed(self, branch: Branch, message: Tokens, sent: int) -> list[int]:
+    def committed(self, branch: Branch | Tree, message: Tokens, sent: int) -> list[int]:
         """Return the tokens that `message` commits. Raises: `RemoteProtocolError` if it does not match the drafts."""
-        accepted = branch.drafts[: message.accepted]
-        if len(accepted) < message.accepted or message.accepted > message.drafted:
+        accepted = branch.path(message)
+        if message.accepted > message.drafted:
             raise RemoteProtocolError(Code.STATE, "the edge accepted drafts that were never made")
         if not self.heard <= message.seq <= sent:
             raise RemoteProtocolError(Code.STATE, "the edge has heard of drafts that were never sent")

@@ -14,7 +14,7 @@ from airdraft.core.edge.session import EdgeSession
 from airdraft.core.edge.target import Limits, Target
 from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
 from airdraft.core.law import Law
-from airdraft.core.messages import VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome, clip
+from airdraft.core.messages import MOST_NODES, VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome, clip
 from airdraft.core.schemes import Ruling
 from airdraft.core.states import CONNECTION
 from airdraft.core.text import Prefix
@@ -167,6 +167,7 @@ class EdgeMachine(Machine):
         welcome = Welcome(
             VERSION, clip(target.software), clip(target.model), target.max_context, limits.max_frame, limits.max_draft,
             limits.max_sessions, limits.heartbeat_s, target.eos_ids, self.verify_s, target.digest, target.exactness,
+            MOST_NODES if target.trees else 0,
         )  # fmt: skip
         self._send(welcome)
         return []

@@ -51,15 +51,24 @@ class Load:
     """Number of the device's drafts."""
     proposer: str = ""
     """Name of the proposer; empty if nobody at the edge proposed anything."""
+    numbers: Sequence[int | None] = ()
+    """The numbers of the device's drafts, if they came in trees."""
 
     def accepted(self, ruling: Ruling) -> int:
         """Count the device's drafts that a ruling accepts."""
         return sum(node < self.device for node in ruling.path)
 
-    def forward(self, number: int, text: Prefix, spare: bool = False) -> Forward:
+    def picks(self, ruling: Ruling) -> tuple[int, ...]:
+        """Say what stays of the forward's tokens, unless it is the first of them. See `Forward.picks`."""
+        stay = (0, *(node + 1 for node in ruling.path))
+        return () if stay[-1] == len(ruling.path) else stay
+
+    def forward(self, number: int, text: Prefix, picks: tuple[int, ...], spare: bool = False) -> Forward:
         """Make a forward of the last committed token and the drafts, with a row for each draft and the next token."""
-        tokens = (text.tokens[-1], *self.drafts.tokens)
-        return Forward(number, text.length - 1, tokens, len(tokens), spare, len(self.drafts) - self.device)
+        tokens, above = (text.tokens[-1], *self.drafts.tokens), self.drafts.parents
+        parents = None if above is None else (-1, *(node + 1 for node in above))
+        keep, proposed = text.length - 1 - len(picks), len(self.drafts) - self.device
+        return Forward(number, keep, tokens, len(tokens), spare, proposed, parents, picks)
 
     def progress(self, number: int, start: int, ruling: Ruling, committed: int, rounds: bool) -> Progress:
         """Say what came of it: `committed` tokens from position `start` on."""

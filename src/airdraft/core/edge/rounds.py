@@ -36,8 +36,8 @@ class EdgeRounds:
         return scheme.decode(message.count, message.body)
 
     def _check_length(self, message: Draft, scheme: Scheme, room: int) -> None:
-        if message.count > room:
-            what = f"a draft of {message.count} tokens where at most {room} may follow"
+        if message.count > room or message.parents:
+            what = f"a draft of {message.count} tokens where at most {room} may follow, in a chain"
             raise RemoteProtocolError(Code.STATE, what)
         check_length(scheme, message.count, message.body)
         self.held_bytes = len(message.body)

@@ -67,12 +67,12 @@ class EdgeSession:
         self._number, self._law, self._make_scheme = number, law, make
         self._logprobs, self._is_normalised = logprobs, target.top_k is not None
         self._max_draft = max_draft
-        self._scheme = self._make(spec)
-        self._name = spec.name
-        self.rounds, self._stream = EdgeRounds(), EdgeStream(text, max_draft, proposers)
+        self._scheme, self._name = self._make(spec), spec.name
+        self.rounds, self._stream = EdgeRounds(), EdgeStream(text, max_draft, proposers, target.trees)
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
         self._seq = 0  # the last draft that arrived
         self._load = Load()  # of the forward under way
+        self._picks: tuple[int, ...] = ()  # see `Forward.picks`
         self._forwarding = self._recovery_due = self._loaded = False  # the last: whether the prompt is read
         self._switches = 0
         self._switch: SchemeSpec | None = None  # the scheme that follows the forward under way
@@ -126,14 +126,14 @@ class EdgeSession:
         ending = next((at for at, token in enumerate(path) if token in text.eos_ids), None)
         if ending is not None:  # nothing follows an accepted token that ends the text
             ruling, path = Ruling(ruling.path[: ending + 1], None), path[: ending + 1]
-        tokens = path if ruling.token is None else [*path, ruling.token]
+        tokens, self._picks = path if ruling.token is None else [*path, ruling.token], load.picks(ruling)
         self._append(tokens)
         rounds = self._scheme.traits.rounds
         self._recovery_due = rounds and ruling.token is None and text.over is None
         committed = len(tokens) + self._recovery_due
         outs: list[Out] = [load.progress(self._number, start, ruling, committed, rounds)]
         if self._logprobs is not None:
-            outs.append(self._said(start, tokens, logits[:, : self._law.vocab_size]))
+            outs.append(self._said(start, tokens, logits[[0, *(node + 1 for node in ruling.path)]]))
         if not rounds:
             return outs + self._streamed(start, ruling)
         self.state = State.DONE if text.over else State.RECOVERING if self._recovery_due else State.IDLE
@@ -147,7 +147,7 @@ class EdgeSession:
         return outs + (self._go_on() if self._switch is None else self._switched())
 
     def _said(self, start: int, tokens: Sequence[int], rows: np.ndarray) -> Logprobs:
-        most, pairs = self._logprobs or 0, zip(rows, tokens, strict=False)
+        most, pairs = self._logprobs or 0, zip(rows[:, : self._law.vocab_size], tokens, strict=False)
         known = [logprob_of(row, token, most, normalised=self._is_normalised) for row, token in pairs]
         return Logprobs(self._number, start, len(tokens), encode_logprobs(known, self._law.vocab_size))
 
@@ -176,7 +176,7 @@ class EdgeSession:
 
     def _next(self) -> Forward:
         self._load = self._stream.next(self._room())
-        return self._load.forward(self._number, self.text, self._stream.is_spare(self._scheme, self._load))
+        return self._load.forward(self._number, self.text, self._picks, self._stream.is_spare(self._scheme, self._load))
 
     def _room(self) -> int:
         """Number of drafts that a forward may take, leaving a place for the token after them."""
@@ -207,7 +207,7 @@ class EdgeSession:
         drafts = self.rounds.open(message, self.text, self._scheme, self._room())
         self._load = Load(drafts, len(drafts))
         self._seq, self.state, self._forwarding = message.seq, State.VERIFYING, True
-        return [self._load.forward(self._number, self.text)]
+        return [self._load.forward(self._number, self.text, self._picks)]
 
     def _add(self, message: More) -> list[Out]:
         if message.seq != self._seq:
@@ -243,7 +243,7 @@ class EdgeSession:
         rounds = self._scheme.traits.rounds
         self.state = State.IDLE if rounds else State.STREAMING
         if rounds:
-            self._stream.tail.drafts.clear()
+            self._stream.tail.clear()
         return self._confirm() + self._go_on()
 
     def _recover(self, token: int | None) -> None:

@@ -26,6 +26,8 @@ class Target:
     """As `target` in `Welcome`."""
     exactness: tuple[float | None, ...] = ()
     """As in `Welcome`."""
+    trees: bool = False
+    """Whether its forwards may have `parents` and `picks`."""
 
     def check(self, params: SamplingParams, logprobs: int | None = None) -> None:
         """Check that texts with these parameters can be exact under any scheme, and that `logprobs` are available.

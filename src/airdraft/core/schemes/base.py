@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, Self
 
@@ -103,9 +103,10 @@ class Drafts:
             raise LocalProtocolError(f"{len(self.said)} drafts have the parents {parents}; give each an earlier one")
 
     @classmethod
-    def of_tokens(cls, tokens: Iterable[int]) -> Self:
-        """Make a chain of tokens without distributions."""
-        return cls(tuple(Drafted(token) for token in tokens))
+    def of_tokens(cls, tokens: Iterable[int], parents: Sequence[int] | None = None) -> Self:
+        """Make a chain of tokens without distributions, or a tree if one has another parent than the one before it."""
+        is_chain = parents is None or all(parent == at - 1 for at, parent in enumerate(parents))
+        return cls(tuple(Drafted(token) for token in tokens), None if parents is None or is_chain else tuple(parents))
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -158,6 +159,13 @@ class Scheme(Protocol):
 
     def draw(self, guess: Guess, at: Place) -> Drafted:
         """On the device, draw the draft token for a place."""
+        ...
+
+    def likely(self, guess: Guess, at: Place, most: int) -> Sequence[tuple[int, float]]:
+        """On the device, under shared noise, list at most `most` tokens for a place that the edge may choose there.
+
+        Returns: each with the log of its chance, likeliest first. But for the rarest noise, `draw` draws the first.
+        """
         ...
 
     def encode(self, drafts: Drafts) -> bytes:

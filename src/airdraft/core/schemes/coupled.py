@@ -8,6 +8,8 @@ Musco, Suresh 2024).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -20,6 +22,8 @@ from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, 
 from airdraft.errors import BadParameterError, Code, RemoteProtocolError
 
 RACES = ("off", "idle", "always")
+BELIEVED = math.log(0.8)
+"""Log of the chance of a token that a drafter believes in without a model."""
 
 
 class Coupled:
@@ -41,6 +45,10 @@ class Coupled:
     def draw(self, guess: Guess, at: Place) -> Drafted:
         """See `Scheme.draw`. A believed token is sent as it is."""
         return Drafted(self._law.choose(guess, at) if isinstance(guess, np.ndarray) else guess)
+
+    def likely(self, guess: Guess, at: Place, most: int) -> Sequence[tuple[int, float]]:
+        """See `Scheme.likely` and `Law.likely`."""
+        return self._law.likely(guess, at, most) if isinstance(guess, np.ndarray) else [(guess, BELIEVED)]
 
     def encode(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""

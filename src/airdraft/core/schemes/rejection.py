@@ -11,6 +11,7 @@ block (`block.py`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -118,6 +119,10 @@ class Rejection(ABC):
         residual = target_probs.copy()
         residual[draft.ids] -= draft.probs()
         return Ruling(path, draw_residual(np.maximum(residual, 0.0), target_probs, self._rng))
+
+    def likely(self, guess: Guess, at: Place, most: int) -> Sequence[tuple[int, float]]:
+        """Refuse: both sides toss coins of their own."""
+        raise LocalProtocolError("a tree is drafted under shared noise only")
 
     def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
         """Refuse, since only `split` leaves this to the device."""
