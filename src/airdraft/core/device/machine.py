@@ -10,8 +10,9 @@ from msgspec import structs
 
 from airdraft.core import schemes
 from airdraft.core.connection import Machine
-from airdraft.core.device.pen import MOST_BRANCHES, Making, Peer
+from airdraft.core.device.pen import Making, Peer
 from airdraft.core.device.session import HEADER_BYTES, DeviceSession
+from airdraft.core.device.tree import MOST_BRANCHES
 from airdraft.core.drafting import Drafter, ModelDrafter
 from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Out, Ready
 from airdraft.core.messages import (

@@ -11,7 +11,7 @@ import numpy as np
 from airdraft.core.device.branch import Branch
 from airdraft.core.device.rounds import DeviceRounds
 from airdraft.core.device.stream import DeviceStream
-from airdraft.core.device.tree import CHILDREN, Tree
+from airdraft.core.device.tree import Tree, shape
 from airdraft.core.drafting import Ask, Drafter, Grower
 from airdraft.core.events import Forward, Offered, Out
 from airdraft.core.law import Law, Place
@@ -29,8 +29,6 @@ DRAFT_BYTES = 19
 """Approximate size of a `Draft` without its body, good enough to estimate the link's rate."""
 MOST_DRAFT = 256
 """Most tokens in one round, even if the edge allows more."""
-BRANCHES, MOST_BRANCHES = 4, 16
-"""Drafts behind which a step of a tree runs the draft model, if that is cheap, and at most."""
 
 
 @dataclass
@@ -105,7 +103,7 @@ class Pen:
         if self._void:  # asked for by another branch
             self._void = branch.asking = False
         elif isinstance(branch, Tree):
-            branch.told(rows, self.scheme, self.reach if drafts else 0, self._children)
+            branch.told(rows, self.scheme, self.reach if drafts else 0, self._shape[1])
         else:
             guesses = branch.told(rows[0])
             if drafts:
@@ -151,19 +149,9 @@ class Pen:
         return self.branch
 
     @property
-    def _width(self) -> int:
-        """Number of drafts behind which a step of a tree runs the draft model."""
-        facts, asked = self.facts, self._request.branches
-        if self._wide is None or asked is not None:
-            return min(asked or 1, MOST_BRANCHES) if self._wide else 1
-        costly = 1.5 if facts.draft_s <= facts.verify_s / 6 else 1.3
-        return BRANCHES if facts.widening is None or facts.widening <= costly else 1
-
-    @property
-    def _children(self) -> int:
-        """Most drafts behind one: a device that is slow had better draft a chain than branches one by one."""
-        is_slow = self.facts.draft_s >= self.facts.verify_s / 2
-        return 1 if self._request.branches is None and self._width == 1 and is_slow else CHILDREN
+    def _shape(self) -> tuple[int, int]:
+        """Number of drafts behind which a step of a tree runs the draft model, and most drafts behind one."""
+        return shape(self.facts, self._request.branches, self._wide is not None, isinstance(self._drafter, Grower))
 
     def _draft(self, guesses: Sequence[Guess]) -> None:
         """Draw tokens from the guesses, until the round or the text ends."""
@@ -221,12 +209,12 @@ class Pen:
             more = tree.asking or bool(tree.open(end))
             if self.stream.is_due(tree, self.mode, self.facts, self.seq, more):
                 outs += self._send_branch()
-            wanted = None if tree.asking else tree.want(end, self._width)
+            wanted = None if tree.asking else tree.want(end, self._shape[0])
             if isinstance(wanted, Ask):
                 return [*outs, self._ask(wanted, now, end)]
             if wanted is None:
                 return outs
-            if not tree.take(wanted, self.scheme, end, self._children):
+            if not tree.take(wanted, self.scheme, end, self._shape[1]):
                 # As for a chain: an empty draft tells the edge to go on alone until the next one; once is enough.
                 return outs if self.stream.silent else [*outs, *self._send_branch()]
 

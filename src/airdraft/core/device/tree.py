@@ -15,6 +15,7 @@ import numpy as np
 from airdraft.core.drafting import Ask, Drafter, Grower
 from airdraft.core.law import Place
 from airdraft.core.messages import MOST_BACK, Tokens
+from airdraft.core.policy import Facts
 from airdraft.core.schemes import Guess, Scheme
 from airdraft.core.text import Over, Prefix
 from airdraft.errors import Code, RemoteProtocolError
@@ -24,6 +25,26 @@ CHILDREN = 8
 KEEPS, GROWS, SENDS = math.log(0.001), math.log(0.01), math.log(0.03)
 """Logs of the least chances at which a draft is kept, has the draft model run behind it, and is sent. The likeliest
 draft behind the text is sent in any case."""
+BRANCHES, MOST_BRANCHES = 4, 16
+"""Drafts behind which a step runs the draft model, if that is cheap, and at most."""
+
+
+def shape(facts: Facts, branches: int | None, wide: bool, alone: bool) -> tuple[int, int]:
+    """Return the number of drafts behind which a step runs the draft model, and the most drafts kept behind one.
+
+    A device that takes long for several at once drafts branches one by one, and a slow one had better draft a chain.
+
+    Args:
+        branches: as in `Request`.
+        wide: whether the draft model can run behind several drafts at once.
+        alone: whether all drafts are the model's. Copies are not to be tried behind every branch.
+    """
+    if branches is not None:
+        return (min(branches, MOST_BRANCHES) if wide else 1), CHILDREN
+    costly = 1.5 if facts.draft_s <= facts.verify_s / 6 else 1.3
+    if wide and (facts.widening is None or facts.widening <= costly):
+        return BRANCHES, CHILDREN
+    return 1, CHILDREN if alone and facts.draft_s < facts.verify_s / 2 else 1
 
 
 @dataclass(eq=False)
@@ -136,12 +157,11 @@ class Tree:
         for guess in guesses:
             if twig.end >= end or (twig is not self._root and twig.token in self._text.eos_ids):
                 return
-            twig.grown, place, above = True, twig.place, twig
+            twig.grown, place, above, copied = True, twig.place, twig, isinstance(guess, int)
             for at, (token, log) in enumerate(scheme.likely(guess, place, children)):
                 if at == 0 or self._chance(above) + log >= KEEPS:
                     ends = token in self._text.eos_ids
-                    copied, log = isinstance(guess, int), above.log + log
-                    self.twigs.append(Twig(token, place.then(token), above, log, ends, copied))
+                    self.twigs.append(Twig(token, place.then(token), above, above.log + log, ends, copied))
                     twig = self.twigs[-1] if at == 0 else twig
 
     def open(self, end: int) -> list[Twig]:
