@@ -6,6 +6,7 @@ import ast
 import re
 
 import pytest
+from msgspec import structs
 
 from airdraft.errors import ModelError
 from airdraft.lab import edits as lab
@@ -32,16 +33,22 @@ def test_every_edit_is_a_function_that_differs_by_a_name() -> None:
 @pytest.mark.slow
 def test_copies_and_predictions_gain_and_the_text_stays() -> None:
     model, tokenizer = load("target", steady=True)
-    rows = {row.way: row for row in lab.measured(model, tokenizer, lab.continuing(tokenizer), lab.edits(3))}
+    own = [lab.own_words(edit, model, tokenizer) for edit in lab.edits(3)]
+    assert [edit.head for edit in own] == [edit.head for edit in lab.edits(3)]
+    rows = {row.way: row for row in lab.measured(model, tokenizer, lab.continuing(tokenizer), own, lab.OWN)}
     assert set(rows) == set(lab.WAYS)
     assert all(row.identical == row.edits == 3 for row in rows.values())
-    assert rows["server"].tokens_per_forward == 1
-    assert rows["server+lookup"].tokens_per_forward > 1.5
-    assert rows["device copies"].tokens_per_forward > 1.2
-    assert lab.missed([rows["server"]]) == []
-    low = lab.EditsRow("t", "prediction", 2, 2.0, 2.0, 1, 0.5)
+    assert min(row.tokens_per_forward for row in rows.values()) > 1.5
+    assert all(row.functions == lab.OWN for row in rows.values())
+
+
+def test_what_is_missed_is_said() -> None:
+    low = lab.EditsRow("t", lab.OWN, lab.PREDICTION, 2, 2.0, 2.0, 1, 0.9)
     assert len(lab.missed([low])) == 2
-    assert "| target" in lab.table([low])
+    assert lab.missed([structs.replace(low, tokens_per_forward=3.5, identical=2)]) == []
+    (nothing,) = lab.missed([structs.replace(low, alike=0.1, identical=2)])
+    assert nothing.startswith("no target writes a function again")
+    assert "| t | its own | prediction | 2.00 |" in lab.table([low])
 
 
 def test_a_target_without_room_is_named() -> None:

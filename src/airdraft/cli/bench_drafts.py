@@ -65,7 +65,7 @@ def edits(json_file: JsonFile = None, page: Pages = None, no_color: options.NoCo
     """
     from airdraft.lab import edits as lab  # noqa: PLC0415
 
-    console, todo, rows = console_for(no_color, json_file), lab.edits(), list[lab.EditsRow]()
+    console, todo, rows, missed = console_for(no_color, json_file), lab.edits(), list[lab.EditsRow](), list[str]()
     for name in ("target", "chat-target"):
         try:
             model, tokenizer = load(name, steady=True)
@@ -82,9 +82,12 @@ def edits(json_file: JsonFile = None, page: Pages = None, no_color: options.NoCo
                 ),
             )
         with progress(console, "texts") as on_text:
-            rows += lab.measured(model, tokenizer, ask, todo, on_text)
-    missed = lab.missed(rows)
-    write_json(json_file, {"rows": msgspec.to_builtins(rows), "least": lab.LEAST, "missed": missed})
+            rows += lab.measured(model, tokenizer, ask, todo, lab.AIRDRAFT, on_text)
+            if name == "target":
+                own = [lab.own_words(edit, model, tokenizer) for edit in todo]
+                rows += lab.measured(model, tokenizer, ask, own, lab.OWN, on_text)
+        missed = lab.missed(rows)
+        write_json(json_file, {"rows": msgspec.to_builtins(rows), "least": lab.LEAST, "missed": missed})
     console.print(Markdown(lab.table(rows)))
     renew_pages(page, {"edits": lab.table(rows)})
     for line in missed:
