@@ -166,7 +166,8 @@ WAYS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
     "prediction, lookup": ((Predicted.name, Lookup.name), True, False),
     "device copies": ((), False, True),
 }
-"""Ways that gain something; without any a forward commits one token. The edge's proposers, whether the client gives the prediction, and whether a device without a model copies."""
+"""Ways that gain something; without any a forward commits one token. The edge's proposers, whether the client gives the
+prediction, and whether a device without a model copies."""
 
 
 def measured(
