@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from airdraft.control.words import spec_of
 from airdraft.core import schemes
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
@@ -28,13 +29,15 @@ from bench.pages import json_file, publish
 TEMPERATURES, LENGTHS = (0.7, 1.0), (1, 2, 4, 6, 8)
 TEXTS, TOKENS, EVERY, CHAINS = 12, 96, 12, 6
 """Recorded texts, most tokens of each, a round after every so many tokens, and draws of each round."""
+CUT = "mass=0.95"
 BAR, FROM = 1.02, 4
 """Mean gain that the rounds of `FROM` drafts and more must reach."""
 
 
-def names() -> list[str]:
-    """The schemes that judge either way."""
-    return [name for name in schemes.SCHEMES if "verify" in schemes.traits(name).options]
+def ways() -> list[str]:
+    """The schemes that judge either way, and cuts of their distributions, as `--scheme` takes them."""
+    names = [name for name in schemes.SCHEMES if "verify" in schemes.traits(name).options]
+    return names + [f"{name}:{CUT}" for name in names if "mass" in schemes.traits(name).options]
 
 
 def beginnings(draft: LanguageModel, target: LanguageModel, params: SamplingParams, vocab: int) -> list[list[int]]:
@@ -44,7 +47,7 @@ def beginnings(draft: LanguageModel, target: LanguageModel, params: SamplingPara
 
 
 def chains(
-    draft: LanguageModel, target: LanguageModel, name: str, params: SamplingParams, text: list[int], vocab: int
+    draft: LanguageModel, target: LanguageModel, way: str, params: SamplingParams, text: list[int], vocab: int
 ) -> Iterator[tuple[Law, Drafts, np.ndarray]]:
     """Draw the longest rounds after a text, and run the target over them."""
     cache, target_cache = draft.new_cache(), target.new_cache()
@@ -52,7 +55,8 @@ def chains(
     target.forward(target_cache, 0, text, 1)
     for seed in range(CHAINS):
         law = Law(params, seed, vocab)
-        scheme, said, row = schemes.make(SchemeSpec(name), law, schemes.DEVICE), [], first
+        _, spec = spec_of(way, SchemeSpec(schemes.TOPK))
+        scheme, said, row = schemes.make(spec, law, schemes.DEVICE), [], first
         for at in range(max(LENGTHS)):
             said.append(scheme.draw(row, Place(len(text) + at)))
             if at + 1 < max(LENGTHS):
@@ -84,10 +88,10 @@ def measure() -> list[dict[str, Any]]:
     for temperature in TEMPERATURES:
         params = SamplingParams(temperature)
         texts = beginnings(draft, target, params, vocab)
-        for name in names():
+        for way in ways():
             found: dict[int, list[tuple[float, float]]] = {length: [] for length in LENGTHS}
             for text in texts:
-                for law, drafts, logits in chains(draft, target, name, params, text, vocab):
+                for law, drafts, logits in chains(draft, target, way, params, text, vocab):
                     for length in LENGTHS:
                         some, at = Drafts(drafts.said[:length]), Place(len(text))
                         both = (by_token(law, some, logits, at), by_block(law, some, logits, at))
@@ -96,7 +100,7 @@ def measure() -> list[dict[str, Any]]:
                 token, block = np.array(pairs).T
                 gains = (block - token).reshape(len(texts), CHAINS).mean(axis=1)  # texts are independent
                 rows.append({
-                    "scheme": name, "temperature": temperature, "length": length, "rounds": len(pairs),
+                    "scheme": way, "temperature": temperature, "length": length, "rounds": len(pairs),
                     "token": token.mean(), "block": block.mean(), "gain": block.mean() / token.mean(),
                     "error": gains.std(ddof=1) / math.sqrt(len(texts)) / token.mean(),
                 })  # fmt: skip

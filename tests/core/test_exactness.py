@@ -138,6 +138,30 @@ class NoParams:
         return Rejection.verify(self, drafts, rows, at)
 
 
+class WithReplacement:
+    """Judges a further candidate as if it could have been the rejected one again."""
+
+    def replace(self: Any, path: tuple[int, ...], target_probs: Any, draft: Drafted) -> Ruling:
+        left = target_probs
+        for token in draft.others:
+            residual = left.copy()
+            residual[draft.ids] -= draft.probs()
+            left = np.maximum(residual, 0.0) / np.maximum(residual, 0.0).sum()
+            if self._rng.random() * draft.probs()[np.searchsorted(draft.ids, token)] < left[token]:
+                return Ruling(path, token)
+        return Rejection.replace(self, path, left, draft)
+
+
+class ForgetsRejection:
+    """Judges a further candidate by the target, and not by what a rejection leaves of it."""
+
+    def replace(self: Any, path: tuple[int, ...], target_probs: Any, draft: Drafted) -> Ruling:
+        for token in draft.others:
+            if self._rng.random() * draft.probs()[np.searchsorted(draft.ids, token)] < target_probs[token]:
+                return Ruling(path, token)
+        return Rejection.replace(self, path, target_probs, replace(draft, others=()))
+
+
 class AlwaysAccepts:
     def accepts(self: Any, target_probs: Any, draft: Drafted) -> bool:
         return True
@@ -191,6 +215,13 @@ MUTANTS: list[tuple[type, type, SchemeSpec]] = [
     (SwappedResidual, Dense, SPECS["dense"]),
     (SwappedResidual, TopK, SPECS["topk-3x8"]),
     (RawSample, Lattice, SchemeSpec("lattice", k=5, resolution=3, verify="block")),
+    (RawSample, Lattice, SchemeSpec("lattice", k=5, resolution=3, mass=0.9, cut="conformal")),
+    (Inverted, TopK, SPECS["topk-candidates"]),
+    (NoResidual, TopK, SPECS["topk-candidates"]),
+    (NoResidual, TopK, SPECS["topk-mass"]),
+    (NoResidual, Lattice, SPECS["lattice-conformal"]),
+    (WithReplacement, TopK, SPECS["topk-candidates"]),
+    (ForgetsRejection, TopK, SPECS["topk-candidates"]),
     (NextRow, Dense, SPECS["dense"]),
     (NoParams, Dense, SPECS["dense"]),
     (AlwaysAccepts, Dense, SPECS["dense"]),
@@ -389,6 +420,36 @@ def test_every_pair_of_schemes_may_follow_each_other_and_the_text_keeps_its_dist
     _log.info("%s: p = %.1e", coins, result.p_value)
     assert len(followed) == len({mode.scheme for mode in MODES}) ** 2
     assert result.p_value < BROKEN if coins else result.p_value > THRESHOLD
+
+
+RUNGS = [
+    SchemeSpec("lattice", k=4, resolution=9), SchemeSpec("lattice", k=4, resolution=9, mass=0.8, cut="conformal"),
+    SchemeSpec("lattice", k=1, resolution=3), SchemeSpec("lattice", k=1, resolution=4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("peeks", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_ladder_may_follow_the_link_but_not_the_random_numbers_to_come(
+    monkeypatch: pytest.MonkeyPatch, peeks: bool
+) -> None:
+    """Options change with every commit. A choice that knows what will be drawn biases the text."""
+    monkeypatch.setattr(session, "REVIEW_S", 0.0)
+
+    class Climbing(Pair):
+        def write(self, request: Request) -> PairText:
+            law, blind = Law(request.params, request.seed, 5), random.Random(request.seed)  # noqa: S311
+
+            class Rungs(Fickle):
+                def choose(self, facts: Any, now: float) -> Mode:
+                    at = Place(len(request.prompt) + request.counts.committed)
+                    u = law.coins(schemes.DEVICE, at).random() if peeks else blind.random()
+                    return Mode("lattice", 2, options=RUNGS[int(u * len(RUNGS))])
+
+            return super().write(replace(request, policy=Rungs([])))
+
+    result = conformance(DRAFT, TARGET, RUNGS[0], SamplingParams(), trials=2500, pair=Climbing)
+    _log.info("peeking %s: p = %.1e", peeks, result.p_value)
+    assert result.p_value < BROKEN if peeks else result.p_value > THRESHOLD
 
 
 # ---- `coupled`: the device cannot bias the text ----------------------------------------------------------------------

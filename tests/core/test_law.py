@@ -370,7 +370,10 @@ def test_schemes_are_found_by_what_they_declare() -> None:
         schemes.traits("morse")
 
 
-WRONG = {"k": 0, "bits": 25, "downlink": "nope", "race": "nope", "resolution": 0, "verify": "nope"}
+WRONG = {
+    "k": 0, "bits": 25, "downlink": "nope", "race": "nope", "resolution": 0, "verify": "nope", "mass": 0.0,
+    "cut": "nope", "candidates": 9,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("field", WRONG)

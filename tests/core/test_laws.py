@@ -32,7 +32,10 @@ params = st.builds(
     st.floats(0.01, 1.0),
     st.floats(0.0, 1.0),
 )
-spec = st.builds(m.SchemeSpec, st.sampled_from(list(schemes.SCHEMES)), st.integers(1, 99), st.integers(1, 24))
+spec = st.builds(
+    m.SchemeSpec, st.sampled_from(list(schemes.SCHEMES)), st.integers(1, 99), st.integers(1, 24),
+    mass=st.floats(0.01, 1.0), cut=st.sampled_from(["mass", "conformal"]), candidates=st.integers(1, 8),
+)  # fmt: skip
 TO_EDGE = [
     st.builds(m.Hello, count, st.text(), st.text(), st.binary(), count),
     st.builds(
@@ -183,7 +186,7 @@ def test_what_is_decoded_is_what_was_drawn_from(
 @settings(max_examples=200, deadline=None)
 def test_the_most_likely_tokens_are_sent_and_of_equals_the_lower_id(raw: np.ndarray, k: int) -> None:
     scheme = schemes.make(m.SchemeSpec("topk", k=k), Law(SamplingParams(), 1, raw.size), DEVICE)
-    ids, _ = scheme.quantise(raw / raw.sum())  # type: ignore[attr-defined]
+    ids, _ = scheme.quantise(raw / raw.sum(), Place(0))  # type: ignore[attr-defined]
     assert ids.tolist() == sorted(sorted(range(raw.size), key=lambda token: (-raw[token], token))[:k])
 
 

@@ -22,7 +22,7 @@ from airdraft.core import messages, schemes
 from airdraft.core.choosing import choose
 from airdraft.core.connection import HEARTBEAT_S, SILENCE
 from airdraft.core.edge import Limits
-from airdraft.core.law import Law
+from airdraft.core.law import Law, Place
 from airdraft.core.logprobs import Logprob, encode_logprobs
 from airdraft.core.messages import (
     ERROR_CODES,
@@ -237,7 +237,7 @@ def bodies_block() -> str:
             if spec.name == "coupled":
                 drafts.append(Drafted(token))
                 continue
-            support, weights = scheme.quantise(whole)  # type: ignore[attr-defined]
+            support, weights = scheme.quantise(whole, Place(0))  # type: ignore[attr-defined]
             drafts.append(Drafted(token, support, weights, float(weights.sum())))
         body = scheme.encode(Drafts(tuple(drafts)))
         assert scheme.encode(scheme.decode(2, body)) == body

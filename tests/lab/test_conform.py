@@ -67,12 +67,22 @@ def test_an_example_fails_and_the_scheme_that_it_spoils_does_not(name: str) -> N
     assert conform.tested(conform.tables(1), "", spoilt, 400, 1).p_value > 1e-4
 
 
+@pytest.mark.slow
+def test_all_that_is_known_to_be_wrong_fails_by_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, rows = command("--broken", texts=1000)
+    assert code == 0
+    assert len(rows) == len(conform.EXAMPLES)
+    assert all(float(str(row["p_value"])) < conform.BAR for row in rows.values())
+    monkeypatch.setattr(conform, "EXAMPLES", {"none": (type("Sound", (), {}), conform.EXAMPLES["inverted"][1])})
+    assert command("--broken")[0] == 1
+
+
 def test_a_plug_in_is_tested_as_our_own_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, tmp_path, "mine = plug_in_of_a_test:Mine\nwrong = plug_in_of_a_test:Wrong\n"
             "mute = plug_in_of_a_test:Mute")  # fmt: skip
     code, rows = command("--scheme", "mine")
     assert code == 0
-    assert set(rows) == {"mine/token", "mine/block"}
+    assert set(rows) == {"mine/token", "mine/block", "mine/mass", "mine/conformal", "mine/several"}
     assert all(row["exact"] and row["freedom"] and row["texts"] == 400 for row in rows.values())
     code, rows = command("--scheme", "wrong")
     assert code == 1
@@ -116,5 +126,6 @@ def test_mistakes_are_named(words: tuple[str, ...], what: str) -> None:
 
 def test_every_choice_of_every_scheme_is_tested() -> None:
     labels = [label for name in schemes.SCHEMES for label, _ in conform.variants(name)]
-    assert {"server", "dense/token", "topk/block", "lattice/block", "split/candidates", "stream/idle"} <= set(labels)
+    some = "server", "dense/token", "topk/block", "topk/several", "lattice/conformal", "split/candidates", "stream/idle"
+    assert set(some) <= set(labels)
     assert {label.partition("/")[0] for label in labels} == set(schemes.SCHEMES)

@@ -11,6 +11,7 @@ import msgspec
 from airdraft.api.template import ChatTemplate
 from airdraft.chat.history import Exchange, History, SavedChat, load, save
 from airdraft.control.auto import Auto
+from airdraft.control.words import spec_of
 from airdraft.core import schemes
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
@@ -32,10 +33,11 @@ class Settings:
     params: SamplingParams
     seed: int = 0
     scheme: str = "auto"
+    """With options, if any, as `control/words.py` reads them."""
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if self.scheme not in (*SCHEMES, "auto"):
+        if spec_of(self.scheme, SchemeSpec(schemes.STREAM))[0] not in (*SCHEMES, "auto"):
             known = ", ".join((*SCHEMES, "auto"))
             raise BadParameterError(f"scheme {self.scheme!r} is unknown; choose one of {known}")
         if not 0 <= self.seed < 1 << 63:
@@ -100,7 +102,7 @@ class Talk:
                 raise BadParameterError(f"{what}, and the context {context}; shorten it", code=Code.CONTEXT)
         automatic = settings.scheme == "auto"
         policy = Auto(self._tokenizer.vocab_size, races=("always",)) if automatic else None
-        spec = SchemeSpec(schemes.STREAM if automatic else settings.scheme)
+        _, spec = spec_of(settings.scheme, SchemeSpec(schemes.STREAM))
         request = Request(ids, spec, settings.params, settings.seed, settings.max_tokens, policy=policy, counts=counts)
         return Reply(question, request, context)
 

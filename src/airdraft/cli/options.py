@@ -82,7 +82,7 @@ Scheme = Annotated[
     str,
     typer.Option(
         help=f"One of {', '.join(SCHEMES)}; or auto: a stream that races, or server where drafting gains nothing, by "
-        "what is measured.",
+        "what is measured. Options may follow, as in topk:k=8,candidates=2.",
         rich_help_panel="Scheme",
     ),
 ]

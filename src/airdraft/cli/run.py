@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
+from msgspec import structs
 from rich.console import Console
 from rich.text import Text
 
@@ -22,8 +23,9 @@ from airdraft.cli import chosen, options
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
 from airdraft.cli.unnamed import draft_for
 from airdraft.control.auto import Auto
-from airdraft.control.facts import wire
+from airdraft.control.facts import wire_of
 from airdraft.control.lengths import RULES
+from airdraft.control.words import spec_of
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
@@ -113,6 +115,7 @@ def run(
     the rest the edge wrote alone. A rate or a round-trip time emulates a link to
     an edge on this machine. With --chat, PROMPT is a question.
     """
+    scheme, spec = spec_of(scheme, SchemeSpec(STREAM, k, bits, downlink, race or "always", resolution, verify))
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
     _check(scheme, draft_length, rule, race, chat_template is None or chat, lookup)
     trust, wanted, told = options.trusted(ca), options.fitting(draft), draft or tokenizer_of
@@ -122,7 +125,7 @@ def run(
     place = chosen.place_of(served, draft, draft_engine, tokenizer_of) if chat else None
     params = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p))
     scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
-    spec = SchemeSpec(STREAM if scheme == "auto" else scheme, k, bits, downlink, race or "always", resolution, verify)
+    spec = structs.replace(spec, name=STREAM if scheme == "auto" else scheme)
     words, expected, pace = _input() if prompt == "-" else prompt, _read(predict, scheme), profile(profile_name)
     urls, patience = reach(edge, target, profile_name, link, offline, own)
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
@@ -132,7 +135,7 @@ def run(
             check_vocabulary(draft, draft_engine, tokenizer_of, target)
         model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
-        ends = RULES[rule](wire(scheme, tokenizer.vocab_size, k, bits, resolution=resolution)) if rule else None
+        ends = RULES[rule](wire_of(spec, tokenizer.vocab_size)) if rule else None
         ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
         request = Request(
             ids, spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends,

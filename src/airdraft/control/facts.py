@@ -54,16 +54,21 @@ class Wire:
         return 8 * self.answer_bytes
 
 
-@functools.lru_cache(maxsize=64)
 def wire(
     scheme: str, vocab_size: int, k: int = 64, bits: int = 16, header_bytes: int = 40, resolution: int = 240
 ) -> Wire:
-    """Measure the bytes of `scheme` on the link, by encoding messages as a session sends them.
+    """Measure the bytes of `scheme`, as `wire_of` does, with these options of `topk`, `lattice` and `split`."""
+    return wire_of(SchemeSpec(scheme, k, bits, resolution=resolution), vocab_size, header_bytes)
+
+
+@functools.lru_cache(maxsize=64)
+def wire_of(spec: SchemeSpec, vocab_size: int, header_bytes: int = 40) -> Wire:
+    """Measure the bytes of a scheme on the link, by encoding messages as a session sends them.
 
     Args:
+        spec: the scheme and its options. Of a distribution that is cut, the most is counted. `split` sends the
+            target's whole row.
         vocab_size: V, shared by draft and target model.
-        k, bits, resolution: options of `topk`, `lattice` and `split`, as in `SchemeSpec`. `split` sends the target's
-            whole row.
         header_bytes: headers of a packet below the WebSocket: 40 for TCP over IPv4, 0 to count as the programs do. They
             count once, even if a dense row takes many segments.
     Raises: `BadParameterError` for an unknown scheme or a number out of range.
@@ -72,8 +77,7 @@ def wire(
         raise BadParameterError(f"vocab-size is {vocab_size}; give the number of tokens, 2 to {MOST_VOCAB}")
     if header_bytes < 0:
         raise BadParameterError(f"header-bytes is {header_bytes}; give 0 or more")
-    traits = schemes.traits(scheme)
-    spec = SchemeSpec(scheme, k, bits, resolution=resolution)
+    traits = schemes.traits(spec.name)
     made = schemes.make(spec, Law(SamplingParams(), 0, vocab_size), schemes.EDGE)
     draft = Draft(_SESSION, _SEQ, _POSITION, _POSITION, _DIGEST, _COUNT, b"")
     answer = (
@@ -90,7 +94,7 @@ def wire(
         verdict = Verdict(_SESSION, _SEQ, ruling.accepted, ruling.token, _POSITION, _DIGEST, ruling.extra)
         reject_bytes = len(encode(verdict)) - answer_bytes
     return Wire(
-        scheme,
+        spec.name,
         len(encode(draft)) + WEBSOCKET_UP_BYTES + header_bytes,
         made.draft_bits,
         answer_bytes + WEBSOCKET_DOWN_BYTES + header_bytes,

@@ -56,6 +56,11 @@ ERROR_CODES = {code.value: code.meaning for code in Code if code.travels}
 """The codes of an `Error`, and their meanings."""
 
 
+_PLAIN = {"k": values.whole, "bits": values.whole, "resolution": values.whole, "mass": values.number,
+          "candidates": values.whole}  # fmt: skip
+"""How the options of a scheme that are no words are made plain."""
+
+
 class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
     """A scheme and its options. A scheme ignores the options of others."""
 
@@ -73,10 +78,17 @@ class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
     """`lattice`: sum of the integer weights in a transmitted distribution."""
     verify: Name = "token"
     """`dense`, `topk`, `lattice`: whether drafts are judged one by one (`token`) or together (`block`)."""
+    mass: float = 1.0
+    """`topk`, `lattice`: share of the probability that a transmitted distribution holds, in no more than k tokens; with
+    1 it has k tokens."""
+    cut: Name = "mass"
+    """`topk`, `lattice`: whether every distribution holds this share (`mass`), or their mean (`conformal`)."""
+    candidates: int = 1
+    """`topk`: most tokens drafted for a position."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            plain = values.whole if name in ("k", "bits", "resolution") else values.words
+            plain = _PLAIN.get(name, values.words)
             msgspec.structs.force_setattr(self, name, plain(name, getattr(self, name)))
 
 

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import structs
+
 from airdraft.core import schemes
+from airdraft.core.messages import SchemeSpec
 from airdraft.errors import BadParameterError
 
 
@@ -80,6 +83,8 @@ class Mode:
     """`stream`: tokens in the first packet after a mismatch."""
     then: int = 1
     """`stream`: tokens in each later packet."""
+    options: SchemeSpec | None = None
+    """With rounds, the scheme's options. None: those of the request."""
 
     def __post_init__(self) -> None:
         if self.length < 0:
@@ -98,6 +103,10 @@ class Mode:
     def races(self) -> bool:
         """Whether the edge writes on between drafts."""
         return self.traits.races and self.race != "off"
+
+    def spec(self, given: SchemeSpec) -> SchemeSpec:
+        """Return the scheme with its options, which are those of `given` if the mode has none."""
+        return structs.replace(self.options or given, name=self.scheme, race=self.race)
 
     def __str__(self) -> str:
         if not self.traits.drafts:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from airdraft.control import predict
 from airdraft.control.auto import Auto
 from airdraft.control.course import MAX_DRAFT
-from airdraft.control.facts import wire
+from airdraft.control.facts import wire_of
 from airdraft.control.machine import device_machine
 from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
@@ -158,7 +158,7 @@ def best_rounds(recording: Recording, setting: Setting, spec: SchemeSpec, facts:
     How many rounds a length takes is counted along the recorded texts, and how long one takes is predicted. The `TRIED`
     lengths that come out fastest are run, and the faster run counts.
     """
-    sent = wire(spec.name, recording.vocab_size, spec.k, spec.bits, resolution=spec.resolution)
+    sent = wire_of(spec, recording.vocab_size)
     replay = Replay(recording)
 
     def seconds(length: int) -> float:

@@ -50,7 +50,7 @@ class RawSample:
     def draw(self: Any, guess: Guess, at: Place) -> Drafted:
         """See `Scheme.draw`. Tokens rounded to nothing stay out: the edge would refuse them at once."""
         probs = self._law.probs(guess, at)
-        ids, weights = self.quantise(probs)
+        ids, weights = self.quantise(probs, at)
         token = int(ids[draw(probs[ids] * (weights > 0), self._coins(at))])
         return Drafted(token, ids, weights, float(weights.sum()))
 
@@ -62,6 +62,16 @@ class NoResidual:
         """See `Rejection.replace`."""
         return Ruling(path, draw(target_probs, self._rng))
 
+
+CHOICES: dict[str, dict[str, Any]] = {
+    **{verify: {"verify": verify} for verify in schemes.VERIFY},
+    **{downlink: {"downlink": downlink} for downlink in schemes.DOWNLINKS},
+    **{race: {"race": race} for race in schemes.RACES},
+    "mass": {"mass": 0.7, "cut": "mass"},
+    "conformal": {"mass": 0.7, "cut": "conformal"},
+    "several": {"candidates": 3},
+}
+"""What to test of a scheme that has these options, by a word for each."""
 
 EXAMPLES: dict[str, tuple[type, SchemeSpec]] = {
     "inverted": (Inverted, SchemeSpec(schemes.SPLIT)),
@@ -88,6 +98,11 @@ class Tested:
     def exact(self) -> bool:
         """Whether nothing speaks against it."""
         return not self.fault and self.p_value >= BAR
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether its texts were written, and are not the target's."""
+        return not self.fault and self.p_value < BAR
 
 
 def plug_in() -> list[str]:
@@ -117,13 +132,11 @@ def variants(name: str) -> Iterator[tuple[str, SchemeSpec]]:
     """Yield a scheme with all choices that its options leave, and with numbers that make rounding coarse."""
     traits = schemes.traits(name)
     spec = SchemeSpec(name, k=3, bits=5, resolution=12)
-    choices = {"verify": schemes.VERIFY, "downlink": schemes.DOWNLINKS, "race": schemes.RACES}
-    several = {field: values for field, values in choices.items() if field in traits.options}
+    several = {label: values for label, values in CHOICES.items() if set(values) <= set(traits.options)}
     if not several:
         yield name, spec
-    for field, values in several.items():
-        for value in values:
-            yield f"{name}/{value}", structs.replace(spec, **{field: value})
+    for label, values in several.items():
+        yield f"{name}/{label}", structs.replace(spec, **values)
 
 
 def tables(seed: int) -> tuple[TableModel, TableModel, tuple[int, ...], SamplingParams]:

@@ -91,7 +91,7 @@ class DeviceSession:
         return self._answers_due > 0 or self._pen.is_answer_due
 
     def _spec(self) -> SchemeSpec:
-        return structs.replace(self._request.scheme, name=self._pen.mode.scheme, race=self._pen.mode.race)
+        return self._pen.mode.spec(self._request.scheme)
 
     def _make(self) -> Scheme:
         spec = self._spec()
@@ -261,10 +261,10 @@ class DeviceSession:
         The choice must not depend on drafts beyond the committed text. Tokens there are drawn again, and a choice that
         knew the noise of their positions would bias them.
         """
-        before, self._pen.mode = self._pen.scheme, mode
+        before, spec, self._pen.mode = self._pen.scheme, self._spec(), mode
         scheme = self._make()
         rounds, had_rounds = scheme.traits.rounds, before.traits.rounds
-        alike = type(scheme) is type(before) if rounds else scheme.race == before.race
+        alike = structs.replace(self._spec(), race=spec.race) == spec if rounds else scheme.race == before.race
         if rounds == had_rounds and alike:
             return []
         recovered, self._rounds.recovered = self._rounds.recovered, None

@@ -70,6 +70,8 @@ class Drafted:
     """The numbers sent, [m], as wide as they are on the wire, positive at the token."""
     total: float = 0.0
     """The weights' sum over the whole vocabulary; probability = weight / total."""
+    others: tuple[int, ...] = ()
+    """Further candidates for its position, in the order drawn, each with its weight. See `candidates.py`."""
 
     def row(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (ids, weights), for the schemes that have them."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from airdraft.core.bits import BitReader, BitWriter
+from airdraft.core.law import Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.schemes.base import EDGE, Context, Drafted, Drafts, Traits
@@ -40,7 +41,7 @@ class Dense(Rejection):
         """See `Scheme.check`."""
         check_verify(spec)
 
-    def quantise(self, probs: FloatArray) -> tuple[IntArray, FloatArray]:
+    def quantise(self, probs: FloatArray, at: Place) -> tuple[IntArray, FloatArray]:
         """Round to half precision. Tokens that underflow are neither sent nor drawn; the rest is renormalised."""
         return np.arange(self._vocab_size), probs.astype(np.float16).astype(np.float64)
 

@@ -5,7 +5,7 @@ rejected, a draw from the normalised residual max(0, target_probs - draft_probs)
 as target_probs, whatever draft_probs is (Leviathan, Kalman, Matias 2023, Theorem 1; Chen et al. 2023).
 
 Drafts are judged token by token, or, where the edge knows the whole distribution and the option `verify` says so, as a
-block (`block.py`).
+block (`block.py`). With several candidates for a position, a rejection leaves it to the next one (`candidates.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.sampling import draw
 from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, Traits
 from airdraft.core.schemes.block import prefixes
+from airdraft.core.schemes.candidates import replaced, without_replacement
 from airdraft.errors import BadParameterError, Code, LocalProtocolError, RemoteProtocolError
 
 VERIFY = ("token", "block")
@@ -35,6 +36,8 @@ class Rejection(ABC):
     traits: ClassVar[Traits]
     race = "off"
     draft_bits: int
+    candidates = 1
+    """Most candidates for a position."""
 
     def __init__(self, context: Context) -> None:
         self._law = context.law
@@ -59,8 +62,8 @@ class Rejection(ABC):
         """See `Scheme.decode`."""
 
     @abstractmethod
-    def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray | FloatArray]:
-        """Round the draft's distribution [vocab] to (ids, weights), both [m], as the edge will know it."""
+    def quantise(self, probs: FloatArray, at: Place) -> tuple[IntArray, IntArray | FloatArray]:
+        """Round the draft's distribution [vocab] at a place to (ids, weights), both [m], as the edge will know it."""
 
     def draw(self, guess: Guess, at: Place) -> Drafted:
         """Quantise, then draw from the distribution that the edge decodes. A believed token is a point mass."""
@@ -69,10 +72,11 @@ class Rejection(ABC):
         else:
             probs = np.zeros(self._vocab_size)
             probs[guess] = 1.0
-        ids, weights = self.quantise(probs)
+        ids, weights = self.quantise(probs, at)
         total = float(weights.sum())
         self._rng = self._coins(at, self._use(at))
-        return Drafted(int(ids[draw(weights / total, self._rng)]), ids, weights, total)
+        token, *others = ids[without_replacement(weights / total, self.candidates, self._rng)].tolist()
+        return Drafted(token, ids, weights, total, tuple(others))
 
     def _use(self, at: Place) -> int:
         """A block's verdict depends on all of its drafts, so the next round must not draw rejected ones again: the
@@ -116,9 +120,7 @@ class Rejection(ABC):
 
     def replace(self, path: tuple[int, ...], target_probs: FloatArray, draft: Drafted) -> Ruling:
         """Rule on a draft rejected after `path`."""
-        residual = target_probs.copy()
-        residual[draft.ids] -= draft.probs()
-        return Ruling(path, draw_residual(np.maximum(residual, 0.0), target_probs, self._rng))
+        return Ruling(path, replaced(target_probs, draft, self._rng)[0])
 
     def likely(self, guess: Guess, at: Place, most: int) -> Sequence[tuple[int, float]]:
         """Refuse: both sides toss coins of their own."""

@@ -72,7 +72,7 @@ class Split(Rejection):
         if spec.downlink not in DOWNLINKS:
             raise BadParameterError(f"downlink is {spec.downlink!r}; choose row or candidates", field="downlink")
 
-    def quantise(self, probs: FloatArray) -> tuple[IntArray, IntArray]:
+    def quantise(self, probs: FloatArray, at: Place) -> tuple[IntArray, IntArray]:
         """Round the whole row to a lattice. It stays on the device."""
         weights = lattice(probs, self._total)
         ids = np.flatnonzero(weights)

@@ -54,6 +54,8 @@ SPECS = (
     SchemeSpec(schemes.LATTICE, k=VOCAB, resolution=30, verify="block"),
     SchemeSpec(schemes.SPLIT, bits=5),
     SchemeSpec(schemes.SPLIT, bits=6, downlink="candidates"),
+    SchemeSpec(schemes.TOPK, k=5, bits=4, mass=0.8, candidates=3),
+    SchemeSpec(schemes.LATTICE, k=5, resolution=9, mass=0.8, cut="conformal"),
 )
 WORLDS = 3 * len(SPECS)
 
