@@ -66,7 +66,7 @@ SPECS: dict[str, list[str]] = {
 def code_block(name: str) -> str:
     """The functions of a page."""
     parts = [textwrap.dedent(inspect.getsource(each)).rstrip() for each in CODE[name]]
-    return "```python\n" + "\n\n".join(parts) + "\n```"
+    return "```python\n" + "\n\n\n".join(parts) + "\n```"
 
 
 def bits_block(name: str) -> str:
