@@ -51,10 +51,8 @@ class Ladder:
         """See `Policy.choose`."""
         facts = facts.rounded()
         found = [self._predicted(facts, at) for at in range(len(self._rungs))]
-        speed = found[-1].tokens_per_s
-        enough = [
-            each.tokens_per_s >= (1 - (KEEP if at == self._at else LOSS)) * speed for at, each in enumerate(found)
-        ]
+        least = [(1 - (KEEP if at == self._at else LOSS)) * found[-1].tokens_per_s for at in range(len(found))]
+        enough = [each.tokens_per_s >= bar for each, bar in zip(found, least, strict=True)]
         self._at = enough.index(True)  # the coarsest is as fast as itself
         return replace(found[self._at].mode, options=self._rungs[self._at][0])
 
