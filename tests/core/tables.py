@@ -54,6 +54,9 @@ SPECS = {
     "coupled": SchemeSpec("coupled"),
 }
 
+OFTEN = ("topk-3x8", "dense-block", "split-row-16", "coupled")
+"""Schemes whose tests run often where those of the others run in the slow suite: one of each kind."""
+
 STREAMS = {race: SchemeSpec("stream", race=race) for race in ("off", "idle", "always")}
 
 

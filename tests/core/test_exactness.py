@@ -40,14 +40,12 @@ from airdraft.sim.conformance import Conformance, TableModel, conformance
 from airdraft.sim.pair import Pair, PairText
 
 from ..suites import mostly_slow
-from .tables import SPECS, Fickle, alike, request, table
+from .tables import OFTEN, SPECS, Fickle, alike, request, table
 
 _log = logging.getLogger(__name__)
 
 THRESHOLD = 1e-4
 BROKEN = 1e-6
-OFTEN = ("topk-3x8", "dense-block", "split-row-16", "coupled")
-"""Schemes whose tests run often where those of the others do so in the slow suite: a law of each kind."""
 TRIALS = 600
 DRAFT, TARGET = table(1), table(2)
 

@@ -26,7 +26,8 @@ from airdraft.core.schemes.split import Split
 from airdraft.core.schemes.topk import TopK
 from airdraft.errors import BadParameterError, LocalProtocolError, ModelError
 
-from .tables import SPECS, STREAMS, alike, table
+from ..suites import mostly_slow
+from .tables import OFTEN, SPECS, STREAMS, alike, table
 
 THRESHOLD, BROKEN = 1e-4, 1e-6
 TRIALS = 600
@@ -218,7 +219,7 @@ def test_guided_texts_equal_the_targets_own(name: str) -> None:
         assert [write(EVERY[name], seed, edge_guide=broken) for seed in range(150)] != truth
 
 
-@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("name", mostly_slow(SPREAD, OFTEN))
 @pytest.mark.parametrize(("edge_guide", "right"), [(EvenAfterOdd, True), (Stuck, False), (Anything, False)])
 def test_guided_texts_are_distributed_as_the_targets(name: str, edge_guide: type[EvenAfterOdd], right: bool) -> None:
     found = p_value([write(EVERY[name], seed, edge_guide=edge_guide) for seed in range(TRIALS)], place())
@@ -254,7 +255,7 @@ class NoResidual:
         return Ruling(path, draw(target_probs, self._rng))
 
 
-@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("name", mostly_slow(SPREAD, OFTEN))
 def test_believed_tokens_change_no_law(name: str) -> None:
     found = p_value([write(EVERY[name], seed, believed, None) for seed in range(TRIALS)], place(None))
     assert found > THRESHOLD, found
@@ -339,7 +340,7 @@ def test_a_tree_is_ruled_as_the_chain_of_its_right_branch(cls: type[Coupled], ri
     assert min(lengths[length] for length in range(4)) > 20
 
 
-@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("name", mostly_slow(SPREAD, OFTEN))
 def test_other_schemes_verify_chains_only(name: str) -> None:
     law = Law(SamplingParams(), 1, VOCAB)
     device, edge = (schemes.make(EVERY[name], law, side) for side in (DEVICE, EDGE))
