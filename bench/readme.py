@@ -28,8 +28,9 @@ def table(results: dict[str, Any]) -> str:
         f"{params['temperature']:g}, draft length {results['draft_length']} where there are rounds; emulated link, "
         f"{emulated}; compute {compute}.",
         "",
-        "| scheme | tokens/s | acceptance | tokens/forward | up bits/token | down bits/token | the target's text? |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        "| scheme | tokens/s | acceptance | tokens/forward | up bits/token | down bits/token | "
+        "device drafts/token | the target's text? |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in results["rows"]:
         cells = [
@@ -38,6 +39,7 @@ def table(results: dict[str, Any]) -> str:
             number(row["mean_acceptance_length"], ".2f"),
             number(row["uplink_bits_per_token"] or None, ",.0f"),
             number(row["downlink_bits_per_token"] or None, ",.0f"),
+            number(row["device_drafts_per_token"], ".1f"),
             exactness(row),
         ]
         lines.append(f"| `{row['scheme']}` | " + " | ".join(cells) + " |")

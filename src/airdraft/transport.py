@@ -25,7 +25,7 @@ from airdraft.core.events import Begun, Event, Failed, Finished, Forward, Progre
 from airdraft.core.messages import websocket_header
 from airdraft.core.schemes import Ruling
 from airdraft.errors import AirdraftError, Code, RefusedError
-from airdraft.scheduler import Call, Owner, Scheduler, Sequenced, yielded
+from airdraft.scheduler import Call, Helped, Helping, Owner, Scheduler, Sequenced, yielded
 from airdraft.sockets import ANSWER_S, MESSAGE_BYTES, SLICE_S, TEXT_S, TURN_S, Reined
 
 _log = logging.getLogger(__name__)
@@ -123,19 +123,20 @@ class Driver:
         on_event: Callable[[Event], None],
         on_call: Callable[[int, Call], None] | None = None,
         payer: Payer | None = None,
+        helping: Helping | None = None,
     ) -> None:
         """
         Args:
             on_call: gets every call of the engine that includes a session.
             payer: pays for each forward before it queues for its turn; None: nobody does.
+            helping: the edge's own draft model, if it has one.
         """
         self.machine = machine
         self._socket = socket
         self._scheduler = scheduler
         self._owner = Owner(payer.owner if payer else scheduler.tenant)
-        self._on_event = on_event
-        self._on_call = on_call
-        self._payer = payer
+        self._helped = Helped(helping, self._owner)
+        self._on_event, self._on_call, self._payer = on_event, on_call, payer
         self._texts: dict[int, Sequenced] = {}
         self._forwards: dict[int, asyncio.Task[None]] = {}  # unanswered, at most one a session
         self._is_device = isinstance(machine, DeviceMachine)
@@ -175,6 +176,7 @@ class Driver:
             for text in self._texts.values():
                 self._scheduler.drop(text)
             self._texts.clear()
+            self._helped.drop()
 
     async def _take(self, data: bytes | str) -> None:
         """Act on what came, in slices between which others get their turn."""
@@ -183,11 +185,11 @@ class Driver:
             self.flush()
             return
         self.bytes_in += len(data) + websocket_header(len(data), not self._is_device)
-        self.machine.feed(data, self._now())
+        self.machine.feed(data, _now())
         events: list[Event] | None = []
         while events is not None:
             began_s = spent_s = time.thread_time()
-            while spent_s - began_s < SLICE_S and (events := self.machine.step(self._now())) is not None:
+            while spent_s - began_s < SLICE_S and (events := self.machine.step(_now())) is not None:
                 self.handle(events)
                 spent_s = time.thread_time()
             self.flush()
@@ -244,6 +246,7 @@ class Driver:
             task.cancel()
         if text := self._texts.pop(session, None):
             self._scheduler.drop(text)
+        self._helped.drop(session)
 
     def flush(self) -> None:
         """Send the machine's bytes soon."""
@@ -257,25 +260,31 @@ class Driver:
         self._judged.set()
 
     async def _forward(self, event: Forward) -> None:
-        number = event.session
+        number, machine = event.session, self.machine
         try:
+            if event.draft and isinstance(machine, EdgeMachine):
+                row = await self._helped.row(event)
+                self._forwards.pop(number, None)
+                self.handle(machine.unhelped(number) if row is None else machine.forwarded(number, row, _now()))
+                self.flush()
+                return
             text = self._texts.get(number)
             if text is None:
                 text = self._texts[number] = self._scheduler.open(self._owner)
-                text.on_yield = partial(self._yielded, number)
+                error = yielded()
+                text.on_yield = partial(self.fail, error.code, str(error), number)
                 if self._on_call is not None:
                     text.on_call = partial(self._on_call, number)
             while not self._is_device and self._sender.is_open and self.machine.backlog > MOST_WAITING:
                 await self._sender.caught_up.wait()
             logits = await self._paid(text, event)
-            machine = self.machine
             take: Callable[[int, np.ndarray, float], list[Event]] = machine.forwarded
             if isinstance(machine, EdgeMachine):
                 take = partial(
                     machine.forwarded, ruling=await judged(self._scheduler, partial(machine.judge, number), logits)
                 )
             self._forwards.pop(number, None)  # from here on `forget` must not cancel this task
-            events = take(number, logits, self._now())
+            events = take(number, logits, _now())
             if self._payer is not None:  # what the edge proposed is paid for if it was right
                 self._payer.spend(sum(each.taken for each in events if isinstance(each, Progress)))
             self.handle(events)
@@ -308,10 +317,6 @@ class Driver:
         self._payer.spend(self._scheduler.fed(text, event) - due)
         return rows
 
-    def _yielded(self, session: int) -> None:
-        error = yielded()
-        self.fail(error.code, str(error), session)
-
     def _failed(self, session: int, code: str, message: str) -> None:
         self._forwards.pop(session, None)
         self.handle(self.machine.failed(session, code, message))
@@ -323,10 +328,10 @@ class Driver:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._sooner.wait()
-            self.handle(self.machine.tick(self._now()))
+            self.handle(self.machine.tick(_now()))
             self.flush()
         await self.close()
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -12,7 +12,8 @@ import pytest
 from airdraft import cli
 from airdraft.models.engines import load
 
-NAMES = ["server", "dense", "topk", "lattice", "split", "coupled", "stream", "stream"]
+NAMES = ["server", "dense", "topk", "lattice", "split", "coupled", "stream", "stream", "server", "stream"]
+"""The last two at an edge that drafts itself."""
 
 
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str, int]:
@@ -38,7 +39,8 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert "Predicted, not measured: 5 Mbit/s up, 100 down, 50 ms RTT" in shown
     assert "…" not in shown  # it fits 80 columns
     lines = shown.splitlines()
-    assert [line.split()[0].strip(",") for line in lines if line[1:].startswith(tuple(NAMES))] == NAMES
+    names = [line.split()[0].strip(",") for line in lines if line[1:].startswith(tuple(NAMES))]
+    assert names == [*NAMES[:-2], "server+draft", "stream+draft"]
     assert next(line for line in lines if "◀" in line).startswith(" stream, racing ◀")
     assert "times plain server streaming" in " ".join(shown.split())
 
@@ -50,8 +52,9 @@ def test_json_holds_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert found["predicted"] is True
     assert found["measured"] == {}
     assert found["facts"] == {"draft_s": 0.005, "verify_s": 0.03, "rtt_s": 0.05, "uplink_bps": None,
-                              "downlink_bps": 100e6, "acceptance": 0.8}  # fmt: skip
-    by_name = {(row["scheme"], row["race"]): row for row in found["rows"]}
+                              "downlink_bps": 100e6, "acceptance": 0.8, "edge_draft_s": 0.0}  # fmt: skip
+    assert [row["edge_drafts"] for row in found["rows"]] == [False] * 8 + [True] * 2
+    by_name = {(row["scheme"], row["race"]): row for row in found["rows"] if not row["edge_drafts"]}
     assert [row["scheme"] for row in found["rows"]] == NAMES
     assert by_name["server", None]["tokens_per_s"] == pytest.approx(33.3, rel=0.01)
     assert by_name["coupled", None]["tokens_per_s"] == pytest.approx(36.2, rel=0.02)
@@ -68,6 +71,15 @@ def test_it_says_so_where_plain_streaming_wins(
     found = rows(monkeypatch, capsys, "--draft-ms", "50")
     assert [row["scheme"] for row in found["rows"] if row["chosen"]] == ["server"]
     assert found["why"][0].startswith("Plain server streaming: no drafting is predicted to be faster")
+
+
+def test_an_edge_that_drafts_may_leave_the_device_nothing_to_gain(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, chosen in ((("--rtt-ms", "200"), "server"), (("--rtt-ms", "5", "--draft-ms", "3"), "stream")):
+        found = rows(monkeypatch, capsys, "--edge-draft-ms", "3", *words)
+        assert [(row["scheme"], row["edge_drafts"]) for row in found["rows"] if row["chosen"]] == [(chosen, True)]
+    assert found["facts"]["edge_draft_s"] == 0.003
 
 
 def test_options_of_schemes_count(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +119,8 @@ def test_the_measured_figures_are_shown_before_the_plan(
         (("--acceptance", "1.5"), "acceptance is 1.5", "0 to 1"),
         (("--acceptance", "nan"), "acceptance is nan", "0 to 1"),
         (("--draft-ms", "0"), "draft-ms is 0", "above 0 ms"),
+        (("--edge-draft-ms", "0"), "edge-draft-ms is 0", "above 0 ms"),
+        (("--edge-draft-ms", "nan"), "edge-draft-ms is nan", "finite"),
         (("--verify-ms", "inf"), "verify-ms is inf", "finite"),
         (("--uplink-mbps", "0"), "uplink-mbps is 0", "above 0 in Mbit/s"),
         (("--rtt-ms", "-1"), "rtt-ms is -1", "0 ms or more"),

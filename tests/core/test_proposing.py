@@ -6,18 +6,21 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from airdraft.core.edge import Limits, Propose, nobody
+from airdraft.core.drafting import Ask
+from airdraft.core.edge import Help, Limits, Pace, Propose, nobody
 from airdraft.core.events import Progress
 from airdraft.core.messages import MOST_PROPOSED, Error, SchemeSpec, Tokens
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 from airdraft.proposers import PROPOSERS, USUAL, maker
+from airdraft.proposers.draft import EdgeDraft
 from airdraft.sim import alone
 from airdraft.sim.pair import Pair
 
@@ -34,6 +37,7 @@ class Oracle:
     truth: Sequence[int]
     most: int = 99
     name: str = "oracle"
+    right: float = 1.0
     dead: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
     def propose(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Sequence[int]:
@@ -55,7 +59,7 @@ class Liar(Oracle):
 class Babbler:
     """Proposes more than it may, something else each time, the end of the text among it."""
 
-    name = "babbler"
+    name, right = "babbler", 2.0
 
     def __init__(self) -> None:
         self._random = random.Random(1)  # noqa: S311
@@ -65,6 +69,30 @@ class Babbler:
 
     def dropped(self, start: int, drafts: Sequence[int]) -> None:
         pass
+
+
+def eager(context: int) -> Help:
+    """Make helpers that think their model fast, so that they draft a lot."""
+    return lambda draw, pace: EdgeDraft(draw, Pace(1.0, 0.01), context)
+
+
+class Lost:
+    """A helper that wants forwards of anything, and has anything verified."""
+
+    name = "lost"
+
+    def __init__(self) -> None:
+        self._random, self._asked = random.Random(2), 0  # noqa: S311
+
+    def want(self, text: Sequence[int], drafts: Sequence[int], proposed: float, most: int) -> Ask | None:
+        self._asked += 1
+        return None if self._asked % 3 else Ask(0, tuple(text[:1]))
+
+    def told(self, row: np.ndarray) -> None:
+        pass
+
+    def instead(self, text: Sequence[int], drafts: Sequence[int], proposed: float, most: int) -> Sequence[int]:
+        return [self._random.randrange(VOCAB) for _ in range(self._random.randrange(most + 1))]
 
 
 def named(name: str, truth: Sequence[int]) -> Propose:
@@ -99,7 +127,12 @@ def test_the_text_is_the_targets_own_whoever_proposes_and_however_events_fall(da
     logprobs = data.draw(st.sampled_from([None, 2]))
     truth = list(alone.write(target, prompt, params, seed, length))
     propose = named(data.draw(st.sampled_from(KINDS)), (*prompt, *truth))
-    world = Anyhow(draft, target, data.draw(st.integers(1, 6)), propose=propose)
+    helping = alike(target, 7, data.draw(st.sampled_from([0.0, 0.4, 5.0])), data.draw(st.sampled_from([4096, 9])))
+    help = data.draw(st.sampled_from([None, eager(helping.max_context), lambda draw, pace: Lost()]))
+    fails = data.draw(st.booleans())
+    world = Anyhow(
+        draft, target, data.draw(st.integers(1, 6)), propose=propose, help=help, helping=None if fails else helping
+    )
     edited = st.sampled_from([[token] for token in truth] + [[], [0], [1, 2]])
     prediction = sum(data.draw(st.lists(edited, max_size=12)), truth[: data.draw(st.integers(0, 24))])
     asked = Request(

@@ -12,12 +12,13 @@ from airdraft.control.machine import device_machine
 from airdraft.core.choosing import choose
 from airdraft.core.device import DeviceMachine
 from airdraft.core.device.tree import Tree
-from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
+from airdraft.core.edge import EdgeMachine, Help, Limits, Propose, Target, nobody
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import Decoder, Digest, Draft, Error, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
 from airdraft.core.policy import Mode
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
+from airdraft.proposers.draft import EdgeDraft
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair
@@ -68,6 +69,9 @@ class Anyhow:
     tokens: list[int] = field(default_factory=list)
     over: bool = False
     propose: Propose = nobody
+    help: Help | None = None
+    helping: TableModel | None = None
+    """The edge's own draft model; None: its forwards fail."""
     heard: list[Message] = field(default_factory=list)
     trees: bool = False
     """Whether the target runs trees."""
@@ -77,11 +81,12 @@ class Anyhow:
     def __post_init__(self) -> None:
         vocab, context, eos_ids = self.target.vocab_size, self.target.max_context, self.target.eos_ids
         identity = Target("test", "t", bytes(16), vocab, context, eos_ids, trees=self.trees)
-        self.edge = EdgeMachine(identity, Limits(max_draft=self.max_draft), now=0.0, propose=self.propose)
+        limits = Limits(max_draft=self.max_draft)
+        self.edge = EdgeMachine(identity, limits, now=0.0, propose=self.propose, help=self.help)
         self.device = device_machine(hello(vocab), self.draft.max_context, now=0.0, wide=self.wide)
         self.wires = {"up": bytearray(self.device.take()), "down": bytearray()}
         self.running: dict[str, Forward] = {}
-        self.caches: dict[str, list[int]] = {"device": [], "edge": []}
+        self.caches: dict[str, list[int]] = {"device": [], "edge": [], "helping": []}
         self._spy = Decoder(ToEdge)
         self._heard(bytes(self.wires["up"]))
         while not self.device.ready:
@@ -104,10 +109,21 @@ class Anyhow:
             self.serve(side, self.machine(side).receive(data, self.now))
             return
         forward = self.machine(action).latest(self.running.pop(action)) if size % 2 else self.running.pop(action)
+        if forward.draft:
+            self.serve("edge", self.helped(forward))
+            return
         model = self.draft if action == "device" else self.target
         assert action == "device" or forward.rows <= self.max_draft + 1, "more drafts in a forward than the edge takes"
         logits = run(model, self.caches[action], forward)
         self.serve(action, self.machine(action).forwarded(forward.session, logits, self.now))
+
+    def helped(self, forward: Forward) -> list[Event]:
+        """End a forward of the edge's own draft model."""
+        assert forward.rows == 1
+        if self.helping is None:
+            return self.edge.unhelped(forward.session)
+        row = self.helping.forward(self.caches["helping"], forward.keep, forward.tokens, 1)
+        return self.edge.forwarded(forward.session, row, self.now)
 
     def machine(self, side: str) -> DeviceMachine | EdgeMachine:
         return self.device if side == "device" else self.edge
@@ -138,6 +154,15 @@ class Anyhow:
                 for at in range(len(text) + len(before), len(whole)):
                     row = self.draft.row(tuple(whole[:at]))
                     assert whole[at] == choose(row, request.params, request.seed, at)
+        for at_edge in self.edge._sessions.values():
+            helper = at_edge._stream._helper
+            if self.helping is None or not isinstance(helper, EdgeDraft):
+                continue
+            tokens, begun = [*at_edge.text.tokens[: helper._seen], *helper._line], helper._seen
+            for at, own in enumerate(helper._own, begun):
+                if own:
+                    row = self.helping.row(tuple(tokens[:at]))
+                    assert tokens[at] == choose(row, at_edge._law.params, at_edge._law.seed, at)
 
     def _heard(self, data: bytes) -> None:
         self.heard += self._spy.feed(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -26,6 +27,16 @@ class Circle(Table):
 
     def row(self, prefix: tuple[int, ...]) -> FloatArray:
         return super().row(prefix[-1:])
+
+
+class Fed(Table):
+    """A table that counts the tokens it is fed."""
+
+    fed = 0
+
+    def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        self.fed += len(tokens)
+        return super().forward(cache, keep, tokens, rows)
 
 
 def count(registry: CollectorRegistry, name: str, proposer: str) -> float:
@@ -64,6 +75,23 @@ def test_a_text_that_repeats_itself_takes_fewer_forwards_and_costs_a_tenant_no_m
             assert registry.get_sample_value("airdraft_tokens_committed_total") == LENGTH
             assert registry.get_sample_value("airdraft_tokens_accepted_total") == 0
         assert sum(paid) == len(PROMPT) - 1 + LENGTH
+
+    run(main)
+
+
+@pytest.mark.parametrize("scheme", ["server", "coupled", "stream"])
+@pytest.mark.parametrize("draft", [Fed(1, 2, eos_ids=()), Fed(7, eos_ids=())])
+def test_an_edge_that_proposes_nothing_is_paid_for_all_it_feeds(paid: list[int], scheme: str, draft: Fed) -> None:
+    """The drafts of the device among it, whatever comes of them. A stream may have paid for drafts that died before
+    their turn."""
+
+    async def main() -> None:
+        target = Fed(1, eos_ids=())
+        asked = request(scheme, WARM, 3, LENGTH, PROMPT)
+        async with started(target) as (_, url), await device(url, draft) as client:
+            assert await write(client, asked) == truth(Table(1, eos_ids=()), asked)
+        assert target.fed > LENGTH
+        assert sum(paid) == target.fed or (scheme == "stream" and sum(paid) > target.fed)
 
     run(main)
 

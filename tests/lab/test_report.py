@@ -19,8 +19,8 @@ from airdraft.lab.results import SCHEMES, read, typical, winner
 
 SPEEDS = {
     "server": 30.0, "dense": 20.0, "topk": 28.0, "lattice": 27.5, "split": 27.0, "coupled": 29.0, "stream/off": 35.0,
-    "stream/idle": 38.0, "stream/always": 40.0, "server+lookup": 29.5, "stream+lookup": 39.0,
-    "auto": 40.1, "oracle": 44.0, "device": 60.0,
+    "stream/idle": 38.0, "stream/always": 40.0, "server+lookup": 29.5, "server+draft": 31.0, "stream+lookup": 39.0,
+    "all": 39.5, "auto": 40.1, "oracle": 44.0, "device": 60.0,
 }  # fmt: skip
 
 
@@ -28,7 +28,8 @@ def row(scheme: str, tokens_per_s: float, **changes: object) -> dict[str, Any]:
     return {
         "rtt_ms": 20, "uplink_mbps": 5, "draft_ms": 15, "verify_ms": 30, "agreement": "pair T=0.7", "scheme": scheme,
         "length": None, "tokens_per_s": tokens_per_s, "target_forwards_per_token": 0.5, "uplink_bits_per_token": 20.0,
-        "downlink_bits_per_token": 30.0, "exact": scheme != "device", "bottleneck": "draft", **changes,
+        "downlink_bits_per_token": 30.0, "device_drafts_per_token": 2.0, "exact": scheme != "device",
+        "bottleneck": "draft", **changes,
     }  # fmt: skip
 
 

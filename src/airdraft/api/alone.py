@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator
 from functools import partial
 
 from airdraft.core import schemes
+from airdraft.core.edge.proposing import Pace
 from airdraft.core.edge.session import EdgeSession
+from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.events import Committed, Failed, Finished, Forward, Out, Progress
 from airdraft.core.law import Law
 from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
@@ -18,7 +20,7 @@ from airdraft.edge.access import Tenant
 from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
 from airdraft.errors import AirdraftError, BadParameterError, Code, RefusedError, too_long
-from airdraft.scheduler import Owner
+from airdraft.scheduler import Helped, Owner
 from airdraft.transport import judged
 
 SCHEMES = schemes.named(exact="text")
@@ -32,7 +34,7 @@ class TargetWriter:
 
     def __init__(self, server: EdgeServer, tenant: Tenant) -> None:
         self._server, self._tenant = server, tenant
-        self._owner = Owner(tenant.owner)
+        self._owner, self._pace = Owner(tenant.owner), Pace(tenant.verify_s)
 
     async def write(self, request: Request) -> AsyncGenerator[Committed | Finished, None]:
         """See `EdgeConnection.write`: for a seed the same text as there.
@@ -42,17 +44,12 @@ class TargetWriter:
         `ModelError` if the engine fails.
         """
         server, target, tenant = self._server, self._server.target, self._tenant
-        context = min(target.max_context, tenant.quotas.context or target.max_context)
-        self._check(request, context)
-        text = Prefix(request.prompt, min(len(request.prompt) + request.max_tokens, context), target.eos_ids)
-        law = Law(request.params, request.seed, target.vocab_size)
-        session = EdgeSession(
-            _NUMBER, text, law, SchemeSpec(schemes.SERVER), target, server.limits.max_draft, request.logprobs,
-            proposers=server.service.propose(request.prediction),
-        )  # fmt: skip
+        session = self._session(request)
+        text = session.text
         if text.over:
             yield Finished(_NUMBER, text.over)
             return
+        clock, helped = asyncio.get_running_loop().time, Helped(server.service.helping, self._owner)
         sequenced, reason = server.scheduler.open(self._owner), "cancelled"
         watch = server.watch(lambda _: text.tokens, "the API", tenant)
         try:
@@ -64,11 +61,18 @@ class TargetWriter:
             outs = _shown(watch, session.begin(len(request.prompt)))
             sequenced.on_call = partial(watch.call, _NUMBER)
             while forward := next((out for out in outs if isinstance(out, Forward)), None):
+                asked_s = clock()
+                if forward.draft:
+                    row = await helped.row(forward)
+                    self._pace.took(forward, clock() - asked_s)
+                    outs = _shown(watch, session.unhelped() if row is None else session.forwarded(row))
+                    continue
                 due = server.scheduler.unread(sequenced, forward)
                 await tenant.pace(due)
                 if tenant.revoked:
                     raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
                 rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
+                self._pace.took(forward, clock() - asked_s)
                 tenant.spend(server.scheduler.fed(sequenced, forward) - due)
                 if not forward.rows:
                     request.counts.cached = sequenced.reused
@@ -84,8 +88,21 @@ class TargetWriter:
             raise
         finally:
             server.scheduler.drop(sequenced)
+            helped.drop()
             watch.event(Finished(_NUMBER, reason))  # without effect on a text that has failed
         yield Finished(_NUMBER, reason)
+
+    def _session(self, request: Request) -> EdgeSession:
+        server, target, service = self._server, self._server.target, self._server.service
+        context = min(target.max_context, self._tenant.quotas.context or target.max_context)
+        self._check(request, context)
+        text = Prefix(request.prompt, min(len(request.prompt) + request.max_tokens, context), target.eos_ids)
+        law = Law(request.params, request.seed, target.vocab_size)
+        proposers = service.proposing(self._tenant)(request.prediction)
+        stream = EdgeStream(text, server.limits.max_draft, proposers, target.trees)
+        if service.help is not None:
+            stream.helped(service.help, schemes.make(SchemeSpec(schemes.STREAM), law, schemes.DEVICE), self._pace)
+        return EdgeSession(_NUMBER, text, law, SchemeSpec(schemes.SERVER), target, stream, request.logprobs)
 
     def _check(self, request: Request, context: int) -> None:
         target, prompt, prediction = self._server.target, request.prompt, request.prediction

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from airdraft.api.app import edge_app
 from airdraft.cli import chosen, options
 from airdraft.cli.edge_process import ApiPort, Certificate, EdgeProcess
-from airdraft.cli.fitted import TARGET, fitted
+from airdraft.cli.fitted import DRAFT, TARGET, fitted
 from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
@@ -22,10 +23,12 @@ from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError
 from airdraft.listening import room_for
-from airdraft.models.engines import ANY, HERE, REMOTE, TOP_K, load_target, resolve
+from airdraft.models.engines import ANY, HERE, REMOTE, TOP_K, load_helping, load_target, resolve
 from airdraft.models.fit import Fit, kept_bytes
-from airdraft.models.profile import PacedEngine, profile
-from airdraft.proposers import NONE, PROPOSERS, USUAL, maker, named
+from airdraft.models.profile import PacedEngine, Profile, profile
+from airdraft.models.text import Tokenizer
+from airdraft.proposers import LEARNING, NONE, PROPOSERS, USUAL, drafting, maker, named
+from airdraft.scheduler import Helping
 from airdraft.telemetry import logs
 
 _log = logging.getLogger(__name__)
@@ -71,6 +74,14 @@ _KvTokens = Annotated[
         help="Tokens of all texts whose keys and values are kept; a text that loses them is fed again.",
         min=1,
         rich_help_panel=ENGINE,
+    ),
+]
+_Draft = Annotated[
+    str | None,
+    typer.Option(
+        help="Draft MODEL of the edge's own, with the target's vocabulary: it drafts between the target's forwards as "
+        "long as that saves time, with and without devices.",
+        rich_help_panel="Models",
     ),
 ]
 _Propose = Annotated[
@@ -138,14 +149,16 @@ _ApiPortNumber = Annotated[
 ]
 
 
-@fitted(fit=TARGET)
+@fitted(fit=TARGET, draft_fit=DRAFT)
 def edge(
     target: options.Target = "target",
+    draft: _Draft = None,
     name: _Name = None,
     engine: _Engine = None,
     url: _Urls = None,
     engine_top_k: _EngineTopK = None,
     fit: Fit = ANY,
+    draft_fit: Fit = ANY,
     max_batch: _MaxBatch = None,
     kv_tokens: _KvTokens = None,
     kept_mb: options.KeptMb = None,
@@ -190,11 +203,8 @@ def edge(
     """
     if chat_template is not None and api_port is None:
         raise BadParameterError("--chat-template is for the API's chats; give --api-port, too, or leave it out")
-    limits = _limits(max_frame, max_draft, max_sessions, heartbeat_s)
-    level = options.log_level(log_level)
-    traces = options.traces(trace_dir, "edge", trace_tokens)
-    pace = profile(profile_name)
-    proposers = maker(named(propose))
+    limits, pace = _limits(max_frame, max_draft, max_sessions, heartbeat_s), profile(profile_name)
+    level, traces = options.log_level(log_level), options.traces(trace_dir, "edge", trace_tokens)
     certificate = _certificate(tls_cert, tls_key)
     service = Service(
         tls=certificate.context if certificate else None,
@@ -203,13 +213,14 @@ def edge(
         handshake_s=handshake_s,
         idle_s=idle_s or None,
         traces=traces,
-        propose=proposers,
+        **_proposing(propose),
     )
     allowed = options.host_names(allow_host)
     shown = None if name is None else options.model_name(name)
     crowded = room_for(max_connections * (1 if api_port is None else 2))
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k, fit=fit)
     model.info = replace(model.info, name=shown or model.info.name)
+    service = _helped(service, draft, tokenizer, draft_fit, pace)
     paced = PacedEngine(model, pace.target_s) if pace.target_s else model
     capacity = Capacity(max_texts, max_batch, kv_tokens, kept_bytes(kept_mb))
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
@@ -229,6 +240,27 @@ def edge(
         allowed=allowed, drain_s=drain_s, as_json=as_json, until_eof=until_eof,
     )  # fmt: skip
     asyncio.run(process.serve())
+
+
+def _proposing(words: str) -> dict[str, Any]:
+    """The fields of a `Service` that say who proposes. Raises: `BadParameterError` for a name that is unknown."""
+    names = named(words)
+    return {"propose": maker(names), "learning": partial(maker, names) if set(names) & set(LEARNING) else None}
+
+
+def _helped(service: Service, draft: str | None, target: Tokenizer, fit: Fit, pace: Profile) -> Service:
+    """The service with the edge's own draft model, if there is one. Raises: `ModelError`, see `load_helping`, or for
+    options of a model that is not there."""
+    if draft is None:
+        if fit.given:
+            given = ", ".join(f"--draft-{name.replace('_', '-')}" for name in fit.given)
+            raise BadParameterError(
+                f"there is no draft at this edge for {given}; name one with --draft, or leave it out"
+            )
+        return service
+    model = load_helping(draft, target, fit=fit)
+    helping = Helping(PacedEngine(model, pace.edge_draft_s) if pace.edge_draft_s else model)
+    return replace(service, helping=helping, help=drafting(helping.context))
 
 
 def _limits(max_frame: int, max_draft: int, max_sessions: int, heartbeat_s: float) -> Limits:

@@ -7,7 +7,7 @@ import json
 import math
 import ssl
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +28,8 @@ from airdraft.device.client import EdgeConnection
 from airdraft.device.shipped import draft_at
 from airdraft.errors import BadParameterError
 from airdraft.models.engines import load
+from airdraft.models.profile import EDGE_DRAFT
+from airdraft.proposers import draft as draft_proposer
 
 RACES = ("off", "always")
 
@@ -59,6 +61,14 @@ def plan(
         float, typer.Option(help="A forward of the draft, for one token.", rich_help_panel="Models")
     ] = 15.0,
     verify_ms: Annotated[float, typer.Option(help="A forward of the target.", rich_help_panel="Models")] = 30.0,
+    edge_draft_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="A forward of the edge's own draft model, if it has one. Rows of such an edge are shown without it as "
+            "well, at a tenth of --verify-ms.",
+            rich_help_panel="Models",
+        ),
+    ] = None,
     acceptance: Annotated[
         float, typer.Option(help="Chance that a judged draft token is accepted (α).", rich_help_panel="Models")
     ] = 0.75,
@@ -82,6 +92,8 @@ def plan(
         "uplink_mbps": uplink_mbps, "downlink_mbps": downlink_mbps, "rtt_ms": rtt_ms, "draft_ms": draft_ms,
         "verify_ms": verify_ms, "vocab_size": vocab_size,
     }  # fmt: skip
+    if edge_draft_ms is not None:
+        values["edge_draft_ms"] = edge_draft_ms
     measured = {}
     if probe is not None:
         with options.fitting(draft):
@@ -90,18 +102,17 @@ def plan(
         values |= measured
     link = local.Link(values["uplink_mbps"], values["downlink_mbps"], values["rtt_ms"])
     facts = given(link, values["draft_ms"], values["verify_ms"], acceptance)
+    helped, has_draft = _helped(facts, values.get("edge_draft_ms"))
     wires, left_out = _wires(int(values["vocab_size"]), k, bits, header_bytes, resolution)
-    predicted = auto.predictions(facts, wires, RACES)
-    chosen = auto.preferred(predicted)
-    of_scheme = {each.scheme: each for each in wires}
-    limits = [bottleneck(facts, of_scheme[each.mode.scheme], each.mode) for each in predicted]
-    said = [*sentences(predicted, chosen, limits[predicted.index(chosen)]), *left_out]
+    rows = _rows(facts, helped, wires, has_draft)
+    said = [*sentences(rows), *left_out]
     if as_json:
-        rows = [
-            {**_record(each), "bottleneck": limit, "chosen": each is chosen}
-            for each, limit in zip(predicted, limits, strict=True)
-        ]
-        record = {"predicted": True, "measured": _finite(measured), "facts": _finite(asdict(facts)), "rows": rows}
+        record = {
+            "predicted": True,
+            "measured": _finite(measured),
+            "facts": _finite(asdict(helped if has_draft else facts)),
+            "rows": [row.record() for row in rows],
+        }
         print(json.dumps(record | {"why": said}, indent=2))  # noqa: T201
         return
     console = Console(no_color=no_color, highlight=False)
@@ -109,12 +120,27 @@ def plan(
         console.print(Text(f"Measured, {probe}: {_listed(measured)}."))
     console.print(f"Predicted, not measured: {link};")
     console.print(
-        f"draft {values['draft_ms']:g} ms, target {values['verify_ms']:g} ms, acceptance {acceptance:g}, "
-        f"vocabulary {int(values['vocab_size']):,}."
+        f"draft {values['draft_ms']:g} ms, target {values['verify_ms']:g} ms, at the edge "
+        f"{1e3 * helped.edge_draft_s:g} "
+        f"ms a draft{'' if has_draft else ' if it had a model for it'}; acceptance {acceptance:g}, vocabulary "
+        f"{int(values['vocab_size']):,}."
     )
-    console.print(_table(predicted, limits, chosen))
+    console.print(_table(rows))
     for line in said:
         console.print(Text(f"  {line}"))
+
+
+def _rows(facts: Facts, helped: Facts, wires: list[Wire], has_draft: bool) -> list[PlanRow]:
+    """Every way at its best: at an edge without a draft model of its own, and at one `helped` by one."""
+    predicted = auto.predictions(facts, wires, RACES)
+    beside = auto.predictions(helped, [each for each in wires if not each.traits.rounds])
+    chosen = auto.preferred(beside, auto.SILENT) if has_draft else auto.preferred(predicted)
+    of_scheme = {each.scheme: each for each in wires}
+    return [
+        PlanRow(each, bottleneck(known, of_scheme[each.mode.scheme], each.mode), each is chosen, known is helped)
+        for known, found in ((facts, predicted), (helped, beside))
+        for each in found
+    ]
 
 
 def _wires(vocab_size: int, *options: int) -> tuple[list[Wire], list[str]]:
@@ -147,17 +173,20 @@ async def _measure(url: str, draft: str, token: str | None, trust: ssl.SSLContex
         url, model, tokenizer.digest, tokenizer.vocab_size, token=token, ssl=trust
     ) as edge:
         probe = await edge.probe()
+        own_s = edge.welcome.draft_s if edge.welcome else None
     found = {
         "uplink_mbps": probe.uplink_bps / 1e6, "downlink_mbps": probe.downlink_bps / 1e6,
         "rtt_ms": probe.rtt_s * 1e3, "draft_ms": draft_s * 1e3, "verify_ms": probe.verify_s * 1e3,
     }  # fmt: skip
+    if own_s:
+        found["edge_draft_ms"] = own_s * 1e3
     return {name: float(f"{value:.3g}") for name, value in found.items()} | {"vocab_size": tokenizer.vocab_size}
 
 
 def _listed(measured: dict[str, float]) -> str:
     forms = {
         "uplink_mbps": "{:g} Mbit/s up", "downlink_mbps": "{:g} down", "rtt_ms": "{:g} ms RTT",
-        "draft_ms": "draft {:g} ms", "verify_ms": "target {:g} ms",
+        "draft_ms": "draft {:g} ms", "verify_ms": "target {:g} ms", "edge_draft_ms": "the edge's draft {:g} ms",
     }  # fmt: skip
     return ", ".join(form.format(measured[name]) for name, form in forms.items() if name in measured) or "nothing"
 
@@ -173,27 +202,82 @@ def given(link: local.Link, draft_ms: float, verify_ms: float, acceptance: float
     return Facts(draft_ms / 1e3, verify_ms / 1e3, link.rtt_ms / 1e3, up_bps, down_bps, acceptance)
 
 
-def sentences(found: list[Prediction], chosen: Prediction, limit: str) -> list[str]:
+def _helped(facts: Facts, edge_draft_ms: float | None) -> tuple[Facts, bool]:
+    """The facts of an edge with a draft model of its own, and whether there is one, or it is assumed."""
+    if edge_draft_ms is None:
+        return replace(facts, edge_draft_s=EDGE_DRAFT * facts.verify_s), False
+    if not 0 < edge_draft_ms < math.inf:
+        raise BadParameterError(f"edge-draft-ms is {edge_draft_ms:g}; give a finite time above 0 ms")
+    return replace(facts, edge_draft_s=edge_draft_ms / 1e3), True
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """A row of the plan."""
+
+    prediction: Prediction
+    limit: str
+    """Its bottleneck."""
+    chosen: bool
+    helped: bool
+    """Whether the edge drafts as well, with a model of its own."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        mode = self.prediction.mode
+        if self.helped:  # it always races
+            return f"{mode.scheme}+{draft_proposer.NAME}"
+        return mode.scheme + (", racing" if traits(mode.scheme).races and mode.race != "off" else "")
+
+    def record(self) -> dict[str, Any]:
+        """The row for JSON, with null for what does not apply to its scheme."""
+        mode, record = self.prediction.mode, asdict(self.prediction)
+        rounds, streams = traits(mode.scheme).rounds, traits(mode.scheme).races
+        del record["mode"]
+        return {
+            "scheme": mode.scheme,
+            "edge_drafts": self.helped,
+            "race": mode.race if streams else None,
+            "draft_length": mode.length if rounds else None,
+            "window": mode.length if streams else None,
+            "first": mode.first if streams else None,
+            "then": mode.then if streams else None,
+            **record,
+            "bottleneck": self.limit,
+            "chosen": self.chosen,
+        }
+
+
+def sentences(rows: list[PlanRow]) -> list[str]:
     """The reason for the choice, and its bottleneck, in sentences."""
-    server = next(each for each in found if each.mode.scheme == SERVER)
+    chosen = next(row for row in rows if row.chosen)
+    speed = chosen.prediction.tokens_per_s
+    servers = {row.helped: row.prediction.tokens_per_s for row in rows if row.prediction.mode.scheme == SERVER}
     # The last of several equals, because it sends least.
     rounds = max(
-        (each for each in reversed(found) if traits(each.mode.scheme).rounds),
-        key=lambda each: each.tokens_per_s,
+        (row for row in reversed(rows) if traits(row.prediction.mode.scheme).rounds),
+        key=lambda row: row.prediction.tokens_per_s,
     )
-    best = f"{rounds.tokens_per_s:.1f} tokens/s of {rounds.mode.scheme}, the best with rounds"
-    if chosen is server:
-        lines = [f"Plain server streaming: no drafting is predicted to be faster than its {server.tokens_per_s:.1f} "
-                 f"tokens/s, against {best}."]  # fmt: skip
+    best = f"{rounds.prediction.tokens_per_s:.1f} tokens/s of {rounds.name}, the best with rounds"
+    if chosen.prediction.mode.scheme == SERVER:
+        why = f"drafting on the device is predicted to add less than {auto.SILENT:.0%} to the"
+        if not chosen.helped:
+            why = "no drafting is predicted to be faster than its"
+        lines = [f"Plain server streaming: {why} {speed:.1f} tokens/s, against {best}."]
     else:
-        gain = chosen.tokens_per_s / server.tokens_per_s
         against = "" if chosen is rounds else f", against {best}"
-        lines = [f"{_name(chosen)}: {chosen.tokens_per_s:.1f} tokens/s predicted, {gain:.2f} times plain server "
+        lines = [f"{chosen.name}: {speed:.1f} tokens/s predicted, {speed / servers[False]:.2f} times plain server "
                  f"streaming{against}."]  # fmt: skip
-    return [*lines, f"With it {_CAUSES[limit]}"]
+    lines.append(f"With it {_CAUSES[chosen.limit]}")
+    if not chosen.helped:
+        lines.append(
+            f"An edge with a draft model of its own would write {servers[True]:.1f} tokens/s without the device."
+        )
+    return lines
 
 
-def _table(found: list[Prediction], limits: list[str], chosen: Prediction) -> Table:
+def _table(rows: list[PlanRow]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("\nscheme", no_wrap=True)
     # γ: draft length of a round. First, then: tokens in a stream's packets. Target: forwards of it.
@@ -201,41 +285,20 @@ def _table(found: list[Prediction], limits: list[str], chosen: Prediction) -> Ta
                     "down b.\n/token"):  # fmt: skip
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("\nbottleneck", no_wrap=True)
-    for each, limit in zip(found, limits, strict=True):
-        mode = each.mode
+    for row in rows:
+        each, mode = row.prediction, row.prediction.mode
         table.add_row(
-            _name(each) + (" ◀" if each is chosen else ""),
+            row.name + (" ◀" if row.chosen else ""),
             f"{each.tokens_per_s:.1f}",
             f"{mode.length}" if traits(mode.scheme).drafts else "–",
             f"{mode.first}, {mode.then}" if traits(mode.scheme).races else "–",
             f"{each.target_forwards_per_token:.2f}",
             f"{each.uplink_bits_per_token:,.0f}",
             f"{each.downlink_bits_per_token:,.0f}",
-            limit,
-            style="bold" if each is chosen else "",
+            row.limit,
+            style="bold" if row.chosen else "",
         )
     return table
-
-
-def _name(prediction: Prediction) -> str:
-    mode = prediction.mode
-    return mode.scheme + (", racing" if traits(mode.scheme).races and mode.race != "off" else "")
-
-
-def _record(prediction: Prediction) -> dict[str, Any]:
-    """A row for JSON, with null for what does not apply to its scheme."""
-    mode, record = prediction.mode, asdict(prediction)
-    rounds, streams = traits(mode.scheme).rounds, traits(mode.scheme).races
-    del record["mode"]
-    return {
-        "scheme": mode.scheme,
-        "race": mode.race if streams else None,
-        "draft_length": mode.length if rounds else None,
-        "window": mode.length if streams else None,
-        "first": mode.first if streams else None,
-        "then": mode.then if streams else None,
-        **record,
-    }
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -18,6 +18,8 @@ RETRY_S = (1.0, 16.0)
 """Least and most seconds of `server` before another try of a stream. They double while tries fail."""
 NEAR = 0.01
 """Relative difference below which two predictions count as equal."""
+SILENT = 0.03
+"""Share of the speed that drafting on the device must add at an edge that drafts itself: it costs energy."""
 
 
 class Steady:
@@ -60,11 +62,11 @@ def predictions(
     return found
 
 
-def preferred(found: Sequence[Prediction]) -> Prediction:
-    """Choose the fastest prediction, or `server`, which spares the device, if it is no slower."""
+def preferred(found: Sequence[Prediction], near: float = NEAR) -> Prediction:
+    """Choose the fastest prediction, or `server`, which spares the device, if it is slower by no more than `near`."""
     best = max(found, key=lambda each: each.tokens_per_s)
     for each in found:
-        if not each.mode.traits.drafts and each.tokens_per_s >= (1 - NEAR) * best.tokens_per_s:
+        if not each.mode.traits.drafts and each.tokens_per_s >= (1 - near) * best.tokens_per_s:
             return each
     return best
 
@@ -74,7 +76,8 @@ class Auto:
 
     It leaves the present way (a scheme and race policy) once another has been predicted `margin` faster for `dwell_s`,
     or `server` no slower for as long. It leaves a raced stream for `server` when forwards measurably give no more than
-    one token. Draft length, window and packets follow the facts at once, since changing them costs nothing.
+    one token. At an edge that drafts itself, a device that is predicted to add less than `SILENT` keeps silent. Draft
+    length, window and packets follow the facts at once, since changing them costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
     """
@@ -140,6 +143,8 @@ class Auto:
         racing = [each for each in found if each.mode.races]
         if not racing:
             return preferred(found)
+        if self._facts is not None and self._facts.edge_draft_s and (streamed is None or streamed >= 1 + NEAR):
+            return preferred(found, SILENT)
         # A raced stream is never slower than `server`. No average predicts its gain, because acceptance comes in runs.
         # So try it, leave it when measurements show no gain, and try it again after a while.
         # Try it at the start of a text too: while the edge reads the prompt, drafts cost nothing.

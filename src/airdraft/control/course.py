@@ -12,12 +12,14 @@ The rules of the walk:
 - Drafts leave in packets of `first`, then `then` tokens, one after another at the uplink's rate. A packet that the
   window keeps from filling leaves as it is. Packets wasted after a mismatch are counted, but delay nothing.
 - A free edge takes the drafts that have arrived past the committed length, at most `MAX_DRAFT`, and commits them and
-  one token of its own. Without drafts it commits one token (race) or waits for some (race off).
+  one token of its own. Without drafts it commits one token (race) or waits for some (race off). An edge with a draft
+  model of its own adds as many drafts as make it fastest; one of these that is wrong ends the cycle as well.
 - A position whose token the device learns before drafting there cannot be a mismatch.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from bisect import bisect_right
@@ -29,6 +31,8 @@ from airdraft.errors import BadParameterError
 
 MAX_DRAFT = 32
 """Most drafts in one target forward, the usual limit of an edge."""
+OWN_DRAFTS = 16
+"""Most drafts that an edge makes itself for one."""
 
 _TAIL = 0.02
 """Chance that a cycle outlives the walk, at which it ends. The rest goes on at the pace of the last half."""
@@ -71,9 +75,31 @@ def cycle(facts: Facts, wire: Wire, mode: Mode) -> Cycle:
             forwards += share * mean.forwards
             bits += share * mean.uplink_bits
     # If a queue would grow, the link sets the pace, except that an edge that races needs no uplink to go on.
-    queue_s = bits / facts.uplink_bps if mode.race == "off" else min(bits / facts.uplink_bps, tokens * facts.verify_s)
+    _, alone, took_s = helped(facts.acceptance, facts.verify_s, facts.edge_draft_s)
+    queue_s = bits / facts.uplink_bps if mode.race == "off" else min(bits / facts.uplink_bps, tokens * took_s / alone)
     seconds = max(seconds, queue_s, forwards * wire.answer_bits / facts.downlink_bps)
     return Cycle(tokens, seconds, forwards, bits)
+
+
+@functools.lru_cache(maxsize=1024)
+def helped(acceptance: float, verify_s: float, draft_s: float, drafts: int = 0) -> tuple[int, float, float]:
+    """A forward of an edge that drafts itself, behind `drafts` of the device's. A draft takes it `draft_s`; 0: none.
+
+    Returns: the number of its own drafts that makes it fastest, the tokens that it then commits in the mean, and the
+    seconds that it takes.
+    """
+    chance, tokens, seconds = 1.0, 1.0, verify_s
+    for _ in range(drafts):
+        chance *= acceptance
+        tokens += chance
+    best = 0, tokens, seconds
+    for own in range(1, OWN_DRAFTS + 1 if draft_s else 1):
+        chance *= acceptance
+        tokens, seconds = tokens + chance, seconds + draft_s
+        if tokens * best[2] <= best[1] * seconds:
+            break
+        best = own, tokens, seconds
+    return best
 
 
 class _Device:
@@ -150,10 +176,12 @@ class _Course:
         self._device = _Device(facts, wire, mode, down_s + late_s)
         self._ends: list[tuple[float, int]] = [(0.0, 0)]  # (end of a forward, committed length), in order
         self._down_s, self._draft_s, self._acceptance = down_s, facts.draft_s, facts.acceptance
-        self._walk(facts.verify_s, mode.race)
+        self._forward = functools.partial(helped, facts.acceptance, facts.verify_s, facts.edge_draft_s)
+        self._own: set[int] = set()  # positions that the edge drafted itself
+        self._walk(mode.race)
         self._weigh()
 
-    def _walk(self, verify_s: float, race: str) -> None:
+    def _walk(self, race: str) -> None:
         device, packets, taken = self._device, self._device.packets, 0
         alpha = min(max(self._acceptance, _TAIL), 0.97)  # beyond that the course is long, and becomes steady early
         enough = math.log(_TAIL) / math.log(alpha)  # judged drafts
@@ -168,8 +196,11 @@ class _Course:
             while taken < len(packets) and packets[taken][1] <= now:
                 arrived = packets[taken][2]
                 taken += 1
-            now += verify_s
-            committed += 1 + min(max(0, arrived - committed), MAX_DRAFT)
+            taken_over = min(max(0, arrived - committed), MAX_DRAFT)
+            own, _, seconds = self._forward(taken_over)
+            now += seconds
+            committed += 1 + taken_over + own
+            self._own.update(range(committed - own, committed))
             self._ends.append((now, committed))
             device.tell(now + self._down_s, committed)
         device.advance(now + self._down_s + self._draft_s)  # its drafts before it knows the last commit
@@ -182,9 +213,10 @@ class _Course:
         for (_, before), (_, committed) in itertools.pairwise(self._ends):
             for position in range(before + 1, committed + 1):
                 self._tokens += alive
-                if index < len(drafted) and drafted[index] == position:
+                known = index < len(drafted) and drafted[index] == position
+                index += known
+                if known or position in self._own:
                     alive *= self._acceptance
-                    index += 1
             self._lives.append(alive)
 
     def dead_draft(self) -> tuple[float, float]:
@@ -233,5 +265,7 @@ class _Course:
         half = (len(self._ends) - 1) // 2
         (begin_s, begin), (end_s, end) = self._ends[half], self._ends[-1]
         sent = sum(bits for sent_s, _, _, bits in self._device.packets if begin_s <= sent_s < end_s)
-        judged = bisect_right(self._device.drafted, end) - bisect_right(self._device.drafted, begin)
+        drafted = self._device.drafted
+        judged = len({*drafted[bisect_right(drafted, begin) : bisect_right(drafted, end)],
+                      *(position for position in self._own if begin < position <= end)})  # fmt: skip
         return Cycle(end - begin, end_s - begin_s, len(self._ends) - 1 - half, sent), judged

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
-from airdraft.control.course import MAX_DRAFT, cycle
+from airdraft.control.course import MAX_DRAFT, cycle, helped
 from airdraft.control.facts import Wire
 from airdraft.core import schemes
 from airdraft.core.policy import Facts, Mode
@@ -37,9 +37,11 @@ class Prediction:
 
 
 def server(facts: Facts, wire: Wire) -> Prediction:
-    """Predict plain streaming: one forward and one answer for each token, one after the other."""
-    slowest_s = max(facts.verify_s, wire.answer_bits / facts.downlink_bps)
-    return Prediction(Mode(schemes.SERVER), 1 / slowest_s, 1.0, 0.0, wire.answer_bits)
+    """Predict plain streaming: one forward and one answer after the other, each of a token, or of more if the edge
+    drafts itself."""
+    _, tokens, seconds = helped(facts.acceptance, facts.verify_s, facts.edge_draft_s)
+    slowest_s = max(seconds, wire.answer_bits / facts.downlink_bps)
+    return Prediction(Mode(schemes.SERVER), tokens / slowest_s, 1 / tokens, 0.0, wire.answer_bits / tokens)
 
 
 def mean_tokens(acceptance: float, length: int) -> float:

@@ -28,6 +28,8 @@ class Forward:
     is the last. None: a chain that follows the last."""
     picks: tuple[int, ...] = ()
     """Cached positions that stay besides the first `keep`, counted from there, upwards. They move up to `keep`."""
+    draft: bool = False
+    """Edge: run its own draft model and not the target. Answer with `unhelped` if that fails; nobody pays."""
 
     @property
     def due(self) -> int:

@@ -128,6 +128,8 @@ class Welcome(Message, tag=2, frozen=True):
     exact; nil: not known. Empty: not said."""
     trees: Count = 0
     """Most live drafts of a tree; see [below](#trees). 0: the edge takes chains only."""
+    draft_s: Seconds | None = None
+    """Current duration of a forward of the edge's own draft model, in seconds; 0 if not known yet. nil: it has none."""
 
 
 class Open(Message, tag=3, frozen=True):

@@ -38,14 +38,18 @@ class Facts:
     """Recent tokens per target forward in a raced stream: 1 if the drafts gain nothing. None: not known."""
     widening: float | None = None
     """Duration of a draft forward at several places of a tree, in those at one. None: not known."""
+    edge_draft_s: float = 0.0
+    """Duration of a forward of the edge's own draft model in seconds; 0: it has none. It is taken to be right as often
+    as the device's."""
 
     def __post_init__(self) -> None:
         for name in ("draft_s", "verify_s"):
             value = getattr(self, name)
             if not 0 < value < math.inf:  # NaN lands here too
                 raise BadParameterError(f"{name} is {value:g}; give a finite time above 0 s")
-        if not 0 <= self.rtt_s < math.inf:
-            raise BadParameterError(f"rtt_s is {self.rtt_s:g}; give a finite round trip of 0 s or more")
+        for name, what in (("rtt_s", "round trip"), ("edge_draft_s", "time")):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise BadParameterError(f"{name} is {value:g}; give a finite {what} of 0 s or more")
         for name in ("uplink_bps", "downlink_bps"):
             value = getattr(self, name)
             if not value > 0:
@@ -62,6 +66,7 @@ class Facts:
             uplink_bps=_two_digits(self.uplink_bps),
             downlink_bps=_two_digits(self.downlink_bps),
             acceptance=round(50 * self.acceptance) / 50,
+            edge_draft_s=_two_digits(self.edge_draft_s),
         )
 
 

@@ -21,6 +21,8 @@ class Counts:
     """Target forwards, without the prefill."""
     cached: int = 0
     """Tokens of the prompt that the target had read already, for another text."""
+    draft_rows: int = 0
+    """Rows that the device's draft model gave, one for each token that it drafted: what its battery pays."""
     drafted: int = 0
     """Drafted tokens sent."""
     accepted: int = 0

@@ -17,6 +17,7 @@ from rich.text import Text
 from airdraft.core import schemes
 from airdraft.core.events import Committed
 from airdraft.demo.show import TokenPrinter, legend
+from airdraft.lab.results import HELPED
 from airdraft.lab.wall.schemes import (
     DRAFTING,
     PROMPTS,
@@ -30,7 +31,7 @@ from airdraft.lab.wall.schemes import (
 )
 from airdraft.models.profile import profile
 
-SCHEMES = (schemes.SERVER, "device", *DRAFTING)
+SCHEMES = (schemes.SERVER, "device", *DRAFTING, *HELPED)
 
 
 async def demo(plan: Plan, console: Console) -> dict[str, Any]:
@@ -49,6 +50,8 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
                 progress.update(task, description=f"the same prompts: {name}{imitated}")
                 if name == "device":
                     rows[name] = await bench.device_only()
+                elif name in HELPED:
+                    rows[name] = await bench.helped(name)
                 elif name not in rows:
                     rows[name] = await bench.scheme(name)
             for name in schemes.named(drafts=True):
@@ -118,6 +121,11 @@ def conclusions(rows: list[SchemeRow]) -> list[str]:
         lines.append(
             f"coupled sends {coupled:.1f} bits of draft payload a token; topk {topk:.0f} times that, dense {dense:.0f}."
         )
+    beside = ", ".join(f"{name} {speed[name]:.1f}" for name in HELPED)
+    lines.append(
+        f"An edge that speculates as well writes, tokens/s: {beside}. Its own draft model takes a tenth of the "
+        "target's time where compute is imitated, an assumption; server+draft needs neither device nor uplink."
+    )
     lines.append(
         f"Acceptance, of each drafted token that was judged, is measured over {SEEDS * len(PROMPTS)} further texts a "
         "scheme, written in memory."
@@ -179,6 +187,7 @@ def _table(rows: list[SchemeRow], plan: Plan, imitated: str) -> Table:
         "tokens/\nforward",
         "up bits\n/token",
         "down bits\n/token",
+        "drafts\n/token",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("the target's\nown text?", no_wrap=True)
@@ -192,6 +201,7 @@ def _table(rows: list[SchemeRow], plan: Plan, imitated: str) -> Table:
             _number(figures["mean_acceptance_length"], ".2f"),
             _number(figures["uplink_bits_per_token"] or None, ",.0f"),
             _number(figures["downlink_bits_per_token"] or None, ",.0f"),
+            _number(figures["device_drafts_per_token"], ".1f"),
             _exactness(row),
         ]
         table.add_row(row.scheme, *cells, style="bold" if row is fastest else "")

@@ -67,6 +67,7 @@ class CostMeter:
             "raced": counts.raced,
             "acceptance_rate": counts.acceptance_rate,
             "mean_acceptance_length": counts.committed / counts.forwards if counts.forwards else None,
+            "device_drafts_per_token": counts.draft_rows / max(1, counts.committed),
             "uplink_bits_per_token": self.uplink_bytes * bits,
             "downlink_bits_per_token": self.downlink_bytes * bits,
             "uplink_payload_bits_per_token": counts.uplink_payload_bytes * bits,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from airdraft.core.edge import Propose
 from airdraft.errors import BadParameterError
 from airdraft.scheduler import Owner
 
@@ -87,6 +88,8 @@ class Tenant:
     revoked: bool = False
     owner: Owner = field(default_factory=Owner)
     """For fair turns."""
+    propose: Propose | None = None
+    """Makes the proposers of its texts, where they learn from each other."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def pace(self, tokens: int) -> None:

@@ -8,12 +8,11 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 
-from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
+from airdraft.core.edge import EdgeMachine, Help, Limits, Propose, Target, nobody
 from airdraft.edge.access import Access, Tenant, anybody
 from airdraft.edge.door import Door, Socket, peer_of
 from airdraft.edge.watch import Watch
@@ -21,7 +20,7 @@ from airdraft.errors import Code, LinkError, RefusedError, why
 from airdraft.listening import Listener, listen
 from airdraft.models.base import TargetEngine
 from airdraft.models.fit import kept_bytes
-from airdraft.scheduler import Call, Scheduler
+from airdraft.scheduler import Call, Helping, Scheduler
 from airdraft.sockets import MESSAGE_BYTES, QUEUE
 from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import Metrics, Readings
@@ -80,6 +79,25 @@ class Service:
     traces: Traces | None = None
     propose: Propose = nobody
     """Makes the proposers of a text, see `EdgeMachine`."""
+    learning: Callable[[], Propose] | None = None
+    """Makes the same for one tenant, if proposers learn from one text for another; None: they do not."""
+    helping: Helping | None = None
+    """A draft model of the edge's own."""
+    help: Help | None = None
+    """Makes the helper of a text, which drafts with it."""
+
+    @property
+    def draft_s(self) -> float:
+        """Duration of a forward of the edge's own draft model, in seconds; 0 if not known."""
+        return self.helping.draft_s if self.helping is not None else 0.0
+
+    def proposing(self, tenant: Tenant) -> Propose:
+        """Return what makes the proposers of a tenant's texts."""
+        if self.learning is None:
+            return self.propose
+        if tenant.propose is None:
+            tenant.propose = self.learning()
+        return tenant.propose
 
 
 class EdgeServer:
@@ -106,8 +124,8 @@ class EdgeServer:
             info.digest, tuple(self.exactness.shares.values()),
         )  # fmt: skip
         self.scheduler = capacity.scheduler(engine)
-        self.scheduler.on_call = self._called
         self.metrics = Metrics(self._read)
+        self.scheduler.on_call = partial(_called, self.metrics)
         self._anybody = anybody(0.0)
         self._door = Door(self.service.access, self._anybody, self.service.connections, self.metrics)
         self._live: dict[Socket, tuple[Driver, Watch]] = {}
@@ -201,13 +219,13 @@ class EdgeServer:
                 socket.transport.abort()
         await asyncio.gather(*closing, *ends)
         self.scheduler.close()
+        if self.service.helping is not None:
+            self.service.helping.scheduler.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def tenant_of(self, authorization: str) -> Tenant | None:
@@ -250,12 +268,16 @@ class EdgeServer:
         tenant, quotas, clock = socket.tenant, socket.tenant.quotas, asyncio.get_running_loop().time
         target = replace(self.target, max_context=min(self.target.max_context, quotas.context or 1 << 62))
         limits = replace(self.limits, max_sessions=min(self.limits.max_sessions, quotas.sessions or 1 << 30))
-        machine = EdgeMachine(target, limits, clock(), self._speed(tenant), propose=self.service.propose)
+        service = self.service
+        machine = EdgeMachine(
+            target, limits, clock(), self._speed(tenant), propose=service.proposing(tenant), help=service.help,
+            draft_s=service.draft_s,
+        )  # fmt: skip
         peer = peer_of(socket)
         watch = self.watch(machine.text, peer, tenant)
         machine.admit = partial(self.admit, tenant, watch)
         machine.held = partial(self.scheduler.caches.held, tenant.owner)
-        driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant)
+        driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant, service.helping)
         self._live[socket] = driver, watch
         _log.info("%s (%s) is connected", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))
         try:
@@ -283,10 +305,6 @@ class EdgeServer:
                 if not watch.texts and watch.rested_s < since and not driver.machine.closed:
                     driver.fail(Code.IDLE, f"no text was open for {idle_s:g} s; connect again to write")
 
-    def _called(self, call: Call) -> None:
-        self.metrics.forward_s.observe(call.seconds)
-        self.metrics.batch.observe(call.texts)
-
     def _read(self) -> Readings:
         drivers = [driver for driver, _ in self._live.values()]
         positions, bytes_each = self.scheduler.caches.positions, self.scheduler.engine.info.position_bytes
@@ -300,3 +318,8 @@ class EdgeServer:
             texts=self._texts(),
             connections=len(self._live),
         )
+
+
+def _called(metrics: Metrics, call: Call) -> None:
+    metrics.forward_s.observe(call.seconds)
+    metrics.batch.observe(call.texts)

@@ -19,6 +19,8 @@ from airdraft.lab.record import Recording
 from airdraft.lab.replay import Blank, Replay
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
+from airdraft.models.profile import EDGE_DRAFT
+from airdraft.proposers import drafting
 from airdraft.sim.virtual import Compute, Span, Virtual, VirtualText
 
 BUSY = 0.85
@@ -43,7 +45,12 @@ def constant(
 ) -> Setting:
     """A link that never changes."""
     link = ConstLink(uplink_mbps * 1e6, downlink_mbps * 1e6, rtt_ms / 1e3)
-    return Setting(link, Compute(draft_ms / 1e3, verify_ms / 1e3))
+    return Setting(link, compute(draft_ms, verify_ms))
+
+
+def compute(draft_ms: float, verify_ms: float) -> Compute:
+    """How fast both sides compute, given a forward of the device's draft model and one of the target."""
+    return Compute(draft_ms / 1e3, verify_ms / 1e3, EDGE_DRAFT * verify_ms / 1e3)
 
 
 @dataclass
@@ -90,6 +97,7 @@ def run(
     on_text: Callable[[VirtualText], None] = lambda _: None,
     propose: Propose = nobody,
     lookup: bool = False,
+    drafts: bool = False,
 ) -> Result:
     """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
 
@@ -97,9 +105,9 @@ def run(
     that is silent for three times `heartbeat_s` ends the connection.
 
     Without `length` the device finds draft length, window and packets by what it measures. `policy` makes a policy for
-    each text, which chooses the scheme as well. `propose` makes the edge's proposers, as for `EdgeMachine`, and
-    with `lookup` the device copies, too. The edge has been in service: it knows how long its forwards take. A forward
-    takes that long however many rows it has.
+    each text, which chooses the scheme as well. `propose` makes the edge's proposers, as for `EdgeMachine`; it
+    `drafts` itself with a model that chooses as the device's does; with `lookup` the device copies, too. The edge has
+    been in service: it knows how long its forwards take. A forward takes that long however many rows it has.
     """
     replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
     device = device_machine(
@@ -108,8 +116,10 @@ def run(
     target = Target("lab", "target", bytes(16), vocab, Blank.max_context, ())
     limits = Limits(heartbeat_s=heartbeat_s)
     device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same
-    edge = EdgeMachine(target, limits, 0.0, setting.compute.verify_s, replay.make, propose)
-    world = Virtual(device, edge, Blank(vocab), Blank(vocab), setting.link, setting.compute, spans)
+    help = drafting(Blank.max_context) if drafts else None
+    pace = setting.compute
+    edge = EdgeMachine(target, limits, 0.0, pace.verify_s, replay.make, propose, help, pace.edge_draft_s)
+    world = Virtual(device, edge, Blank(vocab), Blank(vocab), setting.link, pace, spans, helping=Blank(vocab))
     world.rest(SETTLE_S)
     result = Result(label or spec.name, length)
     began_s, before, busy = world.now, world.sent_bytes, world.busy_s

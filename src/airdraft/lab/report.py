@@ -7,7 +7,7 @@ from typing import Any
 
 from airdraft.core import schemes
 from airdraft.errors import BadParameterError
-from airdraft.lab.results import HELPED, NOTES, SCHEMES, SIMULATED, Claim, Grid, Row, best, fastest, read, typical
+from airdraft.lab.results import COPYING, NOTES, SCHEMES, SIMULATED, Claim, Grid, Row, best, fastest, read, typical
 
 _TYPICAL_RTTS_MS = (5.0, 20.0, 50.0, 100.0, 200.0)
 _WORDS = {
@@ -63,7 +63,7 @@ def _claims(results: Grid) -> str:
         lines += ["", f"Speed of `auto`, geometric mean over all cells: {means}."]
     if results.gains:
         gains = ", ".join(f"{gain:.2f} × with {_plain(agreement)}" for agreement, gain in results.gains.items())
-        lines += ["", f"Speed of `{HELPED[1]}` against `{schemes.STREAM}/always`, geometric mean: {gains}."]
+        lines += ["", f"Speed of `{COPYING}` against `{schemes.STREAM}/always`, geometric mean: {gains}."]
     return "\n".join(lines)
 
 

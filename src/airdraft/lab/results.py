@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from airdraft.core import schemes
 from airdraft.errors import BadParameterError
-from airdraft.proposers import Lookup
+from airdraft.proposers import Lookup, draft
 
 SIMULATED = "simulated (virtual time)"
 """Label beside everything that is shown."""
@@ -20,8 +20,27 @@ EXACT: tuple[str, ...] = tuple(
     for label in ([f"{name}/{race}" for race in schemes.RACES] if scheme.traits.races else [name])
 )
 """Exact schemes, one for each race policy where they race, from the simplest to the most elaborate."""
-HELPED = tuple(f"{name}+{Lookup.name}" for name in (schemes.SERVER, schemes.STREAM))
-"""Exact schemes at an edge that proposes copies of the text itself: without drafts, and with them in a raced stream."""
+
+
+class Help(NamedTuple):
+    """What an edge adds to a scheme."""
+
+    scheme: str
+    """A stream races always."""
+    proposers: tuple[str, ...]
+    drafts: bool
+    """Whether the edge has a draft model of its own."""
+
+
+_SERVER, _STREAM = schemes.SERVER, schemes.STREAM
+COPYING = f"{_STREAM}+{Lookup.name}"
+HELPED: dict[str, Help] = {
+    f"{_SERVER}+{Lookup.name}": Help(_SERVER, (Lookup.name,), drafts=False),
+    f"{_SERVER}+{draft.NAME}": Help(_SERVER, (), drafts=True),
+    COPYING: Help(_STREAM, (Lookup.name,), drafts=False),
+    "all": Help(_STREAM, (Lookup.name,), drafts=True),
+}
+"""Exact schemes at an edge that speculates as well. `all`: the device drafts, the edge drafts and copies."""
 SCHEMES: tuple[str, ...] = (*EXACT, *HELPED, "auto", "oracle", "device")
 """All that is shown: these, the choice among them, a stream whose drafts are always right, and the device alone, which
 is not exact."""
@@ -60,6 +79,8 @@ class Row(msgspec.Struct, frozen=True):
     target_forwards_per_token: float
     uplink_bits_per_token: float
     downlink_bits_per_token: float
+    device_drafts_per_token: float
+    """Forwards of the device's draft model: what a token costs the device's battery."""
     exact: bool
     bottleneck: str
 

@@ -1,7 +1,8 @@
 """Traces of real links: the recorded pair over every run of a trace file, in virtual time.
 
 Each scheme writes one text that is longer than the run. Of many texts some would begin, which takes the uplink, during
-an outage. That is luck, other luck for each scheme, and on a bad link it would outweigh everything else.
+an outage. That is luck, other luck for each scheme, and on a bad link it would outweigh everything else. That text
+is made of recorded ones, again and again, so nothing copies from it here.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, RefusedError
-from airdraft.lab.cell import Result, Setting, auto, run
+from airdraft.lab.cell import Result, Setting, auto, compute, run
 from airdraft.lab.record import Recording, prompts, record
 from airdraft.link.trace import Series, TraceLink, TraceRun
 from airdraft.link.tracefile import read
 from airdraft.models.engines import load
+from airdraft.proposers import draft
 from airdraft.sim.virtual import Compute
 
 BAR = 0.95
@@ -117,14 +119,14 @@ def tasks(paths: Sequence[Path], rtt_ms: float, draft_ms: float, verify_ms: floa
             raise BadParameterError(f"{name} is {value:g}; give a finite number above 0")
     if not 0 <= rtt_ms < math.inf:
         raise BadParameterError(f"rtt-ms is {rtt_ms:g}; give a finite round trip of 0 ms or more")
-    compute = Compute(draft_ms / 1e3, verify_ms / 1e3)
+    pace = compute(draft_ms, verify_ms)
     found = []
     for path in paths:
         folder = "/".join(path.absolute().parts[-3:-1])  # data sets name their files alike
         for each in read(path):
             TraceLink(each, rtt_s=rtt_ms / 1e3)  # refuses now what could not be replayed later
             length_s = min(seconds, each.uplink_bps.ends_s[-1])
-            found.append(Task(f"{folder}/{each.name}", each, rtt_ms / 1e3, compute, length_s))
+            found.append(Task(f"{folder}/{each.name}", each, rtt_ms / 1e3, pace, length_s))
     return found
 
 
@@ -136,12 +138,14 @@ def trace(recorded: Recording, task: Task) -> Traced:
 
     began_s: list[float] = []
 
-    def one(spec: SchemeSpec, label: str, length: int | None = None, policy: bool = False) -> Speed:
+    def one(
+        spec: SchemeSpec, label: str, length: int | None = None, policy: bool = False, drafts: bool = False
+    ) -> Speed:
         chosen = auto(recorded.vocab_size, spec) if policy else None
         try:
             result = run(
                 recorded, setting, spec, length=length, policy=chosen, label=label, until_s=task.seconds,
-                heartbeat_s=PATIENCE_S,
+                heartbeat_s=PATIENCE_S, drafts=drafts,
             )  # fmt: skip
         except RefusedError as error:
             raise BadParameterError(
@@ -156,7 +160,8 @@ def trace(recorded: Recording, task: Task) -> Traced:
         speeds.append(max(tried, key=lambda each: each.tokens_per_s))
     stream = schemes.STREAM
     speeds += [one(SchemeSpec(stream, race=race), f"{stream}/{race}") for race in ("off", "always")]
-    speeds.append(one(SchemeSpec(stream), "auto", policy=True))
+    speeds += [one(SchemeSpec(name), f"{name}+{draft.NAME}", drafts=True) for name in (schemes.SERVER, stream)]
+    speeds.append(one(SchemeSpec(stream), "auto", policy=True, drafts=True))
     if len(set(began_s)) != 1:  # all connect alike
         raise ValueError(f"{task.name}: the texts of some schemes began later than those of others")
     rates_bps = list(_during(task.run.uplink_bps, began_s[0], task.seconds))

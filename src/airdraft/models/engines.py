@@ -179,6 +179,25 @@ def load_target(
     return _within(model if engine in REMOTE else steadied(model), fit), tokenizer
 
 
+def load_helping(draft: str, target: Tokenizer, *, engine: str | None = None, fit: Fit = ANY) -> TargetEngine:
+    """What an edge drafts with itself: the model called `draft`, which must have the vocabulary of `target`.
+
+    Raises: `ModelError` if it cannot be had, or has another vocabulary, which is seen before its weights are read.
+    """
+    path, engine = _here(draft, engine)
+    _check_fit(engine, fit)
+    tokenizer = _tokenizer(path)
+    if (tokenizer.digest, tokenizer.vocab_size) != (target.digest, target.vocab_size):
+        raise ModelError(
+            f"the edge's draft {draft} ({tokenizer.vocab_size} tokens) and its target ({target.vocab_size} tokens) do "
+            "not share one vocabulary; pick a draft with the target's own tokenizer"
+        )
+    model = _make(engine, path, draft, fit, DRAFT_WIDTHS, sequences=TARGETS)
+    _check(draft, path, model.info.eos_ids, model.info.vocab_size, tokenizer)
+    found: TargetEngine = _within(model, fit)
+    return found
+
+
 def resolve(name: str, engine: str | None = None) -> Path:
     """Where the model called `name` lies, see `locate`.
 

@@ -10,6 +10,9 @@ from typing import Any
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import Brancher, Copier, FloatArray, LanguageModel, Part, TargetEngine
 
+EDGE_DRAFT = 0.1
+"""Time of a forward of an edge's own draft model, as a share of its target's: an assumption."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -18,6 +21,11 @@ class Profile:
     draft_s: float
     target_s: float
     description: str
+
+    @property
+    def edge_draft_s(self) -> float:
+        """A forward of the edge's own draft model, if it has one."""
+        return EDGE_DRAFT * self.target_s
 
 
 PROFILES = {

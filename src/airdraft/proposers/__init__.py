@@ -1,4 +1,4 @@
-"""Proposers at the edge that need no model: copies of text and prediction, and second uses of dead drafts."""
+"""Proposers at the edge: copies of text and prediction, second uses of dead drafts, and a draft model of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 from airdraft.core.edge import Propose, Proposer
 from airdraft.errors import BadParameterError
+from airdraft.proposers.draft import drafting
 from airdraft.proposers.lookup import Lookup
+from airdraft.proposers.ngram import Ngram, Ngrams
 from airdraft.proposers.predicted import Predicted
 from airdraft.proposers.salvage import Salvage
 
@@ -14,10 +16,13 @@ PROPOSERS: dict[str, Callable[[Sequence[int]], Proposer]] = {
     Predicted.name: Predicted,
     Lookup.name: lambda _: Lookup(),
     Salvage.name: lambda _: Salvage(),
+    Ngram.name: lambda _: Ngram(Ngrams()),
 }
 """Makers of proposers by name, given what the client predicts. To add one, write its file and give it a line here."""
 USUAL = (Predicted.name, Lookup.name, Salvage.name)
 """Those that an edge has unless told otherwise, in the order in which they are asked."""
+LEARNING = (Ngram.name,)
+"""Those that learn from one text for another, and so must be made for each tenant."""
 NONE = "none"
 """The word for none at all."""
 
@@ -38,8 +43,13 @@ def named(words: str) -> tuple[str, ...]:
 
 
 def maker(names: tuple[str, ...]) -> Propose:
-    """Return what makes the proposers of one text, in this order."""
-    return lambda prediction: [PROPOSERS[name](prediction) for name in names if prediction or name != Predicted.name]
+    """Return what makes the proposers of one text, in this order. All texts learn from each other, so it is for one
+    tenant if any of them is in `LEARNING`."""
+    table = Ngrams()
+    makers = PROPOSERS | {Ngram.name: lambda _: Ngram(table)}
+    return lambda prediction: [makers[name](prediction) for name in names if prediction or name != Predicted.name]
 
 
-__all__ = ["NONE", "PROPOSERS", "USUAL", "Lookup", "Predicted", "Salvage", "maker", "named"]
+__all__ = [
+    "LEARNING", "NONE", "PROPOSERS", "USUAL", "Lookup", "Ngram", "Predicted", "Salvage", "drafting", "maker", "named",
+]  # fmt: skip

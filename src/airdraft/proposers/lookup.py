@@ -27,6 +27,11 @@ class Lookup:
     def __init__(self) -> None:
         self._index, self._odds = Index(), Odds(CHANCES)
 
+    @property
+    def right(self) -> float:
+        """See `Proposer.right`."""
+        return self._odds.right
+
     def propose(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Sequence[int]:
         """See `Proposer.propose`. The device's drafts count as text to find what follows them."""
         self._odds.learn(text)

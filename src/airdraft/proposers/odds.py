@@ -28,6 +28,8 @@ class Odds:
         self._start = 0  # position of the last proposal, the device's drafts before it included
         self._tokens: Sequence[int] = ()
         self._drafts = self._grade = 0
+        self.right = 0.0
+        """How many of the tokens that `worth` counted last are right in the mean."""
 
     def note(self, text: Sequence[int], drafts: Sequence[int], tokens: Sequence[int], grade: int) -> None:
         """Keep a proposal of `tokens` after `text` and `drafts`, to learn from it later."""
@@ -55,9 +57,11 @@ class Odds:
         A token counts only if all before it are right, and so its chance is a product.
         """
         chance, count = self._device**drafts, 0
+        self.right = 0.0
         while count < most:
             chance *= self._chances[min(grade + count, len(self._chances) - 1)]
             if chance < WORTH:
                 break
             count += 1
+            self.right += chance
         return count

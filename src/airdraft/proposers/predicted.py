@@ -28,6 +28,11 @@ class Predicted:
         self._place = 0, 0
         self._seen: int | None = None  # tokens of the text that were looked at
 
+    @property
+    def right(self) -> float:
+        """See `Proposer.right`."""
+        return self._odds.right
+
     def propose(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Sequence[int]:
         """See `Proposer.propose`."""
         self._odds.learn(text)

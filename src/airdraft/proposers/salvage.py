@@ -27,6 +27,11 @@ class Salvage:
         self._start = 0
         self._dead: list[int] = []  # at the positions from `_start` on
 
+    @property
+    def right(self) -> float:
+        """See `Proposer.right`."""
+        return self._odds.right
+
     def propose(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Sequence[int]:
         """See `Proposer.propose`. Where the device has live drafts, its dead ones are silent."""
         self._odds.learn(text)

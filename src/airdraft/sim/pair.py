@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from airdraft.control.machine import device_machine
 from airdraft.core.device import DeviceMachine
-from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
+from airdraft.core.edge import EdgeMachine, Help, Limits, Propose, Target, nobody
 from airdraft.core.events import Committed, Event, Failed, Finished, Forward
 from airdraft.core.messages import VERSION, Hello
 from airdraft.core.request import Counts, Request
@@ -39,16 +39,19 @@ class Pair:
         propose: Propose = nobody,
         lookup: bool = False,
         trees: bool = False,
+        help: Help | None = None,
+        helping: LanguageModel | None = None,
     ) -> None:
-        """`chunk`: bytes that the wire carries at a time. `propose`: as for `EdgeMachine`. `lookup`: see
-        `device_machine`. `trees`: whether both models run trees."""
+        """`chunk`: bytes that the wire carries at a time. `propose`, `help`: as for `EdgeMachine`, which runs `helping`
+        as its own draft model; None: that fails. `lookup`: see `device_machine`. `trees`: whether both models run
+        trees."""
         tokenizer, context = bytes(16), target.max_context
         identity = Target("airdraft", target.name, tokenizer, target.vocab_size, context, target.eos_ids, trees=trees)
-        self.edge = EdgeMachine(identity, limits or Limits(), now=0.0, propose=propose)
+        self.edge = EdgeMachine(identity, limits or Limits(), now=0.0, propose=propose, help=help)
         hello = Hello(VERSION, "airdraft", draft.name, tokenizer, draft.vocab_size)
         self.device = device_machine(hello, draft.max_context, now=0.0, lookup=lookup, wide=trees)
-        self._draft, self._target, self._chunk = draft, target, chunk
-        self._caches: dict[tuple[str, int], object] = {}
+        self._draft, self._target, self._helping, self._chunk = draft, target, helping, chunk
+        self._caches: dict[tuple[str, int, bool], object] = {}
         self._pump(PairText())
 
     def write(self, request: Request) -> PairText:
@@ -90,9 +93,12 @@ class Pair:
         return events
 
     def _forward(self, side: str, event: Forward) -> list[Event]:
-        model = self._draft if side == "device" else self._target
-        machine = self.device if side == "device" else self.edge
-        key = (side, event.session)
+        machine, model = (self.device, self._draft) if side == "device" else (self.edge, self._target)
+        if event.draft:
+            if self._helping is None:
+                return self.edge.unhelped(event.session)
+            model = self._helping
+        key = (side, event.session, event.draft)
         if key not in self._caches:
             self._caches[key] = model.new_cache()
         event = machine.latest(event)

@@ -32,10 +32,14 @@ class Compute:
 
     draft_s: float
     verify_s: float
+    edge_draft_s: float = 0.0
+    """Of the edge's own draft model, which shares the processor with the target."""
 
     def takes_s(self, side: Side, forward: Forward, now: float) -> float:
         """Return the duration of a forward that starts now, in seconds."""
-        return self.draft_s if side == "device" else self.verify_s
+        if side == "device":
+            return self.draft_s
+        return self.edge_draft_s if forward.draft else self.verify_s
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class _Side:
         self.machine = machine
         self.model = model
         self.pipe = pipe
-        self.caches: dict[int, Any] = {}
+        self.caches: dict[tuple[int, bool], Any] = {}  # by session, and whether the edge's own draft model's
         self.ended: set[int] = set()  # ended sessions with a forward still under way
         self.free_s = 0.0
         self.busy_s = 0.0
@@ -97,9 +101,11 @@ class Virtual:
         *,
         began_s: float = 0.0,
         faults: Sequence[tuple[float, Callable[[Virtual], None]]] = (),
+        helping: LanguageModel | None = None,
     ) -> None:
         """Both machines must have been made at time `began_s`. `spans` is filled if given.
 
+        helping: the edge's own draft model; None: its forwards fail.
         faults: the faults of this connection and their times. Each may `tear` it, or end it by raising an error, which
             the call that lets time pass then raises.
         Raises: `RefusedError` if the two sides do not shake hands.
@@ -107,7 +113,7 @@ class Virtual:
         self.now = began_s
         self._device = _Side("device", device, draft, link.uplink())
         self._edge = _Side("edge", edge, target, link.downlink())
-        self._compute = compute
+        self._compute, self._helping, self._unhelped = compute, helping, edge.unhelped
         self._spans = spans
         self._todo: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
@@ -191,7 +197,8 @@ class Virtual:
                 if isinstance(event, Failed):
                     raise RefusedError(event.code, event.message)
             if isinstance(event, Failed | Finished) and event.session is not None:
-                side.caches.pop(event.session, None)
+                for draft in (False, True):
+                    side.caches.pop((event.session, draft), None)
                 side.ended.add(event.session)
             if isinstance(event, Finished):
                 if side is self._device and self._text is not None:
@@ -218,10 +225,14 @@ class Virtual:
     def _finish(self, side: _Side, forward: Forward) -> None:
         if forward.session in side.ended:
             return
-        cache = side.caches.get(forward.session)
+        key, model = (forward.session, forward.draft), self._helping if forward.draft else side.model
+        if model is None:
+            self._serve(side, self._unhelped(forward.session))
+            return
+        cache = side.caches.get(key)
         if cache is None:
-            cache = side.caches[forward.session] = side.model.new_cache()
-        logits = run(side.model, cache, forward)
+            cache = side.caches[key] = model.new_cache()
+        logits = run(model, cache, forward)
         self._serve(side, side.machine.forwarded(forward.session, logits, self.now))
 
     def _flush(self, side: _Side) -> None:

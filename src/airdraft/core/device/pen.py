@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,6 +56,10 @@ class Making:
     """Whether the draft model's forwards may have `parents` and `picks`."""
     vocab_size: int
 
+    def facts(self) -> Facts:
+        """What is learned of the connection so far, and what the edge has said of itself."""
+        return replace(self.learner.facts(), edge_draft_s=self.peer.welcome.draft_s or 0.0)
+
 
 class Pen:
     """Drafts and sends under the session's current scheme and mode."""
@@ -99,6 +103,7 @@ class Pen:
     def told(self, rows: np.ndarray, now: float) -> None:
         """Take the draft model's rows [rows, vocab]."""
         self._learner.drafted(now - self._asked_s, len(rows))
+        self._request.counts.draft_rows += len(rows)
         branch, drafts = self.branch, self.state in (State.DRAFTING, State.STREAMING)
         if self._void:  # asked for by another branch
             self._void = branch.asking = False

@@ -61,9 +61,8 @@ class DeviceSession:
 
     def __init__(self, number: int, request: Request, making: Making, now: float) -> None:
         welcome, tokens = making.peer.welcome, [*request.prompt, *request.committed]
-        self.number, self.counts = number, request.counts
-        end = min(len(request.prompt) + request.max_tokens, welcome.max_context)
-        self.text = Prefix(tokens, end, welcome.eos_ids)
+        self.number, self.counts, end = number, request.counts, len(request.prompt) + request.max_tokens
+        self.text = Prefix(tokens, min(end, welcome.max_context), welcome.eos_ids)
         self._peer, self._request, self._learner, self._make_scheme = making.peer, request, making.learner, making.make
         self._law = Law(request.params, request.seed, making.vocab_size)
         self._pen = Pen(number, self.text, self._law, request, making)
@@ -72,10 +71,11 @@ class DeviceSession:
         self._answers_due, self._is_open = 1, False  # the `Opened` for `Open` and for every `Switch`
         self._now = self._opened_s = self._reviewed_s = now
         self._queued_s, self._opening_bytes = self._learner.queued_s(now), 0  # how long `Open` waits to leave, its size
+        self._facts = making.facts
         self._policy = request.policy or making.plan(request, making.vocab_size, self._pen.most)
         self.curious = not isinstance(self._policy, Given) or request.rule is not None or self._pen.measures
         """Whether any decision depends on measurements."""
-        self._pen.facts = self._learner.facts()
+        self._pen.facts = self._facts()
         self._pen.mode = self._policy.choose(self._pen.facts, now)
         scheme = self._make()
         self._pen.begin(State.DRAFTING if scheme.traits.rounds else State.STREAMING, scheme)
@@ -251,7 +251,7 @@ class DeviceSession:
         outs, settled = list[Out](), self.state in (State.DRAFTING, State.STREAMING)
         if settled and self.curious and self._now - self._reviewed_s >= REVIEW_S:
             self._reviewed_s = self._now
-            self._pen.facts = self._learner.facts()
+            self._pen.facts = self._facts()
             outs = self._apply(self._policy.choose(self._pen.facts, self._now))
         return outs + self._advance()
 

@@ -9,19 +9,29 @@ import numpy as np
 from airdraft.core import schemes
 from airdraft.core.bits import unpack
 from airdraft.core.connection import Machine
-from airdraft.core.edge.proposing import Propose, nobody
+from airdraft.core.edge.proposing import Help, Pace, Propose, nobody
 from airdraft.core.edge.session import EdgeSession
+from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Limits, Target
 from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
 from airdraft.core.law import Law
-from airdraft.core.messages import MOST_NODES, VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome, clip
+from airdraft.core.messages import (
+    MOST_NODES,
+    VERSION,
+    Close,
+    Error,
+    Hello,
+    Message,
+    Open,
+    SchemeSpec,
+    ToEdge,
+    Welcome,
+    clip,
+)
 from airdraft.core.schemes import Ruling
 from airdraft.core.states import CONNECTION
 from airdraft.core.text import Prefix
 from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError, too_long
-
-SMOOTHING = 0.2
-"""Weight of the last forward in the running mean of durations."""
 
 
 class EdgeMachine(Machine):
@@ -35,28 +45,36 @@ class EdgeMachine(Machine):
         verify_s: float = 0.0,
         make: Callable[..., schemes.Scheme] = schemes.make,
         propose: Propose = nobody,
+        help: Help | None = None,
+        draft_s: float = 0.0,
     ) -> None:
         """
         Args:
             verify_s: duration of a forward so far, for devices to plan with; 0 if not known.
             make: makes schemes.
             propose: makes the proposers of a text.
+            help: makes the helper of a text, if the edge has a draft model of its own, of which a forward takes
+                `draft_s`; 0 if not known.
         """
         super().__init__(ToEdge, now, limits.max_frame)
-        self._make, self._propose = make, propose
+        self._make, self._propose, self._help = make, propose, help
         self.heartbeat_s = limits.heartbeat_s
-        self.verify_s = verify_s
-        """Duration of a target forward in seconds; 0 if not known."""
+        self.pace = Pace(verify_s, draft_s)
         self._target = target
         self._limits = limits
         self._greeted = False
         self._sessions: dict[int, EdgeSession] = {}
-        self._asked_s: dict[int, float] = {}  # time of each session's request for a forward
+        self._asked: dict[int, tuple[float, Forward]] = {}  # the forward under way of each session, and since when
         self._last_opened = 0
         self.admit: Callable[[], None] | None = None
         """Called before each text opens. Raises: `RefusedError` to refuse it."""
         self.held: Callable[[Sequence[int]], int] | None = None
         """Says how many of a text's first tokens the engine holds already."""
+
+    @property
+    def verify_s(self) -> float:
+        """Duration of a target forward in seconds; 0 if not known."""
+        return self.pace.verify_s
 
     def text(self, session: int) -> Sequence[int]:
         """Return a session's prompt and committed tokens; empty if there is no such session."""
@@ -85,14 +103,20 @@ class EdgeMachine(Machine):
         self._now = now
         if session not in self._sessions or self.closed:
             return []
-        asked_s = self._asked_s.pop(session, None)
+        asked = self._asked.pop(session, None)
         try:
             outs = self._sessions[session].forwarded(logits, ruling)
         except RemoteProtocolError as error:  # in a draft that came during the prefill
             return self.failed(session, error.code, str(error))
-        if asked_s is not None:
-            self._took(now - asked_s)
+        if asked is not None:
+            self.pace.took(asked[1], now - asked[0])
         return self._emit(outs)
+
+    def unhelped(self, session: int) -> list[Event]:
+        """Let one session go on without the edge's own draft model, whose `Forward` cannot run."""
+        self._asked.pop(session, None)
+        found = self._sessions.get(session)
+        return self._emit(found.unhelped()) if found is not None and not self.closed else []
 
     def failed(self, session: int, code: str, message: str) -> list[Event]:
         """End one session, whose `Forward` cannot run."""
@@ -104,22 +128,17 @@ class EdgeMachine(Machine):
     def _own_verify_s(self) -> float:
         return self.verify_s
 
-    def _took(self, seconds: float) -> None:
-        """Note the duration of a forward with rows, from its request on."""
-        known, seconds = self.verify_s, min(seconds, 3600.0)  # the longest that messages can say
-        self.verify_s = seconds if known == 0 else known + SMOOTHING * (seconds - known)
-
     def _forget(self, session: int) -> bool:
         """Drop a session. Returns whether there was one."""
-        self._asked_s.pop(session, None)
+        self._asked.pop(session, None)
         return self._sessions.pop(session, None) is not None
 
     def _emit(self, outs: Iterable[Out]) -> list[Event]:
         """See `Machine._emit`. Forwards are timed from here."""
         events = super()._emit(outs)
         for event in events:
-            if isinstance(event, Forward) and event.rows:
-                self._asked_s[event.session] = self._now
+            if isinstance(event, Forward):
+                self._asked[event.session] = self._now, event
         return events
 
     def _handle(self, message: Message, now: float) -> Iterable[Event]:
@@ -167,7 +186,7 @@ class EdgeMachine(Machine):
         welcome = Welcome(
             VERSION, clip(target.software), clip(target.model), target.max_context, limits.max_frame, limits.max_draft,
             limits.max_sessions, limits.heartbeat_s, target.eos_ids, self.verify_s, target.digest, target.exactness,
-            MOST_NODES if target.trees else 0,
+            MOST_NODES if target.trees else 0, None if self._help is None else self.pace.draft_s,
         )  # fmt: skip
         self._send(welcome)
         return []
@@ -212,10 +231,10 @@ class EdgeMachine(Machine):
         if text.over:
             raise RemoteProtocolError(Code.STATE, "nothing is left to write: every token asked for is committed")
         law = Law(message.params, message.seed, target.vocab_size)
-        session = EdgeSession(
-            message.session, text, law, message.scheme, target, self._limits.max_draft, message.logprobs, self._make,
-            self._propose(prediction),
-        )  # fmt: skip
+        stream = EdgeStream(text, self._limits.max_draft, self._propose(prediction), target.trees)
+        if self._help is not None:
+            stream.helped(self._help, self._make(SchemeSpec(schemes.STREAM), law, schemes.DEVICE), self.pace)
+        session = EdgeSession(message.session, text, law, message.scheme, target, stream, message.logprobs, self._make)
         if self.admit is not None:
             self.admit()
         return session

@@ -1,7 +1,7 @@
 """Proposals at the edge: tokens that may follow a text, from whoever at the edge has an idea.
 
 Under shared noise the target's own choice is committed whatever was proposed, so a wrong proposal costs a row of a
-forward and never the text. Proposals join forwards that run anyway; none runs for their sake.
+forward and never the text. Proposals join forwards that run anyway; no forward of the target runs for their sake.
 """
 
 from __future__ import annotations
@@ -10,9 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
+from airdraft.core.drafting import Ask
 from airdraft.core.events import Forward, Progress
 from airdraft.core.schemes import Drafts, Ruling
 from airdraft.core.text import Prefix
+
+SMOOTHING = 0.2
+"""Weight of the last forward in the running mean of durations."""
+MOST_TIMED = 8
+"""Tokens up to which a forward of the edge's own draft model does not count as reading a prompt."""
 
 
 class Proposer(Protocol):
@@ -20,6 +28,11 @@ class Proposer(Protocol):
 
     name: str
     """For metrics and traces."""
+
+    @property
+    def right(self) -> float:
+        """How many tokens of its last answer are right in the mean; one is only if all before it are."""
+        ...
 
     def propose(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Sequence[int]:
         """Propose what follows `text` and then the device's `drafts`: at most `most` tokens, or none.
@@ -40,6 +53,58 @@ Propose = Callable[[Sequence[int]], Sequence[Proposer]]
 def nobody(prediction: Sequence[int]) -> Sequence[Proposer]:
     """Make no proposers."""
     return ()
+
+
+class Helper(Protocol):
+    """A draft model at the edge, which drafts for one text between the target's forwards where that saves time."""
+
+    name: str
+    """For metrics and traces."""
+
+    def want(self, text: Sequence[int], drafts: Sequence[int], proposed: float, most: int) -> Ask | None:
+        """Return the forward of the draft model to run before the target's; None: let the target go on.
+
+        `drafts` follow the text, and so may what is proposed, of which so many tokens are right in the mean. At most
+        `most` tokens fit into the target's forward.
+        """
+        ...
+
+    def told(self, row: np.ndarray) -> None:
+        """Take the row [vocab] that `want` asked for."""
+        ...
+
+    def instead(self, text: Sequence[int], drafts: Sequence[int], proposed: float, most: int) -> Sequence[int]:
+        """Return what to verify after `text` instead of the drafts and what is proposed; nothing to leave it so."""
+        ...
+
+
+@dataclass
+class Pace:
+    """How long forwards take at an edge, in seconds, from asking for one to its rows; 0: not known."""
+
+    verify_s: float = 0.0
+    draft_s: float = 0.0
+    """A forward of the edge's own draft model, for one token."""
+
+    def took(self, forward: Forward, seconds: float) -> None:
+        """Note how long a forward took. One that reads a prompt says nothing."""
+        seconds = min(seconds, 3600.0)  # the longest that messages can say
+        if forward.draft and len(forward.tokens) <= MOST_TIMED:
+            self.draft_s += (SMOOTHING if self.draft_s else 1) * (seconds - self.draft_s)
+        elif forward.rows and not forward.draft:
+            self.verify_s += (SMOOTHING if self.verify_s else 1) * (seconds - self.verify_s)
+
+
+Draw = Callable[[np.ndarray, Sequence[int]], int]
+"""Draws the token that a row [vocab] of the edge's draft model stands for, after the text and some drafts."""
+Help = Callable[[Draw, Pace], Helper]
+"""Makes the helper of a text."""
+
+
+def agreeing(some: Sequence[int], others: Sequence[int]) -> int:
+    """Count the first tokens that two sequences share."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(some), len(others)))
 
 
 @dataclass(frozen=True)

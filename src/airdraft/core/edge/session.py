@@ -15,7 +15,7 @@ import numpy as np
 
 from airdraft.core import schemes
 from airdraft.core.connection import known_rows
-from airdraft.core.edge.proposing import Load, Proposer
+from airdraft.core.edge.proposing import Load
 from airdraft.core.edge.rounds import EdgeRounds
 from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Target
@@ -49,26 +49,23 @@ class EdgeSession:
         law: Law,
         spec: SchemeSpec,
         target: Target,
-        max_draft: int,
+        stream: EdgeStream,
         logprobs: int | None = None,
         make: Callable[[SchemeSpec, Law, int], Scheme] = schemes.make,
-        proposers: Sequence[Proposer] = (),
     ) -> None:
         """
         Args:
             text: prompt and committed tokens; only the session writes to it.
-            max_draft: most drafts in one forward, proposals included.
+            stream: of this text, for while it has no rounds; it knows how many drafts a forward takes.
             logprobs: as in `Open`.
-            proposers: as for `EdgeStream`; this text's own.
         Raises: `BadParameterError` for a text that the target cannot write exactly, or a bad scheme.
         """
         target.check(law.params, logprobs)
         self.text = text
         self._number, self._law, self._make_scheme = number, law, make
         self._logprobs, self._is_normalised = logprobs, target.top_k is not None
-        self._max_draft = max_draft
         self._scheme, self._name = self._make(spec), spec.name
-        self.rounds, self._stream = EdgeRounds(), EdgeStream(text, max_draft, proposers, target.trees)
+        self.rounds, self._stream = EdgeRounds(), stream
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
         self._seq = 0  # the last draft that arrived
         self._load = Load()  # of the forward under way
@@ -92,9 +89,8 @@ class EdgeSession:
 
     def latest(self, forward: Forward) -> Forward:
         """Return the forward to run when its turn comes, with any drafts that arrived since."""
-        if self.state not in (State.STREAMING, State.SWITCHING) or not forward.rows or self._scheme.traits.rounds:
-            return forward
-        return self._next()
+        streams = self.state in (State.STREAMING, State.SWITCHING) and not self._scheme.traits.rounds
+        return self._next() if streams and forward.rows and not forward.draft else forward
 
     def handle(self, message: Message) -> list[Out]:
         """Act on a message from the device. Raises: `RemoteProtocolError`, or `BadParameterError` for a bad scheme."""
@@ -105,16 +101,19 @@ class EdgeSession:
         return act(message)
 
     def judge(self, logits: np.ndarray) -> Ruling | None:
-        """Rule on the drafts in the forward under way, as `forwarded` would, in any thread. A prefill has no ruling."""
-        if not self._loaded:
+        """Rule on the drafts in the target's forward under way, as `forwarded` would, in any thread; on no prefill."""
+        if not self._loaded or self._stream.drafting:
             return None
         drafts = self._load.drafts
         return self._scheme.verify(drafts, known_rows(logits, len(drafts) + 1, self._law.vocab_size), self.text.place)
 
     def forwarded(self, logits: np.ndarray, ruling: Ruling | None = None) -> list[Out]:
-        """Commit tokens from the target's rows, [rows, vocab or more]. `ruling`: what `judge` has said of them."""
+        """Commit tokens from the rows asked for, [rows, vocab or more]. `ruling`: what `judge` has said of them."""
         if not self._loaded:
             return self._prefilled()
+        if self._stream.drafting:
+            self._stream.told(logits, self._law.vocab_size)
+            return self._drafted()
         if not self._forwarding:
             raise LocalProtocolError(f"forwarded() while {self.state.value}: no forward was asked for")
         text, load, start = self.text, self._load, self.text.length
@@ -133,11 +132,21 @@ class EdgeSession:
         committed = len(tokens) + self._recovery_due
         outs: list[Out] = [load.progress(self._number, start, ruling, committed, rounds)]
         if self._logprobs is not None:
-            outs.append(self._said(start, tokens, logits[[0, *(node + 1 for node in ruling.path)]]))
+            rows = logits[[0, *(node + 1 for node in ruling.path)], : self._law.vocab_size]
+            outs.append(_said(self._number, start, tokens, rows, self._logprobs, normalised=self._is_normalised))
         if not rounds:
             return outs + self._streamed(start, ruling)
         self.state = State.DONE if text.over else State.RECOVERING if self._recovery_due else State.IDLE
         return [*outs, self.rounds.verdict(self._number, self._seq, ruling, text)]
+
+    def unhelped(self) -> list[Out]:
+        """Go on without the edge's own draft model, whose forward cannot run."""
+        self._stream.unhelped()
+        return self._drafted()
+
+    def _drafted(self) -> list[Out]:
+        self._forwarding = False
+        return self._go_on() if self._switch is None else self._switched()
 
     def _streamed(self, start: int, ruling: Ruling) -> list[Out]:
         outs: list[Out] = [self._stream.tokens(self._number, self._seq, start, ruling, self._load)]
@@ -146,15 +155,10 @@ class EdgeSession:
             return outs
         return outs + (self._go_on() if self._switch is None else self._switched())
 
-    def _said(self, start: int, tokens: Sequence[int], rows: np.ndarray) -> Logprobs:
-        most, pairs = self._logprobs or 0, zip(rows[:, : self._law.vocab_size], tokens, strict=False)
-        known = [logprob_of(row, token, most, normalised=self._is_normalised) for row, token in pairs]
-        return Logprobs(self._number, start, len(tokens), encode_logprobs(known, self._law.vocab_size))
-
     def _confirm(self, cached: int = 0) -> list[Out]:
         """Confirm the scheme, and the position where the text goes on."""
-        text = self.text
-        return [Taken(self._number, text.length), Opened(self._number, text.length, text.digest, cached)]
+        length, digest = self.text.length, self.text.digest
+        return [Taken(self._number, length), Opened(self._number, length, digest, cached)]
 
     def _prefilled(self) -> list[Out]:
         self._loaded = True
@@ -169,21 +173,17 @@ class EdgeSession:
         if self.state is not State.STREAMING or self._forwarding:
             return []
         forward = self._next()
-        if self._stream.waits(self._scheme, self._load, self._room()):
+        if self._stream.waits(self._scheme):
             return []
         self._forwarding = True
-        return [forward]
+        return [self._stream.ask(self._number, forward.spare) or forward]
 
     def _next(self) -> Forward:
-        self._load = self._stream.next(self._room())
-        return self._load.forward(self._number, self.text, self._picks, self._stream.is_spare(self._scheme, self._load))
-
-    def _room(self) -> int:
-        """Number of drafts that a forward may take, leaving a place for the token after them."""
-        return min(self._max_draft, int(self.text.end) - self.text.length - 1)
+        self._load = self._stream.next()
+        return self._load.forward(self._number, self.text, self._picks, self._stream.is_spare(self._scheme))
 
     def _keep(self, message: Draft) -> list[Out]:
-        self.rounds.keep(message, self._scheme, self._room())
+        self.rounds.keep(message, self._scheme, self._stream.room)
         self.state = State.WAITING
         return [self._offered(message)]
 
@@ -204,7 +204,7 @@ class EdgeSession:
 
     def _start(self, message: Draft) -> list[Out]:
         self._recover(message.recovered)
-        drafts = self.rounds.open(message, self.text, self._scheme, self._room())
+        drafts = self.rounds.open(message, self.text, self._scheme, self._stream.room)
         self._load = Load(drafts, len(drafts))
         self._seq, self.state, self._forwarding = message.seq, State.VERIFYING, True
         return [self._load.forward(self._number, self.text, self._picks)]
@@ -259,3 +259,9 @@ class EdgeSession:
     def _append(self, tokens: Sequence[int]) -> None:
         self.text.append(tokens)
         self._stream.advance(tokens)
+
+
+def _said(number: int, start: int, tokens: Sequence[int], rows: np.ndarray, most: int, *, normalised: bool) -> Logprobs:
+    """Say how likely committed tokens are, given the rows that they were chosen from, [rows, vocab]."""
+    known = [logprob_of(row, token, most, normalised=normalised) for row, token in zip(rows, tokens, strict=False)]
+    return Logprobs(number, start, len(tokens), encode_logprobs(known, rows.shape[1]))

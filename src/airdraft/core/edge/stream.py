@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from airdraft.core.edge.proposing import Load, Proposer
+import numpy as np
+
+from airdraft.core.connection import known_rows
+from airdraft.core.edge.proposing import Help, Helper, Load, Pace, Proposer
 from airdraft.core.edge.tail import Node, Tail
+from airdraft.core.events import Forward
 from airdraft.core.messages import MOST_NODES, MOST_PROPOSED, MOST_VERIFIED, REACH, Draft, Tokens
 from airdraft.core.schemes import Drafts, Ruling, Scheme
 from airdraft.core.schemes.base import check_length
@@ -21,6 +26,20 @@ class EdgeStream:
         self.tail = Tail(text)
         self._text, self._max_draft, self._proposers, self._trees = text, max_draft, proposers, trees
         self._alone = False  # the device has no drafts for now
+        self._drafts: Sequence[int] = ()  # of the device, on the first branch, when `next` was called last
+        self._helper: Helper | None = None
+        self._proposed = 0.0  # tokens proposed last that are right in the mean
+        self.drafting = False
+        """Whether a forward of the edge's own draft model is under way."""
+
+    def helped(self, make: Help, scheme: Scheme, pace: Pace) -> None:
+        """Let the edge draft as well. `scheme`, a device's, draws the tokens."""
+        self._helper = make(partial(_draw, self._text, scheme), pace)
+
+    @property
+    def room(self) -> int:
+        """Number of drafts that a forward may take, leaving a place for the token after them."""
+        return min(self._max_draft, int(self._text.end) - self._text.length - 1)
 
     def offer(self, message: Draft, scheme: Scheme) -> None:
         """Keep drafts that follow the text, and drop those of a dead branch. An empty draft means: go on without me.
@@ -59,12 +78,11 @@ class EdgeStream:
         for proposer in self._proposers if drafts else ():
             proposer.dropped(start, drafts)
 
-    def next(self, room: int) -> Load:
-        """Return the drafts that the next forward verifies, at most `room`: the device's, then a proposer's.
-
-        Of a tree it takes the drafts that came first. A proposal follows its first branch.
-        """
-        nodes = self.tail.nodes[: max(0, room)]
+    def next(self) -> Load:
+        """Return the drafts that the next forward verifies: the device's, and behind their first branch a proposer's or
+        those of the edge's own draft model. Of a tree it takes the drafts that came first."""
+        room = max(0, self.room)
+        nodes = self.tail.nodes[:room]
         if any(node.parent is not before for node, before in zip(nodes, (None, *nodes), strict=False)):
             nodes = nodes[:MOST_VERIFIED]
         place: dict[Node | None, int] = {node: at for at, node in enumerate(nodes)}
@@ -73,23 +91,59 @@ class EdgeStream:
         for at, parent in enumerate(parents):
             if parent == (branch[-1] if branch else -1):
                 branch.append(at)
-        name, most = "", min(room - len(nodes), MOST_PROPOSED)
-        found: Sequence[int] = ()
-        for proposer in self._proposers if most > 0 else ():
-            if found := proposer.propose(self._text.tokens, [nodes[at].token for at in branch], most)[:most]:
-                name = proposer.name
-                break
+        self._drafts = [nodes[at].token for at in branch]
+        found, name = self._found(min(room - len(nodes), MOST_PROPOSED))
+        above = branch[-1] if branch else -1
+        most = min(room, MOST_PROPOSED)
+        if self._helper is not None and most:
+            own = self._helper.instead(self._text.tokens, self._drafts, self._proposed, most)
+            if own:
+                above, known = _along(nodes, parents, own)
+                if not self._trees and above < len(nodes) - 1:  # it leaves the device's chain
+                    nodes, parents = nodes[: above + 1], parents[: above + 1]
+                found, name = own[known:][: room - len(nodes)], self._helper.name
         tokens = [*(node.token for node in nodes), *found]
-        parents += [branch[-1] if branch else -1, *range(len(nodes), len(tokens) - 1)][: len(found)]
+        parents += [above, *range(len(nodes), len(tokens) - 1)][: len(found)]
         return Load(Drafts.of_tokens(tokens, parents), len(nodes), name, [node.number for node in nodes])
 
-    def waits(self, scheme: Scheme, load: Load, room: int) -> bool:
-        """Whether to wait for the device. The edge writes the last token, which has no draft, on its own."""
-        return not load.device and scheme.race == "off" and not self._alone and room > 0
+    def _found(self, most: int) -> tuple[Sequence[int], str]:
+        """Find what the first proposer with an idea proposes, and its name."""
+        self._proposed = 0.0
+        for proposer in self._proposers if most > 0 else ():
+            if found := proposer.propose(self._text.tokens, self._drafts, most)[:most]:
+                self._proposed = proposer.right
+                return found, proposer.name
+        return (), ""
 
-    def is_spare(self, scheme: Scheme, load: Load) -> bool:
+    def ask(self, number: int, spare: bool) -> Forward | None:
+        """Return the forward of the edge's own draft model to run before that of what `next` has just returned.
+
+        None: there is no such model, or its forward would take longer than it saves.
+        """
+        if self._helper is None or self.room < 1:
+            return None
+        most = min(self.room, MOST_PROPOSED)
+        ask = self._helper.want(self._text.tokens, self._drafts[:most], self._proposed, most)
+        self.drafting = ask is not None
+        return None if ask is None else Forward(number, ask.keep, ask.tokens, 1, spare, draft=True)
+
+    def told(self, logits: np.ndarray, vocab_size: int) -> None:
+        """Take the row that `ask` asked for, [1, vocab or more]."""
+        self.drafting = False
+        if self._helper is not None:
+            self._helper.told(known_rows(logits, 1, vocab_size)[0])
+
+    def unhelped(self) -> None:
+        """Go on without the edge's own draft model, which has failed."""
+        self._helper, self.drafting = None, False
+
+    def waits(self, scheme: Scheme) -> bool:
+        """Whether to wait for the device. The edge writes the last token, which has no draft, on its own."""
+        return not self.tail.nodes and scheme.race == "off" and not self._alone and self.room > 0
+
+    def is_spare(self, scheme: Scheme) -> bool:
         """Whether to run a forward only while the engine has nothing else to do."""
-        return not load.device and scheme.race == "idle" and not self._alone
+        return not self.tail.nodes and scheme.race == "idle" and not self._alone
 
     def tokens(self, number: int, seq: int, start: int, ruling: Ruling, load: Load) -> Tokens:
         """Make the message about a commit, after the text holds it."""
@@ -98,3 +152,23 @@ class EdgeStream:
         last = () if ruling.token is None else (ruling.token,)
         node = load.numbers[ruling.path[accepted - 1]] if accepted else None
         return Tokens(number, start, taken + last, self._text.digest, accepted, load.device, seq, node)
+
+
+def _along(nodes: Sequence[Node], parents: Sequence[int], tokens: Sequence[int]) -> tuple[int, int]:
+    """Follow tokens through a tree. Returns: the last draft on the way, -1 for the text, and how many were found."""
+    at = -1
+    for known, token in enumerate(tokens):
+        pairs = enumerate(zip(nodes, parents, strict=True))
+        below = next((child for child, (node, above) in pairs if above == at and node.token == token), None)
+        if below is None:
+            return at, known
+        at = below
+    return at, len(tokens)
+
+
+def _draw(text: Prefix, scheme: Scheme, row: np.ndarray, drafts: Sequence[int]) -> int:
+    """See `Draw`."""
+    place = text.place
+    for token in drafts:
+        place = place.then(token)
+    return scheme.draw(row, place).token

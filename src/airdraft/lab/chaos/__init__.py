@@ -277,7 +277,7 @@ class _Life:
         befalling = [(fault.at_s, partial(self._befall, fault)) for fault in self._ending]
         world = Virtual(
             device, edge, draft, target, TroubledLink(site.link, case.faults),
-            TroubledCompute(site.draft_s, site.verify_s, case.faults), began_s=now,
+            TroubledCompute(site.draft_s, site.verify_s, faults=case.faults), began_s=now,
             faults=[(now, self._begun), *befalling, (self._until_s, self._give_up)],
         )  # fmt: skip
         self._text.ends_with(identity.eos_ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
 from airdraft.device.cost import CostMeter
+from airdraft.lab.results import HELPED
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
@@ -110,6 +111,17 @@ class SchemeRow:
         }
 
 
+@contextlib.asynccontextmanager
+async def _connected(
+    plan: Plan, draft: LanguageModel, tokenizer: Tokenizer, options: Sequence[str]
+) -> AsyncIterator[EdgeConnection]:
+    """A device's connection to an edge process with these options, behind a link process."""
+    async with local.edge(plan.target, plan.profile, plan.link, options) as url:
+        paced = Paced(draft, profile(plan.profile).draft_s)
+        async with await EdgeConnection.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
+            yield client
+
+
 class Bench:
     """The device's side: both models (the target only to know what it writes alone) and a connection."""
 
@@ -129,10 +141,8 @@ class Bench:
         """Start an edge process and, before it, a link process; connect to them."""
         draft, tokenizer = load(plan.draft)
         target, _ = load(plan.target)
-        async with local.edge(plan.target, plan.profile, plan.link, local.PLAIN) as url:
-            paced = Paced(draft, profile(plan.profile).draft_s)
-            async with await EdgeConnection.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
-                yield cls(plan, draft, target, tokenizer, client)
+        async with _connected(plan, draft, tokenizer, local.PLAIN) as client:
+            yield cls(plan, draft, target, tokenizer, client)
 
     def write_truth(self) -> None:
         """Write what the target alone writes, in this process, without device, edge, link or profile."""
@@ -143,14 +153,25 @@ class Bench:
             for prompt in self.prompts
         ]
 
+    async def helped(self, label: str) -> SchemeRow:
+        """Write all prompts at another edge, which speculates as well: one of `HELPED`. Its own draft model is the
+        device's, in a tenth of the target's time if compute is imitated."""
+        help, plan = HELPED[label], self.plan
+        options = ["--propose", ",".join(help.proposers) or "none", *(["--draft", plan.draft] if help.drafts else [])]
+        async with _connected(plan, self.draft, self.tokenizer, options) as client:
+            row = await self.scheme(help.scheme, client=client)
+        row.scheme = label
+        return row
+
     async def scheme(
         self,
         name: str,
         on_text: Callable[[int], None] = lambda _: None,
         on_commit: Callable[[Committed], None] = lambda _: None,
+        client: EdgeConnection | None = None,
     ) -> SchemeRow:
         """Write all prompts under one scheme. `on_text` gets the number of each prompt as it starts."""
-        row, plan = SchemeRow(name), self.plan
+        row, plan, client = SchemeRow(name), self.plan, client or self._client
         spec, counts = structs.replace(plan.spec, name=schemes.STREAM if name == "auto" else name), row.cost.counts
         length = None if name in WITHOUT_ROUNDS else plan.draft_length
         for at, prompt in enumerate(self.prompts):
@@ -160,8 +181,8 @@ class Bench:
                 prompt, spec, plan.params, plan.seed, plan.max_tokens, length, counts=counts, policy=policy
             )
             tokens: list[int] = []
-            with row.cost.measuring(self._client):
-                async for event in self._client.write(request):
+            with row.cost.measuring(client):
+                async for event in client.write(request):
                     if isinstance(event, Committed):
                         tokens += event.tokens
                         on_commit(event)
@@ -180,6 +201,7 @@ class Bench:
             tokens = await asyncio.to_thread(list, writing)
             row.cost.seconds += time.perf_counter() - began
             row.cost.counts.committed += len(tokens)
+            row.cost.counts.draft_rows += len(tokens)
             row.texts.append(tokens)
             row.identical += tokens == truth
         return row
