@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ class Lineage:
     def kept(self, keep: int, picks: Sequence[int] = ()) -> Lineage:
         """What is left of it, see `Part`. Raises: `ModelError` if something stays whose parent does not."""
         check_picks(self.length, keep, picks)
+        if keep == self.length:
+            return self
         if keep <= self.trunk and not picks:
             return Lineage(keep)
         low = min(keep, self.trunk)
@@ -52,8 +55,10 @@ class Lineage:
         check_parents(self.length, n, parents)
         if parents is None and not self.parents:
             return Lineage(self.trunk + n)
-        after = range(-1, n - 1) if parents is None else parents
-        return _of(self.trunk, [*self.parents, *(self.length + parent for parent in after)])
+        follow = [self.length + parent for parent in (range(-1, n - 1) if parents is None else parents)]
+        if self.parents and min(follow, default=self.trunk) >= self.trunk - 1:  # nothing shortens the trunk
+            return Lineage(self.trunk, (*self.parents, *follow))
+        return _of(self.trunk, [*self.parents, *follow])
 
     def fed(self, start: int, end: int) -> tuple[int, ...] | None:
         """The parents of the positions from `start` to `end`, as a `Part` that feeds these would have them."""
@@ -64,10 +69,14 @@ class Lineage:
 
     def depths(self, start: int = 0) -> list[int]:
         """How many positions lead to each from `start` on: where a model is to think it stands."""
+        return [*range(start, self.trunk), *self._depths[max(0, start - self.trunk) :]]
+
+    @cached_property
+    def _depths(self) -> list[int]:
         found: list[int] = []
         for parent in self.parents:
             found.append(1 + (parent if parent < self.trunk else found[parent - self.trunk]))
-        return [*range(start, self.trunk), *found[max(0, start - self.trunk) :]]
+        return found
 
     def path(self, at: int) -> list[int]:
         """The positions from `trunk` on that lead to position `at`, itself included."""
@@ -82,16 +91,14 @@ class Lineage:
 
         Returns: bool [length - start, length - trunk]. A position sees itself, and all of the trunk before it.
         """
-        n = len(self.parents)
-        seen = np.eye(n, dtype=bool)
+        n, rows = len(self.parents), self.length - start
+        seen = list[int]()  # a bit for each position
         for at, parent in enumerate(self.parents):
-            if parent >= self.trunk:
-                seen[at] |= seen[parent - self.trunk]
-        found = np.ones((self.length - start, n), bool)
-        rows = min(n, self.length - start)
-        if rows:
-            found[-rows:] = ~seen[-rows:]
-        return found
+            seen.append(1 << at | (seen[parent - self.trunk] if parent >= self.trunk else 0))
+        width = -(-n // 8)
+        packed = b"".join(each.to_bytes(width, "little") for each in [*[0] * (rows - n), *seen[max(0, n - rows) :]])
+        bits = np.frombuffer(packed, np.uint8).reshape(rows, width)
+        return np.unpackbits(bits, axis=1, count=n, bitorder="little") == 0
 
 
 def check_picks(length: int, keep: int, picks: Sequence[int]) -> None:
