@@ -47,12 +47,21 @@ class Place:
 class Law:
     """The rule by which the target chooses the tokens of one text. `vocab_size` is the length of its rows."""
 
-    def __init__(self, params: SamplingParams, seed: int, vocab_size: int) -> None:
-        self.params, self.seed, self.vocab_size = params, seed, vocab_size
+    def __init__(self, params: SamplingParams, seed: int, vocab_size: int, doubt: float = 0.0) -> None:
+        """`doubt`: as in `Target`."""
+        self.params, self.seed, self.vocab_size, self.doubt = params, seed, vocab_size, doubt
 
     def choose(self, row: np.ndarray, at: Place) -> int:
         """Choose the token that the seed draws from a row of logits [vocab]. See `choosing.choose`."""
         return choose(_guided(row, at), self.params, self.seed, at.position)
+
+    def is_sure(self, row: np.ndarray, at: Place, token: int) -> bool:
+        """Whether a token that was chosen is chosen as well if all others gain `doubt` on it."""
+        if not self.doubt:
+            return True
+        row = row.copy()
+        row[token] -= self.doubt
+        return self.choose(row, at) == token
 
     def likely(self, row: np.ndarray, at: Place, most: int) -> list[tuple[int, float]]:
         """List tokens that another model's row would choose here, given this one's. See `choosing.likely`."""

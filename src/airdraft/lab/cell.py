@@ -15,6 +15,7 @@ from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.policy import Facts, Policy
 from airdraft.core.request import Counts, Request
+from airdraft.lab.branches import Branches
 from airdraft.lab.record import Recording
 from airdraft.lab.replay import Blank, Replay
 from airdraft.link.base import LinkModel
@@ -28,6 +29,8 @@ BUSY = 0.85
 
 TRIED = 2
 """Draft lengths that are run, of all that might be best."""
+WIDENING = 1.15
+"""Duration of a draft forward at several places of a tree, in those at one, where weights are most of what is read."""
 SETTLE_S = 1.0
 """Seconds between a connection and its first text, in which the device measures the link."""
 
@@ -50,7 +53,7 @@ def constant(
 
 def compute(draft_ms: float, verify_ms: float) -> Compute:
     """How fast both sides compute, given a forward of the device's draft model and one of the target."""
-    return Compute(draft_ms / 1e3, verify_ms / 1e3, EDGE_DRAFT * verify_ms / 1e3)
+    return Compute(draft_ms / 1e3, verify_ms / 1e3, EDGE_DRAFT * verify_ms / 1e3, WIDENING)
 
 
 @dataclass
@@ -98,6 +101,7 @@ def run(
     propose: Propose = nobody,
     lookup: bool = False,
     drafts: bool = False,
+    branches: Branches | None = None,
 ) -> Result:
     """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
 
@@ -106,20 +110,22 @@ def run(
 
     Without `length` the device finds draft length, window and packets by what it measures. `policy` makes a policy for
     each text, which chooses the scheme as well. `propose` makes the edge's proposers, as for `EdgeMachine`; it
-    `drafts` itself with a model that chooses as the device's does; with `lookup` the device copies, too. The edge has
-    been in service: it knows how long its forwards take. A forward takes that long however many rows it has.
+    `drafts` itself with a model that chooses as the device's does; with `lookup` the device copies, too, and with
+    `branches` it drafts trees. The edge has been in service: it knows how long its forwards take. A forward takes that
+    long however many rows it has.
     """
-    replay, vocab = Replay(recording, oracle=oracle), recording.vocab_size
+    replay, vocab = Replay(recording, oracle=oracle, branches=branches), recording.vocab_size
     device = device_machine(
-        Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make, lookup=lookup
-    )
-    target = Target("lab", "target", bytes(16), vocab, Blank.max_context, ())
+        Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make, lookup=lookup,
+        wide=branches is not None,
+    )  # fmt: skip
+    target = Target("lab", "target", bytes(16), vocab, Blank.max_context, (), trees=branches is not None)
     limits = Limits(heartbeat_s=heartbeat_s)
     device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same
     help = drafting(Blank.max_context) if drafts else None
     pace = setting.compute
     edge = EdgeMachine(target, limits, 0.0, pace.verify_s, replay.make, propose, help, pace.edge_draft_s)
-    world = Virtual(device, edge, Blank(vocab), Blank(vocab), setting.link, pace, spans, helping=Blank(vocab))
+    world = Virtual(device, edge, replay.model, replay.model, setting.link, pace, spans, helping=Blank(vocab))
     world.rest(SETTLE_S)
     result = Result(label or spec.name, length)
     began_s, before, busy = world.now, world.sent_bytes, world.busy_s

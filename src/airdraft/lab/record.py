@@ -61,6 +61,8 @@ class RecordedText(msgspec.Struct, frozen=True):
     candidates closer than the engine's rounding. The written token is the one recorded."""
     prompt: list[int] = []
     """What stood before it, `prompt_length` ids, for those who look there. Empty: not recorded."""
+    seed: int | None = None
+    """What it was drawn with. None: not recorded, or it was never drawn."""
 
     def chances(self, options: Sequence[str]) -> list[float]:
         """Return the acceptance of a scheme that rejects, by the options that it has."""
@@ -184,7 +186,7 @@ def _score(
         support.append(int(np.count_nonzero(target_probs)))
     return RecordedText(
         len(prompt), tokens, matches, accept, accept_topk, accept_lattice, draft_prob, entropy, support, near_ties,
-        list(prompt),
+        list(prompt), seed,
     )  # fmt: skip
 
 

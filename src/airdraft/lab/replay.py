@@ -7,7 +7,7 @@ each position, so that every link and every draft length meets the same luck.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from airdraft.core import schemes
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.schemes import DEVICE, Context, Drafted, Drafts, Ruling
-from airdraft.core.schemes.coupled import Coupled
+from airdraft.core.schemes.coupled import BELIEVED, Coupled
 from airdraft.core.schemes.split import CANDIDATES
 from airdraft.errors import BadParameterError, ModelError
+from airdraft.lab.branches import Branches, Numbered
 from airdraft.lab.record import RecordedText, Recording
 from airdraft.models.base import FloatArray
 
@@ -60,23 +61,36 @@ class _Line:
     """How many draws from the target it takes until one replaces a rejected draft (`split`, downlink `candidates`)."""
 
 
-class _Told(Law):
-    """A law that chooses the recorded tokens, whatever the rows hold."""
+Likely = Callable[[np.ndarray, int], Sequence[tuple[int, float]]]
 
-    def __init__(self, law: Law, line: _Line, side: int) -> None:
+
+class _Told(Law):
+    """A law that chooses the recorded tokens, whatever the rows hold, and finds other likely ones by them."""
+
+    def __init__(self, law: Law, line: _Line, side: int, likely: Likely | None) -> None:
         super().__init__(law.params, law.seed, law.vocab_size)
         self._start, self._tokens = line.prompt_length, line.draft if side == DEVICE else line.target
+        self._likely = likely
 
     def choose(self, row: np.ndarray, at: Place) -> int:
         return self._tokens[at.position - self._start]
+
+    def likely(self, row: np.ndarray, at: Place, most: int) -> list[tuple[int, float]]:
+        return [(self.choose(row, at), BELIEVED)] if self._likely is None else list(self._likely(row, most))
 
 
 class Replay:
     """The recorded texts as schemes. A request's seed is the number of its text."""
 
-    def __init__(self, recording: Recording, seed: int = 0, oracle: bool = False) -> None:
-        """`seed` tosses the coins of rejection sampling. `oracle`: every draft is accepted."""
-        self.recording = recording
+    def __init__(
+        self, recording: Recording, seed: int = 0, oracle: bool = False, branches: Branches | None = None
+    ) -> None:
+        """`seed` tosses the coins of rejection sampling. `oracle`: every draft is accepted. `branches`: what is drafted
+        off the texts; None: what is drafted behind a wrong draft is as good as behind the right one.
+        """
+        self.recording, self._branches = recording, branches
+        self.model = Blank(recording.vocab_size) if branches is None else Numbered(recording.vocab_size)
+        """The model of both sides."""
         self._lines: dict[str, list[_Line]] = {name: [] for name in ("coupled", *_PADDED)}
         self._coins = np.random.default_rng([seed, 1])
         for text in recording.texts:
@@ -101,6 +115,13 @@ class Replay:
                 count += 1
         return count
 
+    def _likely(self, number: int) -> Likely | None:
+        """What a row of `model` says of what follows a branch of a text."""
+        branches, nodes, start = self._branches, self.model, self.recording.texts[number].prompt_length
+        if branches is None or not isinstance(nodes, Numbered):
+            return None
+        return lambda row, most: branches.likely(number, nodes.tokens(row)[start:], most)
+
     def _lines_of(self, scheme: str) -> list[_Line]:
         return self._lines[scheme if scheme in _PADDED else "coupled"]
 
@@ -110,7 +131,7 @@ class Replay:
         if spec.verify != "token":
             raise BadParameterError("a recording tells the chance of each draft, and not of blocks; give verify token")
         line = self._lines_of(spec.name)[law.seed]
-        told = _Told(law, line, side)
+        told = _Told(law, line, side, self._likely(law.seed) if side == DEVICE else None)
         real = schemes.make(spec, told, side)
         if traits.exact == "text":
             return real

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import Cache, Copier, FloatArray, LocalEngine, Part, TargetEngine, check, check_copy
+from airdraft.models.base import Cache, Copier, FloatArray, LocalEngine, Part, Roomy, TargetEngine, check, check_copy
 from airdraft.models.lineage import Lineage
 
 
@@ -31,6 +31,16 @@ class GraftCache:
     @property
     def length(self) -> int:
         return self.lineage.length
+
+    @property
+    def room(self) -> int:
+        """See `Roomy.room`."""
+        return self.inner.room if isinstance(self.inner, Roomy) else self.inner.length
+
+    def rest(self) -> None:
+        """See `Roomy.rest`."""
+        if isinstance(self.inner, Roomy):
+            self.inner.rest()
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Lineage:
         width = -(-n // 8)
         packed = b"".join(each.to_bytes(width, "little") for each in [*[0] * (rows - n), *seen[max(0, n - rows) :]])
         bits = np.frombuffer(packed, np.uint8).reshape(rows, width)
-        return np.unpackbits(bits, axis=1, count=n, bitorder="little") == 0
+        return np.asarray(np.unpackbits(bits, axis=1, count=n, bitorder="little") == 0)
 
 
 def check_picks(length: int, keep: int, picks: Sequence[int]) -> None:

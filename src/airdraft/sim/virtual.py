@@ -34,11 +34,13 @@ class Compute:
     verify_s: float
     edge_draft_s: float = 0.0
     """Of the edge's own draft model, which shares the processor with the target."""
+    widening: float = 1.0
+    """Duration of the device's draft forward at several places of a tree, in those at one."""
 
     def takes_s(self, side: Side, forward: Forward, now: float) -> float:
         """Return the duration of a forward that starts now, in seconds."""
         if side == "device":
-            return self.draft_s
+            return self.draft_s * (self.widening if forward.rows > 1 else 1.0)
         return self.edge_draft_s if forward.draft else self.verify_s
 
 

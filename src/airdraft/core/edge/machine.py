@@ -230,7 +230,7 @@ class EdgeMachine(Machine):
             raise RemoteProtocolError(Code.GARBAGE, "the prompt does not match its digest")
         if text.over:
             raise RemoteProtocolError(Code.STATE, "nothing is left to write: every token asked for is committed")
-        law = Law(message.params, message.seed, target.vocab_size)
+        law = Law(message.params, message.seed, target.vocab_size, target.doubt)
         stream = EdgeStream(text, self._limits.max_draft, self._propose(prediction), target.trees)
         if self._help is not None:
             stream.helped(self._help, self._make(SchemeSpec(schemes.STREAM), law, schemes.DEVICE), self.pace)

@@ -118,12 +118,13 @@ class Drafts:
     def __len__(self) -> int:
         return len(self.said)
 
-    def child(self, node: int, token: int) -> int | None:
-        """Find the draft of `token` that follows the draft `node` (-1: the text). None: there is none."""
+    def child(self, node: int, token: int | None = None) -> int | None:
+        """Find the draft of `token` that follows the draft `node` (-1: the text), or the first. None: there is none."""
         if self.parents is None:
             node += 1
-            return node if node < len(self.said) and self.said[node].token == token else None
-        found = (at for at, parent in enumerate(self.parents) if parent == node and self.said[at].token == token)
+            return node if node < len(self.said) and token in (None, self.said[node].token) else None
+        nodes = (at for at, parent in enumerate(self.parents) if parent == node)
+        found = (at for at in nodes if token in (None, self.said[at].token))
         return next(found, None)
 
 
@@ -134,7 +135,7 @@ class Ruling:
     path: tuple[int, ...]
     """The numbers of the accepted drafts, from the text on. In a chain 0, 1, …"""
     token: int | None
-    """The recovered or bonus token after them; None if the device draws it from `extra`."""
+    """The recovered or bonus token after them; None if the device draws it from `extra`, or the next forward will."""
     extra: bytes = b""
 
     @property

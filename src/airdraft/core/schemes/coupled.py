@@ -59,15 +59,21 @@ class Coupled:
         return Drafts.of_tokens(unpack(body, count, self._law.vocab_size))
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
-        """See `Scheme.verify`. It follows the target's own choices through the drafts, which may be a tree."""
+        """See `Scheme.verify`. It follows the target's own choices through the drafts, which may be a tree.
+
+        On another branch than the first, rows are those of a chain but for rounding: where that might decide, it ends.
+        """
         path: list[int] = []
-        node = -1
+        node, is_first = -1, True
         while True:
             token = self._law.choose(rows[node + 1], at)
+            if not is_first and not self._law.is_sure(rows[node + 1], at, token):
+                return Ruling(tuple(path), None)
             child = drafts.child(node, token)
             if child is None:
                 return Ruling(tuple(path), token)
             path.append(child)
+            is_first = is_first and child == drafts.child(node)
             node, at = child, at.then(token)
 
     def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
