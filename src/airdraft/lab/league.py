@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
-from airdraft.lab.cell import Result, Setting, auto, run
+from airdraft.lab.cell import Result, Setting, auto, compute, run
 from airdraft.lab.energy import EnergyModel, Joules, Used, capacity_bps
 from airdraft.lab.record import Recording, record
 from airdraft.lab.results import HELPED, NOTES
@@ -32,14 +32,14 @@ from airdraft.link.trace import TraceLink
 from airdraft.link.tracefile import read
 from airdraft.models.engines import load
 from airdraft.models.profile import profile
-from airdraft.proposers import Lookup, maker
+from airdraft.proposers import maker
 from airdraft.sim.virtual import Compute, VirtualText
 
 TEMPERATURE, TEXTS, TOKENS, SEED = 0.7, 16, 96, 1
 """Sampling, texts (the longest of those recorded), most tokens of each, seed of the first."""
 PROFILE = "phone-8b"
 """Compute of device and edge."""
-LENGTHS = (None, 1, 2, 4, 8)
+LENGTHS = (None, 2, 4, 8)
 """Draft lengths of schemes with rounds. None: chosen by what the device measures."""
 SNRS_DB = (0, 5, 10, 20)
 RESAMPLED, INTERVAL = 1000, (2.5, 97.5)
@@ -92,6 +92,8 @@ class Entrant:
     lengths: Sequence[int | None] = (None,)
     proposers: tuple[str, ...] = ()
     """What the edge proposes from."""
+    drafts: bool = False
+    """Whether the edge has a draft model of its own."""
     chooses: bool = False
     """Whether the program chooses the scheme itself."""
 
@@ -115,9 +117,9 @@ def entrants() -> list[Entrant]:
             found += [Entrant(f"{name}/{spec.race}", spec) for spec in specs]
         else:
             found.append(Entrant(name, SchemeSpec(name), LENGTHS if scheme.traits.rounds else (None,)))
-    for name, label in zip((schemes.SERVER, schemes.STREAM), HELPED, strict=True):
-        found.append(Entrant(label, SchemeSpec(name), proposers=(Lookup.name,)))
-    found.append(Entrant(AUTO, SchemeSpec(schemes.STREAM), proposers=(Lookup.name,), chooses=True))
+    for label, help in HELPED.items():
+        found.append(Entrant(label, SchemeSpec(help.scheme), proposers=help.proposers, drafts=help.drafts))
+    found.append(replace(found[-1], label=AUTO, chooses=True))  # at the edge that does all
     return found
 
 
@@ -151,15 +153,15 @@ def interval(tokens: Sequence[int], seconds: Sequence[float], seed: int = SEED) 
     return low, high
 
 
-def row(recorded: Recording, track: Track, compute: Compute, model: EnergyModel, entrant: Entrant) -> LeagueRow:
+def row(recorded: Recording, track: Track, pace: Compute, model: EnergyModel, entrant: Entrant) -> LeagueRow:
     """Run one scheme over one link, at its best length."""
-    setting, tried, spec = Setting(track.link, compute), [], entrant.spec
+    setting, tried, spec = Setting(track.link, pace), [], entrant.spec
     policy = auto(recorded.vocab_size, spec) if entrant.chooses else None
     for length in entrant.lengths:
         texts: list[VirtualText] = []
         found = run(
             recorded, setting, spec, length=length, policy=policy, label=entrant.label, heartbeat_s=PATIENCE_S,
-            on_text=texts.append, propose=maker(entrant.proposers),
+            on_text=texts.append, propose=maker(entrant.proposers), drafts=entrant.drafts,
         )  # fmt: skip
         tried.append((found, texts))
     best, texts = max(tried, key=lambda each: each[0].tokens_per_s)
@@ -183,9 +185,9 @@ def _row(result: Result, track: Track, low: float, high: float, joules: Joules) 
     )  # fmt: skip
 
 
-def alone(track: Track, compute: Compute, model: EnergyModel) -> LeagueRow:
+def alone(track: Track, pace: Compute, model: EnergyModel) -> LeagueRow:
     """The device by itself, which is not exact."""
-    speed, joules = 1 / compute.draft_s, model.alone(compute.draft_s)
+    speed, joules = 1 / pace.draft_s, model.alone(pace.draft_s)
     parts = joules.total, joules.device, joules.cell, joules.edge
     return LeagueRow(DEVICE, track.name, speed, speed, speed, 0.0, 0.0, *parts, None, exact=False)
 
@@ -198,23 +200,23 @@ def league(
     on_row: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[LeagueRow]:
     """Run everything over every link, in `jobs` processes. `on_row` gets the number done, and of how many."""
-    energy, pace = model or EnergyModel(), profile(PROFILE)
-    compute = Compute(pace.draft_s, pace.target_s)
+    energy, imitated = model or EnergyModel(), profile(PROFILE)
+    pace = compute(1e3 * imitated.draft_s, 1e3 * imitated.target_s)
     todo = [(track, entrant) for track in over for entrant in entrants()]
     found: list[LeagueRow] = []
     with ProcessPoolExecutor(jobs) as pool:
         of, entering = zip(*todo, strict=True)
-        every = pool.map(partial(_one, recorded, compute, energy), of, entering)
+        every = pool.map(partial(_one, recorded, pace, energy), of, entering)
         for done, (each, (track, entrant)) in enumerate(zip(every, todo, strict=True), 1):
             found.append(each)
             if entrant.label == AUTO:  # the last over a link
-                found.append(alone(track, compute, energy))
+                found.append(alone(track, pace, energy))
             on_row(done, len(todo))
     return found
 
 
-def _one(recorded: Recording, compute: Compute, model: EnergyModel, track: Track, entrant: Entrant) -> LeagueRow:
-    return row(recorded, track, compute, model, entrant)
+def _one(recorded: Recording, pace: Compute, model: EnergyModel, track: Track, entrant: Entrant) -> LeagueRow:
+    return row(recorded, track, pace, model, entrant)
 
 
 def unheld(rows: Iterable[LeagueRow]) -> list[LeagueRow]:
