@@ -141,3 +141,16 @@ def test_a_number_of_candidates_out_of_range_is_refused(count: int) -> None:
 def test_a_block_has_one_candidate() -> None:
     with pytest.raises(BadParameterError, match="candidates is 2, and a block"):
         schemes.make(SchemeSpec("topk", candidates=2, verify="block"), Law(SamplingParams(), 1, VOCAB), DEVICE)
+
+
+def test_further_candidates_are_leaves_behind_the_chain() -> None:
+    chain = Drafts((Drafted(3, others=(1, 2)), Drafted(4), Drafted(0, others=(2,))))
+    tree = chain.spread(32)
+    assert tree.tokens == (3, 4, 0, 1, 2, 2)
+    assert tree.parents == (-1, 0, 1, -1, -1, 1)
+    assert (chain.trunk, tree.trunk) == (3, 3)
+    assert [tree.path(node) for node in (-1, 2, 4, 5)] == [(), (0, 1, 2), (4,), (0, 1, 5)]
+    assert chain.path(1) == (0, 1)
+    assert chain.spread(4).tokens == (3, 4, 0, 1)
+    assert chain.spread(3) is chain
+    assert chain.spread(0) is chain

@@ -157,7 +157,7 @@ def test_a_complete_text_is_not_resumed(committed: tuple[int, ...]) -> None:
         {"seed": -1},
         {"seed": 1 << 63},
         {"scheme": SchemeSpec("nothing")},
-        {"scheme": SchemeSpec("topk", k=0)},
+        {"scheme": SchemeSpec("topk", k=-1)},
         {"scheme": SchemeSpec("topk", bits=25)},
         {"scheme": SchemeSpec("split", downlink="pigeon")},
     ],

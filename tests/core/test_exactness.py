@@ -291,6 +291,43 @@ def test_whole_blocks_are_distributed_as_the_targets(
     assert result.p_value < BROKEN if mutation else result.p_value > THRESHOLD
 
 
+class BehindTheChain:
+    """Draws the token behind a further candidate from the row of the chain's draft that it replaced."""
+
+    def _beyond(self: Any, ruling: Ruling, drafts: Any, rows: Any, at: Place) -> Ruling:
+        return Rejection._beyond(self, ruling, drafts, np.roll(rows, drafts.trunk - 1 - len(ruling.path), axis=0), at)
+
+
+def with_trees(draft: Any, target: Any) -> Pair:
+    return Pair(draft, target, trees=True)
+
+
+@pytest.mark.parametrize("mutation", [None, BehindTheChain, WithReplacement])
+def test_candidates_with_rows_of_their_own_change_no_law(
+    monkeypatch: pytest.MonkeyPatch, mutation: type | None
+) -> None:
+    """At an edge whose engine runs trees a further candidate brings one token more."""
+    if mutation:
+        broken(monkeypatch, mutation, TopK, "topk")
+    spec = SPECS["topk-candidates"]
+    result = conformance(DRAFT, TARGET, spec, SamplingParams(), trials=1200, pair=with_trees)
+    _log.info("%s: p = %.1e", mutation, result.p_value)
+    assert result.p_value < BROKEN if mutation else result.p_value > THRESHOLD
+
+
+def test_candidates_with_rows_of_their_own_save_forwards() -> None:
+    forwards = {}
+    for trees in (False, True):
+        pair, forwards[trees] = Pair(DRAFT, TARGET, trees=trees), 0
+        for seed in range(60):
+            asked = request(SPECS["topk-candidates"], seed=seed, max_tokens=12)
+            text = pair.write(asked)
+            assert len(text.tokens) == 12
+            assert asked.counts.accepted + asked.counts.forwards == 12
+            forwards[trees] += asked.counts.forwards
+    assert forwards[True] < 0.9 * forwards[False]
+
+
 # ---- Texts in several sessions ---------------------------------------------------------------------------------------
 
 

@@ -87,7 +87,6 @@ MEANING = {  # of fields that every message spells alike
     "seq": "number of the draft, raised by the device",
     "start": "tokens of the text before these",
     "count": "number of drafted tokens, 0 included",
-    "accepted": "drafts accepted, from the first on",
     "extra": "`split`: what the device recovers from; else empty",
     "reason": "for people: `stop`, `length`, `cancelled`, `failed`",
     "t": "the sender's own number, returned untouched",

@@ -191,6 +191,8 @@ class Verdict(Message, tag=6, frozen=True):
     session: Count
     seq: Count
     accepted: Count
+    """Number of the last accepted draft, from 1: in a chain how many were accepted. A further candidate has a number
+    behind the chain, see [below](#cuts-and-candidates)."""
     token: Count | None
     """The recovered or bonus token. None: an accepted token ended the text, or the device draws it from `extra`."""
     committed: Count

@@ -17,6 +17,10 @@ class Ruled:
     tokens: list[int]
     kind: str
     """As in `Committed`."""
+    accepted: int
+    """How many of them are drafts; these come first."""
+    failed: int
+    """Drafts rejected on the way: 0 or 1, as a further candidate counts as a draft of its own if it is accepted."""
     rejected: Drafted | None
     """The draft that the device must replace."""
 
@@ -38,11 +42,17 @@ class DeviceRounds:
         """Return the round's drafts, to send them."""
         return Drafts(tuple(self.drafts))
 
-    def ruled(self, verdict: Verdict, eos_ids: frozenset[int]) -> Ruled:
-        """Act on a verdict. Raises: `RemoteProtocolError` if it does not fit the round."""
-        drafts, accepted = self.drafts, verdict.accepted
-        tokens = [draft.token for draft in drafts[:accepted]]
-        rejected = drafts[accepted] if accepted < len(drafts) else None
+    def ruled(self, verdict: Verdict, eos_ids: frozenset[int], most: int) -> Ruled:
+        """Act on a verdict. Raises: `RemoteProtocolError` if it does not fit the round.
+
+        `most`: the edge's `max_draft`.
+        """
+        drafts, last = self.take().spread(most), verdict.accepted
+        if last > len(drafts):
+            raise RemoteProtocolError(Code.STATE, f"draft {last} of {len(drafts)} was accepted")
+        tokens = [drafts.tokens[node] for node in drafts.path(last - 1)]
+        accepted = len(tokens)
+        rejected = self.drafts[last] if last < len(self.drafts) else None
         ended = bool(tokens) and tokens[-1] in eos_ids
         to_recover = rejected is not None and bool(verdict.extra) and not ended
         if (verdict.token is None) != (ended or to_recover) or (verdict.extra and not to_recover):
@@ -51,7 +61,8 @@ class DeviceRounds:
             tokens.append(verdict.token)
         self.drafts, self.probs = [], []
         self._rejected = rejected if to_recover else None
-        return Ruled(tokens, "bonus" if rejected is None else "recovered", self._rejected)
+        kind = "bonus" if rejected is None else "recovered"
+        return Ruled(tokens, kind, accepted, int(accepted != last or rejected is not None), self._rejected)
 
     def recover(self, scheme: Scheme, extra: bytes, at: Place) -> int | None:
         """Draw the token that replaces the rejected draft. None: `extra` did not suffice."""

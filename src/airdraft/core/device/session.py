@@ -168,14 +168,12 @@ class DeviceSession:
 
     def _ruled(self, verdict: Verdict) -> list[Out]:
         rounds = self._rounds
-        if verdict.accepted > len(rounds.drafts):
-            raise RemoteProtocolError(Code.STATE, f"{verdict.accepted} of {len(rounds.drafts)} drafts were accepted")
-        accepted, rejected = verdict.accepted, int(verdict.accepted < len(rounds.drafts))
         probs = tuple(rounds.probs)
         verify_s = self._peer.verify_s
         if self.curious and self._pen.seq > 1 and verify_s:  # the first waits for the prefill
             self._exchanged(self._now - rounds.sent_s, rounds.sent_bytes, VERDICT_BYTES + len(verdict.extra), verify_s)
-        ruled = rounds.ruled(verdict, self.text.eos_ids)
+        ruled = rounds.ruled(verdict, self.text.eos_ids, self._peer.welcome.max_draft)
+        accepted, rejected = ruled.accepted, ruled.failed
         self._pen.state = State.DRAFTING
         outs = self._commit(ruled.tokens, accepted, ruled.kind, (verdict.committed, verdict.digest))
         self._judged(Judged(accepted, rejected, accepted, accepted, accepted + rejected, False, True, probs))

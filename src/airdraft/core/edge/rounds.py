@@ -12,7 +12,9 @@ from airdraft.errors import Code, RemoteProtocolError
 class EdgeRounds:
     """Checks drafts and answers them. `waiting` is the draft that waits for the prompt, if any."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaves: int) -> None:
+        """`leaves`: most drafts of a forward if further candidates are among them; 0: the engine runs chains only."""
+        self._leaves = leaves
         self.waiting: Draft | None = None
         self.held_bytes = 0
         """Bytes of the draft that came and is not judged yet, as it was sent."""
@@ -33,7 +35,7 @@ class EdgeRounds:
         if text.over:
             raise RemoteProtocolError(Code.STATE, "a draft came after the recovered token that ended the text")
         self._check_length(message, scheme, room)
-        return scheme.decode(message.count, message.body)
+        return scheme.decode(message.count, message.body).spread(self._leaves)
 
     def _check_length(self, message: Draft, scheme: Scheme, room: int) -> None:
         if message.count > room or message.parents:
@@ -45,4 +47,5 @@ class EdgeRounds:
     def verdict(self, number: int, seq: int, ruling: Ruling, text: Prefix) -> Verdict:
         """Make the answer, after the text holds the ruling's tokens."""
         self.held_bytes = 0
-        return Verdict(number, seq, ruling.accepted, ruling.token, text.length, text.digest, ruling.extra)
+        accepted = ruling.path[-1] + 1 if ruling.path else 0
+        return Verdict(number, seq, accepted, ruling.token, text.length, text.digest, ruling.extra)

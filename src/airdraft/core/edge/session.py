@@ -65,13 +65,12 @@ class EdgeSession:
         self._number, self._law, self._make_scheme = number, law, make
         self._logprobs, self._is_normalised = logprobs, target.top_k is not None
         self._scheme, self._name = self._make(spec), spec.name
-        self.rounds, self._stream = EdgeRounds(), stream
+        self.rounds, self._stream = EdgeRounds(stream.leaves), stream
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
-        self._seq = 0  # the last draft that arrived
+        self._seq = self._switches = 0  # the last draft that arrived, and how many switches
         self._load = Load()  # of the forward under way
         self._picks: tuple[int, ...] = ()  # see `Forward.picks`
         self._forwarding = self._recovery_due = self._loaded = False  # the last: whether the prompt is read
-        self._switches = 0
         self._switch: SchemeSpec | None = None  # the scheme that follows the forward under way
 
     def _make(self, spec: SchemeSpec) -> Scheme:

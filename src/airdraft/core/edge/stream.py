@@ -41,6 +41,11 @@ class EdgeStream:
         """Number of drafts that a forward may take, leaving a place for the token after them."""
         return min(self._max_draft, int(self._text.end) - self._text.length - 1)
 
+    @property
+    def leaves(self) -> int:
+        """Most drafts of a forward with further candidates among them, which takes an engine that runs trees."""
+        return self._max_draft if self._trees else 0
+
     def offer(self, message: Draft, scheme: Scheme) -> None:
         """Keep drafts that follow the text, and drop those of a dead branch. An empty draft means: go on without me.
 

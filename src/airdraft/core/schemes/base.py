@@ -118,6 +118,30 @@ class Drafts:
     def __len__(self) -> int:
         return len(self.said)
 
+    @property
+    def trunk(self) -> int:
+        """Number of drafts in the chain that they begin with."""
+        parents = () if self.parents is None else self.parents
+        return next((node for node, parent in enumerate(parents) if parent != node - 1), len(self))
+
+    def spread(self, most: int) -> Drafts:
+        """Return a tree of this chain and, behind it, of the further candidates as leaves: of the first that fit, if
+        there may be `most` drafts."""
+        every = [(at - 1, token) for at, draft in enumerate(self.said) for token in draft.others]
+        leaves = every[: max(0, most - len(self))]
+        if not leaves:
+            return self
+        said = (*self.said, *(Drafted(token) for _, token in leaves))
+        return Drafts(said, (*range(-1, len(self) - 1), *(parent for parent, _ in leaves)))
+
+    def path(self, node: int) -> tuple[int, ...]:
+        """Return the numbers of the drafts from the text to `node`; none for -1."""
+        found: list[int] = []
+        while node >= 0:
+            found.append(node)
+            node = node - 1 if self.parents is None else self.parents[node]
+        return tuple(reversed(found))
+
     def child(self, node: int, token: int | None = None) -> int | None:
         """Find the draft of `token` that follows the draft `node` (-1: the text), or the first. None: there is none."""
         if self.parents is None:

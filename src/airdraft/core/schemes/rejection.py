@@ -93,18 +93,29 @@ class Rejection(ABC):
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         """See `Scheme.verify`. The edge draws from the residual."""
-        if drafts.parents is not None:
+        if drafts.parents is not None and self.candidates == 1:
             raise LocalProtocolError("a tree of drafts was given to a scheme that verifies chains only")
         if self._by_block:
             return self._verify_block(drafts, rows, at)
-        for node, draft in enumerate(drafts.said):
+        for node, draft in enumerate(drafts.said[: drafts.trunk]):
             target_probs = self._law.probs(rows[node], at)
             self._rng = self._coins(at)
             if not self.accepts(target_probs, draft):
-                return self.replace(tuple(range(node)), target_probs, draft)
+                return self._beyond(self.replace(tuple(range(node)), target_probs, draft), drafts, rows, at)
             at = at.then(draft.token)
         self._rng = self._coins(at)
-        return Ruling(tuple(range(len(drafts))), draw(self._law.probs(rows[len(drafts)], at), self._rng))
+        return Ruling(tuple(range(drafts.trunk)), draw(self._law.probs(rows[drafts.trunk], at), self._rng))
+
+    def _beyond(self, ruling: Ruling, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
+        """Add the token behind a further candidate that was accepted at a place, if the candidate has a row."""
+        if drafts.parents is None or ruling.token is None:
+            return ruling
+        leaf = drafts.child(len(ruling.path) - 1, ruling.token)
+        if leaf is None:
+            return ruling
+        at = at.then(ruling.token)
+        self._rng = self._coins(at)
+        return Ruling((*ruling.path, leaf), draw(self._law.probs(rows[leaf + 1], at), self._rng))
 
     def _verify_block(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         self._rng = self._coins(at)
