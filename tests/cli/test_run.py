@@ -94,6 +94,13 @@ def test_copies_leave_the_text_as_it_is(say: Say, words: tuple[str, ...], scheme
     assert (record["ids"], record["scheme"]) == (truth(), scheme)
 
 
+@pytest.mark.parametrize("tree", ["off", "1", "4"])
+def test_trees_leave_the_text_as_it_is(say: Say, tree: str) -> None:
+    record: dict[str, Any] = json.loads(say("--json", "--tree", tree, "--scheme", "stream", "--race", "off"))
+    assert record["ids"] == truth()
+    assert record["drafted"] > 0
+
+
 def test_a_target_of_another_vocabulary_needs_no_option_for_a_text_without_drafts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

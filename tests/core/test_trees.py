@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airdraft.core.drafting import Ask, ModelDrafter
 from airdraft.core.edge import Limits
 from airdraft.core.messages import (
     MOST_BACK,
@@ -313,3 +314,31 @@ def test_a_false_commit_of_a_tree_ends_the_connection(bad: Tokens) -> None:
     said = device.send(bad)
     assert device.machine.closed
     assert isinstance(said[-1], Error)
+
+
+def test_a_drafter_goes_on_at_several_places_and_feeds_nothing_twice() -> None:
+    drafter, text = ModelDrafter(), [1, 2, 3]
+    assert drafter.grow(text, [[]], 99) == Ask(0, (1, 2, 3), 1)
+    assert drafter.grow(text, [[4], [5]], 99) == Ask(3, (4, 5), 2, (-1, -1))
+    assert drafter.grow(text, [[4, 6], [5, 7]], 99) == Ask(3, (6, 7), 2, (-2, -1), (0, 1))
+    assert drafter.grow([*text, 5], [[7, 8]], 99) == Ask(3, (8,), 1, None, (1, 3))
+    assert drafter.grow([*text, 5], [[9], [7, 8, 1]], 99) == Ask(4, (9, 1), 2, (-3, -1), (0, 1))
+    assert drafter.grow([*text, 5, 2], [[]], 99) == Ask(4, (2,), 1)  # the text went elsewhere
+    assert drafter.grow([*text, 5, 2], [[]], 99) == Ask(4, (2,), 1)  # its row was lost
+
+
+def test_a_drafter_without_room_goes_on_at_one_place() -> None:
+    drafter, text = ModelDrafter(), [1, 2, 3]
+    drafter.grow(text, [[]], 5)
+    drafter.grow(text, [[4], [5]], 5)
+    assert drafter.grow(text, [[5, 7], [4, 6]], 5) == Ask(3, (5, 7), 1)
+    assert drafter.grow(text, [[4, 6]], 5) == Ask(3, (4, 6), 1)
+
+
+def test_what_was_fed_before_a_cut_is_fed_again() -> None:
+    drafter, text = ModelDrafter(), [1, 2, 3]
+    drafter.grow(text, [[]], 99)
+    drafter.grow(text, [[4], [5]], 99)
+    drafter.cut(2)
+    assert drafter.grow(text, [[4, 6]], 99) == Ask(2, (3, 4, 6), 1)
+    assert drafter.want(text, [4], 1) == Ask(3, (4,))

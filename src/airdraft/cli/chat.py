@@ -47,6 +47,7 @@ def chat(
     draft_fit: Fit = ANY,
     draft_engine: options.DraftEngine = None,
     lookup: options.Lookup = False,
+    tree: options.Tree = "auto",
     tokenizer_of: options.TokenizerOf = None,
     chat_template: options.ChatTemplateFile = None,
     system: Annotated[str | None, typer.Option(help="System prompt. Without it: the template's.")] = None,
@@ -75,6 +76,7 @@ def chat(
       printf 'Hello!\\nSay that in French.\\n' | airdraft chat --json
     """
     check_lookup(scheme, lookup)
+    branches = options.branches(tree, scheme)
     link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
     if edge is not None and target is not None:
         raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
@@ -100,7 +102,7 @@ def chat(
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
     with options.fitting(named), Behind.started() as behind, behind.within(urls) as reached:
-        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s, lookup)
+        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s, lookup, branches)
         with behind.within(reaching) as writer:
             talk = Talk(writer, tokenizer, template, settings)
             talk.history.system = system

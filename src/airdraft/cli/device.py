@@ -48,6 +48,7 @@ def device(
     draft: options.UnnamedDraft = None,
     draft_engine: options.DraftEngine = None,
     lookup: options.Lookup = False,
+    tree: options.Tree = "auto",
     tokenizer_of: options.TokenizerOf = None,
     draft_fit: Fit = ANY,
     kept_mb: options.KeptMb = None,
@@ -85,7 +86,7 @@ def device(
     """
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
         raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
-    allowed, name = options.host_names(allow_host), options.model_name(name)
+    allowed, name, branches = options.host_names(allow_host), options.model_name(name), options.branches(tree)
     logs.configure(options.log_level(log_level), log_json)
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust = options.trusted(ca)
@@ -99,7 +100,7 @@ def device(
         writer = Writer(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, stall_s=stall_s,
-            traces=traces, told=_log.info, lookup=lookup, kept_mb=kept_mb,
+            traces=traces, told=_log.info, lookup=lookup, kept_mb=kept_mb, branches=branches,
         )  # fmt: skip
         watch = MeteredWriter(writer)
         app = device_app(

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from airdraft.control.lengths import RULES
-from airdraft.core.schemes import SCHEMES
+from airdraft.core.device.tree import MOST_BRANCHES
+from airdraft.core.schemes import SCHEMES, STREAM
 from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError
 from airdraft.models.engines import HERE
 from airdraft.models.profile import PROFILES
@@ -41,6 +42,16 @@ Lookup = Annotated[
         "--lookup",
         help="Draft by copying, too, where the last tokens stood in prompt or text before and that is the better "
         "guess. With --draft none the device drafts nothing else.",
+        rich_help_panel="Models",
+    ),
+]
+Tree = Annotated[
+    str,
+    typer.Option(
+        "--tree",
+        metavar="auto|off|B",
+        help="How drafts branch where the edge takes trees: B runs the draft model behind the B likeliest at once, off "
+        "drafts chains only, auto goes by the measured cost.",
         rich_help_panel="Models",
     ),
 ]
@@ -284,3 +295,14 @@ def fitting(draft: str | None) -> Iterator[None]:
             "the target has another vocabulary than the draft model that ships with airdraft; name a draft model with "
             "the target's own tokenizer, --draft MODEL, or take none, --draft none --tokenizer MODEL",
         ) from error
+
+
+def branches(tree: str, scheme: str = "auto") -> int | None:
+    """`Request.branches` of `--tree`. Raises: `BadParameterError` for no such, or a scheme that drafts no trees."""
+    if tree == "auto":
+        return None
+    if scheme not in (STREAM, "auto"):
+        raise BadParameterError(f"--tree is given, and --scheme {scheme} drafts none; leave it out, or take {STREAM}")
+    if tree != "off" and not (tree.isascii() and tree.isdigit() and 1 <= int(tree) <= MOST_BRANCHES):
+        raise BadParameterError(f"--tree is {tree!r}; give auto, off, or a number from 1 to {MOST_BRANCHES}")
+    return 0 if tree == "off" else int(tree)

@@ -74,6 +74,7 @@ def run(
     draft: options.UnnamedDraft = None,
     draft_engine: options.DraftEngine = None,
     lookup: options.Lookup = False,
+    tree: options.Tree = "auto",
     tokenizer_of: options.TokenizerOf = None,
     target: chosen.Target = None,
     engine: options.TargetEngine = None,
@@ -117,7 +118,7 @@ def run(
     """
     scheme, spec = spec_of(scheme, SchemeSpec(STREAM, k, bits, downlink, race or "always", resolution, verify))
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
-    _check(scheme, draft_length, rule, race, chat_template is None or chat, lookup)
+    branches = _check(scheme, draft_length, rule, race, chat_template is None or chat, lookup, tree)
     trust, wanted, told = options.trusted(ca), options.fitting(draft), draft or tokenizer_of
     target = target or (chosen.CHAT_TARGET if chat and chat_template is None else "target")
     served, spares = None if edge else target, scheme == SERVER and offline != "draft"
@@ -142,7 +143,7 @@ def run(
             prediction=tokenizer.encode(expected, special=False),
         )  # fmt: skip
         async with urls as reached, connected(
-            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup
+            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup, branches
         ) as writer:  # fmt: skip
             if as_json:
                 await _as_json(writer, request, tokenizer, profile_name)
@@ -188,9 +189,12 @@ def unmodelled(scheme: str, lookup: bool) -> str:
 
 
 def _check(
-    scheme: str, draft_length: int | None, rule: str | None, race: str | None, templated: bool, lookup: bool
-) -> None:
-    """Check that options go together. `templated`: whether a given template is used. Raises: `BadParameterError`."""
+    scheme: str, draft_length: int | None, rule: str | None, race: str | None, templated: bool, lookup: bool, tree: str
+) -> int | None:
+    """Check that options go together. `templated`: whether a given template is used. Raises: `BadParameterError`.
+
+    Returns: what `tree` says, see `Request.branches`.
+    """
     if not templated:
         raise BadParameterError("--chat-template is for a question; give --chat, too, or leave it out")
     if scheme == "auto" and draft_length is not None:
@@ -204,6 +208,7 @@ def _check(
         raise BadParameterError(f"rule {rule!r} is unknown; choose one of {', '.join(RULES)}")
     if rule is not None and (scheme not in ROUNDS or draft_length is not None):
         raise BadParameterError(f"--rule takes the place of --draft-length, and needs --scheme {', '.join(ROUNDS)}")
+    return options.branches(tree, scheme)
 
 
 def check_lookup(scheme: str, lookup: bool) -> None:
@@ -262,12 +267,13 @@ def check_vocabulary(draft: str, engine: str | None, tokenizer: str | None, targ
 @contextlib.asynccontextmanager
 async def connected(
     urls: str, model: LanguageModel, tokenizer: Tokenizer, offline: Offline, token: str | None,
-    trust: ssl.SSLContext | None, stall_s: float, lookup: bool = False,
+    trust: ssl.SSLContext | None, stall_s: float, lookup: bool = False, branches: int | None = None,
 ) -> AsyncIterator[Writer]:  # fmt: skip
     """A writer that has tried to reach one of the edges `urls`. Raises: `LinkError` unless drafts are shown offline."""
     async with Writer(
         options.edges(urls), model, tokenizer.digest, tokenizer.vocab_size, offline=offline, token=token, ssl=trust,
         give_up_s=GIVE_UP_S, stall_s=stall_s, told=_Notes(waits=offline != "error"), lookup=lookup,
+        branches=branches,
     ) as writer:  # fmt: skip
         try:
             await writer.connect()

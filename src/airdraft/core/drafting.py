@@ -68,7 +68,7 @@ class ModelDrafter:
 
     def __init__(self) -> None:
         self._cached = 0  # positions in the model's cache that agree with text and drafts
-        self._tree: dict[tuple[int, int], int] = {}  # the positions after those: by parent's and token, from 0
+        self._held: list[tuple[int, int]] = []  # the positions after those, a tree: each one's parent there, and token
         self._asked: int | None = None  # the position of the row asked for
         self._stale = False  # whether that row's prefix has changed
 
@@ -78,7 +78,7 @@ class ModelDrafter:
         end = len(text) + len(drafts)
         keep = min(self._cached, end - 1)
         self._asked = self._cached = end
-        self._stale, self._tree = False, {}
+        self._stale, self._held = False, []
         return Ask(keep, (*text[keep:], *drafts[max(0, keep - len(text)) :]))
 
     def told(self, row: np.ndarray) -> Sequence[Guess]:
@@ -88,41 +88,71 @@ class ModelDrafter:
     def cut(self, at: int) -> None:
         """See `Drafter.cut`."""
         self._stale |= self._asked is not None and self._asked >= at
-        self._tree = self._tree if at >= self._cached else {}
+        self._held = self._held if at >= self._cached else []
         self._cached = min(self._cached, at)
 
     def grow(self, text: Sequence[int], paths: Sequence[Sequence[int]], most: int) -> Ask:
-        """See `Grower.grow`. What all paths share stays cached; the rest is fed, the paths' ends last."""
-        shared = next((at for at, tokens in enumerate(zip(*paths, strict=False)) if len(set(tokens)) > 1), None)
-        shared = min(map(len, paths)) if shared is None else shared
-        limit = len(text) + min(shared, *(len(path) - 1 for path in paths))
-        keep, picks = min(self._cached, limit), list[int]()
-        ahead = (*text[keep:], *paths[0])
-        while keep == self._cached and keep + len(picks) < limit:
-            found = self._tree.get((picks[-1] if picks else -1, ahead[len(picks)]))
-            if found is None:
+        """See `Grower.grow`. All live branches stay in the cache; what of the paths is not there is fed, ends last."""
+        passed, keep = self._passed(text), self._cached
+        if not paths[0] and keep + len(passed) == len(text):  # the last token is fed again, for its row
+            keep, passed = (keep, passed[:-1]) if passed else (keep - 1, [])
+        alive = [*passed, *(self._behind(passed) if keep + len(passed) == len(text) else ())]
+        ask = self._asking(text, paths, keep, alive, len(passed))
+        if ask.keep + len(ask.picks) + len(ask.tokens) > most:
+            ask = self._asking(text, paths[:1], keep, passed, len(passed))
+        # What follows the text in the cache now, with its parents counted from there.
+        first, place = len(text) - keep, {at: new for new, at in enumerate(ask.picks)}
+        lines = [(place.get(self._held[at][0], -1), self._held[at][1]) for at in ask.picks]
+        above = ask.parents or range(-1, len(ask.tokens) - 1)
+        lines += [(len(ask.picks) + at, token) for at, token in zip(above, ask.tokens, strict=True)]
+        self._held = [(max(-1, at - first), token) for at, token in lines[first:]]
+        self._asked, self._stale, self._cached = len(text), False, len(text)
+        return ask
+
+    def _passed(self, text: Sequence[int]) -> list[int]:
+        """Find the tokens of the tree that have become text."""
+        passed, above = list[int](), -1
+        for token in text[self._cached :]:
+            above = next((at for at, line in enumerate(self._held) if line == (above, token)), -2)
+            if above < -1:
                 break
-            picks.append(found)
-        base = keep + len(picks)
-        rests = [(*text[base:], *path[max(0, base - len(text)) :]) for path in paths]
-        fed: dict[tuple[int, int], int] = {}
+            passed.append(above)
+        return passed
+
+    def _behind(self, passed: Sequence[int]) -> list[int]:
+        """Find the tokens of the tree that follow the text."""
+        above, found = {passed[-1] if passed else -1}, list[int]()
+        for at, (parent, _) in enumerate(self._held):
+            if parent in above:
+                above.add(at)
+                found.append(at)
+        return found
+
+    def _asking(
+        self, text: Sequence[int], paths: Sequence[Sequence[int]], keep: int, picks: Sequence[int], passed: int
+    ) -> Ask:
+        """Ask behind paths. `keep` positions stay in the cache and `picks` of the tree, the first `passed` as text."""
+        stay, place = keep + len(picks), {at: keep + new for new, at in enumerate(picks)}
+        known = {(place.get(self._held[at][0], keep - 1), self._held[at][1]): place[at] for at in picks}
+        fed: list[tuple[int, int]] = []  # the position that each follows, and the token
+
+        def feed(above: int, token: int) -> int:
+            fed.append((above, token))
+            known[above, token] = stay + len(fed) - 1
+            return known[above, token]
+
+        end = keep + passed - 1
+        for token in text[end + 1 :]:
+            end = feed(end, token)
         ends = list[int]()
-        for rest in rests:
-            end = -1
-            for token in rest[:-1]:
-                end = fed.setdefault((end, token), len(fed))
-            ends.append(end)
-        for end, rest in zip(ends, rests, strict=True):
-            fed[end, rest[-1]] = len(fed)
-        if base + len(fed) > most and len(paths) > 1:
-            return self.grow(text, paths[:1], most)
-        held = {(at - 1, ahead[at]): at for at in range(len(picks))}
-        held |= {(above + len(picks), token): at + len(picks) for (above, token), at in fed.items()}
-        self._asked, self._stale = len(text), False
-        passed, self._cached = len(text) - keep, len(text)  # what was fed of the text comes first
-        later = {key: at for key, at in held.items() if at >= passed}
-        self._tree = {(max(-1, above - passed), token): at - passed for (above, token), at in later.items()}
-        parents = tuple(above for above, _ in fed)
-        is_chain = parents == tuple(range(-1, len(parents) - 1))
-        tokens = tuple(token for _, token in fed)
-        return Ask(keep, tokens, len(paths), None if is_chain else parents, tuple(picks))
+        for path in paths:
+            at = end
+            for token in path[:-1]:
+                at = known[at, token] if (at, token) in known else feed(at, token)
+            ends.append(at)
+        for at, path in zip(ends, paths, strict=True):
+            if path:
+                feed(at, path[-1])
+        parents = tuple(above - stay for above, _ in fed)
+        is_chain = parents == tuple(range(-1, len(fed) - 1))
+        return Ask(keep, tuple(token for _, token in fed), len(paths), None if is_chain else parents, tuple(picks))

@@ -69,7 +69,8 @@ class EdgeConnection:
         self._shares = scheduler is not None
         self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft", kept_bytes=kept_bytes())
         clock = asyncio.get_running_loop().time
-        self._machine = machine = device_machine(hello, draft.max_context, clock(), lookup=lookup)
+        wide = self._scheduler.engine.info.trees
+        self._machine = machine = device_machine(hello, draft.max_context, clock(), lookup=lookup, wide=wide)
         self._tracing = Tracing(traces, url, machine, clock) if traces else None
         self._driver = Driver(
             machine, socket, self._scheduler, self._on_event, self._tracing.call if self._tracing else None

@@ -73,6 +73,7 @@ class Writer:
         traces: Traces | None = None,
         lookup: bool = False,
         kept_mb: int | None = None,
+        branches: int | None = None,
     ) -> None:
         """Make a writer without a connection: the first text connects, or `connect` does.
 
@@ -90,6 +91,7 @@ class Writer:
             traces: where a trace of every session goes; None: nowhere. A resumed text leaves several.
             lookup: whether to copy drafts from prompt and text, too, or only if there is no draft model.
             kept_mb: of the draft's keys and values of ended texts, see `fit.kept_bytes`.
+            branches: as in `Request`, for those that leave it open.
         Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
         """
         give_up_s, stall_s = check_options(edges, offline, token, ssl, give_up_s, stall_s)
@@ -104,7 +106,7 @@ class Writer:
         )  # fmt: skip
         urls = list(dict.fromkeys(edges))
         self._edges, self._count = Edges(urls, connect, told), len(urls)
-        self._draft, self._vocab_size, self._lookup = draft, vocab_size, lookup
+        self._draft, self._vocab_size, self._lookup, self._branches = draft, vocab_size, lookup, branches
         self._offline, self._give_up_s = offline, give_up_s
         self._watch: asyncio.Task[None] | None = None
 
@@ -170,6 +172,8 @@ class Writer:
         before an error stand.
         """
         values.instance(Request)("request", request)
+        if request.branches is None:
+            request = replace(request, branches=self._branches)
         if not self._draft.max_context:
             request = _by_copies(request) if self._lookup else _without_drafts(request)
         guess = None

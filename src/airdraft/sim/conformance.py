@@ -25,6 +25,14 @@ MIN_EXPECTED = 5.0
 """Least expected count of a cell. Rarer texts are counted together (Cochran's rule)."""
 
 
+class TableCache(list[int]):
+    """The tokens at all positions."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, ...]] = []
+        """After a tree, what leads to each position, that one included."""
+
+
 class TableModel:
     """A language model made from a function of a prefix to a row of logits. Each row is computed once."""
 
@@ -42,28 +50,31 @@ class TableModel:
         self._row = row
         self._rows: dict[tuple[int, ...], FloatArray] = {}
 
-    def new_cache(self) -> list[int]:
+    def new_cache(self) -> TableCache:
         """Make a cache, which is the prefix itself."""
-        return []
+        return TableCache()
 
     def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`."""
         del cache[keep:]
         cache += tokens
+        if isinstance(cache, TableCache):
+            cache.lines = []
         return np.array([self.row(tuple(cache[: len(cache) - rows + 1 + i])) for i in range(rows)], np.float32)
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray]:
-        """See `TargetEngine.verify`. Parts may be trees; their tokens lie in the cache in the order given."""
+        """See `TargetEngine.verify`. Parts may be trees."""
         found = []
         for part in batch:
-            cache, at = part.cache, len(part.tokens) - part.rows
-            cache[part.keep :] = [cache[part.keep + pick] for pick in part.picks]
-            text, grown = tuple(cache), list[tuple[int, ...]]()
+            cache, held = part.cache, part.cache.lines or [tuple(part.cache[: at + 1]) for at in range(len(part.cache))]
+            held = [held[at] for at in (*range(part.keep), *(part.keep + pick for pick in part.picks))]
+            grown = list[tuple[int, ...]]()
             parents = range(-1, len(part.tokens) - 1) if part.parents is None else part.parents
             for token, parent in zip(part.tokens, parents, strict=True):
-                grown.append((*(text if parent < 0 else grown[parent]), token))
-            cache += part.tokens
-            found.append(np.array([self.row(prefix) for prefix in grown[at:]], np.float32))
+                grown.append((*(grown[parent] if parent >= 0 else held[parent] if held else ()), token))
+            cache.lines = [*held, *grown]
+            cache[:] = [line[-1] for line in cache.lines]
+            found.append(np.array([self.row(line) for line in grown[len(grown) - part.rows :]], np.float32))
         return found
 
     def row(self, prefix: tuple[int, ...]) -> FloatArray:

@@ -35,7 +35,8 @@ from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
 from airdraft.link.markov2 import Markov2Link
 from airdraft.link.rayleigh import RayleighLink
-from airdraft.models.base import FloatArray
+from airdraft.models.base import FloatArray, Part
+from airdraft.models.lineage import check_parents, check_picks
 from airdraft.proposers import USUAL, maker
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
@@ -72,6 +73,13 @@ class _Table(TableModel):
         if not 0 <= keep <= len(cache) or not 0 <= rows <= len(tokens) or not tokens:
             raise ModelError(f"a forward keeps {keep} of {len(cache)} positions and asks {rows} rows of {len(tokens)}")
         return super().forward(cache, keep, tokens, rows)
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray]:
+        """See `TargetEngine.verify`."""
+        for part in batch:
+            check_picks(len(part.cache), part.keep, part.picks)
+            check_parents(part.keep + len(part.picks), len(part.tokens), part.parents)
+        return super().verify(batch)
 
 
 def table(seed: int, like: TableModel | None = None, noise: float = 2.0, **more: object) -> TableModel:
@@ -127,6 +135,8 @@ class Case:
     faults: list[Fault]
     lookup: bool = False
     """Whether the device copies, too, or without a draft model only does that."""
+    trees: bool = False
+    """Whether both models run trees."""
 
     def target(self, site: int) -> TableModel:
         """The target that the edge at `site` serves, which is the same everywhere."""
@@ -174,7 +184,9 @@ def case(seed: int, number: int) -> Case:
         (sites[0], sites[1]), draw(rng, 0.1 + tokens * sites[0].verify_s, heartbeat_s),
     )  # fmt: skip
     lookup = rng.random() < 0.4
-    return replace(drawn, lookup=lookup, draft_context=0 if lookup and rng.random() < 0.3 else drawn.draft_context)
+    drawn = replace(drawn, lookup=lookup, draft_context=0 if lookup and rng.random() < 0.3 else drawn.draft_context)
+    branching = replace(request, branches=rng.choice((None, 0, 1, 4)))
+    return replace(drawn, trees=rng.random() < 0.7, request=branching)
 
 
 class Outcome(msgspec.Struct):
@@ -266,11 +278,13 @@ class _Life:
         site, target = case.sites[at], case.target(at)
         draft = table(1 + case.target_seed, target, case.draft_noise, max_context=case.draft_context)
         limits = replace(case.limits, max_sessions=0) if now < self._takes_s[at] else case.limits
-        identity = Target("chaos", "target", bytes(16), VOCAB, target.max_context, target.eos_ids)
+        context, eos_ids = target.max_context, target.eos_ids
+        identity = Target("chaos", "target", bytes(16), VOCAB, context, eos_ids, trees=case.trees)
         edge = EdgeMachine(identity, limits, now, self._verify_s[at], propose=maker(USUAL))
         device = device_machine(
-            Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now, lookup=case.lookup
-        )
+            Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now, lookup=case.lookup,
+            wide=case.trees,
+        )  # fmt: skip
         device.heartbeat_s = limits.heartbeat_s  # until the edge's welcome says the same
         self._outcome.connections += 1
         self._tell(f"connects to edge {at} with {len(self._text.tokens)} tokens")

@@ -27,7 +27,8 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, RemoteProtocolError
 from airdraft.models.base import FloatArray
 from airdraft.proposers import USUAL, maker
-from airdraft.sim.conformance import TableModel
+from airdraft.sim.conformance import TableCache, TableModel
+from airdraft.sim.running import run as run_forward
 
 PARTS = ("edge", "device", "decoder at the edge", "decoder on the device")
 HEADER_BYTES = 3
@@ -82,10 +83,16 @@ def requests(world: int) -> list[Request]:
         Auto(VOCAB, (schemes.SERVER, schemes.STREAM, schemes.COUPLED), dwell_s=0) if world >= 2 * len(SPECS) else None
     )
     logprobs = None if schemes.traits(spec.name).recovers_on == schemes.DEVICE else (None, 2, 0)[world // len(SPECS)]
+    tree = (None, 1, 4, 0)[world % 4]
     return [
-        Request((1, 2, 3), spec, params, world, 12, 1 + world % 4, policy=policy, logprobs=logprobs),
+        Request((1, 2, 3), spec, params, world, 12, 1 + world % 4, policy=policy, logprobs=logprobs, branches=tree),
         Request((0,), spec, params, 1 + world, 7, None, committed=(1, 2), logprobs=logprobs),
     ]
+
+
+def trees(world: int) -> bool:
+    """Whether the models of a world run trees."""
+    return world % 3 > 0
 
 
 def part_of(data: bytes) -> str:
@@ -104,9 +111,10 @@ def _machine(part: str, world: int, wide: bool) -> tuple[EdgeMachine | DeviceMac
     draft, target, limits = models(world)
     limits = replace(limits, max_frame=WIDE_FRAME) if wide else limits
     if part == "edge":
-        identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids)
+        identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids, trees=trees(world))
         return EdgeMachine(identity, limits, 0.0, propose=maker(USUAL)), target
-    return device_machine(Hello(VERSION, "fuzz", "d", bytes(16), VOCAB), draft.max_context, 0.0), draft
+    hello = Hello(VERSION, "fuzz", "d", bytes(16), VOCAB)
+    return device_machine(hello, draft.max_context, 0.0, wide=trees(world)), draft
 
 
 class _Shell:
@@ -119,7 +127,7 @@ class _Shell:
         self._schedule = schedule
         self._late = schedule.random() < 0.5
         self._pieces = (PIECE,) if wide else (1, 2, 7, 30, 200, 20000) if self._late else (8,)
-        self._caches: dict[int, list[int]] = {}
+        self._caches: dict[int, TableCache] = {}
         self._forwards: dict[int, Forward] = {}
         self._ran = 0
         self._now = 0.0
@@ -197,17 +205,18 @@ class _Shell:
                 raise BrokenError(f"more than {MOST_FORWARDS} forwards were asked for")
             number = self._schedule.choice(list(self._forwards)) if self._late else next(iter(self._forwards))
             forward = self.machine.latest(self._forwards.pop(number))
-            cache = self._caches.setdefault(number, [])
+            cache = self._caches.setdefault(number, self._model.new_cache())
             self._check(forward, len(cache))
             self._now += 0.001
-            logits = self._model.forward(cache, forward.keep, forward.tokens, forward.rows)
+            logits = run_forward(self._model, cache, forward)
             self._serve(self._call(lambda: self.machine.forwarded(number, logits, self._now)))  # noqa: B023  at once
 
     def _check(self, forward: Forward, cached: int) -> None:
         fits = (
             0 <= forward.keep <= cached
             and 0 <= forward.rows <= len(forward.tokens)
-            and 0 < len(forward.tokens) <= self._model.max_context - forward.keep
+            and 0 < len(forward.tokens) <= self._model.max_context - forward.keep - len(forward.picks)
+            and list(forward.picks) == sorted(set(forward.picks) & set(range(cached - forward.keep)))
             and all(0 <= token < VOCAB for token in forward.tokens)
         )
         if not fits:

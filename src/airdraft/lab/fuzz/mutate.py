@@ -13,7 +13,7 @@ from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event
 from airdraft.core.schemes import SPLIT, STREAM
-from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, models, requests
+from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, models, requests, trees
 from airdraft.sim.pair import Pair
 
 MOST_BYTES = 1 << 15
@@ -33,7 +33,7 @@ class _Tapped(Pair):
     def __init__(self, world: int) -> None:
         self.wires = {"edge": b"", "device": b""}
         draft, target, limits = models(world)
-        super().__init__(draft, target, limits=limits)
+        super().__init__(draft, target, limits=limits, trees=trees(world))
 
     def _carry(self, data: bytes, to: DeviceMachine | EdgeMachine) -> list[Event]:
         self.wires["edge" if isinstance(to, EdgeMachine) else "device"] += data
