@@ -86,7 +86,11 @@ class Anyhow:
         self.device = device_machine(hello(vocab), self.draft.max_context, now=0.0, wide=self.wide)
         self.wires = {"up": bytearray(self.device.take()), "down": bytearray()}
         self.running: dict[str, Forward] = {}
-        self.caches = {"device": self.draft.new_cache(), "edge": self.target.new_cache(), "helping": self.draft.new_cache()}
+        self.caches = {
+            "device": self.draft.new_cache(),
+            "edge": self.target.new_cache(),
+            "helping": self.draft.new_cache(),
+        }
         self._spy = Decoder(ToEdge)
         self._heard(bytes(self.wires["up"]))
         while not self.device.ready:

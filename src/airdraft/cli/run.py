@@ -112,9 +112,9 @@ def run(
     """Continue PROMPT: draft on this device, verify at the edge, print tokens as they are committed.
 
     Green tokens were drafted here and accepted, blue ones copied here; magenta
-    ones the edge proposed; yellow ones corrected a draft; cyan ones came on top;
-    the rest the edge wrote alone. A rate or a round-trip time emulates a link to
-    an edge on this machine. With --chat, PROMPT is a question.
+    ones the edge proposed; yellow ones corrected a draft; cyan ones came on top; the
+    rest the edge wrote alone. A rate or a round trip emulates a link to an edge on
+    this machine. With --chat, PROMPT is a question.
     """
     scheme, spec = spec_of(scheme, SchemeSpec(STREAM, k, bits, downlink, race or "always", resolution, verify))
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
@@ -148,8 +148,7 @@ def run(
             if as_json:
                 await _as_json(writer, request, tokenizer, profile_name)
             else:
-                begin = words if template is None else ""
-                await _as_text(writer, request, tokenizer, profile_name, begin, no_color)
+                await _as_text(writer, request, tokenizer, profile_name, "" if template else words, no_color)
 
     with wanted:
         asyncio.run(write())

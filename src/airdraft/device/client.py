@@ -68,8 +68,7 @@ class EdgeConnection:
         self._socket = socket
         self._shares = scheduler is not None
         self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft", kept_bytes=kept_bytes())
-        clock = asyncio.get_running_loop().time
-        wide = self._scheduler.engine.info.trees
+        wide, clock = self._scheduler.engine.info.trees, asyncio.get_running_loop().time
         self._machine = machine = device_machine(hello, draft.max_context, clock(), lookup=lookup, wide=wide)
         self._tracing = Tracing(traces, url, machine, clock) if traces else None
         self._driver = Driver(
