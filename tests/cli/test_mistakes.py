@@ -74,7 +74,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("run", "x", "--offline", "draft"), "--offline draft is for an edge that may go away", "--edge URL"),
         (("edge", "--target", "nope"), "no model 'nope'", "hub id"),
         (("edge", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
-        (("edge", "--propose", "magic"), "no proposer 'magic'", "predicted, lookup, salvage, or none"),
+        (("edge", "--propose", "magic"), "no proposer 'magic'", "predicted, lookup, salvage, ngram, or none"),
         (("run", "x", "--predict", "gone.py"), "--predict gone.py cannot be read", "give a file of text"),
         (("run", "x", "--predict", "x", "--scheme", "topk"), "--predict is of no use to --scheme topk", "take auto"),
         (("run", "x", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
