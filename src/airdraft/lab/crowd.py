@@ -37,14 +37,16 @@ H100 = Path(__file__).parent / "engines" / "h100-8b.json"
 BOUND_MS = 50.0
 """Milliseconds a token: what 99 of 100 texts may take at most."""
 DRAFT_MS, RTT_MS, UPLINK_MBPS, DOWNLINK_MBPS = 5.0, 20.0, 5.0, 100.0
+WINDOW = 8
+"""Most drafts of a device beyond what is committed: a device that chose by itself would take half of the CPU time."""
 DRAFT_SHARE = 0.1
 """Time of a call of the edge's own draft model, as a share of the target's of as many texts and rows."""
-TEMPERATURE, TEXTS, TOKENS, TRIED = 0.7, 24, 96, 96
-WARM_S, SECONDS = 3.0, 8.0
+TEMPERATURE, TEXTS, TOKENS, TRIED = 0.7, 24, 64, 96
+WARM_S, SECONDS = 2.0, 5.0
 """Virtual time before the measurement, and of it."""
 MOST_TEXTS = 64
 """Texts in a call."""
-FIRST_USERS, MOST_USERS, PRECISION = 16, 256, 12
+FIRST_USERS, MOST_USERS, PRECISION = 32, 256, 12
 """Users that are tried first and at most, and the share of them, one in so many, to which the most are found."""
 OWN_TEXTS, OWN_ROWS, OWN_CALLS = (1, 4, 16), (1, 5), 5
 """Calls of the shipped target that are timed, and how often each: the median counts."""
@@ -156,7 +158,8 @@ def crowd(recording: Recording, engine: Gpu, way: Way, users: int) -> CrowdRow:
             text = texts[number]
             prompt = text.prompt or [0] * text.prompt_length
             spec = SchemeSpec(way.scheme, race=way.race)
-            return Request(prompt, spec, recording.params, number, len(text.tokens))
+            window = WINDOW if way.devices else 0
+            return Request(prompt, spec, recording.params, number, len(text.tokens), window, branches=0)
 
         return request
 
