@@ -30,7 +30,7 @@ from airdraft.lab.replay import Blank, Replay
 from airdraft.link.const import ConstLink
 from airdraft.models.base import Part, TargetEngine
 from airdraft.models.engines import load, load_target
-from airdraft.proposers import USUAL, maker
+from airdraft.proposers import USUAL, drafting, maker
 from airdraft.sim.crowd import Crowd
 
 H100 = Path(__file__).parent / "engines" / "h100-8b.json"
@@ -76,7 +76,6 @@ WAYS = (
     Way("server+draft+lookup", schemes.SERVER, proposers=USUAL, helped=True),
     Way("stream/off", schemes.STREAM, "off"),
     Way("stream/idle", schemes.STREAM, "idle"),
-    Way("stream/off+lookup", schemes.STREAM, "off", USUAL),
     Way("stream/idle+lookup", schemes.STREAM, "idle", USUAL),
     Way("everything", schemes.STREAM, "idle", USUAL, helped=True),
 )
@@ -144,11 +143,12 @@ def crowd(recording: Recording, engine: Gpu, way: Way, users: int) -> CrowdRow:
     """Let so many users write for a while. Users begin with different texts, a little apart."""
     replay, vocab, texts = Replay(recording), recording.vocab_size, recording.texts
     target, limits = Target("lab", "target", bytes(16), vocab, Blank.max_context, ()), Limits()
-    verify_s = engine.ms(1, 1) / 1e3
+    verify_s, help = engine.ms(1, 1) / 1e3, drafting(Blank.max_context) if way.helped else None
 
     def pair() -> tuple[Any, EdgeMachine]:
         device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
-        return device, EdgeMachine(target, limits, 0.0, verify_s, replay.make, maker(way.proposers))
+        propose = maker(way.proposers)
+        return device, EdgeMachine(target, limits, 0.0, verify_s, replay.make, propose, help, DRAFT_SHARE * verify_s)
 
     def todo(user: int) -> Callable[[], Request]:
         at = iter(range(user, 1 << 62, 1))

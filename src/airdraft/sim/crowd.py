@@ -1,8 +1,8 @@
 """Many devices and one edge in virtual time: two real machines for each, and one engine, whose calls hold many texts.
 
 A call takes all forwards that have gathered while the last one ran, spare ones last, as many as it holds. Those of
-the edge's own draft model are calls of their own, on the same engine. How long a call takes follows from the number of
-its texts and of its rows. As in `virtual`, sockets and the Python that moves the bytes take no time.
+the edge's own draft model are calls of their own, on the same engine, and go first. How long a call takes follows from
+the number of its texts and of its rows. As in `virtual`, sockets and the Python that moves the bytes take no time.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Side:
 
     def rows(self, forward: Forward) -> Any:
         """Run a forward."""
-        own = getattr(forward, "draft", False)
+        own = forward.draft
         model, key = self.models[own], (forward.session, own)
         cache = self.caches.get(key)
         if cache is None:
@@ -192,11 +192,8 @@ class Crowd:
         if not latest:
             self._running = False
             return
-        own = getattr(next(iter(latest.values())), "draft", False)  # who came first says whose call it is
-        chosen = sorted(
-            (key for key, each in latest.items() if getattr(each, "draft", False) == own),
-            key=lambda key: latest[key].spare,
-        )
+        own = any(each.draft for each in latest.values())  # short ones first: what they draft joins the next call
+        chosen = sorted((key for key, each in latest.items() if each.draft == own), key=lambda key: latest[key].spare)
         batch = [(key, latest[key]) for key in chosen[: self._most]]
         for key, _ in batch:
             del self._waiting[key]
