@@ -32,6 +32,7 @@ from airdraft.lab.wall.schemes import (
 from airdraft.models.profile import profile
 
 SCHEMES = (schemes.SERVER, "device", *DRAFTING, *HELPED)
+WATCHED = [*HELPED][-1]
 
 
 async def demo(plan: Plan, console: Console) -> dict[str, Any]:
@@ -43,14 +44,14 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
             bench = await stack.enter_async_context(Bench.start(plan))
             await asyncio.to_thread(bench.write_truth)
         console.print(legend())
-        rows = {schemes.STREAM: await _watch(bench, console)}
+        rows = {WATCHED: await _watch(bench, console)}
         with _progress(console) as progress:
             task = progress.add_task("")
             for name in SCHEMES:
                 progress.update(task, description=f"the same prompts: {name}{imitated}")
                 if name == "device":
                     rows[name] = await bench.device_only()
-                elif name in HELPED:
+                elif name in HELPED and name not in rows:
                     rows[name] = await bench.helped(name)
                 elif name not in rows:
                     rows[name] = await bench.scheme(name)
@@ -151,7 +152,7 @@ def _introduction(plan: Plan) -> Panel:
 
 
 async def _watch(bench: Bench, console: Console) -> SchemeRow:
-    """Write the texts under `stream` while the reader watches."""
+    """Write the texts while the reader watches: device and edge both draft, so that every colour may come."""
     printer: TokenPrinter | None = None
 
     def on_text(at: int) -> None:
@@ -166,7 +167,7 @@ async def _watch(bench: Bench, console: Console) -> SchemeRow:
         if printer:
             printer.committed(event)
 
-    row = await bench.scheme(schemes.STREAM, on_text, on_commit)
+    row = await bench.helped(WATCHED, on_text, on_commit)
     if printer:
         printer.end()
     return row

@@ -30,6 +30,7 @@ from airdraft.lab.replay import Blank, Replay
 from airdraft.link.const import ConstLink
 from airdraft.models.base import Part, TargetEngine
 from airdraft.models.engines import load, load_target
+from airdraft.models.profile import EDGE_DRAFT
 from airdraft.proposers import USUAL, drafting, maker
 from airdraft.sim.crowd import Crowd
 
@@ -39,8 +40,6 @@ BOUND_MS = 50.0
 DRAFT_MS, RTT_MS, UPLINK_MBPS, DOWNLINK_MBPS = 5.0, 20.0, 5.0, 100.0
 WINDOW = 8
 """Most drafts of a device beyond what is committed: a device that chose by itself would take half of the CPU time."""
-DRAFT_SHARE = 0.1
-"""Time of a call of the edge's own draft model, as a share of the target's of as many texts and rows."""
 TEMPERATURE, TEXTS, TOKENS, TRIED = 0.7, 24, 64, 96
 WARM_S, SECONDS = 2.0, 5.0
 """Virtual time before the measurement, and of it."""
@@ -148,7 +147,7 @@ def crowd(recording: Recording, engine: Gpu, way: Way, users: int) -> CrowdRow:
     def pair() -> tuple[Any, EdgeMachine]:
         device = device_machine(Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make)
         propose = maker(way.proposers)
-        return device, EdgeMachine(target, limits, 0.0, verify_s, replay.make, propose, help, DRAFT_SHARE * verify_s)
+        return device, EdgeMachine(target, limits, 0.0, verify_s, replay.make, propose, help, EDGE_DRAFT * verify_s)
 
     def todo(user: int) -> Callable[[], Request]:
         at = iter(range(user, 1 << 62, 1))
@@ -164,7 +163,7 @@ def crowd(recording: Recording, engine: Gpu, way: Way, users: int) -> CrowdRow:
         return request
 
     def takes(own: bool, count: int, fed: int) -> float:
-        return engine.ms(count, fed) / 1e3 * (DRAFT_SHARE if own else 1.0)
+        return engine.ms(count, fed) / 1e3 * (EDGE_DRAFT if own else 1.0)
 
     blank, seconds = Blank(vocab), SECONDS
     link = ConstLink(UPLINK_MBPS * 1e6, DOWNLINK_MBPS * 1e6, RTT_MS / 1e3)
@@ -262,7 +261,7 @@ def record_of(rows: Sequence[CrowdRow], engines: Sequence[Gpu]) -> dict[str, Any
         "draft_ms": DRAFT_MS,
         "rtt_ms": RTT_MS,
         "uplink_mbps": UPLINK_MBPS,
-        "edge_draft_share": DRAFT_SHARE,
+        "edge_draft_share": EDGE_DRAFT,
         "seconds": SECONDS,
         "texts": TEXTS,
         "temperature": TEMPERATURE,

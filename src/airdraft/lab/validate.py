@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from statistics import median
 from typing import Any
@@ -35,9 +35,10 @@ from airdraft.lab import cell
 from airdraft.lab.record import RecordedText, Recording, prompts, record
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
-from airdraft.models.profile import Paced, profile
+from airdraft.models.profile import EDGE_DRAFT, Paced, profile
 from airdraft.models.text import Tokenizer
-from airdraft.proposers import Lookup, maker
+from airdraft.proposers import NONE, Lookup, maker
+from airdraft.proposers.draft import NAME as EDGE_DRAFTS
 from airdraft.sim import alone
 
 MEDIAN_BAR, WORST_BAR = 0.08, 0.20
@@ -73,18 +74,21 @@ class Check:
     """Draft length; None lets the device choose."""
     propose: tuple[str, ...] = ()
     """The edge's proposers."""
+    drafts: bool = False
+    """Whether the edge has a draft model of its own."""
     lookup: bool = False
     """Whether the device copies, too."""
 
     @property
-    def place(self) -> tuple[str, float, float, tuple[str, ...]]:
+    def place(self) -> tuple[str, float, float, tuple[str, ...], bool]:
         """The edge and the link, which checks of one place share."""
-        return self.profile, self.rtt_ms, self.uplink_mbps, self.propose
+        return self.profile, self.rtt_ms, self.uplink_mbps, self.propose, self.drafts
 
     @property
     def label(self) -> str:
         """The scheme, and who drafts besides."""
-        return "+".join((self.scheme, *self.propose)) + (", device copies" if self.lookup else "")
+        edge = [*self.propose, *([EDGE_DRAFTS] if self.drafts else [])]
+        return "+".join((self.scheme, *edge)) + (", device copies" if self.lookup else "")
 
     @property
     def has_coins(self) -> bool:
@@ -108,6 +112,8 @@ CHECKS = (
     Check("phone-8b", 20.0, 20.0, _ALWAYS, lookup=True),
     Check("phone-8b", 20.0, 20.0, schemes.SERVER, propose=(Lookup.name,)),
     Check("phone-8b", 20.0, 20.0, _ALWAYS, propose=(Lookup.name,)),
+    Check("phone-8b", 20.0, 20.0, schemes.SERVER, drafts=True),
+    Check("phone-8b", 20.0, 20.0, _ALWAYS, propose=(Lookup.name,), drafts=True),
     Check("laptop-8b", 50.0, 5.0, schemes.COUPLED, 6),
     Check("laptop-8b", 50.0, 5.0, schemes.DENSE, 2),
     Check("laptop-8b", 50.0, 5.0, _OFF),
@@ -256,10 +262,13 @@ class ShippedPair:
         pace, spec, recording = profile(check.profile), check.spec, self.recording_for(check, texts)
         draft_ms, verify_ms = 1e3 * (pace.draft_s + overhead.draft_s), 1e3 * (pace.target_s + overhead.verify_s)
         setting = cell.constant(check.rtt_ms, check.uplink_mbps, draft_ms, verify_ms, DOWNLINK_MBPS)
+        if check.drafts:  # a forward of the edge's own draft model has the overhead of any at the edge
+            own_s = EDGE_DRAFT * pace.target_s + overhead.verify_s
+            setting = replace(setting, compute=replace(setting.compute, edge_draft_s=own_s))
         policy = cell.auto(recording.vocab_size, spec) if check.scheme == "auto" else None
         written = cell.run(
             recording, setting, spec, length=check.length, policy=policy, propose=maker(check.propose),
-            lookup=check.lookup,
+            lookup=check.lookup, drafts=check.drafts,
         )  # fmt: skip
         return written.tokens_per_s
 
@@ -330,8 +339,8 @@ async def validate(
         raise BadParameterError("nothing to check; give at least one cell")
     overhead = await pair.overhead()
     found = []
-    for (name, rtt_ms, uplink_mbps, names), group in groupby(checks, key=lambda check: check.place):
-        options = ("--propose", ",".join(names)) if names else local.PLAIN
+    for (name, rtt_ms, uplink_mbps, names, drafts), group in groupby(checks, key=lambda check: check.place):
+        options = ["--propose", ",".join(names) or NONE, *(["--draft", "draft"] if drafts else [])]
         async with local.edge("target", name, local.Link(uplink_mbps, DOWNLINK_MBPS, rtt_ms), options) as url:
             # The edge of a replay has been in service, too: it knows how long its forwards take.
             await pair.wall(url, Check(name, rtt_ms, uplink_mbps, schemes.SERVER))

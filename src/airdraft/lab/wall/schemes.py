@@ -153,13 +153,18 @@ class Bench:
             for prompt in self.prompts
         ]
 
-    async def helped(self, label: str) -> SchemeRow:
+    async def helped(
+        self,
+        label: str,
+        on_text: Callable[[int], None] = lambda _: None,
+        on_commit: Callable[[Committed], None] = lambda _: None,
+    ) -> SchemeRow:
         """Write all prompts at another edge, which speculates as well: one of `HELPED`. Its own draft model is the
         device's, in a tenth of the target's time if compute is imitated."""
         help, plan = HELPED[label], self.plan
         options = ["--propose", ",".join(help.proposers) or "none", *(["--draft", plan.draft] if help.drafts else [])]
         async with _connected(plan, self.draft, self.tokenizer, options) as client:
-            row = await self.scheme(help.scheme, client=client)
+            row = await self.scheme(help.scheme, on_text, on_commit, client)
         row.scheme = label
         return row
 
