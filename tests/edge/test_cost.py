@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from time import perf_counter
 
@@ -24,7 +25,7 @@ BAR_S = 200e-6
 def watching(traces: Traces | None) -> Callable[[], None]:
     """Run one round of a text as the edge sees it: a draft, a call, tokens."""
     target = Target("a test", "a target", TOKENIZER, VOCAB, 512, ())
-    metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0))
+    metrics = Metrics(lambda: Readings(*[0] * len(fields(Readings))))
     watch = Watch(EdgeMachine(target, Limits(), 0.0).text, "peer", anybody(0.0), metrics, traces, perf_counter)
     watch.event(Begun(1, 3, 3, 50, "stream"))
     watch.event(Taken(1, 3))

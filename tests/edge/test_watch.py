@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from time import perf_counter
 
 from airdraft.core.events import Begun, Event, Failed, Finished
@@ -12,7 +13,7 @@ from airdraft.telemetry.metrics import Metrics, Readings
 
 def watching(tenant: Tenant, *events: Event, places: int) -> Watch:
     """A watch of one connection, after so many texts were admitted and these events came."""
-    metrics = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0))
+    metrics = Metrics(lambda: Readings(*[0] * len(fields(Readings))))
     watch = Watch(lambda _: (), "peer", tenant, metrics, None, perf_counter)
     tenant.sessions += places
     watch.reserved += places

@@ -25,7 +25,7 @@ from airdraft.telemetry.http import routes, serving
 from airdraft.telemetry.metrics import Metrics, Readings
 
 HOST = "127.0.0.1"
-READINGS = Readings(11, 12, 13, 14, 15, 16, 17, 18)
+READINGS = Readings(11, 12, 13, 14, 15, 16, 17, 18, 19)
 
 
 def fetch(url: str, context: ssl.SSLContext | None = None) -> tuple[int, str, str]:
@@ -61,7 +61,7 @@ def test_metrics_and_health() -> None:
             assert samples["airdraft_batch_size_bucket", "4.0"] == 1
             assert samples["airdraft_batch_size_bucket", "2.0"] == 0
             found = [samples[f"airdraft_{name}",] for name in Readings.__dataclass_fields__]
-            assert found == [11, 12, 13, 14, 15, 16, 17, 18]
+            assert found == [11, 12, 13, 14, 15, 16, 17, 18, 19]
             assert ("process_resident_memory_bytes",) in samples
             assert await asyncio.to_thread(fetch, f"{url}/healthz") == (200, "application/json", '{"status":"ok"}')
             why.append("draining")

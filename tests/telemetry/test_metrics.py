@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "operate.md").read_text(encoding="u
 
 
 def test_the_page_lists_the_metrics() -> None:
-    edge = Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0))
+    edge = Metrics(lambda: Readings(*[0] * len(fields(Readings))))
     device = TextMetrics(lambda: DeviceReadings(*[0] * len(fields(DeviceReadings))))
     made = set()
     for family in (*edge.registry.collect(), *device.registry.collect()):
@@ -50,7 +50,7 @@ def test_the_page_names_only_options_that_there_are() -> None:
 
 
 def test_two_servers_share_no_counter() -> None:
-    one, two = (Metrics(lambda: Readings(0, 0, 0, 0, 0, 0, 0, 0)) for _ in range(2))
+    one, two = (Metrics(lambda: Readings(*[0] * len(fields(Readings)))) for _ in range(2))
     one.committed.inc(3)
     assert one.registry.get_sample_value("airdraft_tokens_committed_total") == 3
     assert two.registry.get_sample_value("airdraft_tokens_committed_total") == 0

@@ -25,6 +25,7 @@ COMMANDS = {
     "device": "device:device",
     "doctor": "doctor:doctor",
     "models": "models:models",
+    "prompt": "prompts:prompt",
     "link": "link:link",
     "plan": "plan:plan",
     "gguf": "gguf:gguf",

@@ -27,6 +27,7 @@ from airdraft.models.engines import ANY, HERE, REMOTE, TOP_K, load_helping, load
 from airdraft.models.fit import Fit, kept_bytes
 from airdraft.models.profile import PacedEngine, Profile, profile
 from airdraft.models.text import Tokenizer
+from airdraft.prompts.arriving import StoredPrompts
 from airdraft.proposers import LEARNING, NONE, PROPOSERS, USUAL, drafting, maker, named
 from airdraft.scheduler import Helping
 from airdraft.telemetry import logs
@@ -89,6 +90,15 @@ _Propose = Annotated[
     typer.Option(
         help=f"What the edge itself may propose to the target in streams: {', '.join(PROPOSERS)}, with commas between "
         f"them, or {NONE}. The text is the same; it comes sooner where the edge is right.",
+        rich_help_panel=ENGINE,
+    ),
+]
+_Prompts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Where published prompts lie, a folder or s3://BUCKET/PATH: see `airdraft prompt publish`. Their keys and "
+        "values come from there while the rest is computed; the text is the same.",
         rich_help_panel=ENGINE,
     ),
 ]
@@ -163,6 +173,7 @@ def edge(
     kv_tokens: _KvTokens = None,
     kept_mb: options.KeptMb = None,
     propose: _Propose = _USUALLY,
+    prompts: _Prompts = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8571,
     allow_host: options.AllowHost = None,
@@ -215,8 +226,7 @@ def edge(
         traces=traces,
         **_proposing(propose),
     )
-    allowed = options.host_names(allow_host)
-    shown = None if name is None else options.model_name(name)
+    allowed, shown = options.host_names(allow_host), None if name is None else options.model_name(name)
     crowded = room_for(max_connections * (1 if api_port is None else 2))
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k, fit=fit)
     model.info = replace(model.info, name=shown or model.info.name)
@@ -225,14 +235,14 @@ def edge(
     capacity = Capacity(max_texts, max_batch, kv_tokens, kept_bytes(kept_mb))
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
     logs.configure(level, log_json)
+    server.scheduler.caches.elsewhere = StoredPrompts.at(prompts, paced) if prompts else None
     if crowded is not None:
         _log.warning("%s", crowded)
     _log.info("texts of %s are %s", model.info.name, server.exactness.words)
     api = None
     if api_port is not None:
-        template, sampling = chosen.of_api(resolve(target, engine), chat_template)
-        app = edge_app(server, tokenizer, template, [host, *allowed], sampling)
-        api = ApiPort(app, api_port, max_connections)
+        offered = chosen.of_api(resolve(target, engine), chat_template)
+        api = ApiPort(edge_app(server, tokenizer, offered[0], [host, *allowed], offered[1]), api_port, max_connections)
     process = EdgeProcess(
         server, model.info.name, model.info.threads, host, port, metrics_host, metrics_port, api, certificate,
         imitated=pace.description if pace.target_s else None,

@@ -113,8 +113,7 @@ class EdgeServer:
         service: Service | None = None,
     ) -> None:
         """`tokenizer` and `vocab_size` are the digest and size of the vocabulary that the model was trained with."""
-        limits, capacity = limits or Limits(), capacity or Capacity()
-        info = engine.info
+        limits, capacity, info = limits or Limits(), capacity or Capacity(), engine.info
         if info.max_rollback is not None:  # rejected drafts are rolled back
             limits = replace(limits, max_draft=min(limits.max_draft, info.max_rollback))
         self.limits, self.service = limits, service or Service()
@@ -307,14 +306,15 @@ class EdgeServer:
 
     def _read(self) -> Readings:
         drivers = [driver for driver, _ in self._live.values()]
-        positions, bytes_each = self.scheduler.caches.positions, self.scheduler.engine.info.position_bytes
+        caches, bytes_each = self.scheduler.caches, self.scheduler.engine.info.position_bytes
         return Readings(
             received_bytes_total=self._bytes_in + sum(driver.bytes_in for driver in drivers),
             sent_bytes_total=self._bytes_out + sum(driver.bytes_out for driver in drivers),
-            evictions_total=self.scheduler.caches.evictions,
+            evictions_total=caches.evictions,
+            prompt_tokens_fetched_total=caches.fetched,
             waiting_forwards=self.scheduler.waiting,
-            kv_positions=positions,
-            kv_bytes=None if bytes_each is None else positions * bytes_each,
+            kv_positions=caches.positions,
+            kv_bytes=None if bytes_each is None else caches.positions * bytes_each,
             texts=self._texts(),
             connections=len(self._live),
         )

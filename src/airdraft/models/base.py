@@ -14,6 +14,8 @@ from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.lineage import check_parents, check_picks
 
 FloatArray = NDArray[np.float32]
+Tensors = Sequence[NDArray[Any]]
+"""Keys and values of some positions: for each layer keys, then values, each [kv_heads, positions, head_dim]."""
 
 
 class Cache(Protocol):
@@ -22,6 +24,19 @@ class Cache(Protocol):
     @property
     def length(self) -> int:
         """Positions held."""
+        ...
+
+
+@runtime_checkable
+class Portable(Cache, Protocol):
+    """A cache whose keys and values can be taken out as arrays, and put into another of the same model."""
+
+    def take(self, start: int, end: int) -> Tensors:
+        """Keys and values of positions `start` to `end`, which the cache holds. Raises: `ModelError` if it cannot."""
+        ...
+
+    def put(self, keep: int, tensors: Tensors) -> None:
+        """Roll back to the first `keep` positions, and add those of `tensors`."""
         ...
 
 

@@ -13,7 +13,19 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import Cache, Copier, FloatArray, LocalEngine, Part, Roomy, TargetEngine, check, check_copy
+from airdraft.models.base import (
+    Cache,
+    Copier,
+    FloatArray,
+    LocalEngine,
+    Part,
+    Portable,
+    Roomy,
+    TargetEngine,
+    Tensors,
+    check,
+    check_copy,
+)
 from airdraft.models.lineage import Lineage
 
 
@@ -41,6 +53,22 @@ class GraftCache:
         """See `Roomy.rest`."""
         if isinstance(self.inner, Roomy):
             self.inner.rest()
+
+    def take(self, start: int, end: int) -> Tensors:
+        """See `Portable.take`."""
+        return self._portable(end).take(start, end)
+
+    def put(self, keep: int, tensors: Tensors) -> None:
+        """See `Portable.put`."""
+        self._portable(keep).put(keep, tensors)
+        self.firm, self.main, self.tokens = keep + tensors[0].shape[1], (), ()
+        self.lineage = self.lineage.kept(keep).grown(self.firm - keep)
+
+    def _portable(self, end: int) -> Portable:
+        """The other engine's cache. Raises: `ModelError` if its first `end` positions are not a chain."""
+        if end > self.firm or not isinstance(self.inner, Portable):
+            raise ModelError(f"only {self.firm} positions of this cache are a chain, and {end} are needed; feed them")
+        return self.inner
 
 
 @dataclass(frozen=True)

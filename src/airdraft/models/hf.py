@@ -43,6 +43,24 @@ class HfCache:
         self.layers = {i: (k[:, :, columns], v[:, :, columns]) for i, (k, v) in self.layers.items()}
         self.length, self.lineage = len(columns), lineage
 
+    def take(self, start: int, end: int) -> list[Any]:
+        """See `Portable.take`. NumPy has no bfloat16: such numbers are given as integers of the same bits."""
+        return [_plain(each[0, :, start:end]) for layer in self.layers.values() for each in layer]
+
+    def put(self, keep: int, tensors: Sequence[Any]) -> None:
+        """See `Portable.put`."""
+        torch, new = import_module("torch"), iter(tensors)
+        with torch.inference_mode():
+            self.layers = {
+                index: tuple(
+                    torch.cat([each[:, :, :keep], torch.tensor(next(new)).view(each.dtype)[None].to(each.device)], 2)
+                    for each in layer
+                )
+                for index, layer in self.layers.items()
+            }
+        self.length = keep + tensors[0].shape[1]
+        self.lineage = self.lineage.kept(keep).grown(self.length - keep)
+
 
 class HfModel(LocalEngine):
     """A `LanguageModel` and a `TargetEngine` over a checkpoint: a folder with config.json and weights.
@@ -248,6 +266,13 @@ def _tree_mask(torch: Any, mask: Any, lines: list[Fed], fed: int, dtype: Any) ->
         rows = seen[i, 0, : len(hidden)]
         rows[:, columns] = rows[:, columns] & ~hidden
     return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def _plain(tensor: Any) -> Any:
+    """A copy for NumPy."""
+    return (
+        (tensor.view(import_module("torch").int16) if "bfloat16" in str(tensor.dtype) else tensor).cpu().numpy().copy()
+    )
 
 
 def _aligned(tensors: list[Any], kept: int) -> Any:

@@ -89,6 +89,17 @@ class OnnxCache:
             tensor[0, :, keep:total] = columns
         self.length = total
 
+    def take(self, start: int, end: int) -> list[Tensor]:
+        """See `Portable.take`."""
+        return [tensor[0, :, start:end].copy() for tensor in self.tensors]
+
+    def put(self, keep: int, tensors: Sequence[Tensor]) -> None:
+        """See `Portable.put`."""
+        lineage = self.lineage.kept(keep)
+        self.copied = min(self.copied, keep)
+        self.append(keep, list(tensors))
+        self.lineage = lineage.grown(self.length - keep)
+
     def _grow(self, keep: int, total: int) -> None:
         """Move to larger tensors, with zeros after the first `keep` positions, if these have no room for `total`."""
         if self.tensors[0].shape[2] < total:

@@ -25,8 +25,10 @@ from airdraft.models.base import (
     FloatArray,
     LocalEngine,
     Part,
+    Portable,
     Roomy,
     TargetEngine,
+    Tensors,
     check,
     check_copy,
 )
@@ -86,6 +88,21 @@ class BandCache:
         """See `Roomy.rest`."""
         if isinstance(self.inner, Roomy):
             self.inner.rest()
+
+    def take(self, start: int, end: int) -> Tensors:
+        """See `Portable.take`."""
+        return self._portable.take(start, end)
+
+    def put(self, keep: int, tensors: Tensors) -> None:
+        """See `Portable.put`."""
+        self._portable.put(keep, tensors)
+        self.length = keep + tensors[0].shape[1]
+
+    @property
+    def _portable(self) -> Portable:
+        if not isinstance(self.inner, Portable):
+            raise ModelError(f"{type(self.inner).__name__} gives no keys and values away; take the engine onnx or hf")
+        return self.inner
 
 
 class Banded(LocalEngine):

@@ -7,10 +7,11 @@ A text begins with what another of its tenant's holds, and is fed the rest. `mem
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from airdraft.errors import AirdraftError
 from airdraft.models.base import Copier, Part, Roomy, TargetEngine
+from airdraft.scheduler.elsewhere import LEAST, Coming, Elsewhere
 from airdraft.scheduler.memory import Memory
 from airdraft.scheduler.prefixes import BLOCK, Prefixes
 from airdraft.scheduler.turns import Origin, Owner, Sequenced, Share, Turn
@@ -46,6 +47,13 @@ class Caches:
         """Caches taken from texts that were still being written."""
         self.reused = 0
         """Tokens that were not fed, as another text had been fed them."""
+        self.elsewhere: Elsewhere | None = None
+        """From where prompts may come; None: all are computed here."""
+        self.wake: Callable[[], None] = lambda: None
+        """Told when something has come for which a prompt waits."""
+        self.fetched = 0
+        """Tokens that were not fed, as their keys and values came from elsewhere."""
+        self._coming: dict[Sequenced, Coming | None] = {}
 
     @property
     def positions(self) -> int:
@@ -58,10 +66,31 @@ class Caches:
         return 0 if found is None or self._copier is None else min(found.common, len(tokens) - 2)
 
     def begin(self, turn: Turn, now: int) -> Turn | None:
-        """Let a text without a cache begin with what another holds, which is thereby used in call `now`.
+        """Let a text begin with what another holds, which is thereby used in call `now`, and go on with what has come
+        from elsewhere.
 
-        Returns: the turn, or None: it waits for a text that is being fed the same.
+        Returns: the turn, or None: it waits for a text that is being fed the same, or for what comes.
         """
+        began = self._begun(turn, now)
+        return began if began is None or self.elsewhere is None else self._spliced(began, self.elsewhere)
+
+    def _spliced(self, turn: Turn, elsewhere: Elsewhere) -> Turn | None:
+        text, tokens, end = turn.text, turn.tokens, len(turn.tokens) - turn.scored
+        at = turn.origin.length if turn.origin else text.cached
+        if turn.lineage.parents or (text.lineage and text.lineage.parents):  # what comes is a chain
+            return turn
+        if end - at < LEAST or (turn.origin is None and text.tokens[:at] != tokens[:at]):
+            return turn
+        if text not in self._coming:
+            self._coming[text] = elsewhere.ask(tokens[:end], at, self.wake)
+        coming = self._coming[text]
+        step = None if coming is None else coming.step(at)
+        if step is None:
+            return turn
+        return None if step.waits else turn._replace(step=step)
+
+    def _begun(self, turn: Turn, now: int) -> Turn | None:
+        """Let a text without a cache begin with what another holds, see `begin`."""
         text, lineage, tokens = turn.text, turn.lineage, turn.tokens
         # What picks refer to is not there any more: the text is fed again as a whole.
         if self._copier is None or text.cache is not None or len(tokens) <= BLOCK or turn.forward.picks:
@@ -84,7 +113,7 @@ class Caches:
         return turn._replace(origin=Origin(source, held))
 
     def _reuse(self, text: Sequenced, tokens: int) -> None:
-        text.reused = tokens
+        text.reused += tokens
         self.reused += tokens
 
     def has_room(self, share: Share, batch: Sequence[Share]) -> bool:
@@ -106,7 +135,8 @@ class Caches:
 
     def part(self, share: Share) -> Part:
         """What the engine is to run, in its own thread."""
-        start = share.start
+        splice = share.splice
+        start = at = share.start if splice is None else splice.start
         if share.origin is not None and self._copier is not None:
             source = share.origin.text.cache
             try:
@@ -115,6 +145,15 @@ class Caches:
                 _log.warning("a prompt is read again: %s", error)
             if share.text.cache is None:
                 share.text.cache, start = self._engine.new_cache(), 0
+        if splice is not None and start == at:
+            try:
+                splice.put(share.text.cache)
+            except AirdraftError as error:
+                _log.warning("a prompt is computed: %s", error)
+            else:
+                start = share.start
+                share.text.reused += splice.end - splice.start
+                self.fetched += splice.end - splice.start
         tokens, lineage = share.tokens[start : share.end], share.lineage
         parents = None if lineage is None else lineage.fed(start, share.end)
         return Part(share.text.cache, start - len(share.picks), tokens, share.rows, parents, share.picks)
@@ -128,10 +167,13 @@ class Caches:
             return
         text.tokens, text.cached, text.lineage = share.tokens, share.end, share.lineage
         if share.origin is not None:
-            self._reuse(text, share.start)
+            self._reuse(text, share.origin.length)
+        if share.is_last:
+            self._ended(text)
 
     def end(self, text: Sequenced, *, keeps: bool) -> None:
         """A text is over. Its cache is kept for others that begin alike, if worth it."""
+        self._ended(text)
         if self._copier is None or text.cache is None or not keeps:
             self._free(text)
             return
@@ -148,6 +190,14 @@ class Caches:
         for each in self._memory.excess():
             self._free(each)
 
+    def _ended(self, text: Sequenced) -> None:
+        """Nothing more needs to come for a text."""
+        coming = self._coming.pop(text, None)
+        if coming is not None:
+            coming.close()
+
     def _free(self, text: Sequenced) -> None:
+        self._ended(text)
         self._prefixes.remove(text)
         self._memory.free(text)
+        text.reused = 0  # what it had is fed again

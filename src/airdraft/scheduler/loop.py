@@ -84,6 +84,7 @@ class Scheduler:
         self._max_calls = info.max_calls
         self._max_texts = max_texts
         self.caches = Caches(engine, max_positions, kept_bytes)
+        self.caches.wake = self._start
         self._executor = ThreadPoolExecutor(info.max_calls, name)
         # Not more than there are cores: threads that wait for each other's turn of the interpreter are slower.
         self._aside = ThreadPoolExecutor(min(4, os.cpu_count() or 1), f"{name}-aside")
@@ -196,7 +197,7 @@ class Scheduler:
             self._ledger.served(shares)
             for share in shares:
                 share.text.running, share.text.used = True, self._calls
-            if self._is_short() and shares[0].fed <= SHORT_TOKENS:
+            if self._is_short() and shares[0].fed <= SHORT_TOKENS and shares[0].splice is None:
                 self._settle(batch, *self._call(shares))
                 continue
             future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, shares)

@@ -15,8 +15,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from airdraft.core.events import Forward
-from airdraft.models.base import Cache
+from airdraft.errors import ModelError
+from airdraft.models.base import Cache, Portable, Tensors
 from airdraft.models.lineage import Lineage
 
 PIECE = 128
@@ -89,6 +92,32 @@ class Origin(NamedTuple):
     length: int
 
 
+class Splice(NamedTuple):
+    """Keys and values of a text's positions `start` to `end`, which came from elsewhere and need not be computed."""
+
+    start: int
+    end: int
+    pieces: Sequence[Tensors]
+    """One after the other."""
+
+    def put(self, cache: Cache | None) -> None:
+        """Add them to the first `start` positions of a cache. Raises: `ModelError` if it takes none."""
+        if not isinstance(cache, Portable):
+            raise ModelError("this engine takes no keys and values from elsewhere; leave --prompts out")
+        cache.put(self.start, [np.concatenate(each, 1) for each in zip(*self.pieces, strict=True)])
+
+
+class Step(NamedTuple):
+    """What a prompt does next whose keys and values are on their way."""
+
+    splice: Splice | None = None
+    """Take over these."""
+    piece: int | None = None
+    """Then compute so many tokens at most; None: as many as any prompt."""
+    waits: bool = False
+    """Or wait, until it is woken."""
+
+
 class Turn(NamedTuple):
     """A forward that waits to be run."""
 
@@ -97,6 +126,7 @@ class Turn(NamedTuple):
     arrival: int
     """Its place among all forwards that ever came."""
     origin: Origin | None = None
+    step: Step = Step()
 
     @property
     def tokens(self) -> list[int]:
@@ -133,6 +163,8 @@ class Share(NamedTuple):
     """Which of the tokens follows which; None: they are a chain."""
     picks: tuple[int, ...] = ()
     """As in `Part`: the last of the first `start` tokens, where they lie in the cache."""
+    splice: Splice | None = None
+    """The last of the first `start` positions, which are not in that cache."""
 
     @property
     def is_last(self) -> bool:
@@ -253,13 +285,18 @@ class Batch:
             start += 1  # a piece of it is there already
         if turn.origin is not None:
             start = turn.origin.length
+        splice, piece = turn.step.splice, self._left
+        if splice is not None:
+            start = splice.end
+        if turn.step.piece is not None:
+            piece = min(piece, turn.step.piece)
         start = min(start, end - scored)
-        if not self._pieces or end - start <= max(scored, self._left):
-            return Share(text, turn.arrival, tokens, start, end, forward.rows, turn.origin, lineage)
-        if self._left <= 0:
+        if not self._pieces or end - start <= max(scored, piece):
+            return Share(text, turn.arrival, tokens, start, end, forward.rows, turn.origin, lineage, splice=splice)
+        if piece <= 0:
             return None
-        end = min(start + self._left, end - scored)
-        return Share(text, turn.arrival, tokens, start, end, 0, turn.origin, lineage)
+        end = min(start + piece, end - scored)
+        return Share(text, turn.arrival, tokens, start, end, 0, turn.origin, lineage, splice=splice)
 
     def add(self, share: Share) -> None:
         self.shares.append(share)

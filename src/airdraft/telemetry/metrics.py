@@ -33,6 +33,7 @@ class Readings:
     """None if the engine does not report it."""
     texts: int = _of("Texts that are open")
     connections: int = _of("Connections that are open")
+    prompt_tokens_fetched_total: int = _of("Tokens of prompts whose keys and values came from a store")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,172 @@
+"""The decision between fetching and computing, block by block. Decides only; fetches nothing, and reads no clock.
+
+The keys and values of a block depend on all tokens before it. So nothing behind a block can be computed until that
+block is there, but what is in front of it can: the engine computes from the first token on while blocks are fetched
+from the last one back, and where the two meet the prompt is read. Neither waits for the other, so a store that is slow,
+or gone, costs next to nothing: a wait of at most 4 % of the time that computing alone would take.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from airdraft.prompts.blocks import BLOCK
+
+WINDOW = 8
+"""Blocks that are asked for at once."""
+LEAST = 8
+"""Fewest tokens that are computed while more is about to come; for less it waits."""
+PATIENCE = 0.04
+"""Share of the time of computing alone that a prompt may wait in all."""
+MOST = 128
+"""Tokens in one piece of a prompt."""
+_MOMENT_S = 1e-4
+"""A shorter wait is none."""
+_WEIGHT = 0.5
+"""Of a new measurement."""
+
+
+@dataclass
+class Speeds:
+    """What is known of a store, and of an engine that reads prompts. None: not yet measured."""
+
+    bytes_per_s: float | None = None
+    latency_s: float | None = None
+    """From asking until bytes come."""
+    tokens_per_s: float | None = None
+    """Of a prompt, computed."""
+
+    def fetched(self, count: int, seconds: float, first_s: float) -> None:
+        """Learn from bytes that came after the first block, which itself came after `first_s`."""
+        self.bytes_per_s = _mixed(self.bytes_per_s, count / max(seconds, 1e-9))
+        self.latency_s = _mixed(self.latency_s, first_s)
+
+    def computed(self, tokens: int, seconds: float) -> None:
+        """Learn from a piece of a prompt."""
+        self.tokens_per_s = _mixed(self.tokens_per_s, tokens / max(seconds, 1e-9))
+
+
+def _mixed(old: float | None, new: float) -> float:
+    return new if old is None else (1 - _WEIGHT) * old + _WEIGHT * new
+
+
+class Advice(NamedTuple):
+    """What a prompt does next."""
+
+    blocks: range = range(0)
+    """Take over these, which are there."""
+    piece: int | None = None
+    """Then compute so many tokens at most."""
+    wait_s: float = 0.0
+    """Or wait so long for more."""
+
+
+class Meeting:
+    """One prompt of `blocks` blocks, of which the last is asked for first."""
+
+    def __init__(self, pace: Speeds, blocks: int, block_bytes: int, at: int, now: float) -> None:
+        """`at`: positions that are computed already."""
+        self._pace, self._bytes = pace, block_bytes
+        self._front = self._asked = self._end = blocks
+        self._began = self._last = now
+        self._settled: dict[int, bool] = {}  # whether it came, or is lost
+        self._first_s: float | None = None
+        self._at, self._moved = at, now
+        self._computing = False
+        self._patience_s: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come: all is settled, or was not worth asking for."""
+        return self._front == self._asked
+
+    def ask(self, at: int, now: float) -> int | None:
+        """The block to ask for now; None: enough are on their way, or computing it is sooner done."""
+        block = self._asked - 1
+        if self._front - self._asked >= WINDOW or block < 0 or at >= BLOCK * (block + 1):
+            return None
+        speed = self._pace.tokens_per_s
+        if speed is not None and self._eta(block, now) > (BLOCK * (block + 1) - at) / speed:
+            return None
+        self._asked = block
+        return block
+
+    def settle(self, block: int, now: float, *, came: bool) -> None:
+        """A block that was asked for came, or will not."""
+        self._settled[block] = came
+        if came:
+            if self._first_s is None:
+                self._first_s = now - self._began
+            else:
+                count = sum(self._settled.values()) - 1
+                seconds = now - self._began - self._first_s
+                if count >= WINDOW // 2:
+                    self._pace.fetched(self._bytes, seconds / count, self._first_s)
+        self._last = now
+        while self._front - 1 in self._settled:
+            self._front -= 1
+
+    def advise(self, at: int, now: float) -> Advice:
+        """What the prompt does next, of which `at` positions are held."""
+        self._learn(at, now)
+        first = at // BLOCK
+        if self._settled.get(first):
+            end = first
+            while self._settled.get(end):
+                end += 1
+            self._at, self._computing = BLOCK * end, False
+            return Advice(range(first, end))
+        self._computing = True
+        if self.over or at >= BLOCK * self._front:
+            come = [block for block, came in self._settled.items() if came and block > first]
+            return Advice(piece=min(MOST, BLOCK * min(come) - at) if come else None)
+        speed = self._pace.tokens_per_s
+        if speed is None:
+            return Advice(piece=MOST)
+        per_s, eta_s = self._per_block_s(now), self._eta(self._front - 1, now)
+        if not math.isfinite(per_s + eta_s):
+            return Advice(piece=MOST)
+        # The engine comes up from `at`, the store down from the front; they meet where both have taken as long.
+        gap = BLOCK * self._front - at
+        meeting = speed * max(0.0, eta_s - per_s + gap * per_s / BLOCK) / (1 + speed * per_s / BLOCK)
+        if meeting >= LEAST:
+            return Advice(piece=min(MOST, math.ceil(meeting)))
+        if self._patience_s is None:
+            self._patience_s = PATIENCE * BLOCK * self._end / speed
+        wait_s = min(self._patience_s, LEAST / speed)
+        if wait_s < _MOMENT_S:
+            return Advice(piece=LEAST)
+        self._computing = False
+        return Advice(wait_s=wait_s)
+
+    def waited(self, seconds: float) -> None:
+        """Note a wait."""
+        if self._patience_s is not None:
+            self._patience_s = max(0.0, self._patience_s - seconds)
+
+    def _learn(self, at: int, now: float) -> None:
+        if self._computing and at > self._at and now > self._moved:
+            self._pace.computed(at - self._at, now - self._moved)
+        self._at, self._moved = at, now
+
+    def _per_block_s(self, now: float) -> float:
+        """Seconds from one block to the next; longer than measured, if the next one is overdue."""
+        rate = self._pace.bytes_per_s
+        usual = 0.0 if rate is None else self._bytes / rate
+        if self._first_s is None and self._pace.latency_s is not None:
+            late = now - self._began - self._pace.latency_s
+        elif self._first_s is None:
+            return math.inf if rate is None else max(usual, now - self._began)
+        else:
+            late = now - self._last
+        return max(usual, 2 * late if late > usual else usual)
+
+    def _eta(self, block: int, now: float) -> float:
+        """Seconds until a block comes. 0 where nothing is known of the store: it is worth finding out."""
+        if self._pace.bytes_per_s is None or self._pace.latency_s is None:
+            return 0.0
+        begins = self._began + self._pace.latency_s if self._first_s is None else self._last
+        ahead = (self._front - block) if self._first_s is not None else (self._front - block - 1)
+        return max(0.0, begins + ahead * self._per_block_s(now) - now)

@@ -1,0 +1,240 @@
+"""The store of prompts: a folder, a bucket or a web server, reached through fsspec.
+
+    <target and layout>/<rounding>/blocks/<name of a block>/<layer>
+    <target and layout>/<rounding>/prompts/<name of the last block>
+
+An object under `prompts` has the names of all blocks of a prompt in a row. A reader lists these, and so knows without
+asking what there is: no hash of what a user says ever goes to the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+
+from airdraft.errors import BadParameterError, LinkError, first_line
+from airdraft.models.base import Tensors
+from airdraft.prompts.blocks import DIGEST, BlockError, Layout, opened, overhead, sealed
+
+TIMEOUT_S = 10.0
+"""Seconds that a request to a store elsewhere may take."""
+MOST_PROMPTS = 4096
+"""Prompts of one target that are looked at; the latest."""
+_LONGEST = 1 << 14
+"""Blocks of one prompt: a million tokens."""
+_EXTRAS = {"s3": "s3fs", "http": "aiohttp", "https": "aiohttp", "gcs": "gcsfs", "gs": "gcsfs", "abfs": "adlfs"}
+
+
+class Prompt(NamedTuple):
+    """A published prompt."""
+
+    place: str
+    """The name of its object."""
+    used_s: float
+    """When it was published or read last, as far as the store tells."""
+    blocks: tuple[bytes, ...]
+
+
+class PromptStore:
+    """The blocks of one target, as one engine lays them out."""
+
+    def __init__(self, url: str, folder: str, layout: Layout) -> None:
+        """url: a folder, or what fsspec takes. folder: of the target, see `folder_of`.
+
+        Raises: `BadParameterError` for a URL that leads nowhere, or needs a library that is not installed.
+        """
+        self.shown = shown(url)
+        self._fs, root = _opened(url)
+        self._local = "file" in _protocols(self._fs)
+        self._root, self._folder, self.layout = root.rstrip("/"), folder, layout
+
+    def prompts(self) -> list[Prompt]:
+        """What is published, the latest first. Raises: `LinkError` if the store does not answer."""
+        names = [(place, used_s) for place, used_s in self._listed("prompts") if _is_name(place.rpartition("/")[2])]
+        names = sorted(names, key=lambda each: -each[1])[:MOST_PROMPTS]
+        found = []
+        for (place, used_s), data in zip(
+            names, self._read([place for place, _ in names], [_LONGEST * DIGEST] * len(names)), strict=True
+        ):
+            with contextlib.suppress(BlockError):
+                payload = opened(place, data) if isinstance(data, bytes) else b""
+                blocks = tuple(payload[at : at + DIGEST] for at in range(0, len(payload) - DIGEST + 1, DIGEST))
+                if blocks and blocks[-1].hex() == place.rpartition("/")[2]:
+                    found.append(Prompt(place, used_s, blocks))
+        return found
+
+    def others(self) -> int:
+        """Count the folders of the same target whose keys and values are rounded otherwise."""
+        own = self._folder.partition("/")[0]
+        with contextlib.suppress(Exception):
+            return len([each for each in self._fs.ls(f"{self._root}/{own}", detail=False)
+                        if each.rstrip("/").rpartition("/")[2] != self._folder.rpartition("/")[2]])  # fmt: skip
+        return 0
+
+    def block(self, name: bytes) -> Tensors:
+        """The keys and values of a block.
+
+        Raises: `LinkError` if the store does not answer, `BlockError` if it is damaged or not there.
+        """
+        layers = range(self.layout.layers)
+        places = [self._place(name, layer) for layer in layers]
+        sizes = [self.layout.bytes_of(layer) for layer in layers]
+        found = []
+        for place, size, data in zip(places, sizes, self._read(places, sizes), strict=True):
+            if isinstance(data, FileNotFoundError):
+                raise BlockError(f"{place} is not there; publish the prompt again")
+            if not isinstance(data, bytes):
+                raise LinkError(f"{self.shown} does not give {place} ({first_line(data)})") from data
+            payload = opened(place, data)
+            if len(payload) != size:
+                raise BlockError(f"{place} has {len(payload)} bytes, not {size}; publish the prompt again")
+            found.append(payload)
+        return self.layout.read(found)
+
+    def has(self, name: bytes) -> bool:
+        """Whether a block is there, whole. Raises: `LinkError` if the store does not answer."""
+        try:
+            self.block(name)
+        except BlockError:
+            return False
+        return True
+
+    def put_block(self, name: bytes, block: Tensors) -> None:
+        """Write a block. Raises: `LinkError`."""
+        for layer in range(self.layout.layers):
+            place = self._place(name, layer)
+            self._write(place, sealed(place, self.layout.written(block, layer)))
+
+    def put_prompt(self, blocks: Sequence[bytes]) -> None:
+        """Tell readers of a prompt whose blocks are all there. Raises: `LinkError`."""
+        place = f"{self._folder}/prompts/{blocks[-1].hex()}"
+        self._write(place, sealed(place, b"".join(blocks)))
+
+    def touch(self, prompt: Prompt) -> None:
+        """Note that a prompt is used, where a folder keeps the time; elsewhere only publishing does."""
+        if self._local:
+            with contextlib.suppress(OSError):  # a folder that may only be read
+                os.utime(f"{self._root}/{prompt.place}")
+
+    def evict(self, most_bytes: int) -> list[Prompt]:
+        """Delete the prompts that were used longest ago, until blocks of this target take `most_bytes` at most.
+
+        Blocks that another prompt needs stay. Returns: what was deleted. Raises: `LinkError`.
+        """
+        kept, gone, held = list[Prompt](), list[Prompt](), set[bytes]()
+        for prompt in self.prompts():
+            whole = held | set(prompt.blocks)
+            fits = not gone and len(whole) * self.layout.block_bytes <= most_bytes
+            (kept if fits else gone).append(prompt)
+            held = whole if fits else held
+        for prompt in gone:
+            self._delete(prompt.place)  # first, so that nobody looks for blocks that go
+            for block in set(prompt.blocks) - held:
+                self._delete(f"{self._folder}/blocks/{block.hex()}", recursive=True)
+        return gone
+
+    def _place(self, block: bytes, layer: int) -> str:
+        return f"{self._folder}/blocks/{block.hex()}/{layer}"
+
+    def _listed(self, kind: str) -> list[tuple[str, float]]:
+        place = f"{self._root}/{self._folder}/{kind}"
+        try:
+            self._fs.invalidate_cache()
+            rows = self._fs.ls(place, detail=True, **self._patience)
+        except FileNotFoundError:
+            return []
+        except Exception as problem:  # the libraries of file systems share no base class of errors
+            raise LinkError(f"{self.shown} cannot be listed ({first_line(problem)}); is it there?") from problem
+        files = [row for row in rows if row.get("type") != "directory"]
+        return [(f"{self._folder}/{kind}/{row['name'].rpartition('/')[2]}", _time(row)) for row in files]
+
+    def _read(self, places: Sequence[str], sizes: Sequence[int]) -> list[bytes | Exception]:
+        """What lies there, each no longer than its size and a byte more, or why it cannot be read."""
+        whole = [f"{self._root}/{place}" for place in places]
+        ends = [size + overhead() + 1 for size in sizes]
+        if not whole:
+            return []
+        try:
+            found: list[bytes | Exception] = self._fs.cat_ranges(
+                whole, [0] * len(whole), ends, on_error="return", **self._patience
+            )
+        except Exception as problem:  # as above
+            return [problem] * len(whole)
+        return found
+
+    def _write(self, place: str, data: bytes) -> None:
+        """Write an object in one step. Raises: `LinkError`."""
+        whole = f"{self._root}/{place}"
+        try:
+            if not self._local:  # an upload shows when it is complete
+                self._fs.pipe_file(whole, data, **self._patience)
+                return
+            Path(whole).parent.mkdir(parents=True, exist_ok=True)
+            beside = f"{whole}.{secrets.token_hex(4)}"
+            Path(beside).write_bytes(data)
+            os.replace(beside, whole)
+        except Exception as problem:  # as above
+            raise LinkError(f"{self.shown} takes no object ({first_line(problem)}); may it be written to?") from problem
+
+    def _delete(self, place: str, *, recursive: bool = False) -> None:
+        try:
+            self._fs.rm(f"{self._root}/{place}", recursive=recursive, **self._patience)
+        except FileNotFoundError:
+            pass
+        except Exception as problem:  # as above
+            raise LinkError(f"{self.shown} deletes nothing ({first_line(problem)}); may it be written to?") from problem
+
+    @property
+    def _patience(self) -> dict[str, float]:
+        """An argument for requests, where a request can be given up."""
+        return {"timeout": TIMEOUT_S} if isinstance(self._fs, AsyncFileSystem) else {}
+
+
+def shown(url: str) -> str:
+    """A URL without the password that may stand in it."""
+    scheme, colon, rest = url.partition("://")
+    head, slash, tail = rest.partition("/")
+    return f"{scheme}{colon}{head.rpartition('@')[2]}{slash}{tail}"
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it. Raises: `BadParameterError`."""
+    scheme = url.partition("://")[0] if "://" in url else "file"
+    try:
+        system, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+    except ImportError as problem:
+        library = _EXTRAS.get(scheme, scheme)
+        raise BadParameterError(f"{scheme}:// needs {library}; pip install {library}") from problem
+    except Exception as problem:  # as above
+        raise BadParameterError(
+            f"{shown(url)} is no place for prompts ({first_line(problem)}); name a folder, or a URL such as s3://BUCKET/PATH"
+        ) from problem
+    return system, path
+
+
+def _protocols(system: Any) -> tuple[str, ...]:
+    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
+
+
+def _is_name(word: str) -> bool:
+    return len(word) == 2 * DIGEST and set(word) <= set("0123456789abcdef")
+
+
+def _time(row: dict[str, Any]) -> float:
+    """When an object was written, in seconds, as far as its file system says."""
+    for name in ("mtime", "LastModified", "last_modified", "created"):
+        value = row.get(name)
+        if isinstance(value, datetime):
+            return float(value.timestamp())
+        if isinstance(value, int | float):
+            return float(value)
+    return time.time()

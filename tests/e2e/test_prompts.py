@@ -1,0 +1,62 @@
+"""Published prompts over real processes: texts as without a store."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from .processes import airdraft, announced, started
+
+WORDS = "def area(width, height):\n    return width * height\n\n\n"
+PROMPT = "".join(WORDS.replace("area", f"area{at}") for at in range(22))
+QUESTION = "def volume("
+
+
+def _written(url: str) -> str:
+    ran = airdraft("run", PROMPT + QUESTION, "--edge", url, "--scheme", "server", "--max-tokens", "24",
+                   "--temperature", "0", "--json")  # fmt: skip
+    assert ran[0] == 0, ran[2]
+    return str(json.loads(ran[1].splitlines()[-1])["text"])
+
+
+def _metric(url: str, name: str) -> float:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as reply:  # noqa: S310
+        lines = reply.read().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(f"airdraft_{name} ")).split()[1])
+
+
+def _texts(store: str | None) -> tuple[str, float]:
+    """A text of an edge, and how many tokens came from the store. Calls take 30 ms, so that fetching pays."""
+    words = ["--port", "0", "--json", "--metrics-port", "0", "--profile", "phone-8b"]
+    with started("edge", *words, *(["--prompts", store] if store else [])) as edge:
+        said = announced(edge)
+        text = _written(said["url"])
+        return text, _metric(said["metrics"], "prompt_tokens_fetched_total")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "prompt.txt").write_text(PROMPT, "utf-8")
+    return tmp_path / "prompt.txt"
+
+
+@pytest.mark.slow
+def test_a_prompt_in_a_folder(file: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    done = airdraft("prompt", "publish", str(file), "--to", store, "--json")
+    assert done[0] == 0, done[2]
+    made = json.loads(done[1])
+    assert made["blocks"] == made["written"] == made["tokens"] // 64 > 4
+    alone, nothing = _texts(None)
+    text, fetched = _texts(store)
+    assert (text, nothing) == (alone, 0.0)
+    assert fetched >= 128
+    for place in Path(store).glob("*/*/blocks/*/1"):
+        place.write_bytes(place.read_bytes()[:-1] + b"\xff")
+    assert _texts(store) == (alone, 0.0)  # every block is damaged, and none is used
+    again = airdraft("prompt", "publish", str(file), "--to", store)
+    assert (again[0], again[2]) == (0, "")
+    assert f"use it: airdraft edge --target target --prompts {store}" in again[1]
