@@ -6,7 +6,11 @@ nobody knows before which rows it will ask for. Each is run once, and what the l
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,11 @@ from airdraft.core.law import Law, Place
 from airdraft.errors import AirdraftError, BadParameterError, ModelError
 from airdraft.lab.record import RecordedText, Recording
 from airdraft.models.base import FloatArray, LanguageModel, Part
+from airdraft.models.digest import files_digest
+from airdraft.models.engines import load, weights_of
+from airdraft.models.kept import cache_folder
+
+_log = logging.getLogger(__name__)
 
 Likely = list[tuple[int, float]]
 """Tokens and the logs of their chances, the likeliest first."""
@@ -85,10 +94,6 @@ class Branches:
         law = Law(self._recording.params, text.seed or 0, self._recording.vocab_size)
         return [(token, round(log, 5)) for token, log in law.likely(row, Place(len(whole)), MOST)]
 
-    def add(self, other: Branches) -> None:
-        """Take over what another found of the same recording."""
-        self._known |= other._known
-
     def save(self, path: Path) -> None:
         """Write all that is known."""
         path.write_bytes(msgspec.msgpack.encode([_Line(*key, likely) for key, likely in self._known.items()]))
@@ -104,6 +109,38 @@ class Branches:
                 f"{path} holds no branches ({problem}); delete it, and record them again"
             ) from problem
         self._known |= {(line.text, line.common, line.tokens): line.likely for line in lines}
+
+
+class KeptBranches(Branches):
+    """Branches that are kept in a file from one run to the next, and shared by processes that run at the same time."""
+
+    def __init__(self, recording: Recording, draft: str) -> None:
+        """`draft` names the model with which the texts were recorded. Raises: as `Branches`."""
+        super().__init__(recording, partial(_loaded, draft))
+        whole = hashlib.sha256(msgspec.json.encode(recording) + files_digest(weights_of(draft)))
+        self._path = cache_folder() / "branches" / whole.hexdigest()[:32]
+        self._kept = 0
+        if self._path.is_file():
+            self.load(self._path)
+
+    def keep(self) -> None:
+        """Write what was run since the last time, and read what others have run."""
+        if self.run == self._kept:
+            return
+        self._kept = self.run
+        try:
+            if self._path.is_file():
+                self.load(self._path)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            made = self._path.with_suffix(f".{os.getpid()}")
+            self.save(made)
+            os.replace(made, self._path)
+        except OSError as problem:
+            _log.info("what the draft says off the texts is not kept: %s", problem)
+
+
+def _loaded(draft: str) -> LanguageModel:
+    return load(draft)[0]
 
 
 class Numbered:

@@ -41,7 +41,13 @@ HELPED: dict[str, Help] = {
     "all": Help(_STREAM, (Lookup.name,), drafts=True),
 }
 """Exact schemes at an edge that speculates as well. `all`: the device drafts, the edge drafts and copies."""
-SCHEMES: tuple[str, ...] = (*EXACT, *HELPED, "auto", "oracle", "device")
+GROWN: dict[str, Help] = {
+    "tree": Help(_STREAM, (), drafts=False),
+    f"tree+{Lookup.name}": Help(_STREAM, (Lookup.name,), drafts=False),
+}
+"""A raced stream of trees, and the same at an edge that copies. Made-up agreement says nothing of what a draft model
+drafts elsewhere than along the text, so there they are chains."""
+SCHEMES: tuple[str, ...] = (*EXACT, *HELPED, *GROWN, "auto", "oracle", "device")
 """All that is shown: these, the choice among them, a stream whose drafts are always right, and the device alone, which
 is not exact."""
 if TYPE_CHECKING:
