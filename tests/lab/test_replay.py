@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from msgspec import structs
 
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Facts, Mode
+from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
+from airdraft.lab.branches import KeptBranches
 from airdraft.lab.cell import auto, best_rounds, constant, run
 from airdraft.lab.grid import Cell, _facts, rows
-from airdraft.lab.record import synthetic
+from airdraft.lab.record import prompts, record, synthetic
 from airdraft.lab.replay import Replay
 from airdraft.lab.results import SCHEMES
 from airdraft.lab.timeline import timeline
+from airdraft.models.engines import load
 from airdraft.proposers import maker
 
 RECORDING = synthetic(0.8, 5, 40, 3, 5000)
@@ -170,3 +174,21 @@ def test_a_timeline_tells_drafts_in_vain_from_others() -> None:
     kinds = {span.kind for span in told}
     assert kinds == {"prefill", "draft", "dead", "verify", "race", "send", "answer", "mismatch"}
     assert all(0 <= span.start_s <= span.end_s for span in told)
+
+
+def test_trees_write_the_recorded_texts_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is fast and near, and texts that its draft often misses; what it says elsewhere is kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (draft, tokenizer), (target, _) = load("draft"), load("target")
+    recorded = record(draft, target, prompts(3), SamplingParams(1.0), 40, 3, tokenizer.vocab_size, "three")
+    setting, spec = constant(10, 5, 5, 30), SchemeSpec("stream")
+    branches = KeptBranches(recorded, "draft")
+    chains, trees = (run(recorded, setting, spec, branches=each) for each in (None, branches))
+    assert chains.identical
+    assert trees.identical
+    assert trees.tokens_per_s > 1.05 * chains.tokens_per_s
+    assert branches.run > len(recorded.texts)
+    branches.keep()
+    again = KeptBranches(recorded, "draft")
+    assert run(recorded, setting, spec, branches=again).seconds == trees.seconds
+    assert again.run == 0

@@ -20,7 +20,7 @@ from airdraft.lab.results import SCHEMES, read, typical, winner
 SPEEDS = {
     "server": 30.0, "dense": 20.0, "topk": 28.0, "lattice": 27.5, "split": 27.0, "coupled": 29.0, "stream/off": 35.0,
     "stream/idle": 38.0, "stream/always": 40.0, "server+lookup": 29.5, "server+draft": 31.0, "stream+lookup": 39.0,
-    "all": 39.5, "auto": 40.1, "oracle": 44.0, "device": 60.0,
+    "all": 39.5, "tree": 39.2, "tree+lookup": 39.3, "auto": 40.1, "oracle": 44.0, "device": 60.0,
 }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from airdraft.lab.results import (
 # After Paul Tol's muted scheme, which the usual kinds of colour blindness can tell apart; darker where text needs it.
 PALETTE = (
     "#6e6e6e", "#aa4499", "#cc8800", "#cc6677", "#6f6f10", "#3388bb", "#44aa99", "#117733",
-    "#bb5566", "#004488", "#997700", "#7755aa", "#008866", "#bb6644",
+    "#bb5566", "#004488", "#997700", "#7755aa", "#008866", "#bb6644", "#558800",
 )  # fmt: skip
 COLOURS: dict[Scheme, str] = {
     **dict(zip((*EXACT, *HELPED, *GROWN), PALETTE, strict=False)),
