@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError
 from airdraft.models import steady
 from airdraft.models.base import Part, TargetEngine
@@ -112,6 +113,7 @@ def test_what_each_engine_keeps(engine: TargetEngine, request: pytest.FixtureReq
         assert 0 <= (shares["batch"] or 0) <= (steady.ROUNDING if name == "onnx" else 0)
         assert (engine.info.doubt > 0) == engine.info.trees == (name == "onnx")
         assert engine.info.doubt < 1e-2
+        assert EdgeServer(engine, bytes(16), 4096).target.doubt == engine.info.doubt
     elif name == "hf":
         assert all(share is not None and share < 1e-5 for share in shares.values())
 
