@@ -137,15 +137,16 @@ EXACT = {name: spec for name, spec in SPECS.items() if schemes.traits(spec.name)
     length=st.sampled_from([None, 1, 4, 9]),
     chunk=st.sampled_from([1, 7, 1 << 30]),
     most=st.sampled_from([2, 8]),
+    trees=st.booleans(),
 )
 def test_the_text_is_the_targets_own(
     name: str, seed: int, prompt: list[int], params: SamplingParams, context: int, length: int | None, chunk: int,
-    most: int,
+    most: int, trees: bool,
 ) -> None:  # fmt: skip
     target = table(seed, scale=3.0)
     draft = alike(target, seed + 1, context=context) if context else NoDraft(target.vocab_size)
     spec = EXACT.get(name) or STREAMS[name]
-    written = Pair(draft, target, limits=Limits(max_draft=most), chunk=chunk, lookup=True).write(
+    written = Pair(draft, target, limits=Limits(max_draft=most), chunk=chunk, lookup=True, trees=trees).write(
         Request(prompt, spec, params, seed, 24, length)
     )
     assert written.tokens == list(alone.write(target, prompt, params, seed, 24))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -110,14 +109,14 @@ def test_the_record_and_the_table(recording: Recording) -> None:
     record = lab.record_of(rows, [FLAT])
     assert json.loads(msgspec.json.encode(record))["simulated"] is True
     assert {"scheme", "users", "target_ms_per_token", "device_drafts_per_token"} <= set(record["rows"][0])
-    found = lab.compared(rows, "flat")
-    assert found.devices.devices
-    best = min(row.target_ms_per_token for row in rows if row.devices)
-    assert found.against_server == best / rows[0].target_ms_per_token
+    found = lab.saving(rows, "flat")
+    best = min((row for row in rows if row.devices), key=lambda row: row.target_ms_per_token)
+    assert found.scheme == best.scheme
+    assert found.against_server == best.target_ms_per_token / rows[0].target_ms_per_token
+    assert record["savings"]["flat"]["scheme"] == found.scheme
     wrong = [msgspec.structs.replace(row, exact=not row.devices) for row in rows]
     with pytest.raises(ValueError, match="empty"):
-        lab.compared(wrong, "flat")
+        lab.saving(wrong, "flat")
     shown = lab.table(rows, [FLAT])
     assert "simulated" in shown
     assert shown.count("\n| ") == len(lab.WAYS) + 1
-    assert replace(found).devices == found.devices
