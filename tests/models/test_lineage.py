@@ -48,7 +48,7 @@ def test_whatever_grows_and_is_dropped(data: st.DataObject) -> None:
         lines = [*lines[:keep], *(lines[keep + pick] for pick in picks)]
         n = data.draw(st.integers(0, 4))
         chain = data.draw(st.booleans())
-        lowest = -max(1, len(lines))
+        lowest = -len(lines) - 1
         parents = None if chain else [data.draw(st.integers(lowest, at - 1)) for at in range(n)]
         lineage = lineage.kept(keep, picks)
         agrees(lineage, lines)
@@ -71,7 +71,7 @@ def test_what_cannot_stay_is_refused(keep: int, picks: tuple[int, ...]) -> None:
         lineage.kept(keep, picks)
 
 
-@pytest.mark.parametrize("parents", [(-1,), (-3, 0), (0, 0), (-1, 1)])
+@pytest.mark.parametrize("parents", [(-1,), (-4, 0), (0, 0), (-1, 1)])
 def test_what_is_no_tree_is_refused(parents: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="no tree"):
         Lineage(2).grown(2, parents)

@@ -86,7 +86,7 @@ def test_a_tree_may_grow_out_of_a_path_that_stays() -> None:
 
 @pytest.mark.parametrize(
     ("parents", "picks"),
-    [((-1, 1), ()), ((-4, 0), ()), ((-1,), ()), ((-6, 0), (0, 2)),
+    [((-1, 1), ()), ((-5, 0), ()), ((-1,), ()), ((-7, 0), (0, 2)),
      (None, (0, 5)), (None, (-1,)), (None, (1, 0)), (None, (0, 0)), (None, (0, 3)), (None, (1,))],
 )  # fmt: skip
 def test_what_is_no_tree_or_path_is_refused(parents: tuple[int, ...] | None, picks: tuple[int, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from airdraft.scheduler.turns import PIECE
 from ..models.trees import Prefix, TreeTable
 
 VOCAB = 100
+Line = tuple[tuple[int, int], ...]
+"""Tokens that lead to a position, each with a number of its own, as two may be the same."""
 
 
 def row(prefix: Prefix) -> FloatArray:
@@ -36,8 +39,8 @@ def test_every_row_is_of_what_leads_to_it(data: st.DataObject) -> None:
     seeds = [data.draw(drawn) for _ in range(texts)]
 
     async def write(scheduler: Scheduler, seed: int) -> None:
-        random = np.random.default_rng(seed)
-        text, lines = scheduler.open(Owner()), list[Prefix]()
+        random, fresh = np.random.default_rng(seed), itertools.count()
+        text, lines = scheduler.open(Owner()), list[Line]()
         for _ in range(random.integers(1, 6)):
             keep = int(random.integers(max(0, len(lines) - 9), len(lines) + 1))
             stay = lines[:keep]
@@ -48,18 +51,19 @@ def test_every_row_is_of_what_leads_to_it(data: st.DataObject) -> None:
                     stay.append(lines[at])
             n = int(random.integers(1, 8)) if lines else int(random.integers(1, 2 * PIECE))
             tokens = random.integers(VOCAB, size=n).tolist()
-            lowest = -max(1, len(stay))
+            lowest = -len(stay) - 1
             is_tree = bool(lines) and random.random() < 0.7
             parents = tuple(int(random.integers(max(lowest, -5), at)) for at in range(n)) if is_tree else None
             begun = len(stay)
             for at, token in enumerate(tokens):
                 above = begun + (at - 1 if parents is None else parents[at])
-                stay.append((*(stay[above] if above >= 0 else ()), token))
+                stay.append((*(stay[above] if above >= 0 else ()), (token, next(fresh))))
             lines, rows = stay, int(random.integers(0, n + 1))
             asked = Forward(1, keep, tuple(tokens), rows, parents=parents, picks=tuple(picks))
             found = await scheduler.run(text, lambda asked=asked: asked)  # type: ignore[misc]
-            np.testing.assert_array_equal(found, [row(line) for line in lines[len(lines) - rows :]] or found)
             assert len(found) == rows
+            for own, line in zip(found, lines[len(lines) - rows :], strict=True):
+                np.testing.assert_array_equal(own, row(tuple(token for token, _ in line)))
         scheduler.drop(text)
 
     async def main() -> None:

@@ -191,7 +191,7 @@ class Part:
     rows: int
     parents: tuple[int, ...] | None = None
     """For each token the index of the one that it follows, less than its own; below 0 one of the positions that stay,
-    counted from their end: -1 is the last. None: a chain that follows the last."""
+    counted from their end: -1 is the last, one more than there are is nothing. None: a chain that follows the last."""
     picks: tuple[int, ...] = ()
     """Positions after the first `keep` that stay, counted from there, upwards; they move up to `keep`. None of them
     stays without the position that it follows."""

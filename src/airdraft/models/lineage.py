@@ -110,7 +110,7 @@ def check_picks(length: int, keep: int, picks: Sequence[int]) -> None:
 
 def check_parents(stay: int, n: int, parents: Sequence[int] | None) -> None:
     """Refuse parents, see `Part`, that `n` tokens after `stay` positions cannot have. Raises: `ModelError`."""
-    lowest = -max(1, stay)  # -1 is also what follows nothing
+    lowest = -stay - 1  # which follows nothing
     if parents is not None and (len(parents) != n or any(not lowest <= each < i for i, each in enumerate(parents))):
         raise ModelError(
             f"parents {parents} are no tree; give each token an earlier one, or below 0 one of the {stay} that stay"
