@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from msgspec import structs
 
-from airdraft.core.noise import FloatArray, IntArray, gumbel, loud
+from airdraft.core.noise import IntArray, gumbel, loud
 from airdraft.core.sampling import SamplingParams, candidates
 
 _BAND = 8.0
 """Tokens within so many nats of the highest score are the likely winners, with a bound of their own."""
-_HEAD = 4096
-"""Of these, as many give the first best sum."""
+_HEAD = 2048
+"""Of these, as many give the first best sum; of so few candidates all noise is computed."""
 _PLAIN = 8192
 """Rows of so many tokens are chosen from plainly, which is faster there."""
 _LOWEST = float(np.finfo(np.float32).min)
@@ -108,34 +108,42 @@ def _winner(
     row: np.ndarray, near: IntArray, bar: float, ids: IntArray | None, temperature: float, seed: int, position: int
 ) -> int:
     """Return the token of `near`, whose scores are at least `bar`, and `ids` (all if None) with the highest sum of
-    score and noise."""
+    score and noise. `ids`, if given, are ascending and hold those of `near`."""
 
-    def sums(tokens: IntArray) -> FloatArray:
-        noise = gumbel(seed, position, row.size, tokens)
-        return np.asarray(row[tokens].astype(np.float64) / temperature + noise)
+    def best_of(tokens: IntArray) -> tuple[float, int]:
+        """The highest sum, and its token, negative, so that of equal sums that of the lowest token is the greatest."""
+        sums = row.take(tokens).astype(np.float64)
+        if temperature != 1:
+            sums /= temperature
+        sums += gumbel(seed, position, row.size, tokens)
+        at = int(sums.argmax())
+        return float(sums[at]), -int(tokens[at])
 
     def rivals(tokens: IntArray | None, best: float, most: float) -> IntArray:
         return loud(seed, position, row.size, tokens, best - _SLACK - float(most) / temperature)
 
-    head = near[:_HEAD]
-    found = sums(head)
+    if ids is not None and ids.size <= _HEAD:
+        return -best_of(ids)[1]
+    best = best_of(near[:_HEAD])
     if near.size > _HEAD:
-        head = rivals(near, float(found.max()), row[near].max())
-        found = sums(head)
-    winner, others = int(head[np.argmax(found)]), rivals(ids, float(found.max()), bar)
-    if others.size:
-        tokens = np.union1d(winner, others)
-        winner = int(tokens[np.argmax(sums(tokens))])
-    return winner
+        others = rivals(near[_HEAD:], best[0], row.take(near[_HEAD:]).max())
+        best = max(best, best_of(others)) if others.size else best
+    others = rivals(ids, best[0], bar)
+    return -(max(best, best_of(others)) if others.size else best)[1]
 
 
 def _likelier(row: np.ndarray, ids: IntArray | None, token: int) -> IntArray:
     """Return the tokens of `ids` (all if None) that a cut keeps rather than this one."""
-    found = np.flatnonzero((row if ids is None else row.take(ids)) >= row[token])
-    found = found if ids is None else ids[found]
-    return np.asarray(found[(row[found] > row[token]) | (found < token)])
+    scores, own = row if ids is None else row.take(ids), row[token]
+    found = np.flatnonzero(scores >= own)
+    ties = scores.take(found) == own
+    found = found if ids is None else ids.take(found)
+    return np.asarray(found[~ties | (found < token)])
 
 
 def _mass(scores: np.ndarray, top: float, temperature: float) -> float:
     """Return the sum of the weights, of which the highest score's is 1."""
-    return float(np.exp((scores - scores.dtype.type(top)) / scores.dtype.type(temperature)).sum())
+    weights = scores - scores.dtype.type(top)
+    if temperature != 1:
+        weights /= scores.dtype.type(temperature)
+    return float(np.exp(weights, out=weights).sum())
