@@ -265,3 +265,16 @@ def test_weights_that_take_long_to_read_are_read_once() -> None:
 def test_a_call_has_bounded_memory() -> None:
     rule = Rule.of(weight_bytes=4_000_000_000, position_bytes=1 << 20)
     assert [len(group) for group in rule.groups([(1, 256)] * 10)] == [4, 4, 2]
+
+
+class OneIsOther(OnnxModel):
+    """The shipped target as if it were quantised: a token that is fed alone has another row."""
+
+    def forward(self, cache: OnnxCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        found = super().forward(cache, keep, tokens, rows)
+        return found + np.float32(len(tokens) == 1)
+
+
+def test_a_graph_that_rounds_one_token_otherwise_is_batched() -> None:
+    """Nobody feeds it one token alone, see `steady`."""
+    assert OneIsOther(shipped("target")).info.max_batch == 64

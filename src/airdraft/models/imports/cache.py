@@ -18,7 +18,7 @@ from airdraft.models.imports.write import check_header, import_gguf, write_text_
 from airdraft.models.kept import cache_folder
 from airdraft.models.weights import is_gguf, model_folder
 
-FORM = "4"
+FORM = "5"
 """Of what an import writes; a new number makes files be imported again."""
 
 

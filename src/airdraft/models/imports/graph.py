@@ -43,7 +43,10 @@ class GraphWriter:
         columns = self._nodes.op("Add", "position_ids", SHIFT)
         mask = self._mask(columns)
         self._starts = self._nodes.op("Gather", columns, self._nodes.constant(np.int64(0)), axis=1)
-        x = self._matrices.embeddings()
+        sizes = self._nodes.op("Shape", "input_ids")
+        # Rows of all texts of a call, one below the other: a product and its minima are then one sum.
+        x = self._nodes.shape(self._matrices.embeddings(), -1, d.width)
+        self._heads = self._nodes.op("Concat", sizes, self._nodes.ints(d.heads + 2 * d.kv_heads, d.head_dim), axis=0)
         h = self._nodes.op(
             "SimplifiedLayerNormalization", x, self._vector("blk.0.attn_norm.weight"), epsilon=d.eps, axis=-1
         )
@@ -55,25 +58,22 @@ class GraphWriter:
             x, h = self._norm(x, after, following)
         # Two at least: a product of one row may round otherwise than the same row among others.
         kept = self._nodes.op("Neg", self._nodes.op("Max", "num_logits_to_keep", self._nodes.ints(2)))
+        h = self._nodes.op("Reshape", h, self._nodes.op("Concat", sizes, self._nodes.ints(d.width), axis=0))
         h = self._nodes.op("Slice", h, kept, self._nodes.ints(1 << 62), self._nodes.ints(1))
-        self._nodes.op("Identity", self._matrices.head(h), out="logits")
+        logits = self._matrices.head(self._nodes.shape(h, -1, d.width))
+        batch = self._nodes.op("Shape", "input_ids", start=0, end=1)
+        self._nodes.op(
+            "Reshape", logits, self._nodes.op("Concat", batch, self._nodes.ints(-1, d.vocab), axis=0), out="logits"
+        )
         return self._proto()
 
     def _attention(self, i: int, h: str, mask: str, cos: str, sin: str) -> str:
         d = self._decoder
-        both, kv = (d.heads + d.kv_heads) * d.head_dim, d.kv_heads * d.head_dim
         qkv = self._matrices.linear(h, f"blk.{i}.qkv", [f"blk.{i}.attn_{part}" for part in "qkv"])
-        qk, v = self._nodes.ops("Split", qkv, self._nodes.ints(both, kv), outputs=2, axis=-1)
-        if d.head_norms:
-            qk = self._head_norms(i, qk)
-        qk = self._nodes.op(
-            "RotaryEmbedding", qk, "position_ids", cos, sin, domain=CONTRIB, num_heads=d.heads + d.kv_heads
-        )
-        qk = self._nodes.op(
-            "Transpose", self._nodes.shape(qk, 0, 0, d.heads + d.kv_heads, d.head_dim), perm=[0, 2, 1, 3]
-        )
-        q, k = self._nodes.ops("Split", qk, self._nodes.ints(d.heads, d.kv_heads), outputs=2, axis=1)
-        v = self._nodes.op("Transpose", self._nodes.shape(v, 0, 0, d.kv_heads, d.head_dim), perm=[0, 2, 1, 3])
+        qkv = self._nodes.op("Transpose", self._nodes.op("Reshape", qkv, self._heads), perm=[0, 2, 1, 3])
+        sizes = self._nodes.ints(d.heads, d.kv_heads, d.kv_heads)
+        q, k, v = self._nodes.ops("Split", qkv, sizes, outputs=3, axis=1)
+        q, k = (self._turned(i, part, x, cos, sin) for part, x in (("q", q), ("k", k)))
         k = self._put(f"{i}.key", k)
         v = self._put(f"{i}.value", v)
         # Heads that share keys are rows of one product.
@@ -83,7 +83,7 @@ class GraphWriter:
         share = self._nodes.op("Softmax", self._nodes.op("Add", scores, mask), axis=-1)
         y = self._nodes.op("MatMul", share, v)  # [batch, kv_heads, group * n, head_dim]
         y = self._nodes.op("Transpose", self._nodes.shape(y, 0, d.heads, -1, d.head_dim), perm=[0, 2, 1, 3])
-        y = self._nodes.shape(y, 0, 0, d.heads * d.head_dim)
+        y = self._nodes.shape(y, -1, d.heads * d.head_dim)
         return self._matrices.linear(y, f"blk.{i}.attn_output", [f"blk.{i}.attn_output"])
 
     def _put(self, name: str, new: str) -> str:
@@ -91,15 +91,12 @@ class GraphWriter:
         past, present = f"past_key_values.{name}", f"present.{name}"
         return self._nodes.op("TensorScatter", past, new, self._starts, out=present, axis=2, mode="linear")
 
-    def _head_norms(self, i: int, qk: str) -> str:
-        """Queries and keys [batch, n, heads * head_dim], each head normalised."""
-        d = self._decoder
-        weights = [vector(self._file, self._file.tensors[f"blk.{i}.attn_{part}_norm.weight"]) for part in "qk"]
-        table = np.concatenate([np.tile(w, (n, 1)) for w, n in zip(weights, (d.heads, d.kv_heads), strict=True)])
-        qk = self._nodes.shape(qk, 0, 0, len(table), d.head_dim)
-        ones = self._nodes.constant(np.ones(d.head_dim, np.float32))
-        qk = self._nodes.op("SimplifiedLayerNormalization", qk, ones, epsilon=d.eps, axis=-1)
-        return self._nodes.shape(self._nodes.op("Mul", qk, self._nodes.constant(table)), 0, 0, table.size)
+    def _turned(self, i: int, part: str, x: str, cos: str, sin: str) -> str:
+        """Queries or keys [batch, heads, n, head_dim], each head normalised if the model does so, and turned."""
+        if self._decoder.head_norms:
+            weight = self._vector(f"blk.{i}.attn_{part}_norm.weight")
+            x = self._nodes.op("SimplifiedLayerNormalization", x, weight, epsilon=self._decoder.eps, axis=-1)
+        return self._nodes.op("RotaryEmbedding", x, "position_ids", cos, sin, domain=CONTRIB)
 
     def _feed_forward(self, i: int, h: str) -> str:
         parts = [f"blk.{i}.ffn_gate", f"blk.{i}.ffn_up"]

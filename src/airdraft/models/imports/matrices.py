@@ -31,7 +31,7 @@ class Matrices:
         self._file, self._decoder, self._nodes, self._weights = file, decoder, nodes, weights
 
     def linear(self, x: str, name: str, stems: Sequence[str]) -> str:
-        """x times the matrices `stems`, one result after the other."""
+        """x [rows, columns] times the matrices `stems`, one result after the other."""
         tensors = [self._file.tensors[f"{stem}.weight"] for stem in stems]
         kinds = [_kind(tensor.format) for tensor in tensors]
         if len(set(kinds)) > 1:
@@ -133,8 +133,8 @@ class Matrices:
         )  # fmt: skip
         if not form.minima:
             return y
-        sums = self._nodes.op("ReduceSum", self._nodes.shape(x, 0, 0, -1, form.block), self._nodes.ints(-1), keepdims=0)
-        return self._nodes.op("Add", y, self._nodes.op("MatMul", sums, f"{name}.minima"))
+        sums = self._nodes.op("ReduceSum", self._nodes.shape(x, 0, -1, form.block), self._nodes.ints(-1), keepdims=0)
+        return self._nodes.op("Gemm", sums, f"{name}.minima", y)
 
     def _rows(self, stem: str) -> Iterator[tuple[Format, Bytes]]:
         """A matrix, some rows at a time, as bytes."""
