@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airdraft.control.estimate import Estimator
+from airdraft.core.device.tree import BRANCHES, CHILDREN, shape
 from airdraft.core.drafting import Ask, ModelDrafter
 from airdraft.core.edge import Limits
+from airdraft.core.law import Law, Place
 from airdraft.core.messages import (
     MOST_BACK,
     MOST_NODES,
@@ -28,8 +33,10 @@ from airdraft.core.messages import (
     Tokens,
     encode,
 )
+from airdraft.core.policy import Facts
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
+from airdraft.errors import BadParameterError
 from airdraft.sim import alone
 from airdraft.sim.pair import Pair
 
@@ -342,3 +349,72 @@ def test_what_was_fed_before_a_cut_is_fed_again() -> None:
     drafter.cut(2)
     assert drafter.grow(text, [[4, 6]], 99) == Ask(2, (3, 4, 6), 1)
     assert drafter.want(text, [4], 1) == Ask(3, (4,))
+
+
+def facts(draft_s: float, widening: float | None) -> Facts:
+    return Facts(draft_s, 0.03, 0.02, math.inf, math.inf, 0.7, widening=widening)
+
+
+@pytest.mark.parametrize(
+    ("draft_ms", "widening", "wide", "alone", "width", "branching"),
+    [
+        (10, None, True, True, BRANCHES, True),  # it is to be measured
+        (10, 1.3, True, True, BRANCHES, True),
+        (10, 1.4, True, True, 1, True),
+        (5, 1.5, True, True, BRANCHES, True),  # six drafts in a forward of the target
+        (5, 1.6, True, True, 1, True),
+        (16, 1.4, True, True, 1, False),
+        (16, 1.2, True, True, BRANCHES, True),
+        (5, None, False, True, 1, True),
+        (16, None, False, True, 1, False),
+        (5, None, False, False, 1, False),  # copies
+    ],
+)
+def test_a_tree_is_as_wide_as_its_cost_allows(
+    draft_ms: int, widening: float | None, wide: bool, alone: bool, width: int, branching: bool
+) -> None:
+    found = shape(facts(draft_ms / 1000, widening), None, wide, alone)
+    assert found == (width, CHILDREN if branching else 1)
+    assert shape(facts(draft_ms / 1000, widening), 7, wide, alone) == (7 if wide else 1, CHILDREN)
+
+
+def test_the_noise_tells_a_hit_from_a_miss_better_than_the_draft_does() -> None:
+    target = table(3, vocab=50, scale=2.0)
+    draft, law = alike(target, 4, 0.7), Law(SamplingParams(), 7, 50)
+    ranks, seen = np.zeros(9), list[tuple[bool, float, float]]()
+    for at in range(400):
+        place, row = Place(at), draft.row((at,))
+        likely, truth = law.likely(row, place, 8), law.choose(target.row((at,)), place)
+        assert likely[0][0] == law.choose(row, place)
+        assert sum(math.exp(log) for _, log in likely) < 1
+        assert likely == sorted(likely, key=lambda found: -found[1])
+        ranks[next((rank for rank, (token, _) in enumerate(likely) if token == truth), 8)] += 1
+        seen.append((likely[0][0] == truth, likely[0][1], law.probs(row, place)[likely[0][0]]))
+    assert (np.diff(ranks[:4]) < 0).all()
+
+    def parted(column: int) -> float:
+        """How often a hit has a higher value than a miss."""
+        hits, misses = (np.array([each[column] for each in seen if each[0] is hit]) for hit in (True, False))
+        return float((hits[:, None] > misses).mean())
+
+    assert parted(1) > parted(2) + 0.03
+
+
+def test_the_cost_of_several_places_is_learned_once_both_were_seen() -> None:
+    learner = Estimator()
+    for _ in range(3):
+        learner.drafted(0.01)
+        assert learner.facts().widening is None
+    for _ in range(3):
+        learner.drafted(0.014, 4)
+    assert learner.facts().widening == pytest.approx(1.4)
+    assert learner.facts().draft_s == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("branches", [-1, 17])
+def test_a_device_refuses_a_width_out_of_range(branches: int) -> None:
+    device = DeviceSide(table(1), welcome(trees=32))
+    with pytest.raises(BadParameterError, match="give 0 to 16") as refused:
+        device.open(Request((0, 1), STREAMS["always"], SamplingParams(), 1, 5, branches=branches))
+    assert refused.value.field == "branches"
+    assert not device.machine.take()

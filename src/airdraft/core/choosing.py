@@ -11,7 +11,6 @@ import math
 from typing import Any
 
 import numpy as np
-from msgspec import structs
 
 from airdraft.core.noise import IntArray, gumbel, loud
 from airdraft.core.sampling import SamplingParams, candidates
@@ -27,9 +26,9 @@ _SLACK = 1e-3
 """Bounds on noise are lowered by more than rounding moves a score."""
 _DOUBT = 1e-4
 """Share of the mass within which sums in single precision decide nothing."""
-_LISTED, _SCALE, _OTHERS = 8, 1.1, math.exp(-3)
-"""Of these sums so many are weighed, by the exponential of so many times their distance from the best, beside so much
-for all others."""
+_LISTED, _SCALE, _OTHERS = 8, 1.2, math.exp(-3)
+"""So many of the best sums of log-probability and noise are weighed, by the exponential of so many times each, beside
+so much for all others. Fitted on the shipped pair at temperatures 0, 0.7 and 1."""
 
 
 def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int) -> int:
@@ -93,13 +92,16 @@ def likely(logits: np.ndarray, params: SamplingParams, seed: int, position: int,
     of score and noise. It tells hits from misses better than the probability does, which knows nothing of the noise.
     """
     greedy = params.temperature == 0
-    ids, scores = candidates(logits, structs.replace(params, temperature=1.0, top_k=_LISTED) if greedy else params)
+    ids, scores = candidates(logits, SamplingParams() if greedy else params)
     if ids.size > _PLAIN:
         near = np.flatnonzero(scores >= scores.max() - _BAND)
         ids, scores = ids[near], scores[near]
-    sums = scores if greedy else scores + gumbel(seed, position, logits.size, ids)
+    top = scores.max()
+    sums = scores - top - math.log(np.exp(scores - top).sum())
+    if not greedy:
+        sums += gumbel(seed, position, logits.size, ids)
     best = np.argsort(-sums, kind="stable")[:_LISTED]
-    weights = np.exp(_SCALE * (sums[best] - sums[best[0]]))
+    weights = np.exp(_SCALE * sums[best])
     logs = np.log(weights / (weights.sum() + _OTHERS))
     return list(zip(ids[best[:most]].tolist(), logs[:most].tolist(), strict=True))
 
