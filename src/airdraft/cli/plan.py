@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airdraft import local
-from airdraft.cli import options
+from airdraft.cli import options, plan_prompt
 from airdraft.cli.finding import forward_s
 from airdraft.control import auto
 from airdraft.control.facts import Wire, wire
@@ -79,6 +79,11 @@ def plan(
     header_bytes: Annotated[
         int, typer.Option(help="Headers below the WebSocket, a packet: 40 is TCP over IPv4.", rich_help_panel="Link")
     ] = 40,
+    prompt_tokens: plan_prompt.Tokens = None,
+    prefill_tokens_per_s: plan_prompt.PrefillSpeed = 1000.0,
+    token_kib: plan_prompt.TokenKib = 28.0,
+    store_mbps: plan_prompt.StoreMbps = 100.0,
+    store_rtt_ms: plan_prompt.StoreRtt = 20.0,
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
@@ -88,6 +93,10 @@ def plan(
     accepted. Nothing is measured, except with --probe: then round trip, rates and
     forwards are, but for those that are given as options.
     """
+    if prompt_tokens is not None:
+        store = prefill_tokens_per_s, token_kib, store_mbps, store_rtt_ms
+        plan_prompt.tell(prompt_tokens, *store, as_json=as_json, no_color=no_color)
+        return
     values: dict[str, float] = {
         "uplink_mbps": uplink_mbps, "downlink_mbps": downlink_mbps, "rtt_ms": rtt_ms, "draft_ms": draft_ms,
         "verify_ms": verify_ms, "vocab_size": vocab_size,
@@ -119,15 +128,20 @@ def plan(
     if probe is not None:
         console.print(Text(f"Measured, {probe}: {_listed(measured)}."))
     console.print(f"Predicted, not measured: {link};")
-    console.print(
+    console.print(_models(values, helped, has_draft, acceptance))
+    console.print(_table(rows))
+    for line in said:
+        console.print(Text(f"  {line}"))
+
+
+def _models(values: Mapping[str, float], helped: Facts, has_draft: bool, acceptance: float) -> str:
+    """A line about the models."""
+    return (
         f"draft {values['draft_ms']:g} ms, target {values['verify_ms']:g} ms, at the edge "
         f"{1e3 * helped.edge_draft_s:g} "
         f"ms a draft{'' if has_draft else ' if it had a model for it'}; acceptance {acceptance:g}, vocabulary "
         f"{int(values['vocab_size']):,}."
     )
-    console.print(_table(rows))
-    for line in said:
-        console.print(Text(f"  {line}"))
 
 
 def _rows(facts: Facts, helped: Facts, wires: list[Wire], has_draft: bool) -> list[PlanRow]:

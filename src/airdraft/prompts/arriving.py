@@ -39,7 +39,7 @@ class StoredPrompts:
         """Looks at what there is. A store that does not answer is asked again later."""
         self.store = store
         self.pace = Speeds()
-        self._pool = ThreadPoolExecutor(2 * WINDOW, "prompts")
+        self._pool = ThreadPoolExecutor(WINDOW, "prompts")
         self._known: dict[bytes, Prompt] = {}
         self._lost: set[bytes] = set()
         self._renewed_s = self._rests_s = -math.inf

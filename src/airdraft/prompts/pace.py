@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from airdraft.prompts.blocks import BLOCK
 
-WINDOW = 8
+WINDOW = 16
 """Blocks that are asked for at once."""
 LEAST = 8
 """Fewest tokens that are computed while more is about to come; for less it waits."""
@@ -125,14 +125,16 @@ class Meeting:
         speed = self._pace.tokens_per_s
         if speed is None:
             return Advice(piece=MOST)
-        per_s, eta_s = self._per_block_s(now), self._eta(self._front - 1, now)
-        if not math.isfinite(per_s + eta_s):
+        if not math.isfinite(self._per_block_s(now)):
             return Advice(piece=MOST)
-        # The engine comes up from `at`, the store down from the front; they meet where both have taken as long.
-        gap = BLOCK * self._front - at
-        meeting = speed * max(0.0, eta_s - per_s + gap * per_s / BLOCK) / (1 + speed * per_s / BLOCK)
+        # Met at a block, the engine has computed all before it, and the store has sent it and all behind it.
+        meets_s = min(
+            max((BLOCK * block - at) / speed, 0.0 if block == self._front else self._eta(block, now))
+            for block in range(first, self._front + 1)
+        )
+        meeting = int(meets_s * speed)
         if meeting >= LEAST:
-            return Advice(piece=min(MOST, math.ceil(meeting)))
+            return Advice(piece=min(MOST, meeting))
         if self._patience_s is None:
             self._patience_s = PATIENCE * BLOCK * self._end / speed
         wait_s = min(self._patience_s, LEAST / speed)

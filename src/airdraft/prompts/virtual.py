@@ -97,3 +97,15 @@ def fetch_s(tokens: int, block_bytes: int, link: StoreLink, tokens_per_s: float)
 def _rate(link: StoreLink, block_bytes: int) -> float:
     """Bytes in a second, of which no more can be on their way than are asked for at once."""
     return min(link.bytes_per_s, WINDOW * block_bytes / link.first_s(block_bytes))
+
+
+def ways_s(tokens: int, token_bytes: int, link: StoreLink, tokens_per_s: float) -> dict[str, float]:
+    """Seconds until a prompt is read, in every way. `auto` knows the speeds, as an edge does after a few prompts."""
+    size = BLOCK * token_bytes
+    known = Speeds(_rate(link, size), link.first_s(size), tokens_per_s)
+    return {
+        "compute": tokens / tokens_per_s,
+        "fetch": fetch_s(tokens, size, link, tokens_per_s),
+        "overlap": overlap_s(tokens, size, link, tokens_per_s),
+        "auto": ttft_s(tokens, size, link, tokens_per_s, known),
+    }
