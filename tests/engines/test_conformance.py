@@ -263,6 +263,21 @@ def test_texts_over_the_wire_are_the_oracles(
             assert near(oracle, request, truth[: at + 1], text[at]), f"{scheme} differs at token {at}"
 
 
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
+def test_trees_change_no_text(engine: TargetEngine, draft: Model, temperature: float) -> None:
+    """Not by a token, where chains do not: the rounding of other branches decides nothing and leaves no trace."""
+    if not engine.info.doubt:
+        return
+    params, texts = SamplingParams(temperature), list[list[list[int]]]()
+    for scheme, branches in (("server", None), ("stream", 4)):
+        requests = [
+            Request(draft[1].encode(prompt), SchemeSpec(scheme), params, seed, 32, branches=branches)
+            for seed, prompt in enumerate(PROMPTS[:2])
+        ]
+        texts.append(asyncio.run(_write(engine, draft, requests)))
+    assert texts[0] == texts[1]
+
+
 @pytest.mark.parametrize("scheme", ["server", "dense", "topk", "lattice", "split", "coupled", "stream"])
 @pytest.mark.parametrize("top_k", [0, 20, 21])
 def test_what_cannot_be_exact_is_refused(engine: TargetEngine, draft: Model, scheme: str, top_k: int) -> None:

@@ -29,12 +29,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_onnx(folder: Path, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, past: list[np.ndarray]) -> list:
+def run_onnx(
+    folder: Path, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, past: list[np.ndarray],
+    tree_mask: np.ndarray | None = None,
+) -> list:  # fmt: skip
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     for i in range(CONFIG.layers):
         feed[f"past_key_values.{i}.key"], feed[f"past_key_values.{i}.value"] = past[2 * i], past[2 * i + 1]
-    return session.run(None, feed)
+    return session.run(None, feed if tree_mask is None else feed | {"tree_mask": tree_mask})
 
 
 def empty(batch: int) -> list[np.ndarray]:
@@ -71,6 +74,20 @@ def test_left_padding_changes_nothing(folder: Path) -> None:
     out = run_onnx(folder, both, mask, positions, empty(2))[0]
     assert np.abs(out[0, 4:] - alone[0]).max() < 1e-4
     assert np.isfinite(out).all()
+
+
+def test_a_tree_may_be_given_or_left_out(folder: Path) -> None:
+    """Left out it changes no bit; given, a branch does not see the other."""
+    ids, mask, neutral = np.arange(1, 7)[None], np.ones((1, 6), np.int64), np.zeros((1, 1, 1, 1), np.float32)
+    plain = run_onnx(folder, ids, mask, np.arange(6)[None], empty(1))
+    told = run_onnx(folder, ids, mask, np.arange(6)[None], empty(1), neutral)
+    assert all(np.array_equal(one, other) for one, other in zip(plain, told, strict=True))
+    hidden = np.zeros((1, 1, 6, 6), np.float32)
+    hidden[..., 4:, 2:4] = -1e9  # 3 4 and 5 6 are branches after 1 2
+    tree = run_onnx(folder, ids, mask, np.array([[0, 1, 2, 3, 2, 3]]), empty(1), hidden)[0]
+    other = run_onnx(folder, ids[:, [0, 1, 4, 5]], mask[:, :4], np.arange(4)[None], empty(1))[0]
+    assert np.abs(tree[0, 4:] - other[0, 2:]).max() < 1e-4
+    assert np.array_equal(tree[0, :4], plain[0][0, :4])
 
 
 def test_cache_step_equals_whole_row(folder: Path) -> None:
