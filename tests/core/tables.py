@@ -47,7 +47,7 @@ SPECS = {
     "topk-candidates": SchemeSpec("topk", k=4, bits=8, candidates=3),
     "topk-candidates-mass": SchemeSpec("topk", k=4, bits=6, candidates=2, mass=0.7),
     "lattice-mass-block": SchemeSpec("lattice", k=4, resolution=9, verify="block", mass=0.8),
-    "lattice-conformal": SchemeSpec("lattice", k=4, resolution=9, mass=0.8, cut="conformal"),
+    "lattice-conformal": SchemeSpec("lattice", k=4, resolution=9, mass=0.2, cut="conformal"),
     "split-row-4": SchemeSpec("split", bits=4),
     "split-row-16": SchemeSpec("split"),
     "split-candidates-6": SchemeSpec("split", bits=6, downlink="candidates"),

@@ -82,7 +82,14 @@ def test_a_plug_in_is_tested_as_our_own_are(monkeypatch: pytest.MonkeyPatch, tmp
             "mute = plug_in_of_a_test:Mute")  # fmt: skip
     code, rows = command("--scheme", "mine")
     assert code == 0
-    assert set(rows) == {"mine/token", "mine/block", "mine/mass", "mine/conformal", "mine/several"}
+    assert set(rows) == {
+        "mine/token",
+        "mine/block",
+        "mine/mass",
+        "mine/conformal",
+        "mine/several",
+        "mine/several on trees",
+    }
     assert all(row["exact"] and row["freedom"] and row["texts"] == 400 for row in rows.values())
     code, rows = command("--scheme", "wrong")
     assert code == 1

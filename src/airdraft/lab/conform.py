@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -25,6 +26,7 @@ from airdraft.errors import AirdraftError, BadParameterError
 from airdraft.lab.record import prompts
 from airdraft.models.engines import load
 from airdraft.sim.conformance import TableModel, conformance, remembered
+from airdraft.sim.pair import Pair
 
 GROUP = "airdraft.schemes"
 """The entry point group of plug-ins."""
@@ -63,13 +65,16 @@ class NoResidual:
         return Ruling(path, draw(target_probs, self._rng))
 
 
+TREES = "several on trees"
+"""The choice that is tested at an edge whose engine runs trees, where a further candidate has a row of its own."""
 CHOICES: dict[str, dict[str, Any]] = {
     **{verify: {"verify": verify} for verify in schemes.VERIFY},
     **{downlink: {"downlink": downlink} for downlink in schemes.DOWNLINKS},
     **{race: {"race": race} for race in schemes.RACES},
     "mass": {"mass": 0.7, "cut": "mass"},
-    "conformal": {"mass": 0.7, "cut": "conformal"},
+    "conformal": {"mass": 0.1, "cut": "conformal"},
     "several": {"candidates": 3},
+    TREES: {"candidates": 3},
 }
 """What to test of a scheme that has these options, by a word for each."""
 
@@ -176,9 +181,19 @@ def tested(
 ) -> Tested:
     """Write `texts` texts under a scheme, and compare."""
     draft, target, prompt, params = given
+    pair = partial(Pair, trees=label.endswith(TREES))
     try:
         found = conformance(
-            draft, target, spec, params, prompt=prompt, depth=DEPTH, draft_length=DRAFT_LENGTH, trials=texts, seed=seed
+            draft,
+            target,
+            spec,
+            params,
+            prompt=prompt,
+            depth=DEPTH,
+            draft_length=DRAFT_LENGTH,
+            trials=texts,
+            seed=seed,
+            pair=pair,
         )
     except AirdraftError as error:  # its own edge refuses what its device sends
         return Tested(label, 0, float("nan"), 0, 0.0, str(error))
