@@ -278,13 +278,19 @@ def test_a_scheme_that_judges_believed_tokens_otherwise_is_caught(mutation: type
     assert found < BROKEN, found
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name != "server"])
+@pytest.mark.parametrize("name", [name for name, spec in EVERY.items() if name != "server" and spec.mass == 1])
 def test_a_believed_token_costs_as_little_as_its_scheme_says(name: str) -> None:
     spec, vocab = EVERY[name], 1000
     device = schemes.make(spec, Law(SamplingParams(), 1, vocab), DEVICE)
     drafted = device.draw(7, Place(4))
     assert drafted.token == 7
     assert (8 * len(device.encode(Drafts((drafted,)))) <= 10 + 24) == device.traits.takes_ids
+
+
+@pytest.mark.parametrize("name", [name for name, spec in EVERY.items() if spec.mass < 1])
+def test_a_cut_leaves_one_token_of_a_believed_one(name: str) -> None:
+    device = schemes.make(EVERY[name], Law(SamplingParams(), 1, 1000), DEVICE)
+    assert device.draw(7, Place(4)).row()[0].tolist() == [7]
 
 
 # ---- Trees -----------------------------------------------------------------------------------------------------------
