@@ -119,3 +119,12 @@ def test_branches_of_a_tree_lie_side_by_side_and_one_stays(model: OnnxModel) -> 
     found = model.forward(cache, start + 3, [1, 2], 2)  # a chain again, and no mask of the tree is left
     wanted = model.forward(model.new_cache(), 0, [*TEXT[:start], 9, 7, 8, 1, 2], 2)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3)
+
+
+def test_a_text_lies_in_one_piece_of_memory(model: OnnxModel) -> None:
+    """Freed, a large piece goes back to the system; of many smaller ones much stays in the process."""
+    cache = model.new_cache()
+    model.forward(cache, 0, TEXT[:30], 1)
+    for each in (cache, model.copy(cache, 20)):
+        assert len({id(tensor.base) for tensor in each.tensors}) == 1
+        assert len({tensor.ctypes.data for tensor in each.tensors}) == len(each.tensors)
