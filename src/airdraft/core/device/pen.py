@@ -70,9 +70,10 @@ class Pen:
     state: State
 
     def __init__(self, number: int, text: Prefix, law: Law, request: Request, making: Making) -> None:
-        self._drafter = making.drafter()
+        self._drafter, self._request = making.drafter(), request
         self._wide = self._drafter if making.wide and isinstance(self._drafter, Grower) else None
         self._live = 0 if request.branches == 0 else min(making.peer.welcome.trees, MOST_NODES)
+        self._tries = self.measures and self._wide is not None
         self._tree = Tree(text, self._drafter, self._live, making.draft_context, self._wide)
         self.rows, self._void = 0, False  # rows that the drafter waits for, and whether they are of no use
         self.branch: Branch | Tree = Branch(text, self._drafter)
@@ -84,8 +85,7 @@ class Pen:
         self.most = min(welcome.max_draft, MOST_DRAFT)
         self._end = min(int(text.end) - 1, making.draft_context)  # the bonus token needs a place too
         self._max_bits = max(0, welcome.max_frame - DRAFT_HEADER) * 8
-        self._number, self._text, self._law, self._request = number, text, law, request
-        self._learner = making.learner
+        self._number, self._text, self._law, self._learner = number, text, law, making.learner
         self._asked_s, self._asked_most = 0.0, 0
         self._copied = set[int]()  # positions where the last draft was a copy
 
@@ -103,6 +103,8 @@ class Pen:
     def told(self, rows: np.ndarray, now: float) -> None:
         """Take the draft model's rows [rows, vocab]."""
         self._learner.drafted(now - self._asked_s, len(rows))
+        if self._tries and self.facts.widening is None:
+            self.facts = self._learner.facts()
         self._request.counts.draft_rows += len(rows)
         branch, drafts = self.branch, self.state in (State.DRAFTING, State.STREAMING)
         if self._void:  # asked for by another branch
@@ -156,7 +158,9 @@ class Pen:
     @property
     def _shape(self) -> tuple[int, int]:
         """Number of drafts behind which a step of a tree runs the draft model, and most drafts behind one."""
-        return shape(self.facts, self._request.branches, self._wide is not None, isinstance(self._drafter, Grower))
+        alone, tries = isinstance(self._drafter, Grower), self._tries and self.facts.widening is None
+        width, children = shape(self.facts, self._request.branches, self._wide is not None, alone)
+        return (1 if tries and self.rows > 1 else width), children  # both kinds in turn, to learn what a wide one costs
 
     def _draft(self, guesses: Sequence[Guess]) -> None:
         """Draw tokens from the guesses, until the round or the text ends."""
