@@ -94,7 +94,7 @@ def test_a_device_takes_the_draft_of_its_edges_target(edges: dict[str, str]) -> 
     assert "name a draft model with the target's own tokenizer" in line
 
 
-@pytest.mark.parametrize("name", ["draft", "chat-draft"])
+@pytest.mark.parametrize("name", [pytest.param("draft", marks=pytest.mark.slow), "chat-draft"])
 def test_a_client_takes_the_draft_of_its_edges_target(edges: dict[str, str], name: str) -> None:
     digest = Tokenizer(shipped(name)).digest
     with Client(edges[name]) as client:
