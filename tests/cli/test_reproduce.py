@@ -74,6 +74,7 @@ def test_all_papers_on_a_pair_by_name(
     record = json.loads(results.read_text())
     assert all({"alpha", "L", "gamma", "speedup"} <= set(row) for row in record["closed_form"])
     assert record["qs"][0]["vocab_size"] == 4096
+    assert 0 < record["cpu_s"] < 20 * 60
     assert (tmp_path / "figures" / "reproduce-qs.svg").is_file()
 
 

@@ -59,7 +59,7 @@ def test_messages_have_their_real_sizes(name: str, bits: int) -> None:
 @pytest.mark.parametrize("acceptance", [0.5, 0.9])
 def test_candidates_come_in_batches_until_one_passes(acceptance: float) -> None:
     """A draw replaces a rejected draft with chance TV; batches of 8 and 64 draws, then the row, which is shorter."""
-    recording = synthetic(acceptance, 20, 100, 4, 500)
+    recording = synthetic(acceptance, 8, 100, 4, 500)
     spec = SchemeSpec("split", downlink="candidates")
     result = run(recording, constant(20, 5, 10, 30), spec, length=4)
     assert result.identical

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,11 +47,13 @@ def reproduce(
     pairs = [_measured(name, console) for name in dict.fromkeys(names)]
     with progress(console, "runs") as on_step:
         found = lab.reproduce(papers, pairs, on_step)
-    write_json(json_file, lab.record_of(found, pairs))
+    cpu_s = time.process_time()
+    write_json(json_file, {**lab.record_of(found, pairs), "cpu_s": round(cpu_s, 1)})
     if figures is not None:
         draw_into(figures, lambda folder: _draw(found, folder))
     made = blocks(found, pairs)
     console.print(Markdown("\n\n".join(made.values())))
+    console.print(f"{cpu_s / 60:.1f} minutes of CPU time.")
     renew_pages(page, made)
     if "tk-slt" in papers and not all(row.agrees for row in table()):
         console.print("The closed form does NOT give the printed table.")
