@@ -29,8 +29,8 @@ def _metric(url: str, name: str) -> float:
 
 
 def _texts(store: str | None) -> tuple[str, float]:
-    """A text of an edge, and how many tokens came from the store. Calls take 30 ms, so that fetching pays."""
-    words = ["--port", "0", "--json", "--metrics-port", "0", "--profile", "phone-8b"]
+    """A text of an edge, and how many tokens came from the store. Calls take 60 ms, so that fetching pays."""
+    words = ["--port", "0", "--json", "--metrics-port", "0", "--profile", "phone-70b"]
     with started("edge", *words, *(["--prompts", store] if store else [])) as edge:
         said = announced(edge)
         text = _written(said["url"])

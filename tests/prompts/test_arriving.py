@@ -31,8 +31,8 @@ QUESTION = [5, 6, 7, 8, 9] * 9
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    """The target, whose rows are steady; a call takes 30 ms, so that there is something to gain."""
-    return PacedEngine(load_target("target")[0], 0.03)
+    """The target, whose rows are steady; a call takes 60 ms, so that there is something to gain."""
+    return PacedEngine(load_target("target")[0], 0.06)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,11 @@ from airdraft.prompts.publishing import publish
 
 from .test_arriving import PROMPT, QUESTION, rows_after
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # what these libraries warn of is theirs
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),  # clients try a server that is gone several times
+    pytest.mark.filterwarnings("default"),  # what these libraries warn of is theirs
+]
 s3fs = pytest.importorskip("s3fs", reason="needs the extra s3")
 pytest.importorskip("moto", reason="needs a server of S3")
 
