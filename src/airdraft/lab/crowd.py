@@ -43,11 +43,11 @@ MOST_SHARE = 0.6
 WINDOW = 8
 """Most drafts of a device beyond what is committed: a device that chose by itself would take half of the CPU time."""
 TEMPERATURE, TEXTS, TOKENS, TRIED = 0.7, 24, 64, 96
-WARM_S, SECONDS = 2.0, 5.0
+WARM_S, SECONDS = 2.0, 4.0
 """Virtual time before the measurement, and of it."""
 MOST_TEXTS = 64
 """Texts in a call."""
-FIRST_USERS, MOST_USERS, PRECISION = 32, 256, 12
+FIRST_USERS, MOST_USERS, PRECISION = 48, 256, 10
 """Users that are tried first and at most, and the share of them, one in so many, to which the most are found."""
 OWN_TEXTS, OWN_ROWS, OWN_CALLS = (1, 4, 16), (1, 5), 5
 """Calls of the shipped target that are timed, and how often each: the median counts."""
@@ -190,30 +190,31 @@ def crowd(recording: Recording, engine: Gpu, way: Way, users: int) -> CrowdRow:
 
 
 def held(recording: Recording, engine: Gpu, way: Way) -> CrowdRow:
-    """Find how many users are held: double or halve them until it turns, and bisect.
+    """Find how many users are held, by trying what a line through earlier tries promises.
 
     Returns: the row of most users that are held; of one, with 0 as their number, if not even that one is.
     """
-    row = crowd(recording, engine, way, FIRST_USERS)
-    if row.token_ms_p99 > BOUND_MS:
-        good, bad = None, row
-        while good is None:
-            if bad.users == 1:
-                return structs.replace(bad, users=0)
-            row = crowd(recording, engine, way, bad.users // 2)
-            good, bad = (row, bad) if row.token_ms_p99 <= BOUND_MS else (None, row)
-        most = bad.users
-    else:
-        good, most = row, 0
-        while not most:
-            if good.users == MOST_USERS:
-                return good
-            row = crowd(recording, engine, way, min(2 * good.users, MOST_USERS))
-            good, most = (row, 0) if row.token_ms_p99 <= BOUND_MS else (good, row.users)
-    while most - good.users > max(1, good.users // PRECISION):
-        row = crowd(recording, engine, way, (good.users + most) // 2)
-        good, most = (row, most) if row.token_ms_p99 <= BOUND_MS else (good, row.users)
-    return good
+    good: CrowdRow | None = None
+    bad: CrowdRow | None = None
+    users = FIRST_USERS
+    while True:
+        row = crowd(recording, engine, way, users)
+        good, bad = (row, bad) if row.token_ms_p99 <= BOUND_MS else (good, row)
+        if good is None:
+            if users == 1:
+                return structs.replace(row, users=0)
+            users = max(1, min(users - 1, int(users * BOUND_MS / row.token_ms_p99)))
+            continue
+        step = max(1, good.users // PRECISION)
+        if good.users == MOST_USERS or (bad is not None and bad.users - good.users <= step):
+            return good
+        if bad is None:
+            more = min(3.0, BOUND_MS / good.token_ms_p99)
+            users = min(MOST_USERS, step + int(good.users * more))
+        else:
+            share = (BOUND_MS - good.token_ms_p99) / (bad.token_ms_p99 - good.token_ms_p99)
+            users = good.users + int(share * (bad.users - good.users))
+            users = max(good.users + (step + 1) // 2, min(bad.users - (step + 1) // 2, users))
 
 
 def _held(given: tuple[Recording, Gpu, Way]) -> CrowdRow:
