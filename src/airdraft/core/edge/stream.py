@@ -88,14 +88,14 @@ class EdgeStream:
         those of the edge's own draft model. Of a tree it takes the drafts that came first."""
         room = max(0, self.room)
         nodes = self.tail.nodes[:room]
+        parents, branch = list(range(-1, len(nodes) - 1)), list(range(len(nodes)))
         if any(node.parent is not before for node, before in zip(nodes, (None, *nodes), strict=False)):
             nodes = nodes[:MOST_VERIFIED]
-        place: dict[Node | None, int] = {node: at for at, node in enumerate(nodes)}
-        parents = [place.get(node.parent, -1) for node in nodes]
-        branch = list[int]()
-        for at, parent in enumerate(parents):
-            if parent == (branch[-1] if branch else -1):
-                branch.append(at)
+            place: dict[Node | None, int] = {node: at for at, node in enumerate(nodes)}
+            parents, branch = [place.get(node.parent, -1) for node in nodes], []
+            for at, parent in enumerate(parents):
+                if parent == (branch[-1] if branch else -1):
+                    branch.append(at)
         self._drafts = [nodes[at].token for at in branch]
         found, name = self._found(min(room - len(nodes), MOST_PROPOSED))
         above = branch[-1] if branch else -1
