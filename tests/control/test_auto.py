@@ -39,6 +39,22 @@ def test_equals_are_told_by_what_the_device_spends() -> None:
     assert preferred([stream, replace(server, tokens_per_s=98)]) is stream
 
 
+def test_a_device_is_silent_beside_an_edge_that_drafts_unless_it_adds_something() -> None:
+    helped = replace(NEAR, edge_draft_s=0.003, acceptance=0.75)
+    far = replace(helped, rtt_s=0.15)
+    slow = replace(helped, draft_s=0.015)
+    busy = replace(helped, draft_s=0.01, verify_s=0.06, edge_draft_s=0.006, rtt_s=0.05)
+    ways = [Auto(32000).choose(facts, 0).scheme for facts in (helped, far, slow, busy, replace(busy, trees=True))]
+    assert ways == ["stream", "server", "server", "server", "stream"]
+    assert Auto(32000).choose(replace(far, edge_draft_s=0.0), 0).scheme == "stream"
+    assert Auto(32000).choose(replace(far, drafted=False), 0).scheme == "stream"  # to find out how fast it drafts
+    auto = Auto(32000)
+    assert [auto.choose(far, at).scheme for at in (0, 1, 2)] == ["server"] * 3
+    assert auto.choose(helped, 3).scheme == "server"
+    mode = auto.choose(helped, 4)
+    assert mode == Auto(32000).choose(helped, 0)
+
+
 def test_a_change_must_last() -> None:
     auto = Auto(32000, ("server", "coupled"), dwell_s=0.5)
     assert auto.choose(FAR, 0.0).scheme == "server"

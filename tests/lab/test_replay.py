@@ -135,6 +135,24 @@ def test_auto_keeps_the_text_and_the_pace() -> None:
         assert chosen.tokens_per_s > 0.95 * max(other.tokens_per_s for other in others)
 
 
+def test_with_one_device_idle_is_the_same_as_always() -> None:
+    setting = constant(20, 5, 10, 30)
+    idle, always = (run(RECORDING, setting, SchemeSpec("stream", race=race), label="") for race in ("idle", "always"))
+    assert idle.counts == always.counts
+    assert idle.seconds == pytest.approx(always.seconds, rel=1e-4)  # the word is shorter by two bytes
+
+
+def test_an_edge_that_drafts_writes_the_recorded_texts_sooner() -> None:
+    setting = constant(30, 2, 10, 30)
+    plain, helped = (run(RECORDING, setting, SchemeSpec("server"), drafts=drafts) for drafts in (False, True))
+    every = run(RECORDING, setting, SchemeSpec("stream"), drafts=True)
+    assert helped.identical
+    assert every.identical
+    assert helped.tokens_per_s > 1.3 * plain.tokens_per_s
+    assert every.tokens_per_s > 0.97 * helped.tokens_per_s
+    assert helped.counts.draft_rows == 0 < every.counts.draft_rows
+
+
 def test_a_recording_says_nothing_of_blocks() -> None:
     with pytest.raises(BadParameterError, match="give verify token"):
         run(RECORDING, constant(20, 5, 10, 30), SchemeSpec("topk", verify="block"), length=2)

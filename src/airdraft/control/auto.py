@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from airdraft.control import predict
 from airdraft.control.course import MAX_DRAFT
@@ -18,8 +19,10 @@ RETRY_S = (1.0, 16.0)
 """Least and most seconds of `server` before another try of a stream. They double while tries fail."""
 NEAR = 0.01
 """Relative difference below which two predictions count as equal."""
-SILENT = 0.03
-"""Share of the speed that drafting on the device must add at an edge that drafts itself: it costs energy."""
+SILENT, NEARER = 0.015, 3
+"""Share of the speed that drafting on the device must add at an edge that drafts itself, as predicted for a round trip
+of a third. Both were fitted on cells of the grid, where a prediction for the real one finds too little: a device that
+is predicted to add less adds at most 3 % there."""
 
 
 class Steady:
@@ -76,7 +79,7 @@ class Auto:
 
     It leaves the present way (a scheme and race policy) once another has been predicted `margin` faster for `dwell_s`,
     or `server` no slower for as long. It leaves a raced stream for `server` when forwards measurably give no more than
-    one token. At an edge that drafts itself, a device that is predicted to add less than `SILENT` keeps silent. Draft
+    one token. At an edge that drafts itself, a device that would add little keeps silent, see `SILENT`. Draft
     length, window and packets follow the facts at once, since changing them costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
@@ -115,11 +118,11 @@ class Auto:
         """See `Policy.choose`."""
         self._facts = facts.rounded()
         found = predictions(self._facts, self._wires, self._races, self._max_window, self._rounds)
-        best = self._best(found, facts.streamed, now)
+        best = self._best(found, self._facts, facts.streamed, now)
         present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
         if self._worth_it(best, present):
             self._better_since = now if self._better_since is None else self._better_since
-            serves_best = present.mode.traits.races and not best.mode.traits.drafts
+            serves_best = present.mode.traits.races and not best.mode.traits.drafts and not self._helped
             if now - self._better_since >= (max(VAIN_S, self._dwell_s) if serves_best else self._dwell_s):
                 present, self._better_since = best, None
         else:
@@ -135,16 +138,23 @@ class Auto:
         return present.mode
 
     @property
+    def _helped(self) -> bool:
+        """Whether predictions tell what the device adds to an edge that drafts itself: not before it has drafted."""
+        return self._facts is not None and self._facts.edge_draft_s > 0 and self._facts.drafted
+
+    @property
     def mode(self) -> Mode | None:
         """The last choice; None before the first."""
         return self._present.mode if self._present is not None else None
 
-    def _best(self, found: Sequence[Prediction], streamed: float | None, now: float) -> Prediction:
+    def _best(self, found: Sequence[Prediction], facts: Facts, streamed: float | None, now: float) -> Prediction:
         racing = [each for each in found if each.mode.races]
         if not racing:
             return preferred(found)
-        if self._facts is not None and self._facts.edge_draft_s and (streamed is None or streamed >= 1 + NEAR):
-            return preferred(found, SILENT)
+        if self._helped and (streamed is None or streamed >= 1 + NEAR):
+            near = replace(facts, rtt_s=facts.rtt_s / NEARER)
+            chosen = preferred(predictions(near, self._wires, self._races, self._max_window, self._rounds), SILENT)
+            return next(each for each in found if _way(each) == _way(chosen))
         # A raced stream is never slower than `server`. No average predicts its gain, because acceptance comes in runs.
         # So try it, leave it when measurements show no gain, and try it again after a while.
         # Try it at the start of a text too: while the edge reads the prompt, drafts cost nothing.

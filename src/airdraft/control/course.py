@@ -31,6 +31,8 @@ from airdraft.errors import BadParameterError
 
 MAX_DRAFT = 32
 """Most drafts in one target forward, the usual limit of an edge."""
+BESIDE = 0.5
+"""Share of wrong drafts beside which a tree holds the right one, if the device sends trees."""
 OWN_DRAFTS = 16
 """Most drafts that an edge makes itself for one."""
 
@@ -177,6 +179,7 @@ class _Course:
         self._ends: list[tuple[float, int]] = [(0.0, 0)]  # (end of a forward, committed length), in order
         self._down_s, self._draft_s, self._acceptance = down_s, facts.draft_s, facts.acceptance
         self._forward = functools.partial(helped, facts.acceptance, facts.verify_s, facts.edge_draft_s)
+        self._device_acceptance = facts.acceptance + BESIDE * (1 - facts.acceptance) * facts.trees
         self._own: set[int] = set()  # positions that the edge drafted itself
         self._walk(mode.race)
         self._weigh()
@@ -215,8 +218,10 @@ class _Course:
                 self._tokens += alive
                 known = index < len(drafted) and drafted[index] == position
                 index += known
-                if known or position in self._own:
+                if position in self._own:
                     alive *= self._acceptance
+                elif known:
+                    alive *= self._device_acceptance
             self._lives.append(alive)
 
     def dead_draft(self) -> tuple[float, float]:

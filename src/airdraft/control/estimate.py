@@ -12,7 +12,9 @@ from airdraft.control.acceptance import Calibrated
 from airdraft.core.policy import Facts, Judged
 from airdraft.errors import BadParameterError
 
-PRIOR = Facts(draft_s=0.015, verify_s=0.03, rtt_s=0.02, uplink_bps=math.inf, downlink_bps=math.inf, acceptance=0.7)
+PRIOR = Facts(
+    draft_s=0.015, verify_s=0.03, rtt_s=0.02, uplink_bps=math.inf, downlink_bps=math.inf, acceptance=0.7, drafted=False
+)
 """The facts before any measurement: a phone, an 8 B target, a nearby edge and a link without limit."""
 
 _DURATIONS = 9
@@ -102,6 +104,7 @@ class Estimator:
         self._up_s = up_s
         draft_s = max(1e-6, median(self._drafted)) if self._drafted else self._prior.draft_s
         return Facts(
+            drafted=bool(self._drafted) or self._prior.drafted,
             draft_s=draft_s,
             verify_s=max(1e-6, median(self._verified)) if self._verified else self._prior.verify_s,
             rtt_s=rtt_s,

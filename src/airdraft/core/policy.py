@@ -38,6 +38,10 @@ class Facts:
     """Recent tokens per target forward in a raced stream: 1 if the drafts gain nothing. None: not known."""
     widening: float | None = None
     """Duration of a draft forward at several places of a tree, in those at one. None: not known."""
+    drafted: bool = True
+    """Whether `draft_s` was measured; else it is assumed."""
+    trees: bool = False
+    """Whether the drafts of streams are trees."""
     edge_draft_s: float = 0.0
     """Duration of a forward of the edge's own draft model in seconds; 0: it has none. It is taken to be right as often
     as the device's."""
@@ -66,6 +70,8 @@ class Facts:
             uplink_bps=_two_digits(self.uplink_bps),
             downlink_bps=_two_digits(self.downlink_bps),
             acceptance=round(50 * self.acceptance) / 50,
+            drafted=self.drafted,
+            trees=self.trees,
             edge_draft_s=_two_digits(self.edge_draft_s),
         )
 

@@ -16,13 +16,13 @@ from msgspec import structs
 
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.policy import Facts, Given, Mode
+from airdraft.core.policy import Facts, Given, Mode, Policy
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 from airdraft.lab.branches import KeptBranches
-from airdraft.lab.cell import Result, auto, best_rounds, constant, run
+from airdraft.lab.cell import Result, Setting, auto, best_rounds, constant, run
 from airdraft.lab.record import Recording, prompts, record, synthetic
-from airdraft.lab.results import COPYING, EXACT, GROWN, HELPED, Claim, Row
+from airdraft.lab.results import ALL, COPYING, EXACT, GROWN, HELPED, Claim, Help, Row
 from airdraft.lab.timeline import timeline
 from airdraft.link.base import HEADER_BYTES
 from airdraft.models.engines import load
@@ -93,7 +93,7 @@ def rows(cell: Cell, recording: Recording) -> list[Row]:
     """Run every scheme in one cell.
 
     Schemes with rounds have their best draft length. Streams find their shape by themselves; `stream/off` is also given
-    the shape of the best `coupled` rounds, and its faster run counts. `auto` chooses at the edge of `all`.
+    the shape of the best `coupled` rounds, and its faster run counts. `auto` chooses at the edge of `all`, with trees.
     """
     grown = _branches(recording)
     setting = constant(cell.rtt_ms, cell.uplink_mbps, cell.draft_ms, cell.verify_ms, DOWNLINK_MBPS)
@@ -110,18 +110,13 @@ def rows(cell: Cell, recording: Recording) -> list[Row]:
     # With one device the engine is always idle, so what is run only then is run at once.
     raced = run(recording, setting, SchemeSpec(schemes.STREAM), label=always)
     found += [replace(raced, scheme=idle), raced]
-    for label, (name, proposers, drafts) in HELPED.items():
-        spec = SchemeSpec(name)
-        found.append(run(recording, setting, spec, label=label, propose=maker(proposers), drafts=drafts))
-    for label, (name, proposers, drafts) in GROWN.items():
-        spec, propose = SchemeSpec(name), maker(proposers)
-        found.append(run(recording, setting, spec, label=label, propose=propose, drafts=drafts, branches=grown))
+    for label, help in (HELPED | GROWN).items():
+        branches = grown if label in (ALL, *GROWN) else None
+        found.append(_helped(recording, setting, help, label, branches))
+    found.append(_helped(recording, setting, HELPED[ALL], "auto", grown, auto(recording.vocab_size, waiting)))
     if grown is not None:
         grown.keep()
-    spec, every = SchemeSpec(schemes.STREAM), HELPED["all"]
-    chosen = auto(recording.vocab_size, spec)
-    propose = maker(every.proposers)
-    found.append(run(recording, setting, spec, label="auto", policy=chosen, propose=propose, drafts=every.drafts))
+    spec = SchemeSpec(schemes.STREAM)
     found.append(run(recording, setting, spec, label="oracle", oracle=True))
     device = Row(
         **structs_of(cell), scheme="device", length=None, tokens_per_s=1e3 / cell.draft_ms,
@@ -129,6 +124,21 @@ def rows(cell: Cell, recording: Recording) -> list[Row]:
         device_drafts_per_token=1.0, exact=False, bottleneck="draft",
     )  # fmt: skip
     return [*(_row(cell, result) for result in found), device]
+
+
+def _helped(
+    recording: Recording,
+    setting: Setting,
+    help: Help,
+    label: str,
+    branches: KeptBranches | None,
+    policy: Callable[[], Policy] | None = None,
+) -> Result:
+    """Run a scheme at an edge that speculates as well. `branches`: the device drafts trees."""
+    return run(
+        recording, setting, SchemeSpec(help.scheme), label=label, policy=policy, propose=maker(help.proposers),
+        drafts=help.drafts, branches=branches,
+    )  # fmt: skip
 
 
 _known: dict[str, KeptBranches] = {}

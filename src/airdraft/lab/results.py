@@ -32,13 +32,13 @@ class Help(NamedTuple):
     """Whether the edge has a draft model of its own."""
 
 
-_SERVER, _STREAM = schemes.SERVER, schemes.STREAM
+_SERVER, _STREAM, ALL = schemes.SERVER, schemes.STREAM, "all"
 COPYING = f"{_STREAM}+{Lookup.name}"
 HELPED: dict[str, Help] = {
     f"{_SERVER}+{Lookup.name}": Help(_SERVER, (Lookup.name,), drafts=False),
     f"{_SERVER}+{draft.NAME}": Help(_SERVER, (), drafts=True),
     COPYING: Help(_STREAM, (Lookup.name,), drafts=False),
-    "all": Help(_STREAM, (Lookup.name,), drafts=True),
+    ALL: Help(_STREAM, (Lookup.name,), drafts=True),
 }
 """Exact schemes at an edge that speculates as well. `all`: the device drafts, the edge drafts and copies."""
 GROWN: dict[str, Help] = {

@@ -58,7 +58,9 @@ class Making:
 
     def facts(self) -> Facts:
         """What is learned of the connection so far, and what the edge has said of itself."""
-        return replace(self.learner.facts(), edge_draft_s=self.peer.welcome.draft_s or 0.0)
+        welcome = self.peer.welcome
+        trees = self.wide and welcome.trees > 0
+        return replace(self.learner.facts(), trees=trees, edge_draft_s=welcome.draft_s or 0.0)
 
 
 class Pen:
