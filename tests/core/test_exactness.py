@@ -388,6 +388,8 @@ FITFUL = fitful(TARGET)
         (DRAFT, "topk-3x8", Again),
         pytest.param(DRAFT, "lattice-3x9", None, marks=pytest.mark.slow),
         pytest.param(DRAFT, "lattice-3x9", Again, marks=pytest.mark.slow),
+        pytest.param(DRAFT, "lattice-conformal", None, marks=pytest.mark.slow),
+        pytest.param(DRAFT, "topk-candidates", None, marks=pytest.mark.slow),
         pytest.param(DRAFT, "dense-block", None, marks=pytest.mark.slow),
         pytest.param(DRAFT, "dense-block", Again, marks=pytest.mark.slow),
         (FITFUL, "split-row-16", None),

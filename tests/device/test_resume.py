@@ -17,7 +17,8 @@ from airdraft.sim.pair import Pair
 
 from ..core.tables import SPECS, STREAMS, alike, request, table
 
-SCHEMES = {**SPECS, **{f"stream-{race}": STREAMS[race] for race in STREAMS}}
+SCHEMES = {name: spec for name, spec in SPECS.items() if spec.cut != "conformal"}  # whose threshold begins anew
+SCHEMES |= {f"stream-{race}": STREAMS[race] for race in STREAMS}
 TARGET = table(1, eos_ids=(4,))
 DRAFT = alike(TARGET, 2)
 

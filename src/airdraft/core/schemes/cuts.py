@@ -6,6 +6,7 @@ the rest, 1 - mass, and raised after each that lost less: threshold += STEP * (1
 are, the share lost in n of them exceeds 1 - mass by at most (FIRST + STEP) / (STEP * n) in the mean, unless K is too
 few (online conformal prediction, as in C-SQS, arXiv 2510.09942).
 
+A session's threshold begins anew: a resumed text is distributed as the target's, but not the same as without the cut.
 A cut may know rows of the past, and must know nothing of tokens that were drafted and are not in the text: the random
 numbers of their positions are met again.
 """
