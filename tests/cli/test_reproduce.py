@@ -82,12 +82,11 @@ def test_all_papers_on_a_pair_by_name(
 def test_a_league_over_a_few_links(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(league, "TEXTS", 2)
-    monkeypatch.setattr(league, "TOKENS", 16)
     monkeypatch.setattr(league, "LINKS", {name: league.LINKS[name] for name in ("markov2", "nr 5 dB, configured")})
     results, page = tmp_path / "l.json", tmp_path / "page.md"
     page.write_text("<!-- league:begin -->\n<!-- league:end -->\n")
-    _, _, code = say(monkeypatch, capsys, "bench", "league", "--json", str(results), "--page", str(page), "--jobs", "1")
+    few = ("--jobs", "1", "--texts", "2", "--tokens", "16")
+    _, _, code = say(monkeypatch, capsys, "bench", "league", "--json", str(results), "--page", str(page), *few)
     assert code == 0
     rows = json.loads(results.read_text())["rows"]
     assert {row["link"] for row in rows} == {"markov2", "nr 5 dB, configured"}

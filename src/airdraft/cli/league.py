@@ -34,6 +34,8 @@ def league(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Also over the first run of this trace; may be given again."),
     ] = None,
+    texts: Annotated[int, typer.Option(help="Texts, the longest of those recorded.", min=1)] = 16,
+    tokens: Annotated[int, typer.Option(help="Most tokens of a text.", min=8)] = 96,
     figures: Figures = None,
     json_file: JsonFile = None,
     page: Pages = None,
@@ -54,7 +56,7 @@ def league(
     models = models_of(pair)
     console = console_for(no_color, json_file)
     model, over = EnergyModel(), lab.tracks(trace or ())
-    recorded = lab.recording(*models, prompts_of(pair, lab.TEXTS), pair)
+    recorded = lab.recording(*models, prompts_of(pair, texts), pair, texts, tokens)
     with progress(console, "runs") as on_row:
         rows = lab.league(recorded, over, jobs_of(jobs), model, on_row)
     record = lab.record_of(recorded, over, rows, model)

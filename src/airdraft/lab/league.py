@@ -35,8 +35,8 @@ from airdraft.models.profile import profile
 from airdraft.proposers import maker
 from airdraft.sim.virtual import Compute, VirtualText
 
-TEMPERATURE, TEXTS, TOKENS, SEED = 0.7, 16, 96, 1
-"""Sampling, texts (the longest of those recorded), most tokens of each, seed of the first."""
+TEMPERATURE, SEED = 0.7, 1
+"""Sampling, and the seed of the first text."""
 PROFILE = "phone-8b"
 """Compute of device and edge."""
 LENGTHS = (None, 2, 4, 8)
@@ -137,12 +137,14 @@ def tracks(traces: Iterable[Path] = ()) -> list[Track]:
     ]
 
 
-def recording(draft_name: str, target_name: str, prompts: Sequence[Sequence[int]], name: str) -> Recording:
-    """Record a pair. Raises: `ModelError`, `BadParameterError`."""
+def recording(
+    draft_name: str, target_name: str, prompts: Sequence[Sequence[int]], name: str, texts: int, tokens: int
+) -> Recording:
+    """Record a pair: the longest `texts` of those after the prompts. Raises: `ModelError`, `BadParameterError`."""
     (draft, _), (target, tokenizer) = load(draft_name), load(target_name)
     params = SamplingParams(TEMPERATURE)
-    found = record(draft, target, prompts, params, TOKENS, SEED, tokenizer.vocab_size, name)
-    return structs.replace(found, texts=sorted(found.texts, key=lambda text: -len(text.tokens))[:TEXTS])
+    found = record(draft, target, prompts, params, tokens, SEED, tokenizer.vocab_size, name)
+    return structs.replace(found, texts=sorted(found.texts, key=lambda text: -len(text.tokens))[:texts])
 
 
 def interval(tokens: Sequence[int], seconds: Sequence[float], seed: int = SEED) -> tuple[float, float]:
