@@ -254,6 +254,23 @@ class Roomy(Protocol):
         ...
 
 
+@dataclass(eq=False)
+class Around:
+    """Base of caches that are another engine's and something more."""
+
+    inner: Cache
+
+    @property
+    def room(self) -> int:
+        """See `Roomy.room`."""
+        return self.inner.room if isinstance(self.inner, Roomy) else self.inner.length
+
+    def rest(self) -> None:
+        """See `Roomy.rest`."""
+        if isinstance(self.inner, Roomy):
+            self.inner.rest()
+
+
 class LocalEngine(ABC):
     """Base of engines that are a `LanguageModel` as well, whose facts are those of `info`."""
 

@@ -14,13 +14,12 @@ from functools import partial
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import (
-    Cache,
+    Around,
     Copier,
     FloatArray,
     LocalEngine,
     Part,
     Portable,
-    Roomy,
     TargetEngine,
     Tensors,
     check,
@@ -30,10 +29,9 @@ from airdraft.models.lineage import Lineage
 
 
 @dataclass(eq=False)
-class GraftCache:
+class GraftCache(Around):
     """A cache of another engine, which holds the first `firm` positions, then those of `main`, and then others."""
 
-    inner: Cache
     lineage: Lineage = field(default_factory=Lineage)
     firm: int = 0
     main: tuple[int, ...] = ()
@@ -43,16 +41,6 @@ class GraftCache:
     @property
     def length(self) -> int:
         return self.lineage.length
-
-    @property
-    def room(self) -> int:
-        """See `Roomy.room`."""
-        return self.inner.room if isinstance(self.inner, Roomy) else self.inner.length
-
-    def rest(self) -> None:
-        """See `Roomy.rest`."""
-        if isinstance(self.inner, Roomy):
-            self.inner.rest()
 
     def take(self, start: int, end: int) -> Tensors:
         """See `Portable.take`."""

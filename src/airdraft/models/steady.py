@@ -18,7 +18,7 @@ import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import (
-    Cache,
+    Around,
     Copier,
     EngineInfo,
     Exactness,
@@ -26,7 +26,6 @@ from airdraft.models.base import (
     LocalEngine,
     Part,
     Portable,
-    Roomy,
     TargetEngine,
     Tensors,
     check,
@@ -73,21 +72,10 @@ class Engine(TargetEngine, Protocol):
 
 
 @dataclass(eq=False)
-class BandCache:
+class BandCache(Around):
     """A cache of another engine, which may hold tokens beyond the `length` that count."""
 
-    inner: Cache
     length: int = 0
-
-    @property
-    def room(self) -> int:
-        """See `Roomy.room`."""
-        return self.inner.room if isinstance(self.inner, Roomy) else self.inner.length
-
-    def rest(self) -> None:
-        """See `Roomy.rest`."""
-        if isinstance(self.inner, Roomy):
-            self.inner.rest()
 
     def take(self, start: int, end: int) -> Tensors:
         """See `Portable.take`."""
