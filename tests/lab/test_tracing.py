@@ -22,7 +22,8 @@ from airdraft.sim.virtual import Compute
 
 COMPUTE = Compute(0.015, 0.030)
 RECORDING = synthetic(0.8, 3, 64, 1, 4096)
-SCHEMES = ["server", "dense", "topk", "lattice", "split", "coupled", "stream/off", "stream/always", "auto"]
+SCHEMES = ["server", "dense", "topk", "lattice", "split", "coupled", "stream/off", "stream/always",
+           "server+draft", "stream+draft", "auto"]  # fmt: skip
 
 
 def trace_run(*steps: tuple[float, float]) -> TraceRun:
@@ -70,7 +71,7 @@ def test_an_outage_stops_rounds_and_not_the_edge() -> None:
     assert by_scheme["stream/always"].tokens_per_s > 32
     assert 0 < by_scheme["coupled"].tokens < 2 * 40
     assert by_scheme["coupled"].tokens_per_s == by_scheme["coupled"].tokens / 40
-    assert found.best.scheme in ("server", "stream/always")
+    assert found.best.scheme in ("server+draft", "stream+draft")  # the edge has a draft model of its own
 
 
 def test_nothing_was_committed_in_time() -> None:
