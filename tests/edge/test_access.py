@@ -412,7 +412,7 @@ def test_of_a_prompt_only_what_is_read_is_paid_for(tmp_path: Path, monkeypatch: 
 
 def test_however_long_a_quota_makes_texts_wait_the_edge_can_say_so() -> None:
     machine = EdgeMachine(Target("", "", TOKENIZER, VOCAB, 512, ()), Limits(), 0.0)
-    machine._took(1e6)
+    machine.pace.took(Forward(1, 0, (1,), 1), 1e6)
     machine.receive(encode(hello()), 0.0)
     (welcome,) = Decoder(ToDevice).feed(machine.take())
     assert isinstance(welcome, Welcome)
