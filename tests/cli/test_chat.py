@@ -302,6 +302,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal: Terminal, tmp_path: 
     assert terminal.process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_the_end_of_input_ends_the_chat(terminal: Terminal) -> None:
     terminal.until(">>> ")
     terminal.type("\x04")

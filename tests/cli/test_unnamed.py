@@ -95,6 +95,7 @@ def test_a_device_takes_the_draft_of_its_edges_target(edges: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize("name", [pytest.param("draft", marks=pytest.mark.slow), "chat-draft"])
+@pytest.mark.slow
 def test_a_client_takes_the_draft_of_its_edges_target(edges: dict[str, str], name: str) -> None:
     digest = Tokenizer(shipped(name)).digest
     with Client(edges[name]) as client:

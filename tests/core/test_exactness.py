@@ -303,6 +303,7 @@ def with_trees(draft: Any, target: Any) -> Pair:
 
 
 @pytest.mark.parametrize("mutation", [None, BehindTheChain, WithReplacement])
+@pytest.mark.slow
 def test_candidates_with_rows_of_their_own_change_no_law(
     monkeypatch: pytest.MonkeyPatch, mutation: type | None
 ) -> None:
@@ -465,7 +466,8 @@ RUNGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("peeks", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("peeks", [False, True])
 def test_a_ladder_may_follow_the_link_but_not_the_random_numbers_to_come(
     monkeypatch: pytest.MonkeyPatch, peeks: bool
 ) -> None:

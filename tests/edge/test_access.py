@@ -17,6 +17,7 @@ from websockets.typing import Origin
 
 from airdraft.api.alone import TargetWriter
 from airdraft.core.edge import EdgeMachine, Limits, Target
+from airdraft.core.events import Forward
 from airdraft.core.messages import Close, Decoder, Digest, Error, Opened, ToDevice, Welcome, encode
 from airdraft.device.client import EdgeConnection
 from airdraft.edge.access import Access, Bucket, Tenant

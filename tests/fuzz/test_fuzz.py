@@ -91,6 +91,7 @@ def found(tmp_path: Path, inputs: int = 1000) -> hunt.Hunt:
     return hunt.hunt(inputs, 1, tmp_path / "crashes")
 
 
+@pytest.mark.slow
 def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sound = EdgeMachine._open
 
@@ -108,6 +109,7 @@ def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert hunt.attempt(path.read_bytes()).fault == ""
 
 
+@pytest.mark.slow
 def test_a_forward_that_no_model_can_do_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sound = Load.forward
 

@@ -84,6 +84,7 @@ def test_all_that_is_known_to_be_wrong_fails_by_one_command(monkeypatch: pytest.
     assert command("--broken")[0] == 1
 
 
+@pytest.mark.slow
 def test_a_plug_in_is_tested_as_our_own_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, tmp_path, "mine = plug_in_of_a_test:Mine\nwrong = plug_in_of_a_test:Wrong\n"
             "mute = plug_in_of_a_test:Mute")  # fmt: skip

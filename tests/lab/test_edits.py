@@ -51,6 +51,7 @@ def test_what_is_missed_is_said() -> None:
     assert "| t | its own | prediction | 2.00 |" in lab.table([low])
 
 
+@pytest.mark.slow
 def test_a_target_without_room_is_named() -> None:
     _, tokenizer = load("target", steady=True)
     small = TableModel(lambda prefix: None, tokenizer.vocab_size, 16)  # type: ignore[arg-type, return-value]

@@ -127,6 +127,7 @@ def test_a_replay_may_go_on_for_a_time() -> None:
     assert long.counts.committed > 2 * once.counts.committed
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_text_and_the_pace() -> None:
     for setting in (constant(5, 0.05, 5, 30), constant(200, 5, 5, 30), constant(5, 5, 30, 30)):
         chosen = run(RECORDING, setting, SchemeSpec("stream"), policy=auto(RECORDING.vocab_size, SchemeSpec("stream")))

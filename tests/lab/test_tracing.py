@@ -60,6 +60,7 @@ def test_a_constant_trace_is_a_constant_link() -> None:
     assert server.tokens == 1 + (6000 - 50 - 30 - 30) // 30  # the first after a round trip, the prefill and a forward
 
 
+@pytest.mark.slow
 def test_an_outage_stops_rounds_and_not_the_edge() -> None:
     """Half a minute without an uplink is longer than any patience with a silent peer."""
     task = Task("made up", trace_run((3, 5), (38, 0), (10, 5)), 0.02, COMPUTE, 40.0)

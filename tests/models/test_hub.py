@@ -51,6 +51,7 @@ def sent(hub: Hub) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_one_quantisation_of_many(hub: Hub, gguf: bytes, tmp_path: Path) -> None:
     hub.repos["org/M-GGUF"] = {
         "README.md": b"#",
@@ -76,6 +77,7 @@ def test_one_quantisation_of_many(hub: Hub, gguf: bytes, tmp_path: Path) -> None
     assert sent(hub) == set()
 
 
+@pytest.mark.slow
 def test_one_graph_of_many(hub: Hub, graph: dict[str, bytes], tmp_path: Path) -> None:
     hub.repos["org/graphs"] = {**graph, "model.safetensors": b"x" * 50, "onnx/model_fp16.onnx": b"z"}
     [(kind, path)], _ = ask(tmp_path, hub.url, ("org/graphs/onnx/model_q4.onnx", None))
