@@ -173,6 +173,16 @@ def test_an_oracle_at_the_edge_saves_forwards_and_a_liar_costs_none() -> None:
     assert forwards == {"none": 40, "oracle": 2, "liar": 40}  # 32 proposals and one token, then the rest
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_proposer_that_expects_most_is_heard_whatever_the_order(order: int) -> None:
+    target = table(3, vocab=VOCAB, scale=2.0)
+    truth = list(alone.write(target, (0, 1), SamplingParams(), 7, 40))
+    both = [Liar((0, 1, *truth), right=0.5), Oracle((0, 1, *truth))][::order]
+    asked = request(SchemeSpec("server"), seed=7, max_tokens=40)
+    assert Pair(table(5, vocab=VOCAB), target, propose=lambda _: both).write(asked).tokens == truth
+    assert asked.counts.forwards == 2
+
+
 def test_proposals_cause_no_forward() -> None:
     """Under `off` the edge waits for a draft, and then a proposal rides along."""
     target = table(3)

@@ -20,7 +20,7 @@ PROPOSERS: dict[str, Callable[[Sequence[int]], Proposer]] = {
 }
 """Makers of proposers by name, given what the client predicts. To add one, write its file and give it a line here."""
 USUAL = (Predicted.name, Lookup.name, Salvage.name)
-"""Those that an edge has unless told otherwise, in the order in which they are asked."""
+"""Those that an edge has unless told otherwise."""
 LEARNING = (Ngram.name,)
 """Those that learn from one text for another, and so must be made for each tenant."""
 NONE = "none"
@@ -43,8 +43,8 @@ def named(words: str) -> tuple[str, ...]:
 
 
 def maker(names: tuple[str, ...]) -> Propose:
-    """Return what makes the proposers of one text, in this order. All texts learn from each other, so it is for one
-    tenant if any of them is in `LEARNING`."""
+    """Return what makes the proposers of one text. All texts learn from each other, so it is for one tenant if any of
+    them is in `LEARNING`."""
     table = Ngrams()
     makers = PROPOSERS | {Ngram.name: lambda _: Ngram(table)}
     return lambda prediction: [makers[name](prediction) for name in names if prediction or name != Predicted.name]

@@ -47,7 +47,7 @@ class Proposer(Protocol):
 
 
 Propose = Callable[[Sequence[int]], Sequence[Proposer]]
-"""Makes the proposers of a text, in the order in which they are asked, given the tokens that the client predicts."""
+"""Makes the proposers of a text, given the tokens that the client predicts."""
 
 
 def nobody(prediction: Sequence[int]) -> Sequence[Proposer]:

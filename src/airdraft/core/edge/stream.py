@@ -22,7 +22,7 @@ class EdgeStream:
     """The drafts that have arrived, and the choice of those to verify."""
 
     def __init__(self, text: Prefix, max_draft: int, proposers: Sequence[Proposer], trees: bool = False) -> None:
-        """`proposers`: whom to ask, in this order, until one has an idea. `trees`: whether drafts may be a tree."""
+        """`proposers`: whom to ask. `trees`: whether drafts may be a tree."""
         self.tail = Tail(text)
         self._text, self._max_draft, self._proposers, self._trees = text, max_draft, proposers, trees
         self._alone = False  # the device has no drafts for now
@@ -112,13 +112,14 @@ class EdgeStream:
         return Load(Drafts.of_tokens(tokens, parents), len(nodes), name, [node.number for node in nodes])
 
     def _found(self, most: int) -> tuple[Sequence[int], str]:
-        """Find what the first proposer with an idea proposes, and its name."""
-        self._proposed = 0.0
+        """Find what the proposer with the most to gain proposes, and its name."""
+        best: Sequence[int] = ()
+        self._proposed, name = 0.0, ""
         for proposer in self._proposers if most > 0 else ():
-            if found := proposer.propose(self._text.tokens, self._drafts, most)[:most]:
-                self._proposed = proposer.right
-                return found, proposer.name
-        return (), ""
+            found = proposer.propose(self._text.tokens, self._drafts, most)[:most]
+            if found and (not best or proposer.right > self._proposed):
+                best, self._proposed, name = found, proposer.right, proposer.name
+        return best, name
 
     def ask(self, number: int, spare: bool) -> Forward | None:
         """Return the forward of the edge's own draft model to run before that of what `next` has just returned.
