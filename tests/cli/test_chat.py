@@ -272,7 +272,7 @@ def terminal(folders: tuple[str, str]) -> Iterator[Terminal]:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal: Terminal, tmp_path: Path) -> None:
-    assert "drafted on the device" in terminal.until(">>> ")
+    assert "drafted by the device's model" in terminal.until(">>> ")
     terminal.type("one\r")
     terminal.until("\x1b[")  # a colour: the answer has begun
     time.sleep(1)

@@ -77,10 +77,12 @@ class Anyhow:
     """Whether the target runs trees."""
     wide: bool = False
     """Whether the draft does."""
+    doubt: float = 0.0
+    """As in `Target`."""
 
     def __post_init__(self) -> None:
         vocab, context, eos_ids = self.target.vocab_size, self.target.max_context, self.target.eos_ids
-        identity = Target("test", "t", bytes(16), vocab, context, eos_ids, trees=self.trees)
+        identity = Target("test", "t", bytes(16), vocab, context, eos_ids, trees=self.trees, doubt=self.doubt)
         limits = Limits(max_draft=self.max_draft)
         self.edge = EdgeMachine(identity, limits, now=0.0, propose=self.propose, help=self.help)
         self.device = device_machine(hello(vocab), self.draft.max_context, now=0.0, wide=self.wide)

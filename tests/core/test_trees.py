@@ -82,7 +82,13 @@ def test_the_text_is_the_targets_own_whatever_grows_and_however_events_fall(data
     truth = list(alone.write(target, prompt, params, seed, length))
     propose = named(data.draw(st.sampled_from(["none", *KINDS])), (*prompt, *truth))
     world = Anyhow(
-        draft, target, data.draw(st.integers(1, 20)), propose=propose, trees=True, wide=data.draw(st.booleans())
+        draft,
+        target,
+        data.draw(st.integers(1, 20)),
+        propose=propose,
+        trees=True,
+        wide=data.draw(st.booleans()),
+        doubt=data.draw(st.sampled_from([0.0, 0.5, 9.0])),
     )
     committed = data.draw(st.integers(0, max(0, len(truth) - 1)))  # as after a lost connection
     if truth[committed - 1 : committed] and truth[committed - 1] in eos_ids:

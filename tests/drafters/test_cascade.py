@@ -178,7 +178,7 @@ def test_a_copy_is_a_point_mass_where_chances_are_sent(name: str, context: int) 
 
     found = conformance(
         table(1, context=context), TableModel(around, 5), LOSSY[name], SamplingParams(1.0), prompt=AGAIN, depth=3,
-        draft_length=2, trials=250, pair=partial(Watched, lookup=True),
+        draft_length=2, trials=350, pair=partial(Watched, lookup=True),
     )  # fmt: skip
     assert copied > 100
     assert found.p_value > 1e-4, found

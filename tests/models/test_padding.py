@@ -48,7 +48,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
         if which == "draft":
             _change(bare, bare, 0, noise=0.3)
         for name, extra in PADDED.items():
-            made[which, name] = bare if not extra else _change(bare, bare.with_name(f"{which}-{name}"), extra)
+            out = tmp_path_factory.mktemp(f"{which}-{name}") / "model"
+            made[which, name] = _change(bare, out, extra) if extra else bare
     return made
 
 

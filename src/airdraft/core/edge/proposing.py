@@ -124,9 +124,12 @@ class Load:
         return sum(node < self.device for node in ruling.path)
 
     def picks(self, ruling: Ruling) -> tuple[int, ...]:
-        """Say what stays of the forward's tokens, unless it is the first of them. See `Forward.picks`."""
-        stay = (0, *(node + 1 for node in ruling.path))
-        return () if stay[-1] == len(ruling.path) else stay
+        """Say what stays of the forward's tokens, unless it is the first of them. See `Forward.picks`.
+
+        The text's last token is fed again by the next forward, and it is an accepted draft if no token came after it.
+        """
+        stay = (0, *(node + 1 for node in ruling.path))[: len(ruling.path) + (ruling.token is not None)]
+        return () if stay == tuple(range(len(stay))) else stay
 
     def forward(self, number: int, text: Prefix, picks: tuple[int, ...], spare: bool = False) -> Forward:
         """Make a forward of the last committed token and the drafts, with a row for each draft and the next token."""
