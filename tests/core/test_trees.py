@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.control.estimate import Estimator
+from airdraft.core.choosing import likely
 from airdraft.core.device.tree import BRANCHES, CHILDREN, shape
 from airdraft.core.drafting import Ask, ModelDrafter
 from airdraft.core.edge import Limits
@@ -424,3 +425,11 @@ def test_a_device_refuses_a_width_out_of_range(branches: int) -> None:
         device.open(Request((0, 1), STREAMS["always"], SamplingParams(), 1, 5, branches=branches))
     assert refused.value.field == "branches"
     assert not device.machine.take()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_token_beyond_all_chance_is_listed_without_a_warning(temperature: float) -> None:
+    row = np.array([0.0, -1e4, -np.inf, -2e4], np.float32)
+    found = likely(row, SamplingParams(temperature), 1, 5, 4)
+    assert found[0][0] == 0
+    assert all(log < -1e3 for _, log in found[1:])

@@ -101,8 +101,8 @@ def likely(logits: np.ndarray, params: SamplingParams, seed: int, position: int,
     if not greedy:
         sums += gumbel(seed, position, logits.size, ids)
     best = np.argsort(-sums, kind="stable")[:_LISTED]
-    weights = np.exp(_SCALE * sums[best])
-    logs = np.log(weights / (weights.sum() + _OTHERS))
+    logs = _SCALE * sums[best]
+    logs -= math.log(np.exp(logs).sum() + _OTHERS)
     return list(zip(ids[best[:most]].tolist(), logs[:most].tolist(), strict=True))
 
 
