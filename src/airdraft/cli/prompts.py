@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import typer
 
 from airdraft.cli import chosen, options
 from airdraft.cli.fitted import TARGET, fitted
+from airdraft.core.text import agreeing
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.engines import ANY, HERE, load_target, resolve
 from airdraft.models.fit import Fit
@@ -109,7 +109,7 @@ def _beginning(system: str, place: Path, name: str, file: Path | None) -> list[i
         )
         for asked in ("1", "Z?")
     )
-    found = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+    found = one[: agreeing(one, other)]
     if not found:
         raise ModelError(f"the chat template of {name} lets no two chats begin alike; publish a plain prompt")
     return found

@@ -12,6 +12,12 @@ Over = Literal["stop", "length"]
 """Reason for a text's end: an end-of-text token, or its full length."""
 
 
+def agreeing(some: Sequence[int], others: Sequence[int]) -> int:
+    """Count the first tokens that two runs share."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(some), len(others)))
+
+
 class Prefix:
     """The prompt and committed tokens, which only grow."""
 

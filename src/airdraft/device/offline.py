@@ -10,6 +10,7 @@ from airdraft.core.connection import known_rows
 from airdraft.core.events import Committed, Finished, Forward
 from airdraft.core.law import Law, Place
 from airdraft.core.request import Request
+from airdraft.core.text import agreeing
 from airdraft.errors import RefusedError
 from airdraft.scheduler import Owner, Scheduler
 
@@ -63,8 +64,7 @@ class Guess:
             return Unverified(len(tokens), (), "stop")
         if len(tokens) >= self._most:
             return Unverified(len(tokens), (), "length")
-        keep = next((at for at, (a, b) in enumerate(zip(self._fed, tokens, strict=False)) if a != b), len(self._fed))
-        keep = min(keep, len(tokens) - 1)
+        keep = min(agreeing(self._fed, tokens), len(tokens) - 1)
         forward = Forward(0, keep, tuple(tokens[keep:]), 1)
         try:
             rows = await self._scheduler.run(self._text, lambda: forward)
@@ -78,9 +78,8 @@ class Guess:
     def judge(self, event: Committed | Finished, length: int) -> Corrected | None:
         """Compare with the next event of a text whose committed part, prompt included, was `length` tokens long."""
         tokens = event.tokens if isinstance(event, Committed) else ()
-        both = list(zip(self.tokens, tokens, strict=False))
-        right = next((at for at, (shown, token) in enumerate(both) if shown != token), len(both))
-        wrong = right < len(both) or isinstance(event, Finished)
+        right = agreeing(self.tokens, tokens)
+        wrong = right < min(len(self.tokens), len(tokens)) or isinstance(event, Finished)
         rest = self.tokens[right:]
         self.tokens = [] if wrong else rest
         return Corrected(length + right, tuple(rest)) if wrong and rest else None

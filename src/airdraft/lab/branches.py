@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from airdraft.core.law import Law, Place
+from airdraft.core.text import agreeing
 from airdraft.errors import AirdraftError, BadParameterError, ModelError
 from airdraft.lab.record import RecordedText, Recording
 from airdraft.models.base import FloatArray, LanguageModel, Part
@@ -70,10 +71,7 @@ class Branches:
     def likely(self, text: int, tokens: Sequence[int], most: int) -> Likely:
         """What may follow the prompt of a text and `tokens`: at most `most`, and no more than `MOST`."""
         own = self._recording.texts[text]
-        common = next(
-            (at for at, (one, other) in enumerate(zip(tokens, own.tokens, strict=False)) if one != other),
-            min(len(tokens), len(own.tokens)),
-        )
+        common = agreeing(tokens, own.tokens)
         key = text, common, tuple(tokens[common:])
         found = self._known.get(key)
         if found is None:
@@ -85,9 +83,7 @@ class Branches:
             self._model = self._draft()
             self._cache, self._held = self._model.new_cache(), []
         whole = [*text.prompt, *tokens]
-        both = enumerate(zip(whole, self._held, strict=False))
-        common = next((at for at, (one, other) in both if one != other), min(len(whole), len(self._held)))
-        keep = min(common, len(whole) - 1)
+        keep = min(agreeing(whole, self._held), len(whole) - 1)
         row = self._model.forward(self._cache, keep, whole[keep:], 1)[0, : self._recording.vocab_size]
         self._held = whole
         self.run += 1

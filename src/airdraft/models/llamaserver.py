@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import msgspec
 
 from airdraft.errors import ModelError
-from airdraft.models.remote import RemoteTarget, Served, Top
+from airdraft.models.remote import Branching, Served, Top
 from airdraft.models.replicas import decode
 
 _LETTER = "a"
@@ -68,23 +68,17 @@ class _Props(msgspec.Struct):
     default_generation_settings: _Settings
 
 
-class LlamaServerTarget(RemoteTarget):
+class LlamaServerTarget(Branching):
     """A `TargetEngine` over /completion of llama-server."""
 
     engine = "llama-server"
     spare = 1  # a prompt must be shorter than a slot's context
-    trees = True
     advice = "llama-server must serve the model of this folder"
 
     def _length(self, replica: int, model: Served) -> int | None:
         """Of one slot: older versions tell it in /props only."""
         url, reply = self._replicas.urls[replica], self._replicas.ask(replica, "/props")
         return decode(reply, _Props, f"{url}/props").default_generation_settings.n_ctx
-
-    def _request(self, tokens: list[int], rows: int) -> tuple[str, bytes]:
-        n = len(tokens)
-        # The longest first: it takes the slot that knows most of it.
-        return self._prompts([tokens[:end] for end in range(n, n - max(rows, 1), -1)], rows)
 
     def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
         return "/completion", msgspec.json.encode(_Request(prompts, self._k if rows else 0))

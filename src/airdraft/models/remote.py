@@ -69,7 +69,7 @@ class RemoteTarget(ABC):
     advice: str
     """What to do where the engine refuses top_k or the vocabulary; `{k}` is top_k."""
     trees = False
-    """Whether a request may hold several prompts, one for each token of a tree; see `_prompts`."""
+    """Whether a request may ask for rows of a tree; see `Branching`."""
 
     def __init__(
         self, folder: Path, urls: Sequence[str], *, top_k: int = 20, timeout_s: float = 60.0, name: str | None = None
@@ -114,7 +114,7 @@ class RemoteTarget(ABC):
         asked = [config.vocab_size - 1]
         try:
             for i in range(len(served)):
-                self._logits(self._tops(self._replicas.ask(i, *self._request(asked, 1), self._most(1))), 1)
+                self._logits(self._tops(self._replicas.ask(i, *self._request(asked, 1, Lineage(1)), self._most(1))), 1)
             probes = [self._probe(i) for i in range(len(served))]
         except ModelError as problem:
             raise ModelError(f"{problem}: {self.advice.format(k=top_k)}") from problem
@@ -147,7 +147,7 @@ class RemoteTarget(ABC):
         lineage = cache.lineage.kept(keep, part.picks).grown(len(part.tokens), part.parents)
         stay = [*cache.tokens[:keep], *(cache.tokens[keep + pick] for pick in part.picks)]
         whole = stay + [int(token) for token in part.tokens]
-        request = self._branches(whole, lineage, rows) if lineage.parents else self._request(whole, rows)
+        request = self._request(whole, rows, lineage)
         try:
             replica, reply = self._replicas.ask_any(cache.replica, *request, self._most(rows))
         except ModelError as problem:
@@ -159,14 +159,6 @@ class RemoteTarget(ABC):
         logits = self._logits(self._tops(reply) if rows else [], rows)
         cache.tokens, cache.lineage, cache.replica = whole, lineage, replica
         return logits
-
-    def _branches(self, tokens: list[int], lineage: Lineage, rows: int) -> tuple[str, bytes]:
-        """A request for the last `rows` rows of a tree: of each the branch that leads to it. The last comes first."""
-        n = len(tokens)
-        ends = range(n - 1, n - 1 - max(rows, 1), -1)
-        text = tokens[: lineage.trunk]
-        prompts = [[*text[: end + 1], *(tokens[at] for at in lineage.path(end))] for end in ends]
-        return self._prompts(prompts, rows)
 
     def _check(self, replica: int) -> None:
         """Raises: `ModelError` if a replica, which may have been started again, has other rows than at the start."""
@@ -182,7 +174,9 @@ class RemoteTarget(ABC):
         n = min(2 * _PROBE_ROWS, self.info.max_context)
         tokens = [first + (i * i * 7919 + i * 104_729) % (end - first) for i in range(1, n + 1)]
         rows = max(1, n // 2)
-        reply = self._replicas.ask(replica, *self._request(tokens, rows), self._most(rows), checks=True)
+        reply = self._replicas.ask(
+            replica, *self._request(tokens, rows, Lineage(len(tokens))), self._most(rows), checks=True
+        )
         return probe(self._logits(self._tops(reply), rows).max(axis=1).tolist())
 
     def _most(self, rows: int) -> int:
@@ -211,17 +205,30 @@ class RemoteTarget(ABC):
         """Most positions of a sequence there; None: it does not say. Raises: `ModelError`."""
         return model.max_model_len
 
-    def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
-        """A request with a prompt for each row, the last first, or one without a row. Only where there are trees."""
-        raise NotImplementedError
-
     @abstractmethod
-    def _request(self, tokens: list[int], rows: int) -> tuple[str, bytes]:
-        """The path and the body of a POST that asks for the last `rows` rows of `tokens`."""
+    def _request(self, tokens: list[int], rows: int, lineage: Lineage) -> tuple[str, bytes]:
+        """The path and the body of a POST that asks for the last `rows` rows of `tokens`, which follow one another as
+        `lineage` says: in a chain, unless the engine runs trees."""
 
     @abstractmethod
     def _tops(self, reply: bytes) -> list[Top]:
         """The rows in a reply, first to last. Raises: `ModelError` if it is malformed."""
+
+
+class Branching(RemoteTarget):
+    """A target that is sent a prompt for each row, and so runs trees."""
+
+    trees = True
+
+    def _request(self, tokens: list[int], rows: int, lineage: Lineage) -> tuple[str, bytes]:
+        """See `RemoteTarget._request`. The longest prompt of a chain comes first: the others then find what it has."""
+        n, text = len(tokens), tokens[: lineage.trunk]
+        ends = range(n - 1, n - 1 - max(rows, 1), -1)
+        return self._prompts([[*text[: end + 1], *(tokens[at] for at in lineage.path(end))] for end in ends], rows)
+
+    @abstractmethod
+    def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
+        """A request with a prompt for each row, the last first, or one for no row."""
 
 
 class _Models(msgspec.Struct):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import msgspec
 
 from airdraft.errors import ModelError
+from airdraft.models.lineage import Lineage
 from airdraft.models.remote import RemoteTarget, Top
 from airdraft.models.replicas import decode
 
@@ -52,7 +53,7 @@ class SglangTarget(RemoteTarget):
     spare = 7  # a prompt must be shorter than the context less 6
     advice = "SGLang must serve the model of this folder"
 
-    def _request(self, tokens: list[int], rows: int) -> tuple[str, bytes]:
+    def _request(self, tokens: list[int], rows: int, lineage: Lineage) -> tuple[str, bytes]:
         body = _Request(tokens, _Sampling())
         if rows:
             body.return_logprob = True

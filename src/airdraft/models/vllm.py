@@ -18,7 +18,7 @@ from __future__ import annotations
 import msgspec
 
 from airdraft.errors import ModelError
-from airdraft.models.remote import RemoteTarget, Top
+from airdraft.models.remote import Branching, Top
 from airdraft.models.replicas import decode, line
 
 _PREFIX = "token_id:"
@@ -50,18 +50,12 @@ class _Reply(msgspec.Struct):
     choices: list[_Choice]
 
 
-class VllmTarget(RemoteTarget):
+class VllmTarget(Branching):
     """A `TargetEngine` over /v1/completions of vLLM."""
 
     engine = "vLLM"
     spare = 1  # for the token that is drawn
-    trees = True
     advice = "vLLM must serve the model of this folder, with --max-logprobs {k} or more"
-
-    def _request(self, tokens: list[int], rows: int) -> tuple[str, bytes]:
-        n = len(tokens)
-        # The longest first: the others then find its blocks.
-        return self._prompts([tokens[:end] for end in range(n, n - max(rows, 1), -1)], rows)
 
     def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
         body = _Request(self._model, prompts, self._k if rows else None)

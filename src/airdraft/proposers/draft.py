@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from airdraft.core.drafting import Ask, ModelDrafter
-from airdraft.core.edge import Draw, Help, Helper, Pace, agreeing
+from airdraft.core.edge import Draw, Help, Helper, Pace
+from airdraft.core.text import agreeing
 from airdraft.proposers.odds import DEVICE, PACE
 
 NAME = "draft"

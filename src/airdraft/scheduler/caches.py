@@ -91,9 +91,12 @@ class Caches:
 
     def _begun(self, turn: Turn, now: int) -> Turn | None:
         """Let a text without a cache begin with what another holds, see `begin`."""
-        text, lineage, tokens = turn.text, turn.lineage, turn.tokens
+        text = turn.text
         # What picks refer to is not there any more: the text is fed again as a whole.
-        if self._copier is None or text.cache is not None or len(tokens) <= BLOCK or turn.forward.picks:
+        if self._copier is None or text.cache is not None or turn.forward.picks:
+            return turn
+        lineage, tokens = turn.lineage, turn.tokens
+        if len(tokens) <= BLOCK:
             return turn
         chain = tokens[: lineage.trunk]
         self._prefixes.add(text, chain)  # so that later ones can wait for it

@@ -14,7 +14,7 @@ from airdraft.core.drafting import Ask, Drafter
 from airdraft.core.law import Place
 from airdraft.core.messages import Tokens
 from airdraft.core.schemes import Guess
-from airdraft.core.text import Over, Prefix
+from airdraft.core.text import Over, Prefix, agreeing
 from airdraft.errors import Code, RemoteProtocolError
 
 
@@ -87,19 +87,18 @@ class Branch:
 
     def agreeing(self, tokens: Sequence[int]) -> int:
         """Count the leading `tokens` of a commit that match the drafts."""
-        both = list(zip(self.drafts, tokens, strict=False))
-        return next((at for at, (drafted, token) in enumerate(both) if drafted != token), len(both))
+        return agreeing(self.drafts, tokens)
 
     def commit(self, tokens: Sequence[int]) -> Over | None:
         """Append `tokens` to the text, and keep the drafts that still follow. Returns `Prefix.over`."""
-        agreeing = self.agreeing(tokens)
-        if agreeing < len(tokens):
-            self._drafter.cut(self._text.length + agreeing)
+        common = self.agreeing(tokens)
+        if common < len(tokens):
+            self._drafter.cut(self._text.length + common)
             self.drafts.clear()
         else:
-            del self.drafts[:agreeing]
+            del self.drafts[:common]
         over = self._text.append(tokens)
-        if agreeing < len(tokens) or self.sent < self._text.length:  # also if the device is behind
+        if common < len(tokens) or self.sent < self._text.length:  # also if the device is behind
             self._begin()
         return over
 

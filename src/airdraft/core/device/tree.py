@@ -17,7 +17,7 @@ from airdraft.core.law import Place
 from airdraft.core.messages import MOST_BACK, Tokens
 from airdraft.core.policy import Facts
 from airdraft.core.schemes import Guess, Scheme
-from airdraft.core.text import Over, Prefix
+from airdraft.core.text import Over, Prefix, agreeing
 from airdraft.errors import Code, RemoteProtocolError
 
 CHILDREN = 8
@@ -128,7 +128,7 @@ class Tree:
             wanted = self._grower.grow(text, paths, self._context)
             twigs = twigs[: wanted.rows]
         else:
-            common = _agreeing(self._fed, paths[0])
+            common = agreeing(self._fed, paths[0])
             if common < len(self._fed):
                 self._drafter.cut(len(text) + common)
             self._fed, twigs = paths[0], twigs[:1]
@@ -201,7 +201,7 @@ class Tree:
 
     def commit(self, tokens: Sequence[int]) -> Over | None:
         """Append `tokens` to the text, and keep the drafts that still follow. Returns `Prefix.over`."""
-        passed, common = self._along(tokens), _agreeing(self._fed, tokens)
+        passed, common = self._along(tokens), agreeing(self._fed, tokens)
         if common < min(len(self._fed), len(tokens)):
             self._drafter.cut(self._text.length + common)
             self._fed = ()
@@ -269,9 +269,3 @@ class Tree:
         if parent is None or parent is self._root or parent.number is None:
             return 0
         return self._numbered + before - parent.number
-
-
-def _agreeing(one: Sequence[int], other: Sequence[int]) -> int:
-    """Count the leading tokens that two runs share."""
-    both = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in both if a != b), min(len(one), len(other)))

@@ -101,12 +101,6 @@ Help = Callable[[Draw, Pace], Helper]
 """Makes the helper of a text."""
 
 
-def agreeing(some: Sequence[int], others: Sequence[int]) -> int:
-    """Count the first tokens that two sequences share."""
-    pairs = enumerate(zip(some, others, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(some), len(others)))
-
-
 @dataclass(frozen=True)
 class Load:
     """The drafts of one forward: the device's, then those of one proposer."""
