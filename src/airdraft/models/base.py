@@ -271,6 +271,16 @@ class Around:
             self.inner.rest()
 
 
+def raised(found: FloatArray | AirdraftError) -> FloatArray:
+    """Return an engine's rows, or raise its error."""
+    if isinstance(found, AirdraftError):
+        try:
+            raise found
+        finally:
+            del found  # its traceback holds this frame: a circle in which a cache would stay
+    return found
+
+
 class LocalEngine(ABC):
     """Base of engines that are a `LanguageModel` as well, whose facts are those of `info`."""
 
@@ -282,13 +292,7 @@ class LocalEngine(ABC):
 
     def branch(self, part: Part) -> FloatArray:
         """See `Brancher.branch`."""
-        [found] = self.verify([part])
-        if isinstance(found, AirdraftError):
-            try:
-                raise found
-            finally:
-                del found  # its traceback holds this frame: a circle in which the cache would stay
-        return found
+        return raised(self.verify([part]).pop())
 
     @property
     def trees(self) -> bool:

@@ -172,13 +172,7 @@ class LlamaCppModel(LocalEngine):
 
     def forward(self, cache: LlamaCppCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`."""
-        [found] = self.verify([Part(cache, keep, tokens, rows)])
-        if isinstance(found, AirdraftError):
-            try:
-                raise found
-            finally:
-                del found  # its traceback holds this frame: a circle in which the cache would stay
-        return found
+        return self.branch(Part(cache, keep, tokens, rows))
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`. If llama.cpp itself fails, the caches of the batch are empty afterwards."""

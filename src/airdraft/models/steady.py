@@ -30,6 +30,7 @@ from airdraft.models.base import (
     Tensors,
     check,
     check_copy,
+    raised,
 )
 from airdraft.models.grafts import Grafted
 
@@ -116,7 +117,7 @@ class Banded(LocalEngine):
 
     def forward(self, cache: BandCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
         """See `LanguageModel.forward`."""
-        return _rows(self, cache, keep, tokens, rows)
+        return self.branch(Part(cache, keep, tokens, rows))
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`. A part of several pieces that fails has lost what followed its `keep`."""
@@ -252,7 +253,7 @@ class _Trial:
                     for cache, end, width in zip(caches, ends, widths, strict=False)
                 ]
                 calls = [parts] if together else [[part] for part in parts]
-                rows += [_raised(each) for call in calls for each in self.engine.verify(call)]
+                rows += [raised(each) for call in calls for each in self.engine.verify(call)]
                 ends = [end + width for end, width in zip(ends, widths, strict=False)]
             found.append(np.concatenate(rows) if rows else np.zeros((0, 1), np.float32))
         return share(found[1], found[0])
@@ -315,17 +316,7 @@ def _rows(
     engine: TargetEngine, cache: Any, keep: int, tokens: Sequence[int], rows: int,
     parents: tuple[int, ...] | None = None, picks: tuple[int, ...] = (),
 ) -> FloatArray:  # fmt: skip
-    [found] = engine.verify([Part(cache, keep, tokens, rows, parents, picks)])
-    return _raised(found)
-
-
-def _raised(found: FloatArray | AirdraftError) -> FloatArray:
-    if isinstance(found, AirdraftError):
-        try:
-            raise found
-        finally:
-            del found  # its traceback holds this frame: a circle in which a cache would stay
-    return found
+    return raised(engine.verify([Part(cache, keep, tokens, rows, parents, picks)]).pop())
 
 
 def _joined(rows: list[FloatArray]) -> FloatArray:
