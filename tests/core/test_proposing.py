@@ -139,11 +139,7 @@ def test_the_text_is_the_targets_own_whoever_proposes_and_however_events_fall(da
         prompt, SchemeSpec("stream"), params, seed, length, policy=Fickle(modes), logprobs=logprobs,
         prediction=prediction,
     )  # fmt: skip
-    world.open(asked)
-    while not world.over:
-        actions = world.actions()
-        assert actions, "nobody does anything, and the text is not done"
-        world.step(data.draw(st.sampled_from(actions)), data.draw(st.integers(1, 40)))
+    world.write(asked, data)
     assert world.tokens == truth
     assert asked.counts.committed == len(truth)
     assert asked.counts.accepted <= asked.counts.drafted

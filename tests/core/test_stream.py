@@ -101,6 +101,14 @@ class Anyhow:
     def open(self, request: Request) -> None:
         self.serve("device", self.device.open(request, self.now)[1])
 
+    def write(self, request: Request, data: st.DataObject) -> None:
+        """Write a text, whose events come in any order that `data` draws."""
+        self.open(request)
+        while not self.over:
+            actions = self.actions()
+            assert actions, "nobody does anything, and the text is not done"
+            self.step(data.draw(st.sampled_from(actions)), data.draw(st.integers(1, 40)))
+
     def actions(self) -> list[str]:
         return [name for name, wire in self.wires.items() if wire] + sorted(self.running)
 
@@ -186,11 +194,7 @@ def test_the_text_is_the_targets_own_however_events_fall(data: st.DataObject) ->
     seed, length = data.draw(st.integers(0, 1000)), data.draw(st.integers(1, 24))
     world = Anyhow(draft, target, data.draw(st.integers(1, 6)))
     prompt = (0, 1, 2)[: data.draw(st.integers(1, 3))]
-    world.open(Request(prompt, SchemeSpec("stream"), params, seed, length, policy=Fickle(modes)))
-    while not world.over:
-        actions = world.actions()
-        assert actions, "nobody does anything, and the text is not done"
-        world.step(data.draw(st.sampled_from(actions)), data.draw(st.integers(1, 40)))
+    world.write(Request(prompt, SchemeSpec("stream"), params, seed, length, policy=Fickle(modes)), data)
     assert world.tokens == list(alone.write(target, prompt, params, seed, length))
 
 

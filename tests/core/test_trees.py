@@ -99,11 +99,7 @@ def test_the_text_is_the_targets_own_whatever_grows_and_however_events_fall(data
         prompt, SchemeSpec("stream"), params, seed, length, policy=Fickle(modes), logprobs=logprobs,
         committed=truth[:committed], branches=branches,
     )  # fmt: skip
-    world.open(asked)
-    while not world.over:
-        actions = world.actions()
-        assert actions, "nobody does anything, and the text is not done"
-        world.step(data.draw(st.sampled_from(actions)), data.draw(st.integers(1, 40)))
+    world.write(asked, data)
     assert world.tokens == truth[committed:]
     assert asked.counts.accepted <= asked.counts.drafted
     if branches == 0:
