@@ -8,10 +8,9 @@ from functools import partial
 
 from airdraft.core import schemes
 from airdraft.core.edge.proposing import Pace
-from airdraft.core.edge.session import EdgeSession
+from airdraft.core.edge.session import EdgeSession, opened
 from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.events import Committed, Failed, Finished, Forward, Out, Progress
-from airdraft.core.law import Law
 from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
 from airdraft.core.messages import Logprobs, Message, SchemeSpec
 from airdraft.core.request import Request
@@ -97,12 +96,12 @@ class TargetWriter:
         context = min(target.max_context, self._tenant.quotas.context or target.max_context)
         self._check(request, context)
         text = Prefix(request.prompt, min(len(request.prompt) + request.max_tokens, context), target.eos_ids)
-        law = Law(request.params, request.seed, target.vocab_size)
         proposers = service.proposing(self._tenant)(request.prediction)
         stream = EdgeStream(text, server.limits.max_draft, proposers, target.trees)
-        if service.help is not None:
-            stream.helped(service.help, schemes.make(SchemeSpec(schemes.STREAM), law, schemes.DEVICE), self._pace)
-        return EdgeSession(_NUMBER, text, law, SchemeSpec(schemes.SERVER), target, stream, request.logprobs)
+        return opened(
+            _NUMBER, text, request.params, request.seed, SchemeSpec(schemes.SERVER), target, stream, request.logprobs,
+            service.help, self._pace,
+        )  # fmt: skip
 
     def _check(self, request: Request, context: int) -> None:
         target, prompt, prediction = self._server.target, request.prompt, request.prediction

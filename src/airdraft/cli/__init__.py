@@ -34,7 +34,7 @@ COMMANDS = {
     "conform": "conform:conform",
     "import": "import_:import_",
     "reproduce": "reproduce:reproduce",
-    "bench": "bench_prompts:bench",
+    "bench": "benches:bench",
     "trace": "trace:trace",
 }
 """Where each command is: a module of this package, and a function in it or a group of commands."""

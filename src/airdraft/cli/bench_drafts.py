@@ -9,14 +9,12 @@ import msgspec
 import typer
 from rich.markdown import Markdown
 
-from airdraft.cli import bench_edge, options
+from airdraft.cli import options
 from airdraft.cli.bench import bench
 from airdraft.cli.chosen import template_of
 from airdraft.cli.results import Jobs, JsonFile, Pages, console_for, jobs_of, progress, renew_pages, write_json
 from airdraft.errors import AirdraftError
 from airdraft.models.engines import load, resolve
-
-__all__ = ["bench", "bench_edge"]  # whose commands are there once it is imported
 
 
 @bench.command()

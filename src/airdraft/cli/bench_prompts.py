@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
-from airdraft.cli import league, options
-from airdraft.cli.bench import SIMULATED
+from airdraft.cli import options
+from airdraft.cli.bench import SIMULATED, bench
 from airdraft.cli.results import JsonFile, Pages, console_for, renew_pages, write_json
 from airdraft.errors import BadParameterError
 
-bench = league.bench
 BAR = 0.95
 """Of the best way's time over that of `auto`, and of computing's."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
-from airdraft.cli import bench_drafts, options
+from airdraft.cli import options
 from airdraft.cli.bench import bench
 from airdraft.cli.paired import SHIPPED, PairName, models_of, prompts_of
 from airdraft.cli.results import (
@@ -23,8 +23,6 @@ from airdraft.cli.results import (
     renew_pages,
     write_json,
 )
-
-__all__ = ["bench", "bench_drafts"]  # whose commands are there once it is imported
 
 
 @bench.command()

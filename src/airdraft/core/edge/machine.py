@@ -10,11 +10,10 @@ from airdraft.core import schemes
 from airdraft.core.bits import unpack
 from airdraft.core.connection import Machine
 from airdraft.core.edge.proposing import Help, Pace, Propose, nobody
-from airdraft.core.edge.session import EdgeSession
+from airdraft.core.edge.session import EdgeSession, opened
 from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Limits, Target
 from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
-from airdraft.core.law import Law
 from airdraft.core.messages import (
     MOST_NODES,
     VERSION,
@@ -23,7 +22,6 @@ from airdraft.core.messages import (
     Hello,
     Message,
     Open,
-    SchemeSpec,
     ToEdge,
     Welcome,
     clip,
@@ -230,11 +228,11 @@ class EdgeMachine(Machine):
             raise RemoteProtocolError(Code.GARBAGE, "the prompt does not match its digest")
         if text.over:
             raise RemoteProtocolError(Code.STATE, "nothing is left to write: every token asked for is committed")
-        law = Law(message.params, message.seed, target.vocab_size, target.doubt)
         stream = EdgeStream(text, self._limits.max_draft, self._propose(prediction), target.trees)
-        if self._help is not None:
-            stream.helped(self._help, self._make(SchemeSpec(schemes.STREAM), law, schemes.DEVICE), self.pace)
-        session = EdgeSession(message.session, text, law, message.scheme, target, stream, message.logprobs, self._make)
+        session = opened(
+            message.session, text, message.params, message.seed, message.scheme, target, stream, message.logprobs,
+            self._help, self.pace, self._make,
+        )  # fmt: skip
         if self.admit is not None:
             self.admit()
         return session

@@ -15,7 +15,7 @@ import numpy as np
 
 from airdraft.core import schemes
 from airdraft.core.connection import known_rows
-from airdraft.core.edge.proposing import Load
+from airdraft.core.edge.proposing import Help, Load, Pace
 from airdraft.core.edge.rounds import EdgeRounds
 from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Target
@@ -23,6 +23,7 @@ from airdraft.core.events import Begun, Forward, Offered, Out, Recovering, Taken
 from airdraft.core.law import Law
 from airdraft.core.logprobs import check_logprobs, encode_logprobs, logprob_of
 from airdraft.core.messages import Draft, Extra, Logprobs, Message, More, Opened, SchemeSpec, Switch
+from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import Ruling, Scheme
 from airdraft.core.states import EDGE, Action
 from airdraft.core.states import EdgeState as State
@@ -258,6 +259,17 @@ class EdgeSession:
     def _append(self, tokens: Sequence[int]) -> None:
         self.text.append(tokens)
         self._stream.advance(tokens)
+
+
+def opened(
+    number: int, text: Prefix, params: SamplingParams, seed: int, spec: SchemeSpec, target: Target, stream: EdgeStream,
+    logprobs: int | None, help: Help | None, pace: Pace, make: Callable[[SchemeSpec, Law, int], Scheme] = schemes.make,
+) -> EdgeSession:  # fmt: skip
+    """Open a text, with a helper if the edge has a draft model of its own. Raises: as `EdgeSession`."""
+    law = Law(params, seed, target.vocab_size, target.doubt)
+    if help is not None:
+        stream.helped(help, make(SchemeSpec(schemes.STREAM), law, schemes.DEVICE), pace)
+    return EdgeSession(number, text, law, spec, target, stream, logprobs, make)
 
 
 def _said(number: int, start: int, tokens: Sequence[int], rows: np.ndarray, most: int, *, normalised: bool) -> Logprobs:
