@@ -20,8 +20,8 @@ QUEUE = 4
 """WebSocket frames that may wait to be read."""
 SLICE_S = 0.002
 """Seconds of this thread that one connection's bytes are worked on before others get their turn."""
-SHARE = 0.25
-"""LoopShare of the loop's time that all connections get together which have used more than their own."""
+SHARE = 0.15
+"""Share of the loop's time that all connections get together which have used more than their own."""
 BURST_S = 0.05
 """Seconds of work that a connection may do at once, whatever the others do."""
 TURN_S = 2e-5

@@ -117,7 +117,7 @@ def hostile(
     page: Pages = None,
     no_color: options.NoColor = False,
 ) -> None:
-    """An honest text of 100 tokens beside one hostile peer of each kind, at full speed, in wall clock. 6 minutes.
+    """An honest text of 100 tokens beside one hostile peer of each kind, at full speed, in wall clock. 8 minutes.
 
     Block `hostile` of a --page is renewed. Ends with exit code 1 if a text takes
     more than 1.5 times as long as alone, or fails, or the edge takes 400 MB.

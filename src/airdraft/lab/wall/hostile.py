@@ -32,7 +32,7 @@ MOST_RATIO, MOST_MB = 1.5, 400.0
 """Bars: how much longer an honest text may take, and how large the edge may become."""
 TOKENS = 100
 """Tokens of the honest text."""
-TEXTS = 8
+TEXTS = 12
 """Texts alone, and under attack."""
 SEEDS = 64
 """Seeds to try for a text that does not end sooner."""
