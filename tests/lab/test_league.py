@@ -16,19 +16,27 @@ from airdraft.lab import energy
 from airdraft.lab import league as lab
 from airdraft.lab.energy import EnergyModel, Used, capacity_bps
 from airdraft.lab.league_page import blocks, draw
+from airdraft.lab.luck import Luck
 from airdraft.lab.record import synthetic
 from airdraft.lab.results import EXACT, HELPED
 from airdraft.link.const import ConstLink
 from airdraft.link.presets import preset
 
 RECORDING = synthetic(0.8, 3, 16, 3, 500)
+LUCKS = {
+    spec: [
+        Luck([0.8] * n, [0.4] * n, [20] * n, [100 if spec.mass == 1 else 50] * n)
+        for n in (len(text.tokens) for text in RECORDING.texts)
+    ]
+    for spec in lab.varied(RECORDING.vocab_size)
+}
 OVER = [lab.Track("const", preset(lab.LINKS["const"]), 5e6, 1e8)]
 TRACE = "time_s,uplink_mbps,rtt_ms\n0,5,30\n2,8,30\n4,8,30\n"
 
 
 def test_every_scheme_enters_by_its_traits(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = [each.label for each in lab.entrants()]
-    assert labels == [*EXACT, *HELPED, "auto"]
+    assert labels == [*EXACT, *lab.VARIED, *HELPED, "auto"]
     monkeypatch.setitem(schemes.SCHEMES, "newcomer", schemes.SCHEMES[schemes.COUPLED])
     entered = {each.label: each for each in lab.entrants()}
     assert entered["newcomer"].lengths == lab.LENGTHS
@@ -100,11 +108,11 @@ def rows() -> list[lab.LeagueRow]:
     """Everything over one link."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab, "LENGTHS", (None, 2))
-        return lab.league(RECORDING, OVER)
+        return lab.league(RECORDING, LUCKS, OVER)
 
 
 def test_rows_are_exact_and_complete(rows: list[lab.LeagueRow]) -> None:
-    assert [row.scheme for row in rows] == [*EXACT, *HELPED, "auto", "device"]
+    assert [row.scheme for row in rows] == [*EXACT, *lab.VARIED, *HELPED, "auto", "device"]
     assert not lab.unheld(rows)
     for row in rows:
         assert row.low <= row.tokens_per_s <= row.high
@@ -112,13 +120,16 @@ def test_rows_are_exact_and_complete(rows: list[lab.LeagueRow]) -> None:
     by_name = {row.scheme: row for row in rows}
     assert by_name["device"].uplink_bits_per_token == by_name["device"].edge_joule == 0
     assert by_name["dense"].uplink_bits_per_token > by_name["topk"].uplink_bits_per_token
+    assert by_name["topk/several"].edge_joule < by_name["topk"].edge_joule  # fewer forwards
+    assert by_name["lattice/conformal"].uplink_bits_per_token < by_name["lattice"].uplink_bits_per_token
+    assert not by_name["lattice/ladder"].published
     assert by_name["dense"].cell_joule > by_name["coupled"].cell_joule
     assert by_name["coupled"].edge_joule < by_name["server"].edge_joule  # fewer forwards
     record = json.loads(json.dumps(lab.record_of(RECORDING, OVER, rows, EnergyModel())))
     wanted = {"scheme", "link", "tokens_per_s", "low", "high", "uplink_bits_per_token", "joule_per_token"}
     assert wanted <= set(record["rows"][0])
     made = blocks(record, rows, str(EnergyModel()))
-    assert set(made) == {"league", "speeds", "uplinks", "energy"}
+    assert set(made) == {"conclusion", "league", "speeds", "uplinks", "energy"}
     assert "| const | 5.0 | `" in made["league"]
 
 

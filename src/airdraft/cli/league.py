@@ -21,6 +21,7 @@ from airdraft.cli.results import (
     jobs_of,
     progress,
     renew_pages,
+    spent_s,
     write_json,
 )
 
@@ -42,10 +43,11 @@ def league(
 ) -> None:
     """Every scheme over every kind of link, in virtual time: tokens/s, bits and energy a token.
 
-    Takes some minutes of CPU time. Schemes with rounds have the best of several
-    draft lengths. Energy is by a stated model and not measured. Blocks `league`,
-    `speeds`, `uplinks` and `energy` of a --page are renewed. Ends with exit code 1
-    if a scheme that should be exact wrote another text.
+    Takes minutes of CPU time. Schemes with rounds have the best of several
+    draft lengths. Energy is by a stated model and not measured. Blocks
+    `conclusion`, `league`, `speeds`, `uplinks` and `energy` of a --page are
+    renewed. Ends with exit code 1 if a scheme that should be exact wrote another
+    text.
     """
     from airdraft.lab import league as lab  # noqa: PLC0415
     from airdraft.lab.energy import EnergyModel  # noqa: PLC0415
@@ -54,16 +56,18 @@ def league(
     models = models_of(pair)
     console = console_for(no_color, json_file)
     model, over = EnergyModel(), lab.tracks(trace or ())
-    recorded = lab.recording(*models, prompts_of(pair, texts), pair, texts, tokens)
+    recorded, lucky = lab.recording(*models, prompts_of(pair, texts), pair, texts, tokens)
     with progress(console, "runs") as on_row:
-        rows = lab.league(recorded, over, jobs_of(jobs), model, on_row)
-    record = lab.record_of(recorded, over, rows, model)
+        rows = lab.league(recorded, lucky, over, jobs_of(jobs), model, on_row)
+    cpu_s = spent_s()
+    record = {**lab.record_of(recorded, over, rows, model), "cpu_s": round(cpu_s, 1)}
     write_json(json_file, record)
     if figures is not None:
         title = f"{pair} pair, temperature {lab.TEMPERATURE:g}, {lab.PROFILE}"
         draw_into(figures, lambda folder: draw(rows, [track.name for track in over], title, folder))
     made = blocks(record, rows, str(model))
     console.print(Markdown("\n\n".join(made.values())))
+    console.print(f"{cpu_s / 60:.1f} minutes of CPU time.")
     renew_pages(page, made)
     inexact = lab.unheld(rows)
     if inexact:

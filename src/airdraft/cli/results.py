@@ -73,3 +73,8 @@ def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]
 def jobs_of(given: int) -> int:
     """The number of processes: as many as there are cores, if none is given."""
     return given or os.cpu_count() or 1
+
+
+def spent_s() -> float:
+    """The CPU time of this process so far, and of those that it started and that have ended."""
+    return sum(os.times()[:4])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from airdraft.control import predict
@@ -16,6 +16,7 @@ from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.policy import Facts, Policy
 from airdraft.core.request import Counts, Request
 from airdraft.lab.branches import Branches
+from airdraft.lab.luck import Luck
 from airdraft.lab.record import Recording
 from airdraft.lab.replay import Blank, Replay
 from airdraft.link.base import LinkModel
@@ -103,6 +104,7 @@ def run(
     lookup: bool = False,
     drafts: bool = False,
     branches: Branches | None = None,
+    lucks: Mapping[SchemeSpec, Sequence[Luck]] | None = None,
 ) -> Result:
     """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
 
@@ -112,15 +114,16 @@ def run(
     Without `length` the device finds draft length, window and packets by what it measures. `policy` makes a policy for
     each text, which chooses the scheme as well. `propose` makes the edge's proposers, as for `EdgeMachine`; it
     `drafts` itself with a model that chooses as the device's does; with `lookup` the device copies, too, and with
-    `branches` it drafts trees. The edge has been in service: it knows how long its forwards take. A forward takes that
-    long however many rows it has.
+    `branches` it drafts trees. `lucks` is as for `Replay`. The edge has been in service: it knows how long its forwards
+    take. A forward takes that long however many rows it has. Further candidates have rows of their own.
     """
-    replay, vocab = Replay(recording, oracle=oracle, branches=branches), recording.vocab_size
+    replay, vocab = Replay(recording, oracle=oracle, branches=branches, lucks=lucks), recording.vocab_size
     device = device_machine(
         Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make, lookup=lookup,
         wide=branches is not None,
     )  # fmt: skip
-    target = Target("lab", "target", bytes(16), vocab, Blank.max_context, (), trees=branches is not None)
+    trees = branches is not None or spec.candidates > 1
+    target = Target("lab", "target", bytes(16), vocab, Blank.max_context, (), trees=trees)
     limits = Limits(heartbeat_s=heartbeat_s)
     device.heartbeat_s = heartbeat_s  # until the edge's welcome says the same
     help = drafting(Blank.max_context) if drafts else None

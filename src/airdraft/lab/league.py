@@ -17,12 +17,14 @@ import msgspec
 import numpy as np
 from msgspec import structs
 
+from airdraft.control.ladder import usual
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 from airdraft.lab.cell import Result, Setting, auto, compute, run
 from airdraft.lab.energy import EnergyModel, Joules, Used, capacity_bps
+from airdraft.lab.luck import Lucks, lucks
 from airdraft.lab.record import Recording, record
 from airdraft.lab.results import HELPED, NOTES
 from airdraft.link.base import LinkModel
@@ -39,7 +41,7 @@ TEMPERATURE, SEED = 0.7, 1
 """Sampling, and the seed of the first text."""
 PROFILE = "phone-8b"
 """Compute of device and edge."""
-LENGTHS = (None, 2, 4, 8)
+LENGTHS = (None, 2, 4)
 """Draft lengths of schemes with rounds. None: chosen by what the device measures."""
 SNRS_DB = (0, 5, 10, 20)
 RESAMPLED, INTERVAL = 1000, (2.5, 97.5)
@@ -47,6 +49,16 @@ RESAMPLED, INTERVAL = 1000, (2.5, 97.5)
 PATIENCE_S = 3600.0
 """A heartbeat that no outage of a trace exceeds: every scheme waits."""
 AUTO, DEVICE = "auto", "device"
+
+_TOPK, _LATTICE, _MASS = schemes.TOPK, schemes.LATTICE, 0.95
+VARIED: dict[str, SchemeSpec] = {
+    f"{_TOPK}/mass": SchemeSpec(_TOPK, mass=_MASS),
+    f"{_TOPK}/several": SchemeSpec(_TOPK, candidates=3),
+    f"{_LATTICE}/conformal": SchemeSpec(_LATTICE, mass=_MASS, cut="conformal"),
+    f"{_LATTICE}/ladder": SchemeSpec(_LATTICE, k=0),
+}
+"""Options of schemes that make a row of their own: TSLT's two, C-SQS, and the ladder. Further candidates are leaves of
+the edge's forward, so there its engine runs trees."""
 
 LINKS: dict[str, str] = {
     "const": "const:up=5,down=100,rtt=20",
@@ -81,6 +93,8 @@ class LeagueRow(msgspec.Struct, frozen=True):
     """The draft length with rounds, if the best was a fixed one."""
     exact: bool
     """Whether every text was the recorded one."""
+    published: bool
+    """Whether it is a method from the literature, shown for comparison."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,11 @@ class Entrant:
     chooses: bool = False
     """Whether the program chooses the scheme itself."""
 
+    @property
+    def published(self) -> bool:
+        """Whether it is a method from the literature. The ladder is not."""
+        return schemes.traits(self.spec.name).published and self.spec.k > 0
+
 
 @dataclass(frozen=True)
 class Track:
@@ -109,7 +128,8 @@ class Track:
 
 
 def entrants() -> list[Entrant]:
-    """Everything that is run: each scheme, once for each race policy where it races; edges that copy; `auto`."""
+    """Everything that is run: each scheme, once for each race policy where it races; variants; edges that help; and
+    `auto`."""
     found = []
     for name, scheme in schemes.SCHEMES.items():
         if scheme.traits.races:
@@ -117,6 +137,7 @@ def entrants() -> list[Entrant]:
             found += [Entrant(f"{name}/{spec.race}", spec) for spec in specs]
         else:
             found.append(Entrant(name, SchemeSpec(name), LENGTHS if scheme.traits.rounds else (None,)))
+    found += [Entrant(label, spec, LENGTHS) for label, spec in VARIED.items()]
     for label, help in HELPED.items():
         found.append(Entrant(label, SchemeSpec(help.scheme), proposers=help.proposers, drafts=help.drafts))
     found.append(replace(found[-1], label=AUTO, chooses=True))  # at the edge that does all
@@ -139,12 +160,19 @@ def tracks(traces: Iterable[Path] = ()) -> list[Track]:
 
 def recording(
     draft_name: str, target_name: str, prompts: Sequence[Sequence[int]], name: str, texts: int, tokens: int
-) -> Recording:
+) -> tuple[Recording, Lucks]:
     """Record a pair: the longest `texts` of those after the prompts. Raises: `ModelError`, `BadParameterError`."""
     (draft, _), (target, tokenizer) = load(draft_name), load(target_name)
-    params = SamplingParams(TEMPERATURE)
-    found = record(draft, target, prompts, params, tokens, SEED, tokenizer.vocab_size, name)
-    return structs.replace(found, texts=sorted(found.texts, key=lambda text: -len(text.tokens))[:texts])
+    params, vocab_size = SamplingParams(TEMPERATURE), tokenizer.vocab_size
+    found = record(draft, target, prompts, params, tokens, SEED, vocab_size, name)
+    longest = structs.replace(found, texts=sorted(found.texts, key=lambda text: -len(text.tokens))[:texts])
+    return longest, lucks(longest, draft, target, varied(vocab_size))
+
+
+def varied(vocab_size: int) -> list[SchemeSpec]:
+    """The options whose luck the league needs."""
+    rungs = [usual(spec, vocab_size) if spec.k == 0 else [spec] for spec in VARIED.values()]
+    return [spec for specs in rungs for spec in specs]
 
 
 def interval(tokens: Sequence[int], seconds: Sequence[float], seed: int = SEED) -> tuple[float, float]:
@@ -155,7 +183,9 @@ def interval(tokens: Sequence[int], seconds: Sequence[float], seed: int = SEED) 
     return low, high
 
 
-def row(recorded: Recording, track: Track, pace: Compute, model: EnergyModel, entrant: Entrant) -> LeagueRow:
+def row(
+    recorded: Recording, lucky: Lucks, pace: Compute, model: EnergyModel, track: Track, entrant: Entrant
+) -> LeagueRow:
     """Run one scheme over one link, at its best length."""
     setting, tried, spec = Setting(track.link, pace), [], entrant.spec
     policy = auto(recorded.vocab_size, spec) if entrant.chooses else None
@@ -164,11 +194,12 @@ def row(recorded: Recording, track: Track, pace: Compute, model: EnergyModel, en
         found = run(
             recorded, setting, spec, length=length, policy=policy, label=entrant.label, heartbeat_s=PATIENCE_S,
             on_text=texts.append, propose=maker(entrant.proposers), drafts=entrant.drafts,
+            lucks=lucky,
         )  # fmt: skip
         tried.append((found, texts))
     best, texts = max(tried, key=lambda each: each[0].tokens_per_s)
     low, high = interval([len(text.tokens) for text in texts], [text.ended_s - text.began_s for text in texts])
-    return _row(best, track, low, high, model.joules(_used(best, track)))
+    return _row(best, track, low, high, model.joules(_used(best, track)), entrant.published)
 
 
 def _used(result: Result, track: Track) -> Used:
@@ -178,12 +209,12 @@ def _used(result: Result, track: Track) -> Used:
     )  # fmt: skip
 
 
-def _row(result: Result, track: Track, low: float, high: float, joules: Joules) -> LeagueRow:
+def _row(result: Result, track: Track, low: float, high: float, joules: Joules, published: bool) -> LeagueRow:
     tokens = result.counts.committed
     return LeagueRow(
         result.scheme, track.name, result.tokens_per_s, low, high, 8 * result.uplink_bytes / tokens,
         8 * result.downlink_bytes / tokens, joules.total / tokens, joules.device / tokens, joules.cell / tokens,
-        joules.edge / tokens, result.length, result.identical,
+        joules.edge / tokens, result.length, result.identical, published,
     )  # fmt: skip
 
 
@@ -191,34 +222,34 @@ def alone(track: Track, pace: Compute, model: EnergyModel) -> LeagueRow:
     """The device by itself, which is not exact."""
     speed, joules = 1 / pace.draft_s, model.alone(pace.draft_s)
     parts = joules.total, joules.device, joules.cell, joules.edge
-    return LeagueRow(DEVICE, track.name, speed, speed, speed, 0.0, 0.0, *parts, None, exact=False)
+    return LeagueRow(DEVICE, track.name, speed, speed, speed, 0.0, 0.0, *parts, None, exact=False, published=False)
 
 
 def league(
     recorded: Recording,
+    lucky: Lucks,
     over: Sequence[Track],
     jobs: int = 1,
     model: EnergyModel | None = None,
     on_row: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[LeagueRow]:
-    """Run everything over every link, in `jobs` processes. `on_row` gets the number done, and of how many."""
+    """Run everything over every link, in `jobs` processes. `on_row` gets the number done, and of how many.
+
+    `lucky` holds what `varied` names.
+    """
     energy, imitated = model or EnergyModel(), profile(PROFILE)
     pace = compute(1e3 * imitated.draft_s, 1e3 * imitated.target_s)
     todo = [(track, entrant) for track in over for entrant in entrants()]
     found: list[LeagueRow] = []
     with ProcessPoolExecutor(jobs) as pool:
         of, entering = zip(*todo, strict=True)
-        every = pool.map(partial(_one, recorded, pace, energy), of, entering)
+        every = pool.map(partial(row, recorded, lucky, pace, energy), of, entering)
         for done, (each, (track, entrant)) in enumerate(zip(every, todo, strict=True), 1):
             found.append(each)
             if entrant.label == AUTO:  # the last over a link
                 found.append(alone(track, pace, energy))
             on_row(done, len(todo))
     return found
-
-
-def _one(recorded: Recording, pace: Compute, model: EnergyModel, track: Track, entrant: Entrant) -> LeagueRow:
-    return row(recorded, track, pace, model, entrant)
 
 
 def unheld(rows: Iterable[LeagueRow]) -> list[LeagueRow]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from airdraft.core import schemes
-from airdraft.lab.league import DEVICE, LeagueRow
-from airdraft.lab.results import HELPED, NOTES, SIMULATED, TIE
+from airdraft.lab.league import DEVICE, VARIED, LeagueRow
+from airdraft.lab.results import COPYING, HELPED, NOTES, SIMULATED, TIE
 
 _GROUP = 4
 """Links in one table."""
+_DRAFTING = next(label for label, help in HELPED.items() if help.drafts and help.scheme == schemes.SERVER)
+"""Server streaming at an edge that has a draft model of its own."""
+_LADDER = next(label for label, spec in VARIED.items() if spec.k == 0)
+_CUT = next(label for label, spec in VARIED.items() if spec.cut != VARIED[_LADDER].cut)
+_RACED = f"{schemes.STREAM}/{schemes.RACES[-1]}"
+"""All that an edge without help can do."""
 
 
 def best(rows: Sequence[LeagueRow]) -> LeagueRow:
@@ -22,7 +29,7 @@ def best(rows: Sequence[LeagueRow]) -> LeagueRow:
 
 
 def blocks(record: dict[str, Any], rows: Sequence[LeagueRow], energy: str) -> dict[str, str]:
-    """Blocks of the page by name: `league`, what was run and who wins, `speeds`, `uplinks` and `energy`."""
+    """Blocks of the page by name: `conclusion`, `league` (what was run and who wins), `speeds`, `uplinks`, `energy`."""
     links = list(record["links"])
     about = (
         f"The {record['pair']} pair at temperature {record['temperature']:g}: {record['texts']} texts, "
@@ -31,6 +38,7 @@ def blocks(record: dict[str, Any], rows: Sequence[LeagueRow], energy: str) -> di
         f"Intervals are 95 % over prompts ({record['resampled']:,} resamplings)."
     )
     return {
+        "conclusion": _conclusion(rows),
         "league": "\n".join([about, "", *_winners(rows, record["links"])]),
         "speeds": _tables(rows, links, _speed, "tokens/s"),
         "uplinks": _tables(rows, links, lambda row: f"{row.uplink_bits_per_token:,.0f}", "bits a token, uplink"),
@@ -43,23 +51,88 @@ def _speed(row: LeagueRow) -> str:
     return f"{row.tokens_per_s:.1f} ({row.low:.1f} to {row.high:.1f})"
 
 
+def _conclusion(rows: Sequence[LeagueRow]) -> str:
+    """What a reader should take from the rows, where they speak against us too."""
+    links = [
+        {row.scheme: row for row in rows if row.link == link} for link in dict.fromkeys(row.link for row in rows)
+    ]  # fmt: skip
+    won = [best(list(here.values())) for here in links]
+    published = [max((row for row in here.values() if row.published), key=_tokens_per_s) for here in links]
+    thrifty = [min((row for row in here.values() if row.published), key=_joule) for here in links]
+    first = Counter(f"`{row.scheme}`" for row in won)
+    names = Counter(f"`{row.scheme}`" for row in published)
+    few, plain, raced, drafting, copying, device = (
+        [here[name] for here in links] for name in (schemes.COUPLED, schemes.SERVER, _RACED, _DRAFTING, COPYING, DEVICE)
+    )
+    fixed = [max(_tokens_per_s(here[name]) for name in (schemes.LATTICE, _CUT)) for here in links]
+    ladder = [_tokens_per_s(here[_LADDER]) / most for here, most in zip(links, fixed, strict=True)]
+    slower = sum(row.tokens_per_s < other.tokens_per_s for row, other in zip(published, plain, strict=True))
+    apart = sum(row.low > other.high for row, other in zip(won, drafting, strict=True))
+    return (
+        f"The fastest exact way is {_counted(first)} of {len(links)} links: {_times(won, plain)} × plain server "
+        f"streaming and {_times(won, published)} × the best published scheme on the same link. An edge without a draft "
+        f"model gets {_times(raced, plain)} × server streaming from a device that drafts (`{_RACED}`), and "
+        f"{_times(copying, plain)} × if it copies as well (`{COPYING}`). The best published scheme is "
+        f"{_counted(names)} of {len(links)} links, and slower than server streaming on {slower}.\n\n"
+        "Where we lose: most of the first figure is the edge's own draft model. "
+        f"`{_DRAFTING}`, which needs no draft on the device, is within {_percent(won, drafting)} of the fastest, and "
+        f"on {len(links) - apart} of {len(links)} links their intervals overlap. A raced stream spends "
+        f"{_times(raced, thrifty, _joule)} × the energy of the thriftiest published scheme, because the edge's target "
+        f"never rests, and {_times(raced, few, _bits)} × the uplink bits of `{schemes.COUPLED}`, because drafts leave "
+        f"in small packets. The ladder reaches {_span(ladder)} × the speed of the better of `{schemes.LATTICE}` and "
+        f"`{_CUT}`. The device alone writes {_times(device, won)} × as fast at {_times(device, won, _joule)} × the "
+        "energy, and its text is not the target's."
+    )
+
+
+def _tokens_per_s(row: LeagueRow) -> float:
+    return row.tokens_per_s
+
+
+def _joule(row: LeagueRow) -> float:
+    return row.joule_per_token
+
+
+def _bits(row: LeagueRow) -> float:
+    return row.uplink_bits_per_token
+
+
+def _times(
+    rows: Sequence[LeagueRow], others: Sequence[LeagueRow], of: Callable[[LeagueRow], float] = _tokens_per_s
+) -> str:
+    """The least and the most that a figure of `rows` is of that of `others`, link by link."""
+    return _span([of(row) / of(other) for row, other in zip(rows, others, strict=True)])
+
+
+def _percent(rows: Sequence[LeagueRow], others: Sequence[LeagueRow]) -> str:
+    most = max(1 - other.tokens_per_s / row.tokens_per_s for row, other in zip(rows, others, strict=True))
+    return f"{100 * most:.0f} %"
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = (f"{bound(values):.2f}" for bound in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def _counted(names: Counter[str]) -> str:
+    return " and ".join(f"{name} on {count}" for name, count in names.most_common())
+
+
 def _winners(rows: Sequence[LeagueRow], full: dict[str, dict[str, Any]]) -> list[str]:
-    drafting = next(label for label, help in HELPED.items() if help.drafts and help.scheme == schemes.SERVER)
     lines = [
-        f"| link | Mbit/s up, full | fastest exact | tokens/s | × server | × `{drafting}` | × the best published | "
+        f"| link | Mbit/s up, full | fastest exact | tokens/s | × server | × `{_DRAFTING}` | × the best published | "
         "least energy, exact |",
         "|---|---:|---|---:|---:|---:|---:|---|",
     ]
-    published = {name for name in schemes.SCHEMES if schemes.traits(name).published}
     for link in full:
         here = [row for row in rows if row.link == link]
         won, by_name = best(here), {row.scheme: row for row in here}
-        others = max(row.tokens_per_s for row in here if row.scheme in published)
+        others = max(row.tokens_per_s for row in here if row.published)
         least = min((row for row in here if row.exact), key=lambda row: row.joule_per_token)
         lines.append(
             f"| {link} | {full[link]['uplink_bps'] / 1e6:.1f} | `{won.scheme}` | {won.tokens_per_s:.1f} | "
             f"{won.tokens_per_s / by_name[schemes.SERVER].tokens_per_s:.2f} | "
-            f"{won.tokens_per_s / by_name[drafting].tokens_per_s:.2f} | {won.tokens_per_s / others:.2f} | "
+            f"{won.tokens_per_s / by_name[_DRAFTING].tokens_per_s:.2f} | {won.tokens_per_s / others:.2f} | "
             f"`{least.scheme}`, {least.joule_per_token:.2f} J |"
         )
     return lines

@@ -19,6 +19,7 @@ from airdraft.core.law import Law, Place
 from airdraft.core.noise import FloatArray
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, ModelError
+from airdraft.models.base import FloatArray as Rows
 from airdraft.models.base import LanguageModel
 from airdraft.models.folder import shipped
 from airdraft.models.text import Tokenizer
@@ -164,10 +165,7 @@ def _score(
     vocab_size: int,
 ) -> RecordedText:
     law = Law(params, seed, vocab_size)
-    feed = [*prompt, *tokens[:-1]]
-    draft_rows, target_rows = (
-        model.forward(model.new_cache(), 0, feed, len(tokens))[:, :vocab_size] for model in (draft, target)
-    )
+    draft_rows, target_rows = rows_along(draft, target, prompt, tokens, vocab_size)
     matches, accept, accept_topk, accept_lattice, draft_prob, entropy, support = [], [], [], [], [], [], []
     near_ties = 0
     for position, token in enumerate(tokens, start=len(prompt)):
@@ -188,6 +186,17 @@ def _score(
         len(prompt), tokens, matches, accept, accept_topk, accept_lattice, draft_prob, entropy, support, near_ties,
         list(prompt), seed,
     )  # fmt: skip
+
+
+def rows_along(
+    draft: LanguageModel, target: LanguageModel, prompt: Sequence[int], tokens: Sequence[int], vocab_size: int
+) -> tuple[Rows, Rows]:
+    """Run both models over a text, once each. Returns the rows of logits [len(tokens), vocab_size] of either."""
+    feed = [*prompt, *tokens[:-1]]
+    draft_rows, target_rows = (
+        model.forward(model.new_cache(), 0, feed, len(tokens))[:, :vocab_size] for model in (draft, target)
+    )
+    return draft_rows, target_rows
 
 
 def _overlap(target_probs: FloatArray, draft_probs: FloatArray) -> float:

@@ -2,27 +2,30 @@
 
 Messages keep their real sizes: a replayed `topk` body is as long as a real one, though only its ids say anything.
 Under the schemes that send probabilities a draft is accepted with the recorded probability, by coins tossed once for
-each position, so that every link and every draft length meets the same luck.
+each position, so that every link and every draft length meets the same luck. Options that a recording says nothing of
+need their own chances (`luck.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from airdraft.core import schemes
+from airdraft.core.bits import pack, unpack
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.schemes import DEVICE, Context, Drafted, Drafts, Ruling
+from airdraft.core.schemes import DEVICE, Context, Drafted, Drafts, Guess, Ruling
 from airdraft.core.schemes.coupled import BELIEVED, Coupled
 from airdraft.core.schemes.split import CANDIDATES
-from airdraft.errors import BadParameterError, ModelError
+from airdraft.errors import AirdraftError, BadParameterError, ModelError
 from airdraft.lab.branches import Branches, Numbered
+from airdraft.lab.luck import Luck
 from airdraft.lab.record import RecordedText, Recording
-from airdraft.models.base import FloatArray
+from airdraft.models.base import FloatArray, Part
 
 
 class Blank:
@@ -49,6 +52,10 @@ class Blank:
             self._rows[rows] = np.zeros((rows, self.vocab_size), np.float32)
         return self._rows[rows]
 
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        """See `TargetEngine.verify`. It runs trees."""
+        return [self.forward(part.cache, part.keep + len(part.picks), part.tokens, part.rows) for part in batch]
+
 
 @dataclass(frozen=True)
 class _Line:
@@ -59,6 +66,18 @@ class _Line:
     draft: list[int]
     draws: list[int]
     """How many draws from the target it takes until one replaces a rejected draft (`split`, downlink `candidates`)."""
+    other: list[int] = field(default_factory=list)
+    """The second candidate, where there are several."""
+    bits: list[int] = field(default_factory=list)
+    """Bits of a draft at each position, where they differ."""
+
+
+@dataclass(frozen=True)
+class _Placed(Drafted):
+    """A draft that knows where it stands in the text."""
+
+    index: int = 0
+    """Counted from the text's first token."""
 
 
 Likely = Callable[[np.ndarray, int], Sequence[tuple[int, float]]]
@@ -83,30 +102,44 @@ class Replay:
     """The recorded texts as schemes. A request's seed is the number of its text."""
 
     def __init__(
-        self, recording: Recording, seed: int = 0, oracle: bool = False, branches: Branches | None = None
+        self,
+        recording: Recording,
+        seed: int = 0,
+        oracle: bool = False,
+        branches: Branches | None = None,
+        lucks: Mapping[SchemeSpec, Sequence[Luck]] | None = None,
     ) -> None:
         """`seed` tosses the coins of rejection sampling. `oracle`: every draft is accepted. `branches`: what is drafted
-        off the texts; None: what is drafted behind a wrong draft is as good as behind the right one.
+        off the texts; None: what is drafted behind a wrong draft is as good as behind the right one. `lucks`: what
+        drafts meet under schemes with these options; under others it is as recorded.
         """
         self.recording, self._branches = recording, branches
         self.model = Blank(recording.vocab_size) if branches is None else Numbered(recording.vocab_size)
         """The model of both sides."""
-        self._lines: dict[str, list[_Line]] = {name: [] for name in ("coupled", *_PADDED)}
+        lucks = lucks or {}
+        keys: list[str | SchemeSpec] = ["coupled", *_PADDED, *lucks]
+        self._lines: dict[str | SchemeSpec, list[_Line]] = {key: [] for key in keys}
         self._coins = np.random.default_rng([seed, 1])
-        for text in recording.texts:
+        for number, text in enumerate(recording.texts):
             coins = self._coins.random(len(text.tokens))
             matches = [True] * len(text.tokens) if oracle else text.matches
             misses = np.maximum(1 - np.array(text.accept), 1e-9)  # a draw passes with chance TV
-            draws = np.random.default_rng([seed, 2, len(self._lines["coupled"])]).geometric(misses).tolist()
+            draws = np.random.default_rng([seed, 2, number]).geometric(misses).tolist()
+            again = np.random.default_rng([seed, 3, number]).random(len(text.tokens))
             self._lines["coupled"].append(_line(text, matches, recording.vocab_size, draws))
             for name in _PADDED:
                 chances = text.chances(schemes.traits(name).options)
                 self._lines[name].append(_line(text, coins < np.array(chances), recording.vocab_size, draws))
+            for spec, each in lucks.items():
+                luck = each[number]
+                line = _line(text, coins < np.array(luck.accept), recording.vocab_size, draws)
+                other = _line(text, again < np.array(luck.other), recording.vocab_size, draws).draft
+                self._lines[spec].append(replace(line, other=other, bits=luck.bits))
 
     def rounds(self, scheme: str, length: int) -> int:
         """Count the rounds that all texts take with drafts of `length`: a draft's luck depends on its position only."""
         count = 0
-        for line in self._lines_of(scheme):
+        for line in self._lines[scheme if scheme in _PADDED else "coupled"]:
             right = [draft == token for draft, token in zip(line.draft, line.target, strict=True)]
             at = 0
             while at < len(right):
@@ -122,15 +155,20 @@ class Replay:
             return None
         return lambda row, most: branches.likely(number, nodes.tokens(row)[start:], most)
 
-    def _lines_of(self, scheme: str) -> list[_Line]:
-        return self._lines[scheme if scheme in _PADDED else "coupled"]
+    def _line_of(self, spec: SchemeSpec, number: int) -> _Line:
+        if spec in self._lines:
+            return self._lines[spec][number]
+        options = schemes.traits(spec.name).options
+        if (spec.mass < 1 and "mass" in options) or (spec.candidates > 1 and "candidates" in options):
+            raise BadParameterError(f"the recording says nothing of the options of {spec}; find their luck first")
+        return self._lines[spec.name if spec.name in _PADDED else "coupled"][number]
 
     def make(self, spec: SchemeSpec, law: Law, side: int) -> schemes.Scheme:
         """Instead of `schemes.make`."""
         traits = schemes.traits(spec.name)
         if spec.verify != "token":
             raise BadParameterError("a recording tells the chance of each draft, and not of blocks; give verify token")
-        line = self._lines_of(spec.name)[law.seed]
+        line = self._line_of(spec, law.seed)
         told = _Told(law, line, side, self._likely(law.seed) if side == DEVICE else None)
         real = schemes.make(spec, told, side)
         if traits.exact == "text":
@@ -138,7 +176,7 @@ class Replay:
         padded = _PADDED[spec.name](Context(spec, told, side), line, real.draft_bits)
         if traits.recovers_on == DEVICE:
             padded.support = max(self.recording.texts[law.seed].support)
-            padded.candidates = spec.downlink == "candidates"
+            padded.draws_first = spec.downlink == "candidates"
         return padded
 
 
@@ -158,20 +196,42 @@ class _Padded(Coupled):
 
     support = 0
     """`split`: tokens in the row that it sends down. 0: the edge recovers, and sends nothing."""
-    candidates = False
+    draws_first = False
     """`split`: whether it sends draws from that row first."""
 
     def __init__(self, context: Context, line: _Line, draft_bits: int) -> None:
         super().__init__(context)
         self._line, self.draft_bits = line, draft_bits
+        self.candidates = context.spec.candidates if "candidates" in self.traits.options else 1
         self._batch = CANDIDATES  # draws in the next `extra`
         self._recovering, self._seen = -1, 0  # on the device: a position, and the draws for it so far
 
+    def draw(self, guess: Guess, at: Place) -> Drafted:
+        token, index = super().draw(guess, at).token, at.position - self._line.prompt_length
+        return _Placed(token, others=self._others(token, index), index=index)
+
+    def _others(self, token: int, index: int) -> tuple[int, ...]:
+        """Further candidates: the one that the line has, and tokens that nobody chooses."""
+        if self.candidates == 1:
+            return ()
+        vocab, right = self._law.vocab_size, self._line.target[index]
+        wrong = [(right + 1 + step) % vocab for step in range(self.candidates + 1)]
+        others = [self._line.other[index], *wrong] if token != right else wrong
+        return tuple(dict.fromkeys(each for each in others if each != token))[: self.candidates - 1]
+
     def encode(self, drafts: Drafts) -> bytes:
-        return super().encode(drafts).ljust(-(-self.draft_bits * len(drafts) // 8), b"\0")
+        ids = [token for draft in drafts.said for token in (draft.token, *draft.others)]
+        bits = sum(self._bits_of(draft) for draft in drafts.said)
+        return pack(ids, self._law.vocab_size).ljust(-(-bits // 8), b"\0")
+
+    def _bits_of(self, draft: Drafted) -> int:
+        return self._line.bits[draft.index] if self._line.bits and isinstance(draft, _Placed) else self.draft_bits
 
     def decode(self, count: int, body: bytes) -> Drafts:
-        return super().decode(count, body[: -(-self._id_width * count // 8)])
+        ids = count * self.candidates
+        tokens = unpack(body[: -(-self._id_width * ids // 8)], ids, self._law.vocab_size)
+        every = [tokens[at : at + self.candidates] for at in range(0, ids, self.candidates)]
+        return Drafts(tuple(Drafted(first, others=tuple(others)) for first, *others in every))
 
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         ruling = super().verify(drafts, rows, at)
@@ -194,8 +254,8 @@ class _Padded(Coupled):
 
     @property
     def _is_row(self) -> bool:
-        """Whether the next `extra` is the row: with `candidates` not before it is shorter than so many draws."""
-        return not self.candidates or (self._batch > CANDIDATES and self._batch >= self.support)
+        """Whether the next `extra` is the row: with `draws_first` not before it is shorter than so many draws."""
+        return not self.draws_first or (self._batch > CANDIDATES and self._batch >= self.support)
 
     def _extra(self) -> bytes:
         if self._is_row:
