@@ -11,7 +11,7 @@ import pytest
 from airdraft import cli
 from airdraft.cli.paired import CHAT, SHIPPED, models_of, prompts_of
 from airdraft.lab import league
-from airdraft.lab.reproduce import dssd, pairs, qs, tk_slt
+from airdraft.lab.reproduce import dssd, everything, pairs, payload, qs, tk_slt
 
 
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str, int]:
@@ -27,7 +27,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("reproduce", "sqs"), "tk-slt, dssd, qs, or all"),
+        (("reproduce", "sled"), "qs, tslt, sqs, or all"),
         (("reproduce", "qs", "--pair", "shipped", "--json", "no/such/folder/r.json"), "no folder"),
         (("reproduce", "qs", "--pair", "alone"), "DRAFT,TARGET"),
         (("reproduce", "qs", "--pair", ",target"), "DRAFT,TARGET"),
@@ -59,18 +59,18 @@ def test_all_papers_on_a_pair_by_name(
 ) -> None:
     monkeypatch.setattr(pairs, "TEXTS", 2)
     monkeypatch.setattr(pairs, "TOKENS", 12)
-    for module in (tk_slt, qs):
+    for module in (tk_slt, qs, payload):
         monkeypatch.setattr(module, "LENGTHS", (1, 3))
     monkeypatch.setattr(dssd, "MBPS", (10.0,))
     results, page = tmp_path / "r.json", tmp_path / "page.md"
-    marks = ("pairs", "tk-slt", "dssd", "qs")
+    marks = ("pairs", *everything.PAPERS)
     page.write_text("\n".join(f"<!-- {mark}:begin -->\n<!-- {mark}:end -->" for mark in marks))
     shown, _, code = say(
         monkeypatch, capsys, "reproduce", "all", "--pair", "draft,target", "--json", str(results), "--page", str(page),
         "--figures", str(tmp_path / "figures"),
     )  # fmt: skip
     assert code == 0
-    assert "wrote pairs, tk-slt, dssd, qs" in shown
+    assert f"wrote {', '.join(marks)} into" in shown
     record = json.loads(results.read_text())
     assert all({"alpha", "L", "gamma", "speedup"} <= set(row) for row in record["closed_form"])
     assert record["qs"][0]["vocab_size"] == 4096

@@ -15,7 +15,7 @@ from airdraft.control.lengths import tk_slt_length, tk_slt_speedup
 from airdraft.errors import BadParameterError
 from airdraft.lab.record import synthetic
 from airdraft.lab.replay import Replay
-from airdraft.lab.reproduce import dssd, everything, pairs, qs, tk_slt
+from airdraft.lab.reproduce import dssd, everything, pairs, payload, qs, tk_slt
 from airdraft.lab.reproduce.billing import COMPUTE, Bill, walk
 from airdraft.lab.reproduce.closed_form import PRINTED, searched, table
 from airdraft.lab.reproduce.page import blocks
@@ -48,7 +48,8 @@ def pair() -> RecordedPair:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairs, "TEXTS", 2)
         patch.setattr(pairs, "TOKENS", 10)
-        return recorded("tables", *models(), [(1, 2), (3,), (4,)], VOCAB)
+        specs = everything.needed(everything.chosen("all"), VOCAB)
+        return recorded("tables", *models(), [(1, 2), (3,), (4,)], VOCAB, specs)
 
 
 def test_the_closed_form_is_the_printed_table() -> None:
@@ -141,7 +142,7 @@ def test_a_pairs_chances_are_those_of_its_recording(pair: RecordedPair) -> None:
 def found(pair: RecordedPair) -> everything.Found:
     """All experiments on the tables, at few lengths."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (tk_slt, qs):
+        for module in (tk_slt, qs, payload):
             patch.setattr(module, "LENGTHS", (1, 4))
         patch.setattr(tk_slt, "ks", lambda vocab_size: [1, vocab_size])
         patch.setattr(tk_slt, "UPLINKS_MBPS", (0.01, 5.0))
@@ -190,13 +191,29 @@ def test_qs_finds_the_best_policy(found: everything.Found) -> None:
     assert all(row.honest_k == VOCAB and row.sampling == SAMPLED for row in honest)
 
 
+def test_payloads_are_compared_way_by_way(found: everything.Found) -> None:
+    tslt, sqs = found["tslt"][0], found["sqs"][0]
+    for report in (tslt, sqs):
+        assert all(len(row.speeds) == len(payload.LINKS) for row in report.rows)
+        assert all(speed.gamma in (1, 4) for row in report.rows for speed in row.speeds)
+    masses = [row.tokens for row in tslt.rows if row.kind == payload.BY_MASS]
+    assert masses == sorted(masses)
+    several = [row.other for row in tslt.rows if row.kind == payload.SEVERAL]
+    assert 0 < several[0] < several[1] < 1
+    assert {row.other for row in tslt.rows if row.kind != payload.SEVERAL} == {0}
+    fixed = [row.bits for row in sqs.rows if row.kind == payload.FIXED]
+    assert fixed == sorted(fixed, reverse=True)
+    assert [row.kind for row in sqs.rows][-1] == payload.LADDER
+    assert sqs.gain(payload.LADDER, 0) > 0.5
+
+
 def test_the_record_and_the_page_hold_everything(found: everything.Found, pair: RecordedPair, tmp_path: Path) -> None:
     record = json.loads(json.dumps(everything.record_of(found, [pair])))
-    assert {"closed_form", "costs", "tk_slt", "dssd", "qs", "pairs"} <= set(record)
+    assert {"closed_form", "costs", "tk_slt", "dssd", "qs", "tslt", "sqs", "pairs"} <= set(record)
     first = record["closed_form"][0]
     assert (first["alpha"], first["L"], first["gamma"], first["speedup"]) == (0.8, 0.01, 14, 4.23)
     made = blocks(found, [pair])
-    assert set(made) == {"pairs", "tk-slt", "dssd", "qs"}
+    assert set(made) == {"pairs", "tk-slt", "dssd", "qs", "tslt", "sqs"}
     for block in made.values():
         assert "nan" not in block
         for line in block.splitlines():  # every row of a table is as long as its head
@@ -209,13 +226,13 @@ def test_figures_are_drawn(found: everything.Found, tmp_path: Path) -> None:
     from airdraft.lab.reproduce.drawing import draw
 
     paths = draw(found, tmp_path / "figures")
-    assert [path.name for path in paths] == [f"reproduce-{paper}.svg" for paper in ("tk-slt", "dssd", "qs")]
+    assert [path.name for path in paths] == [f"reproduce-{paper}.svg" for paper in everything.PAPERS]
     assert all("draft length" in path.read_text() or "RTT" in path.read_text() for path in paths)
 
 
 def test_an_experiment_must_exist() -> None:
-    with pytest.raises(BadParameterError, match="tk-slt, dssd, qs, or all"):
-        everything.chosen("sqs")
+    with pytest.raises(BadParameterError, match="qs, tslt, sqs, or all"):
+        everything.chosen("sled")
 
 
 def test_a_pair_needs_a_vocabulary() -> None:

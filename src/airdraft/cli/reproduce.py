@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import itertools
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,15 +14,26 @@ from rich.markdown import Markdown
 
 from airdraft.cli import options
 from airdraft.cli.paired import CHAT, SHIPPED, PairNames, models_of, prompts_of
-from airdraft.cli.results import Figures, JsonFile, Pages, console_for, draw_into, progress, renew_pages, write_json
+from airdraft.cli.results import (
+    Figures,
+    JsonFile,
+    Pages,
+    console_for,
+    draw_into,
+    progress,
+    renew_pages,
+    spent_s,
+    write_json,
+)
 
 if TYPE_CHECKING:
+    from airdraft.core.messages import SchemeSpec
     from airdraft.lab.reproduce.everything import Found
     from airdraft.lab.reproduce.pairs import RecordedPair
 
 
 def reproduce(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="tk-slt, dssd, qs, or all.")],
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="tk-slt, dssd, qs, tslt, sqs, or all.")],
     pair: PairNames = None,
     figures: Figures = None,
     json_file: JsonFile = None,
@@ -30,11 +43,11 @@ def reproduce(
     """Run a paper's own experiment again: as the paper bills it, and with every byte and round trip billed.
 
     Prints what is published beside what is found here, and why they differ.
-    tk-slt is arXiv 2509.04576, dssd 2507.12000, qs 2507.00605. The models run once
-    for each pair, then the real machines write the recorded texts in virtual
-    time; all three take minutes of CPU time. Blocks `pairs`, `tk-slt`, `dssd` and
-    `qs` of a --page are renewed. Ends with exit code 1 if the closed form does not
-    give the printed table.
+    tk-slt is arXiv 2509.04576, dssd 2507.12000, qs 2507.00605, tslt 2512.16273,
+    sqs 2510.09942. The models run once for each pair, then the real machines write
+    the recorded texts in virtual time; all of them take minutes of CPU time. Blocks
+    `pairs` and those named as the papers of a --page are renewed. Ends with exit
+    code 1 if the closed form does not give the printed table.
     """
     from airdraft.lab.reproduce import everything as lab  # noqa: PLC0415
     from airdraft.lab.reproduce.closed_form import table  # noqa: PLC0415
@@ -44,10 +57,10 @@ def reproduce(
     for name in names:
         models_of(name)
     console = console_for(no_color, json_file)
-    pairs = [_measured(name, console) for name in dict.fromkeys(names)]
+    pairs = [_measured(name, partial(lab.needed, papers), console) for name in dict.fromkeys(names)]
     with progress(console, "runs") as on_step:
         found = lab.reproduce(papers, pairs, on_step)
-    cpu_s = time.process_time()
+    cpu_s = spent_s()
     write_json(json_file, {**lab.record_of(found, pairs), "cpu_s": round(cpu_s, 1)})
     if figures is not None:
         draw_into(figures, lambda folder: _draw(found, folder))
@@ -60,13 +73,13 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _measured(name: str, console: Console) -> RecordedPair:
+def _measured(name: str, specs: Callable[[int], list[SchemeSpec]], console: Console) -> RecordedPair:
     from airdraft.lab.reproduce import pairs as lab  # noqa: PLC0415
 
     prompts = prompts_of(name, lab.TEXTS)
     with progress(console, f"samplings of {name}") as on_step:
-        done = iter(range(1, len(lab.SAMPLINGS) + 1))
-        return lab.measured(name, *models_of(name), prompts, lambda: on_step(next(done), len(lab.SAMPLINGS)))
+        done, of = itertools.count(1), len(lab.SAMPLINGS)
+        return lab.measured(name, *models_of(name), prompts, specs, lambda: on_step(next(done), of))
 
 
 def _draw(found: Found, folder: Path) -> list[Path]:

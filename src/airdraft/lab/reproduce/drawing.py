@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from airdraft.lab.curves import Curve, Panel, curves
 from airdraft.lab.figures import save
-from airdraft.lab.reproduce import dssd, qs, tk_slt
+from airdraft.lab.reproduce import dssd, payload, qs, tk_slt
 from airdraft.lab.reproduce.dssd import DssdReport
 from airdraft.lab.reproduce.everything import Found
 from airdraft.lab.reproduce.pairs import RESOLUTIONS, SAMPLED
+from airdraft.lab.reproduce.payload import PayloadReport
 from airdraft.lab.reproduce.qs import QsReport, QsRow
 from airdraft.lab.reproduce.tk_slt import TkSltReport
 
@@ -20,7 +22,11 @@ from airdraft.lab.reproduce.tk_slt import TkSltReport
 def draw(found: Found, folder: Path) -> list[Path]:
     """Draw `reproduce-NAME.svg` into `folder` for each paper that was run. Raises: `OSError`."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: dict[str, Callable[..., Figure]] = {"tk-slt": _tk_slt, "dssd": _dssd, "qs": _qs}
+    drawn: dict[str, Callable[..., Figure]] = {
+        "tk-slt": _tk_slt, "dssd": _dssd, "qs": _qs,
+        "tslt": partial(_payload, "TSLT: cuts by mass, and several candidates"),
+        "sqs": partial(_payload, "C-SQS and the ladder: how much of a distribution to send"),
+    }  # fmt: skip
     return [save(drawn[paper](reports), folder / f"reproduce-{paper}.svg") for paper, reports in found.items()]
 
 
@@ -100,3 +106,17 @@ def _qs(reports: Sequence[QsReport]) -> Figure:
             )
         rows.append(panels)
     return curves(rows, "QS: draft length and lattice, uplink 2 or 6 Mbit/s", "a ring: the best found")
+
+
+def _payload(title: str, reports: Sequence[PayloadReport]) -> Figure:
+    rows = []
+    for report in reports:
+        ways = [row.way for row in report.rows]
+        panels = []
+        for at, link in enumerate(payload.LINKS):
+            points = [(n, row.speeds[at].tokens_per_s) for n, row in enumerate(report.rows)]
+            curve = Curve("tokens/s", points, best=True)
+            panels.append(Panel(f"{report.pair}: {link}", "", "tokens/s", [curve], ticks=ways))
+        rows.append(panels)
+    lengths = ", ".join(map(str, payload.LENGTHS))
+    return curves(rows, title, f"everything billed, RTT 20 ms, at the best of {lengths} drafts; a ring: the best found")

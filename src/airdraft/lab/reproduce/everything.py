@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
+from airdraft.core.messages import SchemeSpec
 from airdraft.errors import BadParameterError
-from airdraft.lab.reproduce import dssd, qs, tk_slt
+from airdraft.lab.reproduce import dssd, payload, qs, tk_slt
 from airdraft.lab.reproduce.closed_form import table
 from airdraft.lab.reproduce.pairs import RecordedPair
 
-PAPERS: dict[str, ModuleType] = {"tk-slt": tk_slt, "dssd": dssd, "qs": qs}
-"""An experiment for each name: `steps` and `reproduce`."""
+
+class Paper(Protocol):
+    """A paper's experiment: a module, or an object."""
+
+    def steps(self, pair: RecordedPair) -> int:
+        """The number of times that `reproduce` calls `on_step`."""
+        ...
+
+    def reproduce(self, pair: RecordedPair, on_step: Callable[[], None] = ...) -> Any:
+        """Run the experiment on a pair."""
+        ...
+
+
+PAPERS: dict[str, Paper] = {
+    "tk-slt": tk_slt, "dssd": dssd, "qs": qs, "tslt": payload.TSLT, "sqs": payload.SQS,
+}  # fmt: skip
+"""An experiment for each name."""
 
 Found = dict[str, list[Any]]
 """For each paper, what was found on each pair."""
@@ -27,6 +42,12 @@ def chosen(name: str) -> tuple[str, ...]:
     if name not in PAPERS:
         raise BadParameterError(f"there is no experiment {name!r}; choose one of {', '.join(PAPERS)}, or all")
     return (name,)
+
+
+def needed(papers: Sequence[str], vocab_size: int) -> list[SchemeSpec]:
+    """The options whose luck must be found for these papers."""
+    experiments = [PAPERS[paper] for paper in papers]
+    return [spec for each in experiments if isinstance(each, payload.Experiment) for spec in each.needed(vocab_size)]
 
 
 def reproduce(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from airdraft.lab.reproduce import dssd, qs, tk_slt
+from airdraft.lab.reproduce import dssd, payload, qs, tk_slt
 from airdraft.lab.reproduce.billing import COMPUTE
 from airdraft.lab.reproduce.closed_form import table as closed_form
 from airdraft.lab.reproduce.dssd import DssdReport
 from airdraft.lab.reproduce.everything import Found, texts_of
 from airdraft.lab.reproduce.pairs import GREEDY, RESOLUTIONS, SAMPLED, RecordedPair
+from airdraft.lab.reproduce.payload import PayloadReport
 from airdraft.lab.reproduce.qs import QsReport
 from airdraft.lab.reproduce.tk_slt import TkSltReport
 from airdraft.lab.results import SIMULATED
@@ -19,7 +20,9 @@ UNKNOWN = "not known to us"
 
 def blocks(found: Found, pairs: Sequence[RecordedPair]) -> dict[str, str]:
     """A block for each paper that was run, by its name, and one about the pairs."""
-    made: dict[str, Callable[..., str]] = {"tk-slt": _tk_slt, "dssd": _dssd, "qs": _qs}
+    made: dict[str, Callable[..., str]] = {
+        "tk-slt": _tk_slt, "dssd": _dssd, "qs": _qs, "tslt": _tslt, "sqs": _sqs,
+    }  # fmt: skip
     return {"pairs": _pairs(pairs), **{paper: made[paper](reports) for paper, reports in found.items()}}
 
 
@@ -252,5 +255,63 @@ def _qs_of(report: QsReport) -> list[str]:
         *_table(("γ", "ℓ", "acceptance", "bits a draft, billed", "2 Mbit/s", "6 Mbit/s", "both", *rtts), (
             (str(row.gamma), str(row.resolution), f"{row.acceptance:.3f}", f"{row.billed_bits:,}",
              *(marked(row, of) for of in columns)) for row in sampled
+        )),
+    ]  # fmt: skip
+
+
+def _tslt(reports: Sequence[PayloadReport]) -> str:
+    cuts = [
+        f"{report.pair}: {row.tokens:,.0f} of {report.vocab_size:,} ({row.tokens / report.vocab_size:.1%}), {row.way}"
+        for report in reports for row in report.rows if row.kind == payload.BY_MASS
+    ]  # fmt: skip
+    lines = _compared([
+        ("tokens that hold most of the mass", "some 10 % of V", "; ".join(cuts),
+         "how flat the draft's distribution is depends on models and text; ours are means over all drafts"),
+        ("speed, cut by mass, against fixed K", UNKNOWN, _gains(reports, payload.BY_MASS),
+         "a peaked distribution takes few tokens, so a cut saves bits, and bits count where the uplink is slow"),
+        ("speed, several candidates, against one of the same K", UNKNOWN, _gains(reports, payload.SEVERAL),
+         "here each is a row of the same forward, and one that is accepted brings the token behind it"),
+    ])  # fmt: skip
+    return "\n".join([*lines, *(line for report in reports for line in _payload(report))]).rstrip()
+
+
+def _sqs(reports: Sequence[PayloadReport]) -> str:
+    lines = _compared([
+        ("speed, conformal K, against the best fixed K", UNKNOWN, _gains(reports, payload.CONFORMAL),
+         "the best fixed K is known only afterwards, and differs from link to link; ours bills round trips too"),
+        ("speed, the ladder, against its best fixed rung", "ours, not published",
+         _gains(reports, payload.LADDER),
+         "likewise; it also pays for a `Switch` at every change, and takes acceptance as equal on all rungs"),
+    ])  # fmt: skip
+    return "\n".join([*lines, *(line for report in reports for line in _payload(report))]).rstrip()
+
+
+def _gains(reports: Sequence[PayloadReport], kind: str) -> str:
+    """The gain of a kind, for every pair and link."""
+    return "; ".join(
+        f"{report.pair} {', '.join(f'{report.gain(kind, at):.2f}' for at in range(len(payload.LINKS)))}"
+        for report in reports
+    )
+
+
+def _payload(report: PayloadReport) -> list[str]:
+    links = list(payload.LINKS)
+    top = [max(row.speeds[at].tokens_per_s for row in report.rows) for at in range(len(links))]
+
+    def cell(speed: payload.Reached, most: float) -> str:
+        mark = "**" if speed.tokens_per_s == most else ""
+        return f"{mark}{speed.tokens_per_s:.1f}{mark} ({speed.gamma}; {speed.uplink_bits_per_token:,.0f})"
+
+    def number(value: float, form: str) -> str:
+        return format(value, form) if value else "–"
+
+    return [
+        f"**{report.pair}**, {SAMPLED}: tokens/s with everything billed, RTT 20 ms, at the best of "
+        f"{', '.join(map(str, payload.LENGTHS))} drafts; in brackets that length, and bits a token on the uplink. The "
+        "best of each column in bold. Of a draft: the tokens of its distribution that are sent and its bits, in the "
+        "mean; the chance that it is accepted; and that a further candidate is, if it is not.", "",
+        *_table(("way", "tokens", "bits", "accepted", "further", *links), (
+            (row.way, number(row.tokens, ",.1f"), number(row.bits, ",.0f"), number(row.acceptance, ".3f"),
+             number(row.other, ".3f"), *map(cell, row.speeds, top)) for row in report.rows
         )),
     ]  # fmt: skip

@@ -6,7 +6,7 @@ is computed from the same rows, so texts, prompts and luck are the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,12 @@ from msgspec import structs
 
 from airdraft.core.bits import lattice
 from airdraft.core.law import Law, Place
+from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
-from airdraft.lab.record import RecordedText, Recording, record
+from airdraft.lab.luck import Lucks, lucks
+from airdraft.lab.record import RecordedText, Recording, record, rows_along
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
 
@@ -59,6 +61,8 @@ class RecordedPair:
     """By sampling, see `SAMPLINGS`."""
     chances: dict[tuple[str, Sparse], list[list[float]]]
     """By sampling and cut: for each text, the chance that a draft is accepted at each position."""
+    lucks: Lucks
+    """What drafts meet at `SAMPLED` under schemes with more options."""
 
     @property
     def vocab_size(self) -> int:
@@ -103,11 +107,20 @@ def cuts(vocab_size: int) -> list[Sparse]:
 
 
 def measured(
-    name: str, draft_name: str, target_name: str, prompts: Sequence[Sequence[int]], on_step: Callable[[], None]
+    name: str,
+    draft_name: str,
+    target_name: str,
+    prompts: Sequence[Sequence[int]],
+    specs: Callable[[int], Iterable[SchemeSpec]],
+    on_step: Callable[[], None],
 ) -> RecordedPair:
-    """Record a pair at every sampling. `on_step` is called after each. Raises: `ModelError`, `BadParameterError`."""
+    """Record a pair at every sampling. `on_step` is called after each. Raises: `ModelError`, `BadParameterError`.
+
+    specs: the options whose luck is needed, given the vocabulary's size.
+    """
     (draft, _), (target, tokenizer) = load(draft_name), load(target_name)
-    return recorded(name, draft, target, prompts, tokenizer.vocab_size, on_step)
+    vocab_size = tokenizer.vocab_size
+    return recorded(name, draft, target, prompts, vocab_size, specs(vocab_size), on_step)
 
 
 def recorded(
@@ -116,9 +129,10 @@ def recorded(
     target: LanguageModel,
     prompts: Sequence[Sequence[int]],
     vocab_size: int,
+    specs: Iterable[SchemeSpec] = (),
     on_step: Callable[[], None] = lambda: None,
 ) -> RecordedPair:
-    """Record two models at every sampling."""
+    """Record two models at every sampling. `specs`: the options whose luck is needed."""
     if vocab_size < 100:
         raise BadParameterError(f"the pair {name} has {vocab_size} tokens; the experiments need 100 or more")
     recordings: dict[str, Recording] = {}
@@ -131,17 +145,15 @@ def recorded(
             for cut, along in _along(draft, target, text, params, vocab_size).items():
                 chances.setdefault((sampling, cut), []).append(along)
         on_step()
-    return RecordedPair(name, recordings, chances)
+    return RecordedPair(name, recordings, chances, lucks(recordings[SAMPLED], draft, target, specs))
 
 
 def _along(
     draft: LanguageModel, target: LanguageModel, text: RecordedText, params: SamplingParams, vocab_size: int
 ) -> dict[Sparse, list[float]]:
     """1 - TV(draft, target) at each position of a text, for every cut."""
-    law, feed = Law(params, SEED, vocab_size), [*text.prompt, *text.tokens[:-1]]
-    draft_rows, target_rows = (
-        model.forward(model.new_cache(), 0, feed, len(text.tokens))[:, :vocab_size] for model in (draft, target)
-    )
+    law = Law(params, SEED, vocab_size)
+    draft_rows, target_rows = rows_along(draft, target, text.prompt, text.tokens, vocab_size)
     found: dict[Sparse, list[float]] = {cut: [] for cut in cuts(vocab_size)}
     for at, (draft_row, target_row) in enumerate(zip(draft_rows, target_rows, strict=True), start=len(text.prompt)):
         draft_probs, target_probs = law.probs(draft_row, Place(at)), law.probs(target_row, Place(at))
