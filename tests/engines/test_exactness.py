@@ -108,6 +108,7 @@ def test_what_each_engine_keeps(engine: TargetEngine, request: pytest.FixtureReq
     """As the documentation says. hf differs from machine to machine: PyTorch chooses its products by their sizes."""
     [name] = [each for each in ("onnx", "hf", "llamacpp", "vllm", "llamaserver") if f"[{each}]" in request.node.name]
     shares = engine.info.exactness.shares
+    assert engine.info.trees == (name != "llamacpp")
     if name in ("onnx", "llamacpp"):
         assert (shares["width"], shares["company"]) == (0, 0)
         assert 0 <= (shares["batch"] or 0) <= (steady.ROUNDING if name == "onnx" else 0)

@@ -234,7 +234,7 @@ class HfModel(LocalEngine):
     def _branches(self, chains: list[FloatArray]) -> bool:
         """Whether a tree of both `chains` has their rows: models may build their masks in ways of their own."""
         try:
-            [rows] = self._run([Part(HfCache({}), 0, [0, 1, 2], 3, (-1, 0, 0))])
+            [rows] = self._run([Part(self.new_cache(), 0, [0, 1, 2], 3, (-1, 0, 0))])
         except ModelError:
             return False
         wanted = np.array([chains[0][0], chains[0][1], chains[1][1]])
