@@ -16,7 +16,7 @@ from airdraft.models.nothing import NONE
 
 from ..pairs import copied
 
-ASKED: dict[str, Any] = {"threads": 2, "kv_type": "f16", "gpu_layers": 1}
+ASKED: dict[str, Any] = {"threads": 2, "kv_type": "f16", "gpu_layers": 1, "splice": True}
 NOWHERE = ["http://127.0.0.1:1"]
 
 

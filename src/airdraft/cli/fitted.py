@@ -23,8 +23,16 @@ _OPTIONS: dict[str, tuple[type, dict[str, Any], str]] = {
         f"llamacpp: {', '.join(each.name for each in KV_TYPES)}, the type of {{its}} keys and values.",
     ),
     "gpu_layers": (int, {"min": 0}, "llamacpp: {its} layers on a GPU. Without it: all, if there is one."),
+    "splice": (
+        bool,
+        {},
+        "onnx and hf: texts that begin alike keep {its} keys and values of that once, and share its attention. Rows "
+        "are rounded otherwise than without; see docs/prompts.md.",
+    ),
 }
 """By the field of a `Fit`: its type, its bounds, what it does."""
+_OF_TARGETS = {"splice"}
+"""Fields that no draft has a use for."""
 TARGET: tuple[str, ...] = ("--",)
 DRAFT: tuple[str, ...] = ("--draft-",)
 ONLY_DRAFT: tuple[str, ...] = ("--draft-", "--")
@@ -36,7 +44,12 @@ def fitted(**fits: Sequence[str]) -> Callable[[Callable[..., None]], Callable[..
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        options = {(name, field): _option(field, begins) for name, begins in fits.items() for field in _OPTIONS}
+        options = {
+            (name, field): _option(field, begins)
+            for name, begins in fits.items()
+            for field in _OPTIONS
+            if field not in _OF_TARGETS or tuple(begins) == TARGET
+        }
 
         @functools.wraps(command)
         def wrapped(**given: Any) -> None:

@@ -22,6 +22,7 @@ from airdraft.models.llamaserver import LlamaServerTarget
 from airdraft.models.nothing import NONE, NoDraft
 from airdraft.models.onnx import OnnxModel, graph_path
 from airdraft.models.sglang import SglangTarget
+from airdraft.models.sharing import Sharing
 from airdraft.models.steady import steadied
 from airdraft.models.text import Tokenizer, tokenizer_file
 from airdraft.models.threads import Threaded, tried
@@ -64,12 +65,12 @@ class EngineEntry:
 
 ENGINES: dict[str, EngineEntry] = {
     "onnx": EngineEntry(
-        OnnxModel, ("threads", "context"), files=("*.onnx", "onnx/*.onnx"), needs="a model.onnx",
+        OnnxModel, ("threads", "context", "splice"), files=("*.onnx", "onnx/*.onnx"), needs="a model.onnx",
         formats=(ONNX, GGUF),
         weights=lambda folder: graph_files(graph_path(folder)),
     ),
     "hf": EngineEntry(
-        HfModel, ("threads", "context"), files=("*.safetensors", "pytorch_model*.bin"), shared=True,
+        HfModel, ("threads", "context", "splice"), files=("*.safetensors", "pytorch_model*.bin"), shared=True,
         needs="a checkpoint in safetensors", formats=(CHECKPOINT,), weights=checkpoint_files,
         libraries=("torch", "transformers"),
     ),
@@ -316,7 +317,7 @@ def _make(engine: str, path: Path, name: str, fit: Fit, widths: Sequence[int], *
     made = entry.make(path, name=name_of(name), **{option: options[option] for option in entry.options})
     if fit.threads is None and isinstance(made, Threaded):
         tried(made, widths)
-    return made
+    return Sharing(made) if fit.splice else made
 
 
 def _within(model: Any, fit: Fit) -> Any:

@@ -31,6 +31,8 @@ class Fit:
     """Type in which keys and values are kept."""
     gpu_layers: int | None = None
     """Layers that run on a GPU."""
+    splice: bool | None = None
+    """Whether texts that begin alike keep that once, see `Sharing`."""
 
     @property
     def given(self) -> dict[str, Any]:
@@ -39,7 +41,11 @@ class Fit:
 
     def words(self) -> list[str]:
         """The options of a command that ask for it."""
-        return [word for name, value in self.given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        return [
+            word
+            for name, value in self.given.items()
+            for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
+        ]
 
 
 def context_of(

@@ -16,7 +16,9 @@ from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Thre
 from airdraft.models.config import read_json
 from airdraft.models.digest import words
 from airdraft.models.fit import context_of
+from airdraft.models.hf_spliced import Layers, behind, use
 from airdraft.models.lineage import Lineage
+from airdraft.models.sharing import Beginning
 from airdraft.models.trees import Fed, picked
 from airdraft.models.weights import checkpoint_files
 
@@ -61,6 +63,11 @@ class HfCache:
         self.length = keep + tensors[0].shape[1]
         self.lineage = self.lineage.kept(keep).grown(self.length - keep)
 
+    def drop(self, count: int) -> None:
+        """Forget the first `count` positions, of a chain; the others move up."""
+        self.layers = {i: (k[:, :, count:].clone(), v[:, :, count:].clone()) for i, (k, v) in self.layers.items()}
+        self.length, self.lineage = self.length - count, self.lineage.after(count)
+
 
 class HfModel(LocalEngine):
     """A `LanguageModel` and a `TargetEngine` over a checkpoint: a folder with config.json and weights.
@@ -79,6 +86,7 @@ class HfModel(LocalEngine):
         dtype: str | None = None,
         threads: int | None = None,
         context: int | None = None,
+        splice: bool | None = None,
     ) -> None:
         """Loads the checkpoint and tries it out.
 
@@ -86,7 +94,7 @@ class HfModel(LocalEngine):
         device: as PyTorch names it; None takes a CUDA GPU if there is one, else the CPU.
         dtype: float32, bfloat16 or float16; None takes float32 on the CPU and the checkpoint's own elsewhere.
         threads: of PyTorch on the CPU, in the whole process; None leaves them as they are.
-        context: as in `OnnxModel`, of the memory of `device`.
+        context: as in `OnnxModel`, of the memory of `device`. splice: as there.
         Raises: `ModelError` if torch or transformers is missing, a file is missing or broken, or the model cannot be
         rolled back.
         """
@@ -104,6 +112,8 @@ class HfModel(LocalEngine):
         numbers, memory = _kv_numbers(config), _memory(self._torch, self._device)
         context_of(folder, context, max_context, numbers * (4 if dtype == "float32" else 2), weights, memory)
         self._model = _load(self._transformers, folder, config, dtype).to(self._device)
+        if splice:
+            use(self._model)
 
         takes = set(inspect.signature(self._model.forward).parameters)
         # What transformers calls the past since 5.24, and what it did before.
@@ -137,8 +147,8 @@ class HfModel(LocalEngine):
         check(self.info, part)
         return self._run([part])[0]
 
-    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
-        """See `TargetEngine.verify`. Parts of up to 32 tokens share forwards, longer ones run alone."""
+    def verify(self, batch: Sequence[Part], beginning: Beginning | None = None) -> list[FloatArray | AirdraftError]:
+        """See `Splicer.verify`. Parts of up to 32 tokens share forwards, longer ones run alone."""
         found: dict[int, FloatArray | AirdraftError] = {}
         narrow = []
         parts = list(batch)
@@ -149,23 +159,23 @@ class HfModel(LocalEngine):
                 if len(part.tokens) <= _WIDE:
                     narrow.append(i)
                 else:
-                    found[i] = self._run([parts[i]])[0]
+                    found[i] = self._run([parts[i]], beginning)[0]
             except ModelError as error:
                 found[i] = error
         most = self.info.max_batch
         for start in range(0, len(narrow), most):
             together = narrow[start : start + most]
-            found.update(zip(together, self._together([parts[i] for i in together]), strict=True))
+            found.update(zip(together, self._together([parts[i] for i in together], beginning), strict=True))
         return [found[i] for i in range(len(batch))]
 
-    def _together(self, parts: list[Part]) -> Sequence[FloatArray | ModelError]:
+    def _together(self, parts: list[Part], beginning: Beginning | None) -> Sequence[FloatArray | ModelError]:
         """The rows of all parts in one forward, or where that fails each for itself: one's error is no other's."""
         try:
-            return self._run(parts)
+            return self._run(parts, beginning)
         except ModelError as error:
-            return [error] if len(parts) == 1 else [self._together([part])[0] for part in parts]
+            return [error] if len(parts) == 1 else [self._together([part], beginning)[0] for part in parts]
 
-    def _run(self, parts: list[Part]) -> list[FloatArray]:
+    def _run(self, parts: list[Part], beginning: Beginning | None = None) -> list[FloatArray]:
         """One forward of all parts, and their caches grown.
 
         What the parts keep is aligned on the right, padded before and masked; their tokens are aligned on the left.
@@ -184,7 +194,8 @@ class HfModel(LocalEngine):
         places = [line.positions for line in lines]
         last = [len(part.tokens) - 1 for part in parts]
         ids = [[part.tokens[min(i, end)] for i in range(fed)] for part, end in zip(parts, last, strict=True)]
-        positions = [[each[min(i, end)] for i in range(fed)] for each, end in zip(places, last, strict=True)]
+        before = 0 if beginning is None else beginning.length
+        positions = [[before + each[min(i, end)] for i in range(fed)] for each, end in zip(places, last, strict=True)]
         options: dict[str, Any] = {
             "attention_mask": mask.to(self._device),
             "position_ids": torch.tensor(positions, device=self._device),
@@ -192,7 +203,7 @@ class HfModel(LocalEngine):
             "logits_to_keep": max(1, *(fed - len(part.tokens) + part.rows for part in parts)),
         }
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), behind(self._shared(beginning)):
                 past = options[self._past_as] = self._past(parts, kept)
                 logits = self._model(
                     input_ids=torch.tensor(ids, device=self._device),
@@ -239,6 +250,19 @@ class HfModel(LocalEngine):
             return False
         wanted = np.array([chains[0][0], chains[0][1], chains[1][1]])
         return bool(np.abs(rows - wanted).max() < 0.01 * np.ptp(wanted))
+
+    def _shared(self, beginning: Beginning | None) -> Layers | None:
+        """The keys and values of a beginning as PyTorch has them: on the CPU the same memory."""
+        if beginning is None:
+            return None
+        if self not in beginning.made:
+            tensors = iter(beginning.tensors)
+            beginning.made[self] = {
+                index: tuple(self._torch.from_numpy(next(tensors)).view(each.dtype).to(self._device) for each in layer)
+                for index, layer in self._empty.items()
+            }
+        found: Layers = beginning.made[self]
+        return found
 
     def _past(self, parts: list[Part], kept: int) -> Any:
         """The parts' kept positions as transformers takes them: [parts, kv_heads, kept, head_dim] in each layer."""

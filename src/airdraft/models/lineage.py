@@ -60,6 +60,10 @@ class Lineage:
             return Lineage(self.trunk, (*self.parents, *follow))
         return _of(self.trunk, [*self.parents, *follow])
 
+    def after(self, count: int) -> Lineage:
+        """It without its first `count` positions, of the trunk; the others move up."""
+        return Lineage(self.trunk - count, tuple(parent - count for parent in self.parents))
+
     def fed(self, start: int, end: int) -> tuple[int, ...] | None:
         """The parents of the positions from `start` to `end`, as a `Part` that feeds these would have them."""
         if end <= self.trunk:

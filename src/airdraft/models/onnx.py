@@ -20,7 +20,8 @@ from airdraft.models.config import read_config, read_json
 from airdraft.models.fit import context_of, cores
 from airdraft.models.onnx_batch import OnnxCache, Rule, Stack, Tensor
 from airdraft.models.onnx_rooms import bound, is_in_place, run
-from airdraft.models.onnx_trees import TreeInputs
+from airdraft.models.onnx_trees import SHIFT, TreeInputs
+from airdraft.models.sharing import SEGMENT, Beginning
 from airdraft.models.trees import Fed, picked
 from airdraft.models.weights import model_folder, weight_bytes
 
@@ -54,8 +55,9 @@ class OnnxModel(LocalEngine):
     """
 
     def __init__(
-        self, folder: Path, *, threads: int | None = None, context: int | None = None, name: str | None = None
-    ) -> None:
+        self, folder: Path, *, threads: int | None = None, context: int | None = None, name: str | None = None,
+        splice: bool | None = None,
+    ) -> None:  # fmt: skip
         """Loads the graph.
 
         folder: that of the model, or the graph itself, below which the folder is found.
@@ -63,6 +65,7 @@ class OnnxModel(LocalEngine):
         context: most positions of a text that somebody will ask for, for which memory must be there. None: the model's
         own; memory is taken as texts need it.
         name: what the model is called; None takes the folder's name.
+        splice: whether attention runs over a beginning that texts share, see `Sharing`, and their own keys and values.
         Raises: `ModelError` if a file is missing or broken, or the graph is no decoder with past key-values.
         """
         path, folder = graph_path(folder), model_folder(folder)
@@ -73,7 +76,8 @@ class OnnxModel(LocalEngine):
         if threads is None:
             threads = 1 if size < _SMALL_BYTES else cores()
         began_s = time.perf_counter()
-        self._path, self._session = path, _open(path, threads)
+        self._path, self._graph = path, _spliced(path) if splice else None
+        self._session = _open(path, threads, self._graph)
         self.switch_s = time.perf_counter() - began_s
 
         inputs = {row.name: row for row in self._session.get_inputs()}
@@ -87,6 +91,7 @@ class OnnxModel(LocalEngine):
         if missing or not present:
             raise ModelError(f"{path} lacks {', '.join(missing) or 'past_key_values.*'}; {_EXPORT}")
         self._outputs = ["logits", *present]
+        self._unshared: dict[Any, Any] = {}
         self._in_place = is_in_place(self._session)
         self._trees = TreeInputs.of(self._session, in_place=self._in_place)
         self._whole = {name: _dtype(path, inputs[name]) for name in inputs if name in _KNOWN}
@@ -95,7 +100,8 @@ class OnnxModel(LocalEngine):
         bytes_each = sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in self._empty)
         context_of(folder, context, config.max_context, bytes_each, size)
         self._rule = Rule.of(size, bytes_each)
-        self._stacks: WeakValueDictionary[int, Stack] = WeakValueDictionary()  # of the first, second... group of a call
+        # Of the first, second... group of a call behind each beginning.
+        self._stacks: WeakValueDictionary[tuple[int, int], Stack] = WeakValueDictionary()
         name = name if name is not None else folder.resolve().name
         self.info = EngineInfo(
             name, config.vocab_size, config.max_context, config.eos_ids, position_bytes=bytes_each,
@@ -109,7 +115,7 @@ class OnnxModel(LocalEngine):
         """See `Threaded.use_threads`: the graph is loaded again."""
         if self.info.threads is None or threads.count != self.info.threads.count:
             del self._session  # before there are two
-            self._session = _open(self._path, threads.count)
+            self._session = _open(self._path, threads.count, self._graph)
         self.info = replace(self.info, threads=threads)
 
     def new_cache(self) -> OnnxCache:
@@ -127,7 +133,7 @@ class OnnxModel(LocalEngine):
         check(self.info, part)
         return self._alone(part)
 
-    def _alone(self, part: Part) -> FloatArray:
+    def _alone(self, part: Part, beginning: Beginning | None = None) -> FloatArray:
         cache, keep, fed = part.cache, part.keep, Fed.of(part)
         ids, positions = np.array([part.tokens]), np.array([fed.positions])
         total, n = keep + len(part.tokens), len(part.tokens)
@@ -136,7 +142,7 @@ class OnnxModel(LocalEngine):
             if cache.binding is None or cache.binding[0] is not self._session:
                 cache.binding = self._session, self._bound(cache.tensors)
             tree = self._tree([fed], n, cache.tensors[0].shape[2])
-            logits, _ = self._run(ids, None, positions, cache.tensors, part.rows, tree, cache.binding[1])
+            logits, _ = self._run(ids, None, positions, cache.tensors, part.rows, tree, cache.binding[1], beginning)
             cache.length, cache.lineage = total, fed.lineage
             return _rows(logits[0], logits.shape[1], part.rows)
         # Plain arrays: rolling back is a slice, which ONNX Runtime copies on the way in. Binding OrtValues instead
@@ -149,8 +155,8 @@ class OnnxModel(LocalEngine):
         cache.lineage = fed.lineage
         return _rows(logits[0], logits.shape[1], part.rows)
 
-    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
-        """See `TargetEngine.verify`."""
+    def verify(self, batch: Sequence[Part], beginning: Beginning | None = None) -> list[FloatArray | AirdraftError]:
+        """See `Splicer.verify`."""
         found: dict[int, FloatArray | AirdraftError] = {}
         fit, parts = [], list(batch)
         for i, part in enumerate(batch):
@@ -164,20 +170,21 @@ class OnnxModel(LocalEngine):
         for which, group in enumerate([fit[j] for j in group] for group in groups):
             if len(group) > 1 and self.info.max_batch > 1:
                 try:
-                    found.update(zip(group, self._together([parts[i] for i in group], which), strict=True))
+                    rows = self._together([parts[i] for i in group], which, beginning)
+                    found.update(zip(group, rows, strict=True))
                     continue
                 except ModelError:
                     pass  # whose it is shows one by one
             for i in group:
                 try:
-                    found[i] = self._alone(parts[i])
+                    found[i] = self._alone(parts[i], beginning)
                 except ModelError as error:
                     found[i] = error.with_traceback(None)
         return [found[i] for i in range(len(batch))]
 
-    def _together(self, parts: Sequence[Part], which: int = 0) -> list[FloatArray]:
+    def _together(self, parts: Sequence[Part], which: int = 0, beginning: Beginning | None = None) -> list[FloatArray]:
         """One run of the graph. Raises: `ModelError`; all caches are then as they were."""
-        stack = self._stacks[which] = self._stacks.get(which) or Stack()
+        stack = self._stacks[id(beginning), which] = self._stacks.get((id(beginning), which)) or Stack()
         n = max(len(part.tokens) for part in parts)
         new = n if self._in_place else 0
         past, rows = stack.fill([part.cache for part in parts], [part.keep for part in parts], new)
@@ -195,7 +202,7 @@ class OnnxModel(LocalEngine):
         columns, first = (held, None) if self._in_place else (held + n, held)
         tree = self._tree([fed[row] for row in sorted(fed)], n, columns, first)
         scored = n - min(len(part.tokens) - part.rows for part in parts)
-        logits, present = self._run(ids, mask, positions, past, scored, tree)
+        logits, present = self._run(ids, mask, positions, past, scored, tree, None, beginning)
         for row, part in zip(rows, parts, strict=True):
             at = part.keep if self._in_place else held
             part.cache.append(part.keep, [tensor[row, :, at : at + len(part.tokens)] for tensor in present])
@@ -207,13 +214,16 @@ class OnnxModel(LocalEngine):
 
     def _run(
         self, ids: Tensor, mask: Tensor | None, positions: Tensor, past: list[Tensor], rows: int,
-        tree: dict[str, Tensor], binding: Any = None,
+        tree: dict[str, Tensor], binding: Any = None, beginning: Beginning | None = None,
     ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
         """Feed `ids` [batch, n] after `past`. Returns: logits of the last `rows` columns or more, and the presents.
 
         A graph that writes in place takes no mask, and needs room in `past`, which is then the presents, too; `binding`
         is that of `past`, if there is one.
         """
+        if self._graph is not None:
+            before = 0 if beginning is None else beginning.length
+            positions, tree = positions + before, tree | {SHIFT: tree[SHIFT] - before} | self._shared(beginning)
         whole = {
             "input_ids": ids,
             "attention_mask": mask,
@@ -239,6 +249,19 @@ class OnnxModel(LocalEngine):
     def _tree(self, *call: Any) -> dict[str, Tensor]:
         """See `TreeInputs.feeds`."""
         return {} if self._trees is None else self._trees.feeds(*call)
+
+    def _shared(self, beginning: Beginning | None) -> dict[str, Any]:
+        """The inputs of a graph that is spliced, with keys and values of `beginning`."""
+        made = self._unshared if beginning is None else beginning.made
+        if self not in made:
+            shapes = [(0, each.shape[1], SEGMENT, each.shape[3]) for each in self._empty]
+            tensors = [np.zeros(shape, np.float32) for shape in shapes] if beginning is None else beginning.tensors
+            names = [name.replace("past_key_values", "shared") for name in self._past]
+            made[self] = {
+                name: ort.OrtValue.ortvalue_from_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)
+            }
+        found: dict[str, Any] = made[self]
+        return found
 
     def _bound(self, rooms: list[Tensor]) -> Any:
         return bound(self._session, self._past, self._outputs[1:], rooms)
@@ -292,7 +315,15 @@ def _batches(model: OnnxModel, folder: Path, together: Callable[[Sequence[Part]]
     return all(np.abs(a - b).max() < _SAME * b.std() for a, b in zip(*runs, strict=True))
 
 
-def _open(path: Path, threads: int) -> Any:
+def _spliced(path: Path) -> bytes:
+    """The graph, made one whose attention has two places. Raises: `ModelError`."""
+    from airdraft.models.onnx_spliced import spliced  # noqa: PLC0415  # onnx takes half a second
+
+    return spliced(path)
+
+
+def _open(path: Path, threads: int, graph: bytes | None = None) -> Any:
+    """A session of the graph at `path`, or of `graph`, whose weights lie there."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -301,8 +332,9 @@ def _open(path: Path, threads: int) -> Any:
     # A plan of memory is kept per input shape, and here each forward has a new one: they would only pile up.
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # what goes wrong is raised
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(graph or str(path), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # ONNX Runtime's errors share no base class of their own
         raise ModelError(f"{path} cannot be loaded ({first_line(problem)}); fetch or export it again") from problem
 

@@ -28,7 +28,7 @@ Tensor = NDArray[Any]
 _CALL_TOKENS = 9
 _POSITION_PASSES = 4.5
 _LEAST = 64
-"""Positions by which a sequence's room grows, at least."""
+"""Positions in whose multiples room is made."""
 _ALIGNED = 64
 """Bytes to whose multiples tensors begin."""
 _MOST_BYTES = 1 << 30
@@ -93,6 +93,13 @@ class OnnxCache:
             tensor[0, :, keep:total] = columns
         self.length = total
 
+    def drop(self, count: int) -> None:
+        """Forget the first `count` positions, of a chain; the others move up."""
+        left = self.length - count
+        self.tensors = _moved([tensor[:, :, count:] for tensor in self.tensors], left, _roomy(left))
+        self.length, self.lineage, self.binding = left, self.lineage.after(count), None
+        self.rest()
+
     def take(self, start: int, end: int) -> list[Tensor]:
         """See `Portable.take`."""
         return [tensor[0, :, start:end].copy() for tensor in self.tensors]
@@ -107,8 +114,7 @@ class OnnxCache:
     def _grow(self, keep: int, total: int) -> None:
         """Move to larger tensors, with zeros after the first `keep` positions, if these have no room for `total`."""
         if self.tensors[0].shape[2] < total:
-            positions = total + max(_LEAST, total // 8)
-            self.tensors = _moved(self.tensors, keep, positions)
+            self.tensors = _moved(self.tensors, keep, _roomy(total))
             self.binding = None
 
 
@@ -157,8 +163,8 @@ class Stack:
         Sequences that are not in this batch but alive may be in the next, so it is the dead that make room.
         """
         alive = max(rows, len(self._owners))
-        if not positions <= self._positions <= positions + 64 + positions // 8:
-            self._positions = positions + 32
+        if not positions <= self._positions <= positions + 2 * _LEAST + positions // 8:
+            self._positions = _roomy(positions)
             self._owners.clear()
         sizes = [rows * self._positions * tensor.shape[1] * tensor.shape[3] for tensor in like]
         # All tensors of a model grow alike, so one tells for all.
@@ -199,6 +205,11 @@ class Rule:
     def _padding(self, sizes: Sequence[tuple[int, int]]) -> float:
         width, length = max(tokens for tokens, _ in sizes), max(positions for _, positions in sizes)
         return sum(width - tokens + self.position * (length - positions) for tokens, positions in sizes)
+
+
+def _roomy(positions: int) -> int:
+    """Room for so many positions, and for an eighth more."""
+    return -(-(positions + positions // 8) // _LEAST) * _LEAST
 
 
 def _moved(tensors: Sequence[Tensor], keep: int, positions: int) -> list[Tensor]:

@@ -34,12 +34,13 @@ def bound(session: Any, past: Sequence[str], present: Sequence[str], rooms: Sequ
     return binding
 
 
-def run(session: Any, binding: Any, feeds: Mapping[str, Tensor], optional: Mapping[str, Tensor]) -> Tensor:
+def run(session: Any, binding: Any, feeds: Mapping[str, Tensor], optional: Mapping[str, Any]) -> Tensor:
     """Run the graph on `feeds`, on inputs that it could do without, and on what is bound. Returns: the logits."""
     for name, array in feeds.items():
         binding.bind_cpu_input(name, array)
     for name, array in optional.items():  # whose type a binding does not know
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        held = isinstance(array, ort.OrtValue)
+        binding.bind_ortvalue_input(name, array if held else ort.OrtValue.ortvalue_from_numpy(array))
     session.run_with_iobinding(binding)
     logits: Tensor = binding.get_outputs()[0].numpy()
     binding.bind_output("logits")  # or the binding would hold them until the next run
