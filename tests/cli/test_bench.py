@@ -87,6 +87,29 @@ def test_a_sample_of_a_grid_has_its_json(
     assert (code, error) == (2, "airdraft: a sample of 3 cells of 2; give a number from 1 to that\n")
 
 
+def test_a_grid_goes_on_where_it_was_broken_off(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    kept, results = tmp_path / "kept", tmp_path / "grid.json"
+    words = ("grid", "--keep", str(kept), "--json", str(results), "--jobs", "1")
+    say(monkeypatch, capsys, *words)
+    whole = json.loads(results.read_text())
+    head, first, second = kept.read_bytes().splitlines(keepends=True)
+    kept.write_bytes(head + first.replace(b'"bottleneck":"', b'"bottleneck":"kept ') + second[:99])
+    say(monkeypatch, capsys, *words)
+    again = json.loads(results.read_text())
+    for row in whole["rows"][: len(SCHEMES)]:  # these are not run again
+        row["bottleneck"] = f"kept {row['bottleneck']}"
+    assert again["rows"] == whole["rows"]
+    assert kept.read_bytes().endswith(second)
+    for other, said in ((b"0\n" + first, "keeps cells of another airdraft"), (head + b"[]\n", "keeps no cells")):
+        kept.write_bytes(other)
+        _, error, code = say(monkeypatch, capsys, *words)
+        assert code == 2
+        assert said in error
+        assert kept.read_bytes() == other
+
+
 def test_a_text_that_is_not_the_targets(
     small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,10 @@ def grid(
         int | None, typer.Option(metavar="N", help="Only N cells, drawn at random; without it, all of them.", min=1)
     ] = None,
     seed: Annotated[int, typer.Option(help="With --sample: which ones.")] = 0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep each cell in FILE as it is done, and do not run again what it holds."),
+    ] = None,
     json_file: JsonFile = None,
     jobs: Jobs = 0,
     no_color: options.NoColor = False,
@@ -55,8 +59,9 @@ def grid(
     console = console_for(no_color, json_file)
     drawn = None if sample is None else lab.Sample(sample, seed)
     recorded = lab.recordings()
+    kept = None if keep is None else lab.KeptCells(keep, recorded)
     with progress(console, "cells") as on_cell:
-        found = lab.run_grid(recorded, jobs_of(jobs), on_cell, drawn)
+        found = lab.run_grid(recorded, jobs_of(jobs), on_cell, drawn, kept)
     record = lab.record_of(recorded, found, drawn)
     write_json(json_file, record)
     which = "every cell" if drawn is None else f"every cell of a sample of {drawn.cells} (seed {drawn.seed})"

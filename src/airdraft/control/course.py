@@ -61,17 +61,18 @@ def cycle(facts: Facts, wire: Wire, mode: Mode) -> Cycle:
     """Compute the mean cycle of a stream in this `mode`. Raises: `BadParameterError` without a window."""
     if mode.length < 1:
         raise BadParameterError(f"the window of a stream is {mode.length}; give at least 1 token")
-    down_s = facts.rtt_s / 2 + wire.answer_bits / facts.downlink_bps
-    busy, late_s = _Course(facts, wire, mode, down_s, facts.draft_s / 2).dead_draft()
+    down_s, half_s = facts.rtt_s / 2 + wire.answer_bits / facts.downlink_bps, facts.draft_s / 2
+    halfway = _Course(facts, wire, mode, down_s, half_s)
+    busy, late_s = halfway.dead_draft()
     if mode.race == "off":  # the edge waits for the device, so the delay is the same in every cycle
         shares = {busy * late_s: 1.0}
     else:  # the clocks are independent, so any part of a forward may be left: try three parts
         third = busy / 3
-        shares = {0.0: 1 - busy, facts.draft_s / 6: third, facts.draft_s / 2: third, facts.draft_s * 5 / 6: third}
+        shares = {0.0: 1 - busy, facts.draft_s / 6: third, half_s: third, facts.draft_s * 5 / 6: third}
     tokens = seconds = forwards = bits = 0.0
     for late_s, share in shares.items():
         if share > 0.01:
-            mean = _Course(facts, wire, mode, down_s, late_s).mean()
+            mean = (halfway if late_s == half_s else _Course(facts, wire, mode, down_s, late_s)).mean()
             tokens += share * mean.tokens
             seconds += share * mean.seconds
             forwards += share * mean.forwards

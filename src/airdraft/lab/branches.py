@@ -55,6 +55,9 @@ class Branches:
             raise BadParameterError(f"the recording {recording.name} holds no prompts and seeds; record it again")
         self._recording, self._draft = recording, draft
         self._known: dict[tuple[int, int, tuple[int, ...]], Likely] = {}
+        self.nodes = Numbered(recording.vocab_size)
+        """The model of both sides of a replay. What its rows stand for needs no second look."""
+        self._seen: dict[tuple[int, int], Likely] = {}  # by text and node
         self._model: LanguageModel | None = None
         self._cache: Any = None
         self._held: list[int] = []
@@ -76,6 +79,15 @@ class Branches:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self._row(own, tokens)
+        return found[:most]
+
+    def behind(self, text: int, row: np.ndarray, most: int) -> Likely:
+        """What may follow all that was fed to `nodes` before it gave this row. As `likely`."""
+        node = self.nodes.node(row)
+        found = self._seen.get((text, node))
+        if found is None:
+            tokens = self.nodes.tokens(row)[self._recording.texts[text].prompt_length :]
+            found = self._seen[text, node] = self.likely(text, tokens, MOST)
         return found[:most]
 
     def _row(self, text: RecordedText, tokens: Sequence[int]) -> Likely:
@@ -152,9 +164,13 @@ class Numbered:
         self._ids: dict[tuple[int, int], int] = {}  # by the one before, and a token
         self._before: list[tuple[int, int]] = [(0, 0)]
 
+    def node(self, row: np.ndarray) -> int:
+        """The number of all that was fed before the row came."""
+        return int(row[0])
+
     def tokens(self, row: np.ndarray) -> list[int]:
         """All that was fed before the row came."""
-        node, found = int(row[0]), list[int]()
+        node, found = self.node(row), list[int]()
         while node:
             node, token = self._before[node]
             found.append(token)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
@@ -110,9 +112,14 @@ def rows(cell: Cell, recording: Recording) -> list[Row]:
     # With one device the engine is always idle, so what is run only then is run at once.
     raced = run(recording, setting, SchemeSpec(schemes.STREAM), label=always)
     found += [replace(raced, scheme=idle), raced]
-    for label, help in (HELPED | GROWN).items():
-        branches = grown if label in (ALL, *GROWN) else None
-        found.append(_helped(recording, setting, help, label, branches))
+    for label, help in HELPED.items():
+        found.append(_helped(recording, setting, help, label, grown if label == ALL else None))
+    for label, help in GROWN.items():
+        if grown is None:  # what is run already: chains
+            chains = next(each for each in found if each.scheme == (COPYING if help.proposers else always))
+            found.append(replace(chains, scheme=label))
+        else:
+            found.append(_helped(recording, setting, help, label, grown))
     found.append(_helped(recording, setting, HELPED[ALL], "auto", grown, auto(recording.vocab_size, waiting)))
     if grown is not None:
         grown.keep()
@@ -187,21 +194,67 @@ def _row(cell: Cell, result: Result) -> Row:
     )
 
 
+class KeptCells:
+    """The rows of cells that are done, a line each in a file, so that a grid goes on where it was broken off."""
+
+    def __init__(self, path: Path, recorded: Sequence[Recording]) -> None:
+        """Read the file, or begin it. Raises: `BadParameterError` if it is of other texts or another airdraft, or
+        cannot be read or written."""
+        self._path, head = path, _made_of(recorded).encode()
+        self.rows: dict[Cell, list[Row]] = {}
+        try:
+            lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in lines if line.endswith(b"\n")]  # the last may have been cut off
+            if lines and (not whole or whole[0].rstrip() != head):
+                raise BadParameterError(f"{path} keeps cells of another airdraft or other texts; give another file")
+            for line in whole[1:]:
+                found = msgspec.json.decode(line, type=list[Row])
+                self.rows[_cell_of(found[0])] = found
+            path.write_bytes(b"".join(whole or [head + b"\n"]))
+        except (msgspec.DecodeError, IndexError) as problem:
+            raise BadParameterError(f"{path} keeps no cells of a grid ({problem}); give another file") from problem
+        except OSError as problem:
+            why = problem.strerror or problem
+            raise BadParameterError(f"cells cannot be kept in {path}: {why}; give another file") from problem
+
+    def add(self, found: list[Row]) -> None:
+        """Keep the rows of one more cell."""
+        self.rows[_cell_of(found[0])] = found
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(found) + b"\n")
+
+
+def _made_of(recorded: Sequence[Recording]) -> str:
+    """A digest of all that the rows depend on: the recordings and the package's source."""
+    package = Path(__file__).parents[1]
+    made = hashlib.sha256(msgspec.json.encode(recorded))
+    for path in sorted(package.rglob("*.py")):
+        made.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return made.hexdigest()
+
+
 def run_grid(
     recorded: Sequence[Recording],
     jobs: int,
     on_cell: Callable[[int, int], None] = lambda done, of: None,
     sample: Sample | None = None,
+    kept: KeptCells | None = None,
 ) -> list[Row]:
-    """Run every cell, or a sample, in `jobs` processes. `on_cell` gets the number done, and of how many."""
+    """Run every cell, or a sample, in `jobs` processes. `on_cell` gets the number done, and of how many.
+
+    kept: the cells that need not be run again, and where others are kept as they are done.
+    """
     by_name = {recording.name: recording for recording in recorded}
-    todo = cells(by_name) if sample is None else sample.of(cells(by_name))
-    found: list[Row] = []
+    every = cells(by_name) if sample is None else sample.of(cells(by_name))
+    done = {} if kept is None else kept.rows
+    todo = [cell for cell in every if cell not in done]
     with ProcessPoolExecutor(jobs) as pool:
-        for done, cell_rows in enumerate(pool.map(rows, todo, [by_name[cell.agreement] for cell in todo], chunksize=4)):
-            found += cell_rows
-            on_cell(done + 1, len(todo))
-    return found
+        for found in pool.map(rows, todo, [by_name[cell.agreement] for cell in todo]):
+            if kept is not None:
+                kept.add(found)
+            done[_cell_of(found[0])] = found
+            on_cell(sum(cell in done for cell in every), len(every))
+    return [row for cell in every for row in done[cell]]
 
 
 def claims(found: Sequence[Row]) -> list[Claim]:
@@ -232,8 +285,10 @@ def claims(found: Sequence[Row]) -> list[Claim]:
     said.append(worst(tree, 0.98, always))
     recorded = {cell: speed for cell, speed in grouped.items() if cell.agreement.startswith(PAIR)}
     fast = {cell: speed for cell, speed in recorded.items() if cell.draft_ms < cell.verify_ms}
+    warm = {cell: speed for cell, speed in recorded.items() if cell.agreement == f"{PAIR} T=0.7"}
     for scheme, bar, speeds, where in (
-        (every, 1.6, recorded, ""), (copied, 1.35, recorded, ""), (tree, 1.1, fast, " where a draft takes less than V"),
+        (every, 1.6, recorded, ""), (copied, 1.35, recorded, ""), (copied, 1.3, warm, " at temperature 0.7"),
+        (tree, 1.1, fast, " where a draft takes less than V"),
     ):  # fmt: skip
         if speeds:
             mean = geometric_mean([ratio(speed, scheme, (always,)) for speed in speeds.values()])
@@ -246,9 +301,12 @@ def by_cell(found: Iterable[Row]) -> dict[Cell, dict[str, float]]:
     """Tokens/s of every scheme in every cell."""
     grouped: dict[Cell, dict[str, float]] = {}
     for row in found:
-        cell = Cell(*(getattr(row, name) for name in Cell.__dataclass_fields__))
-        grouped.setdefault(cell, {})[row.scheme] = row.tokens_per_s
+        grouped.setdefault(_cell_of(row), {})[row.scheme] = row.tokens_per_s
     return grouped
+
+
+def _cell_of(row: Row) -> Cell:
+    return Cell(*(getattr(row, name) for name in Cell.__dataclass_fields__))
 
 
 def means(found: Iterable[Row]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from airdraft.core.schemes import DEVICE, Context, Drafted, Drafts, Guess, Rulin
 from airdraft.core.schemes.coupled import BELIEVED, Coupled
 from airdraft.core.schemes.split import CANDIDATES
 from airdraft.errors import AirdraftError, BadParameterError, ModelError
-from airdraft.lab.branches import Branches, Numbered
+from airdraft.lab.branches import Branches
 from airdraft.lab.luck import Luck
 from airdraft.lab.record import RecordedText, Recording
 from airdraft.models.base import FloatArray, Part
@@ -71,6 +72,15 @@ class _Line:
     bits: list[int] = field(default_factory=list)
     """Bits of a draft at each position, where they differ."""
 
+    @cached_property
+    def wrong(self) -> list[int]:
+        """For each position the next where the draft is wrong, or else the last one, which is never drafted."""
+        found, last = list[int](), len(self.target) - 1
+        for at in reversed(range(last + 1)):
+            last = at if self.draft[at] != self.target[at] else last
+            found.append(last)
+        return found[::-1]
+
 
 @dataclass(frozen=True)
 class _Placed(Drafted):
@@ -114,7 +124,7 @@ class Replay:
         drafts meet under schemes with these options; under others it is as recorded.
         """
         self.recording, self._branches = recording, branches
-        self.model = Blank(recording.vocab_size) if branches is None else Numbered(recording.vocab_size)
+        self.model = Blank(recording.vocab_size) if branches is None else branches.nodes
         """The model of both sides."""
         lucks = lucks or {}
         keys: list[str | SchemeSpec] = ["coupled", *_PADDED, *lucks]
@@ -140,20 +150,15 @@ class Replay:
         """Count the rounds that all texts take with drafts of `length`: a draft's luck depends on its position only."""
         count = 0
         for line in self._lines[scheme if scheme in _PADDED else "coupled"]:
-            right = [draft == token for draft, token in zip(line.draft, line.target, strict=True)]
-            at = 0
-            while at < len(right):
-                drafts = right[at : min(at + length, len(right) - 1)]  # the last token is never drafted
-                at += 1 + (drafts.index(False) if False in drafts else len(drafts))
+            at, wrong = 0, line.wrong
+            while at < len(wrong):
+                at = 1 + min(at + length, wrong[at])
                 count += 1
         return count
 
     def _likely(self, number: int) -> Likely | None:
         """What a row of `model` says of what follows a branch of a text."""
-        branches, nodes, start = self._branches, self.model, self.recording.texts[number].prompt_length
-        if branches is None or not isinstance(nodes, Numbered):
-            return None
-        return lambda row, most: branches.likely(number, nodes.tokens(row)[start:], most)
+        return None if self._branches is None else partial(self._branches.behind, number)
 
     def _line_of(self, spec: SchemeSpec, number: int) -> _Line:
         if spec in self._lines:

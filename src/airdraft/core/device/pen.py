@@ -73,7 +73,8 @@ class Pen:
 
     def __init__(self, number: int, text: Prefix, law: Law, request: Request, making: Making) -> None:
         self._drafter, self._request = making.drafter(), request
-        self._wide = self._drafter if making.wide and isinstance(self._drafter, Grower) else None
+        grower = self._drafter if isinstance(self._drafter, Grower) else None
+        self._alone, self._wide = grower is not None, grower if making.wide else None
         self._live = 0 if request.branches == 0 else min(making.peer.welcome.trees, MOST_NODES)
         self._tries = self.measures and self._wide is not None
         self._tree = Tree(text, self._drafter, self._live, making.draft_context, self._wide)
@@ -88,8 +89,7 @@ class Pen:
         self._end = min(int(text.end) - 1, making.draft_context)  # the bonus token needs a place too
         self._max_bits = max(0, welcome.max_frame - DRAFT_HEADER) * 8
         self._number, self._text, self._law, self._learner = number, text, law, making.learner
-        self._asked_s, self._asked_most = 0.0, 0
-        self._copied = set[int]()  # positions where the last draft was a copy
+        self._asked_s, self._asked_most, self._copied = 0.0, 0, set[int]()  # the last: where the last draft was a copy
 
     def begin(self, state: State, scheme: Scheme) -> None:
         """Go on without drafts. Streams draft trees where the edge takes them."""
@@ -160,8 +160,8 @@ class Pen:
     @property
     def _shape(self) -> tuple[int, int]:
         """Number of drafts behind which a step of a tree runs the draft model, and most drafts behind one."""
-        alone, tries = isinstance(self._drafter, Grower), self._tries and self.facts.widening is None
-        width, children = shape(self.facts, self._request.branches, self._wide is not None, alone)
+        tries = self._tries and self.facts.widening is None
+        width, children = shape(self.facts, self._request.branches, self._wide is not None, self._alone)
         return (1 if tries and self.rows > 1 else width), children  # both kinds in turn, to learn what a wide one costs
 
     def _draft(self, guesses: Sequence[Guess]) -> None:

@@ -158,8 +158,9 @@ class Tree:
             if twig.end >= end or (twig is not self._root and twig.token in self._text.eos_ids):
                 return
             twig.grown, place, above, copied = True, twig.place, twig, isinstance(guess, int)
+            chance = above.log - self._root.log
             for at, (token, log) in enumerate(scheme.likely(guess, place, children)):
-                if at == 0 or self._chance(above) + log >= KEEPS:
+                if at == 0 or chance + log >= KEEPS:
                     ends = token in self._text.eos_ids
                     self.twigs.append(Twig(token, place.then(token), above, above.log + log, ends, copied))
                     twig = self.twigs[-1] if at == 0 else twig
@@ -170,7 +171,8 @@ class Tree:
             return [self._root] if self._root.end < end else []
         if sum(twig.number is not None for twig in self.twigs) >= self._live:
             return []
-        found = [twig for twig in self.twigs if not twig.grown and twig.end < end and self._chance(twig) >= GROWS]
+        top = self._root.log
+        found = [twig for twig in self.twigs if not twig.grown and twig.log - top >= GROWS and twig.end < end]
         return sorted(found, key=lambda twig: -twig.log)
 
     def send(self) -> tuple[int, int, list[int], bytes]:
@@ -244,20 +246,17 @@ class Tree:
             twig = twig.parent
         return found[::-1]
 
-    def _chance(self, twig: Twig) -> float:
-        return twig.log - self._root.log
-
     def _due(self) -> list[Twig]:
         """Find the drafts to send, parents first."""
         room = self._live - sum(twig.number is not None for twig in self.twigs)
         first = next((twig for twig in self.twigs if twig.parent is self._root), None)
-        above, due = {self._root}, list[Twig]()
-        for twig in sorted(self.twigs, key=lambda twig: -twig.log):  # equals stay in order
+        above, due, top = {self._root}, list[Twig](), self._root.log
+        known = [twig for twig in self.twigs if twig.number is not None or twig is first or twig.log - top >= SENDS]
+        for twig in sorted(known, key=lambda twig: -twig.log):  # equals stay in order
             if twig.parent not in above:
                 continue
             if twig.number is None:
-                is_worth = twig is first or self._chance(twig) >= SENDS
-                if not is_worth or len(due) >= room or self._back(twig, len(due)) > MOST_BACK:
+                if len(due) >= room or self._back(twig, len(due)) > MOST_BACK:
                     continue
                 due.append(twig)
             above.add(twig)
