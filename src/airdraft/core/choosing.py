@@ -15,10 +15,9 @@ import numpy as np
 from airdraft.core.noise import IntArray, gumbel, loud
 from airdraft.core.sampling import SamplingParams, candidates
 
-_BAND = 8.0
-"""Tokens within so many nats of the highest score are the likely winners, with a bound of their own."""
-_HEAD = 2048
-"""Of these, as many give the first best sum; of so few candidates all noise is computed."""
+_BAND, _LEAD, _HEAD = 8.0, 5.0, 2048
+"""Tokens within `_BAND` nats of the highest score have most of the mass, in most rows. Those within `_LEAD` are the
+likely winners, with a bound of their own; `_HEAD` of them give the first best sum."""
 _PLAIN = 8192
 """Rows of so many tokens are chosen from plainly, which is faster there."""
 _LOWEST = float(np.finfo(np.float32).min)
@@ -36,8 +35,7 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
 
     The target alone chooses this way, and every coupled text is a sequence of these choices.
     """
-    greedy, few = params.temperature == 0, 0 < params.top_k < logits.size
-    if greedy or few or logits.size <= _PLAIN:
+    if params.temperature == 0 or 0 < params.top_k < logits.size or logits.size <= _PLAIN:
         return plainly(logits, params, seed, position)
     row = logits if logits.dtype in (np.float32, np.float64) else logits.astype(np.float32)
     temperature, top = params.temperature, float(row.max())
@@ -47,20 +45,20 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
         score = top - nats * temperature
         return row.dtype.type(max(score - 1e-6 * abs(score), _LOWEST))
 
-    bar = within(_BAND)
-    ids, near = None, np.flatnonzero(row >= bar)
-    known = _mass(row.take(near), top, temperature)
-    parts: list[Any] = [slice(None)]
-    nats = -math.log(params.min_p) if params.min_p > 0 else math.inf
+    bar, lead = within(_BAND), within(_LEAD)
+    near = np.flatnonzero(row >= bar)
+    known, nats = 0.0, -math.log(params.min_p) if params.min_p > 0 else math.inf
     least = top / temperature - nats
     if params.top_p < 1:  # as in `candidates`: p is reached without the tokens below
+        known = _mass(row.take(near), top, temperature)
         nats = min(nats, -math.log(0.99 * (1 - params.top_p) * known / row.size))
-    if nats < math.inf:
-        ids = np.flatnonzero(row >= within(nats))
-        bar, near = (bar, near) if nats > _BAND else (within(nats), ids)
-        parts = [ids, *parts]
+    if nats == math.inf:
+        return _winner(row, near, lead, None, temperature, seed, position)
+    ids = np.flatnonzero(row >= within(nats))
+    bar, near = (bar, near) if nats > _BAND else (within(nats), ids)
+    parts: list[Any] = [ids, slice(None)]
     while True:
-        token = _winner(row, near, bar, ids, temperature, seed, position)
+        token = _winner(row, near, lead, ids, temperature, seed, position)
         ids = _likelier(row, near if row[token] >= bar else ids, token)
         kept = float(row[token]) / temperature >= least
         if kept and params.top_p < 1 and ids.size:
@@ -107,10 +105,12 @@ def likely(logits: np.ndarray, params: SamplingParams, seed: int, position: int,
 
 
 def _winner(
-    row: np.ndarray, near: IntArray, bar: float, ids: IntArray | None, temperature: float, seed: int, position: int
+    row: np.ndarray, near: IntArray, lead: float, ids: IntArray | None, temperature: float, seed: int, position: int
 ) -> int:
-    """Return the token of `near`, whose scores are at least `bar`, and `ids` (all if None) with the highest sum of
-    score and noise. `ids`, if given, are ascending and hold those of `near`."""
+    """Return the token of `ids` (all if None) with the highest sum of score and noise.
+
+    `ids`, if given, are ascending and hold those of `near`, in which are all whose scores are at least `lead`.
+    """
 
     def best_of(tokens: IntArray) -> tuple[float, int]:
         """The highest sum, and its token, negative, so that of equal sums that of the lowest token is the greatest."""
@@ -121,25 +121,25 @@ def _winner(
         at = int(sums.argmax())
         return float(sums[at]), -int(tokens[at])
 
-    def rivals(tokens: IntArray | None, best: float, most: float) -> IntArray:
-        return loud(seed, position, row.size, tokens, best - _SLACK - float(most) / temperature)
+    def better(best: tuple[float, int], tokens: IntArray | None, most: float) -> tuple[float, int]:
+        """The best of `tokens`, whose scores are at most `most`, and of what was best before."""
+        rivals = loud(seed, position, row.size, tokens, best[0] - _SLACK - most / temperature)
+        return max(best, best_of(rivals)) if rivals.size else best
 
     if ids is not None and ids.size <= _HEAD:
         return -best_of(ids)[1]
-    best = best_of(near[:_HEAD])
-    if near.size > _HEAD:
-        others = rivals(near[_HEAD:], best[0], row.take(near[_HEAD:]).max())
-        best = max(best, best_of(others)) if others.size else best
-    others = rivals(ids, best[0], bar)
-    return -(max(best, best_of(others)) if others.size else best)[1]
+    leaders = near.take(np.flatnonzero(row.take(near) >= lead))
+    best = best_of(leaders[:_HEAD])
+    if leaders.size > _HEAD:
+        best = better(best, leaders[_HEAD:], float(row.take(leaders).max()))
+    return -better(best, ids, float(lead))[1]
 
 
-def _likelier(row: np.ndarray, ids: IntArray | None, token: int) -> IntArray:
-    """Return the tokens of `ids` (all if None) that a cut keeps rather than this one."""
-    scores, own = row if ids is None else row.take(ids), row[token]
-    found = np.flatnonzero(scores >= own)
-    ties = scores.take(found) == own
-    found = found if ids is None else ids.take(found)
+def _likelier(row: np.ndarray, ids: IntArray, token: int) -> IntArray:
+    """Return the tokens of `ids` that a cut keeps rather than this one."""
+    scores, own = row.take(ids), row[token]
+    at = np.flatnonzero(scores >= own)
+    found, ties = ids.take(at), scores.take(at) == own
     return np.asarray(found[~ties | (found < token)])
 
 

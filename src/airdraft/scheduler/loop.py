@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -86,8 +85,8 @@ class Scheduler:
         self.caches = Caches(engine, max_positions, kept_bytes)
         self.caches.wake = self._start
         self._executor = ThreadPoolExecutor(info.max_calls, name)
-        # Not more than there are cores: threads that wait for each other's turn of the interpreter are slower.
-        self._aside = ThreadPoolExecutor(min(4, os.cpu_count() or 1), f"{name}-aside")
+        # One: threads that wait for each other's turn of the interpreter are slower.
+        self._aside = ThreadPoolExecutor(1, f"{name}-aside")
         self._ledger = Ledger()
         self._texts: set[Sequenced] = set()
         self._waiting: dict[int, _Job] = {}  # by their arrival
