@@ -2,6 +2,9 @@
 PYTHON ?= python3
 
 BIN := .venv/bin
+
+# Tests start many processes; each would compile all it imports again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help install demo chat test check clean

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import BadParameterError
-from airdraft.lab.figures import spread
 from airdraft.lab.report import blocks, report
 from airdraft.lab.results import SCHEMES, read, typical, winner
 
@@ -214,6 +213,8 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25), st.floats(0.001, 0.2))
 def test_labels_keep_apart_and_in_order(heights: list[float], gap: float) -> None:
+    from airdraft.lab.figures import spread
+
     placed = spread(heights, gap)
     gap = min(gap, 1 / len(heights))
     order = sorted(range(len(heights)), key=heights.__getitem__)

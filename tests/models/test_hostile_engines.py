@@ -87,7 +87,7 @@ def silent(connection: socket.socket) -> None:
 
 
 def compressed(encoding: bytes) -> bytes:
-    body = gzip.compress(bytes(64 << 20))
+    body = 64 * gzip.compress(bytes(1 << 20))  # of several members, which follow each other
     return OK + b"Content-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (encoding, len(body)) + body
 
 

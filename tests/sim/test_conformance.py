@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
@@ -35,6 +34,8 @@ class Alone(Pair):
 
 def test_p_values_of_exact_texts_are_uniform() -> None:
     """This would show a test that always fails, or never does."""
+    from scipy import stats
+
     draft, target, spec = table(1), table(2), SchemeSpec("server")
     values = [
         conformance(draft, target, spec, SamplingParams(), depth=2, trials=250, seed=s, pair=Alone).p_value
@@ -54,6 +55,8 @@ def test_the_expected_texts_are_all_there_are(params: SamplingParams, eos_ids: t
 
 
 def test_the_statistic_is_pearsons() -> None:
+    from scipy import stats
+
     expected = {(v,): p for v, p in enumerate((0.5, 0.3, 0.2))}
     counts = Counter({(0,): 60, (1,): 25, (2,): 15})
     result = chi_squared(counts, expected, 100)
