@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
-# How long an example takes, or is drawn for, says how busy the machine is.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+# How long an example takes, or is drawn for, says how busy the machine is. Laws are hunted with all their examples in
+# CI, by --hypothesis-profile=thorough: see `examples` in suites.py.
+settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=20)
+settings.load_profile("quick")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and whatever that starts ignores it, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -20,3 +23,24 @@ def pytest_collection_finish() -> None:
     """Keep what importing and collecting made out of garbage collections, of which tests ask for hundreds."""
     gc.collect()
     gc.freeze()
+
+
+# What one run skips for want of an extra, `-m lacked` runs once the extra is installed.
+SKIPPED = "airdraft/skipped"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what the run before this one has skipped, test by test or by whole files."""
+    if cache := getattr(config, "cache", None):
+        skipped = set(cache.get(SKIPPED, ()))
+        for item in items:
+            if skipped & {item.nodeid, item.nodeid.partition("::")[0]}:
+                item.add_marker("lacked")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Note what was skipped, for the next run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    cache = getattr(session.config, "cache", None)
+    if reporter and cache and not session.config.option.collectonly:
+        cache.set(SKIPPED, [report.nodeid for report in reporter.stats.get("skipped", ())])

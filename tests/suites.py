@@ -6,6 +6,12 @@ from collections.abc import Container, Iterable
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+WHOLE = 100
+"""Examples of a law that asks for no number, in the profile `thorough`."""
+FEWEST = 5
+"""Examples below which a law would only see the simplest."""
 
 
 def mostly_slow(values: Iterable[str], often: Container[str]) -> list[Any]:
@@ -14,3 +20,8 @@ def mostly_slow(values: Iterable[str], often: Container[str]) -> list[Any]:
     One or two values of a class run often, so that a fault of the whole class is found at once.
     """
     return [pytest.param(value, marks=() if value in often else pytest.mark.slow) for value in values]
+
+
+def examples(number: int, **more: Any) -> settings:
+    """Make settings of `number` examples in the profile `thorough`, and in others of as large a share of them."""
+    return settings(max_examples=max(min(FEWEST, number), number * settings().max_examples // WHOLE), **more)

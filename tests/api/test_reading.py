@@ -7,7 +7,7 @@ import functools
 from collections.abc import AsyncGenerator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.api import reading
@@ -43,7 +43,6 @@ def shown(before: str, piece: Piece | None) -> str:
 texts = st.lists(st.integers(1, 4095), max_size=20) | st.text(max_size=12).map(lambda text: tokenizer().encode(text))
 
 
-@settings(deadline=None)
 @given(texts, st.lists(st.text(min_size=1, max_size=2), max_size=2), st.data())
 def test_any_text_in_any_commits(ids: list[int], stops: list[str], data: st.DataObject) -> None:
     whole = tokenizer().decode(ids)
@@ -60,7 +59,6 @@ def test_any_text_in_any_commits(ids: list[int], stops: list[str], data: st.Data
     assert end.unverified == 0
 
 
-@settings(deadline=None)
 @given(texts, st.data())
 def test_what_the_draft_alone_wrote_is_put_right(ids: list[int], data: st.DataObject) -> None:
     """Guesses of any length, right or wrong, between commits of any length, as a `Writer` tells of them."""
@@ -94,7 +92,6 @@ def test_what_the_draft_alone_wrote_is_put_right(ids: list[int], data: st.DataOb
     assert (end.tokens, end.unverified) == (len(ids), 0)
 
 
-@settings(deadline=None)
 @given(texts, st.lists(st.text(min_size=1, max_size=2), max_size=2), st.data())
 def test_every_token_of_the_text_has_its_logprob_once(ids: list[int], stops: list[str], data: st.DataObject) -> None:
     """In order, never before the text it begins in is shown, and none of what a stop string cut off."""

@@ -95,6 +95,7 @@ def test_lines_for_people(look: Look) -> None:
     assert lines[-1].startswith("        → take no draft, --draft none")
 
 
+@pytest.mark.slow
 def test_acceptance_is_that_of_a_coupled_text(tmp_path: Path, look: Look) -> None:
     path = tmp_path / "prompts.json"
     prompts = ["def parse(text):\n", "class Stack:\n"]
@@ -138,6 +139,7 @@ def test_vocabularies_that_differ(tmp_path: Path, look: Look) -> None:
     assert by_check["speed"][0]["figures"]["draft_ms"] > 0  # what can be looked at is
 
 
+@pytest.mark.slow
 def test_another_vocabulary_has_its_draft_named_if_it_ships(tmp_path: Path, look: Look) -> None:
     draft = str(renamed("draft", tmp_path / "other"))
     code, out, _ = look("--json", "--draft", draft, "--target", "target")
@@ -160,6 +162,7 @@ def test_over_an_edge(edge: str, look: Look) -> None:
     assert by_check["acceptance"][0]["figures"]["acceptance"] == found(out)["acceptance"][0]["figures"]["acceptance"]
 
 
+@pytest.mark.slow
 def test_over_an_edge_with_the_target_here(edge: str, look: Look) -> None:
     code, out, _ = look("--json", "--edge", edge, "--target", "target", "--rtt-ms", "40", "--uplink-mbps", "5")
     assert code == 0

@@ -371,7 +371,7 @@ _FAT = "{{ 'x' * (1 << 40) }}"
 
 
 @pytest.mark.parametrize("template", [_LOOP, _GROWS, _FAT, "{% for %}", "{{ " + "(" * 3000 + ")" * 3000 + " }}"])
-@pytest.mark.parametrize("words", [("run", "--chat", "hi"), ("chat",)])
+@pytest.mark.parametrize("words", [("run", "--chat", "hi"), pytest.param(("chat",), marks=pytest.mark.slow)])
 def test_a_template_that_never_ends_or_is_none(
     mistake: Run, template: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

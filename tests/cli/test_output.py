@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from ..suites import mostly_slow
+
 COMMANDS = {
     "plan": ("plan",),
     "JSON": ("plan", "--json"),
-    "help": ("bench", "--help"),
+    "help": ("--help",),
     "version": ("--version",),
     "a trace": ("trace", "show", "TRACE"),
     "a server": ("edge", "--port", "0", "--until-eof"),
     "chaos": ("chaos", "--sessions", "1", "--jobs", "1"),
 }
-OFTEN = ("help", "a trace", "a server")
+OFTEN = ("help", "a trace")
 """Those that are not left to the slow suite: each starts a process."""
 TRACE = """\
 {"t": 0.0, "event": "opened", "at": "2026-01-01T00:00:00+00:00", "side": "edge", "prompt": 2, "length": 2, \
@@ -44,9 +46,9 @@ def airdraft(
     ("name", "encoding"),
     [
         *(pytest.param(name, "cp1252", marks=() if name in OFTEN else pytest.mark.slow) for name in COMMANDS),
-        ("plan", "ascii"),
+        pytest.param("plan", "ascii", marks=pytest.mark.slow),
         ("a trace", "ascii"),
-        ("a trace", "latin-1"),
+        pytest.param("a trace", "latin-1", marks=pytest.mark.slow),
     ],
 )
 def test_an_encoding_that_lacks_characters(name: str, encoding: str, tmp_path: Path) -> None:
@@ -57,9 +59,7 @@ def test_an_encoding_that_lacks_characters(name: str, encoding: str, tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in COMMANDS]
-)
+@pytest.mark.parametrize("name", mostly_slow(COMMANDS, OFTEN))
 def test_a_full_device(name: str, tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = airdraft(tmp_path, COMMANDS[name], full.fileno())
@@ -70,7 +70,7 @@ def test_a_full_device(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")
-@pytest.mark.parametrize("name", ["plan", "JSON", "a server"])
+@pytest.mark.parametrize("name", mostly_slow(["plan", "JSON", "a server"], often=("plan",)))
 def test_a_pipe_that_nobody_reads(name: str, tmp_path: Path) -> None:
     reads, writes = os.pipe()
     os.close(reads)

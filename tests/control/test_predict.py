@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.control import predict
@@ -16,6 +16,7 @@ from airdraft.control.facts import wire
 from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
+from ..suites import examples
 from .stream_rules import Stream
 
 SERVER, COUPLED, STREAM, SPLIT = (wire(name, 32000) for name in ("server", "coupled", "stream", "split"))
@@ -100,7 +101,7 @@ FACTS = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(FACTS, st.sampled_from(["off", "always"]))
 def test_a_stream_keeps_within_its_bounds(facts: Facts, race: str) -> None:
     found = predict.best_stream(facts, STREAM, race)
@@ -113,7 +114,7 @@ def test_a_stream_keeps_within_its_bounds(facts: Facts, race: str) -> None:
         assert found.tokens_per_s >= predict.server(facts, SERVER).tokens_per_s * (1 - 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(FACTS)
 def test_the_best_rounds_are_the_best(facts: Facts) -> None:
     best = predict.best_rounds(facts, SPLIT, 12)

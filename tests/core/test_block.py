@@ -106,7 +106,7 @@ def test_a_residual_that_forgets_what_was_kept_is_caught() -> None:
     assert worst(alike(target, 5, 1.0), target, LAW, None, forgetful) > 1e-4  # a sound one is below 1e-12
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_block_accepts_no_fewer_than_token_by_token(seed: int) -> None:
     gains = []
     for noise, length in product((0.3, 1.0, 3.0), (1, 2, 4)):

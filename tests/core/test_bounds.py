@@ -42,6 +42,7 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.sim.conformance import TableModel
 
+from ..suites import mostly_slow
 from .tables import DeviceSide, EdgeSide, hello, opening, table, welcome
 
 BUDGET_S, BUDGET_BYTES = 0.05, 20_000_000
@@ -164,22 +165,28 @@ def check(make: Callable[[], EdgeSide | DeviceSide], message: Message, what: str
             assert event.drafted <= 128, name
 
 
-STATES = [("new", "stream"), ("greeted", "stream"), *((state, name) for state in OPEN for name in SPECS)]
-
-
-@pytest.mark.parametrize(("state", "name"), STATES)
-def test_no_message_costs_the_edge_much(state: str, name: str) -> None:
-    spec = SPECS[name]
+def check_edge(state: str, spec: SchemeSpec) -> None:
     for message in to_edge(spec):
         for what, large in swollen(message):
             check(lambda: edge(state, spec), large, what)
 
 
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_no_message_costs_the_device_much(spec: SchemeSpec) -> None:
+@pytest.mark.parametrize("state", ["new", "greeted"])
+def test_no_message_before_a_text_costs_the_edge_much(state: str) -> None:
+    check_edge(state, SPECS["stream"])
+
+
+@pytest.mark.parametrize("name", mostly_slow(SPECS, often=("topk", "stream")))
+@pytest.mark.parametrize("state", OPEN)
+def test_no_message_costs_the_edge_much(state: str, name: str) -> None:
+    check_edge(state, SPECS[name])
+
+
+@pytest.mark.parametrize("name", mostly_slow(SPECS, often=("topk", "stream")))
+def test_no_message_costs_the_device_much(name: str) -> None:
     for message in to_device():
         for what, large in swollen(message):
-            check(lambda: device(spec), large, what)
+            check(lambda: device(SPECS[name]), large, what)
 
 
 def test_every_message_is_tried() -> None:

@@ -7,7 +7,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import chdtrc
 
@@ -21,6 +21,7 @@ from airdraft.core.schemes import DEVICE, EDGE, Drafted, Drafts
 from airdraft.core.schemes.candidates import MOST, replaced, without_replacement
 from airdraft.errors import BadParameterError, RemoteProtocolError
 
+from ..suites import examples
 from .tables import table
 
 VOCAB = 5
@@ -66,7 +67,7 @@ def distributions(draw: st.DrawFn) -> FloatArray:
 
 
 @given(distributions(), distributions(), st.integers(1, 3))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_the_rule_is_exact_and_more_candidates_are_accepted_more_often(
     target: FloatArray, draft: FloatArray, count: int
 ) -> None:

@@ -8,11 +8,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.bits import BitReader, BitWriter
 from airdraft.core.counting import log2_comb, members, rank, rank_weights, weights_of, width
+
+from ..suites import examples
 
 
 @pytest.mark.parametrize("n", range(9))
@@ -25,7 +27,7 @@ def test_the_sets_of_a_size_are_numbered_from_0_without_a_gap(n: int) -> None:
 
 
 @given(st.data(), st.integers(1, 20000), st.integers(1, 300))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_number_of_any_size_comes_back(data: st.DataObject, n: int, m: int) -> None:
     m = min(m, n)
     last = math.comb(n, m) - 1
@@ -39,7 +41,7 @@ def test_a_number_of_any_size_comes_back(data: st.DataObject, n: int, m: int) ->
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=40))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_weights_come_back_and_none_is_beyond_the_last(weights: list[int]) -> None:
     number, total = rank_weights(np.array(weights)), sum(weights)
     assert 0 <= number < math.comb(total + len(weights) - 1, total)

@@ -41,7 +41,7 @@ def test_texts_equal_the_targets_own(name: str, params: SamplingParams) -> None:
     target = table(3, vocab=50, scale=2.0, eos_ids=(49,))
     for draft in (alike(target, 4), table(5, vocab=50)):
         pair = Pair(draft, target)
-        for at in range(30):
+        for at in range(20):  # prompts and rounds of every length together
             prompt = tuple((at * 7 + k) % 50 for k in range(1 + at % 4))
             asked = request(SPECS[name], params, at * 1001, 10, 1 + at % 5, prompt)
             assert pair.write(asked).tokens == list(alone.write(target, prompt, params, at * 1001, 10))
@@ -67,7 +67,7 @@ def test_the_shipped_pair_writes_the_targets_own_texts() -> None:
     except ModelError as problem:
         pytest.skip(str(problem))
     listed = json.loads((shipped("target").parent / "prompts.json").read_text("utf-8"))
-    texts = [entry["head"] for entry in listed[:24]]
+    texts = [entry["head"] for entry in listed[:14]]
     pair, differing, length = Pair(draft, target), [], 0
     for seed, text in enumerate(texts):
         prompt = tokenizer.encode(text)[:48]

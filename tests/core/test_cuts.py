@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core import schemes
@@ -15,6 +15,8 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import DEVICE, EDGE, Drafts
 from airdraft.core.schemes.cuts import FIRST, STEP, ByMass, Conformal
 from airdraft.errors import BadParameterError, RemoteProtocolError
+
+from ..suites import examples
 
 VOCAB = 40
 MASS = SchemeSpec("topk", k=12, bits=8, mass=0.8)
@@ -27,7 +29,7 @@ def distribution(seed: int, scale: float, vocab: int = VOCAB) -> np.ndarray:
 
 
 @given(st.integers(0, 1000), st.floats(0, 6), st.floats(0.05, 0.99), st.integers(1, VOCAB))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_mass_takes_the_fewest_tokens(seed: int, scale: float, mass: float, most: int) -> None:
     probs = distribution(seed, scale)
     size = ByMass(most, mass).size(probs, Place(0))
@@ -38,7 +40,7 @@ def test_a_mass_takes_the_fewest_tokens(seed: int, scale: float, mass: float, mo
 
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.floats(0, 8)), min_size=1, max_size=200), st.floats(0.5, 0.99))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_conformal_prediction_bounds_what_is_lost_in_the_mean(rows: list[tuple[int, float]], mass: float) -> None:
     """Whatever the rows are, and not only if they resemble each other."""
     cut, lost = Conformal(VOCAB, mass), 0.0

@@ -220,7 +220,10 @@ def test_guided_texts_equal_the_targets_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", mostly_slow(SPREAD, OFTEN))
-@pytest.mark.parametrize(("edge_guide", "right"), [(EvenAfterOdd, True), (Stuck, False), (Anything, False)])
+@pytest.mark.parametrize(
+    ("edge_guide", "right"),
+    [(EvenAfterOdd, True), *(pytest.param(guide, False, marks=pytest.mark.slow) for guide in (Stuck, Anything))],
+)
 def test_guided_texts_are_distributed_as_the_targets(name: str, edge_guide: type[EvenAfterOdd], right: bool) -> None:
     found = p_value([write(EVERY[name], seed, edge_guide=edge_guide) for seed in range(TRIALS)], place())
     assert found > THRESHOLD if right else found < BROKEN, found
@@ -255,7 +258,7 @@ class NoResidual:
         return Ruling(path, draw(target_probs, self._rng))
 
 
-@pytest.mark.parametrize("name", mostly_slow(SPREAD, OFTEN))
+@pytest.mark.parametrize("name", mostly_slow(SPREAD, often=("topk-3x8",)))
 def test_believed_tokens_change_no_law(name: str) -> None:
     found = p_value([write(EVERY[name], seed, believed, None) for seed in range(TRIALS)], place(None))
     assert found > THRESHOLD, found
@@ -269,7 +272,13 @@ def test_believed_tokens_change_no_text(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("mutation", "scheme"),
-    [(Trusting, TopK), (Trusting, Split), (AsIfDrawn, TopK), (AsIfDrawn, Split), (NoResidual, TopK)],
+    [
+        (Trusting, TopK),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in ((Trusting, Split), (AsIfDrawn, TopK), (AsIfDrawn, Split), (NoResidual, TopK))
+        ),
+    ],
 )
 def test_a_scheme_that_judges_believed_tokens_otherwise_is_caught(mutation: type, scheme: type[Rejection]) -> None:
     name = {TopK: "topk-3x8", Split: "split-row-16"}[scheme]  # type: ignore[type-abstract]

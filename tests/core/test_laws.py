@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -21,6 +21,7 @@ from airdraft.core.sampling import SamplingParams, candidates, distribution, dra
 from airdraft.core.schemes import DEVICE, EDGE
 from airdraft.errors import BadParameterError, RemoteProtocolError
 
+from ..suites import examples
 from .tables import SPECS
 
 count = st.integers(0, (1 << 64) - 1)
@@ -89,7 +90,7 @@ def test_every_message_has_a_strategy() -> None:
 
 @pytest.mark.parametrize(("side", "kinds"), [(m.ToEdge, TO_EDGE + EITHER), (m.ToDevice, TO_DEVICE + EITHER)])
 @given(data=st.data())
-@settings(max_examples=120, deadline=None)
+@examples(120)
 def test_messages_survive_the_wire_however_it_is_cut(side: object, kinds: list[object], data: st.DataObject) -> None:
     sent = data.draw(st.lists(st.one_of(kinds), max_size=5))  # type: ignore[arg-type]
     stream = b"".join(m.encode(message) for message in sent)
@@ -102,7 +103,7 @@ def test_messages_survive_the_wire_however_it_is_cut(side: object, kinds: list[o
 
 
 @given(st.lists(st.tuples(st.integers(1, 32), st.lists(st.integers(0, (1 << 32) - 1), max_size=9)), max_size=6))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_bits_come_back_as_they_were_written(runs: list[tuple[int, list[int]]]) -> None:
     runs = [(width, [value & ((1 << width) - 1) for value in values]) for width, values in runs]
     out = BitWriter()
@@ -133,7 +134,7 @@ weights = arrays(np.float64, st.integers(1, 40), elements=st.floats(0.0, 1.0)).f
 
 
 @given(weights, st.integers(1, (1 << 24) - 1))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_the_lattice_rounds_to_the_nearest_point(raw: np.ndarray, total: int) -> None:
     probs = raw / raw.sum()
     counts = lattice(probs, total)
@@ -151,7 +152,7 @@ def test_the_lattice_rounds_to_the_nearest_point(raw: np.ndarray, total: int) ->
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name != "server"])
 @given(data=st.data(), vocab=st.integers(2, 40), seed=st.integers(0, 1000), given_params=params)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_what_is_decoded_is_what_was_drawn_from(
     name: str, data: st.DataObject, vocab: int, seed: int, given_params: SamplingParams
 ) -> None:
@@ -183,7 +184,7 @@ def test_what_is_decoded_is_what_was_drawn_from(
     ),
     st.integers(1, 50),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_the_most_likely_tokens_are_sent_and_of_equals_the_lower_id(raw: np.ndarray, k: int) -> None:
     scheme = schemes.make(m.SchemeSpec("topk", k=k), Law(SamplingParams(), 1, raw.size), DEVICE)
     ids, _ = scheme.quantise(raw / raw.sum(), Place(0))  # type: ignore[attr-defined]
@@ -216,7 +217,7 @@ def slow_candidates(logits: np.ndarray, given_params: SamplingParams) -> list[in
 
 
 @given(rows | tied, params.filter(lambda p: p.temperature > 0))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_candidates_follow_the_rule(logits: np.ndarray, given_params: SamplingParams) -> None:
     ids, kept = candidates(logits, given_params)
     assert (np.diff(ids) > 0).all()
@@ -233,7 +234,7 @@ def test_candidates_follow_the_rule(logits: np.ndarray, given_params: SamplingPa
 
 
 @given(rows | tied, params)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_distribution_sums_to_one_over_the_candidates(logits: np.ndarray, given_params: SamplingParams) -> None:
     probs = distribution(logits, given_params)
     assert math.isclose(probs.sum(), 1.0)

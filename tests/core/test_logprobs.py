@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.edge import Target
@@ -27,6 +27,7 @@ from airdraft.errors import BadParameterError, RefusedError, RemoteProtocolError
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair
 
+from ..suites import examples
 from .tables import SPECS, STREAMS, DeviceSide, EdgeSide, alike, hello, opening, request, table, welcome
 
 AT_EDGE = {name: spec for name, spec in {**SPECS, **STREAMS}.items() if spec.name != "split"}
@@ -107,7 +108,7 @@ def test_rows_of_the_likeliest_tokens_alone_are_taken_as_they_are() -> None:
 
 
 @given(st.data(), st.integers(2, 300), st.integers(0, MOST_LIKELY), st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_what_is_encoded_is_what_is_decoded(data: st.DataObject, vocab: int, most: int, count: int) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     tokens = rng.integers(0, vocab, count).tolist()
@@ -122,7 +123,7 @@ def test_what_is_encoded_is_what_is_decoded(data: st.DataObject, vocab: int, mos
 
 
 @given(st.binary(max_size=60), st.integers(0, 3), st.integers(0, 3))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_hostile_bodies_are_numbers_or_a_fault_of_the_peer(body: bytes, count: int, most: int) -> None:
     try:
         found = decode_logprobs(body, [0] * count, most, 5)

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from airdraft.core.noise import gumbel, noise_words
+
+from ..suites import examples
 
 BITS = (1 << 64) - 1
 
@@ -35,7 +36,7 @@ def slow_gumbel(word: int) -> float:
 
 
 @given(st.integers(0, (1 << 63) - 1), st.integers(0, 1 << 20), st.integers(1, 300), st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_the_noise_is_its_definition(seed: int, position: int, vocab: int, data: st.DataObject) -> None:
     ids = np.array(data.draw(st.lists(st.integers(0, vocab - 1), min_size=1, max_size=6)))
     words = noise_words(seed, position, vocab, ids)
@@ -70,6 +71,8 @@ def field(seeds: range, positions: range, vocab: int) -> np.ndarray:
 
 
 def test_words_are_uniform() -> None:
+    from scipy import stats
+
     words = field(range(6), range(20), 1000).reshape(-1)
     assert stats.kstest(uniforms(words), "uniform").pvalue > 1e-3
     assert np.unique(words).size == words.size
@@ -99,6 +102,8 @@ def test_two_rows_are_not_one_stream_read_at_two_offsets() -> None:
 
 
 def test_the_noise_is_gumbel() -> None:
+    from scipy import stats
+
     values = np.concatenate([gumbel(seed, position, 2000) for seed in range(5) for position in range(10)])
     assert abs(values.mean() - np.euler_gamma) < 0.02
     assert abs(values.var() - math.pi**2 / 6) < 0.05

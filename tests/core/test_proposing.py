@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -24,6 +24,7 @@ from airdraft.proposers.draft import EdgeDraft
 from airdraft.sim import alone
 from airdraft.sim.pair import Pair
 
+from ..suites import examples
 from .tables import STREAMS, DeviceSide, EdgeSide, Fickle, alike, drafting, hello, opening, request, table, welcome
 from .test_stream import MODES, Anyhow
 
@@ -112,7 +113,7 @@ KINDS = (*PROPOSERS, "usual", "oracle", "liar", "babbler", "lookup, then an orac
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_text_is_the_targets_own_whoever_proposes_and_however_events_fall(data: st.DataObject) -> None:
     eos_ids = data.draw(st.sampled_from([(), (5,)]))
     # Steep rows repeat themselves, so that there is something to look up.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.control.machine import device_machine
@@ -24,6 +24,7 @@ from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair
 from airdraft.sim.running import run
 
+from ..suites import examples
 from .tables import (
     STREAMS,
     DeviceSide,
@@ -183,7 +184,7 @@ class Anyhow:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_text_is_the_targets_own_however_events_fall(data: st.DataObject) -> None:
     vocab = 6
     eos_ids = data.draw(st.sampled_from([(), (5,)]))
@@ -204,7 +205,7 @@ def test_streams_write_the_targets_own_text(race: str, window: int | None) -> No
     target = table(3, vocab=50, scale=2.0, eos_ids=(49,))
     for draft in (alike(target, 4), table(5, vocab=50), alike(target, 4, context=6)):
         pair = Pair(draft, target)
-        for seed in range(20 if window is not None else 6):  # to choose one takes a while
+        for seed in range(6):
             asked = request(STREAMS[race], SamplingParams(0.9), seed, 12, window)
             assert pair.write(asked).tokens == list(alone.write(target, (0, 1), SamplingParams(0.9), seed, 12))
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.control.estimate import Estimator
@@ -41,6 +41,7 @@ from airdraft.errors import BadParameterError
 from airdraft.sim import alone
 from airdraft.sim.pair import Pair
 
+from ..suites import examples
 from .tables import (
     SPECS,
     STREAMS,
@@ -70,7 +71,7 @@ def growing(
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_the_text_is_the_targets_own_whatever_grows_and_however_events_fall(data: st.DataObject) -> None:
     eos_ids = data.draw(st.sampled_from([(), (5,)]))
     target = table(data.draw(st.integers(0, 50)), vocab=VOCAB, scale=2.5, eos_ids=eos_ids)
@@ -284,7 +285,7 @@ class Babbler:
 
 
 @given(seed=st.integers(0, 10_000), race=st.sampled_from(list(STREAMS)))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_a_device_that_babbles_costs_speed_only(seed: int, race: str) -> None:
     edge, truth = edge_of(race=race)
     rng = random.Random(seed)  # noqa: S311

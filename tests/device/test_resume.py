@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.events import Committed, Finished
@@ -16,6 +16,7 @@ from airdraft.errors import LocalProtocolError
 from airdraft.sim.pair import Pair
 
 from ..core.tables import SPECS, STREAMS, alike, request, table
+from ..suites import examples
 
 SCHEMES = {name: spec for name, spec in SPECS.items() if spec.cut != "conformal"}  # whose threshold begins anew
 SCHEMES |= {f"stream-{race}": STREAMS[race] for race in STREAMS}
@@ -39,7 +40,7 @@ def in_sessions(asked: Request, cuts: list[int]) -> tuple[Resumable, int]:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @given(seed=st.integers(0, 99), cuts=st.lists(st.integers(0, 6), max_size=5))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_a_text_that_is_cut_anywhere_is_the_same(scheme: str, seed: int, cuts: list[int]) -> None:
     """Under the schemes that toss coins, too: these belong to positions, and so does where a round begins."""
     asked = request(SCHEMES[scheme], SamplingParams(0.9), seed, max_tokens=12)

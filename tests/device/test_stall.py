@@ -81,7 +81,7 @@ class Idle:
                             await self._act(send, message)
 
 
-@pytest.mark.parametrize("scheme", WRITING)
+@pytest.mark.parametrize("scheme", mostly_slow(WRITING, often=("server", "topk", "stream")))
 def test_an_edge_that_answers_and_writes_nothing_is_left_for_the_next(scheme: str) -> None:
     async def main() -> None:
         target = Table(1, eos_ids=())
@@ -154,7 +154,7 @@ class Reader(Table):
         return super().forward(cache, keep, tokens, rows)
 
 
-@pytest.mark.parametrize("scheme", mostly_slow(WRITING, often=("split", "stream")))
+@pytest.mark.parametrize("scheme", mostly_slow(WRITING, often=("stream",)))
 def test_a_long_prompt_is_no_stall(scheme: str) -> None:
     """Neither at an edge that has not said how fast it is, nor at one that has."""
 

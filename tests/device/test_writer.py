@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.control.auto import Auto
@@ -27,6 +27,7 @@ from airdraft.link.relay import Relay
 from airdraft.models.base import FloatArray, OneByOne
 
 from ..edge.loopback import EOS, FAULT, HOST, TOKENIZER, VOCAB, WARM, Table, engine, request, run, truth, until
+from ..suites import examples
 
 EXACT = ("coupled", "stream", "server", "auto")
 
@@ -187,7 +188,7 @@ def test_when_one_edge_dies_the_texts_go_on_at_the_other(scheme: str) -> None:
 
 # Before 3.12, asyncio forgets to close what it accepts while the server closes: the edge's side, not the device's.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(8)
 @given(
     kills=st.lists(st.floats(0, 0.06), max_size=4),
     scheme=st.sampled_from([*EXACT, "dense", "topk", "split"]),

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core import schemes
@@ -27,6 +27,7 @@ from airdraft.sim.conformance import TableModel, conformance
 from airdraft.sim.pair import Pair, PairText
 
 from ..core.tables import SPECS, STREAMS, alike, table
+from ..suites import examples
 
 ONCE = [5, 6, 7, 8, 9]
 REPEATED = [*ONCE, 1, *ONCE]
@@ -127,7 +128,7 @@ def test_what_a_device_drafts_with() -> None:
 EXACT = {name: spec for name, spec in SPECS.items() if schemes.traits(spec.name).exact == "text"}
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     name=st.sampled_from(sorted({*EXACT, *STREAMS} - {"server"})),
     seed=st.integers(0, 1 << 30),

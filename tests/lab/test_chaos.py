@@ -23,6 +23,8 @@ from airdraft.lab.chaos.faults import KINDS, Fault, Kind
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.virtual import Virtual
 
+from ..suites import mostly_slow
+
 SESSIONS = 60
 BROKEN = 30
 """Sessions that are enough to see what is broken."""
@@ -55,6 +57,7 @@ def befallen(kind: Kind, number: int) -> chaos.Case:
     return replace(case, faults=[Fault(kind, middle_s, lasting.get(kind, 9.0), strength)])
 
 
+@pytest.mark.slow
 def test_texts_are_the_targets_own_through_every_fault() -> None:
     lived = outcomes(drawn)
     assert [outcome.number for outcome in lived if not outcome.identical] == []
@@ -66,7 +69,7 @@ def test_texts_are_the_targets_own_through_every_fault() -> None:
     assert chaos.held(chaos.record_of(lived, 5))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, often=("drop", "silence", "handover")))
 def test_each_kind_of_fault_by_itself(kind: Kind) -> None:
     felt = 0
     for number in range(8):

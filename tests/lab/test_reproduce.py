@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.control.lengths import tk_slt_length, tk_slt_speedup
@@ -23,6 +23,8 @@ from airdraft.lab.reproduce.pairs import GREEDY, RESOLUTIONS, SAMPLED, RecordedP
 from airdraft.models.base import FloatArray
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.virtual import Compute
+
+from ..suites import examples
 
 VOCAB = 120
 
@@ -89,7 +91,7 @@ def test_a_walk_loses_no_token(texts: list[list[float]], length: int) -> None:
     assert -1e-9 <= accepted <= walked.drafts + 1e-9
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.floats(0.1, 0.9), st.integers(1, 8), st.floats(0.01, 1))
 def test_the_papers_bill_of_even_chances_is_its_closed_form(acceptance: float, length: int, cost: float) -> None:
     compute = Compute(0.5 * cost, 1.0)

@@ -6,7 +6,7 @@ import math
 from itertools import accumulate, pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.link.base import PACKET_BYTES, LinkModel, wire_bytes
@@ -16,6 +16,8 @@ from airdraft.link.nr import NrLink
 from airdraft.link.presets import OAI
 from airdraft.link.rayleigh import RayleighLink
 from airdraft.link.trace import Series, TraceLink, TraceRun
+
+from ..suites import examples
 
 WAVES = Series((0.1, 0.15, 0.4, 0.5), (2e6, 0.0, 8e6, 1e6))
 TRIPS = Series((0.07, 0.2), (0.03, 0.3))
@@ -44,7 +46,7 @@ def arrivals(link: LinkModel, gaps: list[tuple[float, int]], start_s: float = 0.
 
 @links
 @given(gaps=traffic, up=st.booleans())
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_in_order_later_than_sent_and_counted(link: LinkModel, gaps: list[tuple[float, int]], up: bool) -> None:
     pipe = link.uplink() if up else link.downlink()
     assert (pipe.sent_bytes, pipe.payload_bytes, pipe.free_at_s) == (0, 0, -math.inf)
@@ -62,7 +64,7 @@ def test_in_order_later_than_sent_and_counted(link: LinkModel, gaps: list[tuple[
 
 @links
 @given(gaps=traffic)
-@settings(max_examples=10, deadline=None)
+@examples(10)
 def test_every_pipe_of_a_link_does_the_same(link: LinkModel, gaps: list[tuple[float, int]]) -> None:
     assert arrivals(link, gaps) == arrivals(link, gaps)
     assert arrivals(link, gaps, up=False) == arrivals(link, gaps, up=False)
@@ -70,7 +72,7 @@ def test_every_pipe_of_a_link_does_the_same(link: LinkModel, gaps: list[tuple[fl
 
 @links
 @given(gaps=traffic, start_s=st.floats(0, 1e5))
-@settings(max_examples=10, deadline=None)
+@examples(10)
 def test_a_pipes_time_begins_with_the_first_call(
     link: LinkModel, gaps: list[tuple[float, int]], start_s: float
 ) -> None:
@@ -80,7 +82,7 @@ def test_a_pipes_time_begins_with_the_first_call(
 
 @links
 @given(packets=st.lists(st.integers(1, 6), min_size=1, max_size=4), rest=st.integers(0, PACKET_BYTES))
-@settings(max_examples=10, deadline=None)
+@examples(10)
 def test_cutting_between_packets_changes_nothing(link: LinkModel, packets: list[int], rest: int) -> None:
     pieces = [PACKET_BYTES * count for count in packets] + [rest]
     whole, cut = link.uplink(), link.uplink()
@@ -131,7 +133,6 @@ def bits_by(rates: Series, time_s: float) -> float:
 
 
 @given(found=steps, nbytes=st.integers(1, 200_000))
-@settings(deadline=None)
 def test_the_integral_of_the_rate_is_what_was_sent(found: list[tuple[float, float]], nbytes: int) -> None:
     rates = series(found)
     pipe = TraceLink(TraceRun("steps", rates), rtt_s=0.0, header_bytes=0).uplink()
@@ -142,7 +143,6 @@ def test_the_integral_of_the_rate_is_what_was_sent(found: list[tuple[float, floa
 
 
 @given(found=steps, pieces=st.lists(st.integers(0, 50_000), min_size=1, max_size=8))
-@settings(deadline=None)
 def test_cutting_a_message_changes_nothing(found: list[tuple[float, float]], pieces: list[int]) -> None:
     link = TraceLink(TraceRun("steps", series(found)), rtt_s=0.0, header_bytes=0)
     whole, cut = link.uplink(), link.uplink()

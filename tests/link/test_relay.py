@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import LinkError
@@ -24,6 +24,8 @@ from airdraft.link.nr import NrLink
 from airdraft.link.rayleigh import RayleighLink
 from airdraft.link.relay import Relay
 from airdraft.link.trace import Series, TraceLink, TraceRun
+
+from ..suites import examples
 
 HOST = "127.0.0.1"
 FREE = ConstLink(math.inf, math.inf, 0.0)
@@ -92,7 +94,7 @@ async def until(condition: Callable[[], bool]) -> None:
     uplink=st.lists(st.binary(min_size=1, max_size=5000), max_size=8),
     downlink=st.lists(st.binary(min_size=1, max_size=5000), max_size=8),
 )
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_bytes_arrive_unchanged_however_they_are_cut(uplink: list[bytes], downlink: list[bytes]) -> None:
     async def main() -> None:
         received = bytearray()

@@ -33,11 +33,11 @@ for name, engine in json.loads(sys.argv[1]):
 
 
 class Hub:
-    """Repositories by name, files by theirs. `refuse`: a status and the hub's word for it, for every request."""
+    """Repositories by name, files by theirs. `refuse`: by a repository's name a status and the hub's word for it."""
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, bytes]] = {}
-        self.refuse: tuple[int, str] | None = None
+        self.refuse: dict[str, tuple[int, str]] = {}
         self.cut: int | None = None
         """Bytes after which the first transfer of a file ends."""
         self.fetched: list[tuple[str, str]] = []
@@ -60,9 +60,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         api, file = _API.fullmatch(self.path), _RESOLVE.fullmatch(self.path)
-        files = self.hub.repos.get((api or file or [None, ""])[1])
-        if self.hub.refuse is not None:
-            self._send(self.hub.refuse[0], b"{}", {"X-Error-Code": self.hub.refuse[1]}, body)
+        name = str((api or file or [None, ""])[1])
+        files = self.hub.repos.get(name)
+        if name in self.hub.refuse:
+            status, word = self.hub.refuse[name]
+            self._send(status, b"{}", {"X-Error-Code": word}, body)
         elif files is None:
             self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
         elif file is not None and file[2] in files:

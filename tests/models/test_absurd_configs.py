@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
 from airdraft.api.template import ChatTemplate
@@ -21,11 +21,12 @@ from airdraft.models.engines import load_target
 from airdraft.models.folder import shipped
 
 from ..pairs import copied
+from ..suites import examples
 
 FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 LONGEST = 1000
 """Characters of a message, a path of a test's own folder in it."""
-SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 NAMES = sorted(
     {name for file in FILES if (shipped("target") / file).is_file() for name in read_json(shipped("target") / file)}
@@ -75,7 +76,7 @@ def one_clear_line(problem: ModelError, folder: Path) -> None:
     assert "; " in said, said  # the remedy
 
 
-@SETTINGS
+@EXAMPLES
 @given(st.sampled_from(FILES), CHANGES)
 @example("config.json", {"eos_token_id": [10**30]})
 @example("generation_config.json", {"eos_token_id": 10**30})

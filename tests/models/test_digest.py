@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
@@ -187,7 +187,6 @@ def test_files_of_a_gguf_in_parts(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.floats(-20, 0), min_size=1, max_size=32), st.integers(0, 31), st.floats(-1, 1))
-@settings(deadline=None)
 def test_a_probe_may_differ_by_rounding_and_no_more(values: list[float], which: int, by: float) -> None:
     which %= len(values)
     moved = [value + by * (i == which) for i, value in enumerate(values)]

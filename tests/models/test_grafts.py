@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import FloatArray, Part
 from airdraft.models.grafts import Grafted
 
+from ..suites import examples
 from .trees import Prefix, TreeTable
 
 VOCAB = 30
@@ -42,7 +43,7 @@ class Watched(TreeTable):
         return super().verify(batch)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(seed=st.integers(0, 1 << 30))
 def test_whatever_grows_and_is_dropped(seed: int) -> None:
     random, fresh = np.random.default_rng(seed), itertools.count()

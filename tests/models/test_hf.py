@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
@@ -20,6 +20,8 @@ from airdraft.models.config import read_config
 from airdraft.models.folder import shipped
 from airdraft.models.hf import HfModel
 from airdraft.models.onnx import OnnxModel
+
+from ..suites import examples
 
 torch = pytest.importorskip("torch", reason="the hf engine takes airdraft[hf]")
 transformers = pytest.importorskip("transformers", reason="the hf engine takes airdraft[hf]")
@@ -192,7 +194,7 @@ def test_a_batch_has_the_rows_of_each_alone(model: HfModel, whole: Callable[[lis
         close(after, whole([*text, 11])[-1:])
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(
     calls=st.lists(
         st.lists(

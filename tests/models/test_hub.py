@@ -119,45 +119,43 @@ def test_a_download_that_was_cut_off_goes_on(hub: Hub, gguf: bytes, tmp_path: Pa
     assert hub.fetched == [("M-Q4_0.gguf", ""), ("M-Q4_0.gguf", f"bytes={10 << 20}-")]
 
 
-@pytest.mark.parametrize(
-    ("made", "said"),
-    [
-        ({"family": "gemma3"}, "org/big/big-Q4_0.gguf is a 'gemma3' model, which the onnx engine does not run; use"),
-        ({"facts": {"tokenizer.ggml.pre": "new-one"}}, "org/big/big-Q4_0.gguf cuts its texts by 'new-one'; known are"),
-        ({"facts": {".rope.scaling.type": "yarn"}}, "org/big/big-Q4_0.gguf scales positions by 'yarn'"),
-        ({}, ""),
-    ],
-)
-def test_a_large_file_is_refused_before_it_is_fetched(
-    hub: Hub, tmp_path: Path, made: dict[str, Any], said: str
-) -> None:
+def test_a_large_file_is_refused_before_it_is_fetched(hub: Hub, tmp_path: Path) -> None:
     """By the 16 MB at its beginning, for any engine that needs to understand it."""
-    raw = Made(kind="Q4_0", **made).write(tmp_path / "m.gguf").read_bytes()
-    hub.repos["org/big"] = {"big-Q4_0.gguf": raw + bytes(1 << 27)}
-    [(kind, found)], _ = ask(tmp_path, hub.url, ("org/big:Q4_0", None))
-    assert hub.fetched[0] == ("big-Q4_0.gguf", f"bytes=0-{(1 << 24) - 1}")
-    assert (kind == "refused") == bool(said)
-    if said:
-        assert found.startswith(said)
-        assert len(hub.fetched) == 1
+    large: dict[str, tuple[dict[str, Any], str]] = {
+        "a": ({"family": "gemma3"}, "is a 'gemma3' model, which the onnx engine does not run; use"),
+        "b": ({"facts": {"tokenizer.ggml.pre": "new-one"}}, "cuts its texts by 'new-one'; known are"),
+        "c": ({"facts": {".rope.scaling.type": "yarn"}}, "scales positions by 'yarn'"),
+        "d": ({}, ""),
+    }
+    for name, (made, _) in large.items():
+        raw = Made(kind="Q4_0", **made).write(tmp_path / "m.gguf").read_bytes()
+        hub.repos[f"org/{name}"] = {f"{name}-Q4_0.gguf": raw + bytes(1 << 27)}
+    every, _ = ask(tmp_path, hub.url, *((f"org/{name}:Q4_0", None) for name in large))
+    for (name, (_, said)), (kind, found) in zip(large.items(), every, strict=True):
+        fetched = [part for file, part in hub.fetched if file == f"{name}-Q4_0.gguf"]
+        assert fetched[0] == f"bytes=0-{(1 << 24) - 1}"
+        assert (kind == "refused") == bool(said)
+        if said:
+            assert found.startswith(f"org/{name}/{name}-Q4_0.gguf {said}")
+            assert len(fetched) == 1
 
 
-@pytest.mark.parametrize(
-    ("refuse", "said"),
-    [
-        ((401, "RepoNotFound"), "the hub has no model org/m, or it is private; check the path or the id, or sign in"),
-        ((403, "GatedRepo"), "org/m is gated; accept its terms at http://127.0.0.1:"),
-        ((403, ""), "the hub answered 403 for org/m; sign in with `hf auth login`, or set HF_TOKEN"),
-        ((401, ""), "sign in with `hf auth login`, or set HF_TOKEN"),
-    ],
-)
-def test_what_the_hub_refuses(hub: Hub, tmp_path: Path, refuse: tuple[int, str], said: str) -> None:
-    hub.refuse = refuse
-    hub.repos["org/m"] = {}
-    found, _ = ask(tmp_path, hub.url, ("org/m:Q4_0", None), ("org/m", None), ("org/m", "text"))
-    for kind, problem in found:
+def test_what_the_hub_refuses(hub: Hub, tmp_path: Path) -> None:
+    refused = {
+        "org/a": ((401, "RepoNotFound"), "the hub has no model org/a, or it is private; check the path or the id, or"),
+        "org/b": ((403, "GatedRepo"), "org/b is gated; accept its terms at http://127.0.0.1:"),
+        "org/c": ((403, ""), "the hub answered 403 for org/c; sign in with `hf auth login`, or set HF_TOKEN"),
+        "org/d": ((401, ""), "sign in with `hf auth login`, or set HF_TOKEN"),
+    }
+    hub.repos = {name: {} for name in refused}
+    hub.refuse = {name: refusal for name, (refusal, _) in refused.items()}
+    asked = [
+        (each, engine) for name in refused for each, engine in ((f"{name}:Q4_0", None), (name, None), (name, "text"))
+    ]
+    found, _ = ask(tmp_path, hub.url, *asked)
+    for (name, _), (kind, problem) in zip(asked, found, strict=True):
         assert kind == "refused"
-        assert said in problem
+        assert refused[name.partition(":")[0]][1] in problem
         assert "\n" not in problem
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, LanguageModel
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
+
+from ..suites import examples
 
 TOLERANCE = 1e-4
 """Between rows of forwards of different widths: rounding, 5e-6 as a rule. Two tokens swapped far back make 0.8."""
@@ -77,7 +79,7 @@ def test_rolled_back_and_fed_again_the_rows_are_equal_to_the_bit(model: OnnxMode
     np.testing.assert_array_equal(model.forward(cache, 7, [8, 9, 10], 3), once)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     steps=st.lists(
         st.tuples(st.integers(0, 1000), st.lists(st.integers(0, 4095), min_size=1, max_size=5)), min_size=1, max_size=8

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
@@ -18,6 +18,8 @@ from airdraft.models.base import FloatArray, Part, TargetEngine
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 from airdraft.models.onnx_batch import OnnxCache, Rule
+
+from ..suites import examples
 
 TOLERANCE = 1e-4
 """Between rows of a batch and of forwards alone: rounding, 2e-5 as a rule."""
@@ -102,7 +104,7 @@ _step = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(st.tuples(st.booleans(), st.lists(_step, min_size=1, max_size=5, unique_by=lambda step: step[0]))))
 def test_any_history_of_batches_rollbacks_and_forwards_alone(
     calls: list[tuple[bool, list[tuple[int, int, list[int], bool]]]],

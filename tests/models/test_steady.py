@@ -132,11 +132,15 @@ def test_a_short_context_is_tried_too() -> None:
     assert found.info.max_context == 8
 
 
-@pytest.mark.parametrize("n", range(1, 30))
 @pytest.mark.parametrize("rows", [0, 1, 2, 29])
-def test_forwards_keep_to_their_band(n: int, rows: int) -> None:
+def test_forwards_keep_to_their_band(rows: int) -> None:
+    for n in range(1, 30):
+        one_forward_keeps_to_its_band(n, min(rows, n))
+
+
+def one_forward_keeps_to_its_band(n: int, rows: int) -> None:
     inner = Made(never)
-    engine, rows = Banded(inner, 2, 7), min(rows, n)
+    engine = Banded(inner, 2, 7)
     cache, text = engine.new_cache(), np.random.default_rng(n).integers(VOCAB, size=40).tolist()
     engine.forward(cache, 0, text[:10], 0)
     found = engine.forward(cache, 5, text[5 : 5 + n], rows)

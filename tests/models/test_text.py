@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
@@ -34,7 +34,6 @@ def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
 texts = st.text(max_size=200).filter(lambda text: END not in text)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_any_text_comes_back(text: str) -> None:
     assert opened().decode(opened().encode(text)) == text
@@ -59,19 +58,16 @@ def test_a_long_text_has_the_same_ids_and_leaves_the_interpreter_to_others() -> 
         tokenizer.encode(text + "\ud800")
 
 
-@settings(deadline=None)
 @given(texts)
 def test_streamed_text_is_the_text(text: str) -> None:
     assert streamed(opened(), opened().encode(text)) == text
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 4095), max_size=60))
 def test_streamed_ids_are_the_decoded_ids_even_where_they_are_no_utf8(ids: list[int]) -> None:
     assert streamed(opened(), ids) == opened().decode(ids)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_each_push_is_final(text: str) -> None:
     stream, ids = opened().stream(), opened().encode(text)
@@ -81,7 +77,6 @@ def test_each_push_is_final(text: str) -> None:
         assert text.startswith(seen)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_the_bytes_of_tokens_are_the_texts(text: str) -> None:
     ids = [token for token in opened().encode(text) if not opened().is_special(token)]
@@ -206,7 +201,6 @@ def llama2(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return _sentencepiece(tmp_path_factory.mktemp("llama2"))
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_streaming_a_sentencepiece_vocabulary(llama2: Tokenizer, data: st.DataObject) -> None:
     # Half of the tokens are words, so that runs of bytes begin, end and break off.
@@ -215,7 +209,6 @@ def test_streaming_a_sentencepiece_vocabulary(llama2: Tokenizer, data: st.DataOb
     assert streamed(llama2, ids) == llama2.decode(ids)
 
 
-@settings(deadline=None)
 @given(ids=st.lists(st.integers(2, 262), max_size=20))
 def test_the_bytes_of_a_sentencepiece_text(llama2: Tokenizer, ids: list[int]) -> None:
     """Whole, but for the space that its first word loses."""

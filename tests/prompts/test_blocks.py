@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
@@ -16,6 +16,8 @@ from airdraft.models.engines import load
 from airdraft.models.llamacpp import LlamaCppModel
 from airdraft.models.steady import BandCache, Banded
 from airdraft.prompts.blocks import BLOCK, BlockError, Layout, chain, folder_of, opened, sealed
+
+from ..suites import examples
 
 TOKENS = st.lists(st.integers(0, 3), max_size=4 * BLOCK)
 
@@ -30,7 +32,7 @@ def test_names_agree_as_far_as_texts_do_in_whole_blocks(one: list[int], other: l
 
 
 @given(st.binary(max_size=200), st.data())
-@settings(max_examples=200)
+@examples(200)
 def test_whatever_is_wrong_with_an_object_is_found(payload: bytes, data: st.DataObject) -> None:
     whole = sealed("a/b", payload)
     assert opened("a/b", whole) == payload

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.prompts.blocks import BLOCK
 from airdraft.prompts.pace import Speeds
 from airdraft.prompts.virtual import StoreLink, ttft_s
+
+from ..suites import examples
 
 MB = 1e6
 RATES = st.sampled_from([1e5, 1e6, 1e7, 1e8])
@@ -19,7 +21,7 @@ SPEEDS = st.sampled_from([50.0, 500.0, 5000.0])
     st.integers(4, 120), RATES, st.sampled_from([0.001, 0.05, 0.5]), SPEEDS, st.sampled_from([0.01, 1.0, 100.0]),
     st.sampled_from([1e4, 1e6]), st.sampled_from([None, 3, 10**9]), st.data(),
 )  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_it_is_never_much_worse_than_computing(
     blocks: int, rate: float, rtt_s: float, speed: float, wrong: float, size: float, stops: int | None,
     data: st.DataObject,

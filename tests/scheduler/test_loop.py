@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.events import Forward
@@ -22,6 +22,8 @@ from airdraft.models.base import EngineInfo, FloatArray, Part
 from airdraft.scheduler import Owner, Scheduler, Sequenced
 from airdraft.scheduler.loop import SHORT_S, SHORT_TOKENS
 from airdraft.scheduler.turns import PIECE, REST_S
+
+from ..suites import examples
 
 FAULT = 7777
 
@@ -369,7 +371,7 @@ def test_who_gives_up_waiting_is_forgotten() -> None:
     run(main)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(data=st.data())
 def test_whatever_the_limits_every_text_is_fed_right(data: st.DataObject) -> None:
     """Texts grow, roll back and wait for each other; each cache must hold just the text when its rows come."""
@@ -587,7 +589,7 @@ def test_the_only_cache_changes_hands() -> None:
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 200), st.booleans()), min_size=1, max_size=12),
     st.integers(2, 4),
 )
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_whatever_is_reused_the_rows_are_the_texts_own(asked: list[tuple[int, int, bool]], max_caches: int) -> None:
     async def main() -> None:
         engine, owners = Copying(max_caches=max_caches), [Owner(), Owner()]

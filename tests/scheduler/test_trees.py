@@ -7,7 +7,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.events import Forward
@@ -16,6 +16,7 @@ from airdraft.scheduler import Owner, Scheduler
 from airdraft.scheduler.turns import PIECE
 
 from ..models.trees import Prefix, TreeTable
+from ..suites import examples
 
 VOCAB = 100
 Line = tuple[tuple[int, int], ...]
@@ -29,7 +30,7 @@ def row(prefix: Prefix) -> FloatArray:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(data=st.data())
 def test_every_row_is_of_what_leads_to_it(data: st.DataObject) -> None:
     """Several texts grow trees, drop branches, and lose their caches to each other meanwhile."""

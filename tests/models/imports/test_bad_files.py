@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
@@ -20,6 +20,7 @@ from airdraft.models.imports.write import import_gguf, write_text_files
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 
+from ...suites import examples
 from .made import Made
 
 
@@ -49,7 +50,7 @@ def test_a_file_that_was_cut_off(size: float, whole: bytes, tmp_path: Path) -> N
     assert "fetch it again" in refused(path, tmp_path / "out")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_change_of_the_header_is_refused_or_harmless(data: st.DataObject, whole: bytes, tmp_path: Path) -> None:
     header = len(whole) - 250_000  # the weights are larger than this

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.api.template import ChatTemplate
@@ -21,6 +21,7 @@ from airdraft.models.text import Tokenizer
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 
+from ...suites import examples
 from .made import Made
 
 TEXTS = [
@@ -64,7 +65,7 @@ def greedily(text: str) -> list[str]:
         pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(text=st.text(st.sampled_from("abtheinr .,"), max_size=30))
 def test_scores_rank_merges(text: str, scored: Tokenizer) -> None:
     assert [scored._tokenizer.id_to_token(i) for i in scored.encode(text)[1:]] == greedily(text)
