@@ -1,4 +1,5 @@
-"""Small engines over real HTTP: one that answers what a test tells it to, and one that speaks vLLM's format."""
+"""Small engines over real HTTP: one that answers what a test tells it to, and others that speak the formats
+of vLLM and SGLang."""
 
 from __future__ import annotations
 
@@ -110,6 +111,26 @@ def like_vllm(model: OnnxModel, *, name: str = "target", max_model_len: int = 10
             top = {f"token_id:{i}": float(logprobs[i]) for i in best}
             choices.append({"index": index, "text": "", "logprobs": {"top_logprobs": [top]}})
         return 200, {"choices": choices}
+
+    return answer
+
+
+def like_sglang(model: OnnxModel, *, name: str = "target", max_model_len: int = 1024) -> Answer:
+    """Answers /v1/models and /generate as SGLang's documentation says, with the rows of `model`."""
+
+    def scored(prompt: list[int], start: int, k: int) -> dict[str, Any]:
+        logprobs = log_softmax(model.forward(model.new_cache(), 0, prompt, len(prompt) - start))
+        tops = [[[float(row[i]), int(i), None] for i in np.argsort(-row)[:k]] for row in logprobs]
+        return {"meta_info": {"input_top_logprobs": [None, *tops[:-1]], "output_top_logprobs": tops[-1:]}}
+
+    def answer(path: str, body: Any) -> tuple[int, Any]:
+        if path == "/v1/models":
+            return 200, served(name, max_model_len)
+        prompts, start, k = body["input_ids"], body.get("logprob_start_len", -1), body.get("top_logprobs_num", 0)
+        if isinstance(prompts[0], int):
+            return 200, scored(prompts, start % len(prompts), k)
+        starts = start if isinstance(start, list) else [len(prompt) - 1 for prompt in prompts]
+        return 200, [scored(*each, k) for each in zip(prompts, starts, strict=True)]
 
     return answer
 

@@ -18,7 +18,7 @@ from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 from airdraft.models.sglang import SglangTarget
 
-from .http_engine import Engine, log_softmax, serve
+from .http_engine import Engine, like_sglang, log_softmax, serve
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "sglang_exchanges.json").read_text("utf-8"))
 TEXT = [0, 300, 17, 2049, 900, 31]
@@ -73,6 +73,26 @@ def test_a_text(engine: Engine, target: OnnxModel) -> None:
     assert forward(model, cache, 0, TEXT[:3], 0).shape == (0, 4096)
     is_top(forward(model, cache, 3, TEXT[3:], 3), target, TEXT)
     is_top(forward(model, cache, 4, [8], 1), target, [*TEXT[:4], 8])
+
+
+def test_a_tree(target: OnnxModel) -> None:
+    """Each row of a tree is a prompt of its own, and what stays of the tree is text; a row that is not asked for costs
+    no prompt."""
+    with serve(like_sglang(target)) as engine:
+        model = sglang(engine)
+        assert model.info.trees
+        cache = model.new_cache()
+        forward(model, cache, 0, TEXT, 0)
+        tree, parents = [7, 8, 9, 10], (-1, -1, 0, 1)
+        (rows,) = model.verify([Part(cache, len(TEXT), tree, 3, parents)])
+        assert not isinstance(rows, Exception), rows
+        for row, path in zip(rows, ([8], [7, 9], [8, 10]), strict=True):
+            is_top(row[None], target, [*TEXT, *path])
+        assert [len(prompt) for prompt in engine.asked[-1][1]["input_ids"]] == [7, 8, 8]
+        (rows,) = model.verify([Part(cache, len(TEXT), [3, 4], 2, None, (1, 3))])
+        assert not isinstance(rows, Exception), rows
+        is_top(rows, target, [*TEXT, 8, 10, 3, 4])
+        assert engine.asked[-1][1]["input_ids"] == [*TEXT, 8, 10, 3, 4]
 
 
 def spoil(change: Any) -> Any:

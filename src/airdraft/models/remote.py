@@ -222,13 +222,18 @@ class Branching(RemoteTarget):
 
     def _request(self, tokens: list[int], rows: int, lineage: Lineage) -> tuple[str, bytes]:
         """See `RemoteTarget._request`. The longest prompt of a chain comes first: the others then find what it has."""
-        n, text = len(tokens), tokens[: lineage.trunk]
+        n = len(tokens)
         ends = range(n - 1, n - 1 - max(rows, 1), -1)
-        return self._prompts([[*text[: end + 1], *(tokens[at] for at in lineage.path(end))] for end in ends], rows)
+        return self._prompts([leading(tokens, lineage, end) for end in ends], rows)
 
     @abstractmethod
     def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
         """A request with a prompt for each row, the last first, or one for no row."""
+
+
+def leading(tokens: Sequence[int], lineage: Lineage, at: int) -> list[int]:
+    """The tokens that lead to the one at position `at`, itself included."""
+    return [*tokens[: min(lineage.trunk, at + 1)], *(tokens[each] for each in lineage.path(at))]
 
 
 class _Models(msgspec.Struct):
