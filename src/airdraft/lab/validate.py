@@ -32,6 +32,7 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError
 from airdraft.lab import cell
+from airdraft.lab.branches import Branches
 from airdraft.lab.record import RecordedText, Recording, prompts, record
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load
@@ -78,6 +79,8 @@ class Check:
     """Whether the edge has a draft model of its own."""
     lookup: bool = False
     """Whether the device copies, too."""
+    trees: bool = False
+    """Whether the device drafts trees. Else it drafts chains."""
 
     @property
     def place(self) -> tuple[str, float, float, tuple[str, ...], bool]:
@@ -88,7 +91,8 @@ class Check:
     def label(self) -> str:
         """The scheme, and who drafts besides."""
         edge = [*self.propose, *([EDGE_DRAFTS] if self.drafts else [])]
-        return "+".join((self.scheme, *edge)) + (", device copies" if self.lookup else "")
+        device = [word for word, said in (("device copies", self.lookup), ("trees", self.trees)) if said]
+        return ", ".join(("+".join((self.scheme, *edge)), *device))
 
     @property
     def has_coins(self) -> bool:
@@ -113,18 +117,21 @@ CHECKS = (
     Check("phone-8b", 20.0, 20.0, schemes.SERVER, propose=(Lookup.name,)),
     Check("phone-8b", 20.0, 20.0, _ALWAYS, propose=(Lookup.name,)),
     Check("phone-8b", 20.0, 20.0, schemes.SERVER, drafts=True),
-    Check("phone-8b", 20.0, 20.0, _ALWAYS, propose=(Lookup.name,), drafts=True),
+    Check("phone-8b", 20.0, 20.0, _ALWAYS, propose=(Lookup.name,), drafts=True, trees=True),
     Check("laptop-8b", 50.0, 5.0, schemes.COUPLED, 6),
     Check("laptop-8b", 50.0, 5.0, schemes.DENSE, 2),
     Check("laptop-8b", 50.0, 5.0, _OFF),
-    Check("laptop-8b", 50.0, 5.0, "auto"),
+    Check("laptop-8b", 50.0, 5.0, _ALWAYS, trees=True),
+    Check("laptop-8b", 50.0, 5.0, "auto", trees=True),
+    Check("laptop-8b", 50.0, 5.0, _ALWAYS, propose=(Lookup.name,), trees=True),
     Check("phone-70b", 5.0, 1.0, schemes.TOPK, 4),
     Check("phone-70b", 5.0, 1.0, _ALWAYS),
-    Check("phone-70b", 5.0, 1.0, "auto"),
+    Check("phone-70b", 5.0, 1.0, _ALWAYS, trees=True),
+    Check("phone-70b", 5.0, 1.0, "auto", trees=True),
     Check("phone-8b", 100.0, 0.5, schemes.SERVER),
     Check("phone-8b", 100.0, 0.5, schemes.COUPLED, 4),
     Check("phone-8b", 100.0, 0.5, _OFF),
-    Check("phone-8b", 100.0, 0.5, "auto"),
+    Check("phone-8b", 100.0, 0.5, "auto", trees=True),
 )
 """Checks of one place stand together."""
 
@@ -204,6 +211,7 @@ class ShippedPair:
             for prompt, seed in self.prompts
         ]
         self.recording = Recording("pair", PARAMS, vocab, recorded)
+        self._branches = Branches(self.recording, lambda: self.draft)
 
     @asynccontextmanager
     async def client(self, url: str, draft_s: float, lookup: bool = False) -> AsyncIterator[EdgeConnection]:
@@ -221,7 +229,10 @@ class ShippedPair:
         async with self.client(url, profile(check.profile).draft_s, check.lookup) as client:
             for prompt, seed in self.prompts:
                 policy = Auto(vocab, k=spec.k, bits=spec.bits) if check.scheme == "auto" else None
-                request = Request(prompt, spec, PARAMS, seed, self.max_tokens, check.length, policy=policy)
+                request = Request(
+                    prompt, spec, PARAMS, seed, self.max_tokens, check.length, policy=policy,
+                    branches=None if check.trees else 0,
+                )  # fmt: skip
                 written = WallText([], [], [])
                 began = time.perf_counter()
                 async for event in client.write(request):
@@ -262,13 +273,14 @@ class ShippedPair:
         pace, spec, recording = profile(check.profile), check.spec, self.recording_for(check, texts)
         draft_ms, verify_ms = 1e3 * (pace.draft_s + overhead.draft_s), 1e3 * (pace.target_s + overhead.verify_s)
         setting = cell.constant(check.rtt_ms, check.uplink_mbps, draft_ms, verify_ms, DOWNLINK_MBPS)
-        if check.drafts:  # a forward of the edge's own draft model has the overhead of any at the edge
-            own_s = EDGE_DRAFT * pace.target_s + overhead.verify_s
-            setting = replace(setting, compute=replace(setting.compute, edge_draft_s=own_s))
+        # A forward of the edge's own draft model has the overhead of any at the edge. A profile knows one time for a
+        # forward of the draft, behind however many drafts.
+        own_s = EDGE_DRAFT * pace.target_s + overhead.verify_s
+        setting = replace(setting, compute=replace(setting.compute, edge_draft_s=own_s, widening=1.0))
         policy = cell.auto(recording.vocab_size, spec) if check.scheme == "auto" else None
         written = cell.run(
             recording, setting, spec, length=check.length, policy=policy, propose=maker(check.propose),
-            lookup=check.lookup, drafts=check.drafts,
+            lookup=check.lookup, drafts=check.drafts, branches=self._branches if check.trees else None,
         )  # fmt: skip
         return written.tokens_per_s
 
