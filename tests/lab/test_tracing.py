@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from airdraft.cli.bench import _trace_verdict, trace_block
 from airdraft.core.messages import SchemeSpec
@@ -23,7 +24,7 @@ from airdraft.sim.virtual import Compute
 COMPUTE = Compute(0.015, 0.030)
 RECORDING = synthetic(0.8, 3, 64, 1, 4096)
 SCHEMES = ["server", "dense", "topk", "lattice", "split", "coupled", "stream/off", "stream/always",
-           "server+draft", "stream+draft", "auto"]  # fmt: skip
+           "server+lookup", "server+draft", "stream+lookup", "all", "auto"]  # fmt: skip
 
 
 def trace_run(*steps: tuple[float, float]) -> TraceRun:
@@ -33,7 +34,7 @@ def trace_run(*steps: tuple[float, float]) -> TraceRun:
 
 
 def speed(scheme: str, tokens_per_s: float) -> Speed:
-    return Speed(scheme, None, round(10 * tokens_per_s), tokens_per_s, 1.0, 2.0, 3.0, True)
+    return Speed(scheme, None, round(10 * tokens_per_s), tokens_per_s, 1.0, 2.0, 3.0, 1.5, True)
 
 
 def traced(**speeds: float) -> Traced:
@@ -51,6 +52,7 @@ def test_a_constant_trace_is_a_constant_link() -> None:
     assert [row.scheme for row in found.speeds] == SCHEMES
     assert all(row.exact for row in found.speeds)
     assert (found.mean_mbps, found.outage, found.rtt_ms) == (5.0, 0.0, 50.0)
+    assert all((row.device_drafts_per_token > 0) == (not row.scheme.startswith("server")) for row in found.speeds[:-1])
     coupled = found.speeds[SCHEMES.index("coupled")]
     long, setting = tracing._joined(RECORDING, 300), constant(50, 5, 15, 30)
     over_const = [tracing._speed(run(long, setting, SchemeSpec("coupled"), length=n), 6.0) for n in tracing.LENGTHS]
@@ -72,7 +74,7 @@ def test_an_outage_stops_rounds_and_not_the_edge() -> None:
     assert by_scheme["stream/always"].tokens_per_s > 32
     assert 0 < by_scheme["coupled"].tokens < 2 * 40
     assert by_scheme["coupled"].tokens_per_s == by_scheme["coupled"].tokens / 40
-    assert found.best.scheme in ("server+draft", "stream+draft")  # the edge has a draft model of its own
+    assert found.best.scheme in ("server+draft", "all")  # the edge has a draft model of its own
 
 
 def test_nothing_was_committed_in_time() -> None:
@@ -84,8 +86,20 @@ def test_texts_are_joined() -> None:
     joined = tracing._joined(RECORDING, 3 * 64 + 70)
     text, texts = joined.texts[0], RECORDING.texts
     assert len(joined.texts) == 1
-    assert text.tokens == [*texts[0].tokens, *texts[1].tokens, *texts[2].tokens, *texts[0].tokens, *texts[1].tokens[:6]]
+    assert text.tokens[:64] == texts[0].tokens
+    assert len(text.tokens) == 3 * 64 + 70
     assert text.matches[64:128] == texts[1].matches
+    assert text.matches[192:] == [*texts[0].matches, *texts[1].matches[:6]]
+
+
+def test_a_text_says_nothing_of_its_repetition() -> None:
+    """Copies are found within a text as often as before, and not in the one that it repeats."""
+    text = RECORDING.texts[0]
+    again = structs.replace(RECORDING, texts=[structs.replace(text, tokens=[7, 8, 9, 10] * 16)])
+    tokens = tracing._joined(again, 192).texts[0].tokens
+    pieces = [tokens[at : at + 64] for at in (0, 64, 128)]
+    assert all(piece[4:] == piece[:-4] for piece in pieces)
+    assert len({token for piece in pieces for token in piece}) == 12
 
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=60), st.floats(0.1, 30))

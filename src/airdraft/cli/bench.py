@@ -211,7 +211,7 @@ def _ratio(ratio: float | None) -> str:
 
 def _speeds(found: list[Traced]) -> Table:
     """One line for each run, within 80 columns; draft lengths, outages and round trips are in the JSON."""
-    schemes = {row.scheme: row.scheme.removeprefix("stream/") for row in found[0].speeds}
+    schemes = {row.scheme: row.scheme.removeprefix("stream/").replace("+", "\n+") for row in found[0].speeds}
     table = _table("run", mbps="Mbit\n/s", **schemes, ratio="auto/\nbest")
     table.title, table.title_justify = "tokens/s; off and always: stream, by its race policy", "left"
     table.columns[0].overflow = "fold"
@@ -230,8 +230,8 @@ def _folder_and_run(traced: Traced) -> tuple[str, str]:
 
 
 def _waits(found: list[Traced]) -> Table:
-    """The median over the runs, of each percentile."""
-    table = _table("scheme", p50="p50", p95="p95", p99="p99")
+    """The median over the runs, of each percentile, and of what the device pays."""
+    table = _table("scheme", p50="p50", p95="p95", p99="p99", drafts="device drafts\na token")
     table.title, table.title_justify = "wait for a token, ms: percentiles of a run, the median run", "left"
     for row in _wait_rows(found):
         table.add_row(*row)
@@ -241,7 +241,8 @@ def _waits(found: list[Traced]) -> Table:
 def _wait_rows(found: list[Traced]) -> Iterator[tuple[str, ...]]:
     for rows in zip(*(each.speeds for each in found), strict=True):
         percentiles = (median(getattr(row, f"wait_p{p}_ms") for row in rows) for p in (50, 95, 99))
-        yield rows[0].scheme, *(f"{value:.0f}" for value in percentiles)
+        drafts = median(row.device_drafts_per_token for row in rows)
+        yield rows[0].scheme, *(f"{value:.0f}" for value in percentiles), f"{drafts:.1f}"
 
 
 def trace_block(found: list[Traced], about: str, verdict: str) -> str:
@@ -268,8 +269,8 @@ def trace_block(found: list[Traced], about: str, verdict: str) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "| wait for a token, ms (percentile of a run, the median run) | p50 | p95 | p99 |",
-        "|---|---:|---:|---:|",
+        "| wait for a token, ms (percentile of a run, the median run) | p50 | p95 | p99 | device drafts a token |",
+        "|---|---:|---:|---:|---:|",
         *(f"| `{scheme}` | {' | '.join(waits)} |" for scheme, *waits in _wait_rows(found)),
         "",
         verdict,

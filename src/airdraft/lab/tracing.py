@@ -25,10 +25,11 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, RefusedError
 from airdraft.lab.cell import Result, Setting, auto, compute, run
 from airdraft.lab.record import Recording, prompts, record
+from airdraft.lab.results import ALL, HELPED, Help
 from airdraft.link.trace import Series, TraceLink, TraceRun
 from airdraft.link.tracefile import read
 from airdraft.models.engines import load
-from airdraft.proposers import draft
+from airdraft.proposers import maker
 from airdraft.sim.virtual import Compute
 
 BAR = 0.95
@@ -40,6 +41,8 @@ ALIKE_S = 0.001
 """Seconds by which the first texts of two schemes may begin apart."""
 AHEAD = 1.5
 """Prepare 1.5 × the tokens that the target alone could write in a run; a faster scheme starts over."""
+_OTHER = 997
+"""Between the numbers of a token in one text and in the next; odd, so that it takes long to come round."""
 OUTAGE_BPS = 1e4
 """The link counts as down below this rate."""
 PATIENCE_S = 3600.0
@@ -58,6 +61,8 @@ class Speed(msgspec.Struct, frozen=True):
     """Wait for a token after its predecessor arrived; tokens that come together wait for their first."""
     wait_p95_ms: float
     wait_p99_ms: float
+    device_drafts_per_token: float
+    """Forwards of the device's draft model: what a token costs the device's battery."""
     exact: bool
 
 
@@ -133,7 +138,9 @@ def tasks(paths: Sequence[Path], rtt_ms: float, draft_ms: float, verify_ms: floa
 
 
 def trace(recorded: Recording, task: Task) -> Traced:
-    """Run every scheme over one run, each on an idle link at the beginning of the trace."""
+    """Run every scheme over one run, each on an idle link at the beginning of the trace. Devices draft chains: what a
+    draft model says off the texts is not known of texts that are joined. `auto` chooses at the edge of `all`.
+    """
     recorded = _joined(recorded, math.ceil(AHEAD * task.seconds / task.compute.verify_s))
     link = TraceLink(task.run, rtt_s=None if task.run.rtt_s else task.rtt_s)
     setting = Setting(link, task.compute)
@@ -141,13 +148,14 @@ def trace(recorded: Recording, task: Task) -> Traced:
     began_s: list[float] = []
 
     def one(
-        spec: SchemeSpec, label: str, length: int | None = None, policy: bool = False, drafts: bool = False
+        spec: SchemeSpec, label: str, length: int | None = None, policy: bool = False, help: Help | None = None
     ) -> Speed:
         chosen = auto(recorded.vocab_size, spec) if policy else None
         try:
             result = run(
                 recorded, setting, spec, length=length, policy=chosen, label=label, until_s=task.seconds,
-                heartbeat_s=PATIENCE_S, drafts=drafts,
+                heartbeat_s=PATIENCE_S, propose=maker(help.proposers if help else ()),
+                drafts=help is not None and help.drafts,
             )  # fmt: skip
         except RefusedError as error:
             raise BadParameterError(
@@ -162,8 +170,8 @@ def trace(recorded: Recording, task: Task) -> Traced:
         speeds.append(max(tried, key=lambda each: each.tokens_per_s))
     stream = schemes.STREAM
     speeds += [one(SchemeSpec(stream, race=race), f"{stream}/{race}") for race in ("off", "always")]
-    speeds += [one(SchemeSpec(name), f"{name}+{draft.NAME}", drafts=True) for name in (schemes.SERVER, stream)]
-    speeds.append(one(SchemeSpec(stream), "auto", policy=True, drafts=True))
+    speeds += [one(SchemeSpec(help.scheme), label, help=help) for label, help in HELPED.items()]
+    speeds.append(one(SchemeSpec(stream), "auto", policy=True, help=HELPED[ALL]))
     if max(began_s) - min(began_s) > ALIKE_S:  # all connect alike, but for some bytes of a welcome
         raise ValueError(f"{task.name}: the texts of some schemes began later than those of others")
     rates_bps = list(_during(task.run.uplink_bps, began_s[0], task.seconds))
@@ -180,11 +188,16 @@ def trace(recorded: Recording, task: Task) -> Traced:
 
 
 def _joined(recorded: Recording, length: int) -> Recording:
-    """The recorded texts joined end to end, again and again, as one text."""
+    """The recorded texts joined end to end, again and again, as one text.
+
+    Each has other tokens for the same words, or an edge that copies would find all of a text in its repetition.
+    """
     texts = recorded.texts * math.ceil(length / recorded.length)
-    columns = ("tokens", "matches", "accept", "accept_topk", "accept_lattice", "draft_prob", "entropy", "support")
+    columns = ("matches", "accept", "accept_topk", "accept_lattice", "draft_prob", "entropy", "support")
     joined = {name: [value for text in texts for value in getattr(text, name)][:length] for name in columns}
-    return structs.replace(recorded, texts=[structs.replace(texts[0], **joined)])
+    vocab = recorded.vocab_size
+    tokens = [(token + at * _OTHER) % vocab for at, text in enumerate(texts) for token in text.tokens][:length]
+    return structs.replace(recorded, texts=[structs.replace(texts[0], tokens=tokens, **joined)])
 
 
 def _during(series: Series, began_s: float, seconds: float) -> Iterator[tuple[float, float]]:
@@ -217,7 +230,8 @@ def _speed(result: Result, seconds: float) -> Speed:
     waits_ms = [1e3 * wait_s for wait_s, end_s in zip(result.waits_s, ends_s, strict=True) if end_s <= seconds]
     p50, p95, p99 = np.percentile(waits_ms or [1e3 * seconds], (50, 95, 99)).tolist()
     count = len(waits_ms)
-    return Speed(result.scheme, result.length, count, count / seconds, p50, p95, p99, result.identical)
+    drafts = result.counts.draft_rows / max(1, result.counts.committed)
+    return Speed(result.scheme, result.length, count, count / seconds, p50, p95, p99, drafts, result.identical)
 
 
 def trace_all(
