@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("edge", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
         (("edge", "--propose", "magic"), "no proposer 'magic'", "predicted, lookup, salvage, ngram, or none"),
         (("run", "x", "--predict", "gone.py"), "--predict gone.py cannot be read", "give a file of text"),
+        (("run", "x", "--predict", os.devnull), "holds no text", "give what the answer may be"),
         (("run", "x", "--predict", "x", "--scheme", "topk"), "--predict is of no use to --scheme topk", "take auto"),
         (("run", "x", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),
         (("demo", "--profile", "nope"), "no profile 'nope'", "none, phone-8b"),

@@ -223,9 +223,11 @@ def _read(file: Path | None, scheme: str) -> str:
     if scheme in ROUNDS:
         raise BadParameterError(f"--predict is of no use to --scheme {scheme}; take auto, {STREAM} or {SERVER}")
     try:
-        return file.read_text(encoding="utf-8")
+        if text := file.read_text(encoding="utf-8"):
+            return text
     except (OSError, UnicodeDecodeError) as error:
         raise BadParameterError(f"--predict {file} cannot be read ({why(error)}); give a file of text") from error
+    raise BadParameterError(f"--predict {file} holds no text; give what the answer may be, or leave it out")
 
 
 def needed(
