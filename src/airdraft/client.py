@@ -36,7 +36,7 @@ from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines import load_draft
 from airdraft.models.nothing import NONE, NoDraft
-from airdraft.models.text import Tokenizer
+from airdraft.models.text import VEILS, Tokenizer, first_private
 
 __all__ = [
     "AsyncClient",
@@ -73,6 +73,9 @@ class Options(TypedDict, total=False):
     """One of `airdraft.core.schemes.SCHEMES`, or `auto`, which is chosen if this is left out."""
     draft_length: int | None
     """As in `Request`; not with `auto`."""
+    private: bool | int
+    """True: the whole prompt is private; a number: what follows so many characters of it, or so many ids. False if left
+    out. See docs/prompts.md."""
     logprobs: int | None
     """As in `Request`. `Committed` and `Text` then have a `Logprob` for each token."""
     prediction: str | Sequence[int]
@@ -245,20 +248,30 @@ class AsyncClient:
         draft_length: int | None = None,
         logprobs: int | None = None,
         prediction: str | Sequence[int] = "",
+        private: bool | int = False,
     ) -> Request:
         scheme = values.words("scheme", scheme)
         if scheme == "auto" and draft_length is not None:
             what = "draft_length is given, and auto chooses it; leave it out, or name a scheme"
             raise BadParameterError(what, field="draft_length")
         ids = self.tokenizer.encode(values.words("prompt", prompt)) if isinstance(prompt, str) else prompt
+        start = None if private is False else 0 if private is True else values.whole("private", private)
+        if start is not None and not 0 <= start < len(prompt):
+            what = (
+                f"private is {start}, which is no place in a prompt of {len(prompt)}; give one, or True for all of it"
+            )
+            raise BadParameterError(what, field="private")
+        if start is not None and isinstance(prompt, str):
+            start = first_private(ids, [self.tokenizer.encode(prompt[:start] + veil) for veil in VEILS])
         if isinstance(prediction, str):
             prediction = self.tokenizer.encode(values.words("prediction", prediction), special=False)
         params = SamplingParams(temperature, top_k, top_p, min_p)
         policy = Auto(self.tokenizer.vocab_size, races=("always",)) if scheme == "auto" else None
         spec = SchemeSpec(schemes.STREAM if policy else scheme)
         return Request(
-            ids, spec, params, seed, max_tokens, draft_length, policy=policy, logprobs=logprobs, prediction=prediction
-        )
+            ids, spec, params, seed, max_tokens, draft_length, policy=policy, logprobs=logprobs, prediction=prediction,
+            private=start,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """End the connection. Texts under way end with a `LinkError`."""

@@ -138,6 +138,7 @@ class Driver:
         self._helped = Helped(helping, self._owner)
         self._on_event, self._on_call, self._payer = on_event, on_call, payer
         self._texts: dict[int, Sequenced] = {}
+        self._private: dict[int, int | None] = {}  # where each session's text becomes private
         self._forwards: dict[int, asyncio.Task[None]] = {}  # unanswered, at most one a session
         self._is_device = isinstance(machine, DeviceMachine)
         self._sender = _Sender(machine, socket, self._is_device)
@@ -181,8 +182,7 @@ class Driver:
     async def _take(self, data: bytes | str) -> None:
         """Act on what came, in slices between which others get their turn."""
         if isinstance(data, str):
-            self.handle([self.machine.fail(Code.GARBAGE, "a text message arrived; the protocol is binary")])
-            self.flush()
+            self.fail(Code.GARBAGE, "a text message arrived; the protocol is binary")
             return
         self.bytes_in += len(data) + websocket_header(len(data), not self._is_device)
         self.machine.feed(data, _now())
@@ -223,6 +223,8 @@ class Driver:
             if isinstance(event, Forward):
                 self._forwards[event.session] = asyncio.create_task(self._forward(event))
                 continue
+            if isinstance(event, Begun):
+                self._private[event.session] = event.private
             if isinstance(event, Finished | Failed) and event.session is not None:
                 self.forget(event.session)
             self._on_event(event)
@@ -244,6 +246,7 @@ class Driver:
         self._judged.set()
         if task := self._forwards.pop(session, None):
             task.cancel()
+        self._private.pop(session, None)
         if text := self._texts.pop(session, None):
             self._scheduler.drop(text)
         self._helped.drop(session)
@@ -263,14 +266,14 @@ class Driver:
         number, machine = event.session, self.machine
         try:
             if event.draft and isinstance(machine, EdgeMachine):
-                row = await self._helped.row(event)
+                row = await self._helped.row(event, self._private.get(number))
                 self._forwards.pop(number, None)
                 self.handle(machine.unhelped(number) if row is None else machine.forwarded(number, row, _now()))
                 self.flush()
                 return
             text = self._texts.get(number)
             if text is None:
-                text = self._texts[number] = self._scheduler.open(self._owner)
+                text = self._texts[number] = self._scheduler.open(self._owner, self._private.get(number))
                 error = yielded()
                 text.on_yield = partial(self.fail, error.code, str(error), number)
                 if self._on_call is not None:
@@ -288,10 +291,8 @@ class Driver:
             if self._payer is not None:  # what the edge proposed is paid for if it was right
                 self._payer.spend(sum(each.taken for each in events if isinstance(each, Progress)))
             self.handle(events)
-        except RefusedError as error:
-            self._failed(number, error.code, str(error))
         except AirdraftError as error:
-            self._failed(number, Code.ENGINE, str(error))
+            self._failed(number, error.code if isinstance(error, RefusedError) else Code.ENGINE, str(error))
         except Exception:  # our own fault: it ends this text and no other
             _log.exception("what a forward gave could not be taken")
             self._failed(number, Code.ENGINE, "a fault of airdraft's own; see the log of the side whose model ran")

@@ -17,7 +17,7 @@ import pytest
 
 from airdraft.api.errors import ApiError
 from airdraft.api.fields import BOTH, BY_NAME, FIELDS, Endpoint, Fate, Field
-from airdraft.api.schema import Body, ChatBody, CompletionBody, StreamOptions, parse
+from airdraft.api.schema import Body, ChatBody, CompletionBody, Marks, StreamOptions, parse
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 BODIES: dict[Endpoint, type[Body]] = {Endpoint.COMPLETIONS: CompletionBody, Endpoint.CHATS: ChatBody}
@@ -41,6 +41,8 @@ def refusal(endpoint: Endpoint, **given: Any) -> ApiError:
 def test_every_row_that_is_done_has_an_attribute_and_no_name_is_told_twice(endpoint: Endpoint) -> None:
     done = {row.names[0] for row in FIELDS if row.fate is Fate.DONE and endpoint in row.on}
     parts = {f"stream_options.{name}" for name in StreamOptions.__struct_fields__}
+    if endpoint is Endpoint.COMPLETIONS:
+        parts |= {f"airdraft.{name}" for name in Marks.__struct_fields__}
     assert done == {*BODIES[endpoint].__struct_fields__} - {"said"} | parts
     names = Counter(name for row in FIELDS if endpoint in row.on for name in row.names)
     assert [name for name, count in names.items() if count > 1] == []

@@ -101,10 +101,10 @@ def named(name: str, truth: Sequence[int]) -> Propose:
     kinds: dict[str, Propose] = {
         "none": nobody,
         "usual": maker(USUAL),
-        "oracle": lambda _: [Oracle(truth)],
-        "liar": lambda _: [Liar(truth)],
-        "babbler": lambda _: [Babbler()],
-        "lookup, then an oracle": lambda _: [*maker(("lookup",))(()), Oracle(truth, 2)],
+        "oracle": lambda *_: [Oracle(truth)],
+        "liar": lambda *_: [Liar(truth)],
+        "babbler": lambda *_: [Babbler()],
+        "lookup, then an oracle": lambda *_: [*maker(("lookup",))((), False), Oracle(truth, 2)],
     }
     return kinds[name] if name in kinds else maker((name,))
 
@@ -176,7 +176,7 @@ def test_the_proposer_that_expects_most_is_heard_whatever_the_order(order: int) 
     truth = list(alone.write(target, (0, 1), SamplingParams(), 7, 40))
     both = [Liar((0, 1, *truth), right=0.5), Oracle((0, 1, *truth))][::order]
     asked = request(SchemeSpec("server"), seed=7, max_tokens=40)
-    assert Pair(table(5, vocab=VOCAB), target, propose=lambda _: both).write(asked).tokens == truth
+    assert Pair(table(5, vocab=VOCAB), target, propose=lambda *_: both).write(asked).tokens == truth
     assert asked.counts.forwards == 2
 
 
@@ -184,7 +184,7 @@ def test_proposals_cause_no_forward() -> None:
     """Under `off` the edge waits for a draft, and then a proposal rides along."""
     target = table(3)
     truth = tuple(alone.write(target, (0, 1), SamplingParams(), 7, 8))
-    edge = EdgeSide(target, run=False, propose=lambda _: [Oracle((0, 1, *truth), 2)])
+    edge = EdgeSide(target, run=False, propose=lambda *_: [Oracle((0, 1, *truth), 2)])
     edge.send(hello(), opening(scheme=STREAMS["off"]))
     edge.forward()  # the prefill
     assert not edge.forwards
@@ -197,7 +197,7 @@ def test_proposals_cause_no_forward() -> None:
 
 
 def test_a_proposal_leaves_a_forward_as_spare_as_it_was() -> None:
-    edge = EdgeSide(table(3), run=False, propose=lambda _: [Oracle((0, 1, 2, 3))])
+    edge = EdgeSide(table(3), run=False, propose=lambda *_: [Oracle((0, 1, 2, 3))])
     edge.send(hello(), opening(scheme=STREAMS["idle"]))
     edge.forward()  # the prefill
     (raced,) = edge.forwards
@@ -211,7 +211,7 @@ def test_events_say_whose_tokens_were_committed() -> None:
     target = table(3)
     truth = tuple(alone.write(target, (0, 1), SamplingParams(), 7, 8))
     wrong = (truth[4] + 1) % 5
-    edge = EdgeSide(target, run=False, propose=lambda _: [Oracle((0, 1, *truth[:4], wrong))])
+    edge = EdgeSide(target, run=False, propose=lambda *_: [Oracle((0, 1, *truth[:4], wrong))])
     edge.send(hello(), opening(scheme=STREAMS["always"]), drafting((0, 1), truth[:2]))
     edge.forward()  # the prefill
     (commit,) = edge.forward()
@@ -226,7 +226,7 @@ def test_drafts_in_vain_are_told_to_proposers() -> None:
     truth = tuple(alone.write(target, (0, 1), SamplingParams(), 7, 8))
     wrong = (truth[1] + 1) % 5
     oracle = Oracle(())
-    edge = EdgeSide(target, run=False, propose=lambda _: [oracle])
+    edge = EdgeSide(target, run=False, propose=lambda *_: [oracle])
     edge.send(hello(), opening(scheme=STREAMS["off"]))
     edge.forward()  # the prefill
     edge.send(drafting((0, 1), (truth[0], wrong, 3, 4)))
@@ -239,7 +239,7 @@ def test_drafts_in_vain_are_told_to_proposers() -> None:
 def test_a_text_keeps_room_for_its_last_token_and_an_edge_its_bound() -> None:
     target = table(3)
     truth = tuple(alone.write(target, (0, 1), SamplingParams(), 7, 200))
-    edge = EdgeSide(target, Limits(max_draft=500), run=False, propose=lambda _: [Oracle((0, 1, *truth, *truth))])
+    edge = EdgeSide(target, Limits(max_draft=500), run=False, propose=lambda *_: [Oracle((0, 1, *truth, *truth))])
     edge.send(hello(), opening(scheme=SchemeSpec("server"), max_tokens=100))
     edge.forward()  # the prefill
     assert [forward.proposed for forward in edge.forwards] == [MOST_PROPOSED]

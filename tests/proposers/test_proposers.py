@@ -220,10 +220,10 @@ def test_a_prediction_that_is_wrong_ends() -> None:
 def test_proposers_are_known_by_name() -> None:
     assert named(NONE) == ()
     assert named("salvage, lookup") == ("salvage", "lookup")
-    assert [each.name for each in maker(USUAL)((1,))] == list(USUAL)
-    assert [each.name for each in maker(USUAL)(())] == [name for name in USUAL if name != "predicted"]
+    assert [each.name for each in maker(USUAL)((1,), False)] == list(USUAL)
+    assert [each.name for each in maker(USUAL)((), False)] == [name for name in USUAL if name != "predicted"]
     assert all(make((1, 2)).name == name for name, make in PROPOSERS.items())
-    first, second = maker(USUAL)(()), maker(USUAL)(())
+    first, second = maker(USUAL)((), False), maker(USUAL)((), False)
     assert first[0] is not second[0]
     for words, why in (("magic", "no proposer 'magic'"), ("", "no proposer ''"), ("lookup,lookup", "names one twice")):
         with pytest.raises(BadParameterError, match=why):

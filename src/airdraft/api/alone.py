@@ -49,7 +49,7 @@ class TargetWriter:
             yield Finished(_NUMBER, text.over)
             return
         clock, helped = asyncio.get_running_loop().time, Helped(server.service.helping, self._owner)
-        sequenced, reason = server.scheduler.open(self._owner), "cancelled"
+        sequenced, reason = server.scheduler.open(self._owner, request.private), "cancelled"
         watch = server.watch(lambda _: text.tokens, "the API", tenant)
         try:
             server.admit(tenant, watch)
@@ -57,12 +57,12 @@ class TargetWriter:
             server.scheduler.drop(sequenced)
             raise
         try:
-            outs = _shown(watch, session.begin(len(request.prompt)))
+            outs = _shown(watch, session.begin(len(request.prompt), private=request.private))
             sequenced.on_call = partial(watch.call, _NUMBER)
             while forward := next((out for out in outs if isinstance(out, Forward)), None):
                 asked_s = clock()
                 if forward.draft:
-                    row = await helped.row(forward)
+                    row = await helped.row(forward, request.private)
                     self._pace.took(forward, clock() - asked_s)
                     outs = _shown(watch, session.unhelped() if row is None else session.forwarded(row))
                     continue
@@ -96,7 +96,7 @@ class TargetWriter:
         context = min(target.max_context, self._tenant.quotas.context or target.max_context)
         self._check(request, context)
         text = Prefix(request.prompt, min(len(request.prompt) + request.max_tokens, context), target.eos_ids)
-        proposers = service.proposing(self._tenant)(request.prediction)
+        proposers = service.proposing(self._tenant)(request.prediction, request.private is not None)
         stream = EdgeStream(text, server.limits.max_draft, proposers, target.trees)
         return opened(
             _NUMBER, text, request.params, request.seed, SchemeSpec(schemes.SERVER), target, stream, request.logprobs,
@@ -110,6 +110,7 @@ class TargetWriter:
                 f"scheme is {request.scheme.name}, which needs a draft; ask for auto, or a device", field="scheme"
             )
         check_logprobs(request.logprobs, request.scheme.name)
+        self._server.scheduler.caches.check(request.private)
         target.check(request.params, request.logprobs)
         if not prompt or not all(0 <= token < target.vocab_size for token in prompt):
             raise BadParameterError(

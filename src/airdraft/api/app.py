@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from airdraft.api.alone import TargetWriter
 from airdraft.api.answers import Answer
-from airdraft.api.conversation import conversation
+from airdraft.api.conversation import conversation, has_private
 from airdraft.api.errors import ApiError, as_api_error
 from airdraft.api.http import body_of, events, refused, whole
 from airdraft.api.onward import OnwardWriter
@@ -37,7 +37,7 @@ from airdraft.core.schemes import SCHEMES
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, Code, too_long
 from airdraft.models.base import Exactness
-from airdraft.models.text import LONG, Tokenizer
+from airdraft.models.text import LONG, VEILS, Tokenizer, first_private
 from airdraft.telemetry.hosts import OwnNames, foreign_page
 from airdraft.telemetry.http import plain
 
@@ -125,18 +125,35 @@ class Api:
         if body.echo:
             decode = partial(self.tokenizer.decode, special=True)
             echoes = [each if isinstance(each, str) else await asyncio.to_thread(decode, each) for each in given]
-        return await self._answer(writer, body, prompts, echoes)
+        start = body.private()
+        private = [start for _ in given]
+        if start is not None:
+            for at, each in enumerate(given):
+                if isinstance(each, str):
+                    veiled = [await self._encoded(encode, each[:start] + veil) for veil in VEILS]
+                    private[at] = first_private(prompts[at], veiled)
+        return await self._answer(writer, body, prompts, echoes, private)
 
     async def _conversed(self, writer: TextWriter, body: ChatBody) -> Response:
         template = self.template
         if template is None:
             remedy = "use /v1/completions, or start the server with --chat-template FILE"
             raise ApiError(400, f"{self.model} has no chat template; {remedy}", "messages", "no_chat_template")
-        messages, variables = conversation(body.messages, template.reads), body.variables()
-        async with self._rendering:
-            rendered = await asyncio.to_thread(template.render, messages, variables)
-        encode = partial(template.encode, special=bool(body.add_special_tokens))
-        return await self._answer(writer, body, [await self._encoded(encode, rendered)], [""])
+        encode, variables = partial(template.encode, special=bool(body.add_special_tokens)), body.variables()
+
+        async def prompt(veil: str | None = None) -> list[int]:
+            messages = conversation(body.messages, template.reads, veil)
+            async with self._rendering:
+                rendered = await asyncio.to_thread(template.render, messages, variables)
+            return await self._encoded(encode, rendered)
+
+        ids, private = await prompt(), None
+        if has_private(body.messages):
+            try:
+                private = first_private(ids, [await prompt(veil) for veil in VEILS])
+            except BadParameterError:  # a template that does not take other words there
+                private = 0
+        return await self._answer(writer, body, [ids], [""], [private])
 
     def _check_ids(self, ids: list[int]) -> None:
         """Raise an error for token ids that are too many, before anything is done with them, or for one unknown."""
@@ -157,14 +174,21 @@ class Api:
         async with self._encoding if len(text) > LONG else contextlib.nullcontext():
             return await asyncio.to_thread(encode, text)
 
-    async def _answer(self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str]) -> Response:
+    async def _answer(
+        self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str], private: list[int | None]
+    ) -> Response:
+        """private: for each prompt the position from which on it is private; None: nothing is."""
         if not all(prompts):
             raise ApiError(400, "the prompt has no tokens; give some text", "prompt", "invalid_value")
         n = body.choices()
         seed = random.getrandbits(62) if body.seed in (None, -1) else body.seed
         encode, expected = partial(self.tokenizer.encode, special=False), body.predicted()
         predicted = await self._encoded(encode, expected, "prediction") if expected else []
-        requests = [self._request(body, prompt, seed + i, predicted) for prompt in prompts for i in range(n)]
+        requests = [
+            self._request(body, prompt, seed + i, predicted, start)
+            for prompt, start in zip(prompts, private, strict=True)
+            for i in range(n)
+        ]
         answer = Answer(
             self.model,
             isinstance(body, ChatBody),
@@ -178,7 +202,9 @@ class Api:
             return events(answer.chunks(texts, body.include_usage))
         return whole(lambda: answer.whole(texts))
 
-    def _request(self, body: Body, prompt: Sequence[int], seed: int, predicted: Sequence[int]) -> Request:
+    def _request(
+        self, body: Body, prompt: Sequence[int], seed: int, predicted: Sequence[int], private: int | None
+    ) -> Request:
         """Ask for a text as `airdraft run` would."""
         scheme = "auto" if body.scheme is None else body.scheme
         if scheme not in (*SCHEMES, "auto"):
@@ -190,7 +216,7 @@ class Api:
         spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
         return Request(
             prompt, spec, body.params(self.sampling), seed % (1 << 63), body.limit(), policy=policy,
-            logprobs=body.wanted_logprobs(), prediction=predicted,
+            logprobs=body.wanted_logprobs(), prediction=predicted, private=private,
         )  # fmt: skip
 
     async def _text(self, writer: TextWriter, request: Request, body: Body) -> AsyncGenerator[Piece | End, None]:

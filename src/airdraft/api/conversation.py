@@ -1,4 +1,4 @@
-"""The messages of a chat, as a template takes them."""
+"""The messages of a chat, as a template takes them, and what of them is marked as private."""
 
 from __future__ import annotations
 
@@ -18,19 +18,47 @@ NOTES = frozenset(
 )
 """Fields of a message that a template may leave unread: notes, and thoughts that templates drop on purpose."""
 _PART = frozenset({"type", "text", "annotations", "cache_control"})
+_OWN = "airdraft"
+"""A field of messages, and of parts, that no template sees."""
 
 
-def conversation(messages: Sequence[Mapping[str, Any]], reads: Callable[[str], bool]) -> list[dict[str, Any]]:
+def conversation(
+    messages: Sequence[Mapping[str, Any]], reads: Callable[[str], bool], veil: str | None = None
+) -> list[dict[str, Any]]:
     """Return the messages: null left out, parts of text joined by line ends, arguments of tool calls as objects.
 
     reads: whether the template reads a field of this name.
+    veil: what stands in place of each private text; None: the text.
     Raises: `ApiError` for a part that is no text, and for a field that the template would drop.
     """
-    return [_message(f"messages[{at}]", message, reads) for at, message in enumerate(messages)]
+    return [_message(f"messages[{at}]", message, reads, veil) for at, message in enumerate(messages)]
 
 
-def _message(where: str, given: Mapping[str, Any], reads: Callable[[str], bool]) -> dict[str, Any]:
-    message = {name: value for name, value in given.items() if value is not None}
+def has_private(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether any of these messages, or of their parts, is private. `conversation` has taken them."""
+    parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
+    return any(_is_private("", each) for each in (*messages, *parts))
+
+
+def _is_private(where: str, holder: Mapping[str, Any]) -> bool:
+    """Return whether a message or a part is marked as private. Raises: `ApiError`."""
+    marks = {} if holder.get(_OWN) is None else holder[_OWN]
+    if not isinstance(marks, dict) or not isinstance(marks.get("private", False), bool) or set(marks) - {"private"}:
+        field = f"{where}.{_OWN}"
+        raise _wrong(field, f'{field} is {{"private": true}}, or left out')
+    return bool(marks.get("private"))
+
+
+def _veiled(value: Any, veil: str) -> Any:
+    """Return a value with something else in place of every text in it."""
+    if isinstance(value, dict):
+        return {name: _veiled(each, veil) for name, each in value.items()}
+    return [_veiled(each, veil) for each in value] if isinstance(value, list) else veil
+
+
+def _message(where: str, given: Mapping[str, Any], reads: Callable[[str], bool], veil: str | None) -> dict[str, Any]:
+    private = _is_private(where, given)
+    message = {name: value for name, value in given.items() if value is not None and name != _OWN}
     if not isinstance(message.get("role"), str):
         raise _wrong(f"{where}.role", f"{where} has no role; give system, user or assistant")
     for name, value in message.items():
@@ -38,7 +66,7 @@ def _message(where: str, given: Mapping[str, Any], reads: Callable[[str], bool])
             field = f"{where}.{shown(name)}"
             what = f"{field} is not supported: the chat template does not read it; leave it out"
             raise ApiError(400, what, field, "unsupported_parameter")
-    message["content"] = _content(f"{where}.content", message.get("content", ""))
+    message["content"] = _content(f"{where}.content", message.get("content", ""), veil)
     calls = message.get("tool_calls", [])
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise _wrong(f"{where}.tool_calls", f"{where}.tool_calls is no list of calls; give objects")
@@ -46,10 +74,13 @@ def _message(where: str, given: Mapping[str, Any], reads: Callable[[str], bool])
         message["tool_calls"] = [
             _called(f"{where}.tool_calls[{at}].function", call, "function") for at, call in enumerate(calls)
         ]
-    return _called(f"{where}.function_call", message, "function_call")
+    message = _called(f"{where}.function_call", message, "function_call")
+    if veil is None or not private:
+        return message
+    return {name: value if name == "role" else _veiled(value, veil) for name, value in message.items()}
 
 
-def _content(where: str, content: Any) -> str:
+def _content(where: str, content: Any, veil: str | None) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -59,11 +90,12 @@ def _content(where: str, content: Any) -> str:
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
         if not isinstance(text, str):
             raise _wrong(f"{where}[{at}]", f"{where}[{at}] is no part of text; this model reads text")
-        odd = next((name for name, value in part.items() if name not in _PART and value is not None), None)
+        private = _is_private(f"{where}[{at}]", part)
+        odd = next((name for name, value in part.items() if name not in (*_PART, _OWN) and value is not None), None)
         if odd is not None:
             field = f"{where}[{at}].{shown(odd)}"
             raise ApiError(400, f"{field} is not supported; leave it out", field, "unsupported_parameter")
-        texts.append(text)
+        texts.append(text if veil is None or not private else veil)
     return "\n".join(texts)
 
 

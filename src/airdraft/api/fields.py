@@ -128,6 +128,13 @@ FIELDS: tuple[Field, ...] = (
         '`{"type": "content", "content": …}` with a string or parts of type `text`: what the text is expected to be, '
         "most of it at least. It changes nothing but the speed. Not with schemes that write in rounds",
     ),
+    _done("airdraft", "an object with the next field", COMPLETIONS),
+    _done(
+        "airdraft.private",
+        "true: the whole prompt is private; a number: what follows so many characters of it, or so many ids. In chats "
+        "it is a field of messages and of their parts; see below",
+        COMPLETIONS,
+    ),
     _done(
         "add_special_tokens",
         "whether the tokenizer adds the special tokens that it begins or ends texts with. Completions: true unless "
@@ -175,6 +182,7 @@ FIELDS: tuple[Field, ...] = (
     _refused("stream_options.continuous_usage_stats stream_options.include_obfuscation", (False,), _TOLD),
     _refused("store", (False,), "answers are not kept; leave it out"),
     # Refused: the prompt in other ways.
+    _refused("airdraft", ({},), "messages are marked, or parts of them; put it there", CHATS),
     _refused("echo", (False,), "the answer to a chat does not repeat it; leave it out", CHATS),
     _refused("continue_final_message", (False,), "an answer is a message of its own; leave it out"),
     _refused("chat_template template", _NOTHING, "the server has its own, --chat-template; leave it out"),

@@ -31,6 +31,12 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
+class Marks(msgspec.Struct):
+    """What only airdraft knows of a prompt."""
+
+    private: bool | int | None = None
+
+
 class Body(msgspec.Struct, kw_only=True):
     """The fields that both endpoints take. None is absent. `fields.FIELDS` says what each does."""
 
@@ -138,6 +144,12 @@ class CompletionBody(Body, kw_only=True):
     prompt: Any = ""
     echo: bool | None = None
     logprobs: int | None = None
+    airdraft: Marks | None = None
+
+    def named(self, error: ApiError) -> ApiError:
+        """See `Body.named`."""
+        error.param = "airdraft.private" if error.param == "private" else error.param
+        return super().named(error)
 
     def params(self, model: Mapping[str, Any]) -> SamplingParams:
         """See `Body.params`: of a completion the model says nothing."""
@@ -158,6 +170,14 @@ class CompletionBody(Body, kw_only=True):
         _check_likely("logprobs", self.logprobs)
         if self.echo and self.logprobs is not None:
             raise _unsupported("echo", "how likely the prompt was is not known, and logprobs ask for it; leave it out")
+        private = self.private()
+        if private is not None and not all(0 <= private < len(each) for each in self.prompts()):
+            raise _bad("airdraft.private", f"airdraft.private is {private}, and no prompt may end there; give less")
+
+    def private(self) -> int | None:
+        """Return the place in each prompt, in characters or ids, from which on it is private; None: nothing is."""
+        given = None if self.airdraft is None else self.airdraft.private
+        return None if given is None or given is False else int(given) if given is not True else 0
 
     def wanted_logprobs(self) -> int | None:
         """See `Body.wanted_logprobs`."""
@@ -189,7 +209,7 @@ class ChatBody(Body, kw_only=True):
 
     def named(self, error: ApiError) -> ApiError:
         """See `Body.named`."""
-        error.param = "messages" if error.param == "prompt" else error.param
+        error.param = "messages" if error.param in ("prompt", "private") else error.param
         return super().named(error)
 
     def check(self) -> None:
@@ -278,7 +298,7 @@ def _read(kind: type[Body], given: dict[str, Any], said: dict[str, str], within:
 
 def _has_parts(row: Field, value: Any) -> bool:
     """Whether the table has rows for the parts of this value."""
-    return isinstance(value, dict) and row.names[0] == "stream_options"
+    return isinstance(value, dict) and row.names[0] in ("stream_options", "airdraft")
 
 
 def _integers(kind: type[Body]) -> frozenset[str]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from airdraft.chat.marks import is_private, plain
 from airdraft.errors import BadParameterError, first_line
 
 _MOST_BYTES = 1 << 24
@@ -40,7 +41,10 @@ class Exchange:
     """A question and its answer, or what was committed of it."""
 
     question: str
+    """As it was typed, with the marks of private parts."""
     answer: str
+    private: bool = False
+    """Whether the answer may repeat what was private before it."""
 
 
 @dataclass
@@ -53,15 +57,27 @@ class History:
     left_out: int = 0
     """Oldest turns that no longer go into a prompt."""
 
-    def messages(self, question: str) -> list[dict[str, str]]:
-        """Return what a chat template is given for the next answer."""
-        said = self.said(self.left_out)
-        return [{"role": each.role, "content": each.content} for each in (*said, Said("user", question))]
+    def messages(self, question: str, veil: str | None = None) -> list[dict[str, str]]:
+        """Return what a chat template is given for the next answer.
 
-    def said(self, left_out: int = 0) -> list[Said]:
-        """Return the system prompt and every turn but the first `left_out` as messages."""
+        veil: what stands in place of whatever is private; None: the text itself.
+        Raises: `BadParameterError` for half a pair of marks.
+        """
+        found = [] if self.system is None else [("system", plain(self.system, veil))]
+        for turn in self.turns[self.left_out :]:
+            answer = turn.answer if veil is None or not turn.private else veil
+            found += [("user", plain(turn.question, veil)), ("assistant", answer)]
+        return [{"role": role, "content": text} for role, text in (*found, ("user", plain(question, veil)))]
+
+    def has_private(self, question: str = "") -> bool:
+        """Return whether anything is private in what was said, or in a question. Raises: as `messages`."""
+        typed = [question, self.system or "", *(turn.question for turn in self.turns)]
+        return any(map(is_private, typed)) or any(turn.private for turn in self.turns)
+
+    def said(self) -> list[Said]:
+        """Return the system prompt and every turn as messages, as they were typed."""
         found = [] if self.system is None else [Said("system", self.system)]
-        for turn in self.turns[left_out:]:
+        for turn in self.turns:
             found += [Said("user", turn.question), Said("assistant", turn.answer)]
         return found
 

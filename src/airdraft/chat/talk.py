@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import SCHEMES
 from airdraft.device.writer import Writer, Written
 from airdraft.errors import BadParameterError, Code
-from airdraft.models.text import Tokenizer
+from airdraft.models.text import VEILS, Tokenizer, first_private
 
 STOPPED = "stopped"
 """Why an answer ended that was not written to its end, besides the reasons of `Finished`."""
@@ -92,18 +92,21 @@ class Talk:
         room, and a beginning that is read already. Raises: `BadParameterError` if the question alone does not fit.
         """
         context, settings, history = self._writer.context, self.settings, self.history
-        ids = self._ids(question)
+        ids = prompt_of(self._template, question, history)
         if context is not None and len(ids) + min(settings.max_tokens, context // 4) > context:
             while history.left_out < len(history.turns) and len(ids) > context // 2:
                 history.left_out += 1
-                ids = self._ids(question)
+                ids = prompt_of(self._template, question, history)
             if len(ids) >= context:
                 what = f"the question is {len(ids)} tokens with what the system prompt and the chat template add"
                 raise BadParameterError(f"{what}, and the context {context}; shorten it", code=Code.CONTEXT)
         automatic = settings.scheme == "auto"
         policy = Auto(self._tokenizer.vocab_size, races=("always",)) if automatic else None
         _, spec = spec_of(settings.scheme, SchemeSpec(schemes.STREAM))
-        request = Request(ids, spec, settings.params, settings.seed, settings.max_tokens, policy=policy, counts=counts)
+        request = Request(
+            ids, spec, settings.params, settings.seed, settings.max_tokens, policy=policy, counts=counts,
+            private=private_of(ids, self._template, question, history),
+        )  # fmt: skip
         return Reply(question, request, context)
 
     async def write(self, answer: Reply) -> AsyncGenerator[Written, None]:
@@ -122,12 +125,14 @@ class Talk:
         """
         text = self._tokenizer.decode(answer.tokens)
         if answer.tokens or answer.cut() is None:
-            self.history.turns.append(Exchange(answer.question, text))
+            self.history.turns.append(Exchange(answer.question, text, answer.request.private is not None))
         return text
 
     def save(self, path: Path) -> None:
-        """Write the chat and its settings to a file. Raises: `BadParameterError`."""
+        """Write the chat and its settings to a file. Raises: `BadParameterError`, for a chat with private parts too."""
         settings = self.settings
+        if self.history.has_private():
+            raise BadParameterError("this chat has private parts, which go into no file; /clear forgets them")
         params = msgspec.structs.asdict(settings.params)
         save(SavedChat(self.history.said(), settings.seed, settings.scheme, **params), path)
 
@@ -148,11 +153,22 @@ class Talk:
         self.history.take(saved.messages)
         self.settings = settings
 
-    def _ids(self, question: str) -> list[int]:
-        return prompt_of(self._template, question, self.history)
 
-
-def prompt_of(template: ChatTemplate, question: str, history: History | None = None) -> list[int]:
-    """Return the prompt of a question after a history. Raises: `BadParameterError`."""
-    messages = (history or History()).messages(question)
+def prompt_of(
+    template: ChatTemplate, question: str, history: History | None = None, veil: str | None = None
+) -> list[int]:
+    """Return the prompt of a question after a history; see `History.messages`. Raises: `BadParameterError`."""
+    messages = (history or History()).messages(question, veil)
     return template.encode(template.render(messages, {"add_generation_prompt": True}))
+
+
+def private_of(
+    ids: Sequence[int], template: ChatTemplate | None, question: str, history: History | None = None
+) -> int | None:
+    """Return the position of the first private token in a prompt that `prompt_of` gave; None: nothing is private."""
+    if template is None or not (history or History()).has_private(question):
+        return None
+    try:
+        return first_private(ids, [prompt_of(template, question, history, veil) for veil in VEILS])
+    except BadParameterError:  # a template that does not take other words there
+        return 0

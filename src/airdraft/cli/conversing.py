@@ -148,7 +148,8 @@ class Conversation:
         if self._as_json:
             record: dict[str, Any] = {
                 "event": "answer", "question": answer.question, "text": text, "ids": answer.tokens,
-                "prompt_tokens": len(answer.request.prompt), "reason": answer.reason, "cut": answer.cut(),
+                "prompt_tokens": len(answer.request.prompt), "private": answer.request.private,
+                "reason": answer.reason, "cut": answer.cut(),
                 "left_out": left_out, "seed": answer.request.seed, "temperature": answer.request.params.temperature,
                 "scheme": answer.scheme, "first_token_s": first_s,
                 "rtt_ms": None if rtt_s is None else 1e3 * rtt_s,

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.api.template import ChatTemplate
+from airdraft.chat.marks import is_private
 from airdraft.chat.talk import prompt_of
 from airdraft.cli import options
 from airdraft.cli.checks import examine
@@ -134,6 +135,8 @@ def doctor(
     def ids(tokenizer: Tokenizer) -> list[list[int]]:
         if template is not None:
             asked = own or [question for _, question in PROMPTS[::EVERY]]
+            if any(map(is_private, asked)):
+                raise BadParameterError("the doctor keeps nothing private; give it prompts without private parts")
             return [prompt_of(template, question) for question in asked]
         return [tokenizer.encode(words) for words in own or OPENINGS]
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from airdraft import local
-from airdraft.chat.talk import prompt_of
+from airdraft.chat.talk import private_of, prompt_of
 from airdraft.cli import chosen, options
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
 from airdraft.cli.unnamed import draft_for
@@ -140,7 +140,7 @@ def run(
         ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
         request = Request(
             ids, spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends,
-            prediction=tokenizer.encode(expected, special=False),
+            prediction=tokenizer.encode(expected, special=False), private=private_of(ids, template, words),
         )  # fmt: skip
         async with urls as reached, connected(
             reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup, branches

@@ -47,6 +47,8 @@ class Begun:
     """Tokens in the text; more than `prompt_length` when it is resumed."""
     max_tokens: int
     scheme: str
+    private: int | None = None
+    """As in `Open`."""
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,8 @@ class Welcome(Message, tag=2, frozen=True):
     """Most live drafts of a tree; see [below](#trees). 0: the edge takes chains only."""
     draft_s: Seconds | None = None
     """Current duration of a forward of the edge's own draft model, in seconds; 0 if not known yet. nil: it has none."""
+    private: bool = False
+    """Whether the edge takes texts with private parts, see [below](#private-parts)."""
 
 
 class Open(Message, tag=3, frozen=True):
@@ -153,6 +155,8 @@ class Open(Message, tag=3, frozen=True):
     """Number of ids in `prediction`."""
     prediction: bytes = b""
     """What the text is expected to be, most of it at least: ids packed as `tokens`. It may hasten a stream."""
+    private: Count | None = None
+    """Position in the prompt from which on the text is private, see [below](#private-parts). nil: nothing is."""
 
 
 class Opened(Message, tag=4, frozen=True):

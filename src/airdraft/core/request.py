@@ -79,6 +79,9 @@ class Request:
     branches: int | None = None
     """Drafts of a tree behind which each step of a stream runs the draft model. 0: chains only. None: chosen by
     measurement. It matters where the edge takes trees."""
+    private: int | None = None
+    """Position in the prompt of the first private token. What depends on it, which is all that follows, is in no store,
+    no cache of another text, no log and no trace, and only edges that keep to this get it. None: nothing is private."""
 
     _PLAIN: ClassVar[dict[str, Callable[[str, Any], Any]]] = {
         "prompt": values.ids, "scheme": values.instance(SchemeSpec), "params": values.instance(SamplingParams),
@@ -86,6 +89,7 @@ class Request:
         "committed": values.ids, "counts": values.instance(Counts), "rule": values.optional(values.having("more")),
         "policy": values.optional(values.having("choose")), "logprobs": values.optional(values.whole),
         "prediction": values.ids, "branches": values.optional(values.whole),
+        "private": values.optional(values.whole),
     }  # fmt: skip
 
     def __post_init__(self) -> None:

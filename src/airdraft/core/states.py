@@ -8,19 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from airdraft.core.messages import (
-    Close,
-    Draft,
-    Extra,
-    Hello,
-    Logprobs,
-    Message,
-    More,
-    Open,
-    Switch,
-    Tokens,
-    Verdict,
-)
+from airdraft.core.messages import Close, Draft, Extra, Hello, Logprobs, Message, More, Open, Switch, Tokens, Verdict
 
 
 class EdgeState(Enum):

@@ -49,7 +49,7 @@ class Guess:
         self._law = Law(request.params, request.seed, vocab_size)
         self._eos = frozenset(eos_ids)
         self._most = min(len(request.prompt) + request.max_tokens, scheduler.engine.info.max_context)
-        self._text = scheduler.open(Owner())
+        self._text = scheduler.open(Owner(), request.private)
         self._fed: list[int] = []
 
     async def more(self, committed: Sequence[int]) -> Unverified | None:

@@ -172,6 +172,8 @@ class Writer:
         before an error stand.
         """
         values.instance(Request)("request", request)
+        if self._draft.max_context:
+            self._scheduler.caches.check(request.private)
         if request.branches is None:
             request = replace(request, branches=self._branches)
         if not self._draft.max_context:

@@ -120,7 +120,7 @@ class EdgeServer:
         self.exactness = info.exactness.in_calls_of(capacity.batch)
         self.target = Target(
             f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k,
-            info.digest, tuple(self.exactness.shares.values()), info.trees, info.doubt,
+            info.digest, tuple(self.exactness.shares.values()), info.trees, info.doubt, info.erases,
         )  # fmt: skip
         self.scheduler = capacity.scheduler(engine)
         self.metrics = Metrics(self._read)

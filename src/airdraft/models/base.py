@@ -40,6 +40,18 @@ class Portable(Cache, Protocol):
         ...
 
 
+@runtime_checkable
+class Erasable(Cache, Protocol):
+    """A cache whose memory can be overwritten, as that of a private text must be."""
+
+    private: bool
+    """Whether memory that it gives up is overwritten, and no other sequence's call has a part in it."""
+
+    def erase(self, keep: int) -> None:
+        """Roll back to the first `keep` positions or fewer, and overwrite all that came after."""
+        ...
+
+
 class LanguageModel(Protocol):
     """A causal language model that runs one sequence at a time: the draft on the device."""
 
@@ -170,6 +182,8 @@ class EngineInfo:
     doubt: float = 0.0
     """Nats by which scores of two tokens must differ on another branch of a tree than the first, if a chain is to
     choose the same. The first is the first child of what stays, its first child, and so on."""
+    erases: bool = False
+    """Whether its caches are `Erasable`, so that it may be given private texts."""
     digest: bytes = b""
     """What defines its rows, see `models/digest.py`. Until `load_target` completes it: what the engine says of itself
     that its files do not, the type it computes in, say. Empty: nobody can say what it is."""
@@ -269,6 +283,21 @@ class Around:
         """See `Roomy.rest`."""
         if isinstance(self.inner, Roomy):
             self.inner.rest()
+
+    @property
+    def private(self) -> bool:
+        """See `Erasable.private`."""
+        return isinstance(self.inner, Erasable) and self.inner.private
+
+    @private.setter
+    def private(self, private: bool) -> None:
+        if isinstance(self.inner, Erasable):
+            self.inner.private = private
+
+    def erase(self, keep: int) -> None:
+        """See `Erasable.erase`."""
+        if isinstance(self.inner, Erasable):
+            self.inner.erase(keep)
 
 
 def raised(found: FloatArray | AirdraftError) -> FloatArray:

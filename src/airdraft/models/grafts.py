@@ -52,6 +52,12 @@ class GraftCache(Around):
         self.firm, self.main, self.tokens = keep + tensors[0].shape[1], (), ()
         self.lineage = self.lineage.kept(keep).grown(self.firm - keep)
 
+    def erase(self, keep: int) -> None:
+        """See `Erasable.erase`. What is no chain of the other cache goes as well."""
+        super().erase(min(keep, self.firm))
+        self.firm = min(keep, self.firm, self.inner.length)
+        self.lineage, self.main, self.tokens = self.lineage.kept(self.firm), (), ()
+
     def _portable(self, end: int) -> Portable:
         """The other engine's cache. Raises: `ModelError` if its first `end` positions are not a chain."""
         if end > self.firm or not isinstance(self.inner, Portable):

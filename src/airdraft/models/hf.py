@@ -38,12 +38,29 @@ class HfCache:
     layers: dict[int, tuple[Any, Any]]
     length: int = 0
     lineage: Lineage = field(default_factory=Lineage)
+    private: bool = False
+    """See `Erasable.private`."""
+
+    def replace(self, layers: dict[int, tuple[Any, Any]], lineage: Lineage) -> None:
+        """Take other keys and values instead, which share no memory with these."""
+        gone, self.layers, self.length, self.lineage = self.layers, layers, lineage.length, lineage
+        if self.private:
+            with import_module("torch").inference_mode():
+                for tensor in (each for layer in gone.values() for each in layer):
+                    tensor.zero_()
+
+    def erase(self, keep: int) -> None:
+        """See `Erasable.erase`."""
+        with import_module("torch").inference_mode():
+            kept = {i: (k[:, :, :keep].clone(), v[:, :, :keep].clone()) for i, (k, v) in self.layers.items()}
+            self.private = True
+            self.replace(kept, self.lineage.kept(keep))
+        self.private = False
 
     def pick(self, keep: int, picks: Sequence[int]) -> None:
         """Roll back to `keep` positions and `picks` of those after them, which move up."""
         lineage, columns = self.lineage.kept(keep, picks), [*range(keep), *(keep + pick for pick in picks)]
-        self.layers = {i: (k[:, :, columns], v[:, :, columns]) for i, (k, v) in self.layers.items()}
-        self.length, self.lineage = len(columns), lineage
+        self.replace({i: (k[:, :, columns], v[:, :, columns]) for i, (k, v) in self.layers.items()}, lineage)
 
     def take(self, start: int, end: int) -> list[Any]:
         """See `Portable.take`. NumPy has no bfloat16: such numbers are given as integers of the same bits."""
@@ -53,20 +70,19 @@ class HfCache:
         """See `Portable.put`."""
         torch, new = import_module("torch"), iter(tensors)
         with torch.inference_mode():
-            self.layers = {
+            layers = {
                 index: tuple(
                     torch.cat([each[:, :, :keep], torch.tensor(next(new)).view(each.dtype)[None].to(each.device)], 2)
                     for each in layer
                 )
                 for index, layer in self.layers.items()
             }
-        self.length = keep + tensors[0].shape[1]
-        self.lineage = self.lineage.kept(keep).grown(self.length - keep)
+        self.replace(layers, self.lineage.kept(keep).grown(tensors[0].shape[1]))
 
     def drop(self, count: int) -> None:
         """Forget the first `count` positions, of a chain; the others move up."""
-        self.layers = {i: (k[:, :, count:].clone(), v[:, :, count:].clone()) for i, (k, v) in self.layers.items()}
-        self.length, self.lineage = self.length - count, self.lineage.after(count)
+        layers = {i: (k[:, :, count:].clone(), v[:, :, count:].clone()) for i, (k, v) in self.layers.items()}
+        self.replace(layers, self.lineage.after(count))
 
 
 class HfModel(LocalEngine):
@@ -125,7 +141,7 @@ class HfModel(LocalEngine):
         called = name if name is not None else folder.resolve().name
         precision = words(self._model.dtype)
         self.info = EngineInfo(
-            called, 0, max_context, _eos_ids(self._model), max_batch=max_batch, digest=precision,
+            called, 0, max_context, _eos_ids(self._model), max_batch=max_batch, digest=precision, erases=True,
             threads=Threads(self._torch.get_num_threads(), "as asked for" if threads else "PyTorch's own choice"),
         )  # fmt: skip
         self._try_out(f"{folder} is a {config.model_type}", keeps=bool(self._past_as))
@@ -156,7 +172,7 @@ class HfModel(LocalEngine):
             try:
                 check(self.info, part)
                 parts[i] = picked(part)
-                if len(part.tokens) <= _WIDE:
+                if len(part.tokens) <= _WIDE and not part.cache.private:  # a batch has copies of all its past
                     narrow.append(i)
                 else:
                     found[i] = self._run([parts[i]], beginning)[0]
@@ -220,7 +236,7 @@ class HfModel(LocalEngine):
                 f"{self.name} cannot run {fed} tokens after {kept} in a batch of {len(parts)}: {first_line(problem)}"
             ) from problem
         for part, layers, line in zip(parts, grown, lines, strict=True):
-            part.cache.layers, part.cache.length, part.cache.lineage = layers, line.lineage.length, line.lineage
+            part.cache.replace(layers, line.lineage)
         return rows
 
     def _try_out(self, what: str, *, keeps: bool) -> None:

@@ -19,7 +19,7 @@ from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Thre
 from airdraft.models.config import read_config, read_json
 from airdraft.models.fit import context_of, cores
 from airdraft.models.onnx_batch import OnnxCache, Rule, Stack, Tensor
-from airdraft.models.onnx_rooms import bound, is_in_place, run
+from airdraft.models.onnx_rooms import bound, grown, is_in_place, run
 from airdraft.models.onnx_trees import SHIFT, TreeInputs
 from airdraft.models.sharing import SEGMENT, Beginning
 from airdraft.models.trees import Fed, picked
@@ -109,7 +109,7 @@ class OnnxModel(LocalEngine):
         name = name if name is not None else folder.resolve().name
         self.info = EngineInfo(
             name, config.vocab_size, config.max_context, config.eos_ids, position_bytes=bytes_each,
-            threads=Threads(threads), trees=self._trees is not None,
+            threads=Threads(threads), trees=self._trees is not None, erases=True,
         )  # fmt: skip
         told = self._in_place or {"attention_mask", "position_ids"} <= set(self._whole)
         if told and _batches(self, folder, self._together):
@@ -149,12 +149,11 @@ class OnnxModel(LocalEngine):
             logits, _ = self._run(ids, None, positions, cache.tensors, part.rows, tree, cache.binding[1], beginning)
             cache.length, cache.lineage = total, fed.lineage
             return _rows(logits[0], logits.shape[1], part.rows)
-        # Plain arrays: rolling back is a slice, which ONNX Runtime copies on the way in. Binding OrtValues instead
-        # spares the copies out but costs as much or more: at 500 positions of 7 M parameters plain arrays took 0.92
-        # to 1.01 of the bound time (median 0.94), feeding one token as well as six after a rollback.
-        past = [tensor[:, :, :keep] for tensor in cache.tensors]
-        mask = np.ones((1, total), np.int64)
-        logits, present = self._run(ids, mask, positions, past, part.rows, self._tree([fed], n, total))
+        past, binding = [tensor[:, :, :keep] for tensor in cache.tensors], None
+        if cache.private:  # of plain arrays that it returns, ONNX Runtime keeps a copy in memory of its own
+            binding, past = grown(self._session, self._past, self._outputs[1:], cache.cut(keep), n)
+        mask, tree = np.ones((1, total), np.int64), self._tree([fed], n, total)
+        logits, present = self._run(ids, mask, positions, past, part.rows, tree, binding)
         cache.replace(present)
         cache.lineage = fed.lineage
         return _rows(logits[0], logits.shape[1], part.rows)
@@ -170,8 +169,10 @@ class OnnxModel(LocalEngine):
                 fit.append(i)
             except ModelError as error:
                 found[i] = error.with_traceback(None)  # which would hold on to the cache
-        groups = self._rule.groups([(len(parts[i].tokens), parts[i].keep) for i in fit])
-        for which, group in enumerate([fit[j] for j in group] for group in groups):
+        alike = [i for i in fit if not parts[i].cache.private]  # a shared call has copies of what its texts hold
+        groups = self._rule.groups([(len(parts[i].tokens), parts[i].keep) for i in alike])
+        alone = [[i] for i in fit if parts[i].cache.private]
+        for which, group in enumerate([*([alike[j] for j in group] for group in groups), *alone]):
             if len(group) > 1 and self.info.max_batch > 1:
                 try:
                     rows = self._together([parts[i] for i in group], which, beginning)
@@ -222,8 +223,8 @@ class OnnxModel(LocalEngine):
     ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
         """Feed `ids` [batch, n] after `past`. Returns: logits of the last `rows` columns or more, and the presents.
 
-        A graph that writes in place takes no mask, and needs room in `past`, which is then the presents, too; `binding`
-        is that of `past`, if there is one.
+        A graph that writes in place takes no mask, and needs room in `past`, which is then the presents, too. So it is
+        for any graph with a `binding` of what it reads and writes.
         """
         if self._graph is not None:
             before = 0 if beginning is None else beginning.length
@@ -237,7 +238,7 @@ class OnnxModel(LocalEngine):
         feeds = {name: np.asarray(whole[name], dtype) for name, dtype in self._whole.items()}
         present = past
         try:
-            if self._in_place:
+            if binding is not None or self._in_place:
                 logits = run(self._session, binding or self._bound(past), feeds, tree)
             else:
                 feeds.update(zip(self._past, past, strict=True))

@@ -51,6 +51,8 @@ class OnnxCache:
         self.lineage = Lineage()
         self.stack: Stack | None = None
         self.row = self.copied = 0
+        self.private = False
+        """See `Erasable.private`."""
 
     @property
     def room(self) -> int:
@@ -76,8 +78,16 @@ class OnnxCache:
 
     def replace(self, tensors: list[Tensor]) -> None:
         """Take `tensors` instead, and leave the stack: who runs alone from now on must not keep it in memory."""
-        self.tensors, self.length = tensors, tensors[0].shape[2]
+        gone, self.tensors, self.length = self.tensors, tensors, tensors[0].shape[2]
+        self._give_up(gone)
         self.rest()
+
+    def cut(self, keep: int) -> list[Tensor]:
+        """Roll back to `keep` positions, without room for more. Returns: the tensors."""
+        if keep < self.room:
+            self.replace([tensor[:, :, :keep].copy() for tensor in self.tensors])
+            self.lineage = self.lineage.kept(keep)
+        return self.tensors
 
     def make_room(self, keep: int, total: int) -> None:
         """Roll back to `keep` positions, with room for `total`, and leave the stack, as in `replace`."""
@@ -95,9 +105,17 @@ class OnnxCache:
 
     def drop(self, count: int) -> None:
         """Forget the first `count` positions, of a chain; the others move up."""
-        left = self.length - count
-        self.tensors = _moved([tensor[:, :, count:] for tensor in self.tensors], left, _roomy(left))
+        left, gone = self.length - count, self.tensors
+        self.tensors = _moved([tensor[:, :, count:] for tensor in gone], left, _roomy(left))
         self.length, self.lineage, self.binding = left, self.lineage.after(count), None
+        self._give_up(gone)
+        self.rest()
+
+    def erase(self, keep: int) -> None:
+        """See `Erasable.erase`."""
+        for tensor in self.tensors:
+            tensor[:, :, keep:] = 0
+        self.length, self.lineage, self.private = keep, self.lineage.kept(keep), False
         self.rest()
 
     def take(self, start: int, end: int) -> list[Tensor]:
@@ -114,8 +132,14 @@ class OnnxCache:
     def _grow(self, keep: int, total: int) -> None:
         """Move to larger tensors, with zeros after the first `keep` positions, if these have no room for `total`."""
         if self.tensors[0].shape[2] < total:
-            self.tensors = _moved(self.tensors, keep, _roomy(total))
+            gone, self.tensors = self.tensors, _moved(self.tensors, keep, _roomy(total))
+            self._give_up(gone)
             self.binding = None
+
+    def _give_up(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite memory that nobody needs any more, if it is private."""
+        for tensor in tensors if self.private else ():
+            tensor[:] = 0
 
 
 class Stack:

@@ -128,6 +128,11 @@ class SharingCache(Around):
         self.own(keep)
         self.inner.put(keep - self.start, tensors)
 
+    def erase(self, keep: int) -> None:
+        """See `Erasable.erase`. A beginning that others may have as well holds nothing private."""
+        self.own(keep)
+        super().erase(keep - self.start)
+
     def own(self, keep: int) -> None:
         """Roll back to the first `keep` positions, if some of the beginning goes as well; what remains of the last
         segment is the text's own then."""

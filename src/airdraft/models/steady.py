@@ -87,6 +87,11 @@ class BandCache(Around):
         self._portable.put(keep, tensors)
         self.length = keep + tensors[0].shape[1]
 
+    def erase(self, keep: int) -> None:
+        """See `Erasable.erase`."""
+        super().erase(keep)
+        self.length = min(self.length, self.inner.length)
+
     @property
     def _portable(self) -> Portable:
         if not isinstance(self.inner, Portable):

@@ -6,6 +6,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import tokenizers
@@ -15,6 +16,8 @@ from airdraft.models.config import read_json, shown
 
 LONG = 4096
 """Characters of a text that takes a while to encode."""
+VEILS = ("Ж", "中")
+"""What is put in place of a private text, one after the other, to see what hangs on it."""
 _LONGEST_NAME = 255
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -35,6 +38,16 @@ def ids_of(tokenizer: tokenizers.Tokenizer, text: str, special: bool = True) -> 
         return list(tokenizer.encode(text, add_special_tokens=special).ids)
     # Alone, it would be encoded with the interpreter locked, for seconds, whatever thread it is in.
     return list(tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
+
+
+def first_private(tokens: Sequence[int], veiled: Iterable[Sequence[int]]) -> int | None:
+    """Position of the first token that hangs on what is private: of which it holds a character, or by which it was cut.
+
+    veiled: the tokens of the same text with each of `VEILS` in place of what is private. None: no token hangs on it.
+    """
+    pairs = (zip(tokens, other, strict=False) for other in veiled)
+    alike = min(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], each)) for each in pairs)
+    return alike if alike < len(tokens) else None
 
 
 def tokenizer_file(folder: Path) -> Path:

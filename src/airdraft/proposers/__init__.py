@@ -43,11 +43,16 @@ def named(words: str) -> tuple[str, ...]:
 
 
 def maker(names: tuple[str, ...]) -> Propose:
-    """Return what makes the proposers of one text. All texts learn from each other, so it is for one tenant if any of
-    them is in `LEARNING`."""
+    """Return what makes the proposers of one text. All texts learn from each other, but for private ones; so it is for
+    one tenant if any of them is in `LEARNING`."""
     table = Ngrams()
     makers = PROPOSERS | {Ngram.name: lambda _: Ngram(table)}
-    return lambda prediction: [makers[name](prediction) for name in names if prediction or name != Predicted.name]
+
+    def made(prediction: Sequence[int], private: bool) -> Sequence[Proposer]:
+        wanted = [name for name in names if prediction or name != Predicted.name]
+        return [(PROPOSERS if private else makers)[name](prediction) for name in wanted]
+
+    return made
 
 
 __all__ = [

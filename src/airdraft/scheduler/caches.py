@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from airdraft.errors import AirdraftError
-from airdraft.models.base import Copier, Part, Roomy, TargetEngine
+from airdraft.errors import AirdraftError, BadParameterError
+from airdraft.models.base import Copier, Erasable, Part, Roomy, TargetEngine
 from airdraft.scheduler.elsewhere import LEAST, Coming, Elsewhere
 from airdraft.scheduler.memory import Memory
 from airdraft.scheduler.prefixes import BLOCK, Prefixes
@@ -55,6 +55,17 @@ class Caches:
         """Tokens that were not fed, as their keys and values came from elsewhere."""
         self._coming: dict[Sequenced, Coming | None] = {}
 
+    def text(self, owner: Owner, now_s: float, private: int | None = None) -> Sequenced:
+        """A text that rests since `now_s`; see `Sequenced` for the rest. Raises: as `check`."""
+        self.check(private)
+        return Sequenced(owner, rested_s=now_s, private=private)
+
+    def check(self, private: int | None) -> None:
+        """Raise `BadParameterError` for a text with a private part, if the engine cannot overwrite what it leaves."""
+        if private is not None and not self._engine.info.erases:
+            what = f"the engine of {self._engine.info.name} overwrites no keys and values"
+            raise BadParameterError(f"{what}, so it takes no private parts; take onnx or hf, or mark none", "private")
+
     @property
     def positions(self) -> int:
         """Key-value positions held."""
@@ -75,7 +86,8 @@ class Caches:
         return began if began is None or self.elsewhere is None else self._spliced(began, self.elsewhere)
 
     def _spliced(self, turn: Turn, elsewhere: Elsewhere) -> Turn | None:
-        text, tokens, end = turn.text, turn.tokens, len(turn.tokens) - turn.scored
+        text, tokens = turn.text, turn.tokens
+        end = len(text.public(tokens[: len(tokens) - turn.scored]))
         at = turn.origin.length if turn.origin else text.cached
         if turn.lineage.parents or (text.lineage and text.lineage.parents):  # what comes is a chain
             return turn
@@ -98,7 +110,7 @@ class Caches:
         lineage, tokens = turn.lineage, turn.tokens
         if len(tokens) <= BLOCK:
             return turn
-        chain = tokens[: lineage.trunk]
+        chain = text.public(tokens[: lineage.trunk])
         self._prefixes.add(text, chain)  # so that later ones can wait for it
         found = self._prefixes.start(text, chain, lambda other: other.asked < turn.arrival)
         if found is None or found.text.cache is None:
@@ -157,6 +169,8 @@ class Caches:
                 start = share.start
                 share.text.reused += splice.end - splice.start
                 self.fetched += splice.end - splice.start
+        if share.text.private is not None and isinstance(share.text.cache, Erasable):
+            share.text.cache.private = True
         tokens, lineage = share.tokens[start : share.end], share.lineage
         parents = None if lineage is None else lineage.fed(start, share.end)
         return Part(share.text.cache, start - len(share.picks), tokens, share.rows, parents, share.picks)
@@ -180,6 +194,7 @@ class Caches:
         if self._copier is None or text.cache is None or not keeps:
             self._free(text)
             return
+        _erase(text)
         text.cached = min(text.cached, text.cache.length)  # less where a call failed
         if text.lineage is not None:
             text.cached = min(text.cached, text.lineage.trunk)  # nobody begins with a tree
@@ -202,5 +217,12 @@ class Caches:
     def _free(self, text: Sequenced) -> None:
         self._ended(text)
         self._prefixes.remove(text)
+        _erase(text)
         self._memory.free(text)
         text.reused = 0  # what it had is fed again
+
+
+def _erase(text: Sequenced) -> None:
+    """Overwrite what a text that needs its cache no longer has from its first private token on."""
+    if text.private is not None and isinstance(text.cache, Erasable):
+        text.cache.erase(min(text.private, text.cache.length))

@@ -55,14 +55,17 @@ class Helped:
         self._owner = owner if helping is None else helping.owner(owner)
         self._texts: dict[int, Sequenced] = {}
 
-    async def row(self, forward: Forward) -> FloatArray | None:
-        """Run a forward. Returns: float32 [1, vocab]; None if that failed, which costs speed and is logged."""
+    async def row(self, forward: Forward, private: int | None = None) -> FloatArray | None:
+        """Run a forward. Returns: float32 [1, vocab]; None if that failed, which costs speed and is logged.
+
+        private: see `Sequenced.private`.
+        """
         if self._scheduler is None:
             return None
         try:
             text = self._texts.get(forward.session)
             if text is None or text.over:
-                text = self._texts[forward.session] = self._scheduler.open(self._owner)
+                text = self._texts[forward.session] = self._scheduler.open(self._owner, private)
             return await self._scheduler.run(text, lambda: forward)
         except AirdraftError as error:
             _log.warning("session %d goes on without the edge's draft model: %s", forward.session, error)

@@ -100,9 +100,9 @@ class Scheduler:
         self.on_call: Callable[[Call], None] | None = None
         """Told after every call."""
 
-    def open(self, owner: Owner) -> Sequenced:
+    def open(self, owner: Owner, private: int | None = None) -> Sequenced:
         """A place for a text, if need be that of one that rests. Raises: `RefusedError` ("busy") if there is none."""
-        text = Sequenced(owner, rested_s=monotonic())
+        text = self.caches.text(owner, monotonic(), private)
         if self._max_texts is not None and len(self._texts) >= self._max_texts:
             yields = who_yields(self._texts, text)
             if yields is None:
@@ -119,7 +119,7 @@ class Scheduler:
 
         What the edge proposes itself does not count.
         """
-        held = 0 if forward.keep else self.caches.held(text.owner, forward.tokens)
+        held = 0 if forward.keep else self.caches.held(text.owner, text.public(forward.tokens))
         return forward.due - max(0, held)
 
     @staticmethod

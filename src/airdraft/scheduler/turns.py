@@ -83,6 +83,12 @@ class Sequenced:
     """Told when its place was given to another, see `Scheduler.open`."""
     lineage: Lineage | None = None
     """Which of its tokens follows which; None: they are a chain."""
+    private: int | None = None
+    """The position from which on it is private: what follows is shared with no text, kept for none, and overwritten."""
+
+    def public(self, tokens: Sequence[int]) -> Sequence[int]:
+        """Those that others may begin with, of the tokens that it begins with."""
+        return tokens[: self.private]
 
 
 class Origin(NamedTuple):

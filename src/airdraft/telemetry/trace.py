@@ -12,7 +12,7 @@ Every event has `t`, seconds since the first one, and `event`:
     cut        there are too many events; of those that follow only the end is written
     finished   reason; or failed: code, message; or lost: the connection ended
 
-Token ids, which reveal the text, are included only on request.
+Token ids, which reveal the text, are included only on request, and never those of a text with a private part.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Traces:
         at = datetime.now(UTC)
         path = self._folder / f"{at:%Y%m%dT%H%M%S}-{os.getpid()}-{next(self._numbers):06d}.jsonl"
         wanted = self._may(now)
-        trace = TextTrace(path, now, self._tokens, MOST_LINES + LINES_A_TOKEN * event.max_tokens if wanted else None)
+        tokens = self._tokens and event.private is None
+        trace = TextTrace(path, now, tokens, MOST_LINES + LINES_A_TOKEN * event.max_tokens if wanted else None)
         trace.note(
             "opened", now, at=at.isoformat(timespec="milliseconds"), side=self._side, **about,
             prompt=event.prompt_length, length=event.length, max_tokens=event.max_tokens,

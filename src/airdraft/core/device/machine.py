@@ -112,6 +112,10 @@ class DeviceMachine(Machine):
             raise BadParameterError(what, field="branches")
         if not 0 <= request.seed < 1 << 63:
             raise BadParameterError(f"seed is {request.seed}; give a whole number from 0 to 2^63 - 1", field="seed")
+        if request.private is not None and not (welcome.private and 0 <= request.private < len(request.prompt)):
+            what = f"private is {request.private}, no position in a prompt of {len(request.prompt)} tokens; give one"
+            no = f"the edge of {welcome.model} takes no private parts, and was sent nothing; mark none, or take another"
+            raise BadParameterError(what if welcome.private else no, field="private")
         ended = request.committed and request.committed[-1] in welcome.eos_ids
         if ended or len(request.committed) >= request.max_tokens:
             raise BadParameterError("nothing is left to write: the text to be resumed is complete")

@@ -106,14 +106,15 @@ class DeviceSession:
             self.number, self._spec(), request.params, request.seed,
             int(text.end) - prompt_length,  # no more than fit
             prompt_length, text.length, pack(text.tokens, vocab), text.digest, request.logprobs,
-            len(request.prediction), pack(request.prediction, vocab),
+            len(request.prediction), pack(request.prediction, vocab), request.private,
         )  # fmt: skip
         self._opening_bytes = len(encode(message))
         return message
 
     def begin(self, opening: Open, now: float) -> list[Out]:
         """Open the text with its message, and start to draft."""
-        begun = Begun(self.number, opening.prompt_length, opening.length, opening.max_tokens, opening.scheme.name)
+        name, private = opening.scheme.name, opening.private
+        begun = Begun(self.number, opening.prompt_length, opening.length, opening.max_tokens, name, private)
         self._now = now
         return [begun, opening, *self._advance()]
 

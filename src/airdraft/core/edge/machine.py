@@ -14,18 +14,7 @@ from airdraft.core.edge.session import EdgeSession, opened
 from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Limits, Target
 from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
-from airdraft.core.messages import (
-    MOST_NODES,
-    VERSION,
-    Close,
-    Error,
-    Hello,
-    Message,
-    Open,
-    ToEdge,
-    Welcome,
-    clip,
-)
+from airdraft.core.messages import MOST_NODES, VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome, clip
 from airdraft.core.schemes import Ruling
 from airdraft.core.states import CONNECTION
 from airdraft.core.text import Prefix
@@ -184,7 +173,7 @@ class EdgeMachine(Machine):
         welcome = Welcome(
             VERSION, clip(target.software), clip(target.model), target.max_context, limits.max_frame, limits.max_draft,
             limits.max_sessions, limits.heartbeat_s, target.eos_ids, self.verify_s, target.digest, target.exactness,
-            MOST_NODES if target.trees else 0, None if self._help is None else self.pace.draft_s,
+            MOST_NODES if target.trees else 0, None if self._help is None else self.pace.draft_s, target.private,
         )  # fmt: skip
         self._send(welcome)
         return []
@@ -205,8 +194,8 @@ class EdgeMachine(Machine):
         except (RefusedError, RemoteProtocolError) as error:
             return self._decline(number, error.code, str(error))
         self._sessions[number] = session
-        cached = self.held(session.text.tokens) if self.held is not None else 0
-        return self._emit(session.begin(message.prompt_length, cached))
+        cached = self.held(session.text.tokens[: message.private]) if self.held is not None else 0
+        return self._emit(session.begin(message.prompt_length, cached, message.private))
 
     def _decline(self, number: int, code: str, message: str) -> list[Event]:
         self._send(Error(number, code, clip(message)))
@@ -221,6 +210,8 @@ class EdgeMachine(Machine):
         for length, what in ((message.length, "prompt"), (message.predicted, "prediction")):
             if length >= target.max_context:
                 raise RemoteProtocolError(Code.CONTEXT, too_long(length, target.max_context, target.model, what))
+        if message.private is not None and not (target.private and message.private < message.prompt_length):
+            raise RemoteProtocolError(Code.STATE, "a private part is beyond the prompt, or this edge takes none")
         tokens = unpack(message.tokens, message.length, target.vocab_size)
         prediction = unpack(message.prediction, message.predicted, target.vocab_size)
         text = Prefix(tokens, min(message.prompt_length + message.max_tokens, target.max_context), target.eos_ids)
@@ -228,7 +219,8 @@ class EdgeMachine(Machine):
             raise RemoteProtocolError(Code.GARBAGE, "the prompt does not match its digest")
         if text.over:
             raise RemoteProtocolError(Code.STATE, "nothing is left to write: every token asked for is committed")
-        stream = EdgeStream(text, self._limits.max_draft, self._propose(prediction), target.trees)
+        proposers = self._propose(prediction, message.private is not None)
+        stream = EdgeStream(text, self._limits.max_draft, proposers, target.trees)
         session = opened(
             message.session, text, message.params, message.seed, message.scheme, target, stream, message.logprobs,
             self._help, self.pace, self._make,

@@ -46,11 +46,12 @@ class Proposer(Protocol):
         ...
 
 
-Propose = Callable[[Sequence[int]], Sequence[Proposer]]
-"""Makes the proposers of a text, given the tokens that the client predicts."""
+Propose = Callable[[Sequence[int], bool], Sequence[Proposer]]
+"""Makes the proposers of a text, given what the client predicts and whether it is private: then no text learns from it.
+"""
 
 
-def nobody(prediction: Sequence[int]) -> Sequence[Proposer]:
+def nobody(prediction: Sequence[int], private: bool) -> Sequence[Proposer]:
     """Make no proposers."""
     return ()
 

@@ -78,10 +78,10 @@ class EdgeSession:
         check_logprobs(self._logprobs, spec.name)
         return self._make_scheme(spec, self._law, schemes.EDGE)
 
-    def begin(self, prompt_length: int, cached: int = 0) -> list[Out]:
+    def begin(self, prompt_length: int, cached: int = 0, private: int | None = None) -> list[Out]:
         """Answer the device and prefill the prompt, except its last token, which the first verification feeds."""
         text = self.text
-        begun = Begun(self._number, prompt_length, text.length, int(text.end) - prompt_length, self._name)
+        begun = Begun(self._number, prompt_length, text.length, int(text.end) - prompt_length, self._name, private)
         outs: list[Out] = [begun, *self._confirm(cached)]
         if text.length > 1:
             return [*outs, Forward(self._number, 0, tuple(text.tokens[:-1]), 0)]

@@ -30,6 +30,8 @@ class Target:
     """Whether its forwards may have `parents` and `picks`."""
     doubt: float = 0.0
     """Nats by which rounding may move scores apart on another branch of a tree than the first."""
+    private: bool = False
+    """As in `Welcome`."""
 
     def check(self, params: SamplingParams, logprobs: int | None = None) -> None:
         """Check that texts with these parameters can be exact under any scheme, and that `logprobs` are available.
