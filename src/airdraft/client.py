@@ -13,7 +13,7 @@ import contextlib
 import ssl as tls
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -95,6 +95,9 @@ class Text:
     """The cost of the text."""
     logprobs: tuple[Logprob, ...] = ()
     """The target's log-probability of each token, if asked for."""
+    losses: dict[str, float | None] = field(default_factory=dict)
+    """What makes it another text than the target's own, if the edge was told to lose something: see
+    `Exactness.losses`."""
 
     def __str__(self) -> str:
         return self.text
@@ -225,7 +228,8 @@ class AsyncClient:
                 logprobs += event.logprobs
             elif isinstance(event, Finished):
                 reason = event.reason
-        return Text(self.tokenizer.decode(tokens), tuple(tokens), reason, request.counts, tuple(logprobs))
+        words = self.tokenizer.decode(tokens)
+        return Text(words, tuple(tokens), reason, request.counts, tuple(logprobs), writer.losses)
 
     async def events(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[Written, None]:
         """See `Client.events`."""

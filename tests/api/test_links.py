@@ -361,9 +361,10 @@ def test_quotas_of_an_edge_hold_for_the_api(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("known", "told"),
     [
-        (Exactness(0.25, 0.0, None), {"batch": 0.25, "width": "exact", "company": None}),
-        (Exactness(), {"batch": None, "width": None, "company": None}),
-        (Exactness(0.0, 0.0, 0.0), {"batch": "exact", "width": "exact", "company": "exact"}),
+        (Exactness(0.25, 0.0, None), {"batch": 0.25, "width": "exact", "company": None, "prompts": "exact"}),
+        (Exactness(0.0, 0.0, 0.0, 0.5), {"batch": "exact", "width": "exact", "company": "exact", "prompts": 0.5}),
+        (Exactness(), {"batch": None, "width": None, "company": None, "prompts": "exact"}),
+        (Exactness(0.0, 0.0, 0.0), {"batch": "exact", "width": "exact", "company": "exact", "prompts": "exact"}),
     ],
 )
 def test_what_the_targets_rows_depend_on_is_told_at_both_ends(known: Exactness, told: dict[str, Any]) -> None:
@@ -376,6 +377,23 @@ def test_what_the_targets_rows_depend_on_is_told_at_both_ends(known: Exactness, 
                 assert listed.model_extra is not None
                 assert listed.model_extra["exactness"] == told
                 assert one == listed
+
+    run(main)
+
+
+def test_every_answer_says_what_its_edge_was_told_to_lose() -> None:
+    async def losses(client: openai.AsyncOpenAI) -> list[Any]:
+        whole = await client.completions.create(**asking(n=2))
+        chunks = [chunk async for chunk in await client.completions.create(**asking(stream=True))]
+        told: list[Any] = [choice.model_extra["airdraft"] for choice in whole.choices]  # type: ignore[index]
+        told.append(chunks[-1].choices[0].model_extra["airdraft"])  # type: ignore[index]
+        return [each.get("losses") for each in told]
+
+    async def main() -> None:
+        for known, told in ((Exactness(prompts=0.25), {"prompts": 0.25}), (Exactness(), None)):
+            async with place(table(1), exactness=known) as found:
+                for client in (found.device, found.edge):  # the device connects for the first text
+                    assert await losses(client) == [told] * 3
 
     run(main)
 

@@ -59,6 +59,13 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("run", "x", "--draft", "no-such-org/no-model"), "no-such-org/no-model", "check the path or the id"),
         (("run", "x", "--draft", ""), "no model ''", "hub id"),
         (("run", "x", "--lookup", "--scheme", "server"), "--lookup drafts", "leave one of them out"),
+        (("edge", "--prompts-codec", "half"), "--prompts-codec is for published prompts", "give --prompts, too"),
+        (("edge", "--prompts", "x", "--prompts-codec", "zip"), "codec 'zip' is unknown", "choose one of exact, packed"),
+        (
+            ("prompt", "publish", "/dev/null", "--to", "x", "--codec", "zip"),
+            "codec 'zip'",
+            "choose one of exact, packed",
+        ),
         (("chat", "--lookup", "--scheme", "server"), "--lookup drafts", "leave one of them out"),
         (("run", "x", "--tree", "17"), "--tree is '17'", "a number from 1 to 16"),
         (("chat", "--tree", "bush"), "--tree is 'bush'", "auto, off"),

@@ -88,7 +88,7 @@ def test_a_device_takes_the_draft_of_its_edges_target(edges: dict[str, str]) -> 
         told = announced(device)
         assert told["edge"] == edges["chat-draft"]
         # The start line says what the edge has told of its target.
-        assert told["exactness"] == {"batch": None, "width": None, "company": None}
+        assert told["exactness"] == {"batch": None, "width": None, "company": None, "prompts": "exact"}
     code, _, line = airdraft("device", "--edge", edges["other"], "--port", "0", "--json")
     assert (code, line.count("\n")) == (2, 1)
     assert "name a draft model with the target's own tokenizer" in line

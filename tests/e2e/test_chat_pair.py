@@ -72,7 +72,7 @@ def test_a_text_is_the_targets_own(
 
 
 def test_the_edges_api_writes_the_same(target: tuple[LanguageModel, Tokenizer], edge: dict[str, Any]) -> None:
-    assert edge["exactness"] == {"batch": "exact", "width": "exact", "company": "exact"}
+    assert edge["exactness"] == {"batch": "exact", "width": "exact", "company": "exact", "prompts": "exact"}
     for seed, question in enumerate(QUESTIONS):
         body = {
             "messages": [{"role": "user", "content": question}], "seed": seed, "temperature": 0.7, "top_p": 1,

@@ -60,3 +60,28 @@ def test_a_prompt_in_a_folder(file: Path, tmp_path: Path) -> None:
     again = airdraft("prompt", "publish", str(file), "--to", store)
     assert (again[0], again[2]) == (0, "")
     assert f"use it: airdraft edge --target target --prompts {store}" in again[1]
+
+
+@pytest.mark.slow
+def test_a_codec_that_loses_something_is_used_where_it_is_named_and_said_in_every_answer(
+    file: Path, tmp_path: Path
+) -> None:
+    store = str(tmp_path / "store")
+    sizes = {}
+    for codec in ("exact", "gear4"):
+        done = airdraft("prompt", "publish", str(file), "--to", store, "--codec", codec, "--json")
+        assert done[0] == 0, done[2]
+        sizes[codec] = json.loads(done[1])["bytes"]
+    assert sizes["gear4"] < 0.3 * sizes["exact"]
+    words = ["--port", "0", "--api-port", "0", "--json", "--metrics-port", "0", "--profile", "phone-70b"]
+    with started("edge", *words, "--prompts", store, "--prompts-codec", "gear4") as edge:
+        said = announced(edge)
+        share = said["exactness"]["prompts"]
+        assert 0 < share < 0.2
+        ran = airdraft("run", PROMPT + QUESTION, "--edge", said["url"], "--max-tokens", "8", "--json")
+        assert ran[0] == 0, ran[2]
+        assert json.loads(ran[1].splitlines()[-1])["losses"] == {"prompts": share}
+        assert "texts of this edge are not exact after published prompts" in ran[2]
+        assert _metric(said["metrics"], "prompt_tokens_fetched_total") >= 128
+        with urllib.request.urlopen(f"{said['api']}/models", timeout=10) as reply:  # noqa: S310
+            assert json.load(reply)["data"][0]["exactness"]["prompts"] == share

@@ -65,7 +65,7 @@ def side_by_side(engine: TargetEngine, widths: Sequence[int], count: int) -> tup
 def test_rows_do_not_depend_on_what_the_engine_says_they_do_not(engine: TargetEngine) -> None:
     exactness, info = engine.info.exactness, engine.info
     if info.max_calls > 1:  # a server, whose engine nobody here can try
-        assert exactness.told == {"batch": None, "width": None, "company": None}
+        assert exactness.told == {"batch": None, "width": None, "company": None, "prompts": "exact"}
         return
     whole = fed(engine, (N,))
     if exactness.width == 0:
@@ -156,7 +156,7 @@ def greedy(engine: Any, prompt: Sequence[int], drafts: int) -> list[int]:
 
 def test_a_quantised_target_writes_the_same_text_with_and_without_drafts(q8_0: Path) -> None:
     found = load_target(str(q8_0), engine="llamacpp")[0]
-    assert found.info.exactness.told == {"batch": "exact", "width": "exact", "company": "exact"}
+    assert found.info.exactness.told == {"batch": "exact", "width": "exact", "company": "exact", "prompts": "exact"}
     assert found.info.max_batch > 1
     for seed in range(4):
         prompt = np.random.default_rng(seed).integers(0, 4096, 20).tolist()

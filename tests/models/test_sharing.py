@@ -86,7 +86,7 @@ def test_what_rows_depend_on(engine: Any, request: pytest.FixtureRequest) -> Non
     """On nothing at all, where attention has segments: not even on who shares a call."""
     shares = engine.info.exactness.told
     if "hf" not in request.node.name:
-        assert shares == {"batch": "exact", "width": "exact", "company": "exact"}
+        assert shares == {"batch": "exact", "width": "exact", "company": "exact", "prompts": "exact"}
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 6))])

@@ -188,7 +188,14 @@ def test_words() -> None:
     assert Exactness(2e-7, 0.0, 0.03).words == (
         "exact up to rounding; share of tokens that it changes: 2e-07 with batch, 3e-02 with company"
     )
-    assert Exactness(2e-7, 0.0, None).told == {"batch": 2e-7, "width": "exact", "company": None}
+    assert Exactness(2e-7, 0.0, None).told == {"batch": 2e-7, "width": "exact", "company": None, "prompts": "exact"}
+    lossy = Exactness.of((0.0, 0.0, 0.0, 0.03))
+    assert lossy.words == (
+        "not exact after published prompts, whose codec changes 3e-02 of tokens; otherwise exact: the same request has "
+        "the same text"
+    )
+    assert lossy.losses == {"prompts": 0.03}
+    assert Exactness.of((0.0, 0.1, None)).losses == {}
 
 
 TEXT = np.random.default_rng(3).integers(0, 4096, 60).tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from airdraft.api.likely import in_chat, in_completion
@@ -28,11 +28,16 @@ class Answer:
         prefixes: Sequence[str],
         prompt_tokens: int,
         tokenizer: Tokenizer,
+        losses: Callable[[], Mapping[str, float | None]],
     ) -> None:
-        """`requests`: one for each choice. `prefixes`: an echo of the prompt that begins each choice, or nothing."""
+        """`requests`: one for each choice. `prefixes`: an echo of the prompt that begins each choice, or nothing.
+
+        losses: see `Exactness.losses`, asked at the end of each text.
+        """
         self._chat, self._requests, self._prefixes = chat, requests, prefixes
         self._prompt_tokens = prompt_tokens
         self._tokenizer = tokenizer
+        self._losses = losses
         self._tokens = 0
         self._same = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
@@ -105,6 +110,8 @@ class Answer:
         if isinstance(new, End):
             self._tokens += new.tokens
             choice["airdraft"] = {"seed": self._requests[index].seed, "unverified_tokens": new.unverified}
+            if losses := self._losses():
+                choice["airdraft"]["losses"] = dict(losses)
         elif new and new.replaces is not None:
             start = len(self._prefixes[index]) + new.replaces
             choice["airdraft"] = {"verified": new.verified, "correction": {"from": start, "text": new.text}}

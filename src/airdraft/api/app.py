@@ -196,6 +196,7 @@ class Api:
             [echo for echo in echoes for _ in range(n)],
             sum(map(len, prompts)),
             self.tokenizer,
+            lambda: (self.exactness() or Exactness()).losses,
         )
         texts = together([self._text(writer, request, body) for request in requests])
         if body.stream:

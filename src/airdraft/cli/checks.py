@@ -201,7 +201,9 @@ def exactness(subject: Subject, known: Known) -> Finding:
     shares = found.shares
     if not any(shares.values()) and None not in shares.values():
         return Finding(check, OK, found.words, figures=found.told)
-    if shares["width"] == shares["company"] == 0:
+    if found.losses:
+        remedy = "for the target's own texts start the edge without --prompts-codec"
+    elif shares["width"] == shares["company"] == 0:
         remedy = "give the edge --max-batch 1 where the last bit matters"
     else:
         remedy = "another engine keeps rows to the bit: `airdraft import FILE.gguf FOLDER` makes a folder for onnx"

@@ -23,11 +23,16 @@ from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError
 from airdraft.listening import room_for
+from airdraft.models.base import TargetEngine
 from airdraft.models.engines import ANY, HERE, REMOTE, TOP_K, load_helping, load_target, resolve
 from airdraft.models.fit import Fit, kept_bytes
 from airdraft.models.profile import PacedEngine, Profile, profile
 from airdraft.models.text import Tokenizer
 from airdraft.prompts.arriving import StoredPrompts
+from airdraft.prompts.codecs import CODECS, EXACT
+from airdraft.prompts.codecs import named as codec_named
+from airdraft.prompts.codecs.base import Codec
+from airdraft.prompts.loss import loss
 from airdraft.proposers import LEARNING, NONE, PROPOSERS, USUAL, drafting, maker, named
 from airdraft.scheduler import Helping
 from airdraft.telemetry import logs
@@ -99,6 +104,14 @@ _Prompts = Annotated[
         metavar="URL",
         help="Where published prompts lie, a folder or s3://BUCKET/PATH: see `airdraft prompt publish`. Their keys and "
         "values come from there while the rest is computed; the text is the same.",
+        rich_help_panel=ENGINE,
+    ),
+]
+_PromptsCodec = Annotated[
+    str,
+    typer.Option(
+        help=f"How they are written there: {', '.join(CODECS)}. All but {EXACT.name} change texts, and each answer "
+        "says so: see docs/prompts.md.",
         rich_help_panel=ENGINE,
     ),
 ]
@@ -174,6 +187,7 @@ def edge(
     kept_mb: options.KeptMb = None,
     propose: _Propose = _USUALLY,
     prompts: _Prompts = None,
+    prompts_codec: _PromptsCodec = EXACT.name,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8571,
     allow_host: options.AllowHost = None,
@@ -216,7 +230,7 @@ def edge(
         raise BadParameterError("--chat-template is for the API's chats; give --api-port, too, or leave it out")
     limits, pace = _limits(max_frame, max_draft, max_sessions, heartbeat_s), profile(profile_name)
     level, traces = options.log_level(log_level), options.traces(trace_dir, "edge", trace_tokens)
-    certificate = _certificate(tls_cert, tls_key)
+    certificate, codec = _certificate(tls_cert, tls_key), _codec(prompts, prompts_codec)
     service = Service(
         tls=certificate.context if certificate else None,
         access=Access(tokens) if tokens else None,
@@ -231,11 +245,11 @@ def edge(
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k, fit=fit)
     model.info = replace(model.info, name=shown or model.info.name)
     service = _helped(service, draft, tokenizer, draft_fit, pace)
-    paced = PacedEngine(model, pace.target_s) if pace.target_s else model
+    paced = _said(PacedEngine(model, pace.target_s) if pace.target_s else model, codec)
     capacity = Capacity(max_texts, max_batch, kv_tokens, kept_bytes(kept_mb))
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
     logs.configure(level, log_json)
-    server.scheduler.caches.elsewhere = StoredPrompts.at(prompts, paced) if prompts else None
+    server.scheduler.caches.elsewhere = StoredPrompts.at(prompts, paced, codec) if prompts else None
     if crowded is not None:
         _log.warning("%s", crowded)
     _log.info("texts of %s are %s", model.info.name, server.exactness.words)
@@ -245,11 +259,25 @@ def edge(
         api = ApiPort(edge_app(server, tokenizer, offered[0], [host, *allowed], offered[1]), api_port, max_connections)
     process = EdgeProcess(
         server, model.info.name, model.info.threads, host, port, metrics_host, metrics_port, api, certificate,
-        imitated=pace.description if pace.target_s else None,
-        tokens=len(service.access) if service.access else None,
+        imitated=pace.description if pace.target_s else None, tokens=len(service.access) if service.access else None,
         allowed=allowed, drain_s=drain_s, as_json=as_json, until_eof=until_eof,
     )  # fmt: skip
     asyncio.run(process.serve())
+
+
+def _codec(prompts: str | None, name: str) -> Codec:
+    """How published prompts are written. Raises: `BadParameterError` for a codec that is unknown, or of nothing."""
+    if prompts is None and name != EXACT.name:
+        raise BadParameterError("--prompts-codec is for published prompts; give --prompts, too, or leave it out")
+    return codec_named(name)
+
+
+def _said(engine: TargetEngine, codec: Codec) -> TargetEngine:
+    """The engine, which says what a codec does to its texts. Raises: `ModelError` for one that stores nothing."""
+    if codec.lossy:
+        exactness = replace(engine.info.exactness, prompts=loss(engine, codec))
+        engine.info = replace(engine.info, exactness=exactness)
+    return engine
 
 
 def _proposing(words: str) -> dict[str, Any]:

@@ -15,13 +15,15 @@ from airdraft.core.text import agreeing
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.engines import ANY, HERE, load_target, resolve
 from airdraft.models.fit import Fit
+from airdraft.prompts.codecs import CODECS, EXACT, named
 from airdraft.prompts.publishing import publish as published
 
 prompt = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     help="""Prompts whose keys and values are computed once, and read by edges
-that start with `--prompts URL`. Texts are the same with and without.""",
+that start with `--prompts URL`. Texts are the same with and without, unless a
+codec is named that loses something.""",
 )
 
 _LONGEST = 1 << 26
@@ -61,6 +63,13 @@ def publish(
             min=0,
         ),
     ] = None,
+    codec: Annotated[
+        str,
+        typer.Option(
+            help=f"How they are written: {', '.join(CODECS)}. All but {EXACT.name} change texts; edges that use them "
+            "say so, and are told --prompts-codec NAME."
+        ),
+    ] = EXACT.name,
     fit: Fit = ANY,
     as_json: options.Json = False,
 ) -> None:
@@ -71,19 +80,20 @@ def publish(
     """
     if chat_template is not None and not system:
         raise BadParameterError("--chat-template is for --system; give both, or leave it out")
-    text = _read(file)
+    text, written = _read(file), named(codec)
     model, tokenizer = load_target(target, engine=engine, fit=fit)
     tokens = _beginning(text, resolve(target, engine), target, chat_template) if system else tokenizer.encode(text)
     most = None if max_mb is None else int(max_mb * 1e6)
-    found = published(model, tokens, to, most)
+    found = published(model, tokens, to, most, codec=written)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
         return
     kept = f"{found.blocks - found.written} of them were there; " if found.written < found.blocks else ""
     gone = f"; {found.evicted} older prompts were deleted" if found.evicted else ""
+    asked = f" --prompts-codec {codec}" if written.lossy else ""
     typer.echo(
         f"{found.store}: {found.tokens} tokens in {found.blocks} blocks, {kept}{found.bytes / 1e6:.1f} MB{gone}\n"
-        f"use it: airdraft edge --target {target} --prompts {found.store}"
+        f"use it: airdraft edge --target {target} --prompts {found.store}{asked}"
     )
 
 

@@ -281,6 +281,8 @@ async def connected(
         except LinkError:
             if offline != "draft":
                 raise
+        if writer.exactness is not None and writer.losses:
+            typer.echo(f"airdraft: texts of this edge are {writer.exactness.words}", err=True)
         yield writer
 
 
@@ -361,4 +363,5 @@ async def _as_json(writer: Writer, request: Request, tokenizer: Tokenizer, profi
         record = {"text": tokenizer.decode(tokens), "ids": tokens, "reason": reason, "seed": request.seed}
         policy = request.policy
         record |= {"scheme": "auto" if policy else request.scheme.name, "why": policy.why() if policy else None}
+        record |= {"losses": writer.losses} if writer.losses else {}
         print(json.dumps(record | {"profile": profile_name} | cost.figures()))  # noqa: T201

@@ -124,8 +124,8 @@ class Welcome(Message, tag=2, frozen=True):
     target: Annotated[bytes, msgspec.Meta(max_length=80)] = b""
     """What defines the target; see [below](#the-same-target). Empty: not said."""
     exactness: Annotated[tuple[Annotated[float, msgspec.Meta(ge=0, le=1)] | None, ...], msgspec.Meta(max_length=8)] = ()
-    """What share of tokens changes with the other texts of a forward, with its width, with other texts in memory. 0:
-    exact; nil: not known. Empty: not said."""
+    """What share of tokens changes with the other texts of a forward, with its width, with other texts in memory, by
+    the codec of published prompts. 0: exact; nil: not known. Empty: not said."""
     trees: Count = 0
     """Most live drafts of a tree; see [below](#trees). 0: the edge takes chains only."""
     draft_s: Seconds | None = None

@@ -131,6 +131,11 @@ class Writer:
         told = () if self._edges.welcome is None else self._edges.welcome.exactness
         return Exactness.of(told) if told else None
 
+    @property
+    def losses(self) -> dict[str, float | None]:
+        """See `Exactness.losses`; empty where nothing is known."""
+        return {} if self.exactness is None else self.exactness.losses
+
     def health(self) -> str | None:
         """Return the reason if texts stand still now: `state` while away, unless the draft model fills in."""
         return str(self.state) if self._edges.away and self._offline != "draft" else None

@@ -102,11 +102,13 @@ class Exactness:
     """On how many tokens are fed at once, and in what trees: by this forward, and by those that fed the text."""
     company: float | None = None
     """On what else lies in the engine's memory."""
+    prompts: float | None = 0.0
+    """On whether its prompt was published, in a codec that loses something: not exact then, and no rounding."""
 
     @classmethod
     def of(cls, shares: Sequence[float | None]) -> Exactness:
         """The one whose `shares` these are, in their order; what is missing is not known."""
-        return cls(*shares[:3])
+        return cls(*shares[:4])
 
     def in_calls_of(self, texts: int | None) -> Exactness:
         """It where so many texts share a call at most; None: as many as the engine takes."""
@@ -115,7 +117,12 @@ class Exactness:
     @property
     def shares(self) -> dict[str, float | None]:
         """Each by its name."""
-        return {"batch": self.batch, "width": self.width, "company": self.company}
+        return {"batch": self.batch, "width": self.width, "company": self.company, "prompts": self.prompts}
+
+    @property
+    def losses(self) -> dict[str, float | None]:
+        """What makes texts other than the target's own by more than rounding, which each answer says."""
+        return {} if self.prompts == 0 else {"prompts": self.prompts}
 
     @property
     def told(self) -> dict[str, str | float | None]:
@@ -125,6 +132,11 @@ class Exactness:
     @property
     def words(self) -> str:
         """All for people, in a line."""
+        if self.losses:
+            share = "a share that is not known" if self.prompts is None else f"{self.prompts:.0e}"
+            return f"not exact after published prompts, whose codec changes {share} of tokens; otherwise " + (
+                replace(self, prompts=0.0).words
+            )
         changing = {name: share for name, share in self.shares.items() if share != 0}
         if not changing:
             return "exact: the same request has the same text"

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from airdraft.errors import AirdraftError
 from airdraft.models.base import TargetEngine, Tensors
 from airdraft.prompts.blocks import BLOCK, Layout, chain, folder_of
+from airdraft.prompts.codecs import EXACT
+from airdraft.prompts.codecs.base import Codec
 from airdraft.prompts.pace import WINDOW, Meeting, Speeds
 from airdraft.prompts.store import Prompt, PromptStore
 from airdraft.scheduler.turns import Splice, Step
@@ -48,9 +50,9 @@ class StoredPrompts:
         self._renew()
 
     @classmethod
-    def at(cls, url: str, engine: TargetEngine) -> StoredPrompts:
-        """Those at a URL that this engine can use. Raises: `ModelError`, `BadParameterError`."""
-        layout = Layout.of(engine)
+    def at(cls, url: str, engine: TargetEngine, codec: Codec = EXACT) -> StoredPrompts:
+        """Those at a URL that this engine can use, written by `codec`. Raises: `ModelError`, `BadParameterError`."""
+        layout = Layout.of(engine, codec)
         return cls(PromptStore(url, folder_of(engine, layout), layout))
 
     def ask(self, tokens: Sequence[int], at: int, wake: Callable[[], None]) -> Arriving | None:
@@ -66,7 +68,7 @@ class StoredPrompts:
         names = chain(tokens)
         while names and (names[-1] not in self._known or names[-1] in self._lost):
             names.pop()
-        size = len(names) * self.store.layout.block_bytes
+        size = len(names) * self.store.layout.held_bytes
         if len(names) - at // BLOCK < FEWEST or self._bytes + size > MOST_BYTES:
             return None
         loop.run_in_executor(self._pool, self.store.touch, self._known[names[-1]])
@@ -122,8 +124,9 @@ class Arriving:
         wake: Callable[[], None],
     ) -> None:
         self._prompts, self._loop, self._names, self._wake = prompts, loop, names, wake
-        self._size = prompts.store.layout.block_bytes
-        self._meeting = Meeting(prompts.pace, len(names), self._size, at, loop.time())
+        layout = prompts.store.layout
+        self._size = layout.held_bytes
+        self._meeting = Meeting(prompts.pace, len(names), layout.block_bytes, at, loop.time())
         self._here: dict[int, Tensors] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._failures = 0

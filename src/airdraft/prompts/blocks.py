@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import Part, Portable, TargetEngine, Tensors
+from airdraft.prompts.codecs import EXACT
+from airdraft.prompts.codecs.base import Codec
 
 BLOCK = 64
 """Positions of a block."""
@@ -67,22 +69,22 @@ def _hash(name: str, payload: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Layout:
-    """How an engine lays keys and values out: the tensors of no position, in the order in which a cache gives them."""
+    """How an engine lays keys and values out: the tensors of no position, in the order in which a cache gives them, and
+    how they are written."""
 
     tensors: Tensors
+    codec: Codec = EXACT
 
     @classmethod
-    def of(cls, engine: TargetEngine) -> Layout:
+    def of(cls, engine: TargetEngine, codec: Codec = EXACT) -> Layout:
         """That of an engine. Raises: `ModelError` if its caches cannot be taken apart, or nobody can say what it is."""
-        cache = engine.new_cache()
-        if not isinstance(cache, Portable):
-            raise ModelError(_KEEPS.format(engine.info.name))
+        cache = portable(engine)
         if not engine.info.digest:
             raise ModelError(
                 f"nobody can say what {engine.info.name} is, so nothing of it is stored; leave --prompts out"
             )
         try:
-            return cls(cache.take(0, 0))
+            return cls(cache.take(0, 0), codec)
         except ModelError as problem:
             raise ModelError(_KEEPS.format(engine.info.name)) from problem
 
@@ -92,42 +94,50 @@ class Layout:
         return -(-len(self.tensors) // _TENSORS)
 
     def bytes_of(self, layer: int) -> int:
-        """Bytes of a layer of a block."""
-        return sum(each.shape[0] * BLOCK * each.shape[2] * each.itemsize for each in self._of(layer))
+        """Most bytes of a layer of a block."""
+        return self.codec.size(self._of(layer), BLOCK)
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of all objects of a block."""
+        """Most bytes of all objects of a block."""
         return sum(self.bytes_of(layer) + overhead() for layer in range(self.layers))
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the tensors of a block, whatever it is written in."""
+        return EXACT.size(self.tensors, BLOCK)
+
     def written(self, block: Tensors, layer: int) -> bytes:
-        """A layer of a block, as bytes in little endian."""
-        mine = block[layer * _TENSORS : (layer + 1) * _TENSORS]
-        return b"".join(
-            np.ascontiguousarray(each).astype(each.dtype.newbyteorder("<"), copy=False).tobytes() for each in mine
-        )
+        """A layer of a block, as bytes. Raises: `ModelError` for numbers that the codec cannot write."""
+        return self.codec.encode(block[layer * _TENSORS : (layer + 1) * _TENSORS])
 
     def read(self, layers: Sequence[bytes]) -> list[NDArray[np.generic]]:
-        """The tensors of a block, [kv_heads, 64, head_dim] each. `layers`: of the sizes that `bytes_of` says."""
-        found = []
-        for layer, data in enumerate(layers):
-            at = 0
-            for each in self._of(layer):
-                heads, _, width = each.shape
-                count = heads * BLOCK * width
-                flat = np.frombuffer(data, each.dtype.newbyteorder("<"), count, at)
-                found.append(flat.astype(each.dtype, copy=False).reshape(heads, BLOCK, width))
-                at += count * each.itemsize
-        return found
+        """The tensors of a block, [kv_heads, 64, head_dim] each. Raises: `BlockError` if the codec has
+        not written them.
+        """
+        try:
+            return [
+                each for layer, data in enumerate(layers) for each in self.codec.decode(data, self._of(layer), BLOCK)
+            ]
+        except ValueError as problem:
+            raise BlockError(f"a block is damaged ({problem}); publish the prompt again") from problem
 
     @property
     def digest(self) -> bytes:
         """A hash of the layout, and of how blocks are cut and written."""
         said = repr([(each.dtype.newbyteorder("<").str, each.shape) for each in self.tensors])
-        return hashlib.sha256(_MAGIC + str(BLOCK).encode() + said.encode()).digest()
+        return hashlib.sha256(_MAGIC + f"{BLOCK}{self.codec.name}{said}".encode()).digest()
 
     def _of(self, layer: int) -> Sequence[NDArray[np.generic]]:
         return self.tensors[layer * _TENSORS : (layer + 1) * _TENSORS]
+
+
+def portable(engine: TargetEngine) -> Portable:
+    """A new cache of an engine. Raises: `ModelError` if nothing can be taken out of it."""
+    cache = engine.new_cache()
+    if not isinstance(cache, Portable):
+        raise ModelError(_KEEPS.format(engine.info.name))
+    return cache
 
 
 _KEEPS = (
@@ -140,10 +150,11 @@ def folder_of(engine: TargetEngine, layout: Layout) -> str:
     """Where blocks of an engine lie in a store: of its target and layout, and in there of its rounding.
 
     Two processors may add up in another order, and keys and values then differ in their last bits. Such blocks would
-    make other texts out of near-ties, so they lie in another folder, and are not used.
+    make other texts out of near-ties, so they lie in another folder, and are not used. A codec that loses something
+    loses these bits, too.
     """
     target = hashlib.sha256(engine.info.digest + layout.digest).hexdigest()[:32]
-    return f"{target}/{_rounding(engine).hex()[:32]}"
+    return f"{target}/{layout.codec.name if layout.codec.lossy else _rounding(engine).hex()[:32]}"
 
 
 def _rounding(engine: TargetEngine) -> bytes:

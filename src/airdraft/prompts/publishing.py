@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from airdraft.errors import AirdraftError, BadParameterError, ModelError
-from airdraft.models.base import Part, Portable, TargetEngine
-from airdraft.prompts.blocks import BLOCK, Layout, chain, folder_of
+from airdraft.errors import AirdraftError, BadParameterError
+from airdraft.models.base import Part, TargetEngine
+from airdraft.prompts.blocks import BLOCK, Layout, chain, folder_of, portable
+from airdraft.prompts.codecs import EXACT
+from airdraft.prompts.codecs.base import Codec
 from airdraft.prompts.store import PromptStore
 
 PIECE = 128
@@ -25,9 +27,10 @@ class Published:
     written: int
     """Blocks that were not there yet, or damaged."""
     bytes: int
-    """Of all its blocks."""
+    """Of all its blocks, at most."""
     evicted: int
     """Prompts that were deleted to make room."""
+    codec: str
 
 
 def publish(
@@ -36,14 +39,16 @@ def publish(
     url: str,
     most_bytes: int | None = None,
     progress: Callable[[int, int], None] = lambda done, whole: None,
+    codec: Codec = EXACT,
 ) -> Published:
     """Put the blocks of a prompt into the store at `url`.
 
     most_bytes: of all blocks of this target; the prompts that were used longest ago make room. None: no bound.
     progress: told how many tokens of how many are done.
+    codec: how blocks are written.
     Raises: `BadParameterError`, `ModelError` or `LinkError`.
     """
-    layout = Layout.of(engine)
+    layout = Layout.of(engine, codec)
     names = chain(tokens)
     if not names:
         raise BadParameterError(f"the prompt is {len(tokens)} tokens; one of fewer than {BLOCK} is computed faster")
@@ -59,16 +64,14 @@ def publish(
     missing = [at for at, name in enumerate(names) if not store.has(name)]
     if missing:
         end = BLOCK * (missing[-1] + 1)
-        cache = engine.new_cache()
+        cache = portable(engine)
         for start in range(0, end, PIECE):
             [rows] = engine.verify([Part(cache, start, list(tokens[start : min(start + PIECE, end)]), 0)])
             if isinstance(rows, AirdraftError):
                 raise rows
             progress(min(start + PIECE, end), end)
-        if not isinstance(cache, Portable):
-            raise ModelError(f"{engine.info.name} gives no keys and values away; take the engine onnx or hf")
         for at in missing:
             store.put_block(names[at], cache.take(BLOCK * at, BLOCK * (at + 1)))
     store.put_prompt(names)  # when all its blocks are there
     evicted = [] if most_bytes is None else store.evict(most_bytes)
-    return Published(store.shown, BLOCK * len(names), len(names), len(missing), size, len(evicted))
+    return Published(store.shown, BLOCK * len(names), len(names), len(missing), size, len(evicted), codec.name)
