@@ -10,6 +10,7 @@ import pytest
 
 from airdraft.models.base import TargetEngine
 from airdraft.models.engines import ENGINES, load, load_target
+from airdraft.models.fit import Fit
 from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
 
@@ -56,16 +57,26 @@ def _llama_server(tmp: Tmp) -> Iterator[TargetEngine]:
         yield load_target("target", engine="llamaserver", urls=[url])[0]
 
 
-OTHERWISE = {"hf": _one_thread, "llamacpp": _file, "vllm": _server, "llamaserver": _llama_server}
+@contextmanager
+def _spliced(tmp: Tmp) -> Iterator[TargetEngine]:
+    """onnx, whose texts share what they begin with."""
+    yield load_target("target", fit=Fit(1, splice=True))[0]
+
+
+OTHERWISE = {
+    "hf": _one_thread, "llamacpp": _file, "vllm": _server, "llamaserver": _llama_server, "splice": _spliced,
+}  # fmt: skip
 """Engines that need more than the name of the shipped target."""
 ABSENT = {"sglang"}
 """Engines that nothing here can run: SGLang needs a GPU."""
 
 
-@pytest.fixture(scope="session", params=[name for name in ENGINES if name not in ABSENT])
+@pytest.fixture(scope="session", params=[
+    *(name for name in ENGINES if name not in ABSENT), pytest.param("splice", marks=pytest.mark.slow)
+])  # fmt: skip
 def engine(request: pytest.FixtureRequest, tmp_path_factory: Tmp) -> Iterator[TargetEngine]:
     name = request.param
-    for library in ENGINES[name].libraries:
+    for library in ENGINES[name].libraries if name in ENGINES else ():
         pytest.importorskip(library, reason=f"needs the extra {name}")
     if name in OTHERWISE:
         with OTHERWISE[name](tmp_path_factory) as found:

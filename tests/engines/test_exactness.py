@@ -106,7 +106,9 @@ def test_a_text_keeps_its_bits_whatever_trees_it_was_fed_in(engine: TargetEngine
 
 def test_what_each_engine_keeps(engine: TargetEngine, request: pytest.FixtureRequest) -> None:
     """As the documentation says. hf differs from machine to machine: PyTorch chooses its products by their sizes."""
-    [name] = [each for each in ("onnx", "hf", "llamacpp", "vllm", "llamaserver") if f"[{each}]" in request.node.name]
+    [name] = [
+        each for each in ("onnx", "hf", "llamacpp", "vllm", "llamaserver", "splice") if f"[{each}]" in request.node.name
+    ]
     shares = engine.info.exactness.shares
     assert engine.info.trees == (name != "llamacpp")
     if name in ("onnx", "llamacpp"):
@@ -115,6 +117,8 @@ def test_what_each_engine_keeps(engine: TargetEngine, request: pytest.FixtureReq
         assert (engine.info.doubt > 0) == engine.info.trees == (name == "onnx")
         assert engine.info.doubt < 1e-2
         assert EdgeServer(engine, bytes(16), 4096).target.doubt == engine.info.doubt
+    elif name == "splice":
+        assert set(shares.values()) == {0}
     elif name == "hf":
         assert all(share is not None and share < 1e-5 for share in shares.values())
 

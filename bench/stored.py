@@ -1,0 +1,168 @@
+"""`python -m bench.stored [--json FILE]`: prompts from a store behind a link, in wall clock, against virtual time.
+
+Three processes: a web server with a published prompt, an edge, and this one, which has the link to the store and asks
+the edge as a device without a draft. How fast the edge reads is measured first, without a store. The table goes to the
+terminal, and into the marked block of docs/prompts.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from statistics import median
+
+from airdraft import local
+from airdraft.client import AsyncClient
+from airdraft.errors import BadParameterError, LinkError
+from airdraft.link.const import ConstLink
+from airdraft.link.relay import Relay
+from airdraft.models.engines import load_target
+from airdraft.models.fit import Fit
+from airdraft.models.text import Tokenizer
+from airdraft.prompts.publishing import publish as publish_prompt
+from airdraft.prompts.virtual import StoreLink, ways_s
+from bench.pages import json_file, machine, publish
+
+TARGET = "chat-target"
+TOKENS = 1056
+"""Of the prompt: whole blocks, and a rest that is computed."""
+THREADS = 1
+"""Of the target; the other core has the store and the link."""
+RATES_MBPS, RTTS_MS = (10.0, 30.0, 100.0), (5.0, 50.0)
+MOST_ERROR = 0.1
+"""Bar of the median of all cells' errors."""
+ALONE = 2
+"""Times that the edge reads the prompt without a store; the faster one counts."""
+FIRST_S = 20.0
+_SENTENCE = "Entry {}: what was said about it is kept here for those who ask later. "
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """One link to the store."""
+
+    rate_mbps: float
+    rtt_ms: float
+    wall_s: float
+    """Until the first token, of the edge's second text with the prompt: it has learned the speeds with the first."""
+    virtual_s: float
+
+    @property
+    def error(self) -> float:
+        """The difference, as a share of virtual time."""
+        return abs(self.wall_s - self.virtual_s) / self.virtual_s
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """All cells."""
+
+    tokens: int
+    token_bytes: int
+    prefill_tokens_per_s: float
+    cells: list[StoredCell]
+
+    @property
+    def error(self) -> float:
+        """The median of the cells' errors."""
+        return median(cell.error for cell in self.cells)
+
+
+async def stored() -> StoredReport:
+    """Measure. Raises: `BadParameterError` without aiohttp, by which an edge reads from a web server."""
+    if importlib.util.find_spec("aiohttp") is None:
+        raise BadParameterError("an edge reads from a web server by aiohttp; pip install 'airdraft[s3]'")
+    engine, tokenizer = load_target(TARGET, fit=Fit(THREADS))
+    prompt = tokenizer.encode("".join(map(_SENTENCE.format, range(TOKENS))))[:TOKENS]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        made = publish_prompt(engine, prompt, folder)
+        del engine
+        async with _edge() as url:
+            alone_s = min([await _first_s(url, prompt, tokenizer) for _ in range(ALONE)])
+        speed, token_bytes, cells = len(prompt) / alone_s, made.bytes // made.tokens, []
+        async with _web(folder) as port:
+            for rate, rtt in product(RATES_MBPS, RTTS_MS):
+                link = ConstLink(rate * 1e6, rate * 1e6, rtt / 1e3)
+                async with (
+                    await Relay.start(link, "127.0.0.1", 0, "127.0.0.1", port) as relay,
+                    _edge("--prompts", f"http://127.0.0.1:{relay.port}") as url,
+                ):
+                    await _first_s(url, prompt, tokenizer)
+                    wall_s = await _first_s(url, prompt, tokenizer)
+                said = ways_s(len(prompt), token_bytes, StoreLink(rate * 1e6 / 8, rtt / 1e3), speed)
+                cells.append(StoredCell(rate, rtt, wall_s, said["auto"]))
+    return StoredReport(len(prompt), token_bytes, speed, cells)
+
+
+@contextlib.asynccontextmanager
+async def _edge(*options: str) -> AsyncIterator[str]:
+    """An edge that keeps nothing of the texts that are over: the next reads its prompt anew."""
+    fixed = ("--threads", str(THREADS), "--kept-mb", "0", "--propose", "none")
+    async with local.serving(TARGET, "none", (*fixed, *options)) as said:
+        yield said["url"]
+
+
+async def _first_s(url: str, prompt: list[int], tokenizer: Tokenizer) -> float:
+    """Seconds until the first token after the prompt."""
+    async with AsyncClient(url, draft=None, tokenizer=tokenizer) as client:
+        began_s = time.perf_counter()
+        await client.complete(prompt, temperature=0.0, max_tokens=1)
+        return time.perf_counter() - began_s
+
+
+@contextlib.asynccontextmanager
+async def _web(folder: str) -> AsyncIterator[int]:
+    """A web server that lists and gives what lies in a folder, in a process of its own. Yields: its port."""
+    command = [sys.executable, "-u", "-m", "http.server", "0", "-p", "HTTP/1.1", "-b", "127.0.0.1", "-d", folder]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        line = b"" if process.stdout is None else await asyncio.wait_for(process.stdout.readline(), FIRST_S)
+        found = re.search(rb" port (\d+) ", line)
+        if found is None:
+            raise LinkError("python -m http.server does not start; run the bench again")
+        yield int(found[1])
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def table(report: StoredReport) -> str:
+    """The result as Markdown."""
+    here, speed = machine(), report.prefill_tokens_per_s
+    lines = [
+        f"Seconds until the first token behind a published prompt of {report.tokens} tokens, "
+        f"{report.token_bytes / 1024:.0f} KiB a token, which the edge alone reads at {speed:.0f} tokens/s "
+        f"({report.tokens / speed:.1f} s); {here['cpu']}, {here['cores']} cores, load {here['load']:.1f}:",
+        "",
+        "| Mbit/s | RTT, ms | wall clock | virtual | error |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {cell.rate_mbps:g} | {cell.rtt_ms:g} | {cell.wall_s:.2f} | {cell.virtual_s:.2f} | {cell.error:.0%} |"
+        for cell in report.cells
+    ]
+    verdict = "kept" if report.error < MOST_ERROR else "MISSED"
+    lines += ["", f"The median error is {report.error:.1%}; the bar is {MOST_ERROR:.0%}: {verdict}."]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure, print, write. Exit code 1 if the bar is missed."""
+    file = json_file("stored", "Measure prompts from a store behind a link, in wall clock and in virtual time.")
+    report = asyncio.run(stored())
+    record = {"machine": machine(), "error": report.error, **asdict(report)}
+    publish("docs/prompts.md", {"prompts-cells": table(report)}, record, file)
+    return int(report.error >= MOST_ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
