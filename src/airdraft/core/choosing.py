@@ -15,7 +15,7 @@ import numpy as np
 from airdraft.core.noise import IntArray, gumbel, loud
 from airdraft.core.sampling import SamplingParams, candidates
 
-_BAND, _LEAD, _HEAD = 8.0, 5.0, 2048
+_BAND, _LEAD, _HEAD = 8.0, 3.0, 2048
 """Tokens within `_BAND` nats of the highest score have most of the mass, in most rows. Those within `_LEAD` are the
 likely winners, with a bound of their own; `_HEAD` of them give the first best sum."""
 _PLAIN = 8192
