@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -85,8 +86,8 @@ class Scheduler:
         self.caches = Caches(engine, max_positions, kept_bytes)
         self.caches.wake = self._start
         self._executor = ThreadPoolExecutor(info.max_calls, name)
-        # One: threads that wait for each other's turn of the interpreter are slower.
-        self._aside = ThreadPoolExecutor(1, f"{name}-aside")
+        # Half the cores: the loop is busy, too. Two threads on two cores waited for the interpreter, and were slower.
+        self._aside = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2)), f"{name}-aside")
         self._ledger = Ledger()
         self._texts: set[Sequenced] = set()
         self._waiting: dict[int, _Job] = {}  # by their arrival
