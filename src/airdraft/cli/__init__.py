@@ -28,6 +28,7 @@ COMMANDS = {
     "prompt": "prompts:prompt",
     "link": "link:link",
     "plan": "plan:plan",
+    "compress": "compress:compress",
     "gguf": "gguf:gguf",
     "chaos": "chaos:chaos",
     "fuzz": "fuzz:fuzz",

@@ -11,6 +11,7 @@ import typer
 
 from airdraft.cli import chosen, options
 from airdraft.cli.fitted import TARGET, fitted
+from airdraft.cli.texts import read_text
 from airdraft.core.text import agreeing
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.engines import ANY, HERE, load_target, resolve
@@ -80,7 +81,7 @@ def publish(
     """
     if chat_template is not None and not system:
         raise BadParameterError("--chat-template is for --system; give both, or leave it out")
-    text, written = _read(file), named(codec)
+    text, written = read_text(file, _LONGEST), named(codec)
     model, tokenizer = load_target(target, engine=engine, fit=fit)
     tokens = _beginning(text, resolve(target, engine), target, chat_template) if system else tokenizer.encode(text)
     most = None if max_mb is None else int(max_mb * 1e6)
@@ -95,16 +96,6 @@ def publish(
         f"{found.store}: {found.tokens} tokens in {found.blocks} blocks, {kept}{found.bytes / 1e6:.1f} MB{gone}\n"
         f"use it: airdraft edge --target {target} --prompts {found.store}{asked}"
     )
-
-
-def _read(file: Path) -> str:
-    """The text of a file. Raises: `BadParameterError`."""
-    try:
-        if file.stat().st_size > _LONGEST:
-            raise BadParameterError(f"{file} is {file.stat().st_size} bytes, a prompt has at most {_LONGEST}")
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise BadParameterError(f"{file} cannot be read ({problem}); name a file of text in UTF-8") from problem
 
 
 def _beginning(system: str, place: Path, name: str, file: Path | None) -> list[int]:

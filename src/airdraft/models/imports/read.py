@@ -22,6 +22,8 @@ from airdraft.models.imports.quants import FORMATS, OTHERS, Bytes, Format
 _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8",
             12: "<f8"}  # fmt: skip
 _BOOL, _STRING, _ARRAY = 7, 8, 9
+_KEYS_AT = 24
+"""After magic, version and the two counts."""
 _VERSIONS = (2, 3)
 _MOST_KEYS, _MOST_TENSORS = 10_000, 100_000
 _MOST_ITEMS = 1 << 22
@@ -80,7 +82,11 @@ class GgufFile:
         self.metadata = header.metadata
         """Booleans, numbers, strings, and lists of them (or `Unread`), by key."""
         self.tensors = header.tensors
-        self._header_size = header.start
+        self._header_size, self._lists_at = header.start, header.lists_at
+
+    def metadata_bytes(self) -> tuple[int, bytes]:
+        """The number of keys, and keys and values as they are: what another file about the same model begins with."""
+        return len(self.metadata), self._map[_KEYS_AT : self._lists_at]
 
     def header(self) -> bytes:
         """Metadata and the list of tensors, as they are."""
@@ -138,6 +144,7 @@ class _Header:
             if key in self.metadata:
                 raise self._broken(f"has {key[:80]!r} twice")
             self.metadata[key] = self._value(self._number("<u4"))
+        self.lists_at = self._at
         found = [self._tensor() for _ in range(tensors)]
         alignment = self.metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & alignment - 1:

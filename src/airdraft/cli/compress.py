@@ -1,0 +1,102 @@
+"""`airdraft compress`: a model in 8 or 4 bits, as a GGUF file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from airdraft.cli import options
+from airdraft.cli.results import progress
+from airdraft.cli.texts import read_text
+from airdraft.errors import BadParameterError, ModelError
+from airdraft.models.engines import text_files
+from airdraft.models.folder import locate
+from airdraft.models.llamacpp import gguf_file
+from airdraft.models.text import Tokenizer
+from airdraft.models.variants import CHECKPOINT, GGUF
+
+WINDOW, MOST_WINDOWS = 256, 64
+"""Tokens of the pieces that the text is cut into, and the most pieces."""
+_LONGEST = 1 << 24
+"""Bytes of one file of text."""
+Bits = Literal["W8", "W4"]
+
+
+def compress(
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint of the Llama family, or a GGUF file, by any name of a MODEL.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.gguf")],
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Text such as the model will read, in UTF-8; may be given again."),
+    ] = None,
+    method: Annotated[
+        Literal["rtn", "awq", "gptq"],
+        typer.Option(help="How codes are chosen: the nearest; AWQ; GPTQ, the best of them in the mean."),
+    ] = "gptq",
+    bits: Annotated[Bits, typer.Option(help="Of the layers' weights.")] = "W4",
+    head: Annotated[Bits, typer.Option(help="Of the table of embeddings, and of the scores of tokens.")] = "W8",
+    temperature: Annotated[float, typer.Option(help="At which both models are compared.", min=0.05, max=5)] = 0.7,
+    as_json: options.Json = False,
+    no_color: options.NoColor = False,
+) -> None:
+    """Write a model with weights of 8 or 4 bits, and say how much it still agrees with the whole one.
+
+    Every fourth piece of the text is kept out of the calibration, and both models
+    are compared there. A draft that agrees less costs speed, never exactness.
+    The file is a MODEL for every command, and runs in llama.cpp as well.
+    """
+    if not calibrate:
+        raise BadParameterError("compress needs text to calibrate with and to compare on; give --calibrate FILE")
+    from airdraft.compress.whole import Recipe, windows  # noqa: PLC0415  the other commands need none of it
+    from airdraft.compress.whole import compress as compressed  # noqa: PLC0415
+
+    if out.suffix != ".gguf":
+        raise BadParameterError(f"{out} is to be a GGUF file; end its name with .gguf", field="out")
+    tokenizer = Tokenizer(text_files(model))
+    pieces = [tokenizer.encode(read_text(file, _LONGEST, "calibrate")) for file in calibrate]
+    texts = windows(pieces, WINDOW, MOST_WINDOWS)
+    with _as_gguf(model) as source, progress(Console(stderr=True, no_color=no_color), "layers") as tell:
+        quality = compressed(
+            source, out, Recipe(method, bits, head, temperature), texts, lambda share: tell(int(1000 * share), 1000)
+        )
+        before = source.stat().st_size
+    after = out.stat().st_size
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), "bytes": after, "source_bytes": before, **asdict(quality)}))
+        return
+    typer.echo(
+        f"{out}: {before / 1e6:.1f} MB became {after / 1e6:.1f} MB\n"
+        f"on {quality.positions} positions of text: perplexity {quality.perplexity:.3f}, before "
+        f"{quality.whole_perplexity:.3f}; at temperature {temperature:g} it chooses the same token with the same noise "
+        f"at {quality.coupled:.3f} of them, and 1 - TV is {quality.one_minus_tv:.3f}\n"
+        f"use it: airdraft run --draft {out} ..."
+    )
+
+
+@contextlib.contextmanager
+def _as_gguf(model: str) -> Iterator[Path]:
+    """The model as a GGUF file: as it is, or a checkpoint written as one for the while. Raises: `ModelError`."""
+    place, _ = locate(model, {CHECKPOINT: "", GGUF: ""})
+    if place.is_dir() and (place / "model.safetensors").is_file():
+        from airdraft.models.gguf import write_gguf  # noqa: PLC0415
+
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "model.gguf"
+            write_gguf(place, whole)
+            yield whole
+    elif place.is_file() or any(place.glob("*.gguf")):
+        yield gguf_file(place)
+    else:
+        raise ModelError(
+            f"{model} has no model.safetensors and no .gguf file; graphs cannot be made smaller, so name a checkpoint"
+        )

@@ -1,0 +1,49 @@
+"""GPTQ: weights rounded column after column, each error made up for by the columns that are still to come.
+
+Frantar, Ashkboos, Hoefler, Alistarh 2022 (arXiv 2210.17323), algorithm 1. The loss of a matrix is the squared error of
+what it computes on the calibration text, so a column's error is spread by the inverse of X'X.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airdraft.compress.rounding import BLOCK, Reals, Width, codes, steps
+
+DAMPING = 0.01
+"""Share of the mean diagonal of X'X that is added to it, as in the paper."""
+_TOGETHER = 4 * BLOCK
+"""Columns whose errors reach the later ones in one product, as in the paper."""
+
+
+def gptq(weights: Reals, gram: Reals, width: Width) -> tuple[NDArray[np.int8], Reals]:
+    """Round the matrix `weights` [rows, columns]. Returns: its codes, and steps [rows, blocks].
+
+    gram: X'X of the activations that the matrix was applied to, [columns, columns].
+    """
+    left = weights.astype(np.float64)
+    inverse = _inverse(gram.astype(np.float64))
+    columns = left.shape[1]
+    made, found = np.zeros(left.shape, np.int8), np.zeros((len(left), columns // BLOCK))
+    for first in range(0, columns, _TOGETHER):
+        stop = min(first + _TOGETHER, columns)
+        errors = np.zeros((len(left), stop - first))
+        for at in range(first, stop):
+            if at % BLOCK == 0:
+                found[:, at // BLOCK] = steps(left[:, at : at + BLOCK], width)[:, 0]
+            step = found[:, at // BLOCK]
+            made[:, at] = codes(left[:, at], step, width)
+            errors[:, at - first] = (left[:, at] - made[:, at] * step) / inverse[at, at]
+            left[:, at:stop] -= np.outer(errors[:, at - first], inverse[at, at:stop])
+        left[:, stop:] -= errors @ inverse[first:stop, stop:]
+    return made, found.astype(weights.dtype)
+
+
+def _inverse(gram: Reals) -> Reals:
+    """The upper Cholesky factor of the inverse of X'X, damped. Channels that are always zero stand alone."""
+    at = np.arange(len(gram))
+    damped = gram.copy()
+    damped[at, at] += np.where(gram[at, at] == 0, 1.0, 0.0) + DAMPING * gram[at, at].mean()
+    found: Reals = np.linalg.cholesky(np.linalg.inv(damped)).T
+    return found

@@ -1,0 +1,159 @@
+"""A whole model made smaller: layer by layer, so that one is in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airdraft.compress.layers import MATRICES, Applied, Layer, Run, layers, linear, normed, tensor
+from airdraft.compress.methods import METHODS, Method, to_nearest
+from airdraft.compress.quality import Comparison, Quality
+from airdraft.compress.rounding import BLOCK, WIDTHS, Reals, Width, packed, rounded
+from airdraft.compress.write import GgufCopy
+from airdraft.errors import BadParameterError, ModelError
+from airdraft.models.imports.decoder import DecoderFacts, decoder_of
+from airdraft.models.imports.read import GgufFile
+
+_F32 = 0
+_ROWS = 256
+"""Rows of logits that are compared at a time."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to make of a model."""
+
+    method: Method
+    bits: str
+    """Of the matrices in the layers, a key of `WIDTHS`."""
+    head: str = "W8"
+    """Of the table of embeddings, and of the matrix that scores the tokens."""
+    temperature: float = 0.7
+    """At which the smaller model is compared."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts as token ids, [texts, positions]: some to calibrate with, others to compare on."""
+
+    calibration: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+def windows(ids: Sequence[Sequence[int]], length: int, most: int) -> Texts:
+    """Cut texts into windows of `length` tokens, at most `most`; every fourth is held out.
+
+    Raises: `BadParameterError` if there are fewer than four.
+    """
+    together = [token for text in ids for token in text]
+    count = min(most, len(together) // length)
+    if count < 4:
+        raise BadParameterError(
+            f"the text has {len(together)} tokens, and {4 * length} are needed to calibrate with; give more of it",
+            field="calibrate",
+        )
+    cut = np.array(together[: count * length], np.int64).reshape(count, length)
+    held = np.arange(count) % 4 == 3
+    return Texts(cut[~held], cut[held])
+
+
+def compress(
+    path: Path, out: Path, recipe: Recipe, texts: Texts, progress: Callable[[float], None] = lambda share: None
+) -> Quality:
+    """Write the model in the GGUF file `path` as `out`, smaller. Returns: what it is worth on the texts held out.
+
+    progress: told the share that is done, 0 to 1. Raises: `ModelError`, `BadParameterError`.
+    """
+    file = GgufFile(path)
+    decoder = decoder_of(file)
+    for ids in (texts.calibration, texts.held_out):
+        if ids.max() >= decoder.vocab:
+            raise BadParameterError(f"the text has ids beyond the {decoder.vocab} tokens of {path}", field="calibrate")
+        if ids.shape[1] > decoder.context:
+            raise BadParameterError(f"{path} has a context of {decoder.context} tokens; calibrate with shorter texts")
+    return _Pass(file, decoder, recipe, texts).write(out, progress)
+
+
+class _Pass:
+    """One pass over a model: the calibration text goes through the smaller layers, the one held out through both."""
+
+    def __init__(self, file: GgufFile, decoder: DecoderFacts, recipe: Recipe, texts: Texts) -> None:
+        self._file, self._decoder, self._recipe, self._texts = file, decoder, recipe, texts
+        self._width, self._head = WIDTHS[recipe.bits], WIDTHS[recipe.head]
+        self._formats = {name: self._format(name) for name in file.tensors}
+        table = tensor(file, "token_embd.weight")
+        small = rounded(table, self._head)
+        self._calibration = Run(decoder, small[texts.calibration])
+        self._whole, self._small = Run(decoder, table[texts.held_out]), Run(decoder, small[texts.held_out])
+
+    def _format(self, name: str) -> int:
+        there = self._file.tensors[name]
+        if len(there.shape) == 1:
+            return _F32
+        if there.shape[-1] % BLOCK:
+            raise ModelError(
+                f"{name} of {self._file.path} has {there.shape[-1]} columns, and blocks have {BLOCK}; no engine here "
+                "runs such a matrix in few bits"
+            )
+        return self._width_of(name).number
+
+    def _width_of(self, name: str) -> Width:
+        return self._width if name.startswith("blk.") else self._head
+
+    def write(self, out: Path, progress: Callable[[float], None]) -> Quality:
+        """See `compress`."""
+        common = {"W4": 2, "W8": 7}[self._recipe.bits]
+        with GgufCopy(self._file, self._formats, out, common) as copy:
+            for i, layer in enumerate(layers(self._file, self._decoder.layers)):
+                self._layer(copy, i, layer)
+                progress((i + 1) / (self._decoder.layers + 1))
+            for name in self._file.tensors:
+                if not name.startswith("blk."):
+                    self._other(copy, name)
+            quality = self._quality()
+        progress(1.0)
+        return quality
+
+    def _layer(self, copy: GgufCopy, i: int, layer: Layer) -> None:
+        seen = {kind: Applied.nothing(layer[f"{names[0]}.weight"].shape[1]) for kind, names in MATRICES.items()}
+        self._calibration.through(layer, lambda kind, x: seen[kind].add(x))
+        made, coded = METHODS[self._recipe.method](layer, seen, self._width)
+        for name, each in coded.items():
+            copy.add(f"blk.{i}.{name}.weight", packed(each.codes, each.step, self._width))
+        small = made | {f"{name}.weight": each.weights() for name, each in coded.items()}
+        for name, vector in small.items():
+            if vector.ndim == 1:
+                copy.add(f"blk.{i}.{name}", _plain(vector))
+        self._calibration.x = self._calibration.through(small)
+        self._small.x = self._small.through(small)
+        self._whole.x = self._whole.through(layer)
+
+    def _other(self, copy: GgufCopy, name: str) -> None:
+        found = tensor(self._file, name)
+        if found.ndim == 1:
+            copy.add(name, _plain(found))
+            return
+        coded = to_nearest(found, self._width_of(name))
+        copy.add(name, packed(coded.codes, coded.step, self._width_of(name)))
+
+    def _quality(self) -> Quality:
+        """Compare the two forwards of the texts held out, at every position but the last of each."""
+        d, norm = self._decoder, tensor(self._file, "output_norm.weight")
+        head = tensor(self._file, "token_embd.weight" if d.tied else "output.weight")
+        models = [(self._whole.x, {"head.weight": head}), (self._small.x, {"head.weight": rounded(head, self._head)})]
+        following = self._texts.held_out[:, 1:].reshape(-1)
+        rows = [(normed(x[:, :-1], norm, d.eps).reshape(-1, d.width), weights) for x, weights in models]
+        comparison = Comparison(self._recipe.temperature)
+        for start in range(0, len(following), _ROWS):
+            here = slice(start, start + _ROWS)
+            whole, small = (linear(weights, "head", x[here]) for x, weights in rows)
+            comparison.add(whole, small, following[here])
+        return comparison.quality()
+
+
+def _plain(vector: Reals) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(vector, "<f4").view(np.uint8)
