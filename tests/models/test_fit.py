@@ -90,6 +90,7 @@ def test_what_this_machine_has() -> None:
 
 def test_the_options_of_a_command() -> None:
     assert Fit().words() == []
+    assert Fit(splice=True).words() == ["--splice"]
     assert Fit(2, 100, "f16", 0).words() == [
         "--threads",
         "2",

@@ -88,3 +88,27 @@ def test_the_laws_tell_a_wrong_merge() -> None:
     parts = [attend(queries, keys[:, cut], values[:, cut]) for cut in (slice(0, 1), slice(1, 6))]
     flat = merge([Attended(part.output, np.zeros_like(part.log_sum)) for part in parts])
     assert np.abs(flat.output - attend(queries, keys, values).output).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_what_transformers_are_given_is_the_merge() -> None:
+    """Heads that share keys, a batch of several texts, a mask, and a beginning of two segments."""
+    torch = pytest.importorskip("torch", reason="needs the extra hf")
+    from types import SimpleNamespace
+
+    from airdraft.models import hf_spliced
+
+    random, kv_heads, own = np.random.default_rng(2), 2, 5
+    queries = random.standard_normal((3, 2 * kv_heads, QUERIES, DIM)).astype(np.float32)
+    keys, values = (random.standard_normal((3, kv_heads, own, DIM)).astype(np.float32) for _ in range(2))
+    before = [random.standard_normal((2, kv_heads, 64, DIM)).astype(np.float32) for _ in range(2)]
+    seen = np.tril(np.ones((QUERIES, own), bool), own - QUERIES)
+    mask = torch.zeros(3, 1, QUERIES, own).masked_fill(~torch.from_numpy(seen), torch.finfo(torch.float32).min)
+    given = [torch.from_numpy(each) for each in (queries, keys, values)]
+    with hf_spliced.behind({4: tuple(map(torch.from_numpy, before))}):
+        found, _ = hf_spliced.attend(SimpleNamespace(layer_idx=4), *given, mask, scaling=0.5)
+    for text, head in np.ndindex(3, 2 * kv_heads):
+        whose = head // 2
+        parts = [attend(0.5 * queries[text, head], *(each[at, whose] for each in before)) for at in range(2)]
+        parts.append(attend(0.5 * queries[text, head], keys[text, whose], values[text, whose], seen))
+        np.testing.assert_allclose(found[text, :, head].numpy(), merge(parts).output, rtol=0, atol=1e-5)

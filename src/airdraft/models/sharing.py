@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 
@@ -44,6 +45,8 @@ class Beginning:
     tensors: Tensors
     made: dict[Any, Any] = field(default_factory=dict)
     """What an engine has made of them, to use again."""
+    holders: WeakSet[SharingCache] = field(default_factory=WeakSet)
+    """The caches of texts that begin so."""
     _shorter: dict[int, Beginning] = field(default_factory=dict)
 
     @classmethod
@@ -90,10 +93,6 @@ class Splicer(Protocol):
         """See `TargetEngine.new_cache`. What it gives is `Portable`."""
         ...
 
-    def copy(self, cache: Any, length: int) -> Any:
-        """See `Copier.copy`."""
-        ...
-
     def verify(self, batch: Sequence[Part], beginning: Beginning | None = None) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`. The positions of all parts count from the end of `beginning`."""
         ...
@@ -114,6 +113,19 @@ class SharingCache(Around):
     @property
     def length(self) -> int:
         return self.start + int(self.inner.length)
+
+    @property
+    def room(self) -> int:
+        """See `Roomy.room`. Those who have one beginning share what it takes."""
+        return super().room + (self.start // len(self.beginning.holders) if self.beginning is not None else 0)
+
+    def begin(self, beginning: Beginning | None) -> None:
+        """Take another beginning instead; what is the text's own stays."""
+        if self.beginning is not None:
+            self.beginning.holders.discard(self)
+        if beginning is not None:
+            beginning.holders.add(self)
+        self.beginning = beginning
 
     def take(self, start: int, end: int) -> Tensors:
         """See `Portable.take`."""
@@ -139,13 +151,13 @@ class SharingCache(Around):
         if self.beginning is not None and keep < self.start:
             shorter = self.beginning.first(keep)
             self.inner.put(0, self.beginning.take(0 if shorter is None else shorter.length, keep))
-            self.beginning = shorter
+            self.begin(shorter)
 
     def share(self, length: int) -> None:
         """Make the first `length` positions, which are whole segments of a chain, a beginning."""
         beginning = Beginning.of(self.take(0, length))
         self.inner.drop(length - self.start)
-        self.beginning = beginning
+        self.begin(beginning)
 
 
 class Sharing(LocalEngine):
@@ -174,7 +186,7 @@ class Sharing(LocalEngine):
         if end - cache.start > cache.start // _WORTH:
             cache.share(end)
         made = self.new_cache()
-        made.beginning = None if cache.beginning is None else cache.beginning.first(end)
+        made.begin(None if cache.beginning is None else cache.beginning.first(end))
         made.inner.put(0, cache.take(made.start, length))
         return made
 

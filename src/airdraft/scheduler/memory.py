@@ -93,4 +93,4 @@ class Memory:
 
 def _room(text: Sequenced) -> int:
     """Positions for which a text's cache takes memory."""
-    return max(text.cached, text.cache.room) if isinstance(text.cache, Roomy) else text.cached
+    return text.cache.room if isinstance(text.cache, Roomy) else text.cached
