@@ -318,3 +318,16 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = airdraft.nope
+
+
+def test_private_prompts(client: airdraft.Client) -> None:
+    """The text is the same, wherever it begins to be private."""
+    for private in (True, len(PROMPT) - 2, False):
+        found = client.complete(PROMPT, private=private)
+        assert found.text == client.complete(PROMPT).text
+    for wrong in (-1, len(PROMPT), 0.5):
+        with pytest.raises(BadParameterError, match="private") as refused:
+            client.complete(PROMPT, private=wrong)  # type: ignore[arg-type]
+        assert refused.value.field == "private"
+    with pytest.raises(BadParameterError, match="no place in a prompt of 2"):
+        client.complete([1, 2], private=2)

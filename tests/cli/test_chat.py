@@ -116,6 +116,23 @@ def test_plain_answers_and_what_is_said_of_them(chat: Chat) -> None:
     assert status.endswith(" (auto)")
 
 
+def test_private_parts_are_sent_as_such_and_saved_nowhere(chat: Chat, folders: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    code, out, notes = chat(
+        f"hello\nmy word is <private>quokka</private>!\nand now?\n/save {path}\n", "--json", "--seed", "3"
+    )
+    assert code == 2
+    assert "private parts, which go into no file" in notes
+    assert not path.exists()
+    first, second, third = answers(out)
+    assert first["private"] is None
+    assert 0 < first["prompt_tokens"] < second["private"] == third["private"] < second["prompt_tokens"]
+    said = [("user", "hello"), ("assistant", first["text"]), ("user", "my word is quokka!")]
+    assert second["ids"] == truth(folders[1], said, SamplingParams(0.4, 7), 3, 12)
+    code, _, notes = chat("my word is <private>quokka\n", "--json")
+    assert (code, "</private>" in notes) == (2, True)
+
+
 def test_a_chat_goes_on_where_it_was_saved(chat: Chat, tmp_path: Path) -> None:
     path = tmp_path / "chat.json"
     code, out, _ = chat(f"/seed 9\none\n/save {path}\ntwo\n", "--json", "--system", "s")
