@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from airdraft.models.engines import load
+
 from .processes import airdraft, announced, started
+from .test_processes import truth
 
 WORDS = "def area(width, height):\n    return width * height\n\n\n"
 PROMPT = "".join(WORDS.replace("area", f"area{at}") for at in range(22))
@@ -85,3 +88,28 @@ def test_a_codec_that_loses_something_is_used_where_it_is_named_and_said_in_ever
         assert _metric(said["metrics"], "prompt_tokens_fetched_total") >= 128
         with urllib.request.urlopen(f"{said['api']}/models", timeout=10) as reply:  # noqa: S310
             assert json.load(reply)["data"][0]["exactness"]["prompts"] == share
+
+
+@pytest.mark.slow
+def test_a_device_takes_its_drafts_prompt_from_there(file: Path, tmp_path: Path) -> None:
+    """The text is the target's own with and without, and whatever the blocks hold."""
+    store = str(tmp_path / "store")
+    done = airdraft("prompt", "publish", str(file), "--to", store, "--target", "draft", "--json")
+    assert done[0] == 0, done[2]
+    blocks = json.loads(done[1])["blocks"]
+    asked = {"prompt": PROMPT + QUESTION, "max_tokens": 24, "temperature": 0.7, "seed": 3, "scheme": "stream"}
+    texts, fetched = [], []
+    with started("edge", "--port", "0", "--json") as edge:
+        url = announced(edge)["url"]
+        for options in ([], ["--prompts", store]):
+            words = ["--edge", url, "--port", "0", "--json", "--metrics-port", "0", *options]
+            with started("device", *words) as device:
+                said = announced(device)
+                body = json.dumps(asked).encode()
+                post = urllib.request.Request(f"{said['url']}/completions", body)  # noqa: S310
+                with urllib.request.urlopen(post, timeout=60) as reply:  # noqa: S310
+                    texts.append(json.load(reply)["choices"][0]["text"])
+                fetched.append(_metric(said["metrics"], "prompt_tokens_fetched_total"))
+    assert texts == [load("target")[1].decode(truth(0.7, 3, 24, PROMPT + QUESTION))] * 2
+    assert fetched[0] == 0
+    assert 128 <= fetched[1] <= 64 * blocks

@@ -21,7 +21,7 @@ from airdraft.core.messages import MAX_FRAME
 from airdraft.edge import tls
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, ModelError
 from airdraft.listening import room_for
 from airdraft.models.base import TargetEngine
 from airdraft.models.engines import ANY, HERE, REMOTE, TOP_K, load_helping, load_target, resolve
@@ -244,7 +244,7 @@ def edge(
     crowded = room_for(max_connections * (1 if api_port is None else 2))
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k, fit=fit)
     model.info = replace(model.info, name=shown or model.info.name)
-    service = _helped(service, draft, tokenizer, draft_fit, pace)
+    service = _helped(service, draft, tokenizer, draft_fit, pace, prompts)
     paced = _said(PacedEngine(model, pace.target_s) if pace.target_s else model, codec)
     capacity = Capacity(max_texts, max_batch, kv_tokens, kept_bytes(kept_mb))
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
@@ -286,9 +286,13 @@ def _proposing(words: str) -> dict[str, Any]:
     return {"propose": maker(names), "learning": partial(maker, names) if set(names) & set(LEARNING) else None}
 
 
-def _helped(service: Service, draft: str | None, target: Tokenizer, fit: Fit, pace: Profile) -> Service:
-    """The service with the edge's own draft model, if there is one. Raises: `ModelError`, see `load_helping`, or for
-    options of a model that is not there."""
+def _helped(
+    service: Service, draft: str | None, target: Tokenizer, fit: Fit, pace: Profile, prompts: str | None
+) -> Service:
+    """The service with the edge's own draft model, if there is one, for which prompts may be published as well.
+
+    Raises: `ModelError`, see `load_helping`, or for options of a model that is not there.
+    """
     if draft is None:
         if fit.given:
             given = ", ".join(f"--draft-{name.replace('_', '-')}" for name in fit.given)
@@ -298,6 +302,11 @@ def _helped(service: Service, draft: str | None, target: Tokenizer, fit: Fit, pa
         return service
     model = load_helping(draft, target, fit=fit)
     helping = Helping(PacedEngine(model, pace.edge_draft_s) if pace.edge_draft_s else model)
+    if prompts is not None:
+        try:
+            helping.scheduler.caches.elsewhere = StoredPrompts.at(prompts, model)
+        except ModelError as problem:  # the target may take them all the same
+            _log.warning("the edge's draft reads prompts by itself: %s", problem)
     return replace(service, helping=helping, help=drafting(helping.context))
 
 

@@ -66,6 +66,7 @@ class MeteredWriter:
             rounds_total=counts.forwards,
             received_bytes_total=writer.bytes_in,
             sent_bytes_total=writer.bytes_out,
+            prompt_tokens_fetched_total=writer.fetched,
             device_connects_total=writer.connects,
             device_moves_total=writer.moves,
             texts=len(self._open),

@@ -35,6 +35,7 @@ from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, St
 from airdraft.models.base import Exactness, LanguageModel, OneByOne
 from airdraft.models.fit import kept_bytes
 from airdraft.scheduler import Scheduler
+from airdraft.scheduler.elsewhere import Elsewhere
 from airdraft.telemetry.trace import Traces
 
 __all__ = ["Committed", "Corrected", "Finished", "Offline", "Unverified", "Writer", "Written"]
@@ -74,6 +75,7 @@ class Writer:
         lookup: bool = False,
         kept_mb: int | None = None,
         branches: int | None = None,
+        prompts: Elsewhere | None = None,
     ) -> None:
         """Make a writer without a connection: the first text connects, or `connect` does.
 
@@ -92,6 +94,7 @@ class Writer:
             lookup: whether to copy drafts from prompt and text, too, or only if there is no draft model.
             kept_mb: of the draft's keys and values of ended texts, see `fit.kept_bytes`.
             branches: as in `Request`, for those that leave it open.
+            prompts: from where the draft's keys and values of prompts may come.
         Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
         """
         give_up_s, stall_s = check_options(edges, offline, token, ssl, give_up_s, stall_s)
@@ -99,6 +102,7 @@ class Writer:
             what = "offline is 'draft', and there is no draft model to write meanwhile; choose stall or error"
             raise BadParameterError(what, field="offline")
         self._scheduler = Scheduler(OneByOne(draft), "draft", kept_bytes=kept_bytes(kept_mb))
+        self._scheduler.caches.elsewhere = prompts
         connect = functools.partial(
             EdgeConnection.connect,
             draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
@@ -163,6 +167,11 @@ class Writer:
     def bytes_in(self) -> int:
         """Bytes received so far, headers included."""
         return self._edges.pool.bytes_in
+
+    @property
+    def fetched(self) -> int:
+        """Tokens of prompts that the draft model did not read, as their keys and values came from elsewhere."""
+        return self._scheduler.caches.fetched
 
     async def connect(self) -> None:
         """Connect now, before the first text. Raises: the reason if no edge answers at the first attempt."""

@@ -356,15 +356,20 @@ class LocalEngine(ABC):
         return self.info.eos_ids
 
 
+def info_of(model: LanguageModel) -> EngineInfo:
+    """What a model declares, if it is an engine as well or runs one; else what is true of any."""
+    plain = EngineInfo(model.name, model.vocab_size, model.max_context, model.eos_ids)
+    found = getattr(model, "info", plain)
+    return found if isinstance(found, EngineInfo) else plain
+
+
 class OneByOne:
     """A `TargetEngine` over a `LanguageModel`: each call runs one sequence."""
 
     def __init__(self, model: LanguageModel, digest: bytes = b"") -> None:
         """`digest`: of the model, see `EngineInfo`; without one no text goes on after its connection was lost."""
         brancher = model if isinstance(model, Brancher) and model.trees else None
-        plain = EngineInfo(model.name, model.vocab_size, model.max_context, model.eos_ids)
-        own = model.info if isinstance(model, LocalEngine) else plain
-        self.info = replace(own, max_batch=1, trees=brancher is not None, digest=digest)
+        self.info = replace(info_of(model), max_batch=1, trees=brancher is not None, digest=digest)
         self.new_cache = model.new_cache
         self._model, self._brancher = model, brancher
         if isinstance(model, Copier):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from airdraft.errors import ModelError
-from airdraft.models.base import LanguageModel, TargetEngine
+from airdraft.models.base import EngineInfo, LanguageModel, TargetEngine
 from airdraft.models.config import check_ends
 from airdraft.models.digest import of_target
 from airdraft.models.fit import Fit, context_of
@@ -93,13 +93,14 @@ _TARGET = "target"
 
 
 def load(
-    name: str, *, engine: str | None = None, fit: Fit = ANY, steady: bool = False
+    name: str, *, engine: str | None = None, fit: Fit = ANY, steady: bool = False, digest: bool = False
 ) -> tuple[LanguageModel, Tokenizer]:
     """The model called `name` (see `resolve`) and its tokenizer, to run here.
 
     engine: of `HERE`; None takes the one whose files are in the folder.
     fit: what the engine must take; threads that are left open are chosen by a trial.
     steady: whether its rows must be those that `load_target` gives, which takes a trial; a draft need not.
+    digest: whether to say what defines its rows, for which its weights are read once more.
     Raises: `ModelError` if either cannot be had.
     """
     path, engine = _here(name, engine)
@@ -107,15 +108,18 @@ def load(
     tokenizer = _tokenizer(path)  # before gigabytes of weights are read
     model = _make(engine, path, name, fit, DRAFT_WIDTHS, sequences=DRAFTS)
     _check(name, path, model.eos_ids, model.vocab_size, tokenizer)
+    if digest:
+        model.info = _described(model.info, engine, path, tokenizer)
     return _within(steadied(model) if steady else model, fit), tokenizer
 
 
 def load_draft(
-    draft: str, *, engine: str | None = None, tokenizer: str | None = None, fit: Fit = ANY
+    draft: str, *, engine: str | None = None, tokenizer: str | None = None, fit: Fit = ANY, digest: bool = False
 ) -> tuple[LanguageModel, Tokenizer]:
     """What a device drafts with: the model called `draft`, or with `none` no model, and the target's tokenizer alone.
 
     tokenizer: the model whose tokenizer that is; None: of `target`. None of its weights are read.
+    digest: as in `load`.
     Raises: `ModelError` if either cannot be had, or an option is given that has no use.
     """
     if draft != NONE:
@@ -123,7 +127,7 @@ def load_draft(
             raise ModelError(
                 f"--tokenizer names {tokenizer}, and the draft {draft} has its own; leave it out, or say --draft none"
             )
-        return load(draft, engine=engine, fit=fit)
+        return load(draft, engine=engine, fit=fit, digest=digest)
     if engine is not None:
         raise ModelError(f"no draft runs on {engine}; name a draft, or leave the engine out")
     if fit.given:
@@ -173,8 +177,7 @@ def load_target(
     tokenizer = _tokenizer(path)
     model = _make(engine, path, name, fit, TARGET_WIDTHS, sequences=TARGETS, urls=urls, top_k=top_k or TOP_K)
     _check(name, path, model.info.eos_ids, model.info.vocab_size, tokenizer)
-    whole = of_target(model.info.digest, ENGINES[engine].weights(path), tokenizer.digest)
-    model.info = replace(model.info, digest=whole)
+    model.info = _described(model.info, engine, path, tokenizer)
     if engine in REMOTE:  # an engine here has checked it before it read its weights
         context_of(name, fit.context, model.info.max_context, 0, 0)
     return _within(model if engine in REMOTE else steadied(model), fit), tokenizer
@@ -195,8 +198,14 @@ def load_helping(draft: str, target: Tokenizer, *, engine: str | None = None, fi
         )
     model = _make(engine, path, draft, fit, DRAFT_WIDTHS, sequences=TARGETS)
     _check(draft, path, model.info.eos_ids, model.info.vocab_size, tokenizer)
+    model.info = _described(model.info, engine, path, tokenizer)
     found: TargetEngine = _within(model, fit)
     return found
+
+
+def _described(info: EngineInfo, engine: str, path: Path, tokenizer: Tokenizer) -> EngineInfo:
+    """What an engine declares, with the digest of what defines its rows."""
+    return replace(info, digest=of_target(info.digest, ENGINES[engine].weights(path), tokenizer.digest))
 
 
 def resolve(name: str, engine: str | None = None) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import Brancher, Copier, FloatArray, LanguageModel, Part, TargetEngine
+from airdraft.models.base import Brancher, Copier, FloatArray, LanguageModel, Part, TargetEngine, info_of
 
 EDGE_DRAFT = 0.1
 """Time of a forward of an edge's own draft model, as a share of its target's: an assumption."""
@@ -59,6 +59,7 @@ class Paced:
         self._model = model
         self._seconds = _pace(seconds)
         self.trees = isinstance(model, Brancher) and model.trees
+        self.info = info_of(model)
 
     def branch(self, part: Part) -> FloatArray:
         """See `Brancher.branch`, and `forward`."""

@@ -48,6 +48,7 @@ class DeviceReadings:
     rounds_total: int = _of("Forwards of one text that committed tokens")
     received_bytes_total: int = _of("Bytes from edges, WebSocket headers included, TLS excluded")
     sent_bytes_total: int = _of("Bytes to edges, WebSocket headers included, TLS excluded")
+    prompt_tokens_fetched_total: int = _of("Tokens of prompts whose keys and values came from a store")
     device_connects_total: int = _of("Connections made for texts while there was none")
     device_moves_total: int = _of("Moves to a nearer edge")
     texts: int = _of("Texts that are open")
