@@ -32,7 +32,7 @@ M2 = 0x94D049BB133111EB
 MASK = (1 << 64) - 1
 
 # Rows are filled in pieces of this many words: few calls, and scratch arrays that fit the cache.
-_PIECE = 16384
+_PIECE = 32768
 
 
 def mix(z: int) -> int:
@@ -84,16 +84,15 @@ def _pieces(
 
     out: where all are put; None: each piece takes the place of the one before. last: whether to do the last shift.
     """
-    words = _token_words(vocab_size)
-    if ids is not None:
-        words = words.take(ids)
+    words, size = _token_words(vocab_size), vocab_size if ids is None else ids.size
     key = row_key(seed, position)
     folded_key = np.uint64(key ^ (key >> 30))
-    scratch, place = np.empty((2, min(_PIECE, words.size)), np.uint64)
-    for at in range(0, words.size, _PIECE):
-        piece = slice(at, min(at + _PIECE, words.size))
+    scratch, place = np.empty((2, min(_PIECE, size)), np.uint64)
+    for at in range(0, size, _PIECE):
+        piece = slice(at, min(at + _PIECE, size))
         z = place[: piece.stop - at] if out is None else out[piece]
-        np.bitwise_xor(words[piece], folded_key, out=z)
+        fixed = words[piece] if ids is None else words.take(ids[piece], out=z, mode="clip")  # the mode without a copy
+        np.bitwise_xor(fixed, folded_key, out=z)
         _mix_folded(z, scratch[: z.size], last)
         yield piece, z
 
