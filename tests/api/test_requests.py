@@ -192,6 +192,8 @@ def test_a_stop_string_ends_the_text_before_itself(
         ({"suffix": "x"}, "suffix", "forwards only"),
         ({"prediction": "def f()"}, "prediction", "prediction holds no text; give"),
         ({"prediction": {"type": "content"}}, "prediction", "holds no text"),
+        *(({"prediction": nothing}, "prediction", "holds no text") for nothing in (False, 0, "", [], {})),
+        ({"prediction": {"type": "content", "content": "x", "file": 1}}, "prediction", "file is not supported"),
         ({"prediction": {"type": "text", "content": "x"}}, "prediction", "holds no text"),
         ({"prediction": {"type": "content", "content": [{"type": "text"}]}}, "prediction", "holds no text"),
         ({"prediction": {"type": "content", "content": [5]}}, "prediction", "holds no text"),

@@ -83,15 +83,20 @@ class Body(msgspec.Struct, kw_only=True):
 
     def predicted(self) -> str:
         """Return what the client expects the text to be; empty if nothing. Raises: `ApiError`."""
-        given = self.prediction or {"type": "content", "content": ""}
+        given = self.prediction
+        if given is None:
+            return ""
         content = given.get("content") if isinstance(given, dict) and given.get("type") == "content" else None
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if isinstance(parts, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-            texts = [part.get("text") for part in parts]
-            if all(isinstance(text, str) for text in texts):
-                return "".join(texts)
-        form = '{"type": "content", "content": a string, or parts of type text}'
-        raise _bad("prediction", f"prediction holds no text; give {form}, or leave it out")
+        if not isinstance(parts, list) or not all(map(_is_text, parts)):
+            form = '{"type": "content", "content": a string, or parts of type text}'
+            raise _bad("prediction", f"prediction holds no text; give {form}, or leave it out")
+        for each, holds in ((given, "content"), *((part, "text") for part in parts)):
+            odd = next((name for name in each if name not in ("type", holds) and each[name] is not None), None)
+            if odd is not None:
+                what = f"prediction.{shown(odd)} is not supported; leave it out"
+                raise ApiError(400, what, "prediction", _UNSUPPORTED)
+        return "".join(part["text"] for part in parts)
 
     def limit(self) -> int:
         """Return the most tokens to write."""
@@ -317,6 +322,11 @@ def _whole(value: Any) -> Any:
     if isinstance(value, list):
         return [_whole(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_text(part: Any) -> bool:
+    """Whether it is a part of type text."""
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def shown(words: str) -> str:
