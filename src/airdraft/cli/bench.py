@@ -115,7 +115,7 @@ def report(
 
 @bench.command()
 def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
-    """Compare virtual time with the wall clock: real processes over an emulated link, and their replay. 3 minutes.
+    """Compare virtual time with the wall clock: real processes over an emulated link, and their replay. 4 minutes.
 
     Ends with exit code 1 if the median or the worst cell is off by too much.
     Other work on this machine makes the real runs slower.
