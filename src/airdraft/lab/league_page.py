@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from airdraft.core import schemes
-from airdraft.lab.league import DEVICE, VARIED, LeagueRow
+from airdraft.lab.league import AUTO, DEVICE, VARIED, LeagueRow
 from airdraft.lab.results import COPYING, HELPED, NOTES, SIMULATED, TIE
 
 _GROUP = 4
@@ -61,8 +61,10 @@ def _conclusion(rows: Sequence[LeagueRow]) -> str:
     thrifty = [min((row for row in here.values() if row.published), key=_joule) for here in links]
     first = Counter(f"`{row.scheme}`" for row in won)
     names = Counter(f"`{row.scheme}`" for row in published)
-    few, plain, raced, drafting, copying, device = (
-        [here[name] for here in links] for name in (schemes.COUPLED, schemes.SERVER, _RACED, _DRAFTING, COPYING, DEVICE)
+    frugal = Counter(f"`{min((row for row in here.values() if row.exact), key=_joule).scheme}`" for here in links)
+    few, plain, raced, drafting, copying, auto, device = (
+        [here[name] for here in links]
+        for name in (schemes.COUPLED, schemes.SERVER, _RACED, _DRAFTING, COPYING, AUTO, DEVICE)
     )
     fixed = [max(_tokens_per_s(here[name]) for name in (schemes.LATTICE, _CUT)) for here in links]
     ladder = [_tokens_per_s(here[_LADDER]) / most for here, most in zip(links, fixed, strict=True)]
@@ -70,10 +72,11 @@ def _conclusion(rows: Sequence[LeagueRow]) -> str:
     apart = sum(row.low > other.high for row, other in zip(won, drafting, strict=True))
     return (
         f"The fastest exact way is {_counted(first)} of {len(links)} links: {_times(won, plain)} × plain server "
-        f"streaming and {_times(won, published)} × the best published scheme on the same link. An edge without a draft "
-        f"model gets {_times(raced, plain)} × server streaming from a device that drafts (`{_RACED}`), and "
-        f"{_times(copying, plain)} × if it copies as well (`{COPYING}`). The best published scheme is "
-        f"{_counted(names)} of {len(links)} links, and slower than server streaming on {slower}.\n\n"
+        f"streaming and {_times(won, published)} × the best published scheme on the same link. `{AUTO}`, which chooses "
+        f"by itself, reaches {_times(auto, won)} × that. The thriftiest exact way is {_counted(frugal)} of them. An "
+        f"edge without a draft model gets {_times(raced, plain)} × server streaming from a device that drafts "
+        f"(`{_RACED}`), and {_times(copying, plain)} × if it copies as well (`{COPYING}`). The best published scheme "
+        f"is {_counted(names)} of {len(links)} links, and slower than server streaming on {slower}.\n\n"
         "Where we lose: most of the first figure is the edge's own draft model. "
         f"`{_DRAFTING}`, which needs no draft on the device, is within {_percent(won, drafting)} of the fastest, and "
         f"on {len(links) - apart} of {len(links)} links their intervals overlap. A raced stream spends "
