@@ -50,7 +50,7 @@ def pair() -> RecordedPair:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairs, "TEXTS", 2)
         patch.setattr(pairs, "TOKENS", 10)
-        specs = everything.needed(everything.chosen("all"), VOCAB)
+        specs = everything.needed(everything.chosen(["all"]), VOCAB)
         return recorded("tables", *models(), [(1, 2), (3,), (4,)], VOCAB, specs)
 
 
@@ -150,7 +150,7 @@ def found(pair: RecordedPair) -> everything.Found:
         patch.setattr(tk_slt, "UPLINKS_MBPS", (0.01, 5.0))
         patch.setattr(dssd, "MBPS", (1.0,))
         steps: list[tuple[int, int]] = []
-        done = everything.reproduce(everything.chosen("all"), [pair], lambda *at: steps.append(at))
+        done = everything.reproduce(everything.chosen(["all"]), [pair], lambda *at: steps.append(at))
         assert steps == [(at, len(steps)) for at in range(1, len(steps) + 1)]
         return done
 
@@ -233,8 +233,10 @@ def test_figures_are_drawn(found: everything.Found, tmp_path: Path) -> None:
 
 
 def test_an_experiment_must_exist() -> None:
+    assert everything.chosen(["sqs", "qs", "sqs"]) == ("sqs", "qs")
+    assert everything.chosen(["qs", "all"]) == tuple(everything.PAPERS)
     with pytest.raises(BadParameterError, match="qs, tslt, sqs, or all"):
-        everything.chosen("sled")
+        everything.chosen(["qs", "sled"])
 
 
 def test_a_pair_needs_a_vocabulary() -> None:

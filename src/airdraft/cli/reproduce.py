@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="tk-slt, dssd, qs, tslt, sqs, or all.")],
+    paper: Annotated[list[str], typer.Argument(metavar="PAPER...", help="tk-slt, dssd, qs, tslt, sqs, or all.")],
     pair: PairNames = None,
     figures: Figures = None,
     json_file: JsonFile = None,
     page: Pages = None,
     no_color: options.NoColor = False,
 ) -> None:
-    """Run a paper's own experiment again: as the paper bills it, and with every byte and round trip billed.
+    """Run papers' own experiments again: each as its paper bills it, and with everything billed.
 
     Prints what is published beside what is found here, and why they differ.
     tk-slt is arXiv 2509.04576, dssd 2507.12000, qs 2507.00605, tslt 2512.16273,

@@ -35,13 +35,12 @@ Found = dict[str, list[Any]]
 """For each paper, what was found on each pair."""
 
 
-def chosen(name: str) -> tuple[str, ...]:
-    """The papers that a name stands for. Raises: `BadParameterError`."""
-    if name == "all":
-        return tuple(PAPERS)
-    if name not in PAPERS:
-        raise BadParameterError(f"there is no experiment {name!r}; choose one of {', '.join(PAPERS)}, or all")
-    return (name,)
+def chosen(names: Sequence[str]) -> tuple[str, ...]:
+    """The papers that names stand for, each once. Raises: `BadParameterError`."""
+    for name in names:
+        if name not in (*PAPERS, "all"):
+            raise BadParameterError(f"there is no experiment {name!r}; choose among {', '.join(PAPERS)}, or all")
+    return tuple(PAPERS) if "all" in names else tuple(dict.fromkeys(names))
 
 
 def needed(papers: Sequence[str], vocab_size: int) -> list[SchemeSpec]:

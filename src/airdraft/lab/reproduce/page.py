@@ -281,7 +281,8 @@ def _sqs(reports: Sequence[PayloadReport]) -> str:
          "the best fixed K is known only afterwards, and differs from link to link; ours bills round trips too"),
         ("speed, the ladder, against its best fixed rung", "ours, not published",
          _gains(reports, payload.LADDER),
-         "likewise; it also pays for a `Switch` at every change, and takes acceptance as equal on all rungs"),
+         "likewise; the ladder learns that an uplink is slow from a draft that took long, and otherwise takes the "
+         "finest rung that costs next to no time, though a coarser one may be accepted as often"),
     ])  # fmt: skip
     return "\n".join([*lines, *(line for report in reports for line in _payload(report))]).rstrip()
 
