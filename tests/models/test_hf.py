@@ -20,12 +20,15 @@ from airdraft.models.config import read_config
 from airdraft.models.folder import shipped
 from airdraft.models.hf import HfModel
 from airdraft.models.onnx import OnnxModel
+from airdraft.models.sharing import Sharing
 
 from ..suites import examples
 
 torch = pytest.importorskip("torch", reason="the hf engine takes airdraft[hf]")
 transformers = pytest.importorskip("transformers", reason="the hf engine takes airdraft[hf]")
 
+SPLICED = {"llama", "qwen3", "gpt2"}
+"""Families whose texts can share a beginning."""
 TOLERANCE = 1e-4
 """Between rows of forwards of different widths: rounding, 1e-5 at most. Logits here spread over several units."""
 TEXT = [int(token) for token in np.random.default_rng(0).integers(0, 97, 24)]
@@ -444,3 +447,23 @@ def test_options_that_do_not_exist(copy: Path) -> None:
 def test_loading_says_nothing(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     opened(copy).forward(opened(copy).new_cache(), 0, TEXT, 1)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_of_a_family_are_spliced_or_it_is_refused(family: str, tmp_path: Path) -> None:
+    """Layers that slide, biases on distance: what lies in a beginning would be weighed as if it stood elsewhere."""
+    context = {"n_positions": 400} if family == "gpt2" else {"max_position_embeddings": 400}
+    folder = write(tmp_path, family, **context)
+    if family not in SPLICED:
+        with pytest.raises(ModelError, match=r"cannot be spliced; leave --splice out"):
+            Sharing(opened(folder, splice=True))
+        return
+    engine = Sharing(opened(folder, splice=True))
+    text, source = [at * 31 % 97 for at in range(330)], engine.new_cache()
+    engine.forward(source, 0, text, 0)
+    copies = [engine.copy(source, 300), engine.copy(source, 310)]
+    assert {cache.start for cache in copies} == {256}
+    rows = engine.verify([Part(cache, cache.length, text[cache.length :], 5) for cache in copies])
+    expected = opened(folder).forward(opened(folder).new_cache(), 0, text, 5)
+    for found in rows:
+        close(found, expected)

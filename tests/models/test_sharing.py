@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from airdraft.errors import ModelError
+from airdraft.models import sharing as module
 from airdraft.models.base import Around, FloatArray, Part, Roomy, raised
 from airdraft.models.engines import load, load_target
 from airdraft.models.fit import Fit
+from airdraft.models.folder import shipped
 from airdraft.models.onnx import OnnxModel
-from airdraft.models.sharing import SEGMENT, Beginning, SharingCache
+from airdraft.models.sharing import SEGMENT, Beginning, Sharing, SharingCache
 
 from .graphs import Shape, write_decoder
 
@@ -47,6 +49,11 @@ ENGINES = ["shipped", "imported", pytest.param("hf", marks=pytest.mark.slow)]
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One that shares, with its rows steadied."""
     return MAKERS[request.param](tmp_path_factory.mktemp("model"), SPLICED, load_target)
+
+
+@pytest.fixture(autouse=True)
+def _little_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST", SEGMENT)
 
 
 def text_of(engine: Any, branch: int = 0, after: int = 0) -> list[int]:
@@ -138,6 +145,17 @@ def test_a_beginning_is_in_memory_once(engine: Any) -> None:
     assert own + 2 * SEGMENT - 9 <= sum(cache.room for cache in (source, *copies)) <= own + 2 * SEGMENT
 
 
+def test_a_short_beginning_is_copied(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a few tokens in common would put texts into calls of their own."""
+    monkeypatch.setattr(module, "LEAST", 2 * SEGMENT)
+    text, source = text_of(engine), engine.new_cache()
+    run(engine, source, 0, text[:150], 0)
+    short, long = engine.copy(source, 2 * SEGMENT - 1), engine.copy(source, 2 * SEGMENT)
+    assert [sharing(cache).start for cache in (short, long, source)] == [0, 2 * SEGMENT, 2 * SEGMENT]
+    assert sharing(engine.copy(source, 2 * SEGMENT - 1)).start == 0  # not of one that is there, either
+    same(engine, run(engine, short, 100, text[100:150], 4), run(engine, long, 100, text[100:150], 4))
+
+
 def test_what_is_shared_is_used(engine: Any) -> None:
     """Else the tests above would hold for an engine that forgets the beginning."""
     text, source = text_of(engine), engine.new_cache()
@@ -188,3 +206,12 @@ def test_trees_grow_behind_a_beginning(engine: Any) -> None:
 def test_a_graph_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot be spliced .*leave --splice out"):
         OnnxModel(write_decoder(tmp_path, Shape()), splice=True)
+
+
+def test_an_engine_that_overlooks_the_beginning_is_refused() -> None:
+    class Overlooking(OnnxModel):
+        def verify(self, batch: Any, beginning: Any = None) -> Any:
+            return super().verify(batch)
+
+    with pytest.raises(ModelError, match=r"attends in ways that cannot be spliced; leave --splice out"):
+        Sharing(Overlooking(shipped("target"), threads=1, splice=True))

@@ -123,6 +123,8 @@ class HfModel(LocalEngine):
         elif dtype not in _DTYPES:
             raise ModelError(f"no dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
         config, self._kinds = _config(self._transformers, folder)
+        if splice and set(self._kinds) != {"DynamicLayer"}:
+            raise ModelError(f"{folder} has layers that attend in ways that cannot be spliced; leave --splice out")
         max_context = _max_context(folder, config)
         weights = sum(file.stat().st_size for file in checkpoint_files(folder))
         numbers, memory = _kv_numbers(config), _memory(self._torch, self._device)

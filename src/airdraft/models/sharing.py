@@ -28,6 +28,9 @@ from airdraft.models.base import (
 
 SEGMENT = 64
 """Positions that are shared as a whole."""
+LEAST = 4 * SEGMENT
+"""Positions that are shared, at least: texts with other beginnings run in calls of their own, which costs more than to
+copy a few."""
 _SAME = 0.01
 """Of the spread of a row, that rounding may change in one that is spliced; far more than it does."""
 _WORTH = 4
@@ -166,27 +169,30 @@ class Sharing(LocalEngine):
     def __init__(self, engine: Splicer) -> None:
         """Raises: `ModelError` if rows behind a beginning are not those of the whole text, which a trial tells."""
         self.info, self._engine = engine.info, engine
-        text = [i * 7 % engine.info.vocab_size for i in range(min(SEGMENT + 3, engine.info.max_context))]
-        whole, cache = self.new_cache(), self.new_cache()
-        rows = self.forward(whole, 0, text, 2)
-        self.forward(cache, 0, text[:-2], 0)
-        shared = self.copy(cache, len(text) - 2)
-        others = self.forward(shared, len(text) - 2, text[-2:], 2)
-        if np.abs(rows - others).max() > _SAME * np.ptp(rows):
+        if self.max_context >= LEAST and not self._splices():
             raise ModelError(f"{self.name} attends in ways that cannot be spliced; leave --splice out")
+
+    def _splices(self) -> bool:
+        text = [i * 7 % self.vocab_size for i in range(SEGMENT + 2)]
+        rows, cache = self.forward(self.new_cache(), 0, text, 2), self.new_cache()
+        self.forward(cache, 0, text[:SEGMENT], 0)
+        cache.share(SEGMENT)
+        others = self.forward(cache, SEGMENT, text[SEGMENT:], 2)
+        return bool(np.abs(rows - others).max() <= _SAME * np.ptp(rows))
 
     def new_cache(self) -> SharingCache:
         """An empty cache."""
         return SharingCache(self._engine.new_cache())
 
     def copy(self, cache: SharingCache, length: int) -> SharingCache:
-        """See `Copier.copy`. Both caches have one beginning then, if they have a segment in common."""
+        """See `Copier.copy`. Both caches have one beginning then, if they have enough in common."""
         check_copy(self.info, cache, length)
         end = min(length, cache.start + cache.inner.lineage.trunk) // SEGMENT * SEGMENT
-        if end - cache.start > cache.start // _WORTH:
-            cache.share(end)
         made = self.new_cache()
-        made.begin(None if cache.beginning is None else cache.beginning.first(end))
+        if end >= LEAST:
+            if end - cache.start > cache.start // _WORTH:
+                cache.share(end)
+            made.begin(None if cache.beginning is None else cache.beginning.first(end))
         made.inner.put(0, cache.take(made.start, length))
         return made
 
