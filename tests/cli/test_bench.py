@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from airdraft import cli
+from airdraft.cli import results
 from airdraft.cli.bench import validation_block
 from airdraft.cli.pages import renew
 from airdraft.errors import BadParameterError
@@ -224,3 +227,14 @@ def test_the_table_of_a_validation() -> None:
     assert "0.40 ms a draft, 0.60 ms a forward" in block
     assert "| coupled, γ 3 | phone-8b | 20 ms, 5 Mbit/s | 20.0 | 21.0 | +5.0% | +10.0% |" in block
     assert "off by 5.0% in the median cell and 5.0% in the worst; bars 8% and 20%: yes." in block
+
+
+def test_without_a_terminal_progress_is_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for every_s in (0.0, 1000.0):  # the last one has nothing to say yet
+        monkeypatch.setattr(results, "_EVERY_S", every_s)
+        with results.progress(Console(file=io.StringIO()), "texts") as step:
+            step(1, 3)
+            step(2, 3)
+    assert capsys.readouterr() == ("", "1 of 3 texts\n2 of 3 texts\n")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,8 @@ Pages = Annotated[
 Figures = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Draw figures (SVG) into FOLDER; needs airdraft[report].")
 ]
+_EVERY_S = 20.0
+"""Between lines that say how far a command is."""
 
 
 def console_for(no_color: bool, json_file: Path | None) -> Console:
@@ -63,11 +66,29 @@ def draw_into(folder: Path, draw: Callable[[Path], list[Path]]) -> None:
 
 @contextmanager
 def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that disappears at the end; call it with what is done, and of how many."""
+    """A progress bar that disappears at the end; call it with what is done, and of how many.
+
+    Without a terminal, a line on standard error now and then.
+    """
+    if not console.is_terminal:
+        yield _told(what)
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+def _told(what: str) -> Callable[[int, int], None]:
+    told_s = monotonic()
+
+    def step(done: int, of: int) -> None:
+        nonlocal told_s
+        if monotonic() - told_s >= _EVERY_S:
+            told_s = monotonic()
+            typer.echo(f"{done} of {of} {what}", err=True)
+
+    return step
 
 
 def jobs_of(given: int) -> int:
