@@ -52,7 +52,7 @@ def test_json_holds_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert found["predicted"] is True
     assert found["measured"] == {}
     assert found["facts"] == {"draft_s": 0.005, "verify_s": 0.03, "rtt_s": 0.05, "uplink_bps": None,
-                              "downlink_bps": 100e6, "acceptance": 0.8, "drafted": True, "trees": False,
+                              "downlink_bps": 100e6, "acceptance": 0.8, "drafted": True, "beside": 0.0,
                               "edge_draft_s": 0.0}  # fmt: skip
     assert [row["edge_drafts"] for row in found["rows"]] == [False] * 8 + [True] * 2
     by_name = {(row["scheme"], row["race"]): row for row in found["rows"] if not row["edge_drafts"]}

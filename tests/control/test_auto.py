@@ -44,7 +44,7 @@ def test_a_device_is_silent_beside_an_edge_that_drafts_unless_it_adds_something(
     far = replace(helped, rtt_s=0.15)
     slow = replace(helped, draft_s=0.015)
     busy = replace(helped, draft_s=0.01, verify_s=0.06, edge_draft_s=0.006, rtt_s=0.05)
-    ways = [Auto(32000).choose(facts, 0).scheme for facts in (helped, far, slow, busy, replace(busy, trees=True))]
+    ways = [Auto(32000).choose(facts, 0).scheme for facts in (helped, far, slow, busy, replace(busy, beside=0.6))]
     assert ways == ["stream", "server", "server", "server", "stream"]
     assert Auto(32000).choose(replace(far, edge_draft_s=0.0), 0).scheme == "stream"
     assert Auto(32000).choose(replace(far, drafted=False), 0).scheme == "stream"  # to find out how fast it drafts

@@ -156,6 +156,18 @@ def test_a_stream_is_judged_by_all_that_was_drafted(learner: type[Estimator], ri
     assert seen.facts().streamed is None
 
 
+def test_a_tree_is_judged_by_its_likeliest_drafts_and_by_those_beside_them() -> None:
+    tree, chain = Estimator(), Estimator()
+    for _ in range(200):  # of four first drafts two are right, and beside one of the wrong two stands the right one
+        tree.judged(Judged(0, 0, 3, 4, 4, raced=True, rounds=False, beside=1))
+        chain.judged(Judged(0, 0, 2, 4, 3, raced=True, rounds=False))
+        chain.judged(Judged(0, 0, 0, 1, 1, raced=True, rounds=False))
+    assert tree.facts().acceptance == pytest.approx(0.5, abs=0.03)
+    assert chain.facts().acceptance == pytest.approx(0.5, abs=0.03)
+    assert tree.facts().beside == pytest.approx(0.5, abs=0.03)
+    assert chain.facts().beside < 0.05  # what is left of the assumption
+
+
 def test_only_a_raced_stream_tells_what_streaming_gives() -> None:
     raced, alone = Estimator(), Estimator()
     for _ in range(40):

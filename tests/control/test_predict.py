@@ -181,6 +181,18 @@ def test_more_drafts_may_arrive_than_a_forward_takes(race: str) -> None:
     assert cycle(facts, STREAM, mode).tokens_per_s == pytest.approx(played.tokens_per_s, rel=0.02)
 
 
+def test_an_edge_that_drafts_takes_what_has_come_from_the_device_meanwhile() -> None:
+    facts = Facts(0.005, 0.03, 0.0, math.inf, math.inf, 0.8, edge_draft_s=0.003)
+    alone = predict.server(facts, SERVER).tokens_per_s
+    far = predict.best_stream(replace(facts, draft_s=1.0), STREAM, "always")
+    assert far.tokens_per_s == pytest.approx(alone, rel=0.001)
+    # A device that is as fast as the edge's own model, and has its tokens, goes on while the target runs.
+    assert predict.best_stream(replace(facts, draft_s=0.003), STREAM, "always").tokens_per_s > 1.1 * alone
+    near = predict.best_stream(facts, STREAM, "always").tokens_per_s
+    tree = predict.best_stream(replace(facts, beside=0.6), STREAM, "always").tokens_per_s
+    assert alone < near < tree
+
+
 def test_a_stream_needs_a_window() -> None:
     with pytest.raises(BadParameterError, match="window of a stream is 0"):
         predict.stream(Facts(0.01, 0.03, 0.01, 1e7, 1e8, 0.8), STREAM, "off", 0)

@@ -9,11 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airdraft.core.noise import gumbel, noise_words
+from airdraft.core.noise import IntArray, WordArray, _pieces, gumbel
 
 from ..suites import examples
 
 BITS = (1 << 64) - 1
+
+
+def noise_words(seed: int, position: int, vocab: int, ids: IntArray | None = None) -> WordArray:
+    """The words behind the noise of some tokens, or all."""
+    out = np.empty(vocab if ids is None else ids.size, np.uint64)
+    assert sum(words.size for _, words in _pieces(seed, position, vocab, ids, out)) == out.size
+    return out
 
 
 def slow_word(seed: int, position: int, token: int) -> int:

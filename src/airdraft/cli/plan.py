@@ -148,7 +148,7 @@ def _rows(facts: Facts, helped: Facts, wires: list[Wire], has_draft: bool) -> li
     """Every way at its best: at an edge without a draft model of its own, and at one `helped` by one."""
     predicted = auto.predictions(facts, wires, RACES)
     beside = auto.predictions(helped, [each for each in wires if not each.traits.rounds])
-    chosen = auto.preferred(beside, 2 * auto.SILENT) if has_draft else auto.preferred(predicted)
+    chosen = auto.preferred(beside if has_draft else predicted)
     of_scheme = {each.scheme: each for each in wires}
     return [
         PlanRow(each, bottleneck(known, of_scheme[each.mode.scheme], each.mode), each is chosen, known is helped)
@@ -275,7 +275,7 @@ def sentences(rows: list[PlanRow]) -> list[str]:
     )
     best = f"{rounds.prediction.tokens_per_s:.1f} tokens/s of {rounds.name}, the best with rounds"
     if chosen.prediction.mode.scheme == SERVER:
-        why = f"drafting on the device is predicted to add less than {2 * auto.SILENT:.0%} to the"
+        why = f"drafting on the device is predicted to add less than {auto.NEAR:.0%} to the"
         if not chosen.helped:
             why = "no drafting is predicted to be faster than its"
         lines = [f"Plain server streaming: {why} {speed:.1f} tokens/s, against {best}."]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airdraft.errors import BadParameterError
 
 
-class _Share:
+class FadingShare:
     """The mean of a Beta distribution over a share, with fading evidence."""
 
     def __init__(self, prior: float, weight: float, forgetting: float) -> None:
@@ -34,7 +34,7 @@ class Calibrated:
             raise BadParameterError(
                 f"weight {weight:g} and forgetting {forgetting:g}; give a number above 0, and a share below 1"
             )
-        self._shares = [_Share((i + 0.5) / buckets, weight, forgetting) for i in range(buckets)]
+        self._shares = [FadingShare((i + 0.5) / buckets, weight, forgetting) for i in range(buckets)]
 
     def judged(self, confidence: float, accepted: bool) -> None:
         """Learn whether a token that the draft drew at this probability was accepted."""
@@ -44,7 +44,7 @@ class Calibrated:
         """Estimate the chance that a token drawn at this probability is accepted."""
         return self._share(confidence).mean
 
-    def _share(self, confidence: float) -> _Share:
+    def _share(self, confidence: float) -> FadingShare:
         if not 0 <= confidence <= 1:
             raise BadParameterError(f"confidence is {confidence:g}; give the draft's probability of its token, 0 to 1")
         return self._shares[min(len(self._shares) - 1, int(confidence * len(self._shares)))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from airdraft.control import predict
 from airdraft.control.course import MAX_DRAFT
@@ -19,16 +18,6 @@ RETRY_S = (1.0, 16.0)
 """Least and most seconds of `server` before another try of a stream. They double while tries fail."""
 NEAR = 0.01
 """Relative difference below which two predictions count as equal."""
-SILENT, NEARER = 0.015, 3
-"""Share of the speed that drafting on the device must add at an edge that drafts itself, as predicted for a round trip
-of a third. Both were fitted on cells of the grid, where a prediction for the real one finds too little: a device that
-is predicted to add less adds at most 3 % there."""
-
-
-FAST, FAR = 1 / 3, 2.5
-"""Of the time of a target's forward: a device that drafts trees adds more than 3 % to an edge that drafts itself if its
-own forward and the round trip take no longer. Fitted as those were; predictions find too little for trees.
-"""
 
 
 class Steady:
@@ -71,11 +60,11 @@ def predictions(
     return found
 
 
-def preferred(found: Sequence[Prediction], near: float = NEAR) -> Prediction:
-    """Choose the fastest prediction, or `server`, which spares the device, if it is slower by no more than `near`."""
+def preferred(found: Sequence[Prediction]) -> Prediction:
+    """Choose the fastest prediction, or `server`, which spares the device, if it is slower by no more than `NEAR`."""
     best = max(found, key=lambda each: each.tokens_per_s)
     for each in found:
-        if not each.mode.traits.drafts and each.tokens_per_s >= (1 - near) * best.tokens_per_s:
+        if not each.mode.traits.drafts and each.tokens_per_s >= (1 - NEAR) * best.tokens_per_s:
             return each
     return best
 
@@ -85,7 +74,7 @@ class Auto:
 
     It leaves the present way (a scheme and race policy) once another has been predicted `margin` faster for `dwell_s`,
     or `server` no slower for as long. It leaves a raced stream for `server` when forwards measurably give no more than
-    one token. At an edge that drafts itself, a device that would add little keeps silent, see `SILENT`. Draft
+    one token. At an edge that drafts itself, a device that is predicted to add next to nothing keeps silent. Draft
     length, window and packets follow the facts at once, since changing them costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
@@ -124,7 +113,7 @@ class Auto:
         """See `Policy.choose`."""
         self._facts = facts.rounded()
         found = predictions(self._facts, self._wires, self._races, self._max_window, self._rounds)
-        best = self._best(found, self._facts, facts.streamed, now)
+        best = self._best(found, facts.streamed, now)
         present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
         if self._worth_it(best, present):
             self._better_since = now if self._better_since is None else self._better_since
@@ -153,16 +142,12 @@ class Auto:
         """The last choice; None before the first."""
         return self._present.mode if self._present is not None else None
 
-    def _best(self, found: Sequence[Prediction], facts: Facts, streamed: float | None, now: float) -> Prediction:
+    def _best(self, found: Sequence[Prediction], streamed: float | None, now: float) -> Prediction:
         racing = [each for each in found if each.mode.races]
         if not racing:
             return preferred(found)
         if self._helped and (streamed is None or streamed >= 1 + NEAR):
-            if facts.trees and facts.draft_s <= FAST * facts.verify_s and facts.rtt_s <= FAR * facts.verify_s:
-                return max(racing, key=lambda each: each.tokens_per_s)
-            near = replace(facts, rtt_s=facts.rtt_s / NEARER)
-            chosen = preferred(predictions(near, self._wires, self._races, self._max_window, self._rounds), SILENT)
-            return next(each for each in found if _way(each) == _way(chosen))
+            return preferred(found)
         # A raced stream is never slower than `server`. No average predicts its gain, because acceptance comes in runs.
         # So try it, leave it when measurements show no gain, and try it again after a while.
         # Try it at the start of a text too: while the edge reads the prompt, drafts cost nothing.

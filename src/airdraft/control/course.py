@@ -13,7 +13,8 @@ The rules of the walk:
   window keeps from filling leaves as it is. Packets wasted after a mismatch are counted, but delay nothing.
 - A free edge takes the drafts that have arrived past the committed length, at most `MAX_DRAFT`, and commits them and
   one token of its own. Without drafts it commits one token (race) or waits for some (race off). An edge with a draft
-  model of its own adds as many drafts as make it fastest; one of these that is wrong ends the cycle as well.
+  model of its own first adds drafts, one after another, while that makes it faster and none arrive from the device in
+  their place. One of these that is wrong ends the cycle as well.
 - A position whose token the device learns before drafting there cannot be a mismatch.
 """
 
@@ -31,8 +32,6 @@ from airdraft.errors import BadParameterError
 
 MAX_DRAFT = 32
 """Most drafts in one target forward, the usual limit of an edge."""
-BESIDE = 0.5
-"""Share of wrong drafts beside which a tree holds the right one, if the device sends trees."""
 OWN_DRAFTS = 16
 """Most drafts that an edge makes itself for one."""
 
@@ -85,24 +84,16 @@ def cycle(facts: Facts, wire: Wire, mode: Mode) -> Cycle:
 
 
 @functools.lru_cache(maxsize=1024)
-def helped(acceptance: float, verify_s: float, draft_s: float, drafts: int = 0) -> tuple[int, float, float]:
-    """A forward of an edge that drafts itself, behind `drafts` of the device's. A draft takes it `draft_s`; 0: none.
+def helped(acceptance: float, verify_s: float, draft_s: float) -> tuple[int, float, float]:
+    """A forward of an edge that drafts itself, without a device. A draft takes it `draft_s`; 0: it makes none.
 
-    Returns: the number of its own drafts that makes it fastest, the tokens that it then commits in the mean, and the
-    seconds that it takes.
+    Returns: the drafts up to which another one makes what is left of the forward faster, the tokens that it then
+    commits in the mean, and the seconds that it takes.
     """
-    chance, tokens, seconds = 1.0, 1.0, verify_s
-    for _ in range(drafts):
-        chance *= acceptance
-        tokens += chance
-    best = 0, tokens, seconds
-    for own in range(1, OWN_DRAFTS + 1 if draft_s else 1):
-        chance *= acceptance
-        tokens, seconds = tokens + chance, seconds + draft_s
-        if tokens * best[2] <= best[1] * seconds:
-            break
-        best = own, tokens, seconds
-    return best
+    length, chance, tokens = 0, acceptance, 1.0
+    while draft_s and length < OWN_DRAFTS and chance * verify_s > tokens * draft_s:
+        length, chance, tokens = length + 1, chance * acceptance, tokens + chance
+    return length, tokens, verify_s + length * draft_s
 
 
 class _Device:
@@ -179,8 +170,9 @@ class _Course:
         self._device = _Device(facts, wire, mode, down_s + late_s)
         self._ends: list[tuple[float, int]] = [(0.0, 0)]  # (end of a forward, committed length), in order
         self._down_s, self._draft_s, self._acceptance = down_s, facts.draft_s, facts.acceptance
-        self._forward = functools.partial(helped, facts.acceptance, facts.verify_s, facts.edge_draft_s)
-        self._device_acceptance = facts.acceptance + BESIDE * (1 - facts.acceptance) * facts.trees
+        self._verify_s, self._edge_draft_s = facts.verify_s, facts.edge_draft_s
+        self._enough, _, _ = helped(facts.acceptance, facts.verify_s, facts.edge_draft_s)
+        self._device_acceptance = facts.acceptance + facts.beside * (1 - facts.acceptance)
         self._own: set[int] = set()  # positions that the edge drafted itself
         self._walk(mode.race)
         self._weigh()
@@ -196,15 +188,19 @@ class _Course:
             if race == "off" and arrived <= committed:
                 device.advance(math.inf, beyond=committed)
                 now = max(now, next(packet[1] for packet in packets[taken:] if packet[2] > committed))
-            device.advance(now)
-            while taken < len(packets) and packets[taken][1] <= now:
-                arrived = packets[taken][2]
-                taken += 1
-            taken_over = min(max(0, arrived - committed), MAX_DRAFT)
-            own, _, seconds = self._forward(taken_over)
-            now += seconds
-            committed += 1 + taken_over + own
-            self._own.update(range(committed - own, committed))
+            length = 0
+            while True:
+                device.advance(now)
+                while taken < len(packets) and packets[taken][1] <= now:
+                    arrived = packets[taken][2]
+                    taken += 1
+                length = max(length, min(arrived - committed, MAX_DRAFT))
+                if length >= self._enough:
+                    break
+                length, now = length + 1, now + self._edge_draft_s
+            now += self._verify_s
+            self._own.update(range(max(arrived, committed) + 1, committed + length + 1))
+            committed += 1 + length
             self._ends.append((now, committed))
             device.tell(now + self._down_s, committed)
         device.advance(now + self._down_s + self._draft_s)  # its drafts before it knows the last commit

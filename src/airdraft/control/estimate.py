@@ -8,13 +8,14 @@ from statistics import median
 
 import numpy as np
 
-from airdraft.control.acceptance import Calibrated
+from airdraft.control.acceptance import Calibrated, FadingShare
 from airdraft.core.policy import Facts, Judged
 from airdraft.errors import BadParameterError
 
 PRIOR = Facts(
-    draft_s=0.015, verify_s=0.03, rtt_s=0.02, uplink_bps=math.inf, downlink_bps=math.inf, acceptance=0.7, drafted=False
-)
+    draft_s=0.015, verify_s=0.03, rtt_s=0.02, uplink_bps=math.inf, downlink_bps=math.inf, acceptance=0.7, drafted=False,
+    beside=0.5,
+)  # fmt: skip
 """The facts before any measurement: a phone, an 8 B target, a nearby edge and a link without limit."""
 
 _DURATIONS = 9
@@ -44,6 +45,7 @@ class Estimator:
         self._chances = Calibrated()
         self._accepted = _PRIOR_JUDGED * prior.acceptance
         self._judged = _PRIOR_JUDGED
+        self._beside = FadingShare(prior.beside, _PRIOR_JUDGED, 1 / _JUDGED)
         self._raced = 0.0, 0.0  # tokens, forwards
         self._up_s = 0.0  # in s/byte
         self._free_s = 0.0  # time when the uplink has sent everything
@@ -78,8 +80,11 @@ class Estimator:
             self._count(verdict.accepted, verdict.rejected)
         else:
             # A token that the edge wrote on its own says as much about the draft model as a verified one.
-            self._count(verdict.agreeing, 0)
-            self._count(0, int(verdict.agreeing < verdict.drafts))
+            missed = verdict.drafts - verdict.agreeing
+            self._count(verdict.agreeing - verdict.beside, 0)
+            self._count(0, verdict.beside + missed)
+            for held in (*[True] * verdict.beside, *[False] * missed):
+                self._beside.see(held)
             if verdict.raced:
                 keep = math.exp(-verdict.tokens / _JUDGED)
                 self._raced = keep * self._raced[0] + verdict.tokens, keep * self._raced[1] + 1
@@ -112,6 +117,7 @@ class Estimator:
             downlink_bps=8 / down_s if down_s else self._prior.downlink_bps,
             acceptance=min(1.0, self._accepted / self._judged),
             streamed=self._raced[0] / self._raced[1] if self._raced[0] > _JUDGED / 2 else None,
+            beside=self._beside.mean,
             widening=median(self._widely) / draft_s if min(len(self._widely), len(self._drafted)) >= 3 else None,
         )
 

@@ -97,14 +97,6 @@ def _pieces(
         yield piece, z
 
 
-def noise_words(seed: int, position: int, vocab_size: int, ids: IntArray | None = None) -> WordArray:
-    """Compute word(seed, position, v) for the tokens `ids` (all if None). uint64 [len(ids)]."""
-    out = np.empty(vocab_size if ids is None else ids.size, np.uint64)
-    for _ in _pieces(seed, position, vocab_size, ids, out):
-        pass
-    return out
-
-
 def gumbel(seed: int, position: int, vocab_size: int, ids: IntArray | None = None) -> FloatArray:
     """Compute standard Gumbel noise for the tokens `ids` (all if None) at `position`. float64 [len(ids)].
 

@@ -40,8 +40,8 @@ class Facts:
     """Duration of a draft forward at several places of a tree, in those at one. None: not known."""
     drafted: bool = True
     """Whether `draft_s` was measured; else it is assumed."""
-    trees: bool = False
-    """Whether the drafts of streams are trees."""
+    beside: float = 0.0
+    """Share of the device's wrong drafts beside which it has the right one, in a tree; 0: its drafts are chains."""
     edge_draft_s: float = 0.0
     """Duration of a forward of the edge's own draft model in seconds; 0: it has none. It is taken to be right as often
     as the device's."""
@@ -71,7 +71,7 @@ class Facts:
             downlink_bps=_two_digits(self.downlink_bps),
             acceptance=round(50 * self.acceptance) / 50,
             drafted=self.drafted,
-            trees=self.trees,
+            beside=round(10 * self.beside) / 10,
             edge_draft_s=_two_digits(self.edge_draft_s),
         )
 
@@ -147,6 +147,8 @@ class Judged:
     """Whether the forward judged a round, in which only its own drafts count."""
     probs: tuple[float, ...] = ()
     """The draft model's probabilities of a round's drafts, if a rule needs them."""
+    beside: int = 0
+    """Agreeing tokens that the device had drafted only beside a likelier one."""
 
 
 class Learner(Protocol):

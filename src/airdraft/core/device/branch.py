@@ -85,13 +85,13 @@ class Branch:
         self.sent, self.fresh = self.end, self.fresh and not drafts
         return start, digest, drafts, b""
 
-    def agreeing(self, tokens: Sequence[int]) -> int:
-        """Count the leading `tokens` of a commit that match the drafts."""
-        return agreeing(self.drafts, tokens)
+    def compared(self, tokens: Sequence[int]) -> tuple[int, int, int]:
+        """Count the `tokens` of a commit that agree with the drafts, and those that have one. See `Tree.compared`."""
+        return agreeing(self.drafts, tokens), min(len(self.drafts), len(tokens)), 0
 
     def commit(self, tokens: Sequence[int]) -> Over | None:
         """Append `tokens` to the text, and keep the drafts that still follow. Returns `Prefix.over`."""
-        common = self.agreeing(tokens)
+        common = agreeing(self.drafts, tokens)
         if common < len(tokens):
             self._drafter.cut(self._text.length + common)
             self.drafts.clear()

@@ -58,9 +58,9 @@ class Making:
 
     def facts(self) -> Facts:
         """What is learned of the connection so far, and what the edge has said of itself."""
-        welcome = self.peer.welcome
-        trees = self.wide and welcome.trees > 0
-        return replace(self.learner.facts(), trees=trees, edge_draft_s=welcome.draft_s or 0.0)
+        facts, welcome = self.learner.facts(), self.peer.welcome
+        beside = facts.beside if self.wide and welcome.trees > 0 else 0.0
+        return replace(facts, beside=beside, edge_draft_s=welcome.draft_s or 0.0)
 
 
 class Pen:

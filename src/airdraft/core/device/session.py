@@ -194,12 +194,12 @@ class DeviceSession:
     def _streamed(self, message: Tokens) -> list[Out]:
         branch = self._pen.branch
         tokens = self._pen.stream.committed(branch, message, self._pen.seq)
-        agreeing, drafts = branch.agreeing(tokens), min(branch.depth, len(tokens))
+        agreeing, drafts, beside = branch.compared(tokens)
         rejected = int(message.accepted < message.drafted and bool(message.tokens))
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
         outs = self._commit(tokens, message.accepted, kind, (self.text.length + len(tokens), message.digest))
-        gain = message.accepted + bool(message.tokens)
-        self._judged(Judged(message.accepted, rejected, agreeing, gain, drafts, self._pen.mode.races, False))
+        gain, races = message.accepted + bool(message.tokens), self._pen.mode.races
+        self._judged(Judged(message.accepted, rejected, agreeing, gain, drafts, races, False, (), beside))
         self.counts.raced += 0 if message.drafted else len(message.tokens)
         return outs + self._go_on()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -193,9 +194,14 @@ class Tree:
             raise RemoteProtocolError(Code.STATE, "the edge accepted drafts that were never made")
         return path
 
-    def agreeing(self, tokens: Sequence[int]) -> int:
-        """Count the leading `tokens` of a commit that match some branch."""
-        return len(self._along(tokens))
+    def compared(self, tokens: Sequence[int]) -> tuple[int, int, int]:
+        """Count the leading `tokens` of a commit that agree with the likeliest draft there or one that was sent; those
+        and the next, if there was a draft for it; and those that agree with a less likely one."""
+        first = {twig.parent: twig for twig in reversed(self.twigs)}
+        along = self._along(tokens)
+        passed = list(takewhile(lambda twig: twig is first[twig.parent] or twig.number is not None, along))
+        missed = len(passed) < len(tokens) and (passed[-1] if passed else self._root) in first
+        return len(passed), len(passed) + missed, sum(twig is not first[twig.parent] for twig in passed)
 
     def copies(self, tokens: Sequence[int]) -> frozenset[int]:
         """Return which of the drafts that `tokens` pass through are no model's, but believed, counted from 0."""
