@@ -19,10 +19,9 @@ import numpy as np
 from airdraft import local
 from airdraft.client import AsyncClient
 from airdraft.core.events import Forward
-from airdraft.models.base import Around, FloatArray, TargetEngine
+from airdraft.models.base import FloatArray, TargetEngine
 from airdraft.models.engines import load_target
 from airdraft.models.fit import Fit
-from airdraft.models.sharing import Beginning, SharingCache
 from airdraft.scheduler import Owner, Scheduler
 from airdraft.scheduler.turns import Sequenced
 from bench.pages import ROOT, json_file, machine, publish
@@ -69,17 +68,9 @@ class Crowd:
         self.seconds.append(time.perf_counter() - began_s)
 
     def megabytes(self) -> float:
-        """Keys and values in memory: each text's own room, and what it begins with once for all who do."""
-        beginnings, positions = set[Beginning](), 0
-        for text in self.texts:
-            cache: Any = text.cache
-            positions += cache.room
-            while isinstance(cache, Around):
-                if isinstance(cache, SharingCache) and cache.beginning is not None:
-                    beginnings.add(cache.beginning)
-                cache = cache.inner
-        positions += sum(each.length for each in beginnings)
-        return positions * (self.engine.info.position_bytes or 0) / 1e6
+        """Keys and values in memory: each text's own room, and its part of what it shares."""
+        caches: list[Any] = [text.cache for text in self.texts]
+        return sum(cache.room for cache in caches) * (self.engine.info.position_bytes or 0) / 1e6
 
     async def _begun(self, i: int) -> None:
         tokens = self.tokens[i]
