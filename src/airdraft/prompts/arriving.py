@@ -99,7 +99,7 @@ class StoredPrompts:
         self._lost = set()
         if not found:
             others = self.store.others()
-            rounds = f", but {others} kinds whose last bits differ; publish on such a processor, --splice or not as here"
+            rounds = f", but {others} kinds whose last bits differ; publish on such a processor, and --splice as here"
             _log.warning("%s has no prompts of this target%s", self.store.shown, rounds if others else "")
 
     def _renewal(self, done: asyncio.Future[None]) -> None:
