@@ -59,6 +59,6 @@ def run(session: Any, binding: Any, feeds: Mapping[str, Tensor], optional: Mappi
         held = isinstance(array, ort.OrtValue)
         binding.bind_ortvalue_input(name, array if held else ort.OrtValue.ortvalue_from_numpy(array))
     session.run_with_iobinding(binding)
-    logits: Tensor = binding.get_outputs()[0].numpy()
+    logits: Tensor = binding.get_outputs_as_ortvaluevector()[0].numpy()  # and no objects for all the rooms
     binding.bind_output("logits")  # or the binding would hold them until the next run
     return logits
