@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.errors import BadParameterError, ModelError
+from airdraft.prompts.blocks import BLOCK, BlockError, Layout, opened, sealed
 from airdraft.prompts.codecs import CODECS, EXACT, named
 from airdraft.prompts.codecs.base import LARGEST, floats, rounded
 from airdraft.prompts.codecs.gear import OUTLIERS, Gear
 from airdraft.prompts.codecs.kivi import Kivi
 from airdraft.prompts.codecs.levels import packed, quantised, restored, unpacked
 from airdraft.prompts.codecs.rotate import Rotated, dealt, turned
+from airdraft.prompts.store import PromptStore
 
 SAME = [each for each in CODECS.values() if not each.lossy]
 LOSSY = [each for each in CODECS.values() if each.lossy]
@@ -103,7 +106,8 @@ def test_how_much_each_codec_loses_is_bounded(shape: tuple[int, int, int], seed:
     for x, found in zip(layer, _back(Rotated(bits), layer), strict=True):
         rows, back = (each.transpose(1, 0, 2).reshape(shape[1], -1) for each in (x, found))
         missed, length = (np.linalg.norm(each, axis=1) for each in (rows - back, rows))
-        assert (missed <= length * np.sqrt(rows.shape[1]) / most * 1.01 + np.sqrt(rows.shape[1]) * worst).all()
+        width = np.sqrt(rows.shape[1])
+        assert (missed <= 2 * length.max() * width / most * 1.01 + width * worst).all()
         assert (np.abs(rows - back) <= np.abs(rows) * 2**-11 + 1e-7).all(1).any()  # one position is kept
 
 
@@ -165,6 +169,30 @@ def test_numbers_that_no_scale_holds_are_refused_by_name(codec: Any, wrong: floa
     layer[1][0, 5, 3] = wrong
     with pytest.raises(ModelError, match=f"codec {codec.name} cannot write; take exact"):
         codec.encode(layer)
+
+
+@pytest.mark.parametrize("codec", [each for each in CODECS.values() if each is not EXACT], ids=lambda codec: codec.name)
+def test_an_object_that_its_codec_has_not_written_is_damaged(codec: Any, tmp_path: Path) -> None:
+    """Whoever may write to a store can seal any bytes, so the seal alone is not enough."""
+    layer = [_numbers((2, BLOCK, 16), seed, 1.0) for seed in range(2)]
+    layout = Layout(_like(layer), codec)
+    store, name = PromptStore(str(tmp_path), "t/r", layout), bytes(32)
+    store.put_block(name, layer)
+    assert store.has(name)
+    [place] = tmp_path.glob("t/r/blocks/*/0")
+    own = f"t/r/blocks/{name.hex()}/0"
+    whole = opened(own, place.read_bytes())
+    for wrong in (b"\xff" * len(whole), whole[:-1], b""):
+        place.write_bytes(sealed(own, wrong))
+        with pytest.raises(BlockError, match=r"a block is damaged .* publish the prompt again"):
+            store.block(name)
+        assert not store.has(name)
+
+
+def test_blocks_of_codecs_lie_apart() -> None:
+    layer = [_numbers((2, BLOCK, 16), seed, 1.0)[:, :0] for seed in range(2)]
+    assert len({Layout(layer, codec).digest for codec in CODECS.values()}) == len(CODECS)
+    assert len({Layout(layer, codec).held_bytes for codec in CODECS.values()}) == 1
 
 
 def test_a_codec_that_is_unknown_is_refused_with_those_that_are_known() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.base import Part
-from airdraft.models.engines import load_target
+from airdraft.models.engines import load
 from airdraft.prompts.joining import Document, differing, firsts, joined
 from airdraft.prompts.rotary import Rotary
 
@@ -20,7 +20,7 @@ TEXT = [at * 37 % 3900 + 1 for at in range(150)]
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    return load_target("target")[0]
+    return load("target")[0]
 
 
 @pytest.fixture(scope="module")

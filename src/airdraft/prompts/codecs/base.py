@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, Tensors
 
-LARGEST = 4096.0
+LARGEST = 2048.0
 """Of the numbers that codecs write which lose something: their scales are in half precision, and sums of a hundred
 turned numbers stay within it."""
 Field = tuple[str, tuple[int, ...]]
@@ -108,6 +108,11 @@ class Lossy(ABC):
 
     def _whole(self, like: Tensors, positions: int) -> list[Sequence[Field]]:
         return [self.fields((each.shape[0], positions, each.shape[2]), index == 0) for index, each in enumerate(like)]
+
+
+def places(count: int) -> str:
+    """The type of a number below `count`."""
+    return "<u2" if count <= 1 << 16 else "<u4"
 
 
 def check_size(data: bytes, size: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airdraft.models.base import FloatArray
-from airdraft.prompts.codecs.base import Field, Lossy, of_rows, rows_of
+from airdraft.prompts.codecs.base import Field, Lossy, of_rows, places, rows_of
 from airdraft.prompts.codecs.kivi import Kivi
 
 OUTLIERS = 0.02
@@ -44,36 +44,35 @@ class Gear(Lossy):
         """See `Lossy.fields`."""
         heads, positions, width = shape
         count = math.ceil(OUTLIERS * math.prod(shape))
-        place = "<u2" if math.prod(shape) <= 1 << 16 else "<u4"
         rank = min(RANK, positions)
         return [
             *self._levels.fields(shape, keys),
-            (place, (count,)), ("<f2", (count,)), ("<f2", (positions, rank)), ("<f2", (rank, heads * width)),
+            (places(math.prod(shape)), (count,)), ("<f2", (count,)),
+            ("<f2", (positions, rank)), ("<f2", (rank, heads * width)),
         ]  # fmt: skip
 
     def encoded(self, x: FloatArray, keys: bool) -> Sequence[NDArray[Any]]:
         """See `Lossy.encoded`."""
         count, axis = math.ceil(OUTLIERS * x.size), 1 if keys else 2
         mean = np.broadcast_to(x.mean(axis, keepdims=True), x.shape)
-        places = np.argpartition(-np.abs(x - mean), count - 1, axis=None)[:count]
-        places.sort()
+        apart = np.argpartition(-np.abs(x - mean), count - 1, axis=None)[:count]
         plain = x.copy()
-        plain.flat[places] = mean.flat[places]
+        plain.flat[apart] = mean.flat[apart]
         levels = self._levels.encoded(plain, keys)
         missed = plain - self._levels.decoded(levels, x.shape, keys)
-        missed.flat[places] = 0
+        missed.flat[apart] = 0
         left = rows_of(missed)
         basis = _largest(left)
-        return [*levels, places, x.flat[places], basis, basis.T @ left]
+        return [*levels, apart, x.flat[apart], basis, basis.T @ left]
 
     def decoded(self, arrays: Sequence[NDArray[Any]], shape: tuple[int, int, int], keys: bool) -> FloatArray:
         """See `Lossy.decoded`."""
-        *levels, places, outliers, basis, right = arrays
-        if places.max(initial=0) >= math.prod(shape):
+        *levels, apart, outliers, basis, right = arrays
+        if apart.max(initial=0) >= math.prod(shape):
             raise ValueError("it has an outlier outside the tensor")
         left = basis.astype(np.float32) @ right.astype(np.float32)
         found: FloatArray = self._levels.decoded(levels, shape, keys) + of_rows(left, shape)
-        found.flat[places] = outliers
+        found.flat[apart] = outliers
         return found
 
 

@@ -1,10 +1,11 @@
 """Few bits a number after a rotation, after RotateKV (arXiv 2501.16383): a Hadamard matrix spreads what sticks out.
 
-The channels of all heads are dealt to groups by their size, so that each group gets its share of the large ones. A
-Hadamard matrix turns each group: what one channel had too much of, all have a little of. Then each position of a group
-has a scale. The position that lies farthest from the others is written in half precision: in a prompt's first block
-this is the sink, to which all later tokens attend. RotateKV turns keys before the position is turned into them; a cache
-holds them after that, so here they are turned as they are.
+The mean of each channel is taken out, and the channels of all heads are dealt to groups by their size, so that each
+group gets its share of the large ones. A Hadamard matrix turns each group: what one channel had too much of, all have a
+little of. Then each position of a group has a scale. The position that lies farthest from the others is written in half
+precision: in a prompt's first block this is the sink, to which all later tokens attend. RotateKV turns keys before the
+position is turned into them; a cache holds them after that, so here they are turned as they are, and the means take
+care of channels that turn slowly.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
 from airdraft.models.base import FloatArray
-from airdraft.prompts.codecs.base import Field, Lossy, of_rows, rows_of
+from airdraft.prompts.codecs.base import Field, Lossy, of_rows, places, rows_of
 from airdraft.prompts.codecs.levels import packed, quantised, restored, unpacked
 
-MOST = 128
+MOST = 64
 """Channels of a group."""
 
 
@@ -44,8 +45,9 @@ class Rotated(Lossy):
         channels = heads * width
         scales = positions, channels // group(channels), 1
         return [
-            ("<u4", (channels,)), ("u1", (positions * channels * self.bits // 8,)), ("<f2", scales), ("<f2", scales),
-            ("<u4", ()), ("<f2", (channels,)),
+            ("<f2", (channels,)), (places(channels), (channels,)),
+            ("u1", (positions * channels * self.bits // 8,)), ("<f2", scales), ("<f2", scales),
+            (places(positions), ()), ("<f2", (channels,)),
         ]  # fmt: skip
 
     def encoded(self, x: FloatArray, keys: bool) -> Sequence[NDArray[Any]]:
@@ -53,13 +55,15 @@ class Rotated(Lossy):
         rows = rows_of(x)
         apart = np.square(rows - np.median(rows, axis=0)).sum(axis=1)
         sink = int(apart.argmax())
-        order = dealt(np.delete(rows, sink, axis=0) if len(rows) > 1 else rows)
-        levels, low, step = quantised(turned(rows[:, order]), self.bits, 2)
-        return [order, packed(levels, self.bits), low, step, np.array(sink), rows[sink]]
+        others = np.delete(rows, sink, axis=0) if len(rows) > 1 else rows
+        mean = others.mean(axis=0).astype(np.float16)
+        order = dealt(others - mean)
+        levels, low, step = quantised(turned((rows - mean)[:, order]), self.bits, 2)
+        return [mean, order, packed(levels, self.bits), low, step, np.array(sink), rows[sink]]
 
     def decoded(self, arrays: Sequence[NDArray[Any]], shape: tuple[int, int, int], keys: bool) -> FloatArray:
         """See `Lossy.decoded`."""
-        order, levels, low, step, sink, row = arrays
+        mean, order, levels, low, step, sink, row = arrays
         heads, positions, width = shape
         channels = heads * width
         if not np.array_equal(np.sort(order), np.arange(channels)) or sink >= positions:
@@ -67,6 +71,7 @@ class Rotated(Lossy):
         grouped = unpacked(levels, self.bits, (positions, channels // group(channels), group(channels)))
         rows = np.empty((positions, channels), np.float32)
         rows[:, order] = turned(restored(grouped, low, step).reshape(positions, channels)).reshape(positions, channels)
+        rows += mean
         rows[int(sink)] = row
         return of_rows(rows, shape)
 
