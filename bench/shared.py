@@ -19,7 +19,7 @@ import numpy as np
 from airdraft import local
 from airdraft.client import AsyncClient
 from airdraft.core.events import Forward
-from airdraft.models.base import FloatArray, Roomy, TargetEngine
+from airdraft.models.base import FloatArray, TargetEngine
 from airdraft.models.engines import load_target
 from airdraft.models.fit import Fit
 from airdraft.scheduler import Owner, Scheduler
@@ -69,8 +69,9 @@ class Crowd:
 
     def megabytes(self) -> float:
         """Keys and values in memory: each text's own room, and its part of what it shares."""
-        rooms = [text.cache.room for text in self.texts if isinstance(text.cache, Roomy)]
-        return sum(rooms) * (self.engine.info.position_bytes or 0) / 1e6
+        caches: list[Any] = [text.cache for text in self.texts]
+        positions: int = sum(cache.room for cache in caches)
+        return positions * (self.engine.info.position_bytes or 0) / 1e6
 
     async def _begun(self, i: int) -> None:
         tokens = self.tokens[i]
