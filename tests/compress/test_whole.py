@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from airdraft.cli import app
 from airdraft.compress.layers import Run, layers, linear, normed, tensor
 from airdraft.compress.methods import METHODS
+from airdraft.compress.quality import Comparison
 from airdraft.compress.whole import Recipe, Texts, compress, windows
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.engines import load
@@ -82,6 +83,29 @@ def test_what_is_written_is_the_model_nearly(method: Any, variant: dict[str, Any
     assert np.abs(model.forward(cache, 0, TOKENS, len(TOKENS)) - found).max() < 0.2 * wanted.std()
 
 
+@pytest.mark.parametrize(
+    ("method", "bits", "variant"),
+    [
+        ("tensor", "W8A8", {}), ("smoothquant", "W6A6", VARIANTS[1]), ("outliertune", "W8A8", VARIANTS[2]),
+        ("mergequant", "W4A4", VARIANTS[3]),
+    ],
+)  # fmt: skip
+def test_integers_run_as_they_were_compared(method: Any, bits: str, variant: dict[str, Any], tmp_path: Path) -> None:
+    """The graph computes what the layers in NumPy did, for which the report speaks: all but sums are integers."""
+    made = Made(**variant)
+    source, out = made.write(tmp_path / "model.gguf"), tmp_path / "small"
+    texts = texts_of(made)
+    quality = compress(source, out, Recipe(method, bits), texts)
+    model, _ = load(str(out))
+    comparison = Comparison(0.7)
+    for text in texts.held_out:
+        found = model.forward(model.new_cache(), 0, text.tolist(), len(text))
+        comparison.add(rows(source, text.tolist())[:-1], found[:-1], text[1:])
+    run = comparison.quality()
+    assert abs(run.one_minus_tv - quality.one_minus_tv) < 0.02
+    assert abs(np.log(run.perplexity / quality.perplexity)) < 0.02
+
+
 @pytest.mark.slow
 def test_calibration_is_worth_something(tmp_path: Path) -> None:
     """Four bits of the draft that ships, on code: both methods leave less of an error than the nearest codes do."""
@@ -120,6 +144,9 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
         compress(whole, tmp_path / "b.gguf", Recipe("rtn", "W4"), windows([[1] * 512], 128, 8))
     with pytest.raises(BadParameterError, match="tokens, and"):
         windows([[1] * 100], 32, 8)
+    for wrong in (("gptq", "W8A8"), ("mergequant", "W4"), ("gptq", "W3")):
+        with pytest.raises(BadParameterError, match=r"made by|unknown"):
+            Recipe(*wrong)
     with pytest.raises(ModelError, match="cannot be written"):
         compress(whole, whole / "b.gguf", Recipe("rtn", "W4"), texts_of(made))
 

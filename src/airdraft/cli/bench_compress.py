@@ -1,4 +1,4 @@
-"""`airdraft bench compress`: the shipped draft in 8 and 4 bits, and what each is worth as a draft."""
+"""`airdraft bench compress`: the shipped draft in few bits, and what each is worth as a draft."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airdraft.cli.results import JsonFile, Pages, console_for, renew_pages, writ
 
 @bench.command()
 def compress(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
-    """The shipped draft with weights of 8 and 4 bits by every method: acceptance, time and size. 3 minutes.
+    """The shipped draft in few bits by every method: acceptance, time and size. 3 minutes.
 
     Block `compress` of a --page is renewed. Ends with exit code 1 if 4 bits lose
     more than 3 % of the acceptance, or save too little. Needs airdraft[llamacpp].

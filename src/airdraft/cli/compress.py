@@ -27,50 +27,59 @@ WINDOW, MOST_WINDOWS = 256, 64
 """Tokens of the pieces that the text is cut into, and the most pieces."""
 _LONGEST = 1 << 24
 """Bytes of one file of text."""
-Bits = Literal["W8", "W4"]
+Head = Literal["W8", "W4"]
 
 
 def compress(
     model: Annotated[
         str, typer.Argument(help="A checkpoint of the Llama family, or a GGUF file, by any name of a MODEL.")
     ],
-    out: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.gguf")],
+    out: Annotated[Path, typer.Argument(help="The file to write, OUT.gguf; a folder if activations are rounded, too.")],
     calibrate: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Text such as the model will read, in UTF-8; may be given again."),
     ] = None,
     method: Annotated[
-        Literal["rtn", "awq", "gptq"],
-        typer.Option(help="How codes are chosen: the nearest; AWQ; GPTQ, the best of them in the mean."),
-    ] = "gptq",
-    bits: Annotated[Bits, typer.Option(help="Of the layers' weights.")] = "W4",
-    head: Annotated[Bits, typer.Option(help="Of the table of embeddings, and of the scores of tokens.")] = "W8",
+        Literal["rtn", "awq", "gptq", "tensor", "smoothquant", "outliertune", "mergequant"] | None,
+        typer.Option(
+            help="How codes are chosen. Weights alone: rtn (the nearest), awq, gptq (the default). With activations: "
+            "tensor, smoothquant, outliertune (the default), mergequant.",
+        ),
+    ] = None,
+    bits: Annotated[
+        Literal["W8", "W4", "W8A8", "W6A6", "W4A4"],
+        typer.Option(help="Of the layers' weights, W; with A of activations, too, which run as integers."),
+    ] = "W4",
+    head: Annotated[Head, typer.Option(help="Of the table of embeddings, and of the scores of tokens.")] = "W8",
     temperature: Annotated[float, typer.Option(help="At which both models are compared.", min=0.05, max=5)] = 0.7,
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
-    """Write a model with weights of 8 or 4 bits, and say how much it still agrees with the whole one.
+    """Write a model in few bits, and say how much it still agrees with the whole one.
 
     Every fourth piece of the text is kept out of the calibration, and both models
     are compared there. A draft that agrees less costs speed, never exactness.
-    The file is a MODEL for every command, and runs in llama.cpp as well.
+    What is written is a MODEL for every command; a GGUF file runs in llama.cpp as well.
     """
     if not calibrate:
         raise BadParameterError("compress needs text to calibrate with and to compare on; give --calibrate FILE")
+    from airdraft.compress.integers import LEVELS  # noqa: PLC0415
     from airdraft.compress.whole import Recipe, windows  # noqa: PLC0415  the other commands need none of it
     from airdraft.compress.whole import compress as compressed  # noqa: PLC0415
 
-    if out.suffix != ".gguf":
-        raise BadParameterError(f"{out} is to be a GGUF file; end its name with .gguf", field="out")
+    recipe = Recipe(method or ("outliertune" if bits in LEVELS else "gptq"), bits, head, temperature)
+    if (out.suffix == ".gguf") == recipe.of_integers:
+        raise BadParameterError(
+            f"{out} is to be a folder, for GGUF files hold no activations in integers; end its name otherwise"
+            if recipe.of_integers else f"{out} is to be a GGUF file; end its name with .gguf", field="out",
+        )  # fmt: skip
     tokenizer = Tokenizer(text_files(model))
     pieces = [tokenizer.encode(read_text(file, _LONGEST, "calibrate")) for file in calibrate]
     texts = windows(pieces, WINDOW, MOST_WINDOWS)
     with _as_gguf(model) as source, progress(Console(stderr=True, no_color=no_color), "layers") as tell:
-        quality = compressed(
-            source, out, Recipe(method, bits, head, temperature), texts, lambda share: tell(int(1000 * share), 1000)
-        )
+        quality = compressed(source, out, recipe, texts, lambda share: tell(int(1000 * share), 1000))
         before = source.stat().st_size
-    after = out.stat().st_size
+    after = sum(each.stat().st_size for each in ([out] if out.is_file() else out.glob("model.*")))
     if as_json:
         typer.echo(json.dumps({"file": str(out), "bytes": after, "source_bytes": before, **asdict(quality)}))
         return

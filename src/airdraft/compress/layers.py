@@ -22,6 +22,9 @@ MATRICES = {
 }  # fmt: skip
 """The matrices of a layer by what they are applied to: what two norms give, and what two matrices take."""
 
+At = Callable[[str, Reals], Reals]
+"""A change of what matrices are applied to, by the kinds that are keys of `MATRICES`."""
+
 
 @dataclass
 class Applied:
@@ -40,13 +43,14 @@ class Applied:
         """Before any position."""
         return cls(np.zeros((channels, channels)), np.zeros(channels), np.zeros(channels))
 
-    def add(self, x: Reals) -> None:
-        """Add positions, [..., channels]."""
+    def add(self, x: Reals) -> Reals:
+        """Add positions, [..., channels]. Returns: them."""
         rows = x.reshape(-1, x.shape[-1])
         self.gram += rows.T @ rows
         self.total += np.abs(rows).sum(0)
         self.largest = np.maximum(self.largest, np.abs(rows).max(0))
         self.positions += len(rows)
+        return x
 
 
 @dataclass
@@ -62,11 +66,11 @@ class Run:
         angles = np.outer(np.arange(self.x.shape[1]), self.decoder.frequencies)
         self._turns = np.cos(angles).astype(self.x.dtype), np.sin(angles).astype(self.x.dtype)
 
-    def through(self, layer: Layer, look: Callable[[str, Reals], None] = lambda name, x: None) -> Reals:
-        """What comes out of `layer`. look: told what its matrices are applied to, by the keys of `MATRICES`."""
+    def through(self, layer: Layer, at: At = lambda kind, x: x) -> Reals:
+        """What comes out of `layer`. at: given what matrices are to be applied to, gives what they are applied to."""
         d, [texts, n, _] = self.decoder, self.x.shape
         h = normed(self.x, layer["attn_norm.weight"], d.eps)
-        look("attn_norm", h)
+        h = at("attn_norm", h)
         q, k, v = (linear(layer, f"attn_{part}", h).reshape(texts, n, -1, d.head_dim).swapaxes(1, 2) for part in "qkv")
         q, k = (self._turned(self._head_normed(layer, part, each)) for part, each in (("q", q), ("k", k)))
         group = d.heads // d.kv_heads
@@ -76,13 +80,13 @@ class Run:
         share = np.exp(scores - scores.max(-1, keepdims=True))
         share /= share.sum(-1, keepdims=True)
         y = (share @ v[:, :, None]).reshape(texts, d.heads, n, d.head_dim).swapaxes(1, 2).reshape(texts, n, -1)
-        look("attn_output", y)
+        y = at("attn_output", y)
         x = self.x + linear(layer, "attn_output", y)
         h = normed(x, layer["ffn_norm.weight"], d.eps)
-        look("ffn_norm", h)
+        h = at("ffn_norm", h)
         gate = linear(layer, "ffn_gate", h)
         inner = gate / (1 + np.exp(-gate)) * linear(layer, "ffn_up", h)
-        look("ffn_down", inner)
+        inner = at("ffn_down", inner)
         found: Reals = x + linear(layer, "ffn_down", inner)
         return found
 

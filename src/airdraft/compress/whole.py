@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from airdraft.compress.layers import MATRICES, Applied, Layer, Run, layers, linear, normed, tensor
+from airdraft.compress.integers import LEVELS, IntegerMatrices, Integers, Way, folded, in_numpy
+from airdraft.compress.layers import MATRICES, Applied, At, Layer, Run, layers, linear, normed, tensor
 from airdraft.compress.methods import METHODS, Method, to_nearest
 from airdraft.compress.quality import Comparison, Quality
-from airdraft.compress.rounding import BLOCK, WIDTHS, Reals, Width, packed, rounded
+from airdraft.compress.rounding import BLOCK, WIDTHS, Reals, packed, rounded
 from airdraft.compress.write import GgufCopy
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
 from airdraft.models.imports.read import GgufFile
+from airdraft.models.imports.write import import_gguf
 
 _F32 = 0
 _ROWS = 256
@@ -27,13 +32,26 @@ _ROWS = 256
 class Recipe:
     """What to make of a model."""
 
-    method: Method
+    method: Method | Way
+    """Of `METHODS` for weights alone, or a way of `integers` for weights and activations."""
     bits: str
-    """Of the matrices in the layers, a key of `WIDTHS`."""
+    """Of the layers: a key of `WIDTHS`, or of `LEVELS`."""
     head: str = "W8"
-    """Of the table of embeddings, and of the matrix that scores the tokens."""
+    """Of the table of embeddings, and of the matrix that scores the tokens: a key of `WIDTHS`."""
     temperature: float = 0.7
     """At which the smaller model is compared."""
+
+    def __post_init__(self) -> None:
+        methods: tuple[str, ...] = (*METHODS,) if self.bits in WIDTHS else get_args(Way)
+        if self.bits not in {*WIDTHS, *LEVELS}:
+            raise BadParameterError(f"bits {self.bits!r} are unknown; choose {', '.join([*WIDTHS, *LEVELS])}", "bits")
+        if self.method not in methods:
+            raise BadParameterError(f"{self.bits} is made by {', '.join(methods)}, not by {self.method}", "method")
+
+    @property
+    def of_integers(self) -> bool:
+        """Whether activations are rounded, too."""
+        return self.bits in LEVELS
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,7 @@ def compress(
 ) -> Quality:
     """Write the model in the GGUF file `path` as `out`, smaller. Returns: what it is worth on the texts held out.
 
+    out: a GGUF file, or for activations in integers a folder for the onnx engine.
     progress: told the share that is done, 0 to 1. Raises: `ModelError`, `BadParameterError`.
     """
     file = GgufFile(path)
@@ -75,7 +94,20 @@ def compress(
             raise BadParameterError(f"the text has ids beyond the {decoder.vocab} tokens of {path}", field="calibrate")
         if ids.shape[1] > decoder.context:
             raise BadParameterError(f"{path} has a context of {decoder.context} tokens; calibrate with shorter texts")
-    return _Pass(file, decoder, recipe, texts).write(out, progress)
+    work = _Pass(file, decoder, recipe, texts)
+    if not recipe.of_integers:
+        return work.write(out, progress)
+    if out.exists():
+        raise ModelError(f"{out} is there already; name a folder that is not")
+    with tempfile.TemporaryDirectory() as folder:
+        middle = Path(folder) / "folded.gguf"
+        quality = work.write(middle, progress)
+        import_gguf(middle, out, matrices=partial(IntegerMatrices, work.integers))
+    return quality
+
+
+_Smaller = tuple[dict[str, NDArray[np.uint8]], Layer, At]
+"""A layer's tensors as they are stored, and as `Run` takes them, with what happens to activations."""
 
 
 class _Pass:
@@ -83,7 +115,8 @@ class _Pass:
 
     def __init__(self, file: GgufFile, decoder: DecoderFacts, recipe: Recipe, texts: Texts) -> None:
         self._file, self._decoder, self._recipe, self._texts = file, decoder, recipe, texts
-        self._width, self._head = WIDTHS[recipe.bits], WIDTHS[recipe.head]
+        self._head = WIDTHS[recipe.head]
+        self.integers = Integers(LEVELS.get(recipe.bits, 0))
         self._formats = {name: self._format(name) for name in file.tensors}
         table = tensor(file, "token_embd.weight")
         small = rounded(table, self._head)
@@ -99,14 +132,13 @@ class _Pass:
                 f"{name} of {self._file.path} has {there.shape[-1]} columns, and blocks have {BLOCK}; no engine here "
                 "runs such a matrix in few bits"
             )
-        return self._width_of(name).number
-
-    def _width_of(self, name: str) -> Width:
-        return self._width if name.startswith("blk.") else self._head
+        if not name.startswith("blk."):
+            return self._head.number
+        return _F32 if self._recipe.of_integers else WIDTHS[self._recipe.bits].number
 
     def write(self, out: Path, progress: Callable[[float], None]) -> Quality:
         """See `compress`."""
-        common = {"W4": 2, "W8": 7}[self._recipe.bits]
+        common = {"W4": 2, "W8": 7}.get(self._recipe.bits, _F32)
         with GgufCopy(self._file, self._formats, out, common) as copy:
             for i, layer in enumerate(layers(self._file, self._decoder.layers)):
                 self._layer(copy, i, layer)
@@ -121,24 +153,34 @@ class _Pass:
     def _layer(self, copy: GgufCopy, i: int, layer: Layer) -> None:
         seen = {kind: Applied.nothing(layer[f"{names[0]}.weight"].shape[1]) for kind, names in MATRICES.items()}
         self._calibration.through(layer, lambda kind, x: seen[kind].add(x))
-        made, coded = METHODS[self._recipe.method](layer, seen, self._width)
-        for name, each in coded.items():
-            copy.add(f"blk.{i}.{name}.weight", packed(each.codes, each.step, self._width))
-        small = made | {f"{name}.weight": each.weights() for name, each in coded.items()}
-        for name, vector in small.items():
-            if vector.ndim == 1:
-                copy.add(f"blk.{i}.{name}", _plain(vector))
-        self._calibration.x = self._calibration.through(small)
-        self._small.x = self._small.through(small)
+        make = self._integers if self._recipe.of_integers else self._weights
+        stored, small, at = make(i, layer, seen)
+        for name, raw in stored.items():
+            copy.add(f"blk.{i}.{name}", raw)
+        self._calibration.x = self._calibration.through(small, at)
+        self._small.x = self._small.through(small, at)
         self._whole.x = self._whole.through(layer)
+
+    def _weights(self, i: int, layer: Layer, seen: dict[str, Applied]) -> _Smaller:
+        width = WIDTHS[self._recipe.bits]
+        layer, coded = METHODS[cast(Method, self._recipe.method)](layer, seen, width)
+        stored = {name: plain_bytes(vector) for name, vector in layer.items() if vector.ndim == 1}
+        stored |= {f"{name}.weight": packed(each.codes, each.step, width) for name, each in coded.items()}
+        return stored, layer | {f"{name}.weight": each.weights() for name, each in coded.items()}, lambda kind, x: x
+
+    def _integers(self, i: int, layer: Layer, seen: dict[str, Applied]) -> _Smaller:
+        levels = self.integers.levels
+        layer, split = folded(layer, seen, cast(Way, self._recipe.method), levels)
+        self.integers.parts |= {f"blk.{i}.{norm}": parts for norm, parts in split.items()}
+        return {name: plain_bytes(each) for name, each in layer.items()}, *in_numpy(layer, split, levels)
 
     def _other(self, copy: GgufCopy, name: str) -> None:
         found = tensor(self._file, name)
         if found.ndim == 1:
-            copy.add(name, _plain(found))
+            copy.add(name, plain_bytes(found))
             return
-        coded = to_nearest(found, self._width_of(name))
-        copy.add(name, packed(coded.codes, coded.step, self._width_of(name)))
+        coded = to_nearest(found, self._head)
+        copy.add(name, packed(coded.codes, coded.step, self._head))
 
     def _quality(self) -> Quality:
         """Compare the two forwards of the texts held out, at every position but the last of each."""
@@ -155,5 +197,6 @@ class _Pass:
         return comparison.quality()
 
 
-def _plain(vector: Reals) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(vector, "<f4").view(np.uint8)
+def plain_bytes(found: Reals) -> NDArray[np.uint8]:
+    """A tensor in single precision, as a GGUF file stores it."""
+    return np.ascontiguousarray(found, "<f4").view(np.uint8)

@@ -9,7 +9,7 @@ that may be left out are those for trees, see `models/onnx_trees.py`: a token's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,13 @@ _MASKED = -1e9  # finite: a row of padding then gives a uniform softmax instead 
 class GraphWriter:
     """Writes the graph of one decoder, node by node."""
 
-    def __init__(self, file: GgufFile, decoder: DecoderFacts, weights: Weights) -> None:
+    def __init__(
+        self, file: GgufFile, decoder: DecoderFacts, weights: Weights, matrices: Callable[..., Matrices] = Matrices
+    ) -> None:
+        """matrices: `Matrices`, or what makes another writer of them from the same arguments."""
         self._file, self._decoder, self._weights = file, decoder, weights
         self._nodes = Nodes()
-        self._matrices = Matrices(file, decoder, self._nodes, weights)
+        self._matrices = matrices(file, decoder, self._nodes, weights)
 
     def model(self) -> onnx.ModelProto:
         """Write all weights. Returns: the `onnx.ModelProto`."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
@@ -19,6 +19,9 @@ from airdraft.errors import ModelError, first_line
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.tokenizer import GgufTokenizer
+
+if TYPE_CHECKING:
+    from airdraft.models.imports.matrices import Matrices
 
 GRAPH, WEIGHTS = "model.onnx", "model.onnx_data"
 _SAMPLING = {
@@ -53,10 +56,15 @@ class _Checked:
     config: dict[str, Any]
 
 
-def import_gguf(path: Path, out: Path, progress: Callable[[float], None] = lambda share: None) -> Imported:
+def import_gguf(
+    path: Path,
+    out: Path,
+    progress: Callable[[float], None] = lambda share: None,
+    matrices: Callable[..., Matrices] | None = None,
+) -> Imported:
     """Write the model in the file `path` as the folder `out`, which appears when it is complete.
 
-    progress: told the share that is done, 0 to 1.
+    progress: told the share that is done, 0 to 1. matrices: see `GraphWriter`.
     Raises: `ModelError` if the file is no model that the onnx engine runs, or `out` holds something.
     """
     checked = _check(path)
@@ -67,7 +75,7 @@ def import_gguf(path: Path, out: Path, progress: Callable[[float], None] = lambd
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
             _write_text(checked, made)
-            written = _write_graph(checked, made, progress)
+            written = _write_graph(checked, made, progress, matrices)
             made.chmod(0o755)
             os.replace(made, out)
         finally:
@@ -159,9 +167,12 @@ def _short(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _write_graph(checked: _Checked, folder: Path, progress: Callable[[float], None]) -> int:
+def _write_graph(
+    checked: _Checked, folder: Path, progress: Callable[[float], None], matrices: Callable[..., Matrices] | None
+) -> int:
     """Write graph and weights. Returns: bytes of the weights."""
     from airdraft.models.imports.graph import GraphWriter  # noqa: PLC0415  # onnx takes half a second
+    from airdraft.models.imports.matrices import Matrices  # noqa: PLC0415
     from airdraft.models.imports.nodes import Weights  # noqa: PLC0415
 
     done, size = 0, checked.file.size
@@ -172,7 +183,7 @@ def _write_graph(checked: _Checked, folder: Path, progress: Callable[[float], No
         progress(min(1.0, done / size))
 
     with (folder / WEIGHTS).open("wb") as out:
-        model = GraphWriter(checked.file, checked.decoder, Weights(out, WEIGHTS, read)).model()
+        model = GraphWriter(checked.file, checked.decoder, Weights(out, WEIGHTS, read), matrices or Matrices).model()
         written = out.tell()
     (folder / GRAPH).write_bytes(model.SerializeToString(deterministic=True))
     return written
