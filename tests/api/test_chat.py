@@ -26,6 +26,7 @@ from airdraft.models.text import Tokenizer
 from airdraft.telemetry.http import serving
 
 from ..pairs import copied
+from ..suites import mostly_slow
 from .conftest import HOST, Served, Truth
 from .test_requests import post
 
@@ -183,20 +184,20 @@ def test_special_tokens_may_be_in_a_file_of_their_own(folder: Path) -> None:
     assert found.render(MESSAGES, {}) == "<b>" + RENDERED
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{{ 'a' * (10 ** messages | length) ** 5 }}",
-        "{{ '%1000000000d' % (messages | length) }}",
-        "{{ 'a' | center(1000000000) }}",
-        "{% set n = namespace(x=messages[0].content) %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "{% for a in range(99999) %}{{ messages[0].content * 999 }}{% endfor %}",
-        "{% macro a(n) %}{{ a(n) }}{{ a(n) }}{% endmacro %}{{ a(1) }}",
-        "{{ (9 ** (9 ** (9 + messages | length))) }}",
-        "{{ messages[0].content.zfill(2000000000) }}",
-    ],
+ENDLESS = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{{ 'a' * (10 ** messages | length) ** 5 }}",
+    "{{ '%1000000000d' % (messages | length) }}",
+    "{{ 'a' | center(1000000000) }}",
+    "{% set n = namespace(x=messages[0].content) %}{% for a in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "{% for a in range(99999) %}{{ messages[0].content * 999 }}{% endfor %}",
+    "{% macro a(n) %}{{ a(n) }}{{ a(n) }}{% endmacro %}{{ a(1) }}",
+    "{{ (9 ** (9 ** (9 + messages | length))) }}",
+    "{{ messages[0].content.zfill(2000000000) }}",
 )
+
+
+@pytest.mark.parametrize("source", mostly_slow(ENDLESS, often=ENDLESS[3:5]))
 def test_a_template_without_an_end_or_of_gigabytes_is_ended(tmp_path: Path, source: str) -> None:
     (tmp_path / "given.jinja").write_text("{% if bad %}" + source + "{% endif %}ok")
     found = ChatTemplate.of(shipped("draft"), tmp_path / "given.jinja")

@@ -80,7 +80,7 @@ def closing() -> Iterator[tuple[str, list[str]]]:
     loop.close()
 
 
-@pytest.mark.parametrize("json_too", [False, True])
+@pytest.mark.parametrize("json_too", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_text_that_an_edge_closes_is_not_complete(closing: tuple[str, list[str]], json_too: bool) -> None:
     url, reasons = closing
     options = ("--edge", url, "--draft", "draft", "--scheme", "server", "--max-tokens", "40", "--no-color")

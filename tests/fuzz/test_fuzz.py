@@ -229,6 +229,7 @@ def test_a_dear_message_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert hunt.attempt(kept.read_bytes()).cpu_ms > 50
 
 
+@pytest.mark.slow
 def test_a_turn_of_a_real_edge_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """An edge that holds up everybody for each chunk is found out, and one that does not is not."""
     (act,) = (act for act in stage.acts() if act.name == "for no text")

@@ -14,6 +14,7 @@ from airdraft.models.engines import load
 from airdraft.sim.conformance import TableModel
 
 
+@pytest.mark.slow
 def test_every_edit_is_a_function_that_differs_by_a_name() -> None:
     found = lab.edits()
     assert len(found) == lab.EDITS

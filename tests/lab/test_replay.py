@@ -109,6 +109,7 @@ def test_a_cell_names_what_limits_it(setting: object, scheme: str, bottleneck: s
     assert run(RECORDING, setting, SchemeSpec(scheme), length=3).bottleneck == bottleneck  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_best_draft_length_is_found() -> None:
     for rtt_ms, name in ((40, "coupled"), (5, "topk"), (100, "split")):
         cell, setting, spec = Cell(rtt_ms, 5, 5, 30, RECORDING.name), constant(rtt_ms, 5, 5, 30), SchemeSpec(name)
@@ -195,6 +196,7 @@ def test_a_timeline_tells_drafts_in_vain_from_others() -> None:
     assert all(0 <= span.start_s <= span.end_s for span in told)
 
 
+@pytest.mark.slow
 def test_trees_write_the_recorded_texts_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that is fast and near, and texts that its draft often misses; what it says elsewhere is kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

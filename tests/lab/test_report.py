@@ -105,6 +105,7 @@ def test_panels_beyond_a_line_start_the_next(tmp_path: Path) -> None:
     assert [lines.count(text) for text in ("77", "99", "×1.00", "RTT, ms")] == [5, 5, 10, 3]
 
 
+@pytest.mark.slow
 def test_the_same_grid_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = report(grid(), tmp_path / "1"), report(grid(), tmp_path / "2")
     for one, two in zip(first, second, strict=True):

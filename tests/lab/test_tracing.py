@@ -170,6 +170,7 @@ def test_a_verdict_about_nothing_is_no_yes() -> None:
     assert "yes. No scheme wrote a token in time on 1 of 2 runs: made up." in _trace_verdict([nothing, good], both)
 
 
+@pytest.mark.slow
 def test_an_outage_that_ends_the_connection_is_told_from_a_pool() -> None:
     """An error with a code comes whole out of another process, and names the trace."""
     task = Task("my.csv, Run 7", trace_run((10, 5), (4 * 3600, 0), (10, 5)), 0.02, COMPUTE, 60.0)

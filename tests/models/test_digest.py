@@ -18,6 +18,7 @@ from airdraft.models import digest as module
 from airdraft.models.digest import BYTES, ROUNDING, STEPS, file_digest, files_digest, of_target, probe, same, words
 from airdraft.models.engines import ENGINES, load_target
 from airdraft.models.folder import shipped
+from airdraft.models.text import Tokenizer
 from airdraft.models.weights import checkpoint_files, gguf_files
 
 from ..pairs import copied
@@ -153,14 +154,14 @@ def test_one_other_byte_of_any_file_is_another_target(own: bytes, name: str, tmp
     data = bytearray((folder / name).read_bytes())
     data[-5] ^= 1
     (folder / name).write_bytes(data)
-    tokenizer = load_target("target")[1].digest
+    tokenizer = Tokenizer(shipped("target")).digest
     assert of_target(b"", ENGINES["onnx"].weights(shipped("target")), tokenizer) == own
     assert of_target(b"", files, tokenizer) != own
 
 
 def test_another_tokenizer_or_precision_is_another_target(own: bytes) -> None:
     files = ENGINES["onnx"].weights(shipped("target"))
-    tokenizer = load_target("target")[1].digest
+    tokenizer = Tokenizer(shipped("target")).digest
     assert of_target(b"", files, bytes(16)) != own
     assert of_target(words("bfloat16"), files, tokenizer) not in (own, of_target(words("float32"), files, tokenizer))
 

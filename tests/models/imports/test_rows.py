@@ -14,8 +14,10 @@ from airdraft.models.onnx import OnnxModel
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 
+from ...suites import mostly_slow
 from .made import FLOATS, TYPES, Made
 
+OFTEN = ("Q4_0", "Q4_K")
 TOKENS = [7, 260, 31, 31, 99, 5, 256, 200, 64, 11, 83, 2]
 
 
@@ -55,8 +57,13 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("whole")
-@pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        pytest.param(family, kind, marks=() if family == "llama" or kind in OFTEN else pytest.mark.slow)
+        for family in ("llama", "qwen2", "qwen3") for kind in TYPES
+    ],
+)  # fmt: skip
 def test_every_family_and_format_is_the_same_to_rounding(family: str, kind: str, tmp_path: Path) -> None:
     _, most = compare(Made(family, kind, biased=family == "qwen2"), tmp_path, rounded=False)
     assert most < 1e-4
@@ -69,7 +76,7 @@ def test_every_variant_is_the_same_to_rounding(variant: dict[str, Any], tmp_path
     assert most < 1e-4
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind not in FLOATS])
+@pytest.mark.parametrize("kind", mostly_slow([kind for kind in TYPES if kind not in FLOATS], OFTEN))
 def test_activations_are_rounded_to_8_bits_block_by_block(kind: str, tmp_path: Path) -> None:
     median, most = compare(Made(kind=kind), tmp_path, rounded=True)
     assert median < (0.05 if kind in MINIMA else 0.003)  # one amid two 8-bit numbers may fall to either
