@@ -337,7 +337,8 @@ def _open(path: Path, threads: int, graph: bytes | None = None) -> Any:
     # A plan of memory is kept per input shape, and here each forward has a new one: they would only pile up.
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # what goes wrong is raised
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    if graph is not None:  # else ONNX Runtime would refuse weights behind links, as the hub's cache keeps them
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
         return ort.InferenceSession(graph or str(path), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # ONNX Runtime's errors share no base class of their own
