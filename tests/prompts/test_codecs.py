@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.errors import BadParameterError, ModelError
+from airdraft.models.engines import load
 from airdraft.prompts.blocks import BLOCK, BlockError, Layout, opened, sealed
 from airdraft.prompts.codecs import CODECS, EXACT, named
 from airdraft.prompts.codecs.base import LARGEST, floats, rounded
@@ -18,6 +20,7 @@ from airdraft.prompts.codecs.gear import OUTLIERS, Gear
 from airdraft.prompts.codecs.kivi import Kivi
 from airdraft.prompts.codecs.levels import packed, quantised, restored, unpacked
 from airdraft.prompts.codecs.rotate import Rotated, dealt, turned
+from airdraft.prompts.loss import loss
 from airdraft.prompts.store import PromptStore
 
 SAME = [each for each in CODECS.values() if not each.lossy]
@@ -193,6 +196,25 @@ def test_blocks_of_codecs_lie_apart() -> None:
     layer = [_numbers((2, BLOCK, 16), seed, 1.0)[:, :0] for seed in range(2)]
     assert len({Layout(layer, codec).digest for codec in CODECS.values()}) == len(CODECS)
     assert len({Layout(layer, codec).held_bytes for codec in CODECS.values()}) == 1
+
+
+def test_an_edge_never_calls_a_codec_exact_that_is_not() -> None:
+    engine: Any = load("target")[0]
+    engine.info = replace(engine.info, digest=b"t" * 16)
+    told = [loss(engine, named(name)) for name in ("half", "gear4", "kivi4", "kivi2")]
+    assert told == sorted(told)
+    assert 0 < told[0] < 1e-3 < told[1] < told[3] < 0.5
+
+    class Lucky(Kivi):
+        """Happens to lose nothing in the trial."""
+
+        def encode(self, layer: Any) -> bytes:
+            return EXACT.encode(layer)
+
+        def decode(self, data: bytes, like: Any, positions: int) -> Any:
+            return EXACT.decode(data, like, positions)
+
+    assert loss(engine, Lucky(4)) > 0
 
 
 def test_a_codec_that_is_unknown_is_refused_with_those_that_are_known() -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.base import Part
 from airdraft.models.engines import load
+from airdraft.models.folder import shipped
+from airdraft.models.hf import HfModel
 from airdraft.prompts.joining import Document, differing, firsts, joined
 from airdraft.prompts.rotary import Rotary
 
@@ -35,6 +37,16 @@ def _computed(engine: Any, tokens: list[int]) -> list[Any]:
 def test_the_angles_are_those_of_the_models_config(rotary: Rotary) -> None:
     assert rotary.halves
     np.testing.assert_allclose(rotary.angles, 10000.0 ** (-np.arange(0, 64, 2) / 64), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_they_are_measured_on_hf_as_well(dtype: str) -> None:
+    pytest.importorskip("torch", reason="needs the extra hf")
+    pytest.importorskip("transformers", reason="needs the extra hf")
+    found = Rotary.of(HfModel(shipped("target"), dtype=dtype))
+    assert found.halves
+    np.testing.assert_allclose(found.angles, 10000.0 ** (-np.arange(0, 64, 2) / 64), atol=1e-4)
 
 
 @pytest.mark.parametrize("by", [1, 64, 700])
