@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,21 +93,29 @@ def test_one_graph_of_many(hub: Hub, graph: dict[str, bytes], tmp_path: Path) ->
     assert sent(hub) == {"onnx/model.onnx"}
 
 
+CHECKPOINT = {
+    "config.json": b"{}", "tokenizer.json": b"{ }", "consolidated.safetensors": b"y", "model.safetensors": b"x" * 50,
+}  # fmt: skip
+
+
 def test_only_a_checkpoint(hub: Hub, tmp_path: Path) -> None:
-    """Without the extra that runs it, it is named before anything is fetched."""
-    hub.repos["org/plain"] = {"config.json": b"{}", "tokenizer.json": b"{ }", "consolidated.safetensors": b"y",
-                              "model.safetensors": b"x" * 50}  # fmt: skip
-    [(kind, said), (_, text)], _ = ask(tmp_path, hub.url, ("org/plain", None), ("org/plain", "text"))
-    try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError:
-        assert said.startswith("org/plain would be run from its checkpoint files, and the hf engine needs torch")
-        assert said.endswith("; pip install 'airdraft[hf]'")
-        assert sent(hub) == {"config.json", "tokenizer.json"}  # for the text alone
-    else:
-        assert kind == "found"
-        assert sent(hub) == {"config.json", "tokenizer.json", "model.safetensors"}
+    pytest.importorskip("torch", reason="needs the extra hf")
+    pytest.importorskip("transformers", reason="needs the extra hf")
+    hub.repos["org/plain"] = CHECKPOINT
+    [(kind, _), (_, text)], _ = ask(tmp_path, hub.url, ("org/plain", None), ("org/plain", "text"))
+    assert kind == "found"
+    assert sent(hub) == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert (Path(text) / "tokenizer.json").is_file()
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="needs a machine without the extra hf")
+def test_only_a_checkpoint_that_nothing_here_runs(hub: Hub, tmp_path: Path) -> None:
+    """The extra that runs it is named before anything is fetched."""
+    hub.repos["org/plain"] = CHECKPOINT
+    [(_, said), (_, text)], _ = ask(tmp_path, hub.url, ("org/plain", None), ("org/plain", "text"))
+    assert said.startswith("org/plain would be run from its checkpoint files, and the hf engine needs torch")
+    assert said.endswith("; pip install 'airdraft[hf]'")
+    assert sent(hub) == {"config.json", "tokenizer.json"}  # for the text alone
     assert (Path(text) / "tokenizer.json").is_file()
 
 
