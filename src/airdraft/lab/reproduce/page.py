@@ -268,7 +268,8 @@ def _tslt(reports: Sequence[PayloadReport]) -> str:
         ("tokens that hold most of the mass", "some 10 % of V", "; ".join(cuts),
          "how flat the draft's distribution is depends on models and text; ours are means over all drafts"),
         ("speed, cut by mass, against fixed K", UNKNOWN, _gains(reports, payload.BY_MASS),
-         "a peaked distribution takes few tokens, so a cut saves bits, and bits count where the uplink is slow"),
+         "a cut follows each distribution; but where much of the mass lies far out, a share of it takes more tokens "
+         "than a small K, which loses little acceptance"),
         ("speed, several candidates, against one of the same K", UNKNOWN, _gains(reports, payload.SEVERAL),
          "here each is a row of the same forward, and one that is accepted brings the token behind it"),
     ])  # fmt: skip
@@ -278,7 +279,8 @@ def _tslt(reports: Sequence[PayloadReport]) -> str:
 def _sqs(reports: Sequence[PayloadReport]) -> str:
     lines = _compared([
         ("speed, conformal K, against the best fixed K", UNKNOWN, _gains(reports, payload.CONFORMAL),
-         "the best fixed K is known only afterwards, and differs from link to link; ours bills round trips too"),
+         "the best fixed K is known only afterwards, and differs from link to link; C-SQS keeps the same share on "
+         "every link, here in no more than the usual K"),
         ("speed, the ladder, against its best fixed rung", "ours, not published",
          _gains(reports, payload.LADDER),
          "likewise; the ladder learns that an uplink is slow from a draft that took long, and otherwise takes the "
