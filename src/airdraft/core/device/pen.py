@@ -218,7 +218,7 @@ class Pen:
         outs, end = list[Out](), self.reach
         while True:
             more = tree.asking or bool(tree.open(end))
-            if self.stream.is_due(tree, self.mode, self.facts, self.seq, more):
+            if self.stream.is_due(tree, self.mode, self.facts, self.seq, more, self._learner.queued_s(now)):
                 outs += self._send_branch()
             wanted = None if tree.asking else tree.want(end, self._shape[0])
             if isinstance(wanted, Ask):

@@ -21,14 +21,18 @@ class DeviceStream:
         self.silent = False
         """Whether the device has told the edge to go on alone."""
 
-    def is_due(self, branch: Branch | Tree, mode: Mode, facts: Facts, sent: int, more: bool) -> bool:
-        """Whether to send now. `sent`: number of the last packet. `more`: whether more drafts may join the next one."""
+    def is_due(
+        self, branch: Branch | Tree, mode: Mode, facts: Facts, sent: int, more: bool, queued_s: float = 0.0
+    ) -> bool:
+        """Whether to send now. `sent`: number of the last packet. `more`: whether more drafts may join the next one.
+        `queued_s`: how long it would wait for the uplink. A tree may grow faster than packets of its size can leave.
+        """
         unsent = branch.unsent
         enough = mode.first if branch.fresh else mode.then
         if not unsent or (more and unsent < enough):
             return False
         # The first packet of a branch always leaves, so the edge always has something to answer.
-        return branch.fresh or not self._is_congested(mode, facts, sent)
+        return branch.fresh or not (queued_s > facts.draft_s or self._is_congested(mode, facts, sent))
 
     def _is_congested(self, mode: Mode, facts: Facts, sent: int) -> bool:
         """Whether drafts pile up at the uplink: more packets lack an answer than on a free one.
