@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.prompts.blocks import BLOCK
-from airdraft.prompts.pace import Speeds
+from airdraft.prompts.pace import MOST, Meeting, Speeds
 from airdraft.prompts.virtual import StoreLink, ttft_s
 
 from ..suites import examples
@@ -52,3 +52,60 @@ def test_what_is_not_known_yet_is_found_out() -> None:
     assert second <= first
     assert pace.bytes_per_s == pytest.approx(link.bytes_per_s, rel=0.2)
     assert pace.tokens_per_s == pytest.approx(200.0, rel=0.05)
+
+
+def shared_s(blocks: int, size: int, link: StoreLink, speed: float, pace: Speeds) -> float:
+    """As `ttft_s`, but blocks that are on their way together share the link, as answers of a web server do."""
+    meeting = Meeting(pace, blocks, size, 0, 0.0)
+    now, at, left = 0.0, 0, dict[int, float]()
+    begins = dict[int, float]()
+
+    def ask() -> None:
+        while (block := meeting.ask(at, now)) is not None:
+            left[block], begins[block] = float(size), now + link.rtt_s
+
+    def until(end: float, woken: bool = False) -> None:
+        nonlocal now
+        while now < end:
+            active = [block for block in left if begins[block] <= now + 1e-12]
+            each = link.bytes_per_s / max(1, len(active))
+            step = min([end - now, *(left[block] / each for block in active),
+                        *(begins[block] - now for block in left if block not in active)])  # fmt: skip
+            now += step
+            for block in active:
+                left[block] -= step * each
+            came = [block for block in active if left[block] <= 1e-6]
+            for block in came:
+                del left[block]
+                meeting.settle(block, now, came=True)
+            ask()
+            if came and woken:
+                return
+
+    ask()
+    while at < BLOCK * blocks:
+        ask()
+        advice = meeting.advise(at, now)
+        if advice.blocks:
+            at = BLOCK * advice.blocks.stop
+        elif advice.wait_s:
+            began = now
+            until(now + advice.wait_s, woken=True)
+            meeting.waited(now - began)
+        else:
+            piece = min(advice.piece or MOST, MOST, BLOCK * blocks - at)
+            until(now + piece / speed)
+            at += piece
+    return now
+
+
+@pytest.mark.parametrize("rtt_s", [0.005, 0.05])
+@pytest.mark.parametrize("rate", [2.5e5, 7.5e5, 4e6, 4e7])
+def test_blocks_that_share_a_link_come_as_soon(rate: float, rtt_s: float) -> None:
+    """Sixteen at once would all come when the last one does, and a slow store would be worth nothing."""
+    blocks, size, link, speed, pace = 12, 524_288, StoreLink(rate, rtt_s), 83.0, Speeds()
+    found = [shared_s(blocks, size, link, speed, pace) for _ in range(4)]
+    best = ttft_s(BLOCK * blocks, size, link, speed, Speeds(rate, link.first_s(size), speed))
+    alone = BLOCK * blocks / speed
+    assert max(found) <= alone / 0.95
+    assert found[-1] <= max(best / 0.85, alone - 0.85 * (alone - best))  # nearly as soon, or nearly all that it gains

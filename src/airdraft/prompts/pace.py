@@ -15,7 +15,10 @@ from typing import NamedTuple
 from airdraft.prompts.blocks import BLOCK
 
 WINDOW = 16
-"""Blocks that are asked for at once."""
+"""Blocks that are asked for at once, at most."""
+_FEW = 2
+"""The same where the store's speed is not known. Blocks on their way together share the link, and so all come late: no
+more of them than keep the link busy."""
 LEAST = 8
 """Fewest tokens that are computed while more is about to come; for less it waits."""
 PATIENCE = 0.04
@@ -73,6 +76,7 @@ class Meeting:
         self._began = self._last = now
         self._settled: dict[int, bool] = {}  # whether it came, or is lost
         self._first_s: float | None = None
+        self._together = 0  # blocks that were on their way when the first came
         self._at, self._moved = at, now
         self._computing = False
         self._patience_s: float | None = None
@@ -85,7 +89,8 @@ class Meeting:
     def ask(self, at: int, now: float) -> int | None:
         """The block to ask for now; None: enough are on their way, or computing it is sooner done."""
         block = self._asked - 1
-        if self._front - self._asked >= WINDOW or block < 0 or at >= BLOCK * (block + 1):
+        on_way = self._end - self._asked - len(self._settled)
+        if on_way >= self._window or block < 0 or at >= BLOCK * (block + 1):
             return None
         speed = self._pace.tokens_per_s
         if speed is not None and self._eta(block, now) > (BLOCK * (block + 1) - at) / speed:
@@ -98,12 +103,12 @@ class Meeting:
         self._settled[block] = came
         if came:
             if self._first_s is None:
-                self._first_s = now - self._began
+                self._first_s, self._together = now - self._began, self._end - self._asked
             else:
                 count = sum(self._settled.values()) - 1
-                seconds = now - self._began - self._first_s
-                if count >= WINDOW // 2:
-                    self._pace.fetched(self._bytes, seconds / count, self._first_s)
+                if count >= max(_FEW, min(self._together, WINDOW // 2)):
+                    each_s = (now - self._began - self._first_s) / count
+                    self._pace.fetched(self._bytes, each_s, self._latency_s(each_s))
         self._last = now
         while self._front - 1 in self._settled:
             self._front -= 1
@@ -147,6 +152,21 @@ class Meeting:
         """Note a wait."""
         if self._patience_s is not None:
             self._patience_s = max(0.0, self._patience_s - seconds)
+
+    def _latency_s(self, each_s: float) -> float:
+        """Seconds that a block takes which is asked for alone, as far as the first one tells: those beside it may have
+        had a share of the link."""
+        first_s = self._first_s or 0.0
+        least_s = max(0.0, first_s - (self._together - 1) * each_s)
+        return min(first_s, max(least_s, self._pace.latency_s or 0.0))
+
+    @property
+    def _window(self) -> int:
+        """Blocks that may be on their way."""
+        rate, latency_s = self._pace.bytes_per_s, self._pace.latency_s
+        if rate is None or latency_s is None:
+            return 1 if self._first_s is None else _FEW
+        return min(WINDOW, max(_FEW, math.ceil(latency_s * rate / self._bytes - 1e-9)))
 
     def _learn(self, at: int, now: float) -> None:
         if self._computing and at > self._at and now > self._moved:
