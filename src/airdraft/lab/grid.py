@@ -41,7 +41,7 @@ TEMPERATURES = (0.0, 0.7, 1.0)
 ACCEPTANCE = (0.6, 0.75, 0.9)
 """Acceptance rates of synthetic agreement."""
 
-TEXTS, TOKENS = 12, 128
+TEXTS, TOKENS = 8, 128
 """Texts in a cell, and most tokens of each."""
 
 
