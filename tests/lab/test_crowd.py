@@ -53,6 +53,8 @@ def test_a_call_takes_what_was_measured_and_lines_between() -> None:
     ('{"name": "x", "calls": [{"texts": 1, "rows": 1, "ms": 1}, {"texts": 1, "rows": 1, "ms": 2}]}', "twice"),
     ('{"name": "x", "calls": [{"texts": 1, "rows": 1, "ms": 1}, {"texts": 2, "rows": 5, "ms": 1}, '
      '{"texts": 3, "rows": 5, "ms": 1}]}', "calls of 5 rows a text have none of one text"),
+    ('{"name": "x", "calls": [{"texts": 1, "rows": 1, "ms": 2}, {"texts": 1, "rows": 5, "ms": 1}]}', "takes less time"),
+    ('{"name": "x", "calls": [{"texts": 1, "rows": 1, "ms": 2}, {"texts": 4, "rows": 1, "ms": 1}]}', "takes less time"),
     ('{"name": "x", "calls": [], "speed": 1}', "length >= 1"),
     ("\xff", "does not say how long calls take"),
 ])  # fmt: skip
@@ -63,6 +65,17 @@ def test_a_file_that_says_no_such_thing(words: str, said: str, tmp_path: Path) -
         gpu(path)
     with pytest.raises(BadParameterError, match="cannot be read"):
         gpu(tmp_path / "none.json")
+
+
+def test_each_engine_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab, "own_engine", lambda: FLAT)
+    steep, flat = tmp_path / "steep.json", tmp_path / "flat.json"
+    for path, engine in ((steep, STEEP), (flat, FLAT)):
+        path.write_bytes(msgspec.json.encode(engine))
+    assert lab.engines_of([str(steep), "target"]) == {"steep": STEEP, "target": FLAT}
+    for twice in ([str(steep), str(steep)], [str(flat), "target"]):
+        with pytest.raises(BadParameterError, match="two engines are called"):
+            lab.engines_of(twice)
 
 
 def test_one_user_has_a_token_in_every_call(recording: Recording) -> None:
@@ -117,6 +130,13 @@ def test_the_record_and_the_table(recording: Recording) -> None:
     wrong = [msgspec.structs.replace(row, exact=not row.devices) for row in rows]
     with pytest.raises(ValueError, match="empty"):
         lab.saving(wrong, "flat")
-    shown = lab.table(rows, [FLAT])
+    shown, said = lab.table(rows, "flat"), lab.says(rows, "flat")
     assert "simulated" in shown
+    most = max(rows, key=lambda row: row.users * row.devices)
+    assert f"and {most.users} with `{most.scheme}`, where devices draft" in said
+    assert f"{found.against_server:.2f} × `server`'s time" in said
+    assert not lab.missed(rows, [FLAT])
+    h100 = lab.gpu(lab.H100)
+    rows = [msgspec.structs.replace(row, engine=h100.name, target_ms_per_token=1.0) for row in rows]
+    assert lab.missed(rows, [FLAT, h100])
     assert shown.count("\n| ") == len(lab.WAYS) + 1

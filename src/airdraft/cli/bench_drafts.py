@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -19,13 +18,12 @@ from airdraft.models.engines import load, resolve
 
 @bench.command()
 def crowd(
-    engine_file: Annotated[
-        list[Path] | None,
+    engine: Annotated[
+        list[str] | None,
         typer.Option(
-            "--engine",
-            metavar="FILE",
-            help="How long an engine's calls take, see docs/crowd.md; may be given again. Without it: an H100, and the "
-            "shipped target on this machine.",
+            metavar="FILE|target",
+            help="A file that says how long an engine's calls take, see docs/crowd.md, or `target`: the shipped one on "
+            "this machine. May be given again. Without it: an H100, and `target`.",
         ),
     ] = None,
     json_file: JsonFile = None,
@@ -35,23 +33,24 @@ def crowd(
 ) -> None:
     """Many users on one edge, in virtual time: how many it holds under each scheme, and what a token costs it.
 
-    Takes 15 minutes of CPU time. Block `crowd` of a --page is renewed. Ends with
-    exit code 1 if a text is not the target's own, or devices save the H100 too
-    little.
+    Takes 5 minutes of CPU time for the H100, and longer for an engine that holds
+    more users. The blocks of a --page that are called as an engine's file is, and
+    those with `-says` behind, are renewed. Ends with exit code 1 if a text is not the
+    target's own, or devices save the H100 too little.
     """
     from airdraft.lab import crowd as lab  # noqa: PLC0415
-    from airdraft.lab.gpu import gpu  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
-    engines = [gpu(path) for path in engine_file] if engine_file else [gpu(lab.H100), lab.own_engine()]
+    engines = lab.engines_of(engine or [str(lab.H100), lab.OWN])
     with progress(console, "schemes") as on_row:
-        rows = lab.crowds(engines, jobs_of(jobs), on_row)
-    write_json(json_file, lab.record_of(rows, engines))
-    found = lab.table(rows, engines)
-    console.print(Markdown(found))
-    renew_pages(page, {"crowd": found})
-    missed = not engine_file and lab.saving(rows, engines[0].name).against_server > lab.MOST_SHARE
-    if missed or not all(row.exact for row in rows):
+        rows = lab.crowds([*engines.values()], jobs_of(jobs), on_row)
+    write_json(json_file, lab.record_of(rows, [*engines.values()]))
+    blocks = dict[str, str]()
+    for name, each in engines.items():
+        blocks |= {f"{name}-says": lab.says(rows, each.name), name: lab.table(rows, each.name)}
+    console.print(Markdown("\n\n".join(blocks.values())))
+    renew_pages(page, blocks)
+    if lab.missed(rows, [*engines.values()]) or not all(row.exact for row in rows):
         raise typer.Exit(1)
 
 
@@ -65,8 +64,9 @@ def edits(json_file: JsonFile = None, page: Pages = None, no_color: options.NoCo
     """
     from airdraft.lab import edits as lab  # noqa: PLC0415
 
-    console, todo, rows, missed = console_for(no_color, json_file), lab.edits(), list[lab.EditsRow](), list[str]()
-    for name in ("target", "chat-target"):
+    console, rows, missed = console_for(no_color, json_file), list[lab.EditsRow](), list[str]()
+    for name, count in lab.TARGETS.items():
+        todo = lab.edits(count)
         try:
             model, tokenizer = load(name, steady=True)
         except AirdraftError as error:

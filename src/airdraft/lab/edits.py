@@ -33,6 +33,8 @@ from airdraft.sim import alone
 from airdraft.sim.pair import Pair
 
 EDITS, SEED = 40, 1
+TARGETS = {"target": EDITS, "chat-target": 5}
+"""The targets, and how many of the edits each is given: a forward of the second takes much longer."""
 LINES = range(6, 25)
 """Lines of a function."""
 MOST_TOKENS, BODY_TOKENS = 200, 96

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,9 @@ class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         common = Counter(point.rows for point in self.calls).most_common(1)[0][0]
         if not any(point.texts == 1 and point.rows == common for point in self.calls):
             raise ValueError(f"calls of {common} rows a text have none of one text; give it")
+        for line in (self._alone, self._many):
+            if any(after < before for (_, before), (_, after) in pairwise(line)):
+                raise ValueError("a call with more to do takes less time than one with less; measure them again")
 
     @property
     def common(self) -> int:
@@ -55,10 +59,18 @@ class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def ms(self, texts: int, rows: int) -> float:
         """Milliseconds of a call of so many texts, and so many rows in all."""
-        alone = sorted((point.rows, point.ms) for point in self.calls if point.texts == 1)
-        many = sorted((point.texts, point.ms) for point in self.calls if point.rows == self.common)
-        more = _line(alone, rows / texts) - _line(alone, self.common)
-        return max(1e-3, _line(many, texts) + texts * more)
+        more = _line(self._alone, rows / texts) - _line(self._alone, self.common)
+        return max(1e-3, _line(self._many, texts) + texts * more)
+
+    @property
+    def _alone(self) -> list[tuple[int, float]]:
+        """Rows and milliseconds of the calls of one text."""
+        return sorted((point.rows, point.ms) for point in self.calls if point.texts == 1)
+
+    @property
+    def _many(self) -> list[tuple[int, float]]:
+        """Texts and milliseconds of the calls of as many rows a text as most have."""
+        return sorted((point.texts, point.ms) for point in self.calls if point.rows == self.common)
 
 
 def _line(points: Sequence[tuple[int, float]], at: float) -> float:
