@@ -14,7 +14,7 @@ FEWEST = 5
 """Examples below which a law would only see the simplest."""
 
 
-def mostly_slow(values: Iterable[str], often: Container[str]) -> list[Any]:
+def mostly_slow(values: Iterable[Any], often: Container[Any]) -> list[Any]:
     """Make parameters of values; all but those in `often` go to the slow suite.
 
     One or two values of a class run often, so that a fault of the whole class is found at once.

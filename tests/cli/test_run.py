@@ -18,6 +18,7 @@ from airdraft.models.engines import load
 from airdraft.sim import alone
 
 from ..pairs import renamed
+from ..suites import mostly_slow
 
 PROMPT = "def parse(text):\n"
 Say = Callable[..., str]
@@ -44,20 +45,20 @@ def truth() -> list[int]:
     return list(alone.write(target, prompt, SamplingParams(0.7), 0, 24, vocab_size=tokenizer.vocab_size))
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        (),
-        ("--race", "off"),
-        *(("--scheme", "stream", "--race", race) for race in ("off", "idle", "always")),
-        ("--scheme", "stream", "--draft-length", "3"),
-        ("--scheme", "coupled"),
-        ("--scheme", "coupled", "--draft-length", "2"),
-        ("--scheme", "coupled", "--rule", "greedy"),
-        ("--scheme", "coupled", "--rule", "specdec++"),
-        ("--scheme", "server"),
-    ],
-)
+WAYS: list[tuple[str, ...]] = [
+    (),
+    ("--race", "off"),
+    *(("--scheme", "stream", "--race", race) for race in ("off", "idle", "always")),
+    ("--scheme", "stream", "--draft-length", "3"),
+    ("--scheme", "coupled"),
+    ("--scheme", "coupled", "--draft-length", "2"),
+    ("--scheme", "coupled", "--rule", "greedy"),
+    ("--scheme", "coupled", "--rule", "specdec++"),
+    ("--scheme", "server"),
+]
+
+
+@pytest.mark.parametrize("words", mostly_slow(WAYS, often=(WAYS[0], WAYS[2], WAYS[8], WAYS[10])))
 def test_whatever_way_it_is_written_the_text_is_the_same(say: Say, words: tuple[str, ...]) -> None:
     record: dict[str, Any] = json.loads(say("--json", *words))
     assert record["ids"] == truth()
@@ -101,6 +102,7 @@ def test_trees_leave_the_text_as_it_is(say: Say, tree: str) -> None:
     assert record["drafted"] > 0
 
 
+@pytest.mark.slow
 def test_a_target_of_another_vocabulary_needs_no_option_for_a_text_without_drafts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

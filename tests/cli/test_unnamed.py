@@ -139,7 +139,10 @@ def test_a_run_without_a_draft_that_fits_is_written_by_the_edge(other: Path) -> 
     assert (record["scheme"], record["drafted"], record["ids"]) == ("server", 0, json.loads(own[1])["ids"])
 
 
-@pytest.mark.parametrize("words", [("--target", "target"), ("--target", "target", "--draft", "draft")])
+@pytest.mark.parametrize(
+    "words",
+    [("--target", "target"), pytest.param(("--target", "target", "--draft", "draft"), marks=pytest.mark.slow)],
+)
 def test_a_question_to_a_model_that_has_no_template(words: tuple[str, ...]) -> None:
     code, out, line = airdraft("run", "--chat", "Why is the sky blue?", *words)
     assert (code, out) == (2, "")

@@ -16,7 +16,7 @@ from airdraft.control.facts import wire
 from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
-from ..suites import examples
+from ..suites import examples, mostly_slow
 from .stream_rules import Stream
 
 SERVER, COUPLED, STREAM, SPLIT = (wire(name, 32000) for name in ("server", "coupled", "stream", "split"))
@@ -56,7 +56,7 @@ def some_facts(rng: np.random.Generator) -> Facts:
 
 
 @pytest.mark.parametrize("race", ["off", "always"])
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", mostly_slow(range(16), often=range(4)))
 def test_stream_is_what_its_rules_give(race: str, seed: int) -> None:
     rng = np.random.default_rng([seed, race == "off"])
     facts = some_facts(rng)
@@ -174,7 +174,7 @@ def test_packets_grow_until_the_uplink_keeps_up() -> None:
     assert STREAM.packet_bits(mode.then) <= mode.then * facts.draft_s * facts.uplink_bps
 
 
-@pytest.mark.parametrize("race", ["off", "always"])
+@pytest.mark.parametrize("race", mostly_slow(["off", "always"], often=("always",)))
 def test_more_drafts_may_arrive_than_a_forward_takes(race: str) -> None:
     facts, mode = Facts(0.0005, 0.1, 0.02, math.inf, math.inf, 0.98), Mode("stream", 100, race)
     played = Stream(facts, STREAM, mode, 3, max_draft=predict.MAX_DRAFT).play(200_000)

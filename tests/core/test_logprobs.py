@@ -27,7 +27,7 @@ from airdraft.errors import BadParameterError, RefusedError, RemoteProtocolError
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair
 
-from ..suites import examples
+from ..suites import examples, mostly_slow
 from .tables import SPECS, STREAMS, DeviceSide, EdgeSide, alike, hello, opening, request, table, welcome
 
 AT_EDGE = {name: spec for name, spec in {**SPECS, **STREAMS}.items() if spec.name != "split"}
@@ -50,7 +50,7 @@ def close(found: Logprob, wanted: Logprob) -> bool:
     ] == list(wanted.top)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", AT_EDGE)
+@pytest.mark.parametrize("name", mostly_slow(AT_EDGE, often=("server", "topk-3x8", "dense-block", "coupled", "always")))
 @pytest.mark.parametrize(
     "params", [SamplingParams(), SamplingParams(0.0), SamplingParams(0.7, top_k=3, top_p=0.9)], ids=str
 )

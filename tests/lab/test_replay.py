@@ -28,7 +28,7 @@ SPECS = [SchemeSpec(name) for name in ("server", "dense", "topk", "lattice", "sp
 ]
 
 
-@pytest.mark.parametrize("length", [None, 1, 3, 9])
+@pytest.mark.parametrize("length", [None, 3, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 9))])
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.name}-{spec.race}")
 def test_every_scheme_writes_the_recorded_texts(spec: SchemeSpec, length: int | None) -> None:
     result = run(RECORDING, constant(30, 2, 10, 30), spec, length=length)

@@ -15,6 +15,7 @@ from airdraft.models.onnx import OnnxModel
 pytest.importorskip("gguf", reason="needs the package gguf")
 pytest.importorskip("safetensors", reason="needs the package safetensors")
 
+from ..suites import mostly_slow
 from .llamas import VARIANTS, VOCAB, checkpoint_rows, gguf_rows, write_llama
 
 TOKENS = [0, *(int(i) for i in np.random.default_rng(1).integers(1, VOCAB, 99))]
@@ -22,7 +23,7 @@ CLOSE = 2e-3
 """Of rows with a standard deviation of some 7, from forwards in single and in double precision."""
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=mostly_slow(VARIANTS, often=("plain", "grouped heads", "all at once")))
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return write_llama(tmp_path / "llama", **VARIANTS[request.param])
 

@@ -106,6 +106,7 @@ def test_engines_take_a_bare_file(named: str, engine: str | None, file: Path) ->
     assert resolve(name, engine) == imported(file)
 
 
+@pytest.mark.slow
 def test_a_text_of_a_bare_file(file: Path) -> None:
     """The whole way: an edge process and a device, each with the file alone."""
     command = [sys.executable, "-m", "airdraft", "run", "in the", "--target", str(file), "--draft", str(file),
