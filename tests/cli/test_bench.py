@@ -146,7 +146,7 @@ def test_a_trace(
     (run,) = record["runs"]
     assert [row["scheme"] for row in run["speeds"]] == [
         "server", "dense", "topk", "lattice", "split", "coupled", "stream/off", "stream/always",
-        "server+draft", "stream+draft", "auto"]  # fmt: skip
+        "server+lookup", "server+draft", "stream+lookup", "all", "auto"]  # fmt: skip
     # The window begins when the device has connected, a second into the trace.
     assert (run["seconds"], run["rtt_ms"]) == (4.0, pytest.approx(30))
     assert 5 < run["mean_mbps"] < 8

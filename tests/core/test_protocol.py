@@ -52,7 +52,7 @@ from airdraft.core.messages import (
     Verdict,
     encode,
 )
-from airdraft.core.noise import gumbel, noise_words, row_key
+from airdraft.core.noise import gumbel, row_key
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import Drafted, Drafts
 from airdraft.core.schemes.lattice import BODY_BITS, MOST_BITS, MOST_RESOLUTION
@@ -61,7 +61,7 @@ from airdraft.core.states import DEVICE, EDGE
 
 from .tables import drafting, hello, opening
 from .test_machines import EDGE_MESSAGES, STATES, law
-from .test_noise import slow_gumbel, slow_word
+from .test_noise import noise_words, slow_gumbel, slow_word
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 
