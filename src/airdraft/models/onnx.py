@@ -44,7 +44,7 @@ _SAME = 0.02
 # How long a thread of a session looks for work before it sleeps: longer than what lies between two steps of a forward
 # that threads share. Without, the second thread sleeps 150 times in a forward of the chat pair's target. Device, edge
 # and link may share the cores, so it does sleep between forwards; left to itself, ONNX Runtime spins far longer.
-_SPIN_US = 100
+_SPIN_US = 50
 _WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 """What configs call the most positions that some layers look back."""
 _MAX_BATCH = 64
