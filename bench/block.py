@@ -23,7 +23,7 @@ from airdraft.core.schemes import Drafts
 from airdraft.core.schemes.block import prefixes
 from airdraft.lab.record import prompts, record
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 from bench.pages import json_file, publish
 
 TEMPERATURES, LENGTHS = (0.7, 1.0), (1, 2, 4, 6, 8)

@@ -26,8 +26,8 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
 from airdraft.lab.record import prompts
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
+from airdraft.models.registry import load
 from airdraft.sim import together
 from bench.pages import json_file, machine, publish
 

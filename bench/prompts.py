@@ -17,7 +17,7 @@ import numpy as np
 
 from airdraft.core.events import Forward
 from airdraft.models.base import FloatArray, TargetEngine
-from airdraft.models.engines import load_target
+from airdraft.models.registry import load_target
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.blocks import BLOCK
 from airdraft.prompts.publishing import publish as put

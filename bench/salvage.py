@@ -15,10 +15,10 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import STREAM
 from airdraft.errors import AirdraftError
-from airdraft.lab.branches import KeptBranches
-from airdraft.lab.cell import Result, constant, run
 from airdraft.lab.record import Recording, prompts, record
-from airdraft.models.engines import load
+from airdraft.lab.virtual.branches import KeptBranches
+from airdraft.lab.virtual.cell import Result, constant, run
+from airdraft.models.registry import load
 from airdraft.proposers import Lookup, Salvage, maker
 from bench.pages import json_file, publish
 

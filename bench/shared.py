@@ -20,8 +20,8 @@ from airdraft import local
 from airdraft.client import AsyncClient
 from airdraft.core.events import Forward
 from airdraft.models.base import FloatArray, TargetEngine
-from airdraft.models.engines import load_target
 from airdraft.models.fit import Fit
+from airdraft.models.registry import load_target
 from airdraft.scheduler import Owner, Scheduler
 from airdraft.scheduler.turns import Sequenced
 from bench.pages import ROOT, json_file, machine, publish

@@ -25,8 +25,8 @@ from airdraft.client import AsyncClient
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
-from airdraft.models.engines import load_target
 from airdraft.models.fit import Fit
+from airdraft.models.registry import load_target
 from airdraft.models.text import Tokenizer
 from airdraft.prompts.publishing import publish as publish_prompt
 from airdraft.prompts.virtual import StoreLink, ways_s

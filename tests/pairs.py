@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import tokenizer_file
 
 

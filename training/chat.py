@@ -67,7 +67,7 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """The chosen steps, in their order."""
     steps.require("gguf", "safetensors", "torch")
-    from airdraft.models.fetch import chat_target
+    from airdraft.models.files.fetch import chat_target
     from training import card, chat_card, chat_prompts, distill, export_blocks, generate, runtime
     from training import chat_target as gguf_target
     from training.model import Config, Llama, save

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from airdraft.core.noise import gumbel
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
 from training import chat_prompts
 from training.card import hardware
 from training.card_text import table

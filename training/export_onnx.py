@@ -9,7 +9,7 @@ matrices pass through Concat and Transpose, which onnxruntime folds into constan
 Inputs:  input_ids [batch, n], attention_mask [batch, past + n], position_ids [batch, n] (int64),
          past_key_values.{i}.key / .value [batch, heads, past, head_dim] (fp32),
          tree_mask [batch, 1, n, past + n] (fp32), which may be left out: added to the scores of attention, see
-         `airdraft/models/onnx_trees.py`
+         `airdraft/models/engines/onnx_trees.py`
 Outputs: logits [batch, n, vocab], present.{i}.key / .value [batch, heads, past + n, head_dim]
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from airdraft.models.onnx_trees import MASK, NEUTRAL
+from airdraft.models.engines.onnx_trees import MASK, NEUTRAL
 from training.model import Config, config_from_hf
 
 OPSET = 17  # the first with everything used here; every onnxruntime since 1.13 runs it

@@ -34,8 +34,8 @@ from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer, Written, check_options
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load_draft
-from airdraft.models.nothing import NONE, NoDraft
+from airdraft.models.engines.nothing import NONE, NoDraft
+from airdraft.models.registry import load_draft
 from airdraft.models.text import VEILS, Tokenizer, first_private
 
 __all__ = [

@@ -16,8 +16,8 @@ from airdraft.api.app import device_app, edge_app
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.writer import Writer
 from airdraft.edge.server import EdgeServer
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 from airdraft.telemetry.http import serving

@@ -20,8 +20,8 @@ from airdraft.api.template import ChatTemplate
 from airdraft.device.writer import Writer
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
 from airdraft.telemetry.http import serving
 

@@ -25,7 +25,7 @@ from airdraft.device.writer import Writer
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError
 from airdraft.models.base import OneByOne
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
 from airdraft.telemetry.http import serving
 

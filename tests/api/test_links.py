@@ -21,7 +21,7 @@ from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import ModelError
 from airdraft.models.base import Exactness, FloatArray
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel

@@ -8,7 +8,7 @@ import numpy as np
 import openai
 import pytest
 
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.text import Tokenizer
 
 from ..models.http_engine import log_softmax

@@ -18,7 +18,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.offline import Corrected, Unverified
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
 
 Told = Committed | Unverified | Corrected | Finished

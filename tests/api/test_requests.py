@@ -16,7 +16,7 @@ from airdraft.api.app import Api
 from airdraft.api.errors import ApiError
 from airdraft.api.schema import UNLIMITED
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.text import LONG, Tokenizer
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel

@@ -13,7 +13,7 @@ from airdraft.chat.history import Exchange, History
 from airdraft.chat.marks import CLOSE, OPEN, is_private, parts, plain
 from airdraft.chat.talk import private_of, prompt_of
 from airdraft.errors import BadParameterError
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 
 SOURCE = """{% for m in messages %}{{ '# ' + m.role + ': ' + (m.content | trim) + '\\n' }}{% endfor %}# assistant:"""
 

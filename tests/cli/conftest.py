@@ -10,7 +10,7 @@ import pytest
 
 from airdraft.edge.server import EdgeServer
 from airdraft.models.base import OneByOne
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,14 @@ import pytest
 from rich.console import Console
 
 from airdraft import cli
-from airdraft.cli import results
-from airdraft.cli.bench import validation_block
+from airdraft.cli.bench.simulated import results, validation_block
 from airdraft.cli.pages import renew
 from airdraft.errors import BadParameterError
-from airdraft.lab import grid as lab_grid
-from airdraft.lab import tracing
 from airdraft.lab.record import synthetic
 from airdraft.lab.results import SCHEMES
-from airdraft.lab.validate import Check, Checked, Overhead, Validation
+from airdraft.lab.virtual import grid as lab_grid
+from airdraft.lab.virtual import tracing
+from airdraft.lab.virtual.validate import Check, Checked, Overhead, Validation
 
 TRACE = "time_s,uplink_mbps,rtt_ms\n0,5,30\n2,8,30\n4,8,30\n"
 

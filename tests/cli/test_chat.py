@@ -21,7 +21,7 @@ from airdraft.api.template import ChatTemplate
 from airdraft.chat.history import Exchange, History, SavedChat, load, save
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
-from airdraft.models.engines import load as load_model
+from airdraft.models.registry import load as load_model
 from airdraft.sim import alone
 
 from ..e2e.processes import ENVIRONMENT, airdraft, command

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from airdraft import cli
-from airdraft.cli import checks, finding, link_checks
+from airdraft.cli.doctor import checks, finding, link_checks
 from airdraft.control import auto
 from airdraft.control.facts import wire
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Facts
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 from airdraft.sim.pair import Pair

@@ -34,7 +34,7 @@ def test_it_writes_a_folder_that_loads(tmp_path: Path) -> None:
     assert say("draft", str(out), "--type", "q8_0") == f"{out}: 1.8 MB, q8_0\n"
     assert Tokenizer(out.parent).vocab_size == 4096
     pytest.importorskip("llama_cpp", reason="needs the extra llamacpp")
-    from airdraft.models.llamacpp import LlamaCppModel
+    from airdraft.models.engines.llamacpp import LlamaCppModel
 
     model = LlamaCppModel(out.parent)
     assert model.forward(model.new_cache(), 0, [0, 1, 2], 1).shape == (1, 4096)

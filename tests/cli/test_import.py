@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airdraft import cli
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 pytest.importorskip("gguf", reason="writing the file takes the gguf package")
 

@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 
 from airdraft import cli
-from airdraft.models import llamacpp
-from airdraft.models.engines import resolve
+from airdraft.models.registry import llamacpp, resolve
 from airdraft.telemetry import logs
 
 from ..e2e.processes import ENVIRONMENT, airdraft, command

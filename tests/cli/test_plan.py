@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airdraft import cli
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 NAMES = ["server", "dense", "topk", "lattice", "split", "coupled", "stream", "stream", "server", "stream"]
 """The last two at an edge that drafts itself."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from airdraft import cli
-from airdraft.cli.paired import CHAT, SHIPPED, models_of, prompts_of
-from airdraft.lab import league
+from airdraft.cli.bench.paired import CHAT, SHIPPED, models_of, prompts_of
 from airdraft.lab.reproduce import dssd, everything, pairs, payload, qs, tk_slt
+from airdraft.lab.virtual import league
 
 
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str, int]:

@@ -13,8 +13,8 @@ import pytest
 
 from airdraft import cli
 from airdraft.core.sampling import SamplingParams
-from airdraft.models import engines
-from airdraft.models.engines import load
+from airdraft.models import registry as engines
+from airdraft.models.registry import load
 from airdraft.sim import alone
 
 from ..pairs import renamed

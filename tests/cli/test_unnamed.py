@@ -16,8 +16,8 @@ from airdraft.device.shipped import draft_at
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import LinkError, RefusedError
 from airdraft.models.base import OneByOne
-from airdraft.models.engines import load
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 
 from ..e2e.processes import airdraft, announced, started

@@ -18,11 +18,11 @@ from airdraft.compress.methods import METHODS
 from airdraft.compress.quality import Comparison
 from airdraft.compress.whole import Recipe, Texts, compress, windows
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.models.engines import load
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.gguf import write_gguf
 from airdraft.models.imports.decoder import decoder_of
 from airdraft.models.imports.read import GgufFile
+from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")

@@ -12,9 +12,9 @@ from airdraft.core.noise import gumbel
 from airdraft.core.sampling import SamplingParams, candidates
 from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
+from airdraft.models.files.folder import shipped
 from airdraft.models.fit import Fit
-from airdraft.models.folder import shipped
+from airdraft.models.registry import load
 from airdraft.sim import alone
 from airdraft.sim.pair import Pair
 

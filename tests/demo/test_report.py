@@ -13,7 +13,7 @@ from airdraft.demo.report import SCHEMES, conclusions
 from airdraft.demo.show import STYLES, TokenPrinter, legend
 from airdraft.device.cost import CostMeter
 from airdraft.lab.wall.schemes import DRAFTING, SchemeRow
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 
 def rows(**speeds: float) -> list[SchemeRow]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from airdraft.core.events import Committed
 from airdraft.demo.show import STYLES, TokenPrinter, legend, winner
 from airdraft.device.offline import Corrected, Unverified
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 
 def test_what_is_confirmed_is_printed_once_and_what_is_taken_back_is_named() -> None:

@@ -20,7 +20,7 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.drafters import ENDLESS, Cascade, drafting
 from airdraft.drafters.cascade import MODEL
 from airdraft.models.base import FloatArray
-from airdraft.models.nothing import NoDraft
+from airdraft.models.engines.nothing import NoDraft
 from airdraft.proposers.lookup import CHANCES
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel, conformance

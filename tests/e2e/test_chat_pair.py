@@ -13,7 +13,7 @@ import pytest
 from airdraft.api.template import ChatTemplate
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load, resolve
+from airdraft.models.registry import load, resolve
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 

@@ -27,7 +27,7 @@ from airdraft.core.messages import (
     encode,
 )
 from airdraft.device.writer import ENGINE_TRIES
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 from .processes import airdraft
 

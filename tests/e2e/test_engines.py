@@ -10,8 +10,8 @@ import pytest
 import urllib3
 
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.engines import load
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load
 from airdraft.sim import alone
 
 from ..models.vllm_server import Server, python_with_vllm, vllm_server

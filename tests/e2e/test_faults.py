@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from airdraft.core.sampling import SamplingParams
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 from airdraft.sim import alone
 
 from .processes import ENVIRONMENT, announced, command, read_until, started

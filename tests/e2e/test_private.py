@@ -17,7 +17,7 @@ import pytest
 
 from airdraft.core.bits import pack
 from airdraft.models.base import Part
-from airdraft.models.engines import load_target
+from airdraft.models.registry import load_target
 from airdraft.prompts.blocks import BLOCK, Layout, chain, folder_of
 from airdraft.prompts.publishing import publish
 

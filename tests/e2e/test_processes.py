@@ -15,7 +15,7 @@ import pytest
 from airdraft.core.sampling import SamplingParams
 from airdraft.demo.report import SCHEMES
 from airdraft.lab.results import HELPED
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 from airdraft.sim import alone
 
 from .processes import airdraft, all_end, announced, children, read_until, started

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 from .processes import airdraft, announced, started
 from .test_processes import truth

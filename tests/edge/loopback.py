@@ -38,7 +38,7 @@ from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.errors import RefusedError
 from airdraft.models.base import FloatArray, OneByOne
-from airdraft.models.digest import digest
+from airdraft.models.files.digest import digest
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 

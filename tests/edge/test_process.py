@@ -41,7 +41,7 @@ from airdraft.core.messages import (
 )
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import AirdraftError
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 from ..e2e.processes import announced, started
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.errors import AirdraftError
 from airdraft.models.base import FloatArray, LanguageModel, OneByOne, Part
-from airdraft.models.digest import words
-from airdraft.models.engines import load
+from airdraft.models.files.digest import words
 from airdraft.models.profile import Paced
+from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 
 T = TypeVar("T")

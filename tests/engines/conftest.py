@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from airdraft.models.base import TargetEngine
-from airdraft.models.engines import ENGINES, load, load_target
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.models.fit import Fit
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.registry import ENGINES, load, load_target
 
 from ..models.llama_server import llama_server
 from ..models.vllm_server import python_with_vllm, vllm_server

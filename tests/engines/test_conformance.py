@@ -24,7 +24,7 @@ from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import ModelError, RefusedError
 from airdraft.models.base import Copier, Part, TargetEngine
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 

@@ -17,8 +17,8 @@ from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError
 from airdraft.models import steady
 from airdraft.models.base import Part, TargetEngine
-from airdraft.models.engines import load_target
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load_target
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -184,9 +184,9 @@ def test_a_pool_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """One memory for all sequences, llama.cpp's own default: rows depend on where positions lie in it."""
     from llama_cpp import llama_cpp as api
 
-    from airdraft.models import llamacpp_rooms
+    from airdraft.models.engines.llamacpp import LlamaCppModel
     from airdraft.models.gguf import write_gguf
-    from airdraft.models.llamacpp import LlamaCppModel
+    from airdraft.models.registry import llamacpp_rooms
 
     write_gguf(shipped("target"), tmp_path / "model.gguf")
     plain = api.llama_init_from_model

@@ -12,10 +12,10 @@ import pytest
 from airdraft.core.law import Law, Place
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
-from airdraft.lab.branches import MOST, Branches, Numbered
 from airdraft.lab.record import Recording, prompts, record, synthetic
+from airdraft.lab.virtual.branches import MOST, Branches, Numbered
 from airdraft.models.base import Part
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 PARAMS = SamplingParams(0.7)
 

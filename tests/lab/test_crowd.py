@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from airdraft.errors import BadParameterError
-from airdraft.lab import crowd as lab
-from airdraft.lab.gpu import Gpu, Point, gpu
 from airdraft.lab.record import Recording, synthetic
+from airdraft.lab.virtual import crowd as lab
+from airdraft.lab.virtual.gpu import Gpu, Point, gpu
 
 FLAT = Gpu("flat", (Point(1, 1, 30.0), Point(64, 1, 30.0)))
 STEEP = Gpu("steep", (Point(1, 1, 10.0), Point(11, 1, 60.0)))

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from airdraft.errors import ModelError
 from airdraft.lab import edits as lab
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 from airdraft.sim.conformance import TableModel
 
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from airdraft.core import schemes
 from airdraft.errors import BadParameterError
 from airdraft.lab import energy
-from airdraft.lab import league as lab
 from airdraft.lab.energy import EnergyModel, Used, capacity_bps
-from airdraft.lab.league_page import blocks, draw
-from airdraft.lab.luck import Luck
 from airdraft.lab.record import synthetic
 from airdraft.lab.results import EXACT, HELPED
+from airdraft.lab.virtual import league as lab
+from airdraft.lab.virtual.league_page import blocks, draw
+from airdraft.lab.virtual.luck import Luck
 from airdraft.link.const import ConstLink
 from airdraft.link.presets import preset
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airdraft.lab import losses
-from airdraft.models.engines import load_target
+from airdraft.models.registry import load_target
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
-from airdraft.lab.cell import Setting, constant, run
-from airdraft.lab.luck import Lucks, lucks
 from airdraft.lab.record import Recording, record, synthetic
+from airdraft.lab.virtual.cell import Setting, constant, run
+from airdraft.lab.virtual.luck import Lucks, lucks
 from airdraft.models.base import FloatArray
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airdraft.lab import prompts
+from airdraft.lab.virtual import prompts
 from airdraft.prompts import pace
 
 from ..e2e.processes import airdraft

@@ -20,8 +20,8 @@ from airdraft.core.sampling import SamplingParams, distribution
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab.record import MAX_PROMPT, TOP_K, RecordedText, Recording, prompts, record, synthetic
 from airdraft.models.base import FloatArray
-from airdraft.models.engines import load
 from airdraft.models.fit import Fit
+from airdraft.models.registry import load
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.pair import Pair

@@ -12,14 +12,14 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Facts, Mode
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
-from airdraft.lab.branches import KeptBranches
-from airdraft.lab.cell import auto, best_rounds, constant, run
-from airdraft.lab.grid import Cell, _facts, rows
 from airdraft.lab.record import prompts, record, synthetic
-from airdraft.lab.replay import Replay
 from airdraft.lab.results import SCHEMES
 from airdraft.lab.timeline import timeline
-from airdraft.models.engines import load
+from airdraft.lab.virtual.branches import KeptBranches
+from airdraft.lab.virtual.cell import auto, best_rounds, constant, run
+from airdraft.lab.virtual.grid import Cell, _facts, rows
+from airdraft.lab.virtual.replay import Replay
+from airdraft.models.registry import load
 from airdraft.proposers import maker
 
 RECORDING = synthetic(0.8, 5, 40, 3, 5000)

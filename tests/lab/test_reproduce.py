@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from airdraft.control.lengths import tk_slt_length, tk_slt_speedup
 from airdraft.errors import BadParameterError
 from airdraft.lab.record import synthetic
-from airdraft.lab.replay import Replay
 from airdraft.lab.reproduce import dssd, everything, pairs, payload, qs, tk_slt
 from airdraft.lab.reproduce.billing import COMPUTE, Bill, walk
 from airdraft.lab.reproduce.closed_form import PRINTED, searched, table
 from airdraft.lab.reproduce.page import blocks
 from airdraft.lab.reproduce.pairs import GREEDY, RESOLUTIONS, SAMPLED, RecordedPair, Sparse, cuts, recorded
+from airdraft.lab.virtual.replay import Replay
 from airdraft.models.base import FloatArray
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.virtual import Compute

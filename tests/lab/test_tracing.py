@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from airdraft.cli.bench import _trace_verdict, trace_block
+from airdraft.cli.bench.simulated import _trace_verdict, trace_block
 from airdraft.core.messages import SchemeSpec
 from airdraft.errors import BadParameterError
-from airdraft.lab import tracing
-from airdraft.lab.cell import Result, constant, run
 from airdraft.lab.record import synthetic
-from airdraft.lab.tracing import Speed, Task, Traced
+from airdraft.lab.virtual import tracing
+from airdraft.lab.virtual.cell import Result, constant, run
+from airdraft.lab.virtual.tracing import Speed, Task, Traced
 from airdraft.link.trace import Series, TraceRun
 from airdraft.sim.virtual import Compute
 

@@ -11,11 +11,20 @@ import pytest
 from airdraft.core.messages import SchemeSpec
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import BadParameterError
-from airdraft.lab import cell, validate
-from airdraft.lab.validate import CHECKS, OVERHEAD_PROFILE, Check, Checked, Overhead, ShippedPair, Validation, WallText
+from airdraft.lab.virtual import cell, validate
+from airdraft.lab.virtual.validate import (
+    CHECKS,
+    OVERHEAD_PROFILE,
+    Check,
+    Checked,
+    Overhead,
+    ShippedPair,
+    Validation,
+    WallText,
+)
 from airdraft.models.base import OneByOne
-from airdraft.models.engines import load
 from airdraft.models.profile import profile
+from airdraft.models.registry import load
 
 
 @pytest.fixture(scope="module")

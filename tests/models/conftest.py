@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from airdraft.models.base import FloatArray
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
 
 Answer = Callable[[str, Any], tuple[int, Any]]
 """Of a path and a decoded body (None for a GET): the status, and what to send: a value as JSON, bytes as they are."""

@@ -23,7 +23,7 @@ _API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/[^/?]+)?(?:/?\?
 _SCRIPT = """
 import json, sys
 from airdraft.errors import ModelError
-from airdraft.models.engines import resolve, text_files
+from airdraft.models.registry import resolve, text_files
 for name, engine in json.loads(sys.argv[1]):
     try:
         print(json.dumps(["found", str(text_files(name) if engine == "text" else resolve(name, engine))]))

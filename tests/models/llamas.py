@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 
 Array = NDArray[np.float64]
 VOCAB, CONTEXT, TRAINED = 4096, 256, 64

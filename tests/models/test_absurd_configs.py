@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from airdraft.api.template import ChatTemplate
 from airdraft.core.messages import VERSION, Decoder, ToDevice, Welcome, encode
 from airdraft.errors import ModelError
-from airdraft.models.config import read_config, read_json
-from airdraft.models.engines import load_target
-from airdraft.models.folder import shipped
+from airdraft.models.files.config import read_config, read_json
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load_target
 
 from ..pairs import copied
 from ..suites import examples

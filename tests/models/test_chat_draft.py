@@ -11,9 +11,9 @@ import pytest
 
 from airdraft.api.template import ChatTemplate
 from airdraft.models.base import Part
-from airdraft.models.engines import load, resolve
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load, resolve
 from airdraft.models.text import Tokenizer
 
 FOLDER = shipped("chat-draft")

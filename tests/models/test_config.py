@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.config import ModelConfig, read_config
+from airdraft.models.files.config import ModelConfig, read_config
 
 LLAMA = {
     "vocab_size": 4096,

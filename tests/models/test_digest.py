@@ -14,12 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
-from airdraft.models import digest as module
-from airdraft.models.digest import BYTES, ROUNDING, STEPS, file_digest, files_digest, of_target, probe, same, words
-from airdraft.models.engines import ENGINES, load_target
-from airdraft.models.folder import shipped
+from airdraft.models.files import digest as module
+from airdraft.models.files.digest import (
+    BYTES,
+    ROUNDING,
+    STEPS,
+    file_digest,
+    files_digest,
+    of_target,
+    probe,
+    same,
+    words,
+)
+from airdraft.models.files.folder import shipped
+from airdraft.models.files.weights import checkpoint_files, gguf_files
+from airdraft.models.registry import ENGINES, load_target
 from airdraft.models.text import Tokenizer
-from airdraft.models.weights import checkpoint_files, gguf_files
 
 from ..pairs import copied
 

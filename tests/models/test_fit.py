@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.engines import ENGINES, load, load_draft, load_target
+from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit, context_of, cores, memory_bytes
-from airdraft.models.nothing import NONE
+from airdraft.models.registry import ENGINES, load, load_draft, load_target
 
 from ..pairs import copied
 

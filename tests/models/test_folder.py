@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.engines import load, resolve
-from airdraft.models.folder import name_of, shipped
+from airdraft.models.files.folder import name_of, shipped
+from airdraft.models.registry import load, resolve
 
 from ..pairs import copied
 
@@ -98,7 +98,7 @@ def _offline(home: Path, name: str) -> str:
     script = (
         "import sys\n"
         "from airdraft.errors import ModelError\n"
-        "from airdraft.models.engines import load\n"
+        "from airdraft.models.registry import load\n"
         "try:\n"
         "    model, _ = load(sys.argv[1])\n"
         "    print('loaded', model.name, model.forward(model.new_cache(), 0, [1], 1).shape)\n"

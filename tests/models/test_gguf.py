@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.gguf import write_gguf
 from airdraft.models.text import Tokenizer
 

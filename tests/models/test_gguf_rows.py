@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from airdraft.models.base import Part
-from airdraft.models.folder import shipped
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.models.gguf import write_gguf
-from airdraft.models.onnx import OnnxModel
 
 pytest.importorskip("gguf", reason="needs the package gguf")
 pytest.importorskip("safetensors", reason="needs the package safetensors")
@@ -36,7 +36,7 @@ def test_by_the_definition(folder: Path, tmp_path: Path) -> None:
 
 def test_by_llama_cpp(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="needs the extra llamacpp")
-    from airdraft.models.llamacpp import LlamaCppModel
+    from airdraft.models.engines.llamacpp import LlamaCppModel
 
     write_gguf(folder, tmp_path / "out" / "model.gguf")
     model = LlamaCppModel(tmp_path / "out" / "model.gguf", sequences=1)
@@ -48,7 +48,7 @@ def test_by_llama_cpp(folder: Path, tmp_path: Path) -> None:
 
 def test_the_definition_is_that_of_transformers(folder: Path) -> None:
     pytest.importorskip("transformers", reason="needs the extra hf")
-    from airdraft.models.hf import HfModel
+    from airdraft.models.engines.hf import HfModel
 
     model = HfModel(folder)
     rows = model.forward(model.new_cache(), 0, TOKENS, len(TOKENS))

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, LanguageModel, Part, TargetEngine
-from airdraft.models.config import read_config
-from airdraft.models.folder import shipped
-from airdraft.models.hf import HfModel
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.hf import HfModel
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.config import read_config
+from airdraft.models.files.folder import shipped
 from airdraft.models.sharing import Sharing
 
 from ..suites import examples

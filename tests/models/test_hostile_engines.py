@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.replicas import REPLY_BYTES, Replicas, line
+from airdraft.models.engines.replicas import REPLY_BYTES, Replicas, line
 
 TIMEOUT_S = 1.0
 SOON_S = 15.0

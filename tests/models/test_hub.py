@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airdraft.models.hub import HubName
+from airdraft.models.files.hub import HubName
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 onnx = pytest.importorskip("onnx", reason="writing ONNX files takes the onnx package")

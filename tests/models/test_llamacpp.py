@@ -17,12 +17,12 @@ import pytest
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import FloatArray, LanguageModel, Part, TargetEngine, Threads
-from airdraft.models.engines import load_target
+from airdraft.models.engines.llamacpp import LlamaCppModel, gguf_file
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.models.fit import Fit
-from airdraft.models.folder import shipped
 from airdraft.models.gguf import write_gguf
-from airdraft.models.llamacpp import LlamaCppModel, gguf_file
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.registry import load_target
 from airdraft.models.text import Tokenizer
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="needs the extra llamacpp")
@@ -443,7 +443,7 @@ def test_more_positions_than_memory(folders: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from airdraft.errors import ModelError\n"
-        "from airdraft.models.llamacpp import LlamaCppModel\n"
+        "from airdraft.models.engines.llamacpp import LlamaCppModel\n"
         "model = LlamaCppModel(Path(sys.argv[1]), sequences=200)\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000,) * 2)\n"
@@ -547,7 +547,7 @@ def test_without_the_extra_the_module_imports_and_says_what_to_install(folders: 
         "import sys; sys.modules['llama_cpp'] = None\n"
         "from pathlib import Path\n"
         "from airdraft.errors import ModelError\n"
-        "from airdraft.models.llamacpp import LlamaCppModel\n"
+        "from airdraft.models.engines.llamacpp import LlamaCppModel\n"
         "try: LlamaCppModel(Path(sys.argv[1]))\n"
         "except ModelError as error: print(error)\n"
     )

@@ -9,9 +9,9 @@ import pytest
 
 from airdraft.errors import ModelError
 from airdraft.models.base import Part
-from airdraft.models.folder import shipped
-from airdraft.models.llamaserver import LlamaServerTarget
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.llamaserver import LlamaServerTarget
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 
 from .http_engine import Answer, log_softmax, serve, served
 

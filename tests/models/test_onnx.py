@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, LanguageModel
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 
 from ..suites import examples
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, Part, TargetEngine
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
-from airdraft.models.onnx_batch import OnnxCache, Rule
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.engines.onnx_batch import OnnxCache, Rule
+from airdraft.models.files.folder import shipped
 
 from ..suites import examples
 

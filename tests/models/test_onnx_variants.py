@@ -14,8 +14,8 @@ import pytest
 
 from airdraft.errors import ModelError
 from airdraft.models.base import Part
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel, graph_path
+from airdraft.models.engines.onnx import OnnxModel, graph_path
+from airdraft.models.files.folder import shipped
 
 from ..pairs import copied
 

@@ -21,8 +21,8 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import SCHEMES, traits
 from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer
-from airdraft.models.engines import load, load_target
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load, load_target
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 

@@ -9,7 +9,7 @@ import pytest
 
 from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.profile import PROFILES, Paced, profile
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, Part, TargetEngine
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
-from airdraft.models.vllm import VllmTarget
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.engines.vllm import VllmTarget
+from airdraft.models.files.folder import shipped
 
 from .http_engine import Answer, Engine, like_vllm, log_softmax, serve, served
 

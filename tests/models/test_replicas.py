@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.replicas import Replicas
+from airdraft.models.engines.replicas import Replicas
 
 from .http_engine import Engine, serve
 

@@ -14,9 +14,9 @@ import pytest
 
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, Part, TargetEngine
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
-from airdraft.models.sglang import SglangTarget
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.engines.sglang import SglangTarget
+from airdraft.models.files.folder import shipped
 
 from .http_engine import Engine, like_sglang, log_softmax, serve
 

@@ -12,10 +12,10 @@ import pytest
 from airdraft.errors import ModelError
 from airdraft.models import sharing as module
 from airdraft.models.base import Around, FloatArray, Part, Roomy, raised
-from airdraft.models.engines import load, load_target
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.models.fit import Fit
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.registry import load, load_target
 from airdraft.models.sharing import SEGMENT, Beginning, Sharing, SharingCache
 
 from .graphs import Shape, write_decoder

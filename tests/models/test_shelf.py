@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from airdraft.models.engines import resolve, text_files
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
+from airdraft.models.files.shelf import Shelved, found, shared
 from airdraft.models.imports.cache import imported
 from airdraft.models.imports.read import GgufFile, Unread
-from airdraft.models.shelf import Shelved, found, shared
+from airdraft.models.registry import resolve, text_files
 from airdraft.models.text import Tokenizer
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")

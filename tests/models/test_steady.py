@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import EngineInfo, Exactness, LocalEngine, Part
-from airdraft.models.engines import load, load_target
-from airdraft.models.folder import shipped
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.models.grafts import Grafted
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.registry import load, load_target
 from airdraft.models.steady import ROUNDING, Banded, share, steadied
 
 from .test_onnx_variants import converted

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from airdraft.errors import ModelError
-from airdraft.models.engines import load, resolve, text_files
-from airdraft.models.folder import name_of
+from airdraft.models.files.folder import name_of
+from airdraft.models.files.stores import STORES
 from airdraft.models.imports.cache import imported
-from airdraft.models.stores import STORES
+from airdraft.models.registry import load, resolve, text_files
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 

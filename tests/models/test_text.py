@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer, tokenizer_file
 
 END = "<|endoftext|>"

@@ -12,10 +12,10 @@ import pytest
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import EngineInfo, FloatArray, Part, Threads
-from airdraft.models.engines import load, load_target
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.models.fit import Fit
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.registry import load, load_target
 from airdraft.models.threads import SHORT_S, TRIAL_S, tried
 
 VOCAB = 8

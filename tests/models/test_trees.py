@@ -15,7 +15,7 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import Drafts
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, OneByOne, Part
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.profile import PacedEngine
 from airdraft.sim import alone as alone_text
 from airdraft.sim.conformance import TableModel

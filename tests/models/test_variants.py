@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
-from airdraft.models.variants import CHECKPOINT, GGUF, ONNX, Variant, pick, quant_of, quantised, stem_of
+from airdraft.models.files.variants import CHECKPOINT, GGUF, ONNX, Variant, pick, quant_of, quantised, stem_of
 
 ALL = {ONNX: "", GGUF: "", CHECKPOINT: ""}
 GGUFS = [

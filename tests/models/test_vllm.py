@@ -15,10 +15,10 @@ from airdraft.core.choosing import choose
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import ModelError
 from airdraft.models.base import FloatArray, Part
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.engines.vllm import VllmTarget
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
-from airdraft.models.vllm import VllmTarget
 
 from .http_engine import like_vllm, log_softmax, serve
 from .vllm_server import Server, python_with_vllm, vllm_server

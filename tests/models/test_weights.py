@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from airdraft.models.folder import shipped
-from airdraft.models.weights import external_files, weight_bytes
+from airdraft.models.files.folder import shipped
+from airdraft.models.files.weights import external_files, weight_bytes
 
 
 def test_the_shipped_pair_keeps_them_beside_the_graph() -> None:

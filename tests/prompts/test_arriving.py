@@ -17,8 +17,8 @@ import pytest
 from airdraft.core.events import Forward
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.models.base import FloatArray, Tensors
-from airdraft.models.engines import load_target
 from airdraft.models.profile import PacedEngine
+from airdraft.models.registry import load_target
 from airdraft.prompts import arriving
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.blocks import BLOCK, BlockError

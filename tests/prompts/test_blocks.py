@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from airdraft.errors import ModelError
 from airdraft.models.base import EngineInfo, OneByOne, Part, TargetEngine
-from airdraft.models.engines import load
-from airdraft.models.llamacpp import LlamaCppModel
+from airdraft.models.engines.llamacpp import LlamaCppModel
+from airdraft.models.registry import load
 from airdraft.models.steady import BandCache, Banded
 from airdraft.prompts.blocks import BLOCK, BlockError, Layout, chain, folder_of, opened, sealed
 

@@ -11,9 +11,9 @@ import pytest
 
 from airdraft.core.events import Forward
 from airdraft.models.base import Tensors
-from airdraft.models.engines import load_target
 from airdraft.models.fit import Fit
 from airdraft.models.profile import PacedEngine
+from airdraft.models.registry import load_target
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.blocks import BLOCK
 from airdraft.prompts.publishing import publish

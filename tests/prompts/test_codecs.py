@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 from airdraft.prompts.blocks import BLOCK, BlockError, Layout, opened, sealed
 from airdraft.prompts.codecs import CODECS, EXACT, named
 from airdraft.prompts.codecs.base import LARGEST, floats, rounded

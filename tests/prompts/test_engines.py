@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from airdraft.models.base import Part
-from airdraft.models.engines import load_target
-from airdraft.models.folder import shipped
-from airdraft.models.hf import HfModel
+from airdraft.models.engines.hf import HfModel
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load_target
 from airdraft.prompts.blocks import BLOCK, Layout, folder_of
 
 

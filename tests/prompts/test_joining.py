@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.base import Part
-from airdraft.models.engines import load
-from airdraft.models.folder import shipped
-from airdraft.models.hf import HfModel
+from airdraft.models.engines.hf import HfModel
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load
 from airdraft.prompts.joining import Document, differing, firsts, joined
 from airdraft.prompts.rotary import Rotary
 

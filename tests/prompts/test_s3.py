@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from airdraft.errors import LinkError
-from airdraft.models.engines import load_target
 from airdraft.models.profile import PacedEngine
+from airdraft.models.registry import load_target
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.publishing import publish
 

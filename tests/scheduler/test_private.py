@@ -13,10 +13,10 @@ import pytest
 from airdraft.core.events import Forward
 from airdraft.errors import BadParameterError
 from airdraft.models.base import EngineInfo, Part
-from airdraft.models.engines import load_target
+from airdraft.models.engines.onnx_batch import OnnxCache
+from airdraft.models.files.folder import shipped
 from airdraft.models.fit import Fit
-from airdraft.models.folder import shipped
-from airdraft.models.onnx_batch import OnnxCache
+from airdraft.models.registry import load_target
 from airdraft.models.sharing import SharingCache
 from airdraft.scheduler import Owner, Scheduler, Sequenced
 from airdraft.scheduler.elsewhere import LEAST
@@ -33,7 +33,7 @@ def _shipped() -> Any:
 def _hf() -> Any:
     pytest.importorskip("torch", reason="needs the extra hf")
     pytest.importorskip("transformers", reason="needs the extra hf")
-    from airdraft.models.hf import HfModel
+    from airdraft.models.engines.hf import HfModel
 
     return HfModel(shipped("target"))
 

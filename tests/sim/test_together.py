@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import EngineInfo, FloatArray, Part, check
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
 from airdraft.sim import alone, together
 from airdraft.sim.conformance import TableModel
 

@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("gguf")
 
-from airdraft.models.folder import shipped  # noqa: E402
+from airdraft.models.engines.onnx import OnnxModel  # noqa: E402
+from airdraft.models.files.folder import shipped  # noqa: E402
 from airdraft.models.gguf import write_gguf  # noqa: E402
-from airdraft.models.onnx import OnnxModel  # noqa: E402
 from airdraft.models.text import Tokenizer  # noqa: E402
 from training import blocks, chat, chat_card, chat_prompts, chat_target, export_blocks, model  # noqa: E402
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.models.config import read_json, shown
+from airdraft.models.files.config import read_json, shown
 from airdraft.models.imports.cache import text_folder
 
 NAMES = SamplingParams.__struct_fields__

@@ -18,7 +18,7 @@ import tokenizers
 
 from airdraft.api.rendering import CPU_S
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.models.config import read_json
+from airdraft.models.files.config import read_json
 from airdraft.models.imports.cache import text_folder
 from airdraft.models.text import ids_of, tokenizer_file
 

@@ -35,7 +35,7 @@ COMMANDS = {
     "conform": "conform:conform",
     "import": "import_:import_",
     "reproduce": "reproduce:reproduce",
-    "bench": "benches:bench",
+    "bench": "bench:bench",
     "trace": "trace:trace",
 }
 """Where each command is: a module of this package, and a function in it or a group of commands."""

@@ -8,7 +8,7 @@ import typer
 from rich.markdown import Markdown
 
 from airdraft.cli import options
-from airdraft.cli.results import Jobs, JsonFile, Pages, console_for, jobs_of, progress, renew_pages, write_json
+from airdraft.cli.bench.results import Jobs, JsonFile, Pages, console_for, jobs_of, progress, renew_pages, write_json
 from airdraft.errors import BadParameterError
 
 

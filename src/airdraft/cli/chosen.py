@@ -14,7 +14,7 @@ from airdraft.api.recommended import Recommended, recommended
 from airdraft.api.template import ChatTemplate
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import ModelError
-from airdraft.models.engines import draft_files, resolve
+from airdraft.models.registry import draft_files, resolve
 
 _log = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ import typer
 from rich.console import Console
 
 from airdraft.cli import options
-from airdraft.cli.results import progress
+from airdraft.cli.bench.results import progress
 from airdraft.cli.texts import read_text
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.models.engines import text_files
-from airdraft.models.folder import locate
-from airdraft.models.llamacpp import gguf_file
+from airdraft.models.engines.llamacpp import gguf_file
+from airdraft.models.files.folder import locate
+from airdraft.models.files.variants import CHECKPOINT, GGUF
+from airdraft.models.registry import text_files
 from airdraft.models.text import Tokenizer
-from airdraft.models.variants import CHECKPOINT, GGUF
 
 WINDOW, MOST_WINDOWS = 256, 64
 """Tokens of the pieces that the text is cut into, and the most pieces."""

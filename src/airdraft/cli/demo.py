@@ -11,7 +11,7 @@ from rich.console import Console
 
 from airdraft import local
 from airdraft.cli import options
-from airdraft.cli.results import write_json
+from airdraft.cli.bench.results import write_json
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import STREAM

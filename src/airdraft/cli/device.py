@@ -22,9 +22,9 @@ from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
 from airdraft.models.base import LanguageModel, LocalEngine, OneByOne, info_of
-from airdraft.models.engines import ANY, draft_files, load_draft
+from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit
-from airdraft.models.nothing import NONE
+from airdraft.models.registry import ANY, draft_files, load_draft
 from airdraft.models.text import Tokenizer
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.telemetry import logs

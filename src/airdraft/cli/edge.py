@@ -24,9 +24,9 @@ from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.listening import room_for
 from airdraft.models.base import TargetEngine
-from airdraft.models.engines import ANY, HERE, REMOTE, TOP_K, load_helping, load_target, resolve
 from airdraft.models.fit import Fit, kept_bytes
 from airdraft.models.profile import PacedEngine, Profile, profile
+from airdraft.models.registry import ANY, HERE, REMOTE, TOP_K, load_helping, load_target, resolve
 from airdraft.models.text import Tokenizer
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.codecs import CODECS, EXACT

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from airdraft.errors import BadParameterError
+from airdraft.models.engines.llamacpp_rooms import KV_TYPES
 from airdraft.models.fit import Fit
-from airdraft.models.llamacpp_rooms import KV_TYPES
 
 _PANEL = "Machine"
 _OPTIONS: dict[str, tuple[type, dict[str, Any], str]] = {

@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from airdraft.cli.results import JsonFile, console_for, write_json
+from airdraft.cli.bench.results import JsonFile, console_for, write_json
 from airdraft.errors import BadParameterError
 
 

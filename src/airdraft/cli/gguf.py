@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from airdraft.errors import ModelError
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.gguf import WeightType, write_gguf
 
 

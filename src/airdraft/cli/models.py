@@ -16,7 +16,7 @@ from rich.text import Text
 
 from airdraft.cli import options
 from airdraft.cli.output import one_line
-from airdraft.models.shelf import Shelved, found, shared
+from airdraft.models.files.shelf import Shelved, found, shared
 
 _WIDE = 1000
 """Columns of the table at most: names stay whole, however narrow the terminal, since they are there to be copied."""

@@ -15,8 +15,8 @@ from airdraft.control.lengths import RULES
 from airdraft.core.device.tree import MOST_BRANCHES
 from airdraft.core.schemes import SCHEMES, STREAM
 from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError
-from airdraft.models.engines import HERE
 from airdraft.models.profile import PROFILES
+from airdraft.models.registry import HERE
 from airdraft.telemetry import logs
 from airdraft.telemetry.trace import Traces
 

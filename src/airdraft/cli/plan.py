@@ -18,7 +18,7 @@ from rich.text import Text
 
 from airdraft import local
 from airdraft.cli import options, plan_prompt
-from airdraft.cli.finding import forward_s
+from airdraft.cli.doctor.finding import forward_s
 from airdraft.control import auto
 from airdraft.control.facts import Wire, wire
 from airdraft.control.predict import Prediction, bottleneck
@@ -27,8 +27,8 @@ from airdraft.core.schemes import SCHEMES, SERVER, traits
 from airdraft.device.client import EdgeConnection
 from airdraft.device.shipped import draft_at
 from airdraft.errors import BadParameterError
-from airdraft.models.engines import load
 from airdraft.models.profile import EDGE_DRAFT
+from airdraft.models.registry import load
 from airdraft.proposers import draft as draft_proposer
 
 RACES = ("off", "always")

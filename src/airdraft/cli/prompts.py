@@ -14,8 +14,8 @@ from airdraft.cli.fitted import TARGET, fitted
 from airdraft.cli.texts import read_text
 from airdraft.core.text import agreeing
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.models.engines import ANY, HERE, load_target, resolve
 from airdraft.models.fit import Fit
+from airdraft.models.registry import ANY, HERE, load_target, resolve
 from airdraft.prompts.codecs import CODECS, EXACT, named
 from airdraft.prompts.publishing import publish as published
 

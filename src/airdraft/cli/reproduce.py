@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from airdraft.cli import options
-from airdraft.cli.paired import CHAT, SHIPPED, PairNames, models_of, prompts_of
-from airdraft.cli.results import (
+from airdraft.cli.bench.paired import CHAT, SHIPPED, PairNames, models_of, prompts_of
+from airdraft.cli.bench.results import (
     Figures,
     JsonFile,
     Pages,

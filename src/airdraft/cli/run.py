@@ -39,11 +39,11 @@ from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, why
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import ANY, draft_files, load_draft, text_files
+from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit
 from airdraft.models.imports.cache import text_folder
-from airdraft.models.nothing import NONE
 from airdraft.models.profile import Paced, profile
+from airdraft.models.registry import ANY, draft_files, load_draft, text_files
 from airdraft.models.text import Tokenizer
 
 GIVE_UP_S = 60.0

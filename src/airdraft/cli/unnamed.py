@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from airdraft.device.shipped import shipped_for
-from airdraft.models.engines import text_files
-from airdraft.models.nothing import NONE
+from airdraft.models.engines.nothing import NONE
+from airdraft.models.registry import text_files
 from airdraft.models.text import Tokenizer
 
 

@@ -17,7 +17,7 @@ from airdraft.device.client import STANDS, EdgeConnection
 from airdraft.device.pool import Pool
 from airdraft.device.resume import Backoff
 from airdraft.errors import AirdraftError, Code, LinkError, RefusedError, StallError
-from airdraft.models.digest import same
+from airdraft.models.files.digest import same
 
 _log = logging.getLogger(__name__)
 

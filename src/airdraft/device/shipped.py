@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from airdraft.device.client import EdgeConnection
 from airdraft.errors import Code, LinkError, RefusedError
-from airdraft.models.engines import text_files
-from airdraft.models.nothing import NoDraft
+from airdraft.models.engines.nothing import NoDraft
+from airdraft.models.registry import text_files
 from airdraft.models.text import Tokenizer
 
 SHIPPED = ("draft", "chat-draft")

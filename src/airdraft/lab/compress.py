@@ -28,11 +28,11 @@ from airdraft.compress.write import GgufCopy
 from airdraft.core.sampling import SamplingParams
 from airdraft.lab.record import prompts, record
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.gguf import write_gguf
 from airdraft.models.imports.decoder import decoder_of
 from airdraft.models.imports.read import GgufFile
+from airdraft.models.registry import load
 from airdraft.sim.alone import write
 
 PARAMS = SamplingParams(temperature=0.7)

@@ -24,7 +24,7 @@ from airdraft.core.sampling import SamplingParams, draw
 from airdraft.core.schemes import Drafted, Guess, Ruling, Traits
 from airdraft.errors import AirdraftError, BadParameterError
 from airdraft.lab.record import prompts
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 from airdraft.sim.conformance import TableModel, conformance, remembered
 from airdraft.sim.pair import Pair
 

@@ -26,7 +26,7 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import ModelError
 from airdraft.models.base import LanguageModel
-from airdraft.models.nothing import NoDraft
+from airdraft.models.engines.nothing import NoDraft
 from airdraft.models.text import Tokenizer
 from airdraft.proposers import Lookup, Predicted, maker
 from airdraft.sim import alone

@@ -21,7 +21,7 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.base import FloatArray as Rows
 from airdraft.models.base import LanguageModel
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
 from airdraft.sim.alone import write
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.lab import results
-from airdraft.lab.cell import constant, run
 from airdraft.lab.record import RecordedText, Recording
+from airdraft.lab.virtual.cell import constant, run
 from airdraft.sim.virtual import Span, VirtualText
 
 RTT_MS, UPLINK_MBPS, DRAFT_MS, VERIFY_MS = 60.0, 1.0, 8.0, 30.0

@@ -197,8 +197,8 @@ class EngineInfo:
     erases: bool = False
     """Whether its caches are `Erasable`, so that it may be given private texts."""
     digest: bytes = b""
-    """What defines its rows, see `models/digest.py`. Until `load_target` completes it: what the engine says of itself
-    that its files do not, the type it computes in, say. Empty: nobody can say what it is."""
+    """What defines its rows, see `models/files/digest.py`. Until `load_target` completes it: what the engine says of
+    itself that its files do not, the type it computes in, say. Empty: nobody can say what it is."""
 
 
 @dataclass(frozen=True)

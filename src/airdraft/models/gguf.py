@@ -17,7 +17,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from airdraft.errors import ModelError, first_line
-from airdraft.models.config import read_json, shown
+from airdraft.models.files.config import read_json, shown
 from airdraft.models.llama import COMPUTED, CONVERT, Llama, read_llama
 from airdraft.models.text import tokenizer_file
 

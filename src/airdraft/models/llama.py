@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airdraft.errors import ModelError
-from airdraft.models.config import ModelConfig, needed, read_config, read_json, shown
+from airdraft.models.files.config import ModelConfig, needed, read_config, read_json, shown
 
 CONVERT = "convert it with llama.cpp's convert_hf_to_gguf.py"
 _REFUSED = {"model_type": "llama", "hidden_act": "silu", "is_encoder_decoder": False, "rope_interleaved": False,

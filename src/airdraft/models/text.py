@@ -12,7 +12,7 @@ from pathlib import Path
 import tokenizers
 
 from airdraft.errors import ModelError
-from airdraft.models.config import read_json, shown
+from airdraft.models.files.config import read_json, shown
 
 LONG = 4096
 """Characters of a text that takes a while to encode."""

@@ -17,9 +17,9 @@ from airdraft.lab.wall import engines, exactness, peers
 from airdraft.lab.wall.engines import EngineRow, Models
 from airdraft.lab.wall.exactness import Depends, depends
 from airdraft.lab.wall.peers import Compared, PeerRow, Written
-from airdraft.models.engines import load
-from airdraft.models.folder import shipped
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load
 from airdraft.sim import alone
 
 from ...models.http_engine import like_vllm, serve

@@ -14,7 +14,7 @@ from airdraft.core.choosing import choose
 from airdraft.lab.wall import capacity, sessions
 from airdraft.lab.wall.sessions import PARAMS, SessionsRow, Told, gain, table, works
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 
 

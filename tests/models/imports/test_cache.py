@@ -12,10 +12,10 @@ import pytest
 
 from airdraft.api.recommended import recommended
 from airdraft.errors import ModelError
-from airdraft.models.engines import load, load_target, resolve
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.kept import cache_folder
 from airdraft.models.imports.cache import imported, text_folder
-from airdraft.models.kept import cache_folder
-from airdraft.models.onnx import OnnxModel
+from airdraft.models.registry import load, load_target, resolve
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from airdraft.models.base import Part, Threads
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.engines.onnx_batch import OnnxCache
 from airdraft.models.imports.write import import_gguf
-from airdraft.models.onnx import OnnxModel
-from airdraft.models.onnx_batch import OnnxCache
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.tokenizer import GgufTokenizer
 from airdraft.models.imports.write import import_gguf
-from airdraft.models.onnx import OnnxModel
 from airdraft.models.text import Tokenizer
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
@@ -38,7 +38,7 @@ def ours(path: Path) -> np.ndarray:
 @pytest.mark.parametrize(("family", "kind"), [*CASES, ("llama", "Q4_K"), ("llama", "Q6_K"), ("llama", "IQ4_XS")])
 def test_rows_of_llama_cpp(family: str, kind: str, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="needs the extra llamacpp")
-    from airdraft.models.llamacpp import LlamaCppModel
+    from airdraft.models.engines.llamacpp import LlamaCppModel
 
     path = Made(family, kind, biased=family == "qwen2").write(tmp_path / "model.gguf")
     model = LlamaCppModel(path, sequences=1, positions=64, threads=1)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.imports import matrices
 from airdraft.models.imports.write import import_gguf
-from airdraft.models.onnx import OnnxModel
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.api.template import ChatTemplate
-from airdraft.models.folder import shipped
+from airdraft.models.files.folder import shipped
 from airdraft.models.imports.cache import text_folder
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.tokenizer import GgufTokenizer

@@ -28,7 +28,7 @@ from airdraft.lab.hostile.attacks import MESSAGE_BYTES
 from airdraft.lab.hostile.floods import ANSWERED, FLOODS, Victim
 from airdraft.lab.hostile.peer import CONTINUATION, PING, RawPeer, frame
 from airdraft.models.base import TargetEngine
-from airdraft.models.engines import load_target
+from airdraft.models.registry import load_target
 from airdraft.models.text import Tokenizer
 from airdraft.telemetry.trace import Traces
 

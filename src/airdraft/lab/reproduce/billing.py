@@ -1,8 +1,8 @@
 """Bills: what a round of drafts costs by a paper's own account, along recorded texts.
 
 A paper's model of time leaves things out: TK-SLT bills no indices, no round trip and no downlink. A `Bill` holds what
-it does charge. The honest bill is no formula: it is a run of the real machines (`lab/cell.py`), with every byte of
-every message, its headers, both directions and the round trip.
+it does charge. The honest bill is no formula: it is a run of the real machines (`lab/virtual/cell.py`), with every byte
+of every message, its headers, both directions and the round trip.
 
 `walk` counts the rounds of a text in the mean and not by coins, so a bill has no luck in it.
 """

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from airdraft.lab.curves import Curve, Panel, curves
 from airdraft.lab.figures import save
 from airdraft.lab.reproduce import dssd, payload, qs, tk_slt
 from airdraft.lab.reproduce.dssd import DssdReport
@@ -17,6 +16,7 @@ from airdraft.lab.reproduce.pairs import RESOLUTIONS, SAMPLED
 from airdraft.lab.reproduce.payload import PayloadReport
 from airdraft.lab.reproduce.qs import QsReport, QsRow
 from airdraft.lab.reproduce.tk_slt import TkSltReport
+from airdraft.lab.virtual.curves import Curve, Panel, curves
 
 
 def draw(found: Found, folder: Path) -> list[Path]:

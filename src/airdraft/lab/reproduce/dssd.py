@@ -16,9 +16,9 @@ from airdraft.control.predict import mean_tokens
 from airdraft.core import schemes
 from airdraft.core.bits import id_width
 from airdraft.core.messages import SchemeSpec
-from airdraft.lab.cell import Setting, run
 from airdraft.lab.reproduce.billing import COMPUTE, HALF, Bill, walk
 from airdraft.lab.reproduce.pairs import SAMPLED, RecordedPair
+from airdraft.lab.virtual.cell import Setting, run
 from airdraft.link.const import ConstLink
 
 RTTS_MS, MBPS, LENGTHS = (0.0, 20.0, 50.0), (10.0, 50.0, 100.0), (4, 6, 8)

@@ -18,10 +18,10 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
-from airdraft.lab.luck import Lucks, lucks
 from airdraft.lab.record import RecordedText, Recording, record, rows_along
+from airdraft.lab.virtual.luck import Lucks, lucks
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 TEXTS, TOKENS, SEED = 12, 96, 1
 """Texts of a pair at each sampling, the longest of those recorded; most tokens of each; seed of the first."""

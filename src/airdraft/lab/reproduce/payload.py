@@ -17,9 +17,9 @@ from msgspec import structs
 from airdraft.control.ladder import usual
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
-from airdraft.lab.cell import Setting, run
 from airdraft.lab.reproduce.billing import COMPUTE
 from airdraft.lab.reproduce.pairs import SAMPLED, RecordedPair
+from airdraft.lab.virtual.cell import Setting, run
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
 from airdraft.link.markov2 import Markov2Link

@@ -21,9 +21,9 @@ from airdraft.core.law import Law
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
-from airdraft.lab.cell import Setting, run
 from airdraft.lab.reproduce.billing import COMPUTE, Bill, Walk, walk
 from airdraft.lab.reproduce.pairs import FILTERED, RESOLUTIONS, SAMPLED, RecordedPair, Sparse
+from airdraft.lab.virtual.cell import Setting, run
 from airdraft.link.markov2 import Markov2Link
 
 LENGTHS = tuple(range(1, 13))

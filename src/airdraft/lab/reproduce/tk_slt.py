@@ -18,10 +18,10 @@ from airdraft.core import schemes
 from airdraft.core.bits import id_width
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Facts, Policy
-from airdraft.lab.cell import Setting, run
 from airdraft.lab.record import Recording
 from airdraft.lab.reproduce.billing import COMPUTE, HALF, Bill, walk
 from airdraft.lab.reproduce.pairs import GREEDY, SAMPLED, RecordedPair, Sparse, ks
+from airdraft.lab.virtual.cell import Setting, run
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
 from airdraft.link.markov2 import Markov2Link

@@ -30,7 +30,7 @@ from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.lab.wall.sessions import PARAMS, Tally, Told, Work, works
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 PROFILE = "phone-8b"
 BOUND_MS = 100.0

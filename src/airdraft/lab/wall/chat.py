@@ -29,9 +29,9 @@ from airdraft.errors import LinkError
 from airdraft.lab.wall.chat_prompts import PROMPTS
 from airdraft.lab.wall.memory import resident_bytes
 from airdraft.models.base import LanguageModel, LocalEngine
-from airdraft.models.engines import load
-from airdraft.models.fetch import chat_target
+from airdraft.models.files.fetch import chat_target
 from airdraft.models.fit import Fit
+from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 

@@ -22,10 +22,10 @@ import numpy as np
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.lab.wall.exactness import TEXTS, Depends, depends
 from airdraft.models.base import OneByOne, Part, TargetEngine
-from airdraft.models.engines import ENGINES, HERE, load, load_target
+from airdraft.models.files.folder import shipped
 from airdraft.models.fit import Fit
-from airdraft.models.folder import shipped
 from airdraft.models.gguf import WeightType, write_gguf
+from airdraft.models.registry import ENGINES, HERE, load, load_target
 
 THREADS = 1
 HELD = 200

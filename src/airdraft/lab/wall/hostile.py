@@ -26,7 +26,7 @@ import urllib3
 from airdraft import local
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.lab.hostile.attacks import ATTACKS, NEIGHBOUR, Attack, Order
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 MOST_RATIO, MOST_MB = 1.5, 400.0
 """Bars: how much longer an honest text may take, and how large the edge may become."""

@@ -32,8 +32,8 @@ def resident_bytes(pid: int | None = None) -> int | None:
 def grown_bytes(engine: str, names: list[str]) -> int | None:
     """The memory that loading the models `names` with `engine`, and a forward of each, adds."""
     before = resident_bytes()
-    from airdraft.models.engines import load  # noqa: PLC0415  # it counts
     from airdraft.models.fit import Fit  # noqa: PLC0415
+    from airdraft.models.registry import load  # noqa: PLC0415  # it counts
 
     models = [load(name, engine=engine, fit=Fit(1))[0] for name in names]
     for model in models:

@@ -22,9 +22,9 @@ from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab.record import prompts
 from airdraft.lab.wall.engines import DEFAULT, THREADS, Models, OnStep
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
+from airdraft.models.files.folder import shipped
 from airdraft.models.fit import Fit
-from airdraft.models.folder import shipped
+from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone, together
 

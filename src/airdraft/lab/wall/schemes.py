@@ -22,8 +22,8 @@ from airdraft.device.client import EdgeConnection
 from airdraft.device.cost import CostMeter
 from airdraft.lab.results import HELPED
 from airdraft.models.base import LanguageModel
-from airdraft.models.engines import load
 from airdraft.models.profile import Paced, profile
+from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 from airdraft.sim.conformance import Conformance, conformance, remembered

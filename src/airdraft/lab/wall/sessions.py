@@ -28,7 +28,7 @@ from airdraft.device.client import EdgeConnection
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.lab.record import prompts, record
 from airdraft.models.base import FloatArray, LanguageModel
-from airdraft.models.engines import load
+from airdraft.models.registry import load
 
 DEVICES = (1, 4, 16, 64)
 PROFILES = ("none", "phone-8b")

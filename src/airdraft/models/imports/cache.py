@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 
 from airdraft.errors import ModelError, first_line
-from airdraft.models.digest import file_digest
+from airdraft.models.files.digest import file_digest
+from airdraft.models.files.kept import cache_folder
+from airdraft.models.files.weights import is_gguf, model_folder
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import check_header, import_gguf, write_text_files
-from airdraft.models.kept import cache_folder
-from airdraft.models.weights import is_gguf, model_folder
 
 FORM = "5"
 """Of what an import writes; a new number makes files be imported again."""

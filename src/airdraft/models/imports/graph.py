@@ -4,7 +4,8 @@ Inputs: input_ids [batch, n], position_ids [batch, n], num_logits_to_keep (int64
 [batch, kv_heads, room, head_dim]. Outputs: logits [batch, kept, vocab], present.{i}.key and .value, the past with the
 new keys and values at their positions: if both are bound to one buffer, nothing is copied. Positions follow each other
 from the first one on; what lies in the room beyond a token's own position is not looked at, but must be finite. Inputs
-that may be left out are those for trees, see `models/onnx_trees.py`: a token's column need not be its position then.
+that may be left out are those for trees, see `models/engines/onnx_trees.py`: a token's column need not be its position
+then.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from airdraft.models.engines.onnx_trees import MASK, NEUTRAL, SHIFT
 from airdraft.models.imports.decoder import DecoderFacts, vector
 from airdraft.models.imports.matrices import Matrices
 from airdraft.models.imports.nodes import CONTRIB, Nodes, Weights
 from airdraft.models.imports.quants import Floats
 from airdraft.models.imports.read import GgufFile
-from airdraft.models.onnx_trees import MASK, NEUTRAL, SHIFT
 
 _MASKED = -1e9  # finite: a row of padding then gives a uniform softmax instead of NaN
 

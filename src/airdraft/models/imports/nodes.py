@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from airdraft.models.onnx_rooms import IN_PLACE
+from airdraft.models.engines.onnx_rooms import IN_PLACE
 
 OPSET, IR_VERSION = 24, 10
 CONTRIB = "com.microsoft"

@@ -1,0 +1,118 @@
+"""`airdraft chat`: several turns with a model, drafted here and verified at an edge."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from airdraft.chat.talk import Settings, Talk
+from airdraft.cli import chosen, options
+from airdraft.cli.chat.behind import Behind
+from airdraft.cli.chat.conversing import Conversation
+from airdraft.cli.chat.typed import Typed
+from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
+from airdraft.cli.run import check_lookup, check_vocabulary, connected, emulated_link, needed, reach, unmodelled
+from airdraft.demo.show import legend
+from airdraft.device.stall import STALL_S
+from airdraft.errors import BadParameterError
+from airdraft.models.engines.nothing import NONE
+from airdraft.models.fit import Fit
+from airdraft.models.registry import ANY, load_draft
+
+
+@fitted(fit=TARGET, draft_fit=DRAFT)
+def chat(
+    edge: Annotated[
+        str | None,
+        typer.Option(
+            help="The edge, ws:// or wss://HOST:PORT, or several with the same target: A,B. Without it, one is started "
+            "on this machine."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Target MODEL of an edge on this machine. Without it: {chosen.CHAT_TARGET}, downloaded once.",
+            rich_help_panel="Models",
+        ),
+    ] = None,
+    engine: options.TargetEngine = None,
+    fit: Fit = ANY,
+    draft: options.UnnamedDraft = None,
+    draft_fit: Fit = ANY,
+    draft_engine: options.DraftEngine = None,
+    lookup: options.Lookup = False,
+    tree: options.Tree = "auto",
+    tokenizer_of: options.TokenizerOf = None,
+    chat_template: options.ChatTemplateFile = None,
+    system: Annotated[str | None, typer.Option(help="System prompt. Without it: the template's.")] = None,
+    scheme: options.Scheme = "auto",
+    temperature: chosen.Temperature = None,
+    top_k: chosen.TopK = None,
+    top_p: chosen.TopP = None,
+    min_p: chosen.MinP = None,
+    seed: options.Seed = 0,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", rich_help_panel="Sampling")] = 512,
+    uplink_mbps: options.Uplink = math.inf,
+    downlink_mbps: options.DownlinkRate = math.inf,
+    rtt_ms: options.Rtt = 0.0,
+    offline: options.Offline = "stall",
+    stall_s: options.StallS = STALL_S,
+    token: options.Token = None,
+    ca: options.Ca = None,
+    as_json: options.Json = False,
+    no_color: options.NoColor = False,
+) -> None:
+    """Chat with a model: answers are drafted here, verified at the edge, and coloured by how each token was won.
+
+    Ctrl-C stops an answer, Ctrl-D ends the chat, /help lists the commands. From a script, each line of standard
+    input is a message or a command:
+
+      printf 'Hello!\\nSay that in French.\\n' | airdraft chat --json
+    """
+    check_lookup(scheme, lookup)
+    branches = options.branches(tree, scheme)
+    link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
+    if edge is not None and target is not None:
+        raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
+    words = own_edge(edge, engine, fit)
+    urls, patience = reach(edge, target or chosen.CHAT_TARGET, "none", link, offline, words)
+    trust = options.trusted(ca)
+    given = chosen.given(temperature, top_k, top_p, min_p)
+    served = None if edge is not None else target or chosen.CHAT_TARGET
+    named, told = draft, draft or tokenizer_of
+    draft, tokenizer_of = needed(
+        draft, draft_engine, tokenizer_of, served, edge, token, trust, spares=False, default=chosen.CHAT_DRAFT
+    )
+    # What the target's own files say is better than what the draft's do, where they are here.
+    name = served or draft
+    place = chosen.place_of(served, draft, draft_engine, tokenizer_of)
+    scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
+    settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens)
+    template = chosen.template_of(place, name, chat_template)
+    if served is not None and told:
+        check_vocabulary(draft, draft_engine, tokenizer_of, served)
+    model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
+    interactive = sys.stdin.isatty() and not as_json
+    console = Console(no_color=no_color, highlight=False)
+    notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
+    with options.fitting(named), Behind.started() as behind, behind.within(urls) as reached:
+        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s, lookup, branches)
+        with behind.within(reaching) as writer:
+            talk = Talk(writer, tokenizer, template, settings)
+            talk.history.system = system
+            if interactive:
+                at = edge or "an edge on this machine"
+                alone = "drafted by copying" if lookup else "without a draft"
+                by = alone if draft == NONE else f"drafted here by {draft}"
+                notes.print(Text(f"{served or 'the target'} at {at}, {by}:"), soft_wrap=True)
+                notes.print(legend())
+                notes.print(Text("/help lists the commands, Ctrl-D ends the chat", "dim"))
+            Conversation(talk, writer, tokenizer, behind, console, notes, as_json, interactive).go_on(
+                Typed(interactive)
+            )

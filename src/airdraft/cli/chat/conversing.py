@@ -1,0 +1,216 @@
+"""A chat in the terminal or in a script: messages in, answers out, and commands in between."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from airdraft.chat.talk import Reply, Settings, Talk
+from airdraft.cli.chat.behind import Behind
+from airdraft.cli.chat.commands import COMMANDS, Command
+from airdraft.cli.chat.typed import Typed
+from airdraft.cli.output import OutputError, one_line
+from airdraft.core.events import Committed
+from airdraft.core.request import Counts
+from airdraft.demo.show import TokenPrinter
+from airdraft.device.cost import CostMeter
+from airdraft.device.offline import Corrected, Unverified
+from airdraft.device.writer import Writer
+from airdraft.errors import AirdraftError, BadParameterError
+from airdraft.models.text import Tokenizer
+
+
+class Conversation:
+    """Reads messages, writes answers, and obeys commands, until the input ends."""
+
+    def __init__(
+        self, talk: Talk, writer: Writer, tokenizer: Tokenizer, behind: Behind, console: Console, notes: Console,
+        as_json: bool,
+        interactive: bool,
+    ) -> None:  # fmt: skip
+        """console, notes: where answers go, and what is said about them.
+
+        interactive: whether a person types, whose mistakes and Ctrl-C do not end the chat.
+        """
+        self._talk, self._writer, self._tokenizer, self._behind = talk, writer, tokenizer, behind
+        self._console, self._notes = console, notes
+        self._as_json, self._interactive = as_json, interactive
+        self._spent = CostMeter()
+        self._last: Reply | None = None
+        self._over = False
+        self._commands = COMMANDS | {
+            "stats": Command(lambda *_: self._stats(), "", "what this chat has cost so far"),
+            "help": Command(lambda *_: self._help(), "", "these lines"),
+            "exit": Command(lambda *_: self._exit(), "", "end the chat"),
+        }
+
+    def go_on(self, typed: Typed) -> None:
+        """Converse. Raises: an `AirdraftError`, or `KeyboardInterrupt`, of a chat that is not interactive."""
+        warned = False
+        while not self._over:
+            try:
+                message = typed.next()
+                if message is None:
+                    break
+                warned = False
+                self._take(message)
+            except KeyboardInterrupt:
+                if not self._interactive:
+                    raise
+                self._notes.print()
+                if warned:
+                    return
+                warned = True
+                self._say("Ctrl-C again, Ctrl-D or /exit ends the chat")
+            except OutputError:
+                raise
+            except AirdraftError as error:
+                if not self._interactive:
+                    raise
+                self._say(f"airdraft: {one_line(str(error))}", "red")
+        if self._interactive and not self._over:
+            self._notes.print()
+
+    def _take(self, message: str) -> None:
+        if message.startswith("//"):
+            self._answer(message[1:])
+        elif message.startswith("/"):
+            name, *words = message[1:].split(maxsplit=1) or [""]
+            rest = words[0] if words else ""
+            command = self._commands.get(name)
+            if command is None:
+                known = ", ".join(f"/{each}" for each in self._commands)
+                raise BadParameterError(
+                    f"there is no command /{name}; take one of {known}, or begin a question with //"
+                )
+            if rest and not command.takes:
+                raise BadParameterError(f"/{name} takes nothing after it; leave {rest[:40]!r} out")
+            said = command.does(self._talk, rest)
+            if said is not None:
+                self._say(said)
+        else:
+            self._answer(message)
+
+    def _say(self, words: str, style: str = "dim") -> None:
+        if not self._as_json or style != "dim":
+            self._notes.print(Text(words, style), soft_wrap=True)
+
+    def _answer(self, question: str) -> None:
+        left_out = self._talk.history.left_out
+        cost = CostMeter()
+        answer = self._talk.prepare(question, cost.counts)
+        left_out = self._talk.history.left_out - left_out
+        if left_out:
+            turns = "turn no longer fits" if left_out == 1 else f"{left_out} turns no longer fit"
+            self._say(f"the oldest {turns} the context of {answer.context} tokens, and the model does not see it")
+        printer = TokenPrinter(self._console, self._tokenizer)
+        began, first_s = time.perf_counter(), None
+        try:
+            with cost.measuring(self._writer):
+                for event in self._behind.iterate(self._talk.write(answer)):
+                    if first_s is None and isinstance(event, Committed):
+                        first_s = time.perf_counter() - began
+                    if not self._as_json:
+                        self._print(printer, event)
+        except KeyboardInterrupt:
+            if not self._interactive:
+                raise
+        except AirdraftError:
+            answer.reason = "error"
+            raise
+        finally:
+            if not self._as_json:
+                printer.end()
+            self._ended(answer, cost, first_s, left_out)
+
+    def _print(self, printer: TokenPrinter, event: object) -> None:
+        if isinstance(event, Committed):
+            printer.committed(event)
+        elif isinstance(event, Unverified) and self._console.is_terminal:  # only a terminal can take it back
+            printer.unverified(event)
+        elif isinstance(event, Corrected) and self._console.is_terminal:
+            printer.corrected(event)
+
+    def _ended(self, answer: Reply, cost: CostMeter, first_s: float | None, left_out: int) -> None:
+        text = self._talk.keep(answer)
+        self._last = answer
+        spent = self._spent
+        spent.counts = Counts.total([spent.counts, cost.counts])
+        spent.seconds += cost.seconds
+        spent.uplink_bytes += cost.uplink_bytes
+        spent.downlink_bytes += cost.downlink_bytes
+        rtt_s = self._rtt_s()
+        if self._as_json:
+            record: dict[str, Any] = {
+                "event": "answer", "question": answer.question, "text": text, "ids": answer.tokens,
+                "prompt_tokens": len(answer.request.prompt), "private": answer.request.private,
+                "reason": answer.reason, "cut": answer.cut(),
+                "left_out": left_out, "seed": answer.request.seed, "temperature": answer.request.params.temperature,
+                "scheme": answer.scheme, "first_token_s": first_s,
+                "rtt_ms": None if rtt_s is None else 1e3 * rtt_s,
+            }  # fmt: skip
+            print(json.dumps(record | cost.figures()), flush=True)  # noqa: T201
+            return
+        cut = answer.cut()
+        if cut is not None and answer.tokens:
+            self._say(f"[{cut}: the chat goes on from there]", "yellow")
+        elif cut is not None:
+            self._say("[cut off before the first token: the question is forgotten]", "yellow")
+        self._say(", ".join(self._status(answer, cost, first_s, rtt_s)))
+        if not self._interactive:
+            self._console.print()
+
+    def _status(self, answer: Reply, cost: CostMeter, first_s: float | None, rtt_s: float | None) -> list[str]:
+        parts = [f"{len(answer.tokens)} tokens in {cost.seconds:.2f} s"]
+        if first_s is not None:
+            parts[0] += f" (the first after {first_s:.2f})"
+        if answer.tokens:
+            parts.append(f"{len(answer.tokens) / cost.seconds:.1f} tokens/s")
+        if (rate := cost.counts.acceptance_rate) is not None:
+            parts.append(f"acceptance {rate:.2f}")
+        if rtt_s is not None:
+            parts.append(f"RTT {1e3 * rtt_s:.1f} ms")
+        return [*parts, answer.scheme if answer.request.policy is None else f"{answer.scheme} (auto)"]
+
+    def _rtt_s(self) -> float | None:
+        facts = self._behind.call(self._writer.facts)
+        return None if facts is None else facts.rtt_s
+
+    def _stats(self) -> str | None:
+        history, settings, last = self._talk.history, self._talk.settings, self._last
+        figures, rtt_s = self._spent.figures(), self._rtt_s()
+        filled = len(last.request.prompt) + len(last.tokens) if last is not None else 0
+        record = {
+            "event": "stats", "turns": len(history.turns), "left_out": history.left_out, "filled": filled,
+            "context": self._writer.context, "edge": self._writer.edge, **_shown(settings),
+            "rtt_ms": None if rtt_s is None else 1e3 * rtt_s,
+        }  # fmt: skip
+        if self._as_json:
+            print(json.dumps(record | figures), flush=True)  # noqa: T201
+            return None
+        lines = [f"{name:>20}  {value}" for name, value in record.items() if name != "event" and value is not None]
+        for name, value in figures.items():
+            if value is not None:
+                lines.append(f"{name:>20}  {value:.4g}" if isinstance(value, float) else f"{name:>20}  {value}")
+        return "\n".join(lines)
+
+    def _help(self) -> str:
+        lines = [f"  {f'/{name} {command.takes}':<20}{command.what}" for name, command in self._commands.items()]
+        lines.append('  a line that ends in \\ goes on in the next; """ begins and ends a longer message')
+        lines.append("  Ctrl-C stops an answer; twice, Ctrl-D or /exit ends the chat; // begins a question with /")
+        return "\n".join(lines)
+
+    def _exit(self) -> None:
+        self._over = True
+
+
+def _shown(settings: Settings) -> dict[str, Any]:
+    return {
+        "scheme": settings.scheme, "seed": settings.seed, "max_tokens": settings.max_tokens,
+        **msgspec.structs.asdict(settings.params),
+    }  # fmt: skip

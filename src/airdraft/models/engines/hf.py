@@ -1,0 +1,433 @@
+"""Any decoder that `AutoModelForCausalLM` of Hugging Face transformers loads, run by PyTorch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from airdraft.errors import AirdraftError, ModelError, first_line
+from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Threads, check, check_copy
+from airdraft.models.engines.hf_spliced import Layers, behind, use
+from airdraft.models.files.config import read_json
+from airdraft.models.files.digest import words
+from airdraft.models.files.weights import checkpoint_files
+from airdraft.models.fit import context_of
+from airdraft.models.lineage import Lineage
+from airdraft.models.sharing import Beginning
+from airdraft.models.trees import Fed, picked
+
+_PLAIN = "take a decoder with attention alone, such as Llama, Qwen3, Gemma or Mistral"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_DTYPES = ("float32", "bfloat16", "float16")
+_ROLLS_BACK = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
+_MAX_BATCH = 32
+_WIDE = 32
+"""More tokens than this keep the machine busy by themselves, and would pad all others of a batch to their width."""
+
+
+@dataclass
+class HfCache:
+    """Keys and values of one sequence: for each layer that keeps any, two tensors [1, kv_heads, length, head_dim]."""
+
+    layers: dict[int, tuple[Any, Any]]
+    length: int = 0
+    lineage: Lineage = field(default_factory=Lineage)
+    private: bool = False
+    """See `Erasable.private`."""
+
+    def replace(self, layers: dict[int, tuple[Any, Any]], lineage: Lineage) -> None:
+        """Take other keys and values instead, which share no memory with these."""
+        gone, self.layers, self.length, self.lineage = self.layers, layers, lineage.length, lineage
+        if self.private:
+            with import_module("torch").inference_mode():
+                for tensor in (each for layer in gone.values() for each in layer):
+                    tensor.zero_()
+
+    def erase(self, keep: int) -> None:
+        """See `Erasable.erase`."""
+        with import_module("torch").inference_mode():
+            kept = {i: (k[:, :, :keep].clone(), v[:, :, :keep].clone()) for i, (k, v) in self.layers.items()}
+            self.private = True
+            self.replace(kept, self.lineage.kept(keep))
+        self.private = False
+
+    def pick(self, keep: int, picks: Sequence[int]) -> None:
+        """Roll back to `keep` positions and `picks` of those after them, which move up."""
+        lineage, columns = self.lineage.kept(keep, picks), [*range(keep), *(keep + pick for pick in picks)]
+        self.replace({i: (k[:, :, columns], v[:, :, columns]) for i, (k, v) in self.layers.items()}, lineage)
+
+    def take(self, start: int, end: int) -> list[Any]:
+        """See `Portable.take`. NumPy has no bfloat16: such numbers are given as integers of the same bits."""
+        return [_plain(each[0, :, start:end]) for layer in self.layers.values() for each in layer]
+
+    def put(self, keep: int, tensors: Sequence[Any]) -> None:
+        """See `Portable.put`."""
+        torch, new = import_module("torch"), iter(tensors)
+        with torch.inference_mode():
+            layers = {
+                index: tuple(
+                    torch.cat([each[:, :, :keep], torch.tensor(next(new)).view(each.dtype)[None].to(each.device)], 2)
+                    for each in layer
+                )
+                for index, layer in self.layers.items()
+            }
+        self.replace(layers, self.lineage.kept(keep).grown(tensors[0].shape[1]))
+
+    def drop(self, count: int) -> None:
+        """Forget the first `count` positions, of a chain; the others move up."""
+        layers = {i: (k[:, :, count:].clone(), v[:, :, count:].clone()) for i, (k, v) in self.layers.items()}
+        self.replace(layers, self.lineage.after(count))
+
+
+class HfModel(LocalEngine):
+    """A `LanguageModel` and a `TargetEngine` over a checkpoint: a folder with config.json and weights.
+
+    Every layer's cache holds all positions, also where its attention slides: transformers masks what lies beyond the
+    window, and a cache that forgets it could not roll back. One forward at a time. Rows of forwards of different
+    widths or batches differ by rounding (1e-5 in fp32; far more in the 16-bit types).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+        splice: bool | None = None,
+    ) -> None:
+        """Loads the checkpoint and tries it out.
+
+        name: what the model is called; None takes the folder's name.
+        device: as PyTorch names it; None takes a CUDA GPU if there is one, else the CPU.
+        dtype: float32, bfloat16 or float16; None takes float32 on the CPU and the checkpoint's own elsewhere.
+        threads: of PyTorch on the CPU, in the whole process; None leaves them as they are.
+        context: as in `OnnxModel`, of the memory of `device`. splice: as there.
+        Raises: `ModelError` if torch or transformers is missing, a file is missing or broken, or the model cannot be
+        rolled back.
+        """
+        self._torch, self._transformers = _libraries()
+        if threads is not None:
+            self._torch.set_num_threads(threads)
+        self._device = _device(self._torch, device)
+        if dtype is None:
+            dtype = "float32" if self._device.type == "cpu" else "auto"
+        elif dtype not in _DTYPES:
+            raise ModelError(f"no dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
+        config, self._kinds = _config(self._transformers, folder)
+        if splice and set(self._kinds) != {"DynamicLayer"}:
+            raise ModelError(f"{folder} has layers that attend in ways that cannot be spliced; leave --splice out")
+        max_context = _max_context(folder, config)
+        weights = sum(file.stat().st_size for file in checkpoint_files(folder))
+        numbers, memory = _kv_numbers(config), _memory(self._torch, self._device)
+        context_of(folder, context, max_context, numbers * (4 if dtype == "float32" else 2), weights, memory)
+        self._model = _load(self._transformers, folder, config, dtype).to(self._device)
+        if splice:
+            use(self._model)
+
+        takes = set(inspect.signature(self._model.forward).parameters)
+        # What transformers calls the past since 5.24, and what it did before.
+        self._past_as = next((name for name in ("cache", "past_key_values") if name in takes), "")
+        self._takes = takes & {"attention_mask", "position_ids", "logits_to_keep", self._past_as}
+        # In a batch positions start anywhere: a model that is not told them would have to count around the padding.
+        max_batch = _MAX_BATCH if {"attention_mask", "position_ids"} <= takes else 1
+        self._empty: dict[int, tuple[Any, Any]] = {}
+        called = name if name is not None else folder.resolve().name
+        precision = words(self._model.dtype)
+        self.info = EngineInfo(
+            called, 0, max_context, _eos_ids(self._model), max_batch=max_batch, digest=precision, erases=True,
+            threads=Threads(self._torch.get_num_threads(), "as asked for" if threads else "PyTorch's own choice"),
+        )  # fmt: skip
+        self._try_out(f"{folder} is a {config.model_type}", keeps=bool(self._past_as))
+
+    def new_cache(self) -> HfCache:
+        """An empty cache for one sequence."""
+        return HfCache(self._empty)
+
+    def copy(self, cache: HfCache, length: int) -> HfCache:
+        """See `Copier.copy`."""
+        check_copy(self.info, cache, length)
+        made = HfCache({i: (k[:, :, :length].clone(), v[:, :, :length].clone()) for i, (k, v) in cache.layers.items()})
+        made.length, made.lineage = length, cache.lineage.kept(length)
+        return made
+
+    def forward(self, cache: HfCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        """See `LanguageModel.forward`. A forward that raises leaves the cache as it was."""
+        part = Part(cache, keep, tokens, rows)
+        check(self.info, part)
+        return self._run([part])[0]
+
+    def verify(self, batch: Sequence[Part], beginning: Beginning | None = None) -> list[FloatArray | AirdraftError]:
+        """See `Splicer.verify`. Parts of up to 32 tokens share forwards, longer ones run alone."""
+        found: dict[int, FloatArray | AirdraftError] = {}
+        narrow = []
+        parts = list(batch)
+        for i, part in enumerate(batch):
+            try:
+                check(self.info, part)
+                parts[i] = picked(part)
+                if len(part.tokens) <= _WIDE and not part.cache.private:  # a batch has copies of all its past
+                    narrow.append(i)
+                else:
+                    found[i] = self._run([parts[i]], beginning)[0]
+            except ModelError as error:
+                found[i] = error
+        most = self.info.max_batch
+        for start in range(0, len(narrow), most):
+            together = narrow[start : start + most]
+            found.update(zip(together, self._together([parts[i] for i in together], beginning), strict=True))
+        return [found[i] for i in range(len(batch))]
+
+    def _together(self, parts: list[Part], beginning: Beginning | None) -> Sequence[FloatArray | ModelError]:
+        """The rows of all parts in one forward, or where that fails each for itself: one's error is no other's."""
+        try:
+            return self._run(parts, beginning)
+        except ModelError as error:
+            return [error] if len(parts) == 1 else [self._together([part], beginning)[0] for part in parts]
+
+    def _run(self, parts: list[Part], beginning: Beginning | None = None) -> list[FloatArray]:
+        """One forward of all parts, and their caches grown.
+
+        What the parts keep is aligned on the right, padded before and masked; their tokens are aligned on the left.
+        So each sequence lies in one piece, as sliding windows want it, and what follows it is hidden by causality.
+        """
+        torch = self._torch
+        kept, fed = max(part.keep for part in parts), max(len(part.tokens) for part in parts)
+        # The padding after a sequence is not masked: a row that sees nothing gives NaN. It is the last token at its
+        # position again, as those beyond need not exist.
+        mask = torch.ones(len(parts), kept + fed, dtype=torch.int64)
+        for i, part in enumerate(parts):
+            mask[i, : kept - part.keep] = 0
+        lines = [Fed.of(part) for part in parts]
+        if any(line.lineage.parents for line in lines):
+            mask = _tree_mask(torch, mask, lines, fed, self._model.dtype)
+        places = [line.positions for line in lines]
+        last = [len(part.tokens) - 1 for part in parts]
+        ids = [[part.tokens[min(i, end)] for i in range(fed)] for part, end in zip(parts, last, strict=True)]
+        before = 0 if beginning is None else beginning.length
+        positions = [[before + each[min(i, end)] for i in range(fed)] for each, end in zip(places, last, strict=True)]
+        options: dict[str, Any] = {
+            "attention_mask": mask.to(self._device),
+            "position_ids": torch.tensor(positions, device=self._device),
+            # 0 would mean all.
+            "logits_to_keep": max(1, *(fed - len(part.tokens) + part.rows for part in parts)),
+        }
+        try:
+            with torch.inference_mode(), behind(self._shared(beginning)):
+                past = options[self._past_as] = self._past(parts, kept)
+                logits = self._model(
+                    input_ids=torch.tensor(ids, device=self._device),
+                    use_cache=True,
+                    **{name: value for name, value in options.items() if name in self._takes},
+                ).logits
+                rows, grown = [], []
+                for i, part in enumerate(parts):
+                    end = logits.shape[1] - fed + len(part.tokens)
+                    rows.append(logits[i, end - part.rows : end].to("cpu", torch.float32, copy=True).numpy())
+                    grown.append(_own(past, i, kept - part.keep, kept + len(part.tokens), alone=len(parts) == 1))
+        except Exception as problem:  # PyTorch's errors and those of models' code share no base class
+            raise ModelError(
+                f"{self.name} cannot run {fed} tokens after {kept} in a batch of {len(parts)}: {first_line(problem)}"
+            ) from problem
+        for part, layers, line in zip(parts, grown, lines, strict=True):
+            part.cache.replace(layers, line.lineage)
+        return rows
+
+    def _try_out(self, what: str, *, keeps: bool) -> None:
+        """Run two short forwards, which also show what no file says.
+
+        Raises: `ModelError` if the model is an encoder that loads as a decoder, or keeps its past in ways of its own.
+        """
+        cache = HfCache({})
+        tried = [self._run([Part(cache, 0, [0, token], 2)])[0] for token in (1, 2) if keeps]
+        if not cache.layers or any(keys.shape[2] != 2 for keys, _ in cache.layers.values()):
+            raise ModelError(f"{what}, which keeps no keys and values; {_PLAIN}")
+        one, other = tried
+        if np.abs(one[0] - other[0]).max() > 0.01 * np.ptp(one[0]):  # mixed experts may round otherwise
+            raise ModelError(f"{what} that looks at later tokens; {_PLAIN}")
+        self._empty = {i: (k[:, :, :0].clone(), v[:, :, :0].clone()) for i, (k, v) in cache.layers.items()}
+        tensors = [tensor for pair in self._empty.values() for tensor in pair]
+        bytes_each = sum(each.shape[1] * each.shape[3] * each.element_size() for each in tensors)
+        self.info = replace(self.info, vocab_size=one.shape[1], position_bytes=bytes_each)
+        told = {"attention_mask", "position_ids"} <= self._takes and set(self._kinds) == {"DynamicLayer"}
+        self.info = replace(self.info, trees=told and self._branches(tried))
+
+    def _branches(self, chains: list[FloatArray]) -> bool:
+        """Whether a tree of both `chains` has their rows: models may build their masks in ways of their own."""
+        try:
+            [rows] = self._run([Part(self.new_cache(), 0, [0, 1, 2], 3, (-1, 0, 0))])
+        except ModelError:
+            return False
+        wanted = np.array([chains[0][0], chains[0][1], chains[1][1]])
+        return bool(np.abs(rows - wanted).max() < 0.01 * np.ptp(wanted))
+
+    def _shared(self, beginning: Beginning | None) -> Layers | None:
+        """The keys and values of a beginning as PyTorch has them: on the CPU the same memory."""
+        if beginning is None:
+            return None
+        if self not in beginning.made:
+            tensors = iter(beginning.tensors)
+            beginning.made[self] = {
+                index: tuple(self._torch.from_numpy(next(tensors)).view(each.dtype).to(self._device) for each in layer)
+                for index, layer in self._empty.items()
+            }
+        found: Layers = beginning.made[self]
+        return found
+
+    def _past(self, parts: list[Part], kept: int) -> Any:
+        """The parts' kept positions as transformers takes them: [parts, kv_heads, kept, head_dim] in each layer."""
+        utils = self._transformers.cache_utils
+        past = utils.DynamicCache()
+        for index, kind in enumerate(self._kinds):
+            layer = utils.DummyLayer() if kind == "DummyLayer" else utils.DynamicLayer()
+            if index in self._empty:
+                layer.lazy_initialization(*self._empty[index])
+                layer.keys, layer.values = (
+                    _aligned([part.cache.layers[index][which][:, :, : part.keep] for part in parts], kept)
+                    for which in (0, 1)
+                )
+            past.layers.append(layer)
+        return past
+
+
+def _tree_mask(torch: Any, mask: Any, lines: list[Fed], fed: int, dtype: Any) -> Any:
+    """A mask [parts, 1, fed, columns] that is added to scores, from one of [parts, columns] that hides padding."""
+    kept = mask.shape[1] - fed
+    seen = mask[:, None, None, :].bool() & torch.ones(fed, kept + fed, dtype=torch.bool).tril(kept)
+    for i, (lineage, start) in enumerate(lines):
+        columns = torch.arange(lineage.trunk, lineage.length) + kept - start
+        hidden = torch.from_numpy(lineage.hidden(start))
+        rows = seen[i, 0, : len(hidden)]
+        rows[:, columns] = rows[:, columns] & ~hidden
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def _plain(tensor: Any) -> Any:
+    """A copy for NumPy."""
+    return (
+        (tensor.view(import_module("torch").int16) if "bfloat16" in str(tensor.dtype) else tensor).cpu().numpy().copy()
+    )
+
+
+def _aligned(tensors: list[Any], kept: int) -> Any:
+    """Tensors [1, kv_heads, keep, head_dim], each of a `keep` of its own, as one; zeros before the shorter."""
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first  # a view: rolling back copies nothing
+    whole = first.new_zeros(len(tensors), first.shape[1], kept, first.shape[3])
+    for i, tensor in enumerate(tensors):
+        whole[i, :, kept - tensor.shape[2] :] = tensor[0]
+    return whole
+
+
+def _own(past: Any, i: int, start: int, end: int, *, alone: bool) -> dict[int, tuple[Any, Any]]:
+    """Sequence i's keys and values of a batch; copies, as a view would keep the whole batch in memory."""
+    layers = {}
+    for index, layer in enumerate(past.layers):
+        if layer.keys is not None:
+            keys, values = (tensor[i : i + 1, :, start:end] for tensor in (layer.keys, layer.values))
+            layers[index] = (keys, values) if alone else (keys.clone(), values.clone())
+    return layers
+
+
+def _libraries() -> tuple[Any, Any]:
+    """torch and transformers, imported only when an engine is made: they take seconds, and an extra."""
+    try:
+        torch, transformers = import_module("torch"), import_module("transformers")
+    except ImportError as problem:
+        raise ModelError("the hf engine needs torch and transformers; install airdraft[hf]") from problem
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)  # what goes wrong is raised
+    transformers.logging.disable_progress_bar()
+    return torch, transformers
+
+
+def _device(torch: Any, name: str | None) -> Any:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except Exception as problem:  # a RuntimeError, or an AssertionError where PyTorch was built without the device
+        raise ModelError(f"PyTorch has no device {name!r} here ({first_line(problem)}); try 'cpu'") from problem
+
+
+def _config(transformers: Any, folder: Path) -> tuple[Any, list[str]]:
+    """The checkpoint's configuration, and how each layer would keep its past. What cannot be rolled back is refused
+    here, before gigabytes of weights are read."""
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in transformers.CONFIG_MAPPING:
+        raise ModelError(
+            f"{folder} is of model_type {kind!r}, unknown to transformers {transformers.__version__}; "
+            "install a newer transformers or take another model"
+        )
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        layers = [type(layer).__name__ for layer in transformers.DynamicCache(config=config).layers]
+    except Exception as problem:  # validation errors of several libraries
+        raise ModelError(f"{folder}/config.json is no {kind} ({first_line(problem)}); fetch it again") from problem
+    if config.is_encoder_decoder:
+        raise ModelError(f"{folder} is a {kind}, an encoder with a decoder; {_PLAIN}")
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"{folder} is a {kind}, which is no causal language model; {_PLAIN}")
+    recurrent = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._is_stateful
+    if recurrent or not set(layers) <= _ROLLS_BACK:
+        raise ModelError(f"{folder} is a {kind}, whose layers keep a state that cannot be rolled back; {_PLAIN}")
+    return config, layers
+
+
+def _load(transformers: Any, folder: Path, config: Any, dtype: str) -> Any:
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        raise ModelError(f"{folder} has no weights ({_WEIGHTS[0]}, say); fetch them from where its config.json is from")
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as problem:  # safetensors, pickle and transformers share no base class
+        raise ModelError(f"{folder} cannot be loaded ({first_line(problem)}); fetch it again") from problem
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would go on with random ones
+        raise ModelError(f"{folder} lacks {len(missing)} tensors, {missing[0]} first; fetch its weights again")
+    return model
+
+
+def _max_context(folder: Path, config: Any) -> int:
+    """Most positions. Where rotary angles change with the length of the text, those before they do: keys that are
+    in the cache already would have been turned by other angles."""
+    text = config.get_text_config(decoder=True)
+    longest = getattr(text, "max_position_embeddings", None)
+    if type(longest) is not int or longest <= 0:
+        raise ModelError(f"{folder}/config.json does not say max_position_embeddings; add it")
+    rope = getattr(text, "rope_parameters", None) or {}
+    for angles in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if angles.get("rope_type") in ("dynamic", "longrope"):
+            trained = angles.get("original_max_position_embeddings")
+            longest = min(longest, trained or getattr(text, "original_max_position_embeddings", None) or longest)
+    return longest
+
+
+def _kv_numbers(config: Any) -> int:
+    """Numbers in one position's keys and values; 0 where the config does not say."""
+    text = config.get_text_config(decoder=True)
+    layers, heads = getattr(text, "num_hidden_layers", None), getattr(text, "num_attention_heads", None)
+    width = getattr(text, "head_dim", None) or (getattr(text, "hidden_size", None) or 0) // (heads or 1)
+    return 2 * (layers or 0) * (getattr(text, "num_key_value_heads", None) or heads or 0) * width
+
+
+def _memory(torch: Any, device: Any) -> int | None:
+    """Memory of the GPU; None: of the machine."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
+
+
+def _eos_ids(model: Any) -> tuple[int, ...]:
+    """The generation config wins: chat models add their end-of-turn token only there."""
+    value = model.generation_config.eos_token_id
+    if value is None:
+        value = model.config.get_text_config(decoder=True).eos_token_id
+    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
