@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from airdraft import cli
-from airdraft.cli.bench.simulated import results, validation_block
+from airdraft.cli.bench import results
+from airdraft.cli.bench.simulated import validation_block
 from airdraft.cli.pages import renew
 from airdraft.errors import BadParameterError
 from airdraft.lab.record import synthetic

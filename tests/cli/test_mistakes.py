@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from airdraft import cli
-from airdraft.models.registry import llamacpp, resolve
+from airdraft.models.engines import llamacpp
+from airdraft.models.registry import resolve
 from airdraft.telemetry import logs
 
 from ..e2e.processes import ENVIRONMENT, airdraft, command

@@ -186,7 +186,7 @@ def test_a_pool_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     from airdraft.models.engines.llamacpp import LlamaCppModel
     from airdraft.models.gguf import write_gguf
-    from airdraft.models.registry import llamacpp_rooms
+    from airdraft.models.engines import llamacpp_rooms
 
     write_gguf(shipped("target"), tmp_path / "model.gguf")
     plain = api.llama_init_from_model

@@ -96,7 +96,7 @@ def test_what_transformers_are_given_is_the_merge() -> None:
     torch = pytest.importorskip("torch", reason="needs the extra hf")
     from types import SimpleNamespace
 
-    from airdraft.models.registry import hf_spliced
+    from airdraft.models.engines import hf_spliced
 
     random, kv_heads, own = np.random.default_rng(2), 2, 5
     queries = random.standard_normal((3, 2 * kv_heads, QUERIES, DIM)).astype(np.float32)
