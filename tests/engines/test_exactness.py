@@ -184,9 +184,9 @@ def test_a_pool_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """One memory for all sequences, llama.cpp's own default: rows depend on where positions lie in it."""
     from llama_cpp import llama_cpp as api
 
+    from airdraft.models.engines import llamacpp_rooms
     from airdraft.models.engines.llamacpp import LlamaCppModel
     from airdraft.models.gguf import write_gguf
-    from airdraft.models.engines import llamacpp_rooms
 
     write_gguf(shipped("target"), tmp_path / "model.gguf")
     plain = api.llama_init_from_model
