@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,17 @@ def test_trees_grow_behind_a_beginning(engine: Any) -> None:
         same(engine, found[0], found[2])
         same(engine, found[1], found[2])
     same(engine, picked[0], run(engine, engine.new_cache(), 0, text[: at + 6], 4))
+
+
+def test_weights_behind_links_are_found(tmp_path: Path) -> None:
+    """As in the hub's cache, where names are links to files that are called otherwise."""
+    blobs, folder = tmp_path / "blobs", tmp_path / "snapshot"
+    blobs.mkdir()
+    folder.mkdir()
+    for at, file in enumerate(shipped("chat-draft").iterdir()):
+        shutil.copyfile(file, blobs / str(at))
+        (folder / file.name).symlink_to(blobs / str(at))
+    OnnxModel(folder, threads=1, splice=True)
 
 
 def test_a_graph_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:

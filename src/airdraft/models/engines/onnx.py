@@ -320,15 +320,16 @@ def _batches(model: OnnxModel, folder: Path, together: Callable[[Sequence[Part]]
     return all(np.abs(a - b).max() < _SAME * b.std() for a, b in zip(*runs, strict=True))
 
 
-def _spliced(path: Path) -> bytes:
-    """The graph, made one whose attention has two places. Raises: `ModelError`."""
+def _spliced(path: Path) -> tuple[bytes, Path]:
+    """The graph, made one whose attention has two places, and the folder of its weights. Raises: `ModelError`."""
     from airdraft.models.engines.onnx_spliced import spliced  # noqa: PLC0415  # onnx takes half a second
 
     return spliced(path)
 
 
-def _open(path: Path, threads: int, graph: bytes | None = None) -> Any:
-    """A session of the graph at `path`, or of `graph`, whose weights lie there."""
+def _open(path: Path, threads: int, spliced: tuple[bytes, Path] | None = None) -> Any:
+    """A session of the graph at `path`, or of what was made of it, whose weights lie in the folder beside that."""
+    graph, folder = spliced or (None, path.parent)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -338,7 +339,7 @@ def _open(path: Path, threads: int, graph: bytes | None = None) -> Any:
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # what goes wrong is raised
     if graph is not None:  # else ONNX Runtime would refuse weights behind links, as the hub's cache keeps them
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:
         return ort.InferenceSession(graph or str(path), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # ONNX Runtime's errors share no base class of their own

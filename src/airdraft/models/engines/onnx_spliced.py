@@ -34,15 +34,22 @@ _AXES_ARE_INPUTS = 18
 """Since this version of the operators, for all that reduce."""
 
 
-def spliced(path: Path) -> bytes:
-    """The graph at `path`, which can be spliced. Its weights stay where they are.
+def spliced(path: Path) -> tuple[bytes, Path]:
+    """The graph at `path`, which can be spliced, and the folder where its weights stay.
 
-    Raises: `ModelError` if its attention is not spelt in a way that is known.
+    The graph names files as they are called there: ONNX Runtime follows no links from a graph in memory, and in the
+    hub's cache every file is one. Raises: `ModelError` if its attention is not spelt in a way that is known.
     """
     model = onnx.load(str(path), load_external_data=False)
     writer = _Writer(path, model)
     writer.splice()
-    return bytes(model.SerializeToString())
+    folder = path.parent
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                real = (path.parent / entry.value).resolve()
+                entry.value, folder = real.name, real.parent
+    return bytes(model.SerializeToString()), folder
 
 
 class _Writer:
