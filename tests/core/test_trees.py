@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from airdraft.control.estimate import Estimator
 from airdraft.core.choosing import likely
+from airdraft.core.device.stream import DeviceStream
 from airdraft.core.device.tree import BRANCHES, CHILDREN, shape
 from airdraft.core.drafting import Ask, ModelDrafter
 from airdraft.core.edge import Limits
@@ -34,7 +36,7 @@ from airdraft.core.messages import (
     Tokens,
     encode,
 )
-from airdraft.core.policy import Facts
+from airdraft.core.policy import Facts, Mode
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
@@ -430,3 +432,12 @@ def test_a_token_beyond_all_chance_is_listed_without_a_warning(temperature: floa
     found = likely(row, SamplingParams(temperature), 1, 5, 4)
     assert found[0][0] == 0
     assert all(log < -1e3 for _, log in found[1:])
+
+
+def test_nothing_waits_for_the_uplink_while_the_edge_waits_for_drafts() -> None:
+    """An edge that does not write on alone has answered all packets: the last drafts leave, whatever the queue."""
+    stream, facts, mode = DeviceStream(), Facts(0.01, 0.05, 0.02, 1e6, 1e6, 0.7), Mode("stream", 8)
+    branch = SimpleNamespace(unsent=3, fresh=False)
+    stream.heard = 4
+    assert stream.is_due(branch, mode, facts, sent=4, more=False, queued_s=1.0)  # type: ignore[arg-type]
+    assert not stream.is_due(branch, mode, facts, sent=5, more=False, queued_s=1.0)  # type: ignore[arg-type]

@@ -25,14 +25,14 @@ class DeviceStream:
         self, branch: Branch | Tree, mode: Mode, facts: Facts, sent: int, more: bool, queued_s: float = 0.0
     ) -> bool:
         """Whether to send now. `sent`: number of the last packet. `more`: whether more drafts may join the next one.
-        `queued_s`: how long it would wait for the uplink. A tree may grow faster than packets of its size can leave.
-        """
+        `queued_s`: how long it would wait for the uplink, which packets of a tree may fill."""
         unsent = branch.unsent
         enough = mode.first if branch.fresh else mode.then
         if not unsent or (more and unsent < enough):
             return False
-        # The first packet of a branch always leaves, so the edge always has something to answer.
-        return branch.fresh or not (queued_s > facts.draft_s or self._is_congested(mode, facts, sent))
+        # The first packet of a branch always leaves, and one that no answer is due before: the edge may wait for it.
+        waits = sent > self.heard and (queued_s > facts.draft_s or self._is_congested(mode, facts, sent))
+        return branch.fresh or not waits
 
     def _is_congested(self, mode: Mode, facts: Facts, sent: int) -> bool:
         """Whether drafts pile up at the uplink: more packets lack an answer than on a free one.

@@ -167,8 +167,8 @@ class Tree:
                     twig = self.twigs[-1] if at == 0 else twig
 
     def open(self, end: int) -> list[Twig]:
-        """Find where the tree may grow, likeliest first."""
-        if not self._root.grown:
+        """Find where the tree may grow, likeliest first: at its root if nothing stands on that, whatever was said."""
+        if not (self._root.grown and self.twigs):
             return [self._root] if self._root.end < end else []
         if sum(twig.number is not None for twig in self.twigs) >= self._live:
             return []
