@@ -9,8 +9,6 @@ from __future__ import annotations
 from statistics import geometric_mean
 from typing import Any
 
-from msgspec import structs
-
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import STREAM
@@ -34,7 +32,7 @@ def recorded(temperature: float) -> Recording:
     (draft, tokenizer), (target, _) = load("draft"), load("target")
     params, name = SamplingParams(temperature), f"pair T={temperature:g}"
     found = record(draft, target, prompts(TRIED), params, TOKENS, SEED, tokenizer.vocab_size, name)
-    return structs.replace(found, texts=sorted(found.texts, key=lambda text: -len(text.tokens))[:TEXTS])
+    return found.longest(TEXTS)
 
 
 def measured() -> list[dict[str, Any]]:

@@ -101,6 +101,11 @@ class Recording(msgspec.Struct, frozen=True):
         """Positions of all texts that rounding may decide."""
         return sum(text.near_ties for text in self.texts)
 
+    def longest(self, count: int) -> Recording:
+        """Return it with its `count` longest texts, longest first: many of a small model's end too early to say much of
+        a link."""
+        return msgspec.structs.replace(self, texts=sorted(self.texts, key=lambda text: -len(text.tokens))[:count])
+
     def save(self, path: Path) -> None:
         """Write it as JSON, a match as 1 and none as 0."""
         plain = msgspec.to_builtins(self)

@@ -139,9 +139,8 @@ def recorded(
     chances: dict[tuple[str, Sparse], list[list[float]]] = {}
     for sampling, params in SAMPLINGS.items():
         found = record(draft, target, prompts, params, TOKENS, SEED, vocab_size, name)
-        longest = sorted(found.texts, key=lambda text: -len(text.tokens))[:TEXTS]
-        recordings[sampling] = structs.replace(found, texts=longest)
-        for text in longest:
+        recordings[sampling] = found.longest(TEXTS)
+        for text in recordings[sampling].texts:
             for cut, along in _along(draft, target, text, params, vocab_size).items():
                 chances.setdefault((sampling, cut), []).append(along)
         on_step()

@@ -14,7 +14,6 @@ from statistics import geometric_mean
 from typing import Any
 
 import msgspec
-from msgspec import structs
 
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
@@ -63,9 +62,7 @@ def recordings(texts: int = TEXTS, tokens: int = TOKENS) -> list[Recording]:
     for temperature in TEMPERATURES:
         params, name = SamplingParams(temperature), f"{PAIR} T={temperature:g}"
         recorded = record(draft, target, prompts(min(100, 6 * texts)), params, tokens, 1, tokenizer.vocab_size, name)
-        # Many texts of a small model end early; long ones say more about a link.
-        longest = sorted(recorded.texts, key=lambda text: -len(text.tokens))[:texts]
-        found.append(structs.replace(recorded, texts=longest))
+        found.append(recorded.longest(texts))
     found += [synthetic(rate, texts, tokens, 1, tokenizer.vocab_size) for rate in ACCEPTANCE]
     return found
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import structs
 
 from airdraft.control.ladder import usual
 from airdraft.core import schemes
@@ -165,7 +164,7 @@ def recording(
     (draft, _), (target, tokenizer) = load(draft_name), load(target_name)
     params, vocab_size = SamplingParams(TEMPERATURE), tokenizer.vocab_size
     found = record(draft, target, prompts, params, tokens, SEED, vocab_size, name)
-    longest = structs.replace(found, texts=sorted(found.texts, key=lambda text: -len(text.tokens))[:texts])
+    longest = found.longest(texts)
     return longest, lucks(longest, draft, target, varied(vocab_size))
 
 
