@@ -6,13 +6,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airdraft.compress.quality import agreement, probabilities
+from airdraft.compress.quality import agreement
+from airdraft.models.rows import probs
 
 
 def pair(seed: int, size: int, apart: float) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     logits = 3 * rng.normal(size=size)
-    return probabilities(logits, 1.0), probabilities(logits + apart * rng.normal(size=size), 1.0)
+    return probs(logits, 1.0), probs(logits + apart * rng.normal(size=size), 1.0)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 50), st.floats(0, 5))

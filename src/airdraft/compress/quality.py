@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from airdraft.compress.rounding import Reals
+from airdraft.models.rows import log_probs, probs
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Comparison:
         """Add rows of logits [positions, vocabulary] of both models, and the tokens that follow, [positions]."""
         at = np.arange(len(following))
         self._positions += len(following)
-        self._whole_nats -= float(np.log(probabilities(whole, 1.0)[at, following] + 1e-300).sum())
-        self._nats -= float(np.log(probabilities(small, 1.0)[at, following] + 1e-300).sum())
-        p, q = probabilities(whole, self.temperature), probabilities(small, self.temperature)
+        self._whole_nats -= float(log_probs(whole)[at, following].sum())
+        self._nats -= float(log_probs(small)[at, following].sum())
+        p, q = probs(whole, self.temperature), probs(small, self.temperature)
         self._overlap += float(np.minimum(p, q).sum())
         self._agreed += sum(agreement(*each) for each in zip(p, q, strict=True))
 
@@ -52,14 +53,6 @@ class Comparison:
             self._positions, float(np.exp(self._nats / n)), float(np.exp(self._whole_nats / n)), self._overlap / n,
             self._agreed / n,
         )  # fmt: skip
-
-
-def probabilities(logits: Reals, temperature: float) -> Reals:
-    """softmax(logits / temperature) along the last axis, in double precision."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled = np.exp(scaled - scaled.max(-1, keepdims=True))
-    found: Reals = scaled / scaled.sum(-1, keepdims=True)
-    return found
 
 
 def agreement(p: Reals, q: Reals) -> float:

@@ -12,6 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from airdraft.models.base import FloatArray, Part, Portable, TargetEngine, Tensors, raised
+from airdraft.models.rows import log_probs
 from airdraft.models.steady import share
 from airdraft.models.text import Tokenizer
 from airdraft.prompts.blocks import BLOCK, Layout, portable
@@ -196,6 +197,4 @@ def _rows(engine: TargetEngine, cache: Portable, at: int, tokens: list[int]) -> 
 
 def _nats(rows: FloatArray, following: Sequence[int]) -> float:
     """Mean of -log of the chances of the tokens after the first."""
-    wide = rows.astype(np.float64) - rows.max(-1, keepdims=True)
-    chosen = wide[np.arange(len(rows)), following[1:]]
-    return float(np.mean(np.log(np.exp(wide).sum(-1)) - chosen))
+    return float(-log_probs(rows)[np.arange(len(rows)), following[1:]].mean())

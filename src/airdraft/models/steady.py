@@ -33,6 +33,7 @@ from airdraft.models.base import (
     raised,
 )
 from airdraft.models.grafts import Grafted
+from airdraft.models.rows import log_probs, probs
 
 BANDS: tuple[tuple[int, int | None], ...] = ((2, None), (2, 7))
 """Least and most tokens of a forward, in the order they are tried. One token alone is nowhere like several.
@@ -281,7 +282,7 @@ class _Trial:
             picks = (1, 3)
         rows = np.concatenate(found)
         alone = self._alone[start : start + len(rows)]
-        return share(rows, alone), float(np.abs(_log_probs(rows) - _log_probs(alone)).max())
+        return share(rows, alone), float(np.abs(log_probs(rows) - log_probs(alone)).max())
 
     @cached_property
     def _alone(self) -> FloatArray:
@@ -303,18 +304,8 @@ def share(rows: FloatArray, others: FloatArray) -> float:
     """The share of tokens that `others` instead of `rows` would change, see `Exactness`; 0 only if all bits agree."""
     if np.array_equal(rows, others):
         return 0.0
-    found = 0.5 * np.abs(_probs(rows) - _probs(others)).sum(-1).mean()
+    found = 0.5 * np.abs(probs(rows) - probs(others)).sum(-1).mean()
     return min(max(float(found), _LEAST_SHARE), 1.0)
-
-
-def _probs(rows: FloatArray) -> Any:
-    wide = np.exp(rows.astype(np.float64) - rows.max(-1, keepdims=True))
-    return wide / wide.sum(-1, keepdims=True)
-
-
-def _log_probs(rows: FloatArray) -> Any:
-    wide = rows.astype(np.float64) - rows.max(-1, keepdims=True)
-    return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
 
 
 def _rows(
