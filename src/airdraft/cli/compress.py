@@ -1,4 +1,4 @@
-"""`airdraft compress`: a model in 8 or 4 bits, as a GGUF file."""
+"""`airdraft compress`: a model in few bits, as a GGUF file, or as a folder that multiplies integers."""
 
 from __future__ import annotations
 

@@ -16,14 +16,15 @@ from airdraft.compress.integers import LEVELS, IntegerMatrices, Integers, Way, f
 from airdraft.compress.layers import MATRICES, Applied, At, Layer, Run, layers, linear, normed, tensor
 from airdraft.compress.methods import METHODS, Method, to_nearest
 from airdraft.compress.quality import Comparison, Quality
-from airdraft.compress.rounding import BLOCK, WIDTHS, Reals, packed, rounded
+from airdraft.compress.rounding import BLOCK, WIDTHS, Reals, packed
 from airdraft.compress.write import GgufCopy
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import import_gguf
 
-_F32 = 0
+F32 = 0
+"""The number of plain numbers among the formats of GGUF files."""
 _ROWS = 256
 """Rows of logits that are compared at a time."""
 
@@ -118,15 +119,20 @@ class _Pass:
         self._head = WIDTHS[recipe.head]
         self.integers = Integers(LEVELS.get(recipe.bits, 0))
         self._formats = {name: self._format(name) for name in file.tensors}
-        table = tensor(file, "token_embd.weight")
-        small = rounded(table, self._head)
+        self._tables = {
+            name: to_nearest(tensor(file, name), self._head)
+            for name, there in file.tensors.items()
+            if not name.startswith("blk.") and len(there.shape) == 2
+        }
+        """The table of embeddings, and the matrix that scores the tokens, if it is another."""
+        table, small = tensor(file, "token_embd.weight"), self._tables["token_embd.weight"].weights()
         self._calibration = Run(decoder, small[texts.calibration])
         self._whole, self._small = Run(decoder, table[texts.held_out]), Run(decoder, small[texts.held_out])
 
     def _format(self, name: str) -> int:
         there = self._file.tensors[name]
         if len(there.shape) == 1:
-            return _F32
+            return F32
         if there.shape[-1] % BLOCK:
             raise ModelError(
                 f"{name} of {self._file.path} has {there.shape[-1]} columns, and blocks have {BLOCK}; no engine here "
@@ -134,11 +140,11 @@ class _Pass:
             )
         if not name.startswith("blk."):
             return self._head.number
-        return _F32 if self._recipe.of_integers else WIDTHS[self._recipe.bits].number
+        return F32 if self._recipe.of_integers else WIDTHS[self._recipe.bits].number
 
     def write(self, out: Path, progress: Callable[[float], None]) -> Quality:
         """See `compress`."""
-        common = {"W4": 2, "W8": 7}.get(self._recipe.bits, _F32)
+        common = {"W4": 2, "W8": 7}.get(self._recipe.bits, F32)
         with GgufCopy(self._file, self._formats, out, common) as copy:
             for i, layer in enumerate(layers(self._file, self._decoder.layers)):
                 self._layer(copy, i, layer)
@@ -175,18 +181,16 @@ class _Pass:
         return {name: plain_bytes(each) for name, each in layer.items()}, *in_numpy(layer, split, levels)
 
     def _other(self, copy: GgufCopy, name: str) -> None:
-        found = tensor(self._file, name)
-        if found.ndim == 1:
-            copy.add(name, plain_bytes(found))
-            return
-        coded = to_nearest(found, self._head)
-        copy.add(name, packed(coded.codes, coded.step, self._head))
+        coded = self._tables.get(name)
+        raw = plain_bytes(tensor(self._file, name)) if coded is None else packed(coded.codes, coded.step, self._head)
+        copy.add(name, raw)
 
     def _quality(self) -> Quality:
         """Compare the two forwards of the texts held out, at every position but the last of each."""
         d, norm = self._decoder, tensor(self._file, "output_norm.weight")
-        head = tensor(self._file, "token_embd.weight" if d.tied else "output.weight")
-        models = [(self._whole.x, {"head.weight": head}), (self._small.x, {"head.weight": rounded(head, self._head)})]
+        name = "token_embd.weight" if d.tied else "output.weight"
+        heads = tensor(self._file, name), self._tables[name].weights()
+        models = [(run.x, {"head.weight": head}) for run, head in zip((self._whole, self._small), heads, strict=True)]
         following = self._texts.held_out[:, 1:].reshape(-1)
         rows = [(normed(x[:, :-1], norm, d.eps).reshape(-1, d.width), weights) for x, weights in models]
         comparison = Comparison(self._recipe.temperature)

@@ -77,7 +77,7 @@ class GgufCopy:
             raise ValueError(f"{name} takes {size} bytes, not {raw.size}")
         try:
             self._file.seek(self._start + offset)
-            self._file.write(raw.tobytes())
+            self._file.write(np.ascontiguousarray(raw).data)
         except OSError as problem:
             raise self._unwritable(problem) from problem
 

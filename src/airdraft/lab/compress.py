@@ -23,7 +23,7 @@ from airdraft.compress.integers import NORMS, Way
 from airdraft.compress.layers import MATRICES, layers, tensor
 from airdraft.compress.methods import METHODS
 from airdraft.compress.rounding import WIDTHS
-from airdraft.compress.whole import Recipe, Texts, compress, plain_bytes, windows
+from airdraft.compress.whole import F32, Recipe, Texts, compress, plain_bytes, windows
 from airdraft.compress.write import GgufCopy
 from airdraft.core.sampling import SamplingParams
 from airdraft.lab.record import prompts, record
@@ -41,7 +41,6 @@ MEASURED, CALIBRATED = 24, 48
 """Prompts whose texts acceptance is measured on, and after them those to calibrate with."""
 CACHED, RUNS = 64, 100
 """Tokens before the forward that is timed, and how often each model runs it."""
-_F32 = 0  # the format's number in GGUF files
 WHOLE = "none"
 PLAIN, PLANTED = "draft", "draft with outliers"
 OUTLIERS, RAISED = 8, 40.0
@@ -89,14 +88,12 @@ def bench(on_row: Callable[[str], None] = lambda name: None) -> list[CompressRow
     texts = windows(written, WINDOW, len(written) * 2)
     with tempfile.TemporaryDirectory() as folder:
         made = list(_made(Path(folder), texts, on_row))
-        times = _times([load(place)[0] for _, _, place, _, _ in made])
+        loaded = [load(place)[0] for _, _, place, _, _ in made]
         rows = []
-        for (model, recipe, place, perplexity, size), ms in zip(made, times, strict=True):
+        for (model, recipe, _, perplexity, size), small, ms in zip(made, loaded, _times(loaded), strict=True):
             method, bits, head = (recipe.method, recipe.bits, recipe.head) if recipe else (WHOLE, "fp32", "fp32")
             on_row(f"acceptance of {model}, {method} {bits}")
-            found = record(
-                load(place)[0], target, every[:MEASURED], PARAMS, LENGTH, SEED, tokenizer.vocab_size, model
-            )  # fmt: skip
+            found = record(small, target, every[:MEASURED], PARAMS, LENGTH, SEED, tokenizer.vocab_size, model)
             accept = sum(sum(text.accept) for text in found.texts) / found.length
             rows.append(CompressRow(model, method, bits, head, perplexity, accept, found.acceptance, ms, size / 1e6))
     return rows
@@ -126,7 +123,7 @@ def plant(source: Path, out: Path) -> None:
     decoder = decoder_of(file)
     scale = np.ones(decoder.width, np.float32)
     scale[np.random.default_rng(0).choice(decoder.width, OUTLIERS, replace=False)] = 1 / RAISED
-    with GgufCopy(file, dict.fromkeys(file.tensors, _F32), out, _F32) as copy:
+    with GgufCopy(file, dict.fromkeys(file.tensors, F32), out, F32) as copy:
         for i, layer in enumerate(layers(file, decoder.layers)):
             for norm in NORMS:
                 names = MATRICES[norm]

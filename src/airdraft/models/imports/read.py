@@ -82,11 +82,11 @@ class GgufFile:
         self.metadata = header.metadata
         """Booleans, numbers, strings, and lists of them (or `Unread`), by key."""
         self.tensors = header.tensors
-        self._header_size, self._lists_at = header.start, header.lists_at
+        self._header_size, self._keys_end = header.start, header.keys_end
 
     def metadata_bytes(self) -> tuple[int, bytes]:
         """The number of keys, and keys and values as they are: what another file about the same model begins with."""
-        return len(self.metadata), self._map[_KEYS_AT : self._lists_at]
+        return len(self.metadata), self._map[_KEYS_AT : self._keys_end]
 
     def header(self) -> bytes:
         """Metadata and the list of tensors, as they are."""
@@ -144,7 +144,7 @@ class _Header:
             if key in self.metadata:
                 raise self._broken(f"has {key[:80]!r} twice")
             self.metadata[key] = self._value(self._number("<u4"))
-        self.lists_at = self._at
+        self.keys_end = self._at
         found = [self._tensor() for _ in range(tensors)]
         alignment = self.metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & alignment - 1:
