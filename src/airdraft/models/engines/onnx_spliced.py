@@ -15,17 +15,17 @@ What is changed is `Softmax(q k^T + mask) v`, as the graphs of the shipped pair 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from airdraft.errors import ModelError
 from airdraft.models.engines.onnx_rooms import IN_PLACE
 from airdraft.models.engines.onnx_trees import MASK, NEUTRAL, SHIFT
+from airdraft.models.imports.nodes import Nodes
 from airdraft.models.sharing import SEGMENT
 
 _PRESENT = re.compile(r"present\.(\d+)\.key")
@@ -57,8 +57,7 @@ class _Writer:
         self._path, self._model, self._graph = path, model, model.graph
         self._opset = next((each.version for each in model.opset_import if not each.domain), 0)
         self._maker = {name: node for node in self._graph.node for name in node.output}
-        self._new: list[Any] = []
-        self._constants: dict[bytes, str] = {}
+        self._nodes = Nodes("splice_")
 
     def splice(self) -> None:
         """Rewrite every layer's attention."""
@@ -77,74 +76,76 @@ class _Writer:
             values = next((node for node in self._graph.node if softmax.output[0] in node.input), None)
             if values is None or values.op_type != "MatMul" or not (found := _PRESENT.fullmatch(key)):
                 raise self._unknown(f"{softmax.name or 'a Softmax'} is not between keys and values")
-            index = int(found[1])
-            self._new = []
+            index, start = int(found[1]), len(self._nodes.all)
             if not mask:
                 own = next(name for name in added.input if name != scores)
                 mask = self._prepared(inputs, key, own)
-            self._new += [self._room(key), self._room(values.input[1])]
+            self._put(key)
+            self._put(values.input[1])
             self._attention(index, query, mask, values.output[0])
-            done[values.output[0]] = self._new
+            done[values.output[0]] = self._nodes.all[start:]
         self._replace(done)
 
     def _prepared(self, inputs: dict[str, Any], key: str, own: str) -> str:
         """What all layers need. Returns: the mask [batch, 1, segments, n, 64]."""
+        op, ints, constant = self._nodes.op, self._nodes.ints, self._nodes.constant
         if SHIFT not in inputs:
-            self._optional(SHIFT, NEUTRAL[SHIFT], [f"{SHIFT}_{axis}" for axis in range(2)])
-            columns = self._op("Add", "position_ids", SHIFT)
+            self._nodes.optional(SHIFT, NEUTRAL[SHIFT])
+            columns = op("Add", "position_ids", SHIFT)
             room = self._size(key.replace("present", "past_key_values"), 2)
-            keys = self._op("Range", self._scalar(0), room, self._scalar(1))
-            seen = self._op("LessOrEqual", keys, self._op("Unsqueeze", columns, self._ints(1, 3)))
-            plain = self._op("Where", seen, self._constant(np.float32(0)), self._constant(_HIDDEN))
-            own = self._op("Add", plain, MASK)
-            first = self._op("Slice", columns, self._ints(0), self._ints(1), self._ints(1))
-            steps = self._op("Range", self._scalar(0), self._size("input_ids", 1), self._scalar(1))
-            places = self._op("Unsqueeze", self._op("Add", first, steps), self._ints(1, 3))
-            self._places = self._op("Expand", places, self._op("Shape", self._maker[key].input[1]))
-        cut = self._op("Reshape", own, self._ints(0, 1, 0, -1, SEGMENT), allowzero=0)
-        return self._op("Transpose", cut, perm=[0, 1, 3, 2, 4])
+            zero, one = constant(np.int64(0)), constant(np.int64(1))
+            keys = op("Range", zero, room, one)
+            seen = op("LessOrEqual", keys, op("Unsqueeze", columns, ints(1, 3)))
+            plain = op("Where", seen, constant(np.float32(0)), constant(_HIDDEN))
+            own = op("Add", plain, MASK)
+            first = op("Slice", columns, ints(0), ints(1), ints(1))
+            steps = op("Range", zero, self._size("input_ids", 1), one)
+            places = op("Unsqueeze", op("Add", first, steps), ints(1, 3))
+            self._places = op("Expand", places, op("Shape", self._maker[key].input[1]))
+        cut = op("Reshape", own, ints(0, 1, 0, -1, SEGMENT), allowzero=0)
+        return op("Transpose", cut, perm=[0, 1, 3, 2, 4])
 
-    def _room(self, present: str) -> Any:
-        """The node that puts new keys or values into a text's room."""
+    def _put(self, present: str) -> None:
+        """Put new keys or values into a text's room."""
         node = self._maker[present]
         if node.op_type == "TensorScatter":
-            return node
-        if node.op_type != "Concat":
+            self._nodes.all.append(node)
+        elif node.op_type == "Concat":
+            past, new = node.input
+            self._nodes.op("ScatterElements", past, self._places, new, out=present, axis=2)
+        else:
             raise self._unknown(f"{present} comes of {node.op_type}")
-        past, new = node.input
-        return helper.make_node("ScatterElements", [past, self._places, new], [present], name=f"put_{present}", axis=2)
 
     def _attention(self, index: int, query: str, mask: str, out: str) -> None:
         """Write one layer's: queries [batch, kv_heads, n, head_dim] in, and the same shape out."""
-        op = self._op
+        op, ints = self._nodes.op, self._nodes.ints
         sizes = op("Shape", query)
-        batch, rows, width = (op("Slice", sizes, self._ints(at), self._ints(at + 1)) for at in (0, 2, 3))
+        batch, rows, width = (op("Slice", sizes, ints(at), ints(at + 1)) for at in (0, 2, 3))
         past = f"past_key_values.{index}"
         heads, dim = self._fixed(past)
         for part in ("key", "value"):
-            name = f"shared.{index}.{part}"
-            self._optional(name, np.zeros((0, heads, SEGMENT, dim), np.float32), ["segments", heads, SEGMENT, dim])
+            self._nodes.optional(f"shared.{index}.{part}", np.zeros((0, heads, SEGMENT, dim), np.float32))
 
         own_keys, own_values = (
-            op("Reshape", f"present.{index}.{part}", self._ints(0, 0, -1, SEGMENT, dim)) for part in ("key", "value")
+            op("Reshape", f"present.{index}.{part}", ints(0, 0, -1, SEGMENT, dim)) for part in ("key", "value")
         )
-        own = op("MatMul", op("Unsqueeze", query, self._ints(2)), op("Transpose", own_keys, perm=[0, 1, 2, 4, 3]))
+        own = op("MatMul", op("Unsqueeze", query, ints(2)), op("Transpose", own_keys, perm=[0, 1, 2, 4, 3]))
         own = op("Add", own, mask)  # [batch, kv_heads, segments, n, 64]
-        stacked = op("Reshape", op("Transpose", query, perm=[1, 0, 2, 3]), self._ints(1, heads, -1, dim))
+        stacked = op("Reshape", op("Transpose", query, perm=[1, 0, 2, 3]), ints(1, heads, -1, dim))
         shared = op("MatMul", stacked, op("Transpose", f"shared.{index}.key", perm=[0, 1, 3, 2]))
 
         def beside(of_shared: str, last: str) -> str:
             """[segments, kv_heads, batch * n, x] as [batch, kv_heads, segments, n, x]."""
-            segments = op("Slice", op("Shape", of_shared), self._ints(0), self._ints(1))
-            shape = op("Concat", segments, self._ints(heads), batch, rows, last, axis=0)
+            segments = op("Slice", op("Shape", of_shared), ints(0), ints(1))
+            shape = op("Concat", segments, ints(heads), batch, rows, last, axis=0)
             return op("Transpose", op("Reshape", of_shared, shape, allowzero=1), perm=[2, 1, 0, 3, 4])
 
-        one = self._ints(1)
+        one = ints(1)
         tops = op(
             "Concat", beside(self._reduced("ReduceMax", shared, -1), one), self._reduced("ReduceMax", own, -1), axis=2
         )
         top = self._reduced("ReduceMax", tops, 2)  # [batch, kv_heads, 1, n, 1]
-        back = op("Reshape", op("Transpose", top, perm=[2, 1, 0, 3, 4]), self._ints(1, heads, -1, 1))
+        back = op("Reshape", op("Transpose", top, perm=[2, 1, 0, 3, 4]), ints(1, heads, -1, 1))
         own, shared = op("Exp", op("Sub", own, top)), op("Exp", op("Sub", shared, back))
         sums, totals = (
             op("Concat", beside(of_shared, last), of_own, axis=2)
@@ -154,7 +155,7 @@ class _Writer:
             )
         )
         whole = op("Div", self._reduced("ReduceSum", sums, 2), self._reduced("ReduceSum", totals, 2))
-        self._new.append(helper.make_node("Squeeze", [whole, self._ints(2)], [out], name=f"spliced_{index}"))
+        op("Squeeze", whole, ints(2), out=out)
 
     def _replace(self, done: dict[str, list[Any]]) -> None:
         """Put the new nodes in the places of the old, and drop what nobody needs any more."""
@@ -175,41 +176,17 @@ class _Writer:
         self._graph.node.extend(reversed(kept))
         for each in [each for each in self._graph.input if each.name not in needed]:
             self._graph.input.remove(each)
+        self._graph.input.extend(self._nodes.inputs)
+        self._graph.initializer.extend(self._nodes.inline)
         helper.set_model_props(self._model, dict([IN_PLACE]))
-
-    def _op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        name = f"splice_{len(self._maker)}"
-        node = helper.make_node(kind, list(inputs), [name], name=f"node_{name}", **attributes)
-        self._maker[name] = node
-        self._new.append(node)
-        return name
 
     def _reduced(self, kind: str, x: str, axis: int) -> str:
         if kind == "ReduceSum" or self._opset >= _AXES_ARE_INPUTS:
-            return self._op(kind, x, self._ints(axis), keepdims=1)
-        return self._op(kind, x, axes=[axis], keepdims=1)
+            return self._nodes.op(kind, x, self._nodes.ints(axis), keepdims=1)
+        return self._nodes.op(kind, x, axes=[axis], keepdims=1)
 
     def _size(self, name: str, axis: int) -> str:
-        return self._op("Gather", self._op("Shape", name), self._scalar(axis))
-
-    def _ints(self, *values: int) -> str:
-        return self._constant(np.array(values, np.int64))
-
-    def _scalar(self, value: int) -> str:
-        return self._constant(np.array(value, np.int64))
-
-    def _constant(self, value: Any) -> str:
-        array = np.asarray(value)
-        key = f"{array.dtype}{array.shape}".encode() + array.tobytes()
-        if key not in self._constants:
-            self._constants[key] = f"splice_const_{len(self._constants)}"
-            self._graph.initializer.append(numpy_helper.from_array(array, self._constants[key]))
-        return self._constants[key]
-
-    def _optional(self, name: str, value: Any, shape: Sequence[int | str]) -> None:
-        self._graph.initializer.append(numpy_helper.from_array(value, name))
-        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-        self._graph.input.append(helper.make_tensor_value_info(name, kind, list(shape)))
+        return self._nodes.op("Gather", self._nodes.op("Shape", name), self._nodes.constant(np.int64(axis)))
 
     def _fixed(self, past: str) -> tuple[int, int]:
         """Heads of keys, and numbers of each."""

@@ -65,11 +65,15 @@ class Weights:
 class Nodes:
     """Nodes and small constants, in order. Every method that adds one returns the name of its output."""
 
-    def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
+    def __init__(self, prefix: str = "") -> None:
+        """prefix: of the names that are made up, where they stand beside those of another graph."""
+        self._prefix = prefix
+        self.all: list[onnx.NodeProto] = []
+        self.inline: list[onnx.TensorProto] = []
+        """Constants, and what optional inputs are where they are left out."""
+        self.inputs: list[onnx.ValueInfoProto] = []
+        """The optional ones."""
         self._constants: dict[bytes, str] = {}
-        self._inline: list[onnx.TensorProto] = []
-        self._optional: list[onnx.ValueInfoProto] = []
 
     def op(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
         """A node with one output, called `out` if that is given."""
@@ -79,9 +83,9 @@ class Nodes:
         self, kind: str, *inputs: str, outputs: int = 1, out: str = "", skip: Sequence[int] = (), **attributes: Any
     ) -> list[str]:
         """A node with several outputs. `skip`: those that nobody needs, which have no name."""
-        base = out or f"{kind}_{len(self._nodes)}"
+        base = out or f"{self._prefix}{kind}_{len(self.all)}"
         names = [base] if outputs == 1 else ["" if i in skip else f"{base}_{i}" for i in range(outputs)]
-        self._nodes.append(helper.make_node(kind, list(inputs), names, name=f"node_{base}", **attributes))
+        self.all.append(helper.make_node(kind, list(inputs), names, name=f"node_{base}", **attributes))
         return names
 
     def shape(self, x: str, *sizes: int) -> str:
@@ -97,20 +101,20 @@ class Nodes:
         array = np.asarray(value)
         key = f"{array.dtype}{array.shape}".encode() + array.tobytes()
         if key not in self._constants:
-            self._constants[key] = f"const_{len(self._constants)}"
-            self._inline.append(numpy_helper.from_array(array, self._constants[key]))
+            self._constants[key] = f"{self._prefix}const_{len(self._constants)}"
+            self.inline.append(numpy_helper.from_array(array, self._constants[key]))
         return self._constants[key]
 
     def optional(self, name: str, value: NDArray[Any]) -> None:
         """Add an input that is `value` where it is left out, and may have any other shape of as many axes."""
-        self._inline.append(numpy_helper.from_array(value, name))
+        self.inline.append(numpy_helper.from_array(value, name))
         kind, shape = helper.np_dtype_to_tensor_dtype(value.dtype), [f"{name}_{axis}" for axis in range(value.ndim)]
-        self._optional.append(helper.make_tensor_value_info(name, kind, shape))
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
 
     def model(self, inputs: Sequence[Any], outputs: Sequence[Any], weights: Weights) -> onnx.ModelProto:
         """The whole."""
-        initializers = [*self._inline, *weights.tensors]
-        graph = helper.make_graph(self._nodes, "decoder", [*inputs, *self._optional], list(outputs), initializers)
+        initializers = [*self.inline, *weights.tensors]
+        graph = helper.make_graph(self.all, "decoder", [*inputs, *self.inputs], list(outputs), initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="airdraft")
         model.ir_version = IR_VERSION
