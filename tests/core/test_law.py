@@ -43,6 +43,7 @@ class EvenAfterOdd:
 
     def __init__(self, odd: bool = False) -> None:
         self._odd = odd
+        self.forced: int | None = None
 
     def allowed(self) -> Any:
         return np.arange(VOCAB) % 2 == 0 if self._odd else None

@@ -13,7 +13,8 @@ from airdraft.core.choosing import choose
 from airdraft.core.device import DeviceMachine
 from airdraft.core.device.tree import Tree
 from airdraft.core.edge import EdgeMachine, Help, Limits, Propose, Target, nobody
-from airdraft.core.events import Committed, Event, Failed, Finished, Forward
+from airdraft.core.events import Committed, Compile, Event, Failed, Finished, Forward
+from airdraft.core.law import Guide, Law
 from airdraft.core.messages import Decoder, Digest, Draft, Error, Message, Opened, SchemeSpec, Switch, ToEdge, Tokens
 from airdraft.core.policy import Mode
 from airdraft.core.request import Request
@@ -80,15 +81,20 @@ class Anyhow:
     """Whether the draft does."""
     doubt: float = 0.0
     """As in `Target`."""
+    guide: Guide | None = None
+    """What every grammar of this connection is read as."""
 
     def __post_init__(self) -> None:
         vocab, context, eos_ids = self.target.vocab_size, self.target.max_context, self.target.eos_ids
-        identity = Target("test", "t", bytes(16), vocab, context, eos_ids, trees=self.trees, doubt=self.doubt)
+        identity = Target(
+            "test", "t", bytes(16), vocab, context, eos_ids, trees=self.trees, doubt=self.doubt,
+            guides="" if self.guide is None else "the same",
+        )  # fmt: skip
         limits = Limits(max_draft=self.max_draft)
         self.edge = EdgeMachine(identity, limits, now=0.0, propose=self.propose, help=self.help)
         self.device = device_machine(hello(vocab), self.draft.max_context, now=0.0, wide=self.wide)
         self.wires = {"up": bytearray(self.device.take()), "down": bytearray()}
-        self.running: dict[str, Forward] = {}
+        self.running: dict[str, Forward | Compile] = {}
         self.caches = {
             "device": self.draft.new_cache(),
             "edge": self.target.new_cache(),
@@ -100,7 +106,7 @@ class Anyhow:
             self.step(self.actions()[0], 1 << 20)
 
     def open(self, request: Request) -> None:
-        self.serve("device", self.device.open(request, self.now)[1])
+        self.serve("device", self.device.open(request, self.now, self.guide)[1])
 
     def write(self, request: Request, data: st.DataObject) -> None:
         """Write a text, whose events come in any order that `data` draws."""
@@ -123,7 +129,12 @@ class Anyhow:
             side = "edge" if action == "up" else "device"
             self.serve(side, self.machine(side).receive(data, self.now))
             return
-        forward = self.machine(action).latest(self.running.pop(action)) if size % 2 else self.running.pop(action)
+        forward = self.running.pop(action)
+        if isinstance(forward, Compile):
+            assert self.guide is not None
+            self.serve("edge", self.edge.guided(forward.session, self.guide))
+            return
+        forward = self.machine(action).latest(forward) if size % 2 else forward
         if forward.draft:
             self.serve("edge", self.helped(forward))
             return
@@ -149,6 +160,8 @@ class Anyhow:
             if isinstance(event, Forward):
                 assert side not in self.running, "two forwards of one text at once"
                 self.running[side] = event
+            elif isinstance(event, Compile):
+                self.running["guide"] = event
             elif side == "device" and isinstance(event, Committed):
                 self.tokens += event.tokens
             elif side == "device" and isinstance(event, Finished):
@@ -165,10 +178,14 @@ class Anyhow:
             branch, text, request = session._pen.branch, session.text.tokens, session._request
             drafts = tree_of(branch) if isinstance(branch, Tree) else {(): branch.drafts}
             for before, tokens in drafts.items():
-                whole = [*text, *before, *tokens]
-                for at in range(len(text) + len(before), len(whole)):
-                    row = self.draft.row(tuple(whole[:at]))
-                    assert whole[at] == choose(row, request.params, request.seed, at)
+                law, (_, place) = (
+                    Law(request.params, request.seed, self.draft.vocab_size),
+                    session.text.place.along(before),
+                )
+                for at, token in enumerate(tokens):
+                    row = self.draft.row((*text, *before, *tokens[:at]))
+                    assert token == law.choose(row, place)
+                    place = place.then(token)
         for at_edge in self.edge._sessions.values():
             helper = at_edge._stream._helper
             if self.helping is None or not isinstance(helper, EdgeDraft):

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from airdraft.core.law import Place
 from airdraft.core.schemes import Guess
 
 
@@ -30,8 +31,10 @@ class Ask:
 class Drafter(Protocol):
     """Guesses the tokens that follow one text."""
 
-    def want(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Ask | Sequence[Guess]:
-        """Propose what follows `text` and then `drafts`.
+    def want(
+        self, text: Sequence[int], drafts: Sequence[int], most: int, at: Place | None = None
+    ) -> Ask | Sequence[Guess]:
+        """Propose what follows `text` and then `drafts`. Tokens that the guide at this place forbids are no guess.
 
         Returns: at most `most` guesses for the next positions, none if there is nothing to propose now; or a forward
         to run first. `told` then takes its row, and `want` is not called before that.
@@ -72,7 +75,7 @@ class ModelDrafter:
         self._asked: int | None = None  # the position of the row asked for
         self._stale = False  # whether that row's prefix has changed
 
-    def want(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Ask:
+    def want(self, text: Sequence[int], drafts: Sequence[int], most: int, at: Place | None = None) -> Ask:
         """See `Drafter.want`. Each token takes one forward."""
         # A model needs at least one token, so after a cut it gets the last one again.
         end = len(text) + len(drafts)

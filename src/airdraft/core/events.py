@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from airdraft.core.logprobs import Logprob
-from airdraft.core.messages import Message, Welcome
+from airdraft.core.messages import GuideSpec, Message, Welcome
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,16 @@ class Forward:
     def due(self) -> int:
         """Tokens to feed that are paid for, whatever comes of them."""
         return len(self.tokens) - self.proposed
+
+
+@dataclass(frozen=True)
+class Compile:
+    """Edge: a request to read the grammar of a text. Answer with the machine's `guided`, or `failed`."""
+
+    session: int
+    spec: GuideSpec
+    eos_ids: tuple[int, ...]
+    """The tokens that end the text."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +189,7 @@ class Failed:
 Note = Begun | Taken | Offered | Progress | Turning | Recovering | Declined
 """A report about a text, for metrics and traces. It needs no action."""
 
-Event = Forward | Note | Ready | Committed | Echo | Finished | Failed
+Event = Forward | Compile | Note | Ready | Committed | Echo | Finished | Failed
 
 Out = Message | Event
 """An output of a session: a message for the peer, or an event for the shell."""

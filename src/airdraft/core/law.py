@@ -7,6 +7,7 @@ seeds or grammars itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airdraft.core.choosing import choose, likely
+from airdraft.core.messages import GuideSpec
 from airdraft.core.noise import FloatArray
 from airdraft.core.sampling import SamplingParams, distribution
 from airdraft.errors import ModelError
@@ -22,13 +24,22 @@ from airdraft.errors import ModelError
 class Guide(Protocol):
     """A grammar's state after some text. It is immutable, so to roll back is to drop it."""
 
+    @property
+    def forced(self) -> int | None:
+        """The token that comes next whatever the model says. None: there are several."""
+        ...
+
     def allowed(self) -> NDArray[np.bool_] | None:
         """Mask of the tokens that may come next, [vocab]. None: all of them."""
         ...
 
     def after(self, token: int) -> Guide:
-        """Return the state after `token`, an allowed one."""
+        """Return the state after `token`. Raises: `RemoteProtocolError` if no text of the grammar goes on so."""
         ...
+
+
+Read = Callable[[GuideSpec, Sequence[int]], Guide]
+"""Makes a guide, given the tokens that end a text. Raises: `BadParameterError`."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,29 @@ class Place:
         """Return the place after `token`."""
         return Place(self.position + 1, None if self.guide is None else self.guide.after(token))
 
+    @property
+    def forced(self) -> int | None:
+        """The only token that the guide allows; None if there are several, or no guide."""
+        return None if self.guide is None else self.guide.forced
+
+    def along(self, tokens: Sequence[int]) -> tuple[Sequence[int], Place]:
+        """Return the first of `tokens` that the guide allows, one after the other, and the place after them."""
+        at = self
+        for count, token in enumerate(tokens):
+            allowed = None if at.guide is None else at.guide.allowed()
+            if allowed is not None and not allowed[token]:
+                return tokens[:count], at
+            at = at.then(token)
+        return tokens, at
+
+    def run(self, most: int) -> list[int]:
+        """Return the tokens that are forced from here on, at most `most`."""
+        at, found = self, list[int]()
+        while len(found) < most and (token := at.forced) is not None:
+            found.append(token)
+            at = at.then(token)
+        return found
+
 
 class Law:
     """The rule by which the target chooses the tokens of one text. `vocab_size` is the length of its rows."""
@@ -53,7 +87,8 @@ class Law:
 
     def choose(self, row: np.ndarray, at: Place) -> int:
         """Choose the token that the seed draws from a row of logits [vocab]. See `choosing.choose`."""
-        return choose(_guided(row, at), self.params, self.seed, at.position)
+        forced = at.forced
+        return choose(_guided(row, at), self.params, self.seed, at.position) if forced is None else forced
 
     def is_sure(self, row: np.ndarray, at: Place, token: int) -> bool:
         """Whether a token that was chosen is chosen as well if all others gain `doubt` on it."""

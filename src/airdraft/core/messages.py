@@ -36,6 +36,8 @@ MAX_FILLER = 1 << 16
 MOST_LIKELY = 20
 """Most likely tokens that a request may ask for at each position."""
 
+MOST_GUIDE = 1 << 16
+"""Most characters of a grammar."""
 MOST_TEXT = 1024
 """Most characters of a string for people. A sender cuts its own, see `clip`."""
 MOST_IDS = 1024
@@ -92,6 +94,14 @@ class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
             msgspec.structs.force_setattr(self, name, plain(name, getattr(self, name)))
 
 
+class GuideSpec(msgspec.Struct, array_like=True, frozen=True):
+    """The grammar that a text keeps to."""
+
+    kind: Name
+    """The language of `text`: `json` for a JSON schema, `regex`, or `lark` for a grammar."""
+    text: Annotated[str, msgspec.Meta(max_length=MOST_GUIDE)]
+
+
 class Message(msgspec.Struct, array_like=True, frozen=True):
     """A message. The device numbers sessions; positions count from the start of the prompt."""
 
@@ -132,6 +142,8 @@ class Welcome(Message, tag=2, frozen=True):
     """Current duration of a forward of the edge's own draft model, in seconds; 0 if not known yet. nil: it has none."""
     private: bool = False
     """Whether the edge takes texts with private parts, see [below](#private-parts)."""
+    guides: Name = ""
+    """What reads grammars at the edge, and its version, see [below](#guides). Empty: it takes no guides."""
 
 
 class Open(Message, tag=3, frozen=True):
@@ -157,6 +169,8 @@ class Open(Message, tag=3, frozen=True):
     """What the text is expected to be, most of it at least: ids packed as `tokens`. It may hasten a stream."""
     private: Count | None = None
     """Position in the prompt from which on the text is private, see [below](#private-parts). nil: nothing is."""
+    guide: GuideSpec | None = None
+    """The grammar that the text keeps to from its prompt on, see [below](#guides). nil: none."""
 
 
 class Opened(Message, tag=4, frozen=True):

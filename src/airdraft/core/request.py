@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from airdraft import values
-from airdraft.core.messages import SchemeSpec
+from airdraft.core.messages import GuideSpec, SchemeSpec
 from airdraft.core.policy import Length, Policy
 from airdraft.core.sampling import SamplingParams
 
@@ -83,13 +83,16 @@ class Request:
     """Position in the prompt of the first private token. What depends on it, which is all that follows, is in no store,
     no cache of another text, no log and no trace, and only edges that keep to this get it. None: nothing is private."""
 
+    guide: GuideSpec | None = None
+    """The grammar that the text keeps to. None: none."""
+
     _PLAIN: ClassVar[dict[str, Callable[[str, Any], Any]]] = {
         "prompt": values.ids, "scheme": values.instance(SchemeSpec), "params": values.instance(SamplingParams),
         "seed": values.whole, "max_tokens": values.whole, "draft_length": values.optional(values.whole),
         "committed": values.ids, "counts": values.instance(Counts), "rule": values.optional(values.having("more")),
         "policy": values.optional(values.having("choose")), "logprobs": values.optional(values.whole),
         "prediction": values.ids, "branches": values.optional(values.whole),
-        "private": values.optional(values.whole),
+        "private": values.optional(values.whole), "guide": values.optional(values.instance(GuideSpec)),
     }  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from airdraft.core.law import Place
+from airdraft.core.law import Guide, Place
 from airdraft.core.messages import Digest
 
 Over = Literal["stop", "length"]
@@ -37,6 +37,8 @@ class Prefix:
         self.begin = len(self.tokens) if begin is None else begin
         self.place = Place(len(self.tokens))
         """The place of the next token."""
+        self.unguided: int | None = None
+        """Where a guide begins that is still being read; None: none is."""
         self._state = Digest()
         self._digests: list[int] = []  # of the text up to each position from `begin` on, as far as asked for
         self.eos_ids = frozenset[int]()
@@ -76,6 +78,13 @@ class Prefix:
             self.place = self.place.then(token)
         self._stopped |= not self.eos_ids.isdisjoint(tokens)
         return self.over
+
+    def guided(self, guide: Guide | None, begin: int) -> None:
+        """Let the text keep to a grammar from position `begin` on. Raises: `RemoteProtocolError` if it has not."""
+        place = Place(begin, guide)
+        for token in self.tokens[begin:]:
+            place = place.then(token)
+        self.place, self.unguided = place, None
 
     def follows(self, start: int, digest: int) -> bool:
         """Whether the text up to `start` has this digest; False if `start` is before `begin` or beyond the end."""

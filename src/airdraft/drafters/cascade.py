@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from airdraft.core.drafting import Ask, ModelDrafter
+from airdraft.core.law import Place
 from airdraft.core.policy import Facts
 from airdraft.core.schemes import Guess
 from airdraft.proposers.index import LONGEST, SHORTEST, Index, tail
@@ -47,17 +48,20 @@ class Cascade:
         self._asked: tuple[int, int] | None = None  # position and chance of the row asked for
         self._spared, self._review = 0.0, 0  # share of a miss that the model's token takes to make; when to look again
 
-    def want(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Ask | Sequence[Guess]:
+    def want(
+        self, text: Sequence[int], drafts: Sequence[int], most: int, at: Place | None = None
+    ) -> Ask | Sequence[Guess]:
         """See `Drafter.want`."""
         end = len(text) + len(drafts)
         self._learn(text, drafts)
         self._index.follow(text)
         source, length = self._index.find(text, tail(text, drafts))
         grade = min(length, LONGEST) - SHORTEST if length else -1
-        copied = copy(text, drafts, source, min(most, MOST)) if length else []
+        copied: Sequence[int] = copy(text, drafts, source, min(most, MOST)) if length else []
+        copied = copied if at is None else at.along(copied)[0]
         count = self._worth(len(text), end, grade, len(copied))
-        for at, token in enumerate(copied[:count]):
-            self._drafted[end + at] = token, self._copies, min(grade + at, len(CHANCES) - 1)
+        for ahead, token in enumerate(copied[:count]):
+            self._drafted[end + ahead] = token, self._copies, min(grade + ahead, len(CHANCES) - 1)
         if count or end >= self._context:
             return copied[:count]
         if copied:

@@ -130,6 +130,10 @@ class Tokenizer:
             return str(self._tokenizer.decode_batch([list(ids)], skip_special_tokens=not special)[0])
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
 
+    def written(self) -> str:
+        """The tokenizer as its `tokenizer.json` has it."""
+        return str(self._tokenizer.to_str())
+
     def is_special(self, token: int) -> bool:
         """Whether it is no part of any text, as an end-of-text token is not."""
         return token in self._special

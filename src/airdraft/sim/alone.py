@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from airdraft.core.law import Law, Place
+from airdraft.core.law import Guide, Law, Place
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import LanguageModel
 
@@ -16,19 +16,21 @@ def write(
     seed: int,
     max_tokens: int,
     vocab_size: int | None = None,
+    guide: Guide | None = None,
 ) -> Iterator[int]:
     """Yield `model`'s tokens after `prompt`, one forward each, until an end-of-text token or `max_tokens`.
 
-    `vocab_size` is the number of real tokens, if the model also scores padding.
+    `vocab_size` is the number of real tokens, if the model also scores padding. `guide`: of the text.
     """
     law, cache = Law(params, seed, vocab_size or model.vocab_size), model.new_cache()
     end = min(len(prompt) + max_tokens, model.max_context)
-    feed, length = list(prompt), 0
+    feed, length, place = list(prompt), 0, Place(len(prompt), guide)
     while length + len(feed) < end:
         logits = model.forward(cache, length, feed, 1)
         length += len(feed)
-        token = law.choose(logits[0][: law.vocab_size], Place(length))
+        token = law.choose(logits[0][: law.vocab_size], place)
         yield token
+        place = place.then(token)
         if token in model.eos_ids:
             return
         feed = [token]

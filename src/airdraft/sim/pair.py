@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from airdraft.control.machine import device_machine
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Help, Limits, Propose, Target, nobody
-from airdraft.core.events import Committed, Event, Failed, Finished, Forward
+from airdraft.core.events import Committed, Compile, Event, Failed, Finished, Forward
+from airdraft.core.law import Read
 from airdraft.core.messages import VERSION, Hello
 from airdraft.core.request import Counts, Request
 from airdraft.errors import RefusedError
@@ -41,16 +42,21 @@ class Pair:
         trees: bool = False,
         help: Help | None = None,
         helping: LanguageModel | None = None,
+        read: Read | None = None,
     ) -> None:
         """`chunk`: bytes that the wire carries at a time. `propose`, `help`: as for `EdgeMachine`, which runs `helping`
         as its own draft model; None: that fails. `lookup`: see `device_machine`. `trees`: whether both models run
-        trees."""
+        trees. `read`: reads guides on both sides."""
         tokenizer, context = bytes(16), target.max_context
-        identity = Target("airdraft", target.name, tokenizer, target.vocab_size, context, target.eos_ids, trees=trees)
+        identity = Target(
+            "airdraft", target.name, tokenizer, target.vocab_size, context, target.eos_ids, trees=trees,
+            guides="the same" if read is not None else "",
+        )  # fmt: skip
         self.edge = EdgeMachine(identity, limits or Limits(), now=0.0, propose=propose, help=help)
         hello = Hello(VERSION, "airdraft", draft.name, tokenizer, draft.vocab_size)
         self.device = device_machine(hello, draft.max_context, now=0.0, lookup=lookup, wide=trees)
         self._draft, self._target, self._helping, self._chunk = draft, target, helping, chunk
+        self._read = read
         self._caches: dict[tuple[str, int, bool], object] = {}
         self._pump(PairText())
 
@@ -60,7 +66,9 @@ class Pair:
         Raises: `RefusedError` with the code and message of an early end of the session or connection.
         """
         text = PairText(counts=request.counts)
-        _, events = self.device.open(request, now=0.0)
+        read, spec = self._read, request.guide
+        guide = read(spec, self._target.eos_ids) if read is not None and spec is not None else None
+        _, events = self.device.open(request, 0.0, guide)
         self._pump(text, events)
         self._caches.clear()
         return text
@@ -78,6 +86,9 @@ class Pair:
             side, event = todo.popleft()
             if isinstance(event, Forward):
                 todo.extend((side, more) for more in self._forward(side, event))
+            elif isinstance(event, Compile) and self._read is not None:
+                guide = self._read(event.spec, event.eos_ids)
+                todo.extend(("edge", more) for more in self.edge.guided(event.session, guide))
             elif isinstance(event, Failed):
                 raise RefusedError(event.code, event.message)
             elif side == "device" and isinstance(event, Committed):

@@ -63,7 +63,9 @@ class Branch:
 
     def want(self, most: int) -> Ask | Sequence[Guess]:
         """Ask the drafter. See `Drafter.want`."""
-        wanted = self._drafter.want(self._text.tokens, self.drafts, most)
+        if forced := self.place.run(most):
+            return forced
+        wanted = self._drafter.want(self._text.tokens, self.drafts, most, self.place)
         self.asking = isinstance(wanted, Ask)
         return wanted
 

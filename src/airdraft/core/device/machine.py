@@ -15,6 +15,7 @@ from airdraft.core.device.session import HEADER_BYTES, DeviceSession
 from airdraft.core.device.tree import MOST_BRANCHES
 from airdraft.core.drafting import Drafter, ModelDrafter
 from airdraft.core.events import Echo, Event, Failed, Finished, Forward, Out, Ready
+from airdraft.core.law import Guide
 from airdraft.core.messages import (
     VERSION,
     Close,
@@ -83,8 +84,8 @@ class DeviceMachine(Machine):
         """Whether the edge has sent its welcome."""
         return self._peer is not None
 
-    def open(self, request: Request, now: float) -> tuple[int, list[Event]]:
-        """Start a text. Returns its session's number and the first events.
+    def open(self, request: Request, now: float, guide: Guide | None = None) -> tuple[int, list[Event]]:
+        """Start a text. Returns its session's number and the first events. `guide`: what `request.guide` says.
 
         Raises: `BadParameterError` for a request that cannot be served, before it sends anything.
         """
@@ -116,12 +117,13 @@ class DeviceMachine(Machine):
             what = f"private is {request.private}, no position in a prompt of {len(request.prompt)} tokens; give one"
             no = f"the edge of {welcome.model} takes no private parts, and was sent nothing; mark none, or take another"
             raise BadParameterError(what if welcome.private else no, field="private")
+        _check_guide(request, welcome, guide)
         ended = request.committed and request.committed[-1] in welcome.eos_ids
         if ended or len(request.committed) >= request.max_tokens:
             raise BadParameterError("nothing is left to write: the text to be resumed is complete")
         self._now = now
         self._opened += 1
-        session = DeviceSession(self._opened, request, self._make_of(self._peer, vocab_size=vocab), now)
+        session = DeviceSession(self._opened, request, self._make_of(self._peer, vocab_size=vocab), now, guide)
         message = session.opening()
         if len(frame := encode(message)) > welcome.max_frame:
             raise BadParameterError(
@@ -258,3 +260,11 @@ class DeviceMachine(Machine):
         self._verified(welcome.verify_s)
         self.heartbeat_s = welcome.heartbeat_s
         return [Ready(welcome)]
+
+
+def _check_guide(request: Request, welcome: Welcome, guide: Guide | None) -> None:
+    if (request.guide is None) != (guide is None):
+        raise LocalProtocolError("open() needs the guide that the request names, and no other")
+    if guide is not None and not welcome.guides:
+        what = f"the edge of {welcome.model} takes no guides, and was sent nothing; give none, or take another edge"
+        raise BadParameterError(what, field="guide")

@@ -23,7 +23,7 @@ from airdraft.core.bits import pack
 from airdraft.core.connection import known_rows
 from airdraft.core.device.pen import Making, Pen
 from airdraft.core.events import Begun, Committed, Finished, Out, Recovering, Taken, Turning
-from airdraft.core.law import Law
+from airdraft.core.law import Guide, Law
 from airdraft.core.logprobs import Logprob, bounded, check_logprobs, decode_logprobs
 from airdraft.core.messages import (
     Close,
@@ -59,10 +59,11 @@ REVIEW_S = 0.25
 class DeviceSession:
     """One text on the device."""
 
-    def __init__(self, number: int, request: Request, making: Making, now: float) -> None:
+    def __init__(self, number: int, request: Request, making: Making, now: float, guide: Guide | None = None) -> None:
         welcome, tokens = making.peer.welcome, [*request.prompt, *request.committed]
         self.number, self.counts, end = number, request.counts, len(request.prompt) + request.max_tokens
         self.text = Prefix(tokens, min(end, welcome.max_context), welcome.eos_ids)
+        self.text.guided(guide, len(request.prompt))
         self._peer, self._request, self._learner, self._make_scheme = making.peer, request, making.learner, making.make
         self._law = Law(request.params, request.seed, making.vocab_size)
         self._pen = Pen(number, self.text, self._law, request, making)
@@ -106,7 +107,7 @@ class DeviceSession:
             self.number, self._spec(), request.params, request.seed,
             int(text.end) - prompt_length,  # no more than fit
             prompt_length, text.length, pack(text.tokens, vocab), text.digest, request.logprobs,
-            len(request.prediction), pack(request.prediction, vocab), request.private,
+            len(request.prediction), pack(request.prediction, vocab), request.private, request.guide,
         )  # fmt: skip
         self._opening_bytes = len(encode(message))
         return message

@@ -120,9 +120,14 @@ class Tree:
 
         Returns: as `Drafter.want`; None if the tree cannot grow.
         """
-        text, twigs = self._text.tokens, self.open(end)[:width]
+        text, twigs = self._text.tokens, self.open(end)
         if not twigs:
             return None
+        for twig in twigs:
+            if forced := twig.place.run(end - twig.end):
+                self._asked = [twig]
+                return forced
+        twigs = twigs[:width]
         paths = [[each.token for each in self._branch(twig)] for twig in twigs]
         wanted: Ask | Sequence[Guess]
         if self._grower is not None:
@@ -133,7 +138,7 @@ class Tree:
             if common < len(self._fed):
                 self._drafter.cut(len(text) + common)
             self._fed, twigs = paths[0], twigs[:1]
-            wanted = self._drafter.want(text, paths[0], end - twigs[0].end)
+            wanted = self._drafter.want(text, paths[0], end - twigs[0].end, twigs[0].place)
         self._asked, self.asking = twigs, isinstance(wanted, Ask)
         return wanted
 

@@ -13,7 +13,8 @@ from airdraft.core.edge.proposing import Help, Pace, Propose, nobody
 from airdraft.core.edge.session import EdgeSession, opened
 from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Limits, Target
-from airdraft.core.events import Declined, Event, Failed, Finished, Forward, Out
+from airdraft.core.events import Compile, Declined, Event, Failed, Finished, Forward, Out
+from airdraft.core.law import Guide
 from airdraft.core.messages import MOST_NODES, VERSION, Close, Error, Hello, Message, Open, ToEdge, Welcome, clip
 from airdraft.core.schemes import Ruling
 from airdraft.core.states import CONNECTION
@@ -144,11 +145,15 @@ class EdgeMachine(Machine):
         number: int = message.session  # type: ignore[attr-defined]
         if isinstance(message, Close):
             return [Finished(number, message.reason)] if self._forget(number) else []
+        return self._act(number, lambda session: session.handle(message))
+
+    def _act(self, number: int, act: Callable[[EdgeSession], list[Out]]) -> list[Event]:
+        """Let a session act, if it is still there."""
         session = self._sessions.get(number)
-        if session is None:  # it was in flight when the session was refused or failed
+        if session is None or self.closed:  # what asks was in flight when the session was refused or failed
             return []
         try:
-            return self._emit(session.handle(message))
+            return self._emit(act(session))
         except RemoteProtocolError as error:
             return self.failed(number, error.code, str(error))
         except BadParameterError as error:  # in a switch
@@ -174,6 +179,7 @@ class EdgeMachine(Machine):
             VERSION, clip(target.software), clip(target.model), target.max_context, limits.max_frame, limits.max_draft,
             limits.max_sessions, limits.heartbeat_s, target.eos_ids, self.verify_s, target.digest, target.exactness,
             MOST_NODES if target.trees else 0, None if self._help is None else self.pace.draft_s, target.private,
+            target.guides,
         )  # fmt: skip
         self._send(welcome)
         return []
@@ -195,7 +201,12 @@ class EdgeMachine(Machine):
             return self._decline(number, error.code, str(error))
         self._sessions[number] = session
         cached = self.held(session.text.tokens[: message.private]) if self.held is not None else 0
-        return self._emit(session.begin(message.prompt_length, cached, message.private))
+        reading = [] if message.guide is None else [Compile(number, message.guide, self._target.eos_ids)]
+        return self._emit([*session.begin(message.prompt_length, cached, message.private), *reading])
+
+    def guided(self, session: int, guide: Guide) -> list[Event]:
+        """Take the guide that a `Compile` asked for."""
+        return self._act(session, lambda found: found.guided(guide))
 
     def _decline(self, number: int, code: str, message: str) -> list[Event]:
         self._send(Error(number, code, clip(message)))
@@ -212,9 +223,12 @@ class EdgeMachine(Machine):
                 raise RemoteProtocolError(Code.CONTEXT, too_long(length, target.max_context, target.model, what))
         if message.private is not None and not (target.private and message.private < message.prompt_length):
             raise RemoteProtocolError(Code.STATE, "a private part is beyond the prompt, or this edge takes none")
+        if message.guide is not None and not target.guides:
+            raise RemoteProtocolError(Code.STATE, "a guide came, and this edge takes none")
         tokens = unpack(message.tokens, message.length, target.vocab_size)
         prediction = unpack(message.prediction, message.predicted, target.vocab_size)
         text = Prefix(tokens, min(message.prompt_length + message.max_tokens, target.max_context), target.eos_ids)
+        text.unguided = None if message.guide is None else message.prompt_length
         if text.digest != message.digest:
             raise RemoteProtocolError(Code.GARBAGE, "the prompt does not match its digest")
         if text.over:

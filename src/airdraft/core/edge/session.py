@@ -9,7 +9,7 @@ If there are none, the race policy decides whether the edge writes a token on it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from airdraft.core.edge.rounds import EdgeRounds
 from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Target
 from airdraft.core.events import Begun, Forward, Offered, Out, Recovering, Taken, Turning
-from airdraft.core.law import Law
+from airdraft.core.law import Guide, Law
 from airdraft.core.logprobs import check_logprobs, encode_logprobs, logprob_of
 from airdraft.core.messages import Draft, Extra, Logprobs, Message, More, Opened, SchemeSpec, Switch
 from airdraft.core.sampling import SamplingParams
@@ -71,7 +71,8 @@ class EdgeSession:
         self._seq = self._switches = 0  # the last draft that arrived, and how many switches
         self._load = Load()  # of the forward under way
         self._picks: tuple[int, ...] = ()  # see `Forward.picks`
-        self._forwarding = self._recovery_due = self._loaded = False  # the last: whether the prompt is read
+        self._forwarding = self._recovery_due = False
+        self._is_read = self._loaded = False  # whether the prompt is read, and the guide too
         self._switch: SchemeSpec | None = None  # the scheme that follows the forward under way
 
     def _make(self, spec: SchemeSpec) -> Scheme:
@@ -82,10 +83,13 @@ class EdgeSession:
         """Answer the device and prefill the prompt, except its last token, which the first verification feeds."""
         text = self.text
         begun = Begun(self._number, prompt_length, text.length, int(text.end) - prompt_length, self._name, private)
-        outs: list[Out] = [begun, *self._confirm(cached)]
-        if text.length > 1:
-            return [*outs, Forward(self._number, 0, tuple(text.tokens[:-1]), 0)]
-        return outs + self._prefilled()
+        prefill = Forward(self._number, 0, tuple(text.tokens[:-1]), 0)
+        return [begun, *self._confirm(cached), *([prefill] if text.length > 1 else self._prefilled())]
+
+    def guided(self, guide: Guide | None) -> list[Out]:
+        """Let the text keep to a grammar. Raises: `RemoteProtocolError` if what is committed does not."""
+        self.text.guided(guide, self.text.length if self.text.unguided is None else self.text.unguided)
+        return self._prefilled() if self._is_read else []
 
     def latest(self, forward: Forward) -> Forward:
         """Return the forward to run when its turn comes, with any drafts that arrived since."""
@@ -120,11 +124,7 @@ class EdgeSession:
         if ruling is None and (ruling := self.judge(logits)) is None:
             return []
         self._forwarding = False
-        ids = load.drafts.tokens
-        path = [ids[node] for node in ruling.path]
-        ending = next((at for at, token in enumerate(path) if token in text.eos_ids), None)
-        if ending is not None:  # nothing follows an accepted token that ends the text
-            ruling, path = Ruling(ruling.path[: ending + 1], None), path[: ending + 1]
+        ruling, path = _ended(ruling, load.drafts.tokens, text.eos_ids)
         tokens, self._picks = path if ruling.token is None else [*path, ruling.token], load.picks(ruling)
         self._append(tokens)
         rounds = self._scheme.traits.rounds
@@ -161,6 +161,9 @@ class EdgeSession:
         return [Taken(self._number, length), Opened(self._number, length, digest, cached)]
 
     def _prefilled(self) -> list[Out]:
+        self._is_read = True
+        if self.text.unguided is not None:
+            return []
         self._loaded = True
         if self._switch is not None:
             return self._switched()
@@ -185,22 +188,20 @@ class EdgeSession:
     def _keep(self, message: Draft) -> list[Out]:
         self.rounds.keep(message, self._scheme, self._stream.room)
         self.state = State.WAITING
-        return [self._offered(message)]
+        return [_offered(self._number, message)]
 
     def _offer(self, message: Draft) -> list[Out]:
         self._stream.offer(message, self._scheme)
         self._seq = message.seq
-        return [self._offered(message), *self._go_on()]
+        return [_offered(self._number, message), *self._go_on()]
 
     def _ignore(self, message: Message) -> list[Out]:
-        return [self._offered(self._stream.checked(message, self._scheme))] if isinstance(message, Draft) else []
-
-    def _offered(self, message: Draft) -> Offered:
-        return Offered(self._number, message.start, message.count, len(message.body))
+        return (
+            [_offered(self._number, self._stream.checked(message, self._scheme))] if isinstance(message, Draft) else []
+        )
 
     def _verify(self, message: Draft) -> list[Out]:
-        started = self._start(message)
-        return [self._offered(message), *started]
+        return [_offered(self._number, message), *self._start(message)]
 
     def _start(self, message: Draft) -> list[Out]:
         self._recover(message.recovered)
@@ -270,6 +271,19 @@ def opened(
     if help is not None:
         stream.helped(help, make(SchemeSpec(schemes.STREAM), law, schemes.DEVICE), pace)
     return EdgeSession(number, text, law, spec, target, stream, logprobs, make)
+
+
+def _ended(ruling: Ruling, ids: Sequence[int], eos_ids: Collection[int]) -> tuple[Ruling, list[int]]:
+    """Cut a ruling at an accepted token that ends the text, as nothing follows it. Returns its accepted tokens too."""
+    path = [ids[node] for node in ruling.path]
+    ending = next((at for at, token in enumerate(path) if token in eos_ids), None)
+    if ending is None:
+        return ruling, path
+    return Ruling(ruling.path[: ending + 1], None), path[: ending + 1]
+
+
+def _offered(number: int, message: Draft) -> Offered:
+    return Offered(number, message.start, message.count, len(message.body))
 
 
 def _said(number: int, start: int, tokens: Sequence[int], rows: np.ndarray, most: int, *, normalised: bool) -> Logprobs:

@@ -17,6 +17,9 @@ from airdraft.core.schemes.base import check_length
 from airdraft.core.text import Prefix
 from airdraft.errors import Code, RemoteProtocolError
 
+GUIDE = "guide"
+"""The proposer's name where the text's guide allows one token only."""
+
 
 class EdgeStream:
     """The drafts that have arrived, and the choice of those to verify."""
@@ -27,6 +30,7 @@ class EdgeStream:
         self._text, self._max_draft, self._proposers, self._trees = text, max_draft, proposers, trees
         self._alone = False  # the device has no drafts for now
         self._drafts: Sequence[int] = ()  # of the device, on the first branch, when `next` was called last
+        self._behind = text.place  # the place after those
         self._helper: Helper | None = None
         self._proposed = 0.0  # tokens proposed last that are right in the mean
         self.drafting = False
@@ -96,11 +100,15 @@ class EdgeStream:
             for at, parent in enumerate(parents):
                 if parent == (branch[-1] if branch else -1):
                     branch.append(at)
-        self._drafts = [nodes[at].token for at in branch]
+        # Nothing is accepted behind a draft that the guide forbids.
+        self._drafts, self._behind = self._text.place.along([nodes[at].token for at in branch])
+        if len(self._drafts) < len(branch):
+            nodes, branch = nodes[: branch[len(self._drafts)]], branch[: len(self._drafts)]
+            parents = parents[: len(nodes)]
         found, name = self._found(min(room - len(nodes), MOST_PROPOSED))
         above = branch[-1] if branch else -1
         most = min(room, MOST_PROPOSED)
-        if self._helper is not None and most:
+        if self._helper is not None and most and name != GUIDE:
             own = self._helper.instead(self._text.tokens, self._drafts, self._proposed, most)
             if own:
                 above, known = _along(nodes, parents, own)
@@ -113,10 +121,13 @@ class EdgeStream:
 
     def _found(self, most: int) -> tuple[Sequence[int], str]:
         """Find what the proposer with the most to gain proposes, and its name."""
+        if forced := self._behind.run(most):
+            self._proposed = float(len(forced))
+            return forced, GUIDE
         best: Sequence[int] = ()
         self._proposed, name = 0.0, ""
         for proposer in self._proposers if most > 0 else ():
-            found = proposer.propose(self._text.tokens, self._drafts, most)[:most]
+            found, _ = self._behind.along(proposer.propose(self._text.tokens, self._drafts, most)[:most])
             if found and (not best or proposer.right > self._proposed):
                 best, self._proposed, name = found, proposer.right, proposer.name
         return best, name

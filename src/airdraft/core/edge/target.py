@@ -32,6 +32,8 @@ class Target:
     """Nats by which rounding may move scores apart on another branch of a tree than the first."""
     private: bool = False
     """As in `Welcome`."""
+    guides: str = ""
+    """As in `Welcome`."""
 
     def check(self, params: SamplingParams, logprobs: int | None = None) -> None:
         """Check that texts with these parameters can be exact under any scheme, and that `logprobs` are available.

@@ -48,7 +48,9 @@ class Coupled:
 
     def likely(self, guess: Guess, at: Place, most: int) -> Sequence[tuple[int, float]]:
         """See `Scheme.likely` and `Law.likely`."""
-        return self._law.likely(guess, at, most) if isinstance(guess, np.ndarray) else [(guess, BELIEVED)]
+        if isinstance(guess, np.ndarray):
+            return self._law.likely(guess, at, most)
+        return [(guess, 0.0 if guess == at.forced else BELIEVED)]
 
     def encode(self, drafts: Drafts) -> bytes:
         """See `Scheme.encode`."""

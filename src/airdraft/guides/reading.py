@@ -1,0 +1,119 @@
+"""Reads guides: a spec and a tokenizer become a grammar's first state, in bounded time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from airdraft.core.law import Guide
+from airdraft.core.messages import MOST_GUIDE, GuideSpec
+from airdraft.errors import BadParameterError
+from airdraft.guides.state import GrammarWalk
+from airdraft.models.text import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+KEPT = 32
+"""Grammars that are kept, for texts to come."""
+LIMITS = {
+    "initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 100_000, "step_max_items": 30_000, "max_lexer_states": 50_000,
+    "max_grammar_size": 200_000, "verbose_errors": False,
+}  # fmt: skip
+"""Of one grammar: some 10 ms of work for a mask, and 100 MB."""
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""JSON stands on one line, with one space after commas and colons. A schema's `x-guidance` may say otherwise."""
+
+
+def reader() -> str:
+    """What reads grammars here, as in `Welcome.guides`; empty if llguidance is not installed."""
+    try:
+        return f"llguidance {version('llguidance')}"
+    except PackageNotFoundError:
+        return ""
+
+
+class Guides:
+    """Reads guides for one model's tokenizer. llguidance is loaded for the first, as most texts have none."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._vocab_size = tokenizer, tokenizer.vocab_size
+        self._tokenizers: dict[tuple[int, ...], LLTokenizer] = {}
+        self._grammars: OrderedDict[tuple[GuideSpec, tuple[int, ...]], LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, "guides")  # one grammar at a time, whoever asks
+
+    async def read(self, spec: GuideSpec, eos_ids: Sequence[int]) -> Guide:
+        """Read a guide beside the event loop. Raises: as `make`."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.make, spec, tuple(eos_ids))
+
+    def make(self, spec: GuideSpec, eos_ids: Sequence[int]) -> Guide:
+        """Return the state before the first token of a text that `eos_ids` end. It takes up to seconds.
+
+        Raises: `BadParameterError` for a grammar that cannot be read, allows nothing or is too large.
+        """
+        with self._lock:
+            key = spec, tuple(eos_ids)
+            grammar = self._grammars.get(key)
+            if grammar is None:
+                grammar = self._grammars[key] = self._compiled(spec, key[1])
+                if len(self._grammars) > KEPT:
+                    self._grammars.popitem(last=False)
+            self._grammars.move_to_end(key)
+            return GrammarWalk(grammar.deep_copy(), self._vocab_size, key[1]).begin
+
+    def _compiled(self, spec: GuideSpec, eos_ids: tuple[int, ...]) -> LLMatcher:
+        if not eos_ids:
+            raise BadParameterError("the target has no end-of-text token, and guides need one; give none", "guide")
+        if not reader():
+            raise BadParameterError("llguidance is missing here, which reads guides; pip install llguidance", "guide")
+        if len(spec.text) > MOST_GUIDE:
+            raise BadParameterError(f"the guide has more than {MOST_GUIDE} characters; give a smaller one", "guide")
+        try:
+            grammar = _grammar(spec)
+        except ValueError as error:
+            raise _unread(str(error)) from error
+        from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415
+
+        matcher = LLMatcher(self._tokens(eos_ids), grammar, log_level=0, limits=LLParserLimits(**LIMITS))
+        for begin in (lambda: None, matcher.compute_ff_tokens, matcher.compute_bitmask):  # what every text begins with
+            begin()
+            if matcher.is_error():
+                raise _unread(matcher.get_error())
+        return matcher
+
+    def _tokens(self, eos_ids: tuple[int, ...]) -> LLTokenizer:
+        if eos_ids not in self._tokenizers:
+            from llguidance import LLTokenizer  # noqa: PLC0415
+
+            try:
+                found = LLTokenizer(self._tokenizer.written(), self._vocab_size, list(eos_ids))
+            except ValueError as error:
+                what = f"this tokenizer cannot be read for guides ({' '.join(str(error).split())[:200]}); give none"
+                raise BadParameterError(what, "guide") from error
+            self._tokenizers[eos_ids] = found
+        return self._tokenizers[eos_ids]
+
+
+def _grammar(spec: GuideSpec) -> str:
+    from llguidance import LLMatcher  # noqa: PLC0415
+
+    if spec.kind == "json":
+        return str(LLMatcher.grammar_from_json_schema(spec.text, defaults=LAYOUT))
+    if spec.kind == "regex":
+        return str(LLMatcher.grammar_from_regex(spec.text))
+    if spec.kind == "lark":
+        return str(LLMatcher.grammar_from_lark(spec.text))
+    raise BadParameterError(f"a guide in {spec.kind!r} is not known; give json, regex or lark", "guide")
+
+
+def _unread(why: str) -> BadParameterError:
+    """Say why a grammar cannot be read, on one line."""
+    line = " ".join(why.replace("<non-verbose/>", "").split())[:300]
+    line = "it allows no text" if line.startswith("NoExtension") else line
+    return BadParameterError(f"the guide cannot be read: {line}", "guide")

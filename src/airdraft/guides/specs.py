@@ -1,0 +1,74 @@
+"""What users ask of a text's form, as a `GuideSpec`: JSON schemas, regular expressions, grammars, choices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from airdraft.core.messages import MOST_GUIDE, GuideSpec
+from airdraft.errors import BadParameterError
+
+JSON_OBJECT = {"type": "object"}
+"""The schema of any object."""
+
+
+def of_json(schema: Any) -> GuideSpec:
+    """A schema, as JSON has it or as its text. Raises: `BadParameterError`."""
+    try:
+        found = msgspec.json.decode(schema) if isinstance(schema, str | bytes) else schema
+        text = msgspec.json.encode(found).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
+        raise BadParameterError(f"the schema is no JSON ({error}); give a JSON schema", "guide") from error
+    if not isinstance(found, dict | bool):
+        raise BadParameterError("the schema is no object; give a JSON schema", "guide")
+    return _spec("json", text)
+
+
+def of_regex(pattern: str) -> GuideSpec:
+    """A regular expression, for the whole text. Raises: `BadParameterError`."""
+    return _spec("regex", _words(pattern, "regular expression"))
+
+
+def of_choices(choices: Sequence[str]) -> GuideSpec:
+    """One of several strings. Raises: `BadParameterError`."""
+    if isinstance(choices, str) or not isinstance(choices, Sequence) or not choices:
+        raise BadParameterError("there is no list of choices; give at least one string", "guide")
+    return _spec("regex", "|".join(_literal(_words(choice, "choice")) for choice in choices))
+
+
+def of_grammar(grammar: str) -> GuideSpec:
+    """A context-free grammar, in Lark's or llama.cpp's language. Raises: `BadParameterError`."""
+    spec = _spec("lark", _words(grammar, "grammar"))
+    try:
+        from llguidance.gbnf_to_lark import any_to_lark  # noqa: PLC0415  as in `Guides`
+
+        return _spec("lark", any_to_lark(spec.text))
+    except BadParameterError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        what = f"the grammar cannot be read ({' '.join(str(error).split())[:200]}); give Lark or GBNF"
+        raise BadParameterError(what, "guide") from error
+
+
+def _literal(text: str) -> str:
+    return re.sub(r"[^\w\s]", lambda found: f"\\{found[0]}" if found[0].isascii() else found[0], text)
+
+
+def _words(given: Any, what: str) -> str:
+    if not isinstance(given, str) or not given:
+        raise BadParameterError(f"the {what} is no string, or empty; give one", "guide")
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise BadParameterError(f"the {what} holds half a surrogate pair; give text", "guide") from None
+    return given
+
+
+def _spec(kind: str, text: str) -> GuideSpec:
+    if len(text) > MOST_GUIDE:
+        what = f"the guide has {len(text)} characters, and {MOST_GUIDE} are read; give a smaller one"
+        raise BadParameterError(what, "guide")
+    return GuideSpec(kind, text)
