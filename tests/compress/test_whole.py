@@ -88,6 +88,13 @@ def test_what_is_written_is_the_model_nearly(method: Any, variant: dict[str, Any
     [
         ("tensor", "W8A8", {}), ("smoothquant", "W6A6", VARIANTS[1]), ("outliertune", "W8A8", VARIANTS[2]),
         ("mergequant", "W4A4", VARIANTS[3]),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("outliertune", "W6A6", VARIANTS[1]), ("osplus", "W4A4", {}), ("repquant", "W6A6", VARIANTS[4]),
+                ("crossquant", "W8A8", VARIANTS[3]), ("qllm", "W6A6", {}),
+            )
+        ),
     ],
 )  # fmt: skip
 def test_integers_run_as_they_were_compared(method: Any, bits: str, variant: dict[str, Any], tmp_path: Path) -> None:

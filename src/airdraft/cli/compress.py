@@ -40,10 +40,23 @@ def compress(
         typer.Option(metavar="FILE", help="Text such as the model will read, in UTF-8; may be given again."),
     ] = None,
     method: Annotated[
-        Literal["rtn", "awq", "gptq", "tensor", "smoothquant", "outliertune", "mergequant"] | None,
+        Literal[
+            "rtn",
+            "awq",
+            "gptq",
+            "tensor",
+            "smoothquant",
+            "outliertune",
+            "mergequant",
+            "osplus",
+            "repquant",
+            "crossquant",
+            "qllm",
+        ]
+        | None,
         typer.Option(
             help="How codes are chosen. Weights alone: rtn (the nearest), awq, gptq (the default). With activations: "
-            "tensor, smoothquant, outliertune (the default), mergequant.",
+            "tensor, smoothquant, outliertune (the default), mergequant, osplus, repquant, crossquant, qllm.",
         ),
     ] = None,
     bits: Annotated[

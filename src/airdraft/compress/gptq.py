@@ -6,14 +6,17 @@ what it computes on the calibration text, so a column's error is spread by the i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from airdraft.compress.rounding import BLOCK, Reals, Width, codes, steps
+from airdraft.compress.rounding import Reals, Width, codes, steps
 
 DAMPING = 0.01
 """Share of the mean diagonal of X'X that is added to it, as in the paper."""
-_TOGETHER = 4 * BLOCK
+_TOGETHER = 128
 """Columns whose errors reach the later ones in one product, as in the paper."""
 
 
@@ -22,22 +25,35 @@ def gptq(weights: Reals, gram: Reals, width: Width) -> tuple[NDArray[np.int8], R
 
     gram: X'X of the activations that the matrix was applied to, [columns, columns].
     """
+    found = np.zeros((len(weights), weights.shape[1] // width.block))
+
+    def choose(at: int, left: Reals) -> tuple[NDArray[Any], Reals]:
+        block = at // width.block
+        if at % width.block == 0:
+            found[:, block] = steps(left[:, : width.block], width)[:, 0]
+        return codes(left[:, 0], found[:, block], width), found[:, block]
+
+    return column_by_column(weights, gram, choose).astype(np.int8), found.astype(weights.dtype)
+
+
+def column_by_column(weights: Reals, gram: Reals, choose: Callable[[int, Reals], tuple[NDArray[Any], Reals]]) -> Reals:
+    """Round the matrix `weights` [rows, columns] with any codes. Returns: them.
+
+    choose: given a column's number and what is left of this and the later columns, gives its codes and steps, [rows].
+    """
     left = weights.astype(np.float64)
     inverse = _inverse(gram.astype(np.float64))
     columns = left.shape[1]
-    made, found = np.zeros(left.shape, np.int8), np.zeros((len(left), columns // BLOCK))
+    made = np.zeros(left.shape, np.float32)
     for first in range(0, columns, _TOGETHER):
         stop = min(first + _TOGETHER, columns)
         errors = np.zeros((len(left), stop - first))
         for at in range(first, stop):
-            if at % BLOCK == 0:
-                found[:, at // BLOCK] = steps(left[:, at : at + BLOCK], width)[:, 0]
-            step = found[:, at // BLOCK]
-            made[:, at] = codes(left[:, at], step, width)
+            made[:, at], step = choose(at, left[:, at:])
             errors[:, at - first] = (left[:, at] - made[:, at] * step) / inverse[at, at]
             left[:, at:stop] -= np.outer(errors[:, at - first], inverse[at, at:stop])
         left[:, stop:] -= errors @ inverse[first:stop, stop:]
-    return made, found.astype(weights.dtype)
+    return made
 
 
 def _inverse(gram: Reals) -> Reals:

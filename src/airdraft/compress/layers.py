@@ -22,6 +22,8 @@ MATRICES = {
 }  # fmt: skip
 """The matrices of a layer by what they are applied to: what two norms give, and what two matrices take."""
 
+_SAMPLE = 4096
+"""Positions that are kept as they are."""
 At = Callable[[str, Reals], Reals]
 """A change of what matrices are applied to, by the kinds that are keys of `MATRICES`."""
 
@@ -34,21 +36,41 @@ class Applied:
     """X'X, [channels, channels]: all that the squared error of a matrix depends on."""
     total: Reals
     """Sum of |x| over positions, [channels]."""
-    largest: Reals
-    """Largest |x|, [channels]."""
+    sum: Reals
+    """Of x, [channels]."""
+    least: Reals
+    """Smallest x, [channels]."""
+    most: Reals
+    """Largest x, [channels]."""
     positions: int = 0
+    sample: Reals = field(default_factory=lambda: np.zeros((0, 1), np.float32))
+    """Some positions, [positions, channels]."""
 
     @classmethod
     def nothing(cls, channels: int) -> Applied:
         """Before any position."""
-        return cls(np.zeros((channels, channels)), np.zeros(channels), np.zeros(channels))
+        return cls(
+            np.zeros((channels, channels)),
+            np.zeros(channels),
+            np.zeros(channels),
+            np.zeros(channels),
+            np.zeros(channels),
+        )
+
+    @property
+    def largest(self) -> Reals:
+        """Largest |x|, [channels]."""
+        return np.maximum(self.most, -self.least)
 
     def add(self, x: Reals) -> Reals:
         """Add positions, [..., channels]. Returns: them."""
         rows = x.reshape(-1, x.shape[-1])
         self.gram += rows.T @ rows
         self.total += np.abs(rows).sum(0)
-        self.largest = np.maximum(self.largest, np.abs(rows).max(0))
+        self.sum += rows.sum(0)
+        self.least, self.most = np.minimum(self.least, rows.min(0)), np.maximum(self.most, rows.max(0))
+        some = rows[:: -(-len(rows) // _SAMPLE)].astype(np.float32)
+        self.sample = np.concatenate([self.sample.reshape(-1, len(self.sum)), some])[:_SAMPLE]
         self.positions += len(rows)
         return x
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Reals = NDArray[np.floating]
 BLOCK = 32
-"""Weights of a row that share a scale."""
+"""Weights of a row that share a scale, in the usual formats."""
 _LARGEST_HALF = 65504.0
 
 
@@ -21,6 +21,8 @@ class Width:
     format: str
     number: int
     """Of the format in GGUF files."""
+    block: int = BLOCK
+    """Weights of a row that share a scale."""
 
     @property
     def least(self) -> int:

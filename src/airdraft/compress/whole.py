@@ -176,9 +176,9 @@ class _Pass:
 
     def _integers(self, i: int, layer: Layer, seen: dict[str, Applied]) -> _Smaller:
         levels = self.integers.levels
-        layer, split = folded(layer, seen, cast(Way, self._recipe.method), levels)
-        self.integers.parts |= {f"blk.{i}.{norm}": parts for norm, parts in split.items()}
-        return {name: plain_bytes(each) for name, each in layer.items()}, *in_numpy(layer, split, levels)
+        layer, beside = folded(layer, seen, cast(Way, self._recipe.method), levels)
+        self.integers.parts |= {f"blk.{i}.{name}": each for name, each in beside.items()}
+        return {name: plain_bytes(each) for name, each in layer.items()}, *in_numpy(layer, beside, levels)
 
     def _other(self, copy: GgufCopy, name: str) -> None:
         coded = self._tables.get(name)
