@@ -15,7 +15,8 @@ from typing import Any
 
 from airdraft.errors import BadParameterError, LinkError
 
-START_S = 60.0
+START_S = 300.0
+"""Seconds until a process must say something. One that serves a large model reads it twice, for its digest, too."""
 PLAIN = ("--propose", "none")
 """Options of an edge that proposes nothing itself, for those who compare schemes."""
 

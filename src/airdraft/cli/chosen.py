@@ -14,7 +14,7 @@ from airdraft.api.recommended import Recommended, recommended
 from airdraft.api.template import ChatTemplate
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import ModelError
-from airdraft.models.registry import draft_files, resolve
+from airdraft.models.registry import draft_files, text_files
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def place_of(served: str | None, draft: str, engine: str | None, tokenizer: str 
 
     Raises: `ModelError`.
     """
-    return resolve(served) if served else draft_files(draft, engine=engine, tokenizer=tokenizer)
+    return text_files(served) if served else draft_files(draft, engine=engine, tokenizer=tokenizer)
 
 
 def template_of(place: Path, name: str, file: Path | None) -> ChatTemplate:

@@ -43,7 +43,7 @@ from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit
 from airdraft.models.imports.cache import text_folder
 from airdraft.models.profile import Paced, profile
-from airdraft.models.registry import ANY, draft_files, load_draft, text_files
+from airdraft.models.registry import ANY, draft_files, load_draft, resolve, text_files
 from airdraft.models.text import Tokenizer
 
 GIVE_UP_S = 60.0
@@ -132,8 +132,6 @@ def run(
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
 
     async def write() -> None:
-        if edge is None and told:
-            check_vocabulary(draft, draft_engine, tokenizer_of, target)
         model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire_of(spec, tokenizer.vocab_size)) if rule else None
@@ -151,6 +149,8 @@ def run(
                 await _as_text(writer, request, tokenizer, profile_name, "" if template else words, no_color)
 
     with wanted:
+        check_vocabulary(draft if told else None, draft_engine, tokenizer_of, served)
+        bring(served, engine, fit)
         asyncio.run(write())
 
 
@@ -252,17 +252,29 @@ def needed(
     return draft, (tokenizer or served) if draft == NONE else tokenizer
 
 
-def check_vocabulary(draft: str, engine: str | None, tokenizer: str | None, target: str) -> None:
-    """Compare the tokenizers before any weight is read. Raises: `RefusedError`, `ModelError`."""
-    if draft == NONE and tokenizer == target:
+def check_vocabulary(draft: str | None, engine: str | None, tokenizer: str | None, served: str | None) -> None:
+    """Compare the tokenizers before any weight is read. Raises: `RefusedError`, `ModelError`.
+
+    draft: None: one that was found for the target. served: the target; None: that of an edge elsewhere, which compares.
+    """
+    if draft is None or served is None or (draft == NONE and tokenizer == served):
         return
     own = Tokenizer(text_folder(draft_files(draft, engine=engine, tokenizer=tokenizer)))
-    if own.digest != Tokenizer(text_files(target)).digest:
+    if own.digest != Tokenizer(text_files(served)).digest:
         raise RefusedError(
             Code.VOCABULARY,
-            f"{tokenizer or draft} and the target {target} do not share one vocabulary; pick a draft with the target's "
+            f"{tokenizer or draft} and the target {served} do not share one vocabulary; pick a draft with the target's "
             "own tokenizer, or take none, --draft none",
         )
+
+
+def bring(served: str | None, engine: str | None, fit: Fit) -> None:
+    """Fetch and import the target that an edge's process will serve: here progress shows, and may take its time.
+
+    Raises: `ModelError`.
+    """
+    if served is not None:
+        resolve(served, engine, fit)
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from airdraft.models.files.variants import CHECKPOINT, GGUF, ONNX
 from airdraft.models.files.weights import checkpoint_files, gguf_files, graph_files, is_gguf
 from airdraft.models.fit import Fit, context_of
 from airdraft.models.imports.cache import imported, text_folder
+from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import check_header
 from airdraft.models.sharing import Sharing
 from airdraft.models.steady import steadied
@@ -103,7 +105,7 @@ def load(
     digest: whether to say what defines its rows, for which its weights are read once more.
     Raises: `ModelError` if either cannot be had.
     """
-    path, engine = _here(name, engine)
+    path, engine = _here(name, engine, fit)
     _check_fit(engine, fit)
     tokenizer = _tokenizer(path)  # before gigabytes of weights are read
     model = _make(engine, path, name, fit, DRAFT_WIDTHS, sequences=DRAFTS)
@@ -172,7 +174,7 @@ def load_target(
                 raise ModelError(
                     f"{what} is for the engines {', '.join(REMOTE)}; name one with --engine, or leave it out"
                 )
-        path, engine = _here(name, engine)
+        path, engine = _here(name, engine, fit)
     _check_fit(engine, fit)
     tokenizer = _tokenizer(path)
     model = _make(engine, path, name, fit, TARGET_WIDTHS, sequences=TARGETS, urls=urls, top_k=top_k or TOP_K)
@@ -188,7 +190,7 @@ def load_helping(draft: str, target: Tokenizer, *, engine: str | None = None, fi
 
     Raises: `ModelError` if it cannot be had, or has another vocabulary, which is seen before its weights are read.
     """
-    path, engine = _here(draft, engine)
+    path, engine = _here(draft, engine, fit)
     _check_fit(engine, fit)
     tokenizer = _tokenizer(path)
     if (tokenizer.digest, tokenizer.vocab_size) != (target.digest, target.vocab_size):
@@ -208,15 +210,16 @@ def _described(info: EngineInfo, engine: str, path: Path, tokenizer: Tokenizer) 
     return replace(info, digest=of_target(info.digest, ENGINES[engine].weights(path), tokenizer.digest))
 
 
-def resolve(name: str, engine: str | None = None) -> Path:
+def resolve(name: str, engine: str | None = None, fit: Fit = ANY) -> Path:
     """Where the model called `name` lies, see `locate`.
 
     Of a hub model the files that `engine` needs are downloaded once, into the hub's own cache; without an engine those
     of the first that runs what the repository has. A GGUF file is imported for the onnx engine, once, unless another
     engine is asked for.
-    Raises: `ModelError` if there is no such model, or no such engine.
+    fit: what its engine must take, as far as that is seen before its weights are read.
+    Raises: `ModelError` if there is no such model, or no such engine, or it does not fit.
     """
-    return _resolved(name, engine)[0]
+    return _resolved(name, engine, fit)[0]
 
 
 def weights_of(name: str, engine: str | None = None) -> list[Path]:
@@ -244,27 +247,39 @@ def text_files(name: str) -> Path:
     return text_folder(path)
 
 
-def _located(name: str, engine: str | None) -> tuple[Path, str | None, str]:
+def _located(name: str, engine: str | None, fit: Fit = ANY) -> tuple[Path, str | None, str]:
     """Where a model lies as it is, the engine that was asked for, or that a hub's names tell, and its format there.
 
-    Raises: `ModelError`.
+    Raises: `ModelError`, also if it cannot fit; of a hub's model before all of it is fetched.
     """
     if engine is not None and engine not in ENGINES:
         raise ModelError(f"no engine {engine!r}; choose one of {', '.join(ENGINES)}")
-    formats = {form: "" if form == GGUF and engine is None else lack(each)
-               for each in ([engine] if engine else _order()) for form in ENGINES[each].formats}  # fmt: skip
-    path, form = locate(name, formats, check_header if engine in (None, _DEFAULT) else lambda file: None)
+    formats = {
+        form: lack(runs) or _unfit(runs, fit)
+        for each in ([engine] if engine else _order())
+        for form in ENGINES[each].formats
+        for runs in (_DEFAULT if form == GGUF and engine is None else each,)
+    }
+    path, form = locate(name, formats, partial(_check_import, fit) if engine in (None, _DEFAULT) else lambda file: None)
     return path, engine or _ENGINE_OF.get(form), form
 
 
-def _resolved(name: str, engine: str | None) -> tuple[Path, str | None]:
+def _check_import(fit: Fit, file: GgufFile) -> None:
+    """Refuse a GGUF file that cannot be imported, or would then not fit, from its header. Raises: `ModelError`."""
+    decoder = check_header(file)
+    _check_fit(_DEFAULT, fit)
+    numbers = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
+    context_of(file.path, fit.context, decoder.context, 4 * numbers, file.size)
+
+
+def _resolved(name: str, engine: str | None, fit: Fit = ANY) -> tuple[Path, str | None]:
     """Where a model lies, and the engine that was asked for, or that a hub's names tell. Raises: `ModelError`."""
     if engine in REMOTE:
         return text_files(name), engine
-    path, engine, form = _located(name, engine)
+    path, engine, form = _located(name, engine, fit)
     own = "llamacpp" if form == GGUF else _found(path)
     if own == "llamacpp" and (engine is None or (engine == _DEFAULT and path.is_file())):
-        return imported(gguf_file(path)), _DEFAULT
+        return imported(gguf_file(path), partial(_check_import, fit)), _DEFAULT
     if path.is_file() and engine not in (None, own):
         raise ModelError(f"{name} is a file for the {own} engine; leave {engine} out, or name another model")
     return path, engine
@@ -279,11 +294,11 @@ def lack(engine: str) -> str:
     return f"the {engine} engine needs {', '.join(missing)}; pip install 'airdraft[{engine}]'" if missing else ""
 
 
-def _here(name: str, engine: str | None) -> tuple[Path, str]:
+def _here(name: str, engine: str | None, fit: Fit = ANY) -> tuple[Path, str]:
     """Where a model lies, and the engine of this process that runs it. Raises: `ModelError`."""
     if engine in REMOTE:
         raise ModelError(f"{engine} serves targets; a model here runs on {', '.join(HERE)}")
-    path, engine = _resolved(name, engine)
+    path, engine = _resolved(name, engine, fit)
     return path, engine or _engine_of(path)
 
 
@@ -308,15 +323,21 @@ def _order() -> list[str]:
     return sorted(HERE, key=lambda name: ENGINES[name].shared)
 
 
-def _check_fit(engine: str, fit: Fit) -> None:
-    """Refuse what an engine has no use for. A context bounds the texts of any. Raises: `ModelError`."""
+def _unfit(engine: str, fit: Fit) -> str:
+    """What of `fit` an engine has no use for, with the remedy; empty if nothing. A context bounds the texts of any."""
     for option in fit.given:
         if option not in (*ENGINES[engine].options, "context"):
             takers = ", ".join(name for name, entry in ENGINES.items() if option in entry.options)
             where = "set it where that is started" if engine in REMOTE else "leave it out"
-            raise ModelError(
-                f"{option.replace('_', '-')} is not for the engine {engine}; {where}, or take another engine ({takers})"
-            )
+            name = option.replace("_", "-")
+            return f"{name} is not for the engine {engine}; {where}, or take another engine ({takers})"
+    return ""
+
+
+def _check_fit(engine: str, fit: Fit) -> None:
+    """Refuse what an engine has no use for. Raises: `ModelError`."""
+    if unfit := _unfit(engine, fit):
+        raise ModelError(unfit)
 
 
 def _make(engine: str, path: Path, name: str, fit: Fit, widths: Sequence[int], **options: Any) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from airdraft.api.recommended import recommended
 from airdraft.errors import ModelError
 from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.files.kept import cache_folder
-from airdraft.models.imports.cache import imported, text_folder
-from airdraft.models.registry import load, load_target, resolve
+from airdraft.models.fit import Fit
+from airdraft.models.imports.cache import FORM, imported, text_folder
+from airdraft.models.registry import load, load_helping, load_target, resolve
+from airdraft.models.text import Tokenizer
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 
@@ -108,11 +112,12 @@ def test_engines_take_a_bare_file(named: str, engine: str | None, file: Path) ->
 
 @pytest.mark.slow
 def test_a_text_of_a_bare_file(file: Path) -> None:
-    """The whole way: an edge process and a device, each with the file alone."""
-    command = [sys.executable, "-m", "airdraft", "run", "in the", "--target", str(file), "--draft", str(file),
+    """The whole way: an edge process and a device, with the file alone."""
+    command = [sys.executable, "-m", "airdraft", "run", "in the", "--target", str(file), "--draft", "none",
                "--max-tokens", "8", "--temperature", "0"]  # fmt: skip
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100, env=dict(os.environ))
     assert ran.returncode == 0, ran.stderr
+    assert f"airdraft: importing {file}" in ran.stderr  # not in the edge's process, which nobody sees
     model, tokenizer = load(str(file))
     ids, written = tokenizer.encode("in the"), []
     for _ in range(8):
@@ -147,6 +152,38 @@ def test_a_file_is_refused_before_its_weights_are_read(file: Path, monkeypatch: 
         Made(**broken).write(file)
         with pytest.raises(ModelError):
             imported(file)
+
+
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [
+        (Fit(context=65), r"model\.gguf has up to 64; give 1 to 64"),
+        (Fit(kv_type="q8_0"), "kv-type is not for the engine onnx"),
+        (Fit(context=64), r"with the weights of .*model\.gguf, and this machine has 0\.0 GB"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_weights_are_read(
+    fit: Fit, message: str, file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the name that the user gave, whoever loads it."""
+    monkeypatch.setattr("airdraft.models.fit.memory_bytes", lambda: 1000)
+    for make in (load, load_target, partial(load_helping, target=Tokenizer(text_folder(file)))):
+        with pytest.raises(ModelError, match=message):
+            make(str(file), fit=fit)
+    assert not (cache / "gguf").exists()
+
+
+def test_what_an_older_version_imported_is_deleted(file: Path, cache: Path) -> None:
+    """Of the same file, and nothing else: a newer version may be installed as well."""
+    first = imported(file)
+    digest, newer = first.name.removesuffix(f"-{FORM}"), str(int(FORM) + 1)
+    kept = [cache / "gguf" / name for name in (f"{digest}-{newer}", f"{'0' * 32}-1")]
+    old = [cache / "gguf" / f"{digest}-{form}" for form in ("1", str(int(FORM) - 1))]
+    for folder in (*kept, *old):
+        shutil.copytree(first, folder)
+    shutil.rmtree(first)
+    assert imported(file) == first
+    assert sorted((cache / "gguf").iterdir()) == sorted([first, *kept])
 
 
 def test_a_tokenizer_of_an_unknown_kind(file: Path) -> None:

@@ -16,7 +16,7 @@ from airdraft.cli.chat.behind import Behind
 from airdraft.cli.chat.conversing import Conversation
 from airdraft.cli.chat.typed import Typed
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
-from airdraft.cli.run import check_lookup, check_vocabulary, connected, emulated_link, needed, reach, unmodelled
+from airdraft.cli.run import bring, check_lookup, check_vocabulary, connected, emulated_link, needed, reach, unmodelled
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
 from airdraft.errors import BadParameterError
@@ -95,8 +95,8 @@ def chat(
     scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
     settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens)
     template = chosen.template_of(place, name, chat_template)
-    if served is not None and told:
-        check_vocabulary(draft, draft_engine, tokenizer_of, served)
+    check_vocabulary(draft if told else None, draft_engine, tokenizer_of, served)
+    bring(served, engine, fit)
     model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
     interactive = sys.stdin.isatty() and not as_json
     console = Console(no_color=no_color, highlight=False)

@@ -5,10 +5,12 @@ They lie in the cache folder, under a digest of the file. Deleting any of them i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from airdraft.errors import ModelError, first_line
@@ -22,12 +24,14 @@ FORM = "5"
 """Of what an import writes; a new number makes files be imported again."""
 
 
-def imported(path: Path) -> Path:
+def imported(path: Path, fits: Callable[[GgufFile], object] = check_header) -> Path:
     """The folder that the GGUF file `path` was, or is now, imported to; progress goes to standard error.
 
+    What older versions made of it is deleted then. fits: refuses its header, before all of the file is read for its
+    digest.
     Raises: `ModelError` if it cannot be imported.
     """
-    check_header(GgufFile(path))  # before all of the file is read for its digest
+    fits(GgufFile(path))
     folder = cache_folder() / "gguf" / f"{file_digest(path).hex()[:32]}-{FORM}"
     if not folder.is_dir():
         progress = _Line(f"importing {path}")
@@ -38,7 +42,18 @@ def imported(path: Path) -> Path:
                 raise
         finally:
             progress.end()
+        _delete_older(folder)
     return folder
+
+
+def _delete_older(folder: Path) -> None:
+    """Delete what older versions imported of the same file. Where that is not possible, it stays."""
+    digest = folder.name.removesuffix(f"-{FORM}")
+    for older in (folder.with_name(f"{digest}-{form}") for form in range(1, int(FORM))):
+        gone = older.with_name(f".{older.name}.gone")  # in one step: half a folder would be taken for an import
+        with contextlib.suppress(OSError):
+            older.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def text_folder(path: Path) -> Path:

@@ -106,10 +106,11 @@ def write_text_files(path: Path, out: Path) -> None:
     _write_sampling(file, out)
 
 
-def check_header(file: GgufFile) -> None:
-    """Refuse a file that cannot be imported, from its header alone. Raises: `ModelError`."""
-    decoder_of(file)
+def check_header(file: GgufFile) -> DecoderFacts:
+    """What decoder a file holds, from its header alone. Raises: `ModelError` for a file that cannot be imported."""
+    decoder = decoder_of(file)
     GgufTokenizer(file)
+    return decoder
 
 
 def _check(path: Path) -> _Checked:
