@@ -24,7 +24,7 @@ REACH = 4
 """Most drafts that a stream may have beyond the committed text, in multiples of `max_draft`."""
 MOST_PROPOSED = 64
 """Most tokens that an edge may add to a forward of its own accord."""
-MOST_NODES = 32
+MOST_NODES = 64
 """Most live drafts of a tree: those that may still be accepted."""
 MOST_VERIFIED = 16
 """Most drafts of a tree in one forward."""
