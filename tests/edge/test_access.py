@@ -277,19 +277,19 @@ def test_a_token_over_its_rate_is_slowed_and_others_are_not(tmp_path: Path) -> N
     async def main() -> None:
         target = Table(1, eos_ids=())
         async with (
-            started(target, Service(access=tokens(tmp_path, alice="tokens_per_s = 20"))) as (_, url),
+            started(target, Service(access=tokens(tmp_path, alice="tokens_per_s = 8"))) as (_, url),
             Raw.connect(url, token=ALICE) as slow,
             Raw.connect(url, token=BOB) as fast,
         ):
             began = perf_counter()
-            text = asyncio.create_task(slow.text(1, (1, 2), 32, None))
-            assert len(await fast.text(1, (1, 2), 60, None)) == 60
+            text = asyncio.create_task(slow.text(1, (1, 2), 16, None))
+            assert len(await fast.text(1, (1, 2), 16, None)) == 16
             assert not text.done()
-            assert len(await text) == 32
-            assert 0.5 < perf_counter() - began < 3  # 20 at once, 11 before the last at 20 a second
+            assert len(await text) == 16
+            assert perf_counter() - began > 0.8  # 8 at once, 7 before the last at 8 a second
             # Devices plan with how long a forward takes, waits included: each token's are its own.
             async with Raw.connect(url, token=ALICE) as again, Raw.connect(url, token=BOB) as other:
-                assert again.welcome.verify_s > 0.02 > other.welcome.verify_s > 0
+                assert again.welcome.verify_s > other.welcome.verify_s > 0
 
     run(main)
 

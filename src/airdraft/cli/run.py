@@ -21,6 +21,7 @@ from airdraft import local
 from airdraft.chat.talk import private_of, prompt_of
 from airdraft.cli import chosen, options
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
+from airdraft.cli.texts import read_text
 from airdraft.cli.unnamed import draft_for
 from airdraft.control.auto import Auto
 from airdraft.control.facts import wire_of
@@ -37,7 +38,7 @@ from airdraft.device.offline import Corrected, Unverified
 from airdraft.device.shipped import SHIPPED, draft_at
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
-from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, why
+from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit
@@ -50,6 +51,8 @@ GIVE_UP_S = 60.0
 """Seconds that a text waits for an edge that was lost."""
 ROUNDS = named(rounds=True)
 
+_MOST_PREDICTED = 1 << 24
+"""Bytes of a prediction: more than a message holds."""
 _Predict = Annotated[
     Path | None,
     typer.Option(
@@ -217,16 +220,13 @@ def check_lookup(scheme: str, lookup: bool) -> None:
 
 
 def _read(file: Path | None, scheme: str) -> str:
-    """The text in `file`. Raises: `BadParameterError` if it cannot be read, or the scheme has no use for it."""
+    """The text in `file`. Raises: `BadParameterError` if it cannot be read, is too long or of no use to the scheme."""
     if file is None:
         return ""
     if scheme in ROUNDS:
         raise BadParameterError(f"--predict is of no use to --scheme {scheme}; take auto, {STREAM} or {SERVER}")
-    try:
-        if text := file.read_text(encoding="utf-8"):
-            return text
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadParameterError(f"--predict {file} cannot be read ({why(error)}); give a file of text") from error
+    if text := read_text(file, _MOST_PREDICTED, "predict"):
+        return text
     raise BadParameterError(f"--predict {file} holds no text; give what the answer may be, or leave it out")
 
 

@@ -25,7 +25,7 @@ from airdraft.models.base import (
     check,
     check_copy,
 )
-from airdraft.models.lineage import Lineage
+from airdraft.models.lineage import Lineage, alike
 
 
 @dataclass(eq=False)
@@ -134,8 +134,7 @@ def _planned(part: Part) -> _Plan:
     firm = min(cache.firm, keep)
     stay = [*range(firm, keep), *(keep + pick for pick in part.picks)]
     lies = [*range(firm, cache.firm), *cache.main]
-    same = next((at for at, (one, other) in enumerate(zip(stay, lies, strict=False)) if one != other), None)
-    base = firm + (min(len(stay), len(lies)) if same is None else same)
+    base = firm + alike(stay, lies)
     again = [cache.tokens[at - cache.firm] for at in stay[base - firm :]]
     lineage = cache.lineage.kept(keep, part.picks).grown(len(part.tokens), part.parents)
     tokens, end = (*again, *part.tokens), lineage.length

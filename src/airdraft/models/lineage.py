@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 from airdraft.errors import ModelError
 
 
+def alike(some: Sequence[int], others: Sequence[int]) -> int:
+    """Count the first numbers that two runs share."""
+    pairs = enumerate(zip(some, others, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(some), len(others)))
+
+
 @dataclass(frozen=True)
 class Lineage:
     """The positions of a cache in their order, each of which follows an earlier one.

@@ -6,13 +6,13 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 import tokenizers
 
 from airdraft.errors import ModelError
 from airdraft.models.files.config import read_json, shown
+from airdraft.models.lineage import alike
 
 LONG = 4096
 """Characters of a text that takes a while to encode."""
@@ -45,9 +45,8 @@ def first_private(tokens: Sequence[int], veiled: Iterable[Sequence[int]]) -> int
 
     veiled: the tokens of the same text with each of `VEILS` in place of what is private. None: no token hangs on it.
     """
-    pairs = (zip(tokens, other, strict=False) for other in veiled)
-    alike = min(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], each)) for each in pairs)
-    return alike if alike < len(tokens) else None
+    first = min(alike(tokens, other) for other in veiled)
+    return first if first < len(tokens) else None
 
 
 def tokenizer_file(folder: Path) -> Path:

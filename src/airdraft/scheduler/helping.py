@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from weakref import WeakKeyDictionary
 
+from airdraft.core.edge.proposing import MOST_TIMED, SMOOTHING
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError
 from airdraft.models.base import FloatArray, TargetEngine
@@ -12,11 +13,6 @@ from airdraft.scheduler.loop import Scheduler
 from airdraft.scheduler.turns import Call, Owner, Sequenced
 
 _log = logging.getLogger(__package__)
-
-SMOOTHING = 0.1
-"""Weight of the last call in the running mean of durations."""
-MOST_TOKENS = 8
-"""Tokens of each text up to which a call tells how long one takes that drafts, and does not read a prompt."""
 
 
 class Helping:
@@ -41,7 +37,7 @@ class Helping:
         return Owner(self.owner(client.tenant))
 
     def _called(self, call: Call) -> None:
-        if call.tokens <= MOST_TOKENS * call.texts:
+        if call.tokens <= MOST_TIMED * call.texts:
             known = self.draft_s
             self.draft_s = known + SMOOTHING * (call.seconds - known) if known else call.seconds
 

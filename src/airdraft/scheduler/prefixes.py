@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from airdraft.models.lineage import alike
 from airdraft.scheduler.turns import Sequenced
 
 BLOCK = 16
@@ -104,18 +105,13 @@ class Prefixes:
         if node is None or not depth:
             return []
         others = [each for each in reversed(node.texts) if each is not text][:_MOST_COMPARED]
-        found = [Found(each, depth + _common(self._known[each][1][depth:], tokens[depth:])) for each in others]
+        found = [
+            Found(each, depth + alike(self._known[each][1][depth : depth + BLOCK], tokens[depth : depth + BLOCK]))
+            for each in others
+        ]
         return sorted(found, key=lambda each: each.common, reverse=True)
 
 
 def _blocks(tokens: Sequence[int]) -> list[tuple[int, ...]]:
     """The whole blocks of tokens."""
     return [tuple(tokens[at : at + BLOCK]) for at in range(0, len(tokens) - BLOCK + 1, BLOCK)]
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Count the tokens that both begin with, at most a block less one."""
-    return next(
-        (at for at, (a, b) in enumerate(zip(one[:BLOCK], other[:BLOCK], strict=False)) if a != b),
-        min(len(one), len(other), BLOCK),
-    )
