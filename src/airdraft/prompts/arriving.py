@@ -108,8 +108,12 @@ class StoredPrompts:
             _log.error("%s was not looked at", self.store.shown, exc_info=problem)
 
     async def block(self, name: bytes) -> Tensors:
-        """A block, read in a thread. Raises: `AirdraftError`."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.block, name)
+        """A block. Who cancels this gives the link back to others. Raises: `AirdraftError`."""
+        loop, asked = asyncio.get_running_loop(), self.store.asked(name)
+        if asked is None:
+            return await loop.run_in_executor(self._pool, self.store.block, name)
+        objects = await asyncio.wrap_future(asked)
+        return await loop.run_in_executor(self._pool, self.store.opened, name, objects)
 
 
 class Arriving:

@@ -9,11 +9,13 @@ asking what there is: no hash of what a user says ever goes to the store.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ from fsspec.asyn import AsyncFileSystem
 from airdraft.errors import BadParameterError, LinkError, first_line
 from airdraft.models.base import Tensors
 from airdraft.prompts.blocks import DIGEST, BlockError, Layout, opened, overhead, sealed
+from airdraft.prompts.lanes import Lanes
 
 TIMEOUT_S = 10.0
 """Seconds that a request to a store elsewhere may take."""
@@ -56,6 +59,7 @@ class PromptStore:
         self._fs, root = _opened(url)
         self._local = "file" in _protocols(self._fs)
         self._root, self._folder, self.layout = root.rstrip("/"), folder, layout
+        self._lanes = Lanes()
 
     def prompts(self) -> list[Prompt]:
         """What is published, the latest first. Raises: `LinkError` if the store does not answer."""
@@ -85,11 +89,17 @@ class PromptStore:
 
         Raises: `LinkError` if the store does not answer, `BlockError` if it is damaged or not there.
         """
-        layers = range(self.layout.layers)
-        places = [self._place(name, layer) for layer in layers]
-        sizes = [self.layout.bytes_of(layer) for layer in layers]
+        return self.opened(name, self._read(*self._objects(name)))
+
+    def asked(self, name: bytes) -> Future[list[bytes | Exception]] | None:
+        """Ask for the objects of a block, which `opened` takes, and wait for nothing; who cancels it gives the link
+        back. None: this store has no such requests, so that `block` is to be called in a thread."""
+        return self._asked(*self._objects(name)) if isinstance(self._fs, AsyncFileSystem) else None
+
+    def opened(self, name: bytes, objects: Sequence[bytes | Exception]) -> Tensors:
+        """The keys and values in the objects of a block. Raises: as `block`."""
         found = []
-        for place, data in zip(places, self._read(places, sizes), strict=True):
+        for place, data in zip(self._objects(name)[0], objects, strict=True):
             if isinstance(data, FileNotFoundError):
                 raise BlockError(f"{place} is not there; publish the prompt again")
             if not isinstance(data, bytes):
@@ -139,6 +149,11 @@ class PromptStore:
                 self._delete(f"{self._folder}/blocks/{block.hex()}", recursive=True)
         return gone
 
+    def _objects(self, block: bytes) -> tuple[list[str], list[int]]:
+        """The places of a block's objects, and the most bytes of each."""
+        layers = range(self.layout.layers)
+        return [self._place(block, layer) for layer in layers], [self.layout.bytes_of(layer) for layer in layers]
+
     def _place(self, block: bytes, layer: int) -> str:
         return f"{self._folder}/blocks/{block.hex()}/{layer}"
 
@@ -156,17 +171,33 @@ class PromptStore:
 
     def _read(self, places: Sequence[str], sizes: Sequence[int]) -> list[bytes | Exception]:
         """What lies there, each no longer than its size and a byte more, or why it cannot be read."""
+        if isinstance(self._fs, AsyncFileSystem):
+            return self._asked(places, sizes).result()
         whole = [f"{self._root}/{place}" for place in places]
         ends = [size + overhead() + 1 for size in sizes]
         if not whole:
             return []
         try:
-            found: list[bytes | Exception] = self._fs.cat_ranges(
-                whole, [0] * len(whole), ends, on_error="return", **self._patience
-            )
+            found: list[bytes | Exception] = self._fs.cat_ranges(whole, [0] * len(whole), ends, on_error="return")
         except Exception as problem:  # as above
             return [problem] * len(whole)
         return found
+
+    def _asked(self, places: Sequence[str], sizes: Sequence[int]) -> Future[list[bytes | Exception]]:
+        """The same, under way in the loop of the file system."""
+
+        async def one(place: str, size: int) -> bytes | Exception:
+            try:
+                whole, end = f"{self._root}/{place}", size + overhead() + 1
+                found: bytes = await self._lanes.run(lambda: self._fs._cat_file(whole, start=0, end=end), TIMEOUT_S)
+            except Exception as problem:  # as above
+                return problem
+            return found
+
+        async def every() -> list[bytes | Exception]:
+            return await asyncio.gather(*map(one, places, sizes))
+
+        return asyncio.run_coroutine_threadsafe(every(), self._fs.loop)
 
     def _write(self, place: str, data: bytes) -> None:
         """Write an object in one step. Raises: `LinkError`."""
