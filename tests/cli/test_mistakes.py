@@ -59,6 +59,19 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("run", "x", "--draft", "no-such-org/no-model"), "no-such-org/no-model", "check the path or the id"),
         (("run", "x", "--draft", ""), "no model ''", "hub id"),
         (("run", "x", "--lookup", "--scheme", "server"), "--lookup drafts", "leave one of them out"),
+        *(
+            (
+                (*command, "--draft", "none", "--tokenizer", served, "--prompts", "x"),
+                "--prompts is for a draft",
+                "--draft",
+            )
+            for served, *command in (
+                ("target", "run", "x"),
+                ("chat-draft", "chat", "--target", "chat-draft"),
+                ("target", "device", "--edge", "ws://127.0.0.1:1"),
+            )
+        ),
+        (("plan", "--prompt-tokens", "512", "--prompts-codec", "zip"), "codec 'zip' is unknown", "choose one of exact"),
         (("edge", "--prompts-codec", "half"), "--prompts-codec is for published prompts", "give --prompts, too"),
         (("edge", "--prompts", "x", "--prompts-codec", "zip"), "codec 'zip' is unknown", "choose one of exact, packed"),
         (

@@ -154,3 +154,19 @@ def test_a_scheme_that_the_options_do_not_fit_is_left_out_and_said(
     _, error, code = say(monkeypatch, capsys, "--k", "0")  # fits none
     assert code == 2
     assert "k is 0" in error
+
+
+def test_a_codec_makes_a_prompt_smaller_and_its_rate_lower(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes are those that the codec writes: 4 bits a number are a little more than a quarter of 16."""
+    found = {
+        codec: rows(monkeypatch, capsys, "--prompt-tokens", "2048", "--prompts-codec", codec)
+        for codec in ("exact", "half", "kivi4")
+    }
+    assert found["exact"]["token_bytes"] == found["half"]["token_bytes"] == 28 * 1024
+    assert [found[codec]["lossy"] for codec in found] == [False, True, True]
+    for name in ("token_bytes", "store_bytes", "crossover_mbps"):
+        assert 0.25 < found["kivi4"][name] / found["exact"][name] < 0.3
+    shown, _, _ = say(monkeypatch, capsys, "--prompt-tokens", "2048", "--prompts-codec", "kivi4")
+    assert "not the target's own" in " ".join(shown.split())

@@ -130,3 +130,29 @@ def test_other_schemes_end_with_their_figures(say: Say) -> None:
         r"24 tokens in .* s, \d+ of \d+ drafts accepted, 0\.\d\d target forwards a token, "
         r"\d+ bits up and \d+ down a token", last
     )  # fmt: skip
+
+
+def test_a_draft_takes_a_published_prompt(
+    edge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The words of `airdraft device` work in `run`: the text is the same, and the draft reads less of it."""
+    prompt, store = "".join(f"def area{at}(x):\n    return {at} * x\n" for at in range(40)), str(tmp_path / "store")
+    (tmp_path / "prompt.txt").write_text(prompt, "utf-8")
+    texts = []
+    for words in (
+        ("prompt", "publish", str(tmp_path / "prompt.txt"), "--target", "draft", "--to", store),
+        *(
+            ("run", prompt, "--edge", edge, "--profile", "phone-70b", "--max-tokens", "8", "--json", *more)
+            for more in ((), ("--prompts", store))
+        ),
+    ):
+        monkeypatch.setattr(sys, "argv", ["airdraft", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown, errors = capsys.readouterr()
+        assert (ended.value.code, errors) == (0, "")
+        texts.append(shown)
+    without, with_store = (json.loads(each) for each in texts[1:])
+    assert with_store["ids"] == without["ids"]
+    assert with_store["prompt_tokens_fetched"] >= 128
+    assert "prompt_tokens_fetched" not in without

@@ -56,7 +56,7 @@ def test_the_bound_follows_the_link_and_the_order_stands(rtt_s: float, each_s: f
 
 def test_whatever_ends_gives_its_place_to_the_next() -> None:
     """Requests that fail, take too long or are cancelled, waiting or under way, in any order: none keeps a place."""
-    chance = random.Random(5)
+    chance = random.Random(5)  # noqa: S311
 
     async def never() -> None:
         await asyncio.sleep(1000)

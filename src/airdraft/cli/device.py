@@ -12,7 +12,7 @@ import typer
 from airdraft.api.app import device_app
 from airdraft.cli import chosen, options
 from airdraft.cli.fitted import ONLY_DRAFT, fitted
-from airdraft.cli.run import needed
+from airdraft.cli.run import loaded, needed
 from airdraft.cli.scraped import scraped
 from airdraft.cli.waiting import stopping
 from airdraft.device.dial import LOOPBACK
@@ -21,12 +21,9 @@ from airdraft.device.stall import STALL_S
 from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
-from airdraft.models.base import LanguageModel, LocalEngine, OneByOne, info_of
-from airdraft.models.engines.nothing import NONE
+from airdraft.models.base import LocalEngine
 from airdraft.models.fit import Fit
-from airdraft.models.registry import ANY, draft_files, load_draft
-from airdraft.models.text import Tokenizer
-from airdraft.prompts.arriving import StoredPrompts
+from airdraft.models.registry import ANY, draft_files
 from airdraft.telemetry import logs
 from airdraft.telemetry.http import serving
 
@@ -46,26 +43,6 @@ _GiveUpS = Annotated[
 _Edge = Annotated[
     str, typer.Option(help="The edge, ws:// or wss://HOST:PORT; others with the same target after commas.")
 ]
-_Prompts = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="Where prompts are published for this draft, a folder or s3://BUCKET/PATH: see `airdraft prompt publish`. "
-        "Their keys and values come from there while the rest is computed; the text is the same.",
-        rich_help_panel="Models",
-    ),
-]
-
-
-def _loaded(
-    draft: str, engine: str | None, tokenizer_of: str | None, fit: Fit, prompts: str | None
-) -> tuple[LanguageModel, Tokenizer, StoredPrompts | None]:
-    """The draft, and the prompts published for it. Raises: `ModelError`, as `load_draft` and `StoredPrompts.at` do."""
-    if prompts is not None and draft == NONE:
-        raise BadParameterError("--prompts is for a draft, and there is none; name one with --draft, or leave it out")
-    model, tokenizer = load_draft(draft, engine=engine, tokenizer=tokenizer_of, fit=fit, digest=prompts is not None)
-    stored = None if prompts is None else StoredPrompts.at(prompts, OneByOne(model, info_of(model).digest))
-    return model, tokenizer, stored
 
 
 @fitted(draft_fit=ONLY_DRAFT)
@@ -78,7 +55,7 @@ def device(
     tokenizer_of: options.TokenizerOf = None,
     draft_fit: Fit = ANY,
     kept_mb: options.KeptMb = None,
-    prompts: _Prompts = None,
+    prompts: options.DraftPrompts = None,
     name: Annotated[str, typer.Option(help="What clients call the model: the target's name.")] = "target",
     chat_template: options.ChatTemplateFile = None,
     host: options.Host = "127.0.0.1",
@@ -118,7 +95,7 @@ def device(
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust, wanted = options.trusted(ca), options.fitting(draft)
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, None, edge, token, trust, spares=False)
-    model, tokenizer, stored = _loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts)
+    model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts)
     template, sampling = chosen.of_api(draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of), chat_template)
     threads = model.info.threads if isinstance(model, LocalEngine) else None
 

@@ -190,6 +190,16 @@ ChatTemplateFile = Annotated[
         "--chat-template", help="A chat template in Jinja. Without it: the model's own.", rich_help_panel="Models"
     ),
 ]
+DraftPrompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        metavar="URL",
+        help="Where prompts are published for this draft, a folder or s3://BUCKET/PATH: see `airdraft prompt publish`. "
+        "Their keys and values come from there while the rest is computed; the text is the same.",
+        rich_help_panel="Models",
+    ),
+]
 OPERATION = "Operation"
 KeptMb = Annotated[
     int | None,

@@ -84,17 +84,17 @@ def plan(
     token_kib: plan_prompt.TokenKib = 28.0,
     store_mbps: plan_prompt.StoreMbps = 100.0,
     store_rtt_ms: plan_prompt.StoreRtt = 20.0,
+    prompts_codec: plan_prompt.PromptsCodec = "exact",
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
     """Predict which scheme is fastest for a link and a pair of models, before anything runs.
 
-    Delays are taken as constant, and every drafted token as equally likely to be
-    accepted. Nothing is measured, except with --probe: then round trip, rates and
-    forwards are, but for those that are given as options.
+    Delays are taken as constant, and every drafted token as equally likely to be accepted. Nothing is measured, except
+    with --probe: then round trip, rates and forwards are, but for those that are given as options.
     """
     if prompt_tokens is not None:
-        store = prefill_tokens_per_s, token_kib, store_mbps, store_rtt_ms
+        store = prefill_tokens_per_s, token_kib, store_mbps, store_rtt_ms, prompts_codec
         plan_prompt.tell(prompt_tokens, *store, as_json=as_json, no_color=no_color)
         return
     values: dict[str, float] = {

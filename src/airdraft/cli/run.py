@@ -39,13 +39,14 @@ from airdraft.device.shipped import SHIPPED, draft_at
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
-from airdraft.models.base import LanguageModel
+from airdraft.models.base import LanguageModel, OneByOne, info_of
 from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit
 from airdraft.models.imports.cache import text_folder
 from airdraft.models.profile import Paced, profile
 from airdraft.models.registry import ANY, draft_files, load_draft, resolve, text_files
 from airdraft.models.text import Tokenizer
+from airdraft.prompts.arriving import StoredPrompts
 
 GIVE_UP_S = 60.0
 """Seconds that a text waits for an edge that was lost."""
@@ -83,6 +84,7 @@ def run(
     engine: options.TargetEngine = None,
     fit: Fit = ANY,
     draft_fit: Fit = ANY,
+    prompts: options.DraftPrompts = None,
     chat: chosen.Chat = False,
     chat_template: options.ChatTemplateFile = None,
     profile_name: options.Profile = "none",
@@ -114,10 +116,9 @@ def run(
 ) -> None:
     """Continue PROMPT: draft on this device, verify at the edge, print tokens as they are committed.
 
-    Green tokens were drafted here and accepted, blue ones copied here; magenta
-    ones the edge proposed; yellow ones corrected a draft; cyan ones came on top; the
-    rest the edge wrote alone. A rate or a round trip emulates a link to an edge on
-    this machine. With --chat, PROMPT is a question.
+    Green tokens were drafted here and accepted, blue ones copied here; magenta ones the edge proposed; yellow ones
+    corrected a draft; cyan ones came on top; the rest the edge wrote alone. A rate or a round trip emulates a link
+    to an edge on this machine. With --chat, PROMPT is a question.
     """
     scheme, spec = spec_of(scheme, SchemeSpec(STREAM, k, bits, downlink, race or "always", resolution, verify))
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
@@ -135,7 +136,7 @@ def run(
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
 
     async def write() -> None:
-        model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
+        model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire_of(spec, tokenizer.vocab_size)) if rule else None
         ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
@@ -144,7 +145,7 @@ def run(
             prediction=tokenizer.encode(expected, special=False), private=private_of(ids, template, words),
         )  # fmt: skip
         async with urls as reached, connected(
-            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup, branches
+            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup, branches, stored
         ) as writer:  # fmt: skip
             if as_json:
                 await _as_json(writer, request, tokenizer, profile_name)
@@ -252,6 +253,16 @@ def needed(
     return draft, (tokenizer or served) if draft == NONE else tokenizer
 
 
+def loaded(
+    draft: str, engine: str | None, tokenizer: str | None, fit: Fit, prompts: str | None
+) -> tuple[LanguageModel, Tokenizer, StoredPrompts | None]:
+    """The draft, and the prompts published for it. Raises: `ModelError`, as `load_draft` and `StoredPrompts.at` do."""
+    if prompts is not None and draft == NONE:
+        raise BadParameterError("--prompts is for a draft, and there is none; name one with --draft, or leave it out")
+    model, words = load_draft(draft, engine=engine, tokenizer=tokenizer, fit=fit, digest=prompts is not None)
+    return model, words, None if prompts is None else StoredPrompts.at(prompts, OneByOne(model, info_of(model).digest))
+
+
 def check_vocabulary(draft: str | None, engine: str | None, tokenizer: str | None, served: str | None) -> None:
     """Compare the tokenizers before any weight is read. Raises: `RefusedError`, `ModelError`.
 
@@ -281,12 +292,13 @@ def bring(served: str | None, engine: str | None, fit: Fit) -> None:
 async def connected(
     urls: str, model: LanguageModel, tokenizer: Tokenizer, offline: Offline, token: str | None,
     trust: ssl.SSLContext | None, stall_s: float, lookup: bool = False, branches: int | None = None,
+    prompts: StoredPrompts | None = None,
 ) -> AsyncIterator[Writer]:  # fmt: skip
     """A writer that has tried to reach one of the edges `urls`. Raises: `LinkError` unless drafts are shown offline."""
     async with Writer(
         options.edges(urls), model, tokenizer.digest, tokenizer.vocab_size, offline=offline, token=token, ssl=trust,
         give_up_s=GIVE_UP_S, stall_s=stall_s, told=_Notes(waits=offline != "error"), lookup=lookup,
-        branches=branches,
+        branches=branches, prompts=prompts,
     ) as writer:  # fmt: skip
         try:
             await writer.connect()
@@ -376,4 +388,5 @@ async def _as_json(writer: Writer, request: Request, tokenizer: Tokenizer, profi
         policy = request.policy
         record |= {"scheme": "auto" if policy else request.scheme.name, "why": policy.why() if policy else None}
         record |= {"losses": writer.losses} if writer.losses else {}
+        record |= {"prompt_tokens_fetched": writer.fetched} if writer.fetched else {}
         print(json.dumps(record | {"profile": profile_name} | cost.figures()))  # noqa: T201

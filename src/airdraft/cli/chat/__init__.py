@@ -16,13 +16,23 @@ from airdraft.cli.chat.behind import Behind
 from airdraft.cli.chat.conversing import Conversation
 from airdraft.cli.chat.typed import Typed
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
-from airdraft.cli.run import bring, check_lookup, check_vocabulary, connected, emulated_link, needed, reach, unmodelled
+from airdraft.cli.run import (
+    bring,
+    check_lookup,
+    check_vocabulary,
+    connected,
+    emulated_link,
+    loaded,
+    needed,
+    reach,
+    unmodelled,
+)
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
 from airdraft.errors import BadParameterError
 from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit
-from airdraft.models.registry import ANY, load_draft
+from airdraft.models.registry import ANY
 
 
 @fitted(fit=TARGET, draft_fit=DRAFT)
@@ -49,6 +59,7 @@ def chat(
     lookup: options.Lookup = False,
     tree: options.Tree = "auto",
     tokenizer_of: options.TokenizerOf = None,
+    prompts: options.DraftPrompts = None,
     chat_template: options.ChatTemplateFile = None,
     system: Annotated[str | None, typer.Option(help="System prompt. Without it: the template's.")] = None,
     scheme: options.Scheme = "auto",
@@ -90,19 +101,18 @@ def chat(
         draft, draft_engine, tokenizer_of, served, edge, token, trust, spares=False, default=chosen.CHAT_DRAFT
     )
     # What the target's own files say is better than what the draft's do, where they are here.
-    name = served or draft
     place = chosen.place_of(served, draft, draft_engine, tokenizer_of)
     scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
     settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens)
-    template = chosen.template_of(place, name, chat_template)
+    template = chosen.template_of(place, served or draft, chat_template)
     check_vocabulary(draft if told else None, draft_engine, tokenizer_of, served)
     bring(served, engine, fit)
-    model, tokenizer = load_draft(draft, engine=draft_engine, tokenizer=tokenizer_of, fit=draft_fit)
+    model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts)
     interactive = sys.stdin.isatty() and not as_json
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
     with options.fitting(named), Behind.started() as behind, behind.within(urls) as reached:
-        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s, lookup, branches)
+        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s, lookup, branches, stored)
         with behind.within(reaching) as writer:
             talk = Talk(writer, tokenizer, template, settings)
             talk.history.system = system
