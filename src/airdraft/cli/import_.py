@@ -1,4 +1,4 @@
-"""`airdraft import`: a GGUF file made a folder that the default install runs."""
+"""`airdraft import`: a GGUF file or a checkpoint made a folder that the default install runs."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from typing import Annotated
 import typer
 
 from airdraft.cli import options
-from airdraft.models.imports.write import import_gguf
+from airdraft.models.imports.write import import_checkpoint, import_gguf
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="A model of the families Llama, Qwen2, Qwen3.", metavar="FILE.gguf")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A model of the families Llama, Qwen2, Qwen3: a GGUF file, or a folder of safetensors, plain or in "
+            "the codes of AWQ or GPTQ."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist, or be empty.")],
     as_json: options.Json = False,
 ) -> None:
-    """Turn a GGUF file into a folder for the onnx engine, without a compiler.
+    """Turn a GGUF file or a checkpoint into a folder for the onnx engine, without a compiler.
 
     Quantised weights stay as they are, and half-precision ones become single
     precision: no weight is rounded. Commands do this by themselves, into a
     cache, when MODEL is a GGUF file.
     """
-    made = import_gguf(file, out)
+    made = import_checkpoint(model, out) if model.is_dir() else import_gguf(model, out)
     if as_json:
         typer.echo(json.dumps(asdict(made)))
         return

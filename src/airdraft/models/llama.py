@@ -114,8 +114,12 @@ class Llama:
 
 def read_llama(folder: Path) -> Llama:
     """What the config says. Raises: `ModelError` if it is anything that is neither written nor known to do nothing."""
-    facts, path = read_config(folder), folder / "config.json"
-    config = read_json(path)
+    path = folder / "config.json"
+    return llama_of(read_json(path), path, read_config(folder))
+
+
+def llama_of(config: dict[str, Any], path: Path, facts: ModelConfig) -> Llama:
+    """As `read_llama`, of what the file `path` says."""
     for name, value in _REFUSED.items():
         if config.get(name) not in (value, None):
             raise ModelError(f"{path} has {name} = {shown(config[name])}, which this writer does not know; {CONVERT}")

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ import numpy as np
 import tokenizers
 
 from airdraft.errors import ModelError, first_line
+from airdraft.models.files.config import read_json
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.tokenizer import GgufTokenizer
+from airdraft.models.text import tokenizer_file
 
 if TYPE_CHECKING:
     from airdraft.models.imports.matrices import Matrices
@@ -67,7 +69,32 @@ def import_gguf(
     progress: told the share that is done, 0 to 1. matrices: see `GraphWriter`.
     Raises: `ModelError` if the file is no model that the onnx engine runs, or `out` holds something.
     """
-    checked = _check(path)
+    return _write(_check(path), out, progress, matrices)
+
+
+def import_checkpoint(folder: Path, out: Path, progress: Callable[[float], None] = lambda share: None) -> Imported:
+    """As `import_gguf`, of a checkpoint in safetensors: plain, or in the codes of AWQ or GPTQ, see `checkpoint`."""
+    from airdraft.models.imports.checkpoint import Checkpoint, CheckpointMatrices  # noqa: PLC0415  # needs onnx
+
+    file = Checkpoint(folder)
+    decoder = replace(decoder_of(file), paired=False)
+    paths = tokenizer_file(folder), folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    tokenizer, settings = (read_json(path) if path.is_file() else {} for path in paths[:2])
+    if not tokenizer:
+        raise ModelError(f"{folder} has no tokenizer.json; copy it there from the original model")
+    if paths[2].is_file():
+        settings["chat_template"] = paths[2].read_text("utf-8")
+    path = folder / "generation_config.json"
+    sampling = read_json(path) if path.is_file() else {}
+    file.metadata |= {key: sampling[name] for name, key in _SAMPLING.items() if sampling.get(name) is not None}
+    config = _config(decoder, file.facts.eos_ids, folder.resolve().name)
+    checked = _Checked(file, decoder, _parsed(folder, tokenizer), settings, config)
+    return _write(checked, out, progress, CheckpointMatrices)
+
+
+def _write(
+    checked: _Checked, out: Path, progress: Callable[[float], None], matrices: Callable[..., Matrices] | None
+) -> Imported:
     try:
         if out.exists() and any(out.iterdir()):
             raise ModelError(f"{out} is not empty; name a folder that does not exist yet")
@@ -100,7 +127,7 @@ def write_text_files(path: Path, out: Path) -> None:
     context = file.metadata.get(f"{file.family()}.context_length")
     if type(context) is int and context > 0:  # a server's config is read from here
         facts["max_position_embeddings"] = context
-    _write_json(out / "tokenizer.json", _tried(path, tokenizer))
+    _write_json(out / "tokenizer.json", _parsed(path, tokenizer.tokenizer()))
     _write_json(out / "tokenizer_config.json", tokenizer.config())
     _write_json(out / "config.json", facts)
     _write_sampling(file, out)
@@ -123,7 +150,13 @@ def _check(path: Path) -> _Checked:
             f"{path} lists {len(tokenizer.tokens)} tokens and has rows for {decoder.vocab}; convert it again with "
             "llama.cpp's converter, which leaves out tokens without a row"
         )
-    config = {
+    config = _config(decoder, tokenizer.ends(), str(file.metadata.get("general.name") or path.stem)[:200])
+    return _Checked(file, decoder, _parsed(path, tokenizer.tokenizer()), tokenizer.config(), config)
+
+
+def _config(decoder: DecoderFacts, ends: Sequence[int], name: str) -> dict[str, Any]:
+    """What config.json holds."""
+    return {
         "model_type": decoder.family,
         "vocab_size": decoder.vocab,
         "max_position_embeddings": decoder.context,
@@ -133,15 +166,13 @@ def _check(path: Path) -> _Checked:
         "num_attention_heads": decoder.heads,
         "num_key_value_heads": decoder.kv_heads,
         "head_dim": decoder.head_dim,
-        "eos_token_id": tokenizer.ends(),
-        "_name_or_path": str(file.metadata.get("general.name") or path.stem)[:200],
+        "eos_token_id": list(ends),
+        "_name_or_path": name,
     }
-    return _Checked(file, decoder, _tried(path, tokenizer), tokenizer.config(), config)
 
 
-def _tried(path: Path, tokenizer: GgufTokenizer) -> dict[str, Any]:
+def _parsed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """The contents of tokenizer.json, which the library that will read them takes. Raises: `ModelError`."""
-    content = tokenizer.tokenizer()
     try:
         tokenizers.Tokenizer.from_str(json.dumps(content))
     except Exception as problem:  # the library raises bare Exception
