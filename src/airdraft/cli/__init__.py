@@ -27,6 +27,7 @@ COMMANDS = {
     "models": "models:models",
     "prompt": "prompts:prompt",
     "link": "link:link",
+    "channel": "channel:channel",
     "plan": "plan:plan",
     "compress": "compress:compress",
     "gguf": "gguf:gguf",

@@ -1,0 +1,1 @@
+"""Wireless channels, simulated: their generation, their estimation and their prediction."""

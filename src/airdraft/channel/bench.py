@@ -1,0 +1,176 @@
+"""Measures how well channels are estimated from pilots and predicted: error by SNR, horizon and speed.
+
+The error is NMSE: power of what is wrong over power of the channel, both summed over all channels of a cell, in dB.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from airdraft.channel import baselines
+from airdraft.channel.baselines import Comb, Matrix
+from airdraft.channel.generate import ChannelRecipe, Complex, Realisation, channels, shift_hz
+from airdraft.channel.profiles import PROFILES, profile
+
+SNRS_DB = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
+HORIZONS = (1, 2, 5, 10, 20)
+SPEEDS_KMH = (3.0, 30.0, 120.0)
+MIXED_KMH = (0.0, 150.0)
+"""Speeds of the channels that covariances are estimated from."""
+PILOT_SLOTS, PILOT_SUBCARRIERS = 2, 4
+"""Every second slot and every fourth subcarrier is a pilot."""
+PREDICTED_SNR_DB = 20.0
+TRAINING_SEED, SEED = 7001, 7002
+DELAY_SPREADS_S = (10e-9, 300e-9)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A channel as a method sees it: what is observed, where, and how noisy."""
+
+    observed: Complex  # [slots, subcarriers, antennas], whole; only what `comb` names may be used
+    comb: Comb
+    snr_db: float
+    channel: Realisation
+    """For methods that are told the truth: they may use its profile, speed and delay spread."""
+
+
+@dataclass(frozen=True)
+class Covariances:
+    """The covariances that LMMSE is given."""
+
+    over_time: Matrix
+    over_subcarriers: Matrix
+
+
+Method = Callable[[Seen], Complex]
+
+
+@dataclass(frozen=True)
+class NmseRow:
+    """One method's error in one cell."""
+
+    task: str
+    """`estimate` or `predict`."""
+    method: str
+    snr_db: float
+    speed_kmh: float
+    horizon: int
+    """In slots; 0 for estimation."""
+    nmse_db: float
+
+
+def estimated(recipe: ChannelRecipe, count: int) -> Covariances:
+    """Estimate covariances from channels of all speeds and delay spreads, none of which is tested."""
+    drawn = np.stack(
+        [each.values for each in itertools.islice(channels(replace(recipe, speed_kmh=MIXED_KMH), TRAINING_SEED), count)]
+    )
+    return Covariances(baselines.measured(drawn, 1), baselines.measured(drawn, 2))
+
+
+def true(recipe: ChannelRecipe, channel: Realisation) -> Covariances:
+    """Compute the covariances of a channel's own profile, speed and delay spread."""
+    like = profile(channel.profile)
+    over_time = baselines.true_time(
+        like, shift_hz(recipe, channel.speed_kmh), baselines.lags(recipe.slots, recipe.slot_s)
+    )
+    lags_hz = baselines.lags(recipe.subcarriers, recipe.spacing_hz)
+    return Covariances(over_time, baselines.true_subcarriers(like, channel.delay_spread_s, lags_hz))
+
+
+def estimators(recipe: ChannelRecipe, known: Covariances) -> dict[str, Method]:
+    """The ways to estimate a channel from pilots."""
+    return {
+        "least squares, lines between": lambda seen: baselines.interpolated(seen.observed, seen.comb),
+        "LMMSE, estimated covariance": lambda seen: _lmmse(seen, known),
+        "LMMSE, true covariance": lambda seen: _lmmse(seen, true(recipe, seen.channel)),
+    }
+
+
+def predictors(recipe: ChannelRecipe, known: Covariances) -> dict[str, Method]:
+    """The ways to predict a channel from its past."""
+    return {
+        "last value": lambda seen: baselines.held(seen.observed, len(seen.comb.slots)),
+        "straight line": lambda seen: baselines.continued(seen.observed, len(seen.comb.slots)),
+        f"autoregression of {baselines.AR_ORDER}": lambda seen: baselines.autoregressed(
+            seen.observed, len(seen.comb.slots)
+        ),
+        "LMMSE, estimated covariance": lambda seen: _lmmse(seen, known),
+        "LMMSE, true covariance": lambda seen: _lmmse(seen, true(recipe, seen.channel)),
+    }
+
+
+def _lmmse(seen: Seen, given: Covariances) -> Complex:
+    return baselines.lmmse(seen.observed, seen.comb, given.over_time, given.over_subcarriers, seen.snr_db)
+
+
+def bench(count: int, told: Callable[[int, int], None] = lambda done, of: None) -> list[NmseRow]:
+    """Measure every method in every cell, on the same `count` channels of every profile and many delay spreads."""
+    recipe = ChannelRecipe(PROFILES, delay_spread_s=DELAY_SPREADS_S)
+    known = estimated(recipe, 4 * count)
+    pilots = Comb(np.arange(0, recipe.slots, PILOT_SLOTS), np.arange(0, recipe.subcarriers, PILOT_SUBCARRIERS))
+    past = Comb(np.arange(recipe.slots // 2), np.arange(recipe.subcarriers))
+    tasks: list[tuple[str, Comb, dict[str, Method], tuple[float, ...], tuple[int, ...]]] = [
+        ("estimate", pilots, estimators(recipe, known), SNRS_DB, (0,)),
+        ("predict", past, predictors(recipe, known), (PREDICTED_SNR_DB,), HORIZONS),
+    ]
+    rows: list[NmseRow] = []
+    of = sum(len(snrs) for _, _, _, snrs, _ in tasks) * len(SPEEDS_KMH)
+    for task, comb, methods, snrs_db, horizons in tasks:
+        for done, (snr_db, speed_kmh) in enumerate(itertools.product(snrs_db, SPEEDS_KMH), len(rows)):
+            at = replace(recipe, speed_kmh=(speed_kmh, speed_kmh), snr_db=(snr_db, snr_db))
+            drawn = list(itertools.islice(channels(at, SEED), count))
+            for method, found in measure(methods, drawn, comb, horizons).items():
+                rows += [NmseRow(task, method, snr_db, speed_kmh, *each) for each in found.items()]
+            told(done + 1, of)
+    return rows
+
+
+def measure(
+    methods: dict[str, Method], drawn: list[Realisation], comb: Comb, horizons: tuple[int, ...]
+) -> dict[str, dict[int, float]]:
+    """Compute each method's NMSE in dB at each horizon, in slots after the last observed; 0 is the whole channel."""
+    errors = {name: np.zeros(len(horizons)) for name in methods}
+    power = np.zeros(len(horizons))
+    last = int(comb.slots[-1])
+    places = [slice(None) if each == 0 else slice(last + each, last + each + 1) for each in horizons]
+    for number, channel in enumerate(drawn):
+        observed = channel.observed(np.random.default_rng([SEED, number, 1]))
+        seen = Seen(observed, comb, channel.snr_db, channel)
+        power += [np.sum(np.abs(channel.values[place]) ** 2) for place in places]
+        for name, method in methods.items():
+            wrong = np.abs(method(seen) - channel.values) ** 2
+            errors[name] += [np.sum(wrong[place]) for place in places]
+    shares = {name: np.maximum(each / power, 1e-12) for name, each in errors.items()}
+    return {
+        name: {horizon: float(10 * np.log10(each)) for horizon, each in zip(horizons, share, strict=True)}
+        for name, share in shares.items()
+    }
+
+
+def tables(rows: list[NmseRow]) -> dict[str, str]:
+    """Write both tasks as Markdown, a column for each SNR or horizon, a row for each speed and method."""
+    found = {}
+    for task, column, head in (("estimate", "snr_db", "dB"), ("predict", "horizon", "slots")):
+        chosen = [row for row in rows if row.task == task]
+        columns = sorted({getattr(row, column) for row in chosen})
+        lines = [
+            f"| km/h | method | {' | '.join(f'{each:g} {head}' for each in columns)} |",
+            f"|---|---|{'---|' * len(columns)}",
+        ]
+        for speed_kmh, group in itertools.groupby(sorted(chosen, key=lambda row: row.speed_kmh), lambda r: r.speed_kmh):
+            cells = {(row.method, getattr(row, column)): row.nmse_db for row in group}
+            best = {each: min(db for (_, at), db in cells.items() if at == each) for each in columns}
+            for method in dict.fromkeys(method for method, _ in cells):
+                shown = [cells[method, each] for each in columns]
+                marked = [
+                    f"**{db:.1f}**" if db == best[each] else f"{db:.1f}"
+                    for db, each in zip(shown, columns, strict=True)
+                ]
+                lines.append(f"| {speed_kmh:g} | {method} | {' | '.join(marked)} |")
+        found[f"channel-{task}"] = "\n".join(lines)
+    return found

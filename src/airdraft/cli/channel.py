@@ -1,0 +1,94 @@
+"""`airdraft channel`: simulated wireless channels, and how well they are estimated and predicted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markdown import Markdown
+
+from airdraft.channel.generate import ChannelRecipe, Range
+from airdraft.channel.profiles import PROFILES
+from airdraft.cli import options
+from airdraft.cli.bench.results import JsonFile, Pages, console_for, progress, renew_pages, write_json
+from airdraft.errors import BadParameterError
+
+channel = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Simulated wireless channels: made, estimated and predicted.",
+)
+
+
+def _ranged(name: str, given: str, unit: float = 1.0) -> Range:
+    """Read `LEAST:MOST`, or one number for both."""
+    least, _, most = given.partition(":")
+    try:
+        return float(least) * unit, float(most or least) * unit
+    except ValueError:
+        raise BadParameterError(f"--{name} is {given!r}; give a number, or LEAST:MOST") from None
+
+
+@channel.command()
+def generate(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The .npz file to write.")],
+    profiles: Annotated[
+        str, typer.Option("--profile", metavar="NAMES", help=f"One or several with commas: {', '.join(PROFILES)}; all.")
+    ] = "TDL-A",
+    count: Annotated[int, typer.Option(help="How many channels.", min=1)] = 100,
+    speed_kmh: Annotated[str, typer.Option(metavar="KM/H", help="The device's speed, or LEAST:MOST.")] = "3",
+    delay_spread_ns: Annotated[str, typer.Option(metavar="NS", help="Delay spread, or LEAST:MOST.")] = "100",
+    snr_db: Annotated[str, typer.Option(metavar="DB", help="Signal over noise, or LEAST:MOST.")] = "10",
+    slots: Annotated[int, typer.Option(help="Points in time.")] = ChannelRecipe.slots,
+    subcarriers: Annotated[int, typer.Option(help="Points in frequency.")] = ChannelRecipe.subcarriers,
+    antennas: Annotated[int, typer.Option(help="Antennas of the base station.")] = ChannelRecipe.antennas,
+    slot_ms: Annotated[float, typer.Option(help="Time between slots.")] = ChannelRecipe.slot_s * 1e3,
+    spacing_khz: Annotated[float, typer.Option(help="Between subcarriers.")] = ChannelRecipe.spacing_hz / 1e3,
+    carrier_ghz: Annotated[float, typer.Option(help="Carrier frequency.")] = ChannelRecipe.carrier_hz / 1e9,
+    noisy: Annotated[bool, typer.Option("--noisy", help="Also write the channels with noise at --snr-db.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same channels.", min=0)] = 0,
+) -> None:
+    """Write channels after the profiles of 3GPP TR 38.901 into an .npz file.
+
+    [bold]All profiles:[/bold]  airdraft channel generate mix.npz --profile all --speed-kmh 3:120
+    [bold]In noise:[/bold]      airdraft channel generate cdl.npz --profile CDL-C --snr-db 0:20 --noisy
+
+    The file holds `values`, channels x slots x subcarriers x antennas, and what
+    they were made with. docs/channel.md says how they are made.
+    """
+    from airdraft.channel import files  # noqa: PLC0415
+
+    recipe = ChannelRecipe(
+        PROFILES if profiles == "all" else tuple(profiles.split(",")),
+        _ranged("speed-kmh", speed_kmh), _ranged("delay-spread-ns", delay_spread_ns, 1e-9), _ranged("snr-db", snr_db),
+        slots, subcarriers, antennas, slot_ms / 1e3, spacing_khz * 1e3, carrier_ghz * 1e9,
+    )  # fmt: skip
+    files.write(out, recipe, count, seed, noisy)
+    shape = " x ".join(map(str, (count, slots, subcarriers, antennas)))
+    typer.echo(f"{out}: {shape} values, {out.stat().st_size / 1e6:.1f} MB")
+
+
+@channel.command()
+def bench(
+    count: Annotated[int, typer.Option("--channels", help="Channels in each cell.", min=10, max=100_000)] = 200,
+    json_file: JsonFile = None,
+    page: Pages = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """How well simulated channels are estimated from pilots and predicted, by SNR, horizon and speed. A minute.
+
+    The blocks `channel-estimate` and `channel-predict` of a --page are renewed.
+    """
+    from airdraft.channel import bench as measured  # noqa: PLC0415
+
+    console = console_for(no_color, json_file)
+    with progress(console, "cells") as told:
+        rows = measured.bench(count, told)
+    tables = measured.tables(rows)
+    write_json(json_file, {"channels": count, "rows": [asdict(row) for row in rows]})
+    for name, table in tables.items():
+        console.print(f"{name}: NMSE in dB, the least in bold")
+        console.print(Markdown(table))
+    renew_pages(page, tables)
