@@ -54,13 +54,22 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return _shipped() if request.param == "shipped" else _hf()
 
 
-def _arrays(cache: Any) -> list[np.ndarray]:
-    """The memory of a cache, as it lies there."""
+def _memory(cache: Any) -> list[np.ndarray]:
+    """The memory that a cache lies in."""
     while hasattr(cache, "inner"):
         cache = cache.inner
     if isinstance(cache, OnnxCache):
         return [each[0] for each in cache.tensors]
-    return [each[0].numpy() for layer in cache.layers.values() for each in layer]
+    return [each.numpy() for layer in cache._pages.layers.values() for each in layer]
+
+
+def _arrays(cache: Any) -> list[np.ndarray]:
+    """What a cache holds, also beyond its length: each [1, positions, width]."""
+    while hasattr(cache, "inner"):
+        cache = cache.inner
+    if isinstance(cache, OnnxCache):
+        return _memory(cache)
+    return [each[None, cache.rows(0, cache.room)] for each in _memory(cache)]
 
 
 def _shared(cache: Any) -> int:
@@ -88,10 +97,10 @@ def test_what_follows_is_neither_shared_nor_kept_and_is_overwritten(engine: Any)
         text = scheduler.open(owner, PRIVATE)
         rows = await _read(scheduler, text, tokens)
         assert text.cache is not None
-        seen = {id(each): each for each in _arrays(text.cache)}
+        seen = {id(each): each for each in _memory(text.cache)}
         for at in range(4):  # written on: some engines move what they hold
             await scheduler.run(text, lambda at=at: Forward(1, len(tokens) + at, (at,), 1))  # type: ignore[misc]
-            seen |= {id(each): each for each in _arrays(text.cache)}
+            seen |= {id(each): each for each in _memory(text.cache)}
         kept = text.cache.take(0, PRIVATE)
         beside = scheduler.open(owner)  # while it is written
         assert np.array_equal(await _read(scheduler, beside, tokens), rows) or engine.info.exactness.width != 0
@@ -104,7 +113,7 @@ def test_what_follows_is_neither_shared_nor_kept_and_is_overwritten(engine: Any)
             assert not each[:, PRIVATE - _shared(private) :].any()
         for each, was in zip(private.take(0, PRIVATE), kept, strict=True):
             assert np.array_equal(each, was)
-        current = {each.__array_interface__["data"][0] for each in _arrays(private)}
+        current = {each.__array_interface__["data"][0] for each in _memory(private)}
         for each in seen.values():  # memory that it gave up on the way
             if each.__array_interface__["data"][0] not in current:
                 assert not each.any()

@@ -36,12 +36,12 @@ def engines(
 ) -> None:
     """The engines installed here side by side, and against other programs with the same weights, in wall clock.
 
-    What the texts of each depend on is tried as well. Takes 3 minutes. Blocks
-    `engines`, `exactness` and `peers` of a --page are renewed. Other work on this
-    machine slows all of them.
+    What the texts of each depend on is tried as well. Takes 4 minutes. Blocks
+    `engines`, `exactness` and `peers` of a --page are renewed, and `plain` (hf
+    beside transformers). Other work on this machine slows all of them.
     """
     from airdraft.lab.wall import engines as lab  # noqa: PLC0415
-    from airdraft.lab.wall import exactness, peers  # noqa: PLC0415
+    from airdraft.lab.wall import exactness, peers, plain  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
     # On Windows a file that is still open cannot be deleted.
@@ -51,14 +51,19 @@ def engines(
             compared = peers.peers(here, llama_speculative, on_step)
         with progress(console, "forwards") as on_step:
             rows = lab.engines(here, vllm, on_step, lab.lighter(Path(folder), here))
+        with progress(console, "forwards of transformers") as on_step:
+            beside = plain.plain(Path(folder) / "plain", on_step) if "hf" in here else []
     load = _load()
     where = f"{os.cpu_count()} cores" + (f", load {load:.1f} meanwhile." if load is not None else ".")
     write_json(json_file, {
         "threads": lab.THREADS, "cores": os.cpu_count(), "load": load, "engines": msgspec.to_builtins(rows),
         "draft_length": peers.LENGTH, "max_tokens": peers.TOKENS, **msgspec.to_builtins(compared),
+        "plain": [{**msgspec.to_builtins(row), "ratio": row.ratio} for row in beside],
     })  # fmt: skip
     kept = exactness.table([(row.name, row.exactness) for row in rows if row.exactness])
     blocks = {"engines": f"{lab.table(rows)} {where}", "exactness": kept, "peers": f"{peers.table(compared)} {where}"}
+    if beside:
+        blocks["plain"] = plain.table(beside)
     console.print(Markdown("\n\n".join(blocks.values())))
     renew_pages(page, blocks)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError, first_line
 from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Threads, check, check_copy
+from airdraft.models.engines.hf_pages import Columns, HfCache, Pages, layer_class
 from airdraft.models.engines.hf_spliced import Layers, behind, use
 from airdraft.models.files.config import read_json
 from airdraft.models.files.digest import words
 from airdraft.models.files.weights import checkpoint_files
 from airdraft.models.fit import context_of
-from airdraft.models.lineage import Lineage
 from airdraft.models.sharing import Beginning
 from airdraft.models.trees import Fed, picked
 
@@ -29,60 +29,6 @@ _ROLLS_BACK = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 _MAX_BATCH = 32
 _WIDE = 32
 """More tokens than this keep the machine busy by themselves, and would pad all others of a batch to their width."""
-
-
-@dataclass
-class HfCache:
-    """Keys and values of one sequence: for each layer that keeps any, two tensors [1, kv_heads, length, head_dim]."""
-
-    layers: dict[int, tuple[Any, Any]]
-    length: int = 0
-    lineage: Lineage = field(default_factory=Lineage)
-    private: bool = False
-    """See `Erasable.private`."""
-
-    def replace(self, layers: dict[int, tuple[Any, Any]], lineage: Lineage) -> None:
-        """Take other keys and values instead, which share no memory with these."""
-        gone, self.layers, self.length, self.lineage = self.layers, layers, lineage.length, lineage
-        if self.private:
-            with import_module("torch").inference_mode():
-                for tensor in (each for layer in gone.values() for each in layer):
-                    tensor.zero_()
-
-    def erase(self, keep: int) -> None:
-        """See `Erasable.erase`."""
-        with import_module("torch").inference_mode():
-            kept = {i: (k[:, :, :keep].clone(), v[:, :, :keep].clone()) for i, (k, v) in self.layers.items()}
-            self.private = True
-            self.replace(kept, self.lineage.kept(keep))
-        self.private = False
-
-    def pick(self, keep: int, picks: Sequence[int]) -> None:
-        """Roll back to `keep` positions and `picks` of those after them, which move up."""
-        lineage, columns = self.lineage.kept(keep, picks), [*range(keep), *(keep + pick for pick in picks)]
-        self.replace({i: (k[:, :, columns], v[:, :, columns]) for i, (k, v) in self.layers.items()}, lineage)
-
-    def take(self, start: int, end: int) -> list[Any]:
-        """See `Portable.take`. NumPy has no bfloat16: such numbers are given as integers of the same bits."""
-        return [_plain(each[0, :, start:end]) for layer in self.layers.values() for each in layer]
-
-    def put(self, keep: int, tensors: Sequence[Any]) -> None:
-        """See `Portable.put`."""
-        torch, new = import_module("torch"), iter(tensors)
-        with torch.inference_mode():
-            layers = {
-                index: tuple(
-                    torch.cat([each[:, :, :keep], torch.tensor(next(new)).view(each.dtype)[None].to(each.device)], 2)
-                    for each in layer
-                )
-                for index, layer in self.layers.items()
-            }
-        self.replace(layers, self.lineage.kept(keep).grown(tensors[0].shape[1]))
-
-    def drop(self, count: int) -> None:
-        """Forget the first `count` positions, of a chain; the others move up."""
-        layers = {i: (k[:, :, count:].clone(), v[:, :, count:].clone()) for i, (k, v) in self.layers.items()}
-        self.replace(layers, self.lineage.after(count))
 
 
 class HfModel(LocalEngine):
@@ -134,12 +80,11 @@ class HfModel(LocalEngine):
             use(self._model)
 
         takes = set(inspect.signature(self._model.forward).parameters)
-        # What transformers calls the past since 5.24, and what it did before.
-        self._past_as = next((name for name in ("cache", "past_key_values") if name in takes), "")
+        self._past_as = past_name(self._model)
         self._takes = takes & {"attention_mask", "position_ids", "logits_to_keep", self._past_as}
         # In a batch positions start anywhere: a model that is not told them would have to count around the padding.
         max_batch = _MAX_BATCH if {"attention_mask", "position_ids"} <= takes else 1
-        self._empty: dict[int, tuple[Any, Any]] = {}
+        self._pages = Pages(self._device)
         called = name if name is not None else folder.resolve().name
         precision = words(self._model.dtype)
         self.info = EngineInfo(
@@ -150,17 +95,15 @@ class HfModel(LocalEngine):
 
     def new_cache(self) -> HfCache:
         """An empty cache for one sequence."""
-        return HfCache(self._empty)
+        return HfCache(self._pages)
 
     def copy(self, cache: HfCache, length: int) -> HfCache:
         """See `Copier.copy`."""
         check_copy(self.info, cache, length)
-        made = HfCache({i: (k[:, :, :length].clone(), v[:, :, :length].clone()) for i, (k, v) in cache.layers.items()})
-        made.length, made.lineage = length, cache.lineage.kept(length)
-        return made
+        return cache.copy(length)
 
     def forward(self, cache: HfCache, keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
-        """See `LanguageModel.forward`. A forward that raises leaves the cache as it was."""
+        """See `LanguageModel.forward`. If the model itself fails, the cache was rolled back to `keep`."""
         part = Part(cache, keep, tokens, rows)
         check(self.info, part)
         return self._run([part])[0]
@@ -174,7 +117,7 @@ class HfModel(LocalEngine):
             try:
                 check(self.info, part)
                 parts[i] = picked(part)
-                if len(part.tokens) <= _WIDE and not part.cache.private:  # a batch has copies of all its past
+                if len(part.tokens) <= _WIDE and not part.cache.private:
                     narrow.append(i)
                 else:
                     found[i] = self._run([parts[i]], beginning)[0]
@@ -222,23 +165,27 @@ class HfModel(LocalEngine):
         }
         try:
             with torch.inference_mode(), behind(self._shared(beginning)):
-                past = options[self._past_as] = self._past(parts, kept)
-                logits = self._model(
-                    input_ids=torch.tensor(ids, device=self._device),
-                    use_cache=True,
-                    **{name: value for name, value in options.items() if name in self._takes},
-                ).logits
-                rows, grown = [], []
+                counts = [len(part.tokens) for part in parts]
+                call = self._pages.call([part.cache for part in parts], [part.keep for part in parts], counts)
+                options[self._past_as] = self._past(call)
+                try:
+                    logits = self._model(
+                        input_ids=torch.tensor(ids, device=self._device),
+                        use_cache=True,
+                        **{name: value for name, value in options.items() if name in self._takes},
+                    ).logits
+                finally:
+                    call.wipe()
+                rows = []
                 for i, part in enumerate(parts):
                     end = logits.shape[1] - fed + len(part.tokens)
                     rows.append(logits[i, end - part.rows : end].to("cpu", torch.float32, copy=True).numpy())
-                    grown.append(_own(past, i, kept - part.keep, kept + len(part.tokens), alone=len(parts) == 1))
         except Exception as problem:  # PyTorch's errors and those of models' code share no base class
             raise ModelError(
                 f"{self.name} cannot run {fed} tokens after {kept} in a batch of {len(parts)}: {first_line(problem)}"
             ) from problem
-        for part, layers, line in zip(parts, grown, lines, strict=True):
-            part.cache.replace(layers, line.lineage)
+        for part, line in zip(parts, lines, strict=True):
+            part.cache.length, part.cache.lineage = line.lineage.length, line.lineage
         return rows
 
     def _try_out(self, what: str, *, keeps: bool) -> None:
@@ -246,16 +193,15 @@ class HfModel(LocalEngine):
 
         Raises: `ModelError` if the model is an encoder that loads as a decoder, or keeps its past in ways of its own.
         """
-        cache = HfCache({})
+        cache = self.new_cache()
         tried = [self._run([Part(cache, 0, [0, token], 2)])[0] for token in (1, 2) if keeps]
-        if not cache.layers or any(keys.shape[2] != 2 for keys, _ in cache.layers.values()):
+        if not self._pages.layers:
             raise ModelError(f"{what}, which keeps no keys and values; {_PLAIN}")
         one, other = tried
         if np.abs(one[0] - other[0]).max() > 0.01 * np.ptp(one[0]):  # mixed experts may round otherwise
             raise ModelError(f"{what} that looks at later tokens; {_PLAIN}")
-        self._empty = {i: (k[:, :, :0].clone(), v[:, :, :0].clone()) for i, (k, v) in cache.layers.items()}
-        tensors = [tensor for pair in self._empty.values() for tensor in pair]
-        bytes_each = sum(each.shape[1] * each.shape[3] * each.element_size() for each in tensors)
+        tensors = [tensor for layer in self._pages.layers.values() for tensor in layer]
+        bytes_each = sum(each[0].nbytes for each in tensors)
         self.info = replace(self.info, vocab_size=one.shape[1], position_bytes=bytes_each)
         told = {"attention_mask", "position_ids"} <= self._takes and set(self._kinds) == {"DynamicLayer"}
         self.info = replace(self.info, trees=told and self._branches(tried))
@@ -277,25 +223,22 @@ class HfModel(LocalEngine):
             tensors = iter(beginning.tensors)
             beginning.made[self] = {
                 index: tuple(self._torch.from_numpy(next(tensors)).view(each.dtype).to(self._device) for each in layer)
-                for index, layer in self._empty.items()
+                for index, layer in self._pages.layers.items()
             }
         found: Layers = beginning.made[self]
         return found
 
-    def _past(self, parts: list[Part], kept: int) -> Any:
-        """The parts' kept positions as transformers takes them: [parts, kv_heads, kept, head_dim] in each layer."""
-        utils = self._transformers.cache_utils
-        past = utils.DynamicCache()
-        for index, kind in enumerate(self._kinds):
-            layer = utils.DummyLayer() if kind == "DummyLayer" else utils.DynamicLayer()
-            if index in self._empty:
-                layer.lazy_initialization(*self._empty[index])
-                layer.keys, layer.values = (
-                    _aligned([part.cache.layers[index][which][:, :, : part.keep] for part in parts], kept)
-                    for which in (0, 1)
-                )
-            past.layers.append(layer)
-        return past
+    def _past(self, call: Columns) -> Any:
+        """A call's keys and values as transformers takes them."""
+        utils, paged = self._transformers.cache_utils, layer_class()
+        layers = [utils.DummyLayer() if kind == "DummyLayer" else paged(call, i) for i, kind in enumerate(self._kinds)]
+        return utils.Cache(layers)
+
+
+def past_name(model: Any) -> str:
+    """What a model's forward calls the past, since transformers 5.24 or before. Empty: it takes none."""
+    takes = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in takes), "")
 
 
 def _tree_mask(torch: Any, mask: Any, lines: list[Fed], fed: int, dtype: Any) -> Any:
@@ -308,34 +251,6 @@ def _tree_mask(torch: Any, mask: Any, lines: list[Fed], fed: int, dtype: Any) ->
         rows = seen[i, 0, : len(hidden)]
         rows[:, columns] = rows[:, columns] & ~hidden
     return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-
-
-def _plain(tensor: Any) -> Any:
-    """A copy for NumPy."""
-    return (
-        (tensor.view(import_module("torch").int16) if "bfloat16" in str(tensor.dtype) else tensor).cpu().numpy().copy()
-    )
-
-
-def _aligned(tensors: list[Any], kept: int) -> Any:
-    """Tensors [1, kv_heads, keep, head_dim], each of a `keep` of its own, as one; zeros before the shorter."""
-    first = tensors[0]
-    if len(tensors) == 1:
-        return first  # a view: rolling back copies nothing
-    whole = first.new_zeros(len(tensors), first.shape[1], kept, first.shape[3])
-    for i, tensor in enumerate(tensors):
-        whole[i, :, kept - tensor.shape[2] :] = tensor[0]
-    return whole
-
-
-def _own(past: Any, i: int, start: int, end: int, *, alone: bool) -> dict[int, tuple[Any, Any]]:
-    """Sequence i's keys and values of a batch; copies, as a view would keep the whole batch in memory."""
-    layers = {}
-    for index, layer in enumerate(past.layers):
-        if layer.keys is not None:
-            keys, values = (tensor[i : i + 1, :, start:end] for tensor in (layer.keys, layer.values))
-            layers[index] = (keys, values) if alone else (keys.clone(), values.clone())
-    return layers
 
 
 def _libraries() -> tuple[Any, Any]:
