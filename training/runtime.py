@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +72,15 @@ def set_rates(opts: list[torch.optim.Optimizer], done: float) -> float:
 
 
 class Clock:
-    """Wall time spent so far out of a budget, across restarts."""
+    """Time spent so far out of a budget, across restarts: wall time, or what another clock says."""
 
-    def __init__(self, minutes: float, spent: float = 0.0) -> None:
-        self.budget, self.before, self.start = minutes * 60.0, spent, time.monotonic()
+    def __init__(self, minutes: float, spent: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
+        self.budget, self.before, self.now, self.start = minutes * 60.0, spent, now, now()
 
     @property
     def spent(self) -> float:
         """Seconds."""
-        return self.before + time.monotonic() - self.start
+        return self.before + self.now() - self.start
 
     @property
     def done(self) -> float:

@@ -66,6 +66,8 @@ def test_methods_that_know_more_err_less() -> None:
 
 @pytest.mark.slow
 def test_the_bench_measures_every_cell() -> None:
-    rows = bench(10)
+    told: list[tuple[int, int]] = []
+    rows = bench(10, told=lambda done, of: told.append((done, of)))
+    assert told == [(i + 1, len(told)) for i in range(len(told))]
     assert len({(row.task, row.method, row.snr_db, row.speed_kmh, row.horizon) for row in rows}) == len(rows)
     assert all(np.isfinite(row.nmse_db) for row in rows)

@@ -108,25 +108,30 @@ def _lmmse(seen: Seen, given: Covariances) -> Complex:
     return baselines.lmmse(seen.observed, seen.comb, given.over_time, given.over_subcarriers, seen.snr_db)
 
 
-def bench(count: int, told: Callable[[int, int], None] = lambda done, of: None) -> list[NmseRow]:
-    """Measure every method in every cell, on the same `count` channels of every profile and many delay spreads."""
+def bench(
+    count: int, learned: Method | None = None, told: Callable[[int, int], None] = lambda done, of: None
+) -> list[NmseRow]:
+    """Measure every method, and one that is learned, in every cell: on the same `count` channels of all profiles."""
+    more = {} if learned is None else {"learned model": learned}
     recipe = ChannelRecipe(PROFILES, delay_spread_s=DELAY_SPREADS_S)
     known = estimated(recipe, 4 * count)
     pilots = Comb(np.arange(0, recipe.slots, PILOT_SLOTS), np.arange(0, recipe.subcarriers, PILOT_SUBCARRIERS))
     past = Comb(np.arange(recipe.slots // 2), np.arange(recipe.subcarriers))
     tasks: list[tuple[str, Comb, dict[str, Method], tuple[float, ...], tuple[int, ...]]] = [
-        ("estimate", pilots, estimators(recipe, known), SNRS_DB, (0,)),
-        ("predict", past, predictors(recipe, known), (PREDICTED_SNR_DB,), HORIZONS),
+        ("estimate", pilots, estimators(recipe, known) | more, SNRS_DB, (0,)),
+        ("predict", past, predictors(recipe, known) | more, (PREDICTED_SNR_DB,), HORIZONS),
     ]
     rows: list[NmseRow] = []
+    done = 0
     of = sum(len(snrs) for _, _, _, snrs, _ in tasks) * len(SPEEDS_KMH)
     for task, comb, methods, snrs_db, horizons in tasks:
-        for done, (snr_db, speed_kmh) in enumerate(itertools.product(snrs_db, SPEEDS_KMH), len(rows)):
+        for snr_db, speed_kmh in itertools.product(snrs_db, SPEEDS_KMH):
             at = replace(recipe, speed_kmh=(speed_kmh, speed_kmh), snr_db=(snr_db, snr_db))
             drawn = list(itertools.islice(channels(at, SEED), count))
             for method, found in measure(methods, drawn, comb, horizons).items():
                 rows += [NmseRow(task, method, snr_db, speed_kmh, *each) for each in found.items()]
-            told(done + 1, of)
+            done += 1
+            told(done, of)
     return rows
 
 

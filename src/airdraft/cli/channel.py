@@ -73,6 +73,9 @@ def generate(
 @channel.command()
 def bench(
     count: Annotated[int, typer.Option("--channels", help="Channels in each cell.", min=10, max=100_000)] = 200,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A learned model (.onnx of `python -m training.channel`), too.")
+    ] = None,
     json_file: JsonFile = None,
     page: Pages = None,
     no_color: options.NoColor = False,
@@ -82,10 +85,12 @@ def bench(
     The blocks `channel-estimate` and `channel-predict` of a --page are renewed.
     """
     from airdraft.channel import bench as measured  # noqa: PLC0415
+    from airdraft.channel.learned import LearnedChannel  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
+    learned = None if model is None else LearnedChannel(model).filled
     with progress(console, "cells") as told:
-        rows = measured.bench(count, told)
+        rows = measured.bench(count, learned, told)
     tables = measured.tables(rows)
     write_json(json_file, {"channels": count, "rows": [asdict(row) for row in rows]})
     for name, table in tables.items():

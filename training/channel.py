@@ -1,0 +1,107 @@
+"""`python -m training.channel`: trains the channel model for some CPU time, resumes it, writes it as ONNX."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training import runtime
+from training.channel_export import export
+from training.channel_masks import batches
+from training.channel_model import ChannelModel, Shape
+from training.errors import UserError
+
+SEED = 1
+HELD_OUT = 1 << 40
+"""Number of the first channel that is never trained on."""
+FLOOR = 3e-3
+"""Error below which a channel counts no more: -25 dB."""
+
+
+def optimisers(model: ChannelModel, rate: float) -> list[torch.optim.Optimizer]:
+    """AdamW. Muon, which trains the language models, takes more time than the rest of a step of a model this small."""
+    result: list[torch.optim.Optimizer] = [torch.optim.AdamW(model.parameters(), rate, (0.9, 0.95), weight_decay=0.01)]
+    for group in result[0].param_groups:
+        group["peak"] = group["lr"]
+    return result
+
+
+def errors(model: ChannelModel, observed: Tensor, values: Tensor, snr_db: Tensor) -> tuple[Tensor, Tensor]:
+    """Error power over power, [n] each: of what is unknown, and of what is known but noisy. 0 where there is none."""
+    known = observed[:, :, :, 2:]
+    wrong, power = (model(observed, snr_db)[0] - values).square(), values.square().mean((1, 2, 3, 4), keepdim=True)
+    share = wrong / power
+    return tuple((share * at).sum((1, 2, 3, 4)) / (2 * at.sum((1, 2, 3, 4)) + 1e-9) for at in (1 - known, known))  # type: ignore[return-value]
+
+
+def loss_of(model: ChannelModel, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Mean logarithm of the error, so that a decibel counts the same whatever the SNR."""
+    unknown, known = errors(model, *batch)
+    return 0.75 * (unknown + FLOOR).log().mean() + 0.25 * (known + FLOOR).log().mean()
+
+
+@torch.no_grad()
+def held_out(model: ChannelModel, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, float]:
+    """Mean error in dB of what is unknown and of what is known, over a batch that is never trained on."""
+    unknown, known = errors(model, *batch)
+    decibels = {"unknown_db": unknown[unknown > 0], "known_db": known[known > 0]}
+    return {name: float(10 * each.log10().mean()) for name, each in decibels.items()}
+
+
+def train(shape: Shape, work: Path, minutes: float, size: int, rate: float, save_s: float = 60.0) -> ChannelModel:
+    """Trains until the budget is spent, from the last checkpoint in `work` if there is one; logs in channel.jsonl."""
+    torch.manual_seed(SEED)
+    model = ChannelModel(shape)
+    opts, state, log = optimisers(model, rate), work / "channel.state", runtime.Log(work / "channel.jsonl")
+    facts = runtime.load_state(state, model, opts)  # type: ignore[arg-type]
+    step, seen = int(facts.get("step", 0)), int(facts.get("seen", 0))
+    clock = runtime.Clock(minutes, facts.get("spent", 0.0), time.process_time)
+    test = next(batches(shape, 128, SEED, HELD_OUT))
+    saved = clock.spent
+    for batch in batches(shape, size, SEED, seen):
+        over = clock.done >= 1.0
+        if over or clock.spent - saved > save_s:
+            saved = clock.spent
+            runtime.save_state(state, model, opts, {"step": step, "seen": seen, "spent": saved})  # type: ignore[arg-type]
+            log.write(step=step, seen=seen, minutes=saved / 60, **held_out(model, test))
+        if over:
+            return model
+        runtime.set_rates(opts, clock.done)
+        loss = loss_of(model, batch)
+        for optimiser in opts:
+            optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in opts:
+            optimiser.step()
+        step, seen = step + 1, seen + size
+    raise AssertionError("channels have no end")
+
+
+def main() -> None:
+    """Read the options and train."""
+    parser = argparse.ArgumentParser(prog="python -m training.channel", description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint and the log")
+    parser.add_argument("--minutes", type=float, default=240.0, help="CPU time over all runs, those before too")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="AdamW's peak rate")
+    parser.add_argument("--width", type=int, default=Shape.width)
+    parser.add_argument("--layers", type=int, default=Shape.layers)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    given.work.mkdir(parents=True, exist_ok=True)
+    shape = Shape(width=given.width, layers=given.layers)
+    try:
+        export(train(shape, given.work, given.minutes, given.batch, given.rate), given.work / "channel.onnx")
+    except UserError as error:
+        sys.exit(f"training.channel: {error}")
+
+
+if __name__ == "__main__":
+    main()
