@@ -4,7 +4,8 @@ What a norm gives has codes whose step is fixed in advance for each channel, and
 and matrices: the norm's output, rounded, is the code. `attn_output` and `ffn_down` have no norm before them; their
 activations get a step for each token. Weights have a step for each row of the matrix. With 8 bits, codes lie around
 zero, as kernels elsewhere take them, and weights get the nearest. Fewer bits run in this engine alone: there rows have
-windows of codes and are rounded by GPTQ, whatever the way.
+windows of codes and are rounded by GPTQ, and a token's codes end at a share of its largest activation, whatever the
+way.
 
 The ways differ in the steps of a norm's channels:
 
@@ -155,7 +156,7 @@ def folded(layer: Layer, seen: dict[str, Applied], way: Way, levels: int) -> tup
                 beside[f"{kind}.shift"] = norm.shift / norm.step
                 for name, each in zip(names, matrices, strict=True):
                     beside[f"{name}.adds"] = each.weight @ beside[f"{kind}.shift"]
-        elif way == "mergequant":
+        elif levels < SYMMETRIC or way == "mergequant":
             beside[f"{kind}.share"] = np.array(clipped_share(applied.sample, levels), np.float32)
         rounded = _rounded(way, [each.weight for each in matrices], gram, levels, parts, kind in NORMS)
         of_kind = {f"{kind}.parts": rounded.parts, f"{kind}.down": rounded.down}
