@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -22,7 +22,8 @@ from websockets.protocol import State
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Begun, Event, Failed, Finished, Forward, Progress
-from airdraft.core.messages import websocket_header
+from airdraft.core.law import Guide
+from airdraft.core.messages import GuideSpec, websocket_header
 from airdraft.core.schemes import Ruling
 from airdraft.errors import AirdraftError, Code, RefusedError
 from airdraft.scheduler import Call, Helped, Helping, Owner, Scheduler, Sequenced, yielded
@@ -43,6 +44,17 @@ _COSTS_S: dict[type[Event], float] = {Forward: ANSWER_S, Begun: TEXT_S}
 """What events cost the loop later."""
 CLOSE_S = 3.0
 """Seconds for the peer to read the last bytes and close."""
+
+
+class GuideReader(Protocol):
+    """Reads the guides of texts."""
+
+    name: str
+    """As in `Welcome.guides`."""
+
+    async def read(self, spec: GuideSpec, eos_ids: Sequence[int]) -> Guide:
+        """Return what `spec` says. Raises: `BadParameterError` for what is no guide."""
+        ...
 
 
 class Payer(Protocol):

@@ -15,7 +15,8 @@ import pytest
 from airdraft.api.app import device_app, edge_app
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.writer import Writer
-from airdraft.edge.server import EdgeServer
+from airdraft.edge.server import EdgeServer, Service
+from airdraft.guides import Guides
 from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
@@ -89,11 +90,13 @@ def loop_in_thread() -> Iterator[Callable[[Coroutine[Any, Any, T]], T]]:
 def served(target: OnnxModel, draft: OnnxModel, tokenizer: Tokenizer) -> Iterator[Served]:
     @contextlib.asynccontextmanager
     async def both() -> AsyncIterator[tuple[EdgeServer, int, int]]:
-        async with EdgeServer(target, tokenizer.digest, tokenizer.vocab_size) as server:
+        guides = Guides(tokenizer)
+        service = Service(reader=guides)
+        async with EdgeServer(target, tokenizer.digest, tokenizer.vocab_size, service=service) as server:
             await server.start(HOST, 0)
             url = f"ws://{HOST}:{server.port}"
             async with (
-                Writer([url], draft, tokenizer.digest, tokenizer.vocab_size) as writer,
+                Writer([url], draft, tokenizer.digest, tokenizer.vocab_size, reader=guides) as writer,
                 serving(device_app(writer, tokenizer, "target", context=lambda: writer.context), HOST, 0) as device,
                 serving(edge_app(server, tokenizer), HOST, 0) as edge,
             ):

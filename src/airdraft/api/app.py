@@ -31,7 +31,7 @@ from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
 from airdraft.control.auto import Auto
 from airdraft.core import schemes
-from airdraft.core.messages import SchemeSpec
+from airdraft.core.messages import GuideSpec, SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
 from airdraft.edge.server import EdgeServer
@@ -184,8 +184,10 @@ class Api:
         seed = random.getrandbits(62) if body.seed in (None, -1) else body.seed
         encode, expected = partial(self.tokenizer.encode, special=False), body.predicted()
         predicted = await self._encoded(encode, expected, "prediction") if expected else []
+        form = await asyncio.to_thread(body.form)
+        guide = None if form is None else form[1]
         requests = [
-            self._request(body, prompt, seed + i, predicted, start)
+            self._request(body, prompt, seed + i, predicted, start, guide)
             for prompt, start in zip(prompts, private, strict=True)
             for i in range(n)
         ]
@@ -204,8 +206,9 @@ class Api:
         return whole(lambda: answer.whole(texts))
 
     def _request(
-        self, body: Body, prompt: Sequence[int], seed: int, predicted: Sequence[int], private: int | None
-    ) -> Request:
+        self, body: Body, prompt: Sequence[int], seed: int, predicted: Sequence[int], private: int | None,
+        guide: GuideSpec | None,
+    ) -> Request:  # fmt: skip
         """Ask for a text as `airdraft run` would."""
         scheme = "auto" if body.scheme is None else body.scheme
         if scheme not in (*SCHEMES, "auto"):
@@ -217,7 +220,7 @@ class Api:
         spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
         return Request(
             prompt, spec, body.params(self.sampling), seed % (1 << 63), body.limit(), policy=policy,
-            logprobs=body.wanted_logprobs(), prediction=predicted, private=private,
+            logprobs=body.wanted_logprobs(), prediction=predicted, private=private, guide=guide,
         )  # fmt: skip
 
     async def _text(self, writer: TextWriter, request: Request, body: Body) -> AsyncGenerator[Piece | End, None]:

@@ -73,7 +73,7 @@ def _harmless(names: str, says: str) -> Field:
 
 
 _OWN = "texts are drawn from the target's own distribution; leave it out"
-_GRAMMAR = "no grammar is enforced; leave it out, and ask for the form in the prompt"
+_GRAMMAR = "it is not enforced; leave it out, or give response_format or structured_outputs"
 _TOOLS = "calls of tools are not parsed; leave it out"
 _TOLD = "answers hold nothing of the kind; leave it out"
 _WORDS = "the model reads and writes text only; leave it out"
@@ -128,6 +128,20 @@ FIELDS: tuple[Field, ...] = (
         '`{"type": "content", "content": …}` with a string or parts of type `text`: what the text is expected to be, '
         "most of it at least. It changes nothing but the speed. Not with schemes that write in rounds",
     ),
+    _done(
+        "response_format",
+        '`{"type": "json_schema", "json_schema": {"schema": …}}`: the text keeps to the schema, `strict` or not; '
+        '`{"type": "json_object"}`; `{"type": "text"}`. See below',
+    ),
+    _done("structured_outputs", "vLLM's: an object with one of `json`, `regex`, `choice`, `grammar`, `json_object`"),
+    _done("json_schema guided_json", "a JSON schema, or its text, that the text keeps to (llama.cpp's, vLLM's)"),
+    _done("regex guided_regex", "a regular expression that the whole text matches (SGLang's, vLLM's)"),
+    _done("guided_choice", "a list of strings, of which the text is one (vLLM's)"),
+    _done(
+        "grammar guided_grammar ebnf",
+        "a grammar in GBNF or Lark that the text keeps to",
+    ),
+    _done("format", '`"json"`, or a JSON schema (Ollama\'s)'),
     _done("airdraft", "an object with the next field", COMPLETIONS),
     _done(
         "airdraft.private",
@@ -155,9 +169,7 @@ FIELDS: tuple[Field, ...] = (
     _refused("min_tokens min_new_tokens", (0,), "a text's end is not held back; leave it out, or give ignore_eos"),
     _refused("use_beam_search early_stopping", (False,), "texts are drawn, not searched for; leave it out"),
     # Refused: the form of the text.
-    _refused("response_format", ({"type": "text"}, {}), _GRAMMAR),
-    _refused("grammar json_schema format regex ebnf structured_outputs structural_tag", _NOTHING, _GRAMMAR),
-    _refused("guided_json guided_regex guided_choice guided_grammar", _NOTHING, _GRAMMAR),
+    _refused("structural_tag", _NOTHING, _GRAMMAR),
     _refused("guided_decoding_backend guided_whitespace_pattern", _NOTHING, _GRAMMAR),
     _refused("grammar_lazy grammar_triggers preserved_tokens", _NOTHING, _GRAMMAR),
     _refused("tools functions", _NOTHING, _TOOLS),

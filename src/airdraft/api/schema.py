@@ -11,7 +11,8 @@ import msgspec
 
 from airdraft.api.errors import ApiError
 from airdraft.api.fields import BY_NAME, Endpoint, Fate, Field
-from airdraft.core.messages import MOST_LIKELY
+from airdraft.api.forms import FORMS, form_of
+from airdraft.core.messages import MOST_LIKELY, GuideSpec
 from airdraft.core.sampling import SamplingParams
 
 COMPLETION_TOKENS = 16
@@ -61,12 +62,28 @@ class Body(msgspec.Struct, kw_only=True):
     min_p: float | None = None
     scheme: str | None = None
     prediction: Any = None
+    response_format: Any = None
+    structured_outputs: Any = None
+    json_schema: Any = None
+    regex: Any = None
+    guided_choice: Any = None
+    grammar: Any = None
+    format: Any = None
     add_special_tokens: bool | None = None
 
     def named(self, error: ApiError) -> ApiError:
         """Return the same error, about the field as the client spelt it."""
-        error.param = self.said.get(error.param, error.param) if error.param else None
+        if error.param == "guide":
+            form = self.form()
+            error.param = None if form is None else form[0]
+        if error.param:
+            first, dot, rest = error.param.partition(".")
+            error.param = self.said.get(error.param, self.said.get(first, first) + dot + rest)
         return error
+
+    def form(self) -> tuple[str, GuideSpec] | None:
+        """See `form_of`."""
+        return form_of({name: getattr(self, name) for name in FORMS})
 
     def params(self, model: Mapping[str, Any]) -> SamplingParams:
         """Return the sampling parameters. Raises: `BadParameterError` for a value out of range.
@@ -122,6 +139,9 @@ class Body(msgspec.Struct, kw_only=True):
         if len(self.stop_token_ids or ()) > MOST_STOP_IDS:
             raise _bad("stop_token_ids", f"stop_token_ids takes at most {MOST_STOP_IDS} ids")
         self.predicted()
+        if self.ignore_eos and self.form() is not None:
+            raise _unsupported("ignore_eos", "a text that has a form ends where it is complete; leave one of them out")
+        self.form()
 
     def least(self) -> int:
         """Return the least limit that makes sense."""

@@ -21,6 +21,7 @@ from airdraft.device.stall import STALL_S
 from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
+from airdraft.guides import Guides
 from airdraft.models.base import LocalEngine
 from airdraft.models.fit import Fit
 from airdraft.models.registry import ANY, draft_files
@@ -104,6 +105,7 @@ def device(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, stall_s=stall_s,
             traces=traces, told=_log.info, lookup=lookup, kept_mb=kept_mb, branches=branches, prompts=stored,
+            reader=Guides(tokenizer),
         )  # fmt: skip
         watch = MeteredWriter(writer)
         app = device_app(

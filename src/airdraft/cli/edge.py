@@ -22,6 +22,7 @@ from airdraft.edge import tls
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError, ModelError
+from airdraft.guides import Guides
 from airdraft.listening import room_for
 from airdraft.models.base import TargetEngine
 from airdraft.models.fit import Fit, kept_bytes
@@ -289,10 +290,11 @@ def _proposing(words: str) -> dict[str, Any]:
 def _helped(
     service: Service, draft: str | None, target: Tokenizer, fit: Fit, pace: Profile, prompts: str | None
 ) -> Service:
-    """The service with the edge's own draft model, if there is one, for which prompts may be published as well.
+    """The service with a reader of guides and the edge's own draft model, if there is one, which may have prompts too.
 
     Raises: `ModelError`, see `load_helping`, or for options of a model that is not there.
     """
+    service = replace(service, reader=Guides(target))
     if draft is None:
         if fit.given:
             given = ", ".join(f"--draft-{name.replace('_', '-')}" for name in fit.given)

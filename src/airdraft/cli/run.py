@@ -28,7 +28,7 @@ from airdraft.control.facts import wire_of
 from airdraft.control.lengths import RULES
 from airdraft.control.words import spec_of
 from airdraft.core.events import Committed, Finished
-from airdraft.core.messages import SchemeSpec
+from airdraft.core.messages import GuideSpec, SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES, SERVER, STREAM, named
 from airdraft.demo.show import TokenPrinter
@@ -39,6 +39,7 @@ from airdraft.device.shipped import SHIPPED, draft_at
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
+from airdraft.guides import Guides, of_json, of_regex
 from airdraft.models.base import LanguageModel, OneByOne, info_of
 from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit
@@ -52,8 +53,18 @@ GIVE_UP_S = 60.0
 """Seconds that a text waits for an edge that was lost."""
 ROUNDS = named(rounds=True)
 
-_MOST_PREDICTED = 1 << 24
-"""Bytes of a prediction: more than a message holds."""
+_MOST_PREDICTED, _MOST_SCHEMA = 1 << 24, 1 << 20
+"""Bytes of a prediction, more than a message holds, and of a schema, of which fewer may matter."""
+_Schema = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="A JSON schema, which the text then keeps to, on one line.", rich_help_panel="Sampling"
+    ),
+]
+_Regex = Annotated[
+    str | None,
+    typer.Option(help="A regular expression, which the whole text then matches.", rich_help_panel="Sampling"),
+]
 _Predict = Annotated[
     Path | None,
     typer.Option(
@@ -92,6 +103,8 @@ def run(
     draft_length: options.DraftLength = None,
     rule: options.Rule = None,
     predict: _Predict = None,
+    schema: _Schema = None,
+    regex: _Regex = None,
     race: options.Race = None,
     k: options.K = 64,
     bits: options.Bits = 16,
@@ -128,7 +141,7 @@ def run(
     served, spares = None if edge else target, scheme == SERVER and offline != "draft"
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, served, edge, token, trust, spares)
     place = chosen.place_of(served, draft, draft_engine, tokenizer_of) if chat else None
-    params = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p))
+    params, guide = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p)), _guided(schema, regex)
     scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
     spec = structs.replace(spec, name=STREAM if scheme == "auto" else scheme)
     words, expected, pace = _input() if prompt == "-" else prompt, _read(predict, scheme), profile(profile_name)
@@ -142,15 +155,13 @@ def run(
         ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
         request = Request(
             ids, spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends,
-            prediction=tokenizer.encode(expected, special=False), private=private_of(ids, template, words),
+            prediction=tokenizer.encode(expected, special=False), private=private_of(ids, template, words), guide=guide,
         )  # fmt: skip
         async with urls as reached, connected(
             reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup, branches, stored
         ) as writer:  # fmt: skip
-            if as_json:
-                await _as_json(writer, request, tokenizer, profile_name)
-            else:
-                await _as_text(writer, request, tokenizer, profile_name, "" if template else words, no_color)
+            shown = writer, request, tokenizer, profile_name
+            await (_as_json(*shown) if as_json else _as_text(*shown, "" if template else words, no_color))
 
     with wanted:
         check_vocabulary(draft if told else None, draft_engine, tokenizer_of, served)
@@ -231,6 +242,15 @@ def _read(file: Path | None, scheme: str) -> str:
     raise BadParameterError(f"--predict {file} holds no text; give what the answer may be, or leave it out")
 
 
+def _guided(schema: Path | None, regex: str | None) -> GuideSpec | None:
+    """The grammar that the text is to keep to. Raises: `BadParameterError` if there are two, or it is none."""
+    if schema is not None and regex is not None:
+        raise BadParameterError("--schema and --regex are given; give one of them")
+    if schema is not None:
+        return of_json(read_text(schema, _MOST_SCHEMA, "schema"))
+    return None if regex is None else of_regex(regex)
+
+
 def needed(
     draft: str | None, engine: str | None, tokenizer: str | None, served: str | None, edge: str | None,
     token: str | None, trust: ssl.SSLContext | None, spares: bool, default: str = SHIPPED[0],
@@ -298,7 +318,7 @@ async def connected(
     async with Writer(
         options.edges(urls), model, tokenizer.digest, tokenizer.vocab_size, offline=offline, token=token, ssl=trust,
         give_up_s=GIVE_UP_S, stall_s=stall_s, told=_Notes(waits=offline != "error"), lookup=lookup,
-        branches=branches, prompts=prompts,
+        branches=branches, prompts=prompts, reader=Guides(tokenizer),
     ) as writer:  # fmt: skip
         try:
             await writer.connect()

@@ -13,6 +13,7 @@ from typing import Self
 from airdraft import values
 from airdraft.control.machine import device_machine
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
+from airdraft.core.law import Guide
 from airdraft.core.messages import MAX_FILLER, VERSION, Hello, SchemeSpec, Welcome
 from airdraft.core.policy import Facts
 from airdraft.core.request import Request
@@ -131,18 +132,18 @@ class EdgeConnection:
         """Whether texts can be written over it, to the knowledge of this side."""
         return not (self._machine.closed or self._task.done())
 
-    async def write(self, request: Request) -> AsyncGenerator[Committed | Finished, None]:
+    async def write(self, request: Request, guide: Guide | None = None) -> AsyncGenerator[Committed | Finished, None]:
         """Yield the events of one text as they happen; the last is `Finished`. `request.counts` adds up its cost.
 
-        Raises: `BadParameterError` before anything is sent, `RefusedError` if the edge refuses the text,
-        `RemoteProtocolError` if it breaks the protocol, `ModelError` if the draft model fails, `LinkError` if the edge
-        goes away, `StallError` if it stays and does not go on. Tokens committed before an error are handed out and
-        stand.
+        `guide`: what the request's says. Raises: `BadParameterError` before anything is sent, `RefusedError` if the
+        edge refuses the text, `RemoteProtocolError` if it breaks the protocol, `ModelError` if the draft model fails,
+        `LinkError` if the edge goes away, `StallError` if it stays and does not go on. Tokens committed before an error
+        are handed out and stand.
         """
         values.instance(Request)("request", request)
         if not self.alive:
             raise self._error()
-        number, events = self._machine.open(request, asyncio.get_running_loop().time())
+        number, events = self._machine.open(request, asyncio.get_running_loop().time(), guide)
         queue = self._texts[number] = asyncio.Queue()
         try:
             self._driver.handle(events)

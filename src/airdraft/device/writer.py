@@ -23,6 +23,7 @@ from msgspec import structs
 from airdraft import values
 from airdraft.core import schemes
 from airdraft.core.events import Committed, Finished
+from airdraft.core.law import Guide
 from airdraft.core.policy import Facts
 from airdraft.core.request import Request
 from airdraft.device.client import STANDS, EdgeConnection
@@ -37,6 +38,7 @@ from airdraft.models.fit import kept_bytes
 from airdraft.scheduler import Scheduler
 from airdraft.scheduler.elsewhere import Elsewhere
 from airdraft.telemetry.trace import Traces
+from airdraft.transport import GuideReader
 
 __all__ = ["Committed", "Corrected", "Finished", "Offline", "Unverified", "Writer", "Written"]
 
@@ -76,6 +78,7 @@ class Writer:
         kept_mb: int | None = None,
         branches: int | None = None,
         prompts: Elsewhere | None = None,
+        reader: GuideReader | None = None,
     ) -> None:
         """Make a writer without a connection: the first text connects, or `connect` does.
 
@@ -95,6 +98,7 @@ class Writer:
             kept_mb: of the draft's keys and values of ended texts, see `fit.kept_bytes`.
             branches: as in `Request`, for those that leave it open.
             prompts: from where the draft's keys and values of prompts may come.
+            reader: reads the guides of texts; None: texts have none.
         Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
         """
         give_up_s, stall_s = check_options(edges, offline, token, ssl, give_up_s, stall_s)
@@ -111,7 +115,7 @@ class Writer:
         urls = list(dict.fromkeys(edges))
         self._edges, self._count = Edges(urls, connect, told), len(urls)
         self._draft, self._vocab_size, self._lookup, self._branches = draft, vocab_size, lookup, branches
-        self._offline, self._give_up_s = offline, give_up_s
+        self._offline, self._give_up_s, self._reader = offline, give_up_s, reader
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -193,9 +197,9 @@ class Writer:
         if not self._draft.max_context:
             request = _by_copies(request) if self._lookup else _without_drafts(request)
         guess = None
-        if self._offline == "draft":
+        if self._offline == "draft" and request.guide is None:  # what is shown meanwhile keeps to no grammar
             guess = Guess(request, self._scheduler, self._vocab_size, self._draft.eos_ids)
-        text = _Text(request, self._edges, guess, self._offline, self._give_up_s, self._count)
+        text = _Text(request, self._edges, guess, self._offline, self._give_up_s, self._count, self._reader)
         if request.committed:
             self._edges.midst.add(text)
         try:
@@ -286,6 +290,7 @@ class _Text:
         offline: Offline,
         give_up_s: float | None,
         most_stalls: int,
+        reader: GuideReader | None,
     ) -> None:
         self._text = Resumable(request)
         self._begin = len(request.prompt)
@@ -295,6 +300,7 @@ class _Text:
         self._give_up_s = give_up_s
         self._left_s = give_up_s  # patience left for times without an edge, since the last commit
         self._most_stalls = most_stalls
+        self._reader, self._spec = reader, request.guide
         self._deadline: float | None = None  # when it ends; set only while there is no edge
         self._backoff = Backoff(seed=secrets.randbits(32))
         self._refusals = self._engine_failures = self._stalls = 0  # in a row
@@ -310,10 +316,11 @@ class _Text:
             connection = await self._connected()
             if connection.welcome is not None and text.ends_with(connection.welcome.eos_ids):
                 break
+            guide = await self._guide(connection)
             try:
                 async with (
                     self._edges.using(connection),
-                    contextlib.aclosing(connection.write(text.next_request())) as events,
+                    contextlib.aclosing(connection.write(text.next_request(), guide)) as events,
                 ):
                     async for event in events:
                         for each in self._taken(event):
@@ -331,6 +338,14 @@ class _Text:
                 await self._refused(connection, error)
         for each in self._taken(Finished(0, text.finished or "")):  # complete, but no session has said so
             yield each
+
+    async def _guide(self, connection: EdgeConnection) -> Guide | None:
+        """Read the text's guide, if it has one. A text that goes on at another edge may have another end."""
+        if self._spec is None:
+            return None
+        if self._reader is None:
+            raise BadParameterError("no guides are read here; give none, or give the writer a reader", "guide")
+        return await self._reader.read(self._spec, () if connection.welcome is None else connection.welcome.eos_ids)
 
     def _taken(self, event: Committed | Finished) -> list[Written]:
         """Return the events for the reader: a session's own, after a correction of what was shown if it differs."""

@@ -15,17 +15,18 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from airdraft.core.edge import EdgeMachine, Help, Limits, Propose, Target, nobody
 from airdraft.edge.access import Access, Tenant, anybody
 from airdraft.edge.door import Door, Socket, peer_of
+from airdraft.edge.guides import EdgeDriver
 from airdraft.edge.watch import Watch
 from airdraft.errors import Code, LinkError, RefusedError, why
 from airdraft.listening import Listener, listen
-from airdraft.models.base import TargetEngine
+from airdraft.models.base import EngineInfo, TargetEngine
 from airdraft.models.fit import kept_bytes
 from airdraft.scheduler import Call, Helping, Scheduler
 from airdraft.sockets import MESSAGE_BYTES, QUEUE
 from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import Metrics, Readings
 from airdraft.telemetry.trace import Traces
-from airdraft.transport import CLOSE_S, Driver
+from airdraft.transport import CLOSE_S, Driver, GuideReader
 from airdraft.version import __version__
 
 SWEEP_S = 5.0
@@ -85,6 +86,12 @@ class Service:
     """A draft model of the edge's own."""
     help: Help | None = None
     """Makes the helper of a text, which drafts with it."""
+    reader: GuideReader | None = None
+    """Reads the guides of texts; None: texts have none."""
+
+    def guides(self, info: EngineInfo) -> str:
+        """As in `Welcome`: what the engine returns must hold whatever a guide allows."""
+        return self.reader.name if self.reader is not None and info.top_k is None else ""
 
     @property
     def draft_s(self) -> float:
@@ -121,6 +128,7 @@ class EdgeServer:
         self.target = Target(
             f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k,
             info.digest, tuple(self.exactness.shares.values()), info.trees, info.doubt, info.erases,
+            self.service.guides(info),
         )  # fmt: skip
         self.scheduler = capacity.scheduler(engine)
         self.metrics = Metrics(self._read)
@@ -274,16 +282,17 @@ class EdgeServer:
         )  # fmt: skip
         peer = peer_of(socket)
         watch = self.watch(machine.text, peer, tenant)
-        machine.admit = partial(self.admit, tenant, watch)
-        machine.held = partial(self.scheduler.caches.held, tenant.owner)
-        driver = Driver(machine, socket, self.scheduler, watch.event, watch.call, tenant, service.helping)
+        machine.admit, machine.held = (
+            partial(self.admit, tenant, watch),
+            partial(self.scheduler.caches.held, tenant.owner),
+        )
+        driver = EdgeDriver(service.reader, machine, socket, self.scheduler, watch, tenant, service.helping)
         self._live[socket] = driver, watch
         _log.info("%s (%s) is connected", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))
         try:
             await driver.run()
         finally:
             del self._live[socket]
-            watch.close()
             _log.info("%s (%s) is gone", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))
             self._bytes_in += driver.bytes_in
             self._bytes_out += driver.bytes_out

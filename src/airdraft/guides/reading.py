@@ -42,6 +42,8 @@ class Guides:
     """Reads guides for one model's tokenizer. llguidance is loaded for the first, as most texts have none."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.name = reader()
+        """As in `Welcome.guides`."""
         self._tokenizer, self._vocab_size = tokenizer, tokenizer.vocab_size
         self._tokenizers: dict[tuple[int, ...], LLTokenizer] = {}
         self._grammars: OrderedDict[tuple[GuideSpec, tuple[int, ...]], LLMatcher] = OrderedDict()
@@ -70,7 +72,7 @@ class Guides:
     def _compiled(self, spec: GuideSpec, eos_ids: tuple[int, ...]) -> LLMatcher:
         if not eos_ids:
             raise BadParameterError("the target has no end-of-text token, and guides need one; give none", "guide")
-        if not reader():
+        if not self.name:
             raise BadParameterError("llguidance is missing here, which reads guides; pip install llguidance", "guide")
         if len(spec.text) > MOST_GUIDE:
             raise BadParameterError(f"the guide has more than {MOST_GUIDE} characters; give a smaller one", "guide")

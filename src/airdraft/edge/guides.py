@@ -1,0 +1,52 @@
+"""The driver of a device's connection at an edge, which reads the guides of texts while their prompts are read."""
+
+from __future__ import annotations
+
+import asyncio
+
+from airdraft.core.edge import EdgeMachine
+from airdraft.core.events import Compile, Event
+from airdraft.edge.access import Tenant
+from airdraft.edge.watch import Watch
+from airdraft.errors import AirdraftError, BadParameterError, Code
+from airdraft.scheduler import Helping, Scheduler
+from airdraft.sockets import Reined
+from airdraft.transport import Driver, GuideReader
+
+
+class EdgeDriver(Driver):
+    """Drives an edge's machine. Events go to a watch, which it closes in the end."""
+
+    def __init__(
+        self, reader: GuideReader | None, machine: EdgeMachine, socket: Reined, scheduler: Scheduler, watch: Watch,
+        tenant: Tenant, helping: Helping | None,
+    ) -> None:  # fmt: skip
+        super().__init__(machine, socket, scheduler, self._event, watch.call, tenant, helping)
+        self._edge, self._reader, self._watch = machine, reader, watch
+        self._readings = set[asyncio.Task[None]]()
+
+    async def run(self) -> None:
+        """See `Driver.run`."""
+        try:
+            await super().run()
+        finally:
+            for task in self._readings:
+                task.cancel()
+            self._watch.close()
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, Compile) and self._reader is not None:
+            task = asyncio.create_task(self._read(event, self._reader))
+            self._readings.add(task)
+            task.add_done_callback(self._readings.discard)
+        else:
+            self._watch.event(event)
+
+    async def _read(self, event: Compile, reader: GuideReader) -> None:
+        try:
+            events = self._edge.guided(event.session, await reader.read(event.spec, event.eos_ids))
+        except AirdraftError as error:
+            code = Code.SCHEME if isinstance(error, BadParameterError) else Code.ENGINE
+            events = self._edge.failed(event.session, code, str(error))
+        self.handle(events)
+        self.flush()
