@@ -72,6 +72,8 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
             )
         ),
         (("plan", "--prompt-tokens", "512", "--prompts-codec", "zip"), "codec 'zip' is unknown", "choose one of exact"),
+        (("edge", "--prompts", "x", "--documents", "y"), "--prompts and --documents", "give one of them"),
+        (("edge", "--documents", "no/such/folder"), "--documents no/such/folder cannot be read", "give files of text"),
         (("edge", "--prompts-codec", "half"), "--prompts-codec is for published prompts", "give --prompts, too"),
         (("edge", "--prompts", "x", "--prompts-codec", "zip"), "codec 'zip' is unknown", "choose one of exact, packed"),
         (

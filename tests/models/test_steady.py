@@ -191,8 +191,8 @@ def test_words() -> None:
     assert Exactness(2e-7, 0.0, None).told == {"batch": 2e-7, "width": "exact", "company": None, "prompts": "exact"}
     lossy = Exactness.of((0.0, 0.0, 0.0, 0.03))
     assert lossy.words == (
-        "not exact after published prompts, whose codec changes 3e-02 of tokens; otherwise exact: the same request has "
-        "the same text"
+        "not exact after published prompts or documents, which change 3e-02 of tokens; otherwise exact: the same "
+        "request has the same text"
     )
     assert lossy.losses == {"prompts": 0.03}
     assert Exactness.of((0.0, 0.1, None)).losses == {}

@@ -24,6 +24,7 @@ from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.blocks import BLOCK, BlockError
 from airdraft.prompts.publishing import publish
 from airdraft.scheduler import Owner, Scheduler
+from airdraft.scheduler.elsewhere import Elsewhere
 
 PROMPT = [at * 31 % 4000 for at in range(10 * BLOCK + 20)]
 QUESTION = [5, 6, 7, 8, 9] * 9
@@ -49,7 +50,7 @@ def expected(engine: Any) -> FloatArray:
     return asyncio.run(rows_after(engine, None, [*PROMPT, *QUESTION]))[0]
 
 
-async def rows_after(engine: Any, prompts: StoredPrompts | None, tokens: list[int]) -> tuple[FloatArray, int, int]:
+async def rows_after(engine: Any, prompts: Elsewhere | None, tokens: list[int]) -> tuple[FloatArray, int, int]:
     """The rows after a prompt as an edge asks for them, how many tokens came from the store, and of those fed."""
     scheduler, fed = Scheduler(engine, "test"), 0
     scheduler.caches.elsewhere = prompts
@@ -65,7 +66,7 @@ async def rows_after(engine: Any, prompts: StoredPrompts | None, tokens: list[in
         rows = await scheduler.run(text, lambda: Forward(1, len(tokens) - 1, (tokens[-1], 3, 4), 3))
     scheduler.drop(text)
     scheduler.close()
-    if prompts is not None:
+    if isinstance(prompts, StoredPrompts):
         assert prompts._bytes == 0  # nothing is held, and nothing on its way
     return rows, scheduler.caches.fetched, fed
 

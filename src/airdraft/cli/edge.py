@@ -21,7 +21,7 @@ from airdraft.core.messages import MAX_FRAME
 from airdraft.edge import tls
 from airdraft.edge.access import Access
 from airdraft.edge.server import Capacity, EdgeServer, Service
-from airdraft.errors import BadParameterError, ModelError
+from airdraft.errors import BadParameterError, ModelError, why
 from airdraft.guides import Guides
 from airdraft.listening import room_for
 from airdraft.models.base import TargetEngine
@@ -33,6 +33,8 @@ from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.codecs import CODECS, EXACT
 from airdraft.prompts.codecs import named as codec_named
 from airdraft.prompts.codecs.base import Codec
+from airdraft.prompts.documents import Documents
+from airdraft.prompts.documents import loss as documents_loss
 from airdraft.prompts.loss import loss
 from airdraft.proposers import LEARNING, NONE, PROPOSERS, USUAL, drafting, maker, named
 from airdraft.scheduler import Helping
@@ -116,6 +118,15 @@ _PromptsCodec = Annotated[
         rich_help_panel=ENGINE,
     ),
 ]
+_Documents = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Files of text that the target reads once, and takes over wherever they stand in a prompt. Texts after "
+        "them change, and each answer says so: see docs/prompts.md.",
+        rich_help_panel=ENGINE,
+    ),
+]
 _USUALLY = ",".join(USUAL)
 _TlsCert = Annotated[
     Path | None,
@@ -189,6 +200,7 @@ def edge(
     propose: _Propose = _USUALLY,
     prompts: _Prompts = None,
     prompts_codec: _PromptsCodec = EXACT.name,
+    documents: _Documents = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8571,
     allow_host: options.AllowHost = None,
@@ -218,8 +230,7 @@ def edge(
 ) -> None:
     """Serve a target model: verify what devices draft, and stream to devices that cannot draft.
 
-    Listens on this machine only unless told otherwise. To face a network, give
-    it a certificate and tokens, see docs/operate.md:
+    Listens on this machine only unless told otherwise. A network needs a certificate and tokens, see docs/operate.md:
 
       airdraft edge --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem --tokens tokens.toml
 
@@ -231,7 +242,7 @@ def edge(
         raise BadParameterError("--chat-template is for the API's chats; give --api-port, too, or leave it out")
     limits, pace = _limits(max_frame, max_draft, max_sessions, heartbeat_s), profile(profile_name)
     level, traces = options.log_level(log_level), options.traces(trace_dir, "edge", trace_tokens)
-    certificate, codec = _certificate(tls_cert, tls_key), _codec(prompts, prompts_codec)
+    certificate, codec = _certificate(tls_cert, tls_key), _codec(prompts, prompts_codec, documents)
     service = Service(
         tls=certificate.context if certificate else None,
         access=Access(tokens) if tokens else None,
@@ -246,11 +257,11 @@ def edge(
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k, fit=fit)
     model.info = replace(model.info, name=shown or model.info.name)
     service = _helped(service, draft, tokenizer, draft_fit, pace, prompts)
-    paced = _said(PacedEngine(model, pace.target_s) if pace.target_s else model, codec)
+    paced, read = _said(PacedEngine(model, pace.target_s) if pace.target_s else model, codec, tokenizer, documents)
     capacity = Capacity(max_texts, max_batch, kv_tokens, kept_bytes(kept_mb))
     server = EdgeServer(paced, tokenizer.digest, tokenizer.vocab_size, limits, capacity, service)
     logs.configure(level, log_json)
-    server.scheduler.caches.elsewhere = StoredPrompts.at(prompts, paced, codec) if prompts else None
+    server.scheduler.caches.elsewhere = StoredPrompts.at(prompts, paced, codec) if prompts else read
     if crowded is not None:
         _log.warning("%s", crowded)
     _log.info("texts of %s are %s", model.info.name, server.exactness.words)
@@ -266,19 +277,43 @@ def edge(
     asyncio.run(process.serve())
 
 
-def _codec(prompts: str | None, name: str) -> Codec:
+def _codec(prompts: str | None, name: str, documents: Path | None) -> Codec:
     """How published prompts are written. Raises: `BadParameterError` for a codec that is unknown, or of nothing."""
+    if prompts is not None and documents is not None:
+        raise BadParameterError(
+            "--prompts and --documents are given, and a prompt has but one source; give one of them"
+        )
     if prompts is None and name != EXACT.name:
         raise BadParameterError("--prompts-codec is for published prompts; give --prompts, too, or leave it out")
     return codec_named(name)
 
 
-def _said(engine: TargetEngine, codec: Codec) -> TargetEngine:
-    """The engine, which says what a codec does to its texts. Raises: `ModelError` for one that stores nothing."""
-    if codec.lossy:
-        exactness = replace(engine.info.exactness, prompts=loss(engine, codec))
-        engine.info = replace(engine.info, exactness=exactness)
-    return engine
+def _said(
+    engine: TargetEngine, codec: Codec, tokenizer: Tokenizer, folder: Path | None
+) -> tuple[TargetEngine, Documents | None]:
+    """The engine, which says what a codec or documents do to its texts, and the documents.
+
+    Raises: `ModelError` for one that gives no keys and values away, as `Documents.read` and `_texts`.
+    """
+    if folder is None and not codec.lossy:
+        return engine, None
+    lost = loss(engine, codec) if folder is None else documents_loss(engine)
+    read = None if folder is None else Documents.read(engine, _texts(folder, tokenizer))
+    engine.info = replace(engine.info, exactness=replace(engine.info.exactness, prompts=lost))
+    return engine, read
+
+
+def _texts(folder: Path, tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """The tokens of each file in a folder, by its path. Raises: `BadParameterError` for what is no text."""
+    try:
+        found = {
+            str(each): tokenizer.encode(each.read_text("utf-8")) for each in sorted(folder.iterdir()) if each.is_file()
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadParameterError(f"--documents {folder} cannot be read ({why(error)}); give files of text") from error
+    if not found:
+        raise BadParameterError(f"--documents {folder} has no files; put each document there, or leave it out")
+    return found
 
 
 def _proposing(words: str) -> dict[str, Any]:

@@ -103,7 +103,8 @@ class Exactness:
     company: float | None = None
     """On what else lies in the engine's memory."""
     prompts: float | None = 0.0
-    """On whether its prompt was published, in a codec that loses something: not exact then, and no rounding."""
+    """On whether its prompt was published in a codec that loses something, or holds documents that were read by
+    themselves: not exact then, and no rounding."""
 
     @classmethod
     def of(cls, shares: Sequence[float | None]) -> Exactness:
@@ -134,7 +135,7 @@ class Exactness:
         """All for people, in a line."""
         if self.losses:
             share = "a share that is not known" if self.prompts is None else f"{self.prompts:.0e}"
-            return f"not exact after published prompts, whose codec changes {share} of tokens; otherwise " + (
+            return f"not exact after published prompts or documents, which change {share} of tokens; otherwise " + (
                 replace(self, prompts=0.0).words
             )
         changing = {name: share for name, share in self.shares.items() if share != 0}
