@@ -15,9 +15,10 @@ import numpy as np
 from airdraft.core.noise import IntArray, gumbel, loud
 from airdraft.core.sampling import SamplingParams, candidates
 
-_BAND, _LEAD, _HEAD = 8.0, 3.0, 2048
+_BAND, _LEAD, _HEAD, _PARTS = 8.0, 3.0, 2048, 16
 """Tokens within `_BAND` nats of the highest score have most of the mass, in most rows. Those within `_LEAD` are the
-likely winners, with a bound of their own; `_HEAD` of them give the first best sum."""
+likely winners, with a bound of their own; `_HEAD` of them give the first best sum. Whether no more than that are rivals
+is guessed from one of so many parts of a row."""
 _PLAIN = 8192
 """Rows of so many tokens are chosen from plainly, which is faster there."""
 _LOWEST = float(np.finfo(np.float32).min)
@@ -45,25 +46,28 @@ def choose(logits: np.ndarray, params: SamplingParams, seed: int, position: int)
         score = top - nats * temperature
         return row.dtype.type(max(score - 1e-6 * abs(score), _LOWEST))
 
-    bar, lead = within(_BAND), within(_LEAD)
-    near = np.flatnonzero(row >= bar)
-    known, nats = 0.0, -math.log(params.min_p) if params.min_p > 0 else math.inf
-    least = top / temperature - nats
-    if params.top_p < 1:  # as in `candidates`: p is reached without the tokens below
-        known = _mass(row.take(near), top, temperature)
-        nats = min(nats, -math.log(0.99 * (1 - params.top_p) * known / row.size))
+    def needless(mass: float) -> float:
+        """Nats below the highest score from which on p is reached without the tokens there, as in `candidates`."""
+        return math.inf if params.top_p == 1 else -math.log(0.99 * (1 - params.top_p) * mass / row.size)
+
+    known, nats, lead = 1.0, -math.log(params.min_p) if params.min_p > 0 else math.inf, within(_LEAD)
+    least, nats = top / temperature - nats, min(nats, needless(known))
+    few = _PARTS * np.count_nonzero(row[: row.size // _PARTS] >= within(nats)) <= _HEAD
+    first = nats if few else min(nats, _BAND)
+    near = np.flatnonzero(row >= within(first))
     if nats == math.inf:
         return _winner(row, near, lead, None, temperature, seed, position)
-    ids = np.flatnonzero(row >= within(nats))
-    bar, near = (bar, near) if nats > _BAND else (within(nats), ids)
-    parts: list[Any] = [ids, slice(None)]
+    if first < nats and params.top_p < 1:
+        nats = min(nats, needless(known := _mass(row.take(near), top, temperature)))
+    ids = near if nats == first else np.flatnonzero(row >= within(nats))
+    bar, near = (within(first), near) if nats > first else (within(nats), ids)
+    parts: list[Any] = [ids, slice(None)]  # of the whole mass, of which one may be enough to tell
     while True:
         token = _winner(row, near, lead, ids, temperature, seed, position)
         ids = _likelier(row, near if row[token] >= bar else ids, token)
         kept = float(row[token]) / temperature >= least
         if kept and params.top_p < 1 and ids.size:
             mass = _mass(row.take(ids), top, temperature)
-            # Of the whole mass a part may be enough to tell.
             while mass >= (1 - _DOUBT) * params.top_p * known and parts:
                 known = _mass(row[parts.pop(0)], top, temperature)
             if abs(mass - params.top_p * known) < _DOUBT * params.top_p * known:
