@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, ModelError, RefusedError
 from airdraft.models.base import EngineInfo, FloatArray, Part
 from airdraft.scheduler import Owner, Scheduler, Sequenced
+from airdraft.scheduler.beside import BRIEF_S
 from airdraft.scheduler.loop import SHORT_S, SHORT_TOKENS
 from airdraft.scheduler.turns import PIECE, REST_S
 
@@ -157,6 +159,42 @@ def test_an_engine_that_takes_calls_side_by_side_gets_whole_prompts() -> None:
         await scheduler.run(text, forward(0, [3] * (5 * PIECE), 0))
         assert engine.calls == [[5 * PIECE]]
         scheduler.close()
+
+    run(main)
+
+
+def test_brief_work_on_rows_is_done_in_the_loop_and_long_work_beside_it() -> None:
+    """And brief work leaves turns of the loop to others."""
+
+    def work(seconds: float, row: FloatArray) -> threading.Thread:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+        return threading.current_thread()
+
+    async def main() -> None:
+        scheduler, row, here = Scheduler(Noting(), "noting"), np.zeros(2, np.float32), threading.current_thread()
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        beside = asyncio.create_task(other())
+        for _ in range(9):
+            await scheduler.aside(partial(work, BRIEF_S / 4), row)
+        turns = 0
+        at = await asyncio.gather(*(scheduler.aside(partial(work, BRIEF_S / 4), row) for _ in range(32)))
+        assert set(at) == {here}
+        assert turns >= 2  # each has `TURN_S` for it
+        long = [await scheduler.aside(partial(work, 4 * BRIEF_S), row) for _ in range(9)]
+        assert here not in long[-3:]
+        beside.cancel()
+        scheduler.close()
+        with pytest.raises(RefusedError):
+            await scheduler.aside(partial(work, 0.0), row)
 
     run(main)
 

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import TypeVar
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, Code, ModelError, RefusedError
 from airdraft.models.base import FloatArray, TargetEngine
+from airdraft.scheduler.beside import Beside
 from airdraft.scheduler.caches import KEPT_BYTES, Caches
 from airdraft.scheduler.turns import Batch, Call, Ledger, Owner, Sequenced, Share, Turn, in_turn, who_yields
 
@@ -86,8 +86,7 @@ class Scheduler:
         self.caches = Caches(engine, max_positions, kept_bytes)
         self.caches.wake = self._start
         self._executor = ThreadPoolExecutor(info.max_calls, name)
-        # Half the cores: the loop is busy, too. Two threads on two cores waited for the interpreter, and were slower.
-        self._aside = ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2)), f"{name}-aside")
+        self._beside = Beside(f"{name}-beside")
         self._ledger = Ledger()
         self._texts: set[Sequenced] = set()
         self._waiting: dict[int, _Job] = {}  # by their arrival
@@ -163,10 +162,11 @@ class Scheduler:
             del job  # a traceback would hold on to it, and through it to itself
 
     async def aside(self, work: Callable[[FloatArray], T], rows: FloatArray) -> T:
-        """Do work on rows in another thread, beside the engine's. Raises what it raises, and as `run` once closed."""
+        """Do work on rows beside the engine's, see `Beside`. Raises what it raises, and as `run` once closed."""
+        await self._beside.turn()
         if self._closed:
             raise _closed()
-        return await asyncio.get_running_loop().run_in_executor(self._aside, work, rows)
+        return await self._beside.do(work, rows)
 
     @property
     def texts(self) -> int:
@@ -186,7 +186,7 @@ class Scheduler:
             if not job.done.done():
                 job.done.set_exception(_closed())
         self._executor.shutdown(cancel_futures=True)
-        self._aside.shutdown(cancel_futures=True)
+        self._beside.close()
 
     def _start(self) -> None:
         """Calls, as long as the engine takes one and something is ready."""
