@@ -30,6 +30,7 @@ class Played:
     seconds: float
     forwards: int
     uplink_bits: int
+    drafts: int
 
     @property
     def tokens_per_s(self) -> float:
@@ -45,7 +46,7 @@ class Stream:
         self.events: list[tuple[float, int, str, object]] = []
         self.order = 0
         self.now = 0.0
-        self.committed = self.forwards = self.bits = 0
+        self.committed = self.forwards = self.bits = self.drafts = 0
         self.forwarding = self.drafting = False
         self.edge_branch = self.branch = Branch()
         self.position, self.known, self.held, self.limit = 1, 0, 0, mode.first
@@ -61,14 +62,14 @@ class Stream:
         while self.committed < tokens:
             self.now, _, what, value = heapq.heappop(self.events)
             getattr(self, what)(value)
-        return Played(self.committed, self.now, self.forwards, self.bits)
+        return Played(self.committed, self.now, self.forwards, self.bits, self.drafts)
 
     def device(self) -> None:
         """Start a forward of the draft, or flush what the window keeps from growing."""
         if self.drafting:
             return
         if self.position <= self.known + self.mode.length:
-            self.drafting = True
+            self.drafting, self.drafts = True, self.drafts + 1
             self.at(self.now + self.facts.draft_s, "drafted", (self.branch, self.position))
         elif self.held:
             self.send()

@@ -66,6 +66,7 @@ def test_stream_is_what_its_rules_give(race: str, seed: int) -> None:
     found, played = cycle(facts, STREAM, mode), Stream(facts, STREAM, mode, seed).play(30_000)
     assert found.tokens_per_s == pytest.approx(played.tokens_per_s, rel=0.02)
     assert found.forwards / found.tokens == pytest.approx(played.forwards / played.tokens, rel=0.025)
+    assert found.drafts / found.tokens == pytest.approx(played.drafts / played.tokens, rel=0.05)
     # What leaves in vain is the less certain part.
     assert found.uplink_bits / found.tokens == pytest.approx(played.uplink_bits / played.tokens, rel=0.2, abs=16)
 

@@ -90,8 +90,8 @@ def plan(
 ) -> None:
     """Predict which scheme is fastest for a link and a pair of models, before anything runs.
 
-    Delays are taken as constant, and every drafted token as equally likely to be accepted. Nothing is measured, except
-    with --probe: then round trip, rates and forwards are, but for those that are given as options.
+    Every delay is constant, and every drafted token equally likely to be accepted. The speed is a long text's, without
+    its beginning, copies and trees. With --probe, round trip, rates and forwards that are not given are measured.
     """
     if prompt_tokens is not None:
         store = prefill_tokens_per_s, token_kib, store_mbps, store_rtt_ms, prompts_codec
@@ -294,9 +294,15 @@ def sentences(rows: list[PlanRow]) -> list[str]:
 def _table(rows: list[PlanRow]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("\nscheme", no_wrap=True)
-    # γ: draft length of a round. First, then: tokens in a stream's packets. Target: forwards of it.
-    for heading in ("tokens\n/s", "γ or\nwindow", "first,\nthen", "target\n/token", "up bits\n/token",
-                    "down b.\n/token"):  # fmt: skip
+    # γ: draft length of a round. Target, drafts: forwards of either model, dead drafts included.
+    for heading in (
+        "tokens\n/s",
+        "γ or\nwindow",
+        "target\n/token",
+        "drafts\n/token",
+        "up bits\n/token",
+        "down b.\n/token",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("\nbottleneck", no_wrap=True)
     for row in rows:
@@ -305,8 +311,8 @@ def _table(rows: list[PlanRow]) -> Table:
             row.name + (" ◀" if row.chosen else ""),
             f"{each.tokens_per_s:.1f}",
             f"{mode.length}" if traits(mode.scheme).drafts else "–",
-            f"{mode.first}, {mode.then}" if traits(mode.scheme).races else "–",
             f"{each.target_forwards_per_token:.2f}",
+            f"{each.device_drafts_per_token:.2f}",
             f"{each.uplink_bits_per_token:,.0f}",
             f"{each.downlink_bits_per_token:,.0f}",
             row.limit,

@@ -24,6 +24,7 @@ import functools
 import itertools
 import math
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from airdraft.control.facts import Wire
@@ -49,6 +50,8 @@ class Cycle:
     forwards: float
     """Target forwards."""
     uplink_bits: float
+    drafts: float
+    """Forwards of the device's draft model, dead ones included."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -68,7 +71,7 @@ def cycle(facts: Facts, wire: Wire, mode: Mode) -> Cycle:
     else:  # the clocks are independent, so any part of a forward may be left: try three parts
         third = busy / 3
         shares = {0.0: 1 - busy, facts.draft_s / 6: third, half_s: third, facts.draft_s * 5 / 6: third}
-    tokens = seconds = forwards = bits = 0.0
+    tokens = seconds = forwards = bits = drafts = 0.0
     for late_s, share in shares.items():
         if share > 0.01:
             mean = (halfway if late_s == half_s else _Course(facts, wire, mode, down_s, late_s)).mean()
@@ -76,11 +79,12 @@ def cycle(facts: Facts, wire: Wire, mode: Mode) -> Cycle:
             seconds += share * mean.seconds
             forwards += share * mean.forwards
             bits += share * mean.uplink_bits
+            drafts += share * mean.drafts
     # If a queue would grow, the link sets the pace, except that an edge that races needs no uplink to go on.
     _, alone, took_s = helped(facts.acceptance, facts.verify_s, facts.edge_draft_s)
     queue_s = bits / facts.uplink_bps if mode.race == "off" else min(bits / facts.uplink_bps, tokens * took_s / alone)
     seconds = max(seconds, queue_s, forwards * wire.answer_bits / facts.downlink_bps)
-    return Cycle(tokens, seconds, forwards, bits)
+    return Cycle(tokens, seconds, forwards, bits, drafts)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -114,8 +118,10 @@ class _Device:
         """Positions drafted before their tokens were known, ascending."""
         self.packets: list[tuple[float, float, int, int]] = []
         """(sent, arrives, last position, bits), in order."""
+        self.begun: list[float] = []
+        """Start times of its forwards, in order."""
         self.done: list[float] = []
-        """End times of its forwards, in order."""
+        """Their end times."""
 
     def tell(self, when_s: float, committed: int) -> None:
         """Note a commit that is known from `when_s` on. Call this in order of time."""
@@ -136,8 +142,9 @@ class _Device:
             done_s = self._free_s + self._draft_s
             if done_s > until_s:
                 return
-            self._free_s = done_s
+            self.begun.append(self._free_s)
             self.done.append(done_s)
+            self._free_s = done_s
             drafting = self._position
             self._learn(done_s)
             if drafting > self._known:
@@ -242,15 +249,10 @@ class _Course:
             life * (end[0] - begin[0])
             for life, (begin, end) in zip(lives[:-1], itertools.pairwise(self._ends), strict=True)
         )
-        bits, running = 0.0, 0
-        for sent_s, _, _, packet_bits in self._device.packets:  # each leaves unless a mismatch is known by then
-            while running < len(self._ends) - 1 and self._ends[running + 1][0] <= sent_s - self._down_s:
-                running += 1
-            if running == len(self._ends) - 1:
-                break
-            bits += lives[running] * packet_bits
+        bits = self._lasting((sent_s, packet_bits) for sent_s, _, _, packet_bits in self._device.packets)
+        drafts = self._lasting((begun_s, 1) for begun_s in self._device.begun)
         if alive == 0:
-            return Cycle(self._tokens, seconds, sum(lives[:-1]), bits)
+            return Cycle(self._tokens, seconds, sum(lives[:-1]), bits, drafts)
         rest, drafted = self._last_half()
         if self._acceptance == 1 or drafted == 0:
             return rest
@@ -260,7 +262,19 @@ class _Course:
             seconds + times * rest.seconds,
             sum(lives[:-1]) + times * rest.forwards,
             bits + times * rest.uplink_bits,
+            drafts + times * rest.drafts,
         )
+
+    def _lasting(self, begun: Iterable[tuple[float, int]]) -> float:
+        """Add up what the device does, as (time, amount) in order: each unless it knows of a mismatch by then."""
+        total, running, last = 0.0, 0, len(self._ends) - 1
+        for begun_s, amount in begun:
+            while running < last and self._ends[running + 1][0] + self._down_s <= begun_s:
+                running += 1
+            if running == last:
+                break
+            total += self._lives[running] * amount
+        return total
 
     def _last_half(self) -> tuple[Cycle, int]:
         """Return the last half of the course, and the number of drafts judged in it."""
@@ -270,4 +284,5 @@ class _Course:
         drafted = self._device.drafted
         judged = len({*drafted[bisect_right(drafted, begin) : bisect_right(drafted, end)],
                       *(position for position in self._own if begin < position <= end)})  # fmt: skip
-        return Cycle(end - begin, end_s - begin_s, len(self._ends) - 1 - half, sent), judged
+        drafts = sum(begin_s <= begun_s < end_s for begun_s in self._device.begun)
+        return Cycle(end - begin, end_s - begin_s, len(self._ends) - 1 - half, sent, drafts), judged

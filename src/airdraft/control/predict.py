@@ -34,6 +34,8 @@ class Prediction:
     uplink_bits_per_token: float
     """All bits sent, including headers and dead drafts."""
     downlink_bits_per_token: float
+    device_drafts_per_token: float = 0.0
+    """Forwards of the device's draft model, for one token each: what a token costs its battery."""
 
 
 def server(facts: Facts, wire: Wire) -> Prediction:
@@ -63,6 +65,7 @@ def rounds(facts: Facts, wire: Wire, length: int) -> Prediction:
         1 / tokens,
         up_bits / tokens,
         down_bits / tokens,
+        length / tokens,
     )
 
 
@@ -85,6 +88,7 @@ def stream(facts: Facts, wire: Wire, race: str, window: int, first: int = 1, the
         found.forwards / found.tokens,
         found.uplink_bits / found.tokens,
         found.forwards * wire.answer_bits / found.tokens,
+        found.drafts / found.tokens,
     )
 
 
