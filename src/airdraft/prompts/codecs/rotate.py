@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import hadamard
 
 from airdraft.models.base import FloatArray
 from airdraft.prompts.codecs.base import Field, Lossy, of_rows, places, rows_of
@@ -90,6 +89,8 @@ def turned(rows: FloatArray) -> FloatArray:
 
 @cache
 def _turn(size: int) -> FloatArray:
+    from scipy.linalg import hadamard  # noqa: PLC0415  it takes as long to import as all the rest of a command
+
     found: FloatArray = (hadamard(size) / math.sqrt(size)).astype(np.float32)
     return found
 
