@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Tests fill all cores already, and threads that share a small product spin while they wait for each other. NumPy and
+# PyTorch read this when they are imported, here and in the processes that tests start.
+for library in ("OPENBLAS", "MKL", "OMP"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 # How long an example takes, or is drawn for, says how busy the machine is. Laws are hunted with all their examples in
 # CI, by --hypothesis-profile=thorough: see `examples` in suites.py.

@@ -110,13 +110,13 @@ def served(target: OnnxModel, draft: OnnxModel, tokenizer: Tokenizer) -> Iterato
         submit(context.__aexit__(None, None, None))
 
 
-@pytest.fixture(params=["device", "edge"])
+@pytest.fixture(scope="session", params=["device", "edge"])
 def url(request: pytest.FixtureRequest, served: Served) -> str:
     """Where the API is served, once on the device and once at the edge."""
     return str(getattr(served, request.param))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(url: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
         yield client

@@ -93,6 +93,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         (("run", "x", "--kv-type", "f16"), "kv-type is not for the engine onnx", "another engine (llamacpp)"),
         (("edge", "--context", "9999"), "a context of 9999 positions", "give 1 to 1024"),
         (("device", "--edge", "ws://127.0.0.1:1", "--context", "9999"), "a context of 9999", "give 1 to 1024"),
+        (("device", "--edge", "ws://127.0.0.1:1", "--trace-tokens"), "without --trace-dir", "say where traces go"),
         (("edge", "--engine-top-k", "5"), "a number of likely tokens is for the engines", "leave it out"),
         (("run", "x", "--offline", "draft"), "--offline draft is for an edge that may go away", "--edge URL"),
         (("edge", "--target", "nope"), "no model 'nope'", "hub id"),

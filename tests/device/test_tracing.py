@@ -119,8 +119,3 @@ def test_the_command_writes_what_trace_show_reads(tmp_path: Path) -> None:
     assert found["summary"]["tokens"] == written
     assert found["events"][0]["side"] == "device"
     assert f"{written} tokens in" in airdraft("trace", "show", str(path))[1]
-
-
-def test_ids_want_a_folder() -> None:
-    code, _, errors = airdraft("device", "--edge", "ws://127.0.0.1:9", "--trace-tokens")
-    assert (code, errors) == (2, "airdraft: --trace-tokens without --trace-dir; say where traces go\n")

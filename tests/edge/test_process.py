@@ -193,6 +193,7 @@ def test_a_second_sigterm_ends_it_at_once(running: Edge) -> None:
     assert running.process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_new_certificate_is_for_devices_and_for_clients_of_the_api(running: Edge) -> None:
     """And tokens that are not right leave those of before."""
 

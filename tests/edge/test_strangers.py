@@ -29,7 +29,7 @@ TURN_S = 0.05
 """Most CPU time of one turn of the edge's loop. A slice is 2 ms."""
 PINGS = 30
 CONNECTIONS = 8
-OFTEN = ("pings", "opened and closed", "fragments", "texts unread")
+OFTEN = ("pings", "texts unread")
 MOST_MB = 8.0
 """Most memory that a connection without answers takes, as docs/operate.md says."""
 
