@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -128,16 +129,53 @@ def test_calibration_is_worth_something(tmp_path: Path) -> None:
     assert found["rtn"] < found["awq"] < found["gptq"]
 
 
-def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path) -> None:
-    made = Made()
-    source = made.write(tmp_path / "model.gguf")
+def stopping(kind: type[BaseException], after: float) -> Any:
+    """A progress that raises once more than the share `after` is done."""
 
     def stop(share: float) -> None:
-        raise RuntimeError("stop")
+        if share > after:
+            raise kind("stop")
 
+    return stop
+
+
+@pytest.mark.parametrize(("method", "bits", "name"), [("rtn", "W8", "out.gguf"), ("mergequant", "W4A4", "out")])
+def test_nothing_is_left_of_what_failed(method: Any, bits: str, name: str, tmp_path: Path) -> None:
+    made = Made()
+    source = made.write(tmp_path / "model.gguf")
     with pytest.raises(RuntimeError, match="stop"):
-        compress(source, tmp_path / "out.gguf", Recipe("rtn", "W8"), texts_of(made), stop)
+        compress(source, tmp_path / name, Recipe(method, bits), texts_of(made), stopping(RuntimeError, 0.5))
     assert [file.name for file in tmp_path.iterdir()] == ["model.gguf"]
+
+
+@pytest.mark.parametrize(("method", "bits", "name"), [("gptq", "W4", "out.gguf"), ("mergequant", "W4A4", "out")])
+def test_a_run_that_was_stopped_goes_on(method: Any, bits: str, name: str, tmp_path: Path) -> None:
+    """What comes out is what an unbroken run writes, and no completed layer is computed again, unless all is asked
+    anew."""
+    made = Made(layers=3)
+    source, recipe = made.write(tmp_path / "model.gguf"), Recipe(method, bits)
+    (tmp_path / "at once").mkdir()
+    (tmp_path / "in pieces").mkdir()
+    whole, out = tmp_path / "at once" / name, tmp_path / "in pieces" / name
+    quality = compress(source, whole, recipe, texts_of(made))
+    for stopped in (0.0, 0.3):  # after the first layer, and after the second
+        with pytest.raises(KeyboardInterrupt):
+            compress(source, out, recipe, texts_of(made), stopping(KeyboardInterrupt, stopped))
+        assert not out.exists()
+    shares: list[float] = []
+    found = compress(source, out, recipe, texts_of(made), shares.append)
+    assert asdict(found) == pytest.approx(asdict(quality), rel=1e-6)  # sums are rounded by where arrays lie
+    assert shares == [0.75, 1.0]
+    files = [[each for each in sorted(place.parent.rglob("*")) if each.suffix != ".json" and each.is_file()]
+             for place in (whole, out)]  # fmt: skip
+    assert [each.read_bytes() for each in files[0]] == [each.read_bytes() for each in files[1]]
+
+    again = tmp_path / "in pieces" / f"again {name}"
+    with pytest.raises(KeyboardInterrupt):
+        compress(source, again, recipe, texts_of(made), stopping(KeyboardInterrupt, 0.0))
+    shares.clear()
+    compress(source, again, recipe, texts_of(made, seed=1), shares.append)  # another text: nothing of it may be kept
+    assert shares == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ way.
 
 The ways differ in the steps of a norm's channels:
 
+- `token`: none is fixed; each token has one for all channels, as behind `attn_output` and `ffn_down`.
 - `tensor`: one for all, of the largest activation there is.
 - `smoothquant` (arXiv 2211.10438): activations and weights share the burden, with α = 0.5.
 - `outliertune` (2406.18832): each channel's own. With fewer bits than 8 channels are shifted to lie around zero, which
@@ -51,7 +52,7 @@ from airdraft.compress.rounding import Reals
 from airdraft.models.imports.matrices import Matrices
 
 Way = Literal[
-    "tensor", "smoothquant", "outliertune", "mergequant", "osplus", "repquant", "crossquant", "qllm",
+    "token", "tensor", "smoothquant", "outliertune", "mergequant", "osplus", "repquant", "crossquant", "qllm",
 ]  # fmt: skip
 LEVELS = {"W8A8": 127, "W6A6": 31, "W4A4": 7}
 """The largest code of weights and activations; the smallest is its negative."""
@@ -74,6 +75,8 @@ class Integers:
     """What a model in whole numbers is beside its folded weights, which lie on codes."""
 
     levels: int
+    fixed: bool = True
+    """Whether the steps behind norms are fixed in advance, but for CrossQuant's; else each token has its own."""
     parts: Beside = field(default_factory=dict)
     """By names in the model, each where there is any: of a norm into how many `parts` each channel is split, its
     `shift` in steps, and its `column`, CrossQuant's scale of channels; of what matrices are applied to, the `share` of
@@ -145,7 +148,7 @@ def folded(layer: Layer, seen: dict[str, Applied], way: Way, levels: int) -> tup
         matrices = [Matrix(layer[f"{name}.weight"]) for name in names]
         applied, parts = seen[kind], None
         gram = applied.gram
-        if kind in NORMS:
+        if kind in NORMS and way != "token":
             norm = channel_steps(way, applied, [each.weight for each in matrices], levels)
             made = fold(Scaled(layer[f"{kind}.weight"]), matrices, norm.step)
             layer[f"{kind}.weight"], matrices, parts = made.before.weight, made.matrices, norm.parts
@@ -213,7 +216,7 @@ def row_codes(weights: Reals, levels: int) -> tuple[Reals, Reals]:
     return np.rint(weights / step), step
 
 
-def in_numpy(layer: Layer, beside: Beside, levels: int) -> tuple[Layer, At]:
+def in_numpy(layer: Layer, beside: Beside, levels: int, fixed: bool = True) -> tuple[Layer, At]:
     """The folded layer as `layers.Run` takes it: with the compensation, and the rounding of activations."""
     made = dict(layer)
     for kind, names in MATRICES.items():
@@ -225,7 +228,7 @@ def in_numpy(layer: Layer, beside: Beside, levels: int) -> tuple[Layer, At]:
 
     def at(kind: str, x: Reals) -> Reals:
         column = beside.get(f"{kind}.column")
-        if kind in NORMS and column is None:
+        if fixed and kind in NORMS and column is None:
             codes: Reals = np.clip(np.rint(x - beside.get(f"{kind}.shift", np.float32(0))), -levels, levels)
             return codes
         largest = np.maximum(np.abs(x if column is None else x * column).max(-1, keepdims=True), _TINY)
@@ -251,7 +254,7 @@ class IntegerMatrices(Matrices):
         prefix, _, matrix = stems[0].rpartition(".")
         kind = next(kind for kind, names in MATRICES.items() if matrix in names)
         beside, n, levels = self._integers.parts, self._nodes, self._integers.levels
-        x, step = self._steps(x, f"{prefix}.{kind}", kind in NORMS)
+        x, step = self._steps(x, f"{prefix}.{kind}", self._integers.fixed and kind in NORMS)
         x = n.op("Clip", n.op("Round", x), _float(n, -levels), _float(n, levels))
         codes = n.op("Cast", n.op("Add", x, _float(n, _ZERO)), to=2)  # to uint8
         steps = self._stacked(stems, "step")
@@ -272,11 +275,11 @@ class IntegerMatrices(Matrices):
             y = n.op("Add", y, n.constant(self._stacked(stems, "adds")))
         return n.op("Mul", y, step) if step else y
 
-    def _steps(self, x: str, kind: str, behind_norm: bool) -> tuple[str, str]:
+    def _steps(self, x: str, kind: str, fixed: bool) -> tuple[str, str]:
         """Activations in steps, not yet rounded, and the steps of tokens, if they have any."""
         beside, n = self._integers.parts, self._nodes
         column = beside.get(f"{kind}.column")
-        if behind_norm and column is None:
+        if fixed and column is None:
             shift = beside.get(f"{kind}.shift")
             return (x if shift is None else n.op("Sub", x, n.constant(shift.astype(np.float32)))), ""
         size = n.op("Abs", x if column is None else n.op("Mul", x, n.constant(column)))

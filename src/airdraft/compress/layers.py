@@ -147,8 +147,8 @@ def tensor(file: GgufFile, name: str) -> Reals:
     return there.format.dense(file.raw(there)).reshape(there.shape)
 
 
-def layers(file: GgufFile, count: int) -> Iterator[Layer]:
-    """The layers of a file, one after the other."""
-    for i in range(count):
+def layers(file: GgufFile, count: int, first: int = 0) -> Iterator[Layer]:
+    """The layers of a file from `first` on, one after the other."""
+    for i in range(first, count):
         prefix = f"blk.{i}."
         yield {name.removeprefix(prefix): tensor(file, name) for name in file.tensors if name.startswith(prefix)}

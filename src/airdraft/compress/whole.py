@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from airdraft.compress.checkpoint import check_served, config_of, write_checkpoint
 from airdraft.compress.integers import LEVELS, IntegerMatrices, Integers, Way, folded, in_numpy
-from airdraft.compress.layers import MATRICES, Applied, At, Layer, Run, layers, linear, normed, tensor
+from airdraft.compress.layers import MATRICES, Applied, At, Layer, Run, layers, normed, tensor
 from airdraft.compress.methods import METHODS, Method, to_nearest
+from airdraft.compress.part import Unfinished
 from airdraft.compress.quality import Comparison, Quality
 from airdraft.compress.rounding import BLOCK, WIDTHS, Reals, packed
-from airdraft.compress.write import GgufCopy
+from airdraft.compress.write import GgufCopy, plain_bytes
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
+from airdraft.models.imports.quants import FORMATS
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import import_gguf
 
 F32 = 0
 """The number of plain numbers among the formats of GGUF files."""
-_ROWS = 256
-"""Rows of logits that are compared at a time."""
+HEADS = {"F16": 1, **{bits: WIDTHS[bits].number for bits in ("W8", "W4")}}
+"""Formats of the table of embeddings, and of the matrix that scores the tokens."""
+Form = Literal["gguf", "onnx", "compressed-tensors"]
+CHECKPOINT: Form = "compressed-tensors"
+TABLE, MADE = "token_embd.weight", "made"
+_ROWS = 4096
+"""Rows of a table that are taken at a time."""
+_POSITIONS = 256
+"""Positions whose logits are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +49,38 @@ class Recipe:
     bits: str
     """Of the layers: a key of `WIDTHS`, or of `LEVELS`."""
     head: str = "W8"
-    """Of the table of embeddings, and of the matrix that scores the tokens: a key of `WIDTHS`."""
+    """Of the table of embeddings, and of the matrix that scores the tokens: a key of `HEADS`."""
     temperature: float = 0.7
     """At which the smaller model is compared."""
+    form: Form | None = None
+    """What is written: a GGUF file, or a folder, for the onnx engine or for vLLM. None: the first that holds it."""
 
     def __post_init__(self) -> None:
-        methods: tuple[str, ...] = (*METHODS,) if self.bits in WIDTHS else get_args(Way)
+        methods: tuple[str, ...] = get_args(Way) if self.bits in LEVELS else (*METHODS,)
         if self.bits not in {*WIDTHS, *LEVELS}:
             raise BadParameterError(f"bits {self.bits!r} are unknown; choose {', '.join([*WIDTHS, *LEVELS])}", "bits")
         if self.method not in methods:
             raise BadParameterError(f"{self.bits} is made by {', '.join(methods)}, not by {self.method}", "method")
+        if self.written not in forms(self.bits):
+            held = "activations in integers" if self.of_integers else "weights alone in few bits"
+            raise BadParameterError(f"{self.form} does not hold {held}; choose {' or '.join(forms(self.bits))}", "form")
+        if self.written == CHECKPOINT:
+            check_served(self.method, self.bits, self.head)
 
     @property
     def of_integers(self) -> bool:
         """Whether activations are rounded, too."""
         return self.bits in LEVELS
+
+    @property
+    def written(self) -> Form:
+        """The form of what is written."""
+        return self.form or forms(self.bits)[0]
+
+
+def forms(bits: str) -> tuple[Form, Form]:
+    """The forms that such bits are written in, the usual one first."""
+    return ("onnx" if bits in LEVELS else "gguf"), CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -85,7 +113,8 @@ def compress(
 ) -> Quality:
     """Write the model in the GGUF file `path` as `out`, smaller. Returns: what it is worth on the texts held out.
 
-    out: a GGUF file, or for activations in integers a folder for the onnx engine.
+    A run that was stopped goes on after the last layer it completed; see `Unfinished`. A report is written as well, in
+    the folder, or beside the file under its name with .json.
     progress: told the share that is done, 0 to 1. Raises: `ModelError`, `BadParameterError`.
     """
     file = GgufFile(path)
@@ -95,16 +124,34 @@ def compress(
             raise BadParameterError(f"the text has ids beyond the {decoder.vocab} tokens of {path}", field="calibrate")
         if ids.shape[1] > decoder.context:
             raise BadParameterError(f"{path} has a context of {decoder.context} tokens; calibrate with shorter texts")
-    work = _Pass(file, decoder, recipe, texts)
-    if not recipe.of_integers:
-        return work.write(out, progress)
-    if out.exists():
+    if recipe.written != "gguf" and out.exists():
         raise ModelError(f"{out} is there already; name a folder that is not")
-    with tempfile.TemporaryDirectory() as folder:
-        middle = Path(folder) / "folded.gguf"
-        quality = work.write(middle, progress)
-        import_gguf(middle, out, matrices=partial(IntegerMatrices, work.integers))
+    if recipe.written == CHECKPOINT:
+        config_of(file, decoder)  # which refuses what has no words there, before the work
+    with Unfinished(out, _key(file, recipe, texts)) as part:
+        work = _Pass(file, decoder, recipe, texts, part)
+        made = work.write(progress)
+        quality = work.quality(made)
+        if recipe.written == "onnx":
+            import_gguf(made, part.folder / MADE, matrices=partial(IntegerMatrices, work.integers))
+        elif recipe.written == CHECKPOINT:
+            write_checkpoint(made, part.folder / MADE, work.integers if recipe.of_integers else None)
+        else:
+            made.rename(part.folder / MADE)
+        report = {**asdict(recipe), "form": recipe.written, "source": str(path), **asdict(quality)}
+        part.finish(MADE, json.dumps(report, indent=1))
+    progress(1.0)
     return quality
+
+
+def _key(file: GgufFile, recipe: Recipe, texts: Texts) -> str:
+    """A digest of all that a smaller model follows from."""
+    found = hashlib.sha256(repr(recipe).encode())
+    for ids in (texts.calibration, texts.held_out):
+        found.update(repr(ids.shape).encode() + ids.tobytes())
+    with file.path.open("rb") as whole:
+        found.update(hashlib.file_digest(whole, "sha256").digest())
+    return found.hexdigest()[:32]
 
 
 _Smaller = tuple[dict[str, NDArray[np.uint8]], Layer, At]
@@ -114,58 +161,84 @@ _Smaller = tuple[dict[str, NDArray[np.uint8]], Layer, At]
 class _Pass:
     """One pass over a model: the calibration text goes through the smaller layers, the one held out through both."""
 
-    def __init__(self, file: GgufFile, decoder: DecoderFacts, recipe: Recipe, texts: Texts) -> None:
-        self._file, self._decoder, self._recipe, self._texts = file, decoder, recipe, texts
-        self._head = WIDTHS[recipe.head]
-        self.integers = Integers(LEVELS.get(recipe.bits, 0))
+    def __init__(self, file: GgufFile, decoder: DecoderFacts, recipe: Recipe, texts: Texts, part: Unfinished) -> None:
+        self._file, self._decoder, self._recipe, self._texts, self._part = file, decoder, recipe, texts, part
+        self._head = HEADS[recipe.head]
         self._formats = {name: self._format(name) for name in file.tensors}
-        self._tables = {
-            name: to_nearest(tensor(file, name), self._head)
-            for name, there in file.tensors.items()
-            if not name.startswith("blk.") and len(there.shape) == 2
-        }
-        """The table of embeddings, and the matrix that scores the tokens, if it is another."""
-        table, small = tensor(file, "token_embd.weight"), self._tables["token_embd.weight"].weights()
-        self._calibration = Run(decoder, small[texts.calibration])
-        self._whole, self._small = Run(decoder, table[texts.held_out]), Run(decoder, small[texts.held_out])
+        state = part.state()
+        self._done = int(state.pop("layers", 0))
+        if not self._done:
+            state = {
+                "calibration": self._embedded(texts.calibration, self._head),
+                "small": self._embedded(texts.held_out, self._head),
+                "whole": self._embedded(texts.held_out),
+            }
+        self._runs = {name: Run(decoder, state.pop(name)) for name in ("calibration", "small", "whole")}
+        self.integers = Integers(LEVELS.get(recipe.bits, 0), recipe.method != "token", state)
 
     def _format(self, name: str) -> int:
         there = self._file.tensors[name]
         if len(there.shape) == 1:
             return F32
-        if there.shape[-1] % BLOCK:
+        number = self._head
+        if name.startswith("blk."):
+            number = F32 if self._recipe.of_integers else WIDTHS[self._recipe.bits].number
+        if there.shape[-1] % FORMATS[number].values:
             raise ModelError(
                 f"{name} of {self._file.path} has {there.shape[-1]} columns, and blocks have {BLOCK}; no engine here "
                 "runs such a matrix in few bits"
             )
-        if not name.startswith("blk."):
-            return self._head.number
-        return F32 if self._recipe.of_integers else WIDTHS[self._recipe.bits].number
+        return number
 
-    def write(self, out: Path, progress: Callable[[float], None]) -> Quality:
-        """See `compress`."""
+    def _embedded(self, ids: NDArray[np.int64], number: int | None = None) -> Reals:
+        """The rows of the table of embeddings for tokens [...], after they were stored in a format if one is told."""
+        there = self._file.tensors[TABLE]
+        some, at = np.unique(ids, return_inverse=True)
+        rows = there.format.dense(self._file.raw(there)[some])
+        if number is not None:
+            rows = FORMATS[number].dense(self._stored(rows))
+        return rows[at].reshape(*ids.shape, -1)
+
+    def _stored(self, rows: Reals) -> NDArray[np.uint8]:
+        """Rows of the table of embeddings, or of that of scores, as they are stored."""
+        if self._recipe.head == "F16":
+            return np.ascontiguousarray(rows, "<f2").view(np.uint8)
+        width = WIDTHS[self._recipe.head]
+        coded = to_nearest(rows, width)
+        return packed(coded.codes, coded.step, width)
+
+    def write(self, progress: Callable[[float], None]) -> Path:
+        """Write the smaller model as a GGUF file in the part's folder; one of integers with folded weights."""
+        made, d = self._part.folder / "model.gguf", self._decoder
         common = {"W4": 2, "W8": 7}.get(self._recipe.bits, F32)
-        with GgufCopy(self._file, self._formats, out, common) as copy:
-            for i, layer in enumerate(layers(self._file, self._decoder.layers)):
+        with GgufCopy(self._file, self._formats, made, common, begun=self._done > 0) as copy:
+            for i, layer in enumerate(layers(self._file, d.layers, self._done), self._done):
                 self._layer(copy, i, layer)
-                progress((i + 1) / (self._decoder.layers + 1))
-            for name in self._file.tensors:
+                state = {name: run.x for name, run in self._runs.items()}
+                self._part.save({"layers": np.array(i + 1), **state, **self.integers.parts})
+                progress((i + 1) / (d.layers + 1))
+            for name, there in self._file.tensors.items():
                 if not name.startswith("blk."):
-                    self._other(copy, name)
-            quality = self._quality()
-        progress(1.0)
-        return quality
+                    table = len(there.shape) == 2
+                    copy.add(name, (self._stored(rows) if table else plain_bytes(rows) for rows in self._rows(name)))
+        return made
+
+    def _rows(self, name: str) -> Iterator[Reals]:
+        there = self._file.tensors[name]
+        for first in range(0, there.shape[0] if len(there.shape) == 2 else 1, _ROWS):
+            yield there.format.dense(self._file.raw(there, first, _ROWS))
 
     def _layer(self, copy: GgufCopy, i: int, layer: Layer) -> None:
         seen = {kind: Applied.nothing(layer[f"{names[0]}.weight"].shape[1]) for kind, names in MATRICES.items()}
-        self._calibration.through(layer, lambda kind, x: seen[kind].add(x))
+        calibration, small_run, whole = self._runs.values()
+        calibration.through(layer, lambda kind, x: seen[kind].add(x))
         make = self._integers if self._recipe.of_integers else self._weights
         stored, small, at = make(i, layer, seen)
         for name, raw in stored.items():
-            copy.add(f"blk.{i}.{name}", raw)
-        self._calibration.x = self._calibration.through(small, at)
-        self._small.x = self._small.through(small, at)
-        self._whole.x = self._whole.through(layer)
+            copy.add(f"blk.{i}.{name}", [raw])
+        calibration.x = calibration.through(small, at)
+        small_run.x = small_run.through(small, at)
+        whole.x = whole.through(layer)
 
     def _weights(self, i: int, layer: Layer, seen: dict[str, Applied]) -> _Smaller:
         width = WIDTHS[self._recipe.bits]
@@ -178,29 +251,29 @@ class _Pass:
         levels = self.integers.levels
         layer, beside = folded(layer, seen, cast(Way, self._recipe.method), levels)
         self.integers.parts |= {f"blk.{i}.{name}": each for name, each in beside.items()}
-        return {name: plain_bytes(each) for name, each in layer.items()}, *in_numpy(layer, beside, levels)
+        stored = {name: plain_bytes(each) for name, each in layer.items()}
+        return stored, *in_numpy(layer, beside, levels, self.integers.fixed)
 
-    def _other(self, copy: GgufCopy, name: str) -> None:
-        coded = self._tables.get(name)
-        raw = plain_bytes(tensor(self._file, name)) if coded is None else packed(coded.codes, coded.step, self._head)
-        copy.add(name, raw)
-
-    def _quality(self) -> Quality:
+    def quality(self, made: Path) -> Quality:
         """Compare the two forwards of the texts held out, at every position but the last of each."""
         d, norm = self._decoder, tensor(self._file, "output_norm.weight")
-        name = "token_embd.weight" if d.tied else "output.weight"
-        heads = tensor(self._file, name), self._tables[name].weights()
-        models = [(run.x, {"head.weight": head}) for run, head in zip((self._whole, self._small), heads, strict=True)]
+        name = TABLE if d.tied else "output.weight"
         following = self._texts.held_out[:, 1:].reshape(-1)
-        rows = [(normed(x[:, :-1], norm, d.eps).reshape(-1, d.width), weights) for x, weights in models]
+        runs, files = (self._runs["whole"], self._runs["small"]), (self._file, GgufFile(made))
+        rows = [normed(run.x[:, :-1], norm, d.eps).reshape(-1, d.width) for run in runs]
         comparison = Comparison(self._recipe.temperature)
-        for start in range(0, len(following), _ROWS):
-            here = slice(start, start + _ROWS)
-            whole, small = (linear(weights, "head", x[here]) for x, weights in rows)
+        for start in range(0, len(following), _POSITIONS):
+            here = slice(start, start + _POSITIONS)
+            whole, small = (scores(file, name, x[here]) for file, x in zip(files, rows, strict=True))
             comparison.add(whole, small, following[here])
         return comparison.quality()
 
 
-def plain_bytes(found: Reals) -> NDArray[np.uint8]:
-    """A tensor in single precision, as a GGUF file stores it."""
-    return np.ascontiguousarray(found, "<f4").view(np.uint8)
+def scores(file: GgufFile, name: str, x: Reals) -> Reals:
+    """x [positions, columns] times a table of the file [rows, columns], of which few rows are in memory at a time."""
+    there = file.tensors[name]
+    found = np.empty((len(x), there.shape[0]), np.float32)
+    for first in range(0, there.shape[0], _ROWS):
+        rows = there.format.dense(file.raw(there, first, _ROWS))
+        found[:, first : first + len(rows)] = x @ rows.T
+    return found

@@ -1,19 +1,19 @@
-"""A GGUF file like another, with tensors in other formats, which appears when it is complete."""
+"""A GGUF file like another, with tensors in other formats."""
 
 from __future__ import annotations
 
 import math
-import os
+import shutil
 import struct
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from airdraft.errors import ModelError, first_line
+from airdraft.compress.part import unwritable
+from airdraft.errors import ModelError
 from airdraft.models.imports.quants import FORMATS
 from airdraft.models.imports.read import GgufFile
 
@@ -28,8 +28,13 @@ class GgufCopy:
     Formats are numbers of `quants.FORMATS`. Tensors may come in any order.
     """
 
-    def __init__(self, source: GgufFile, formats: Mapping[str, int], out: Path, file_type: int) -> None:
-        """file_type: what most tensors are, by llama.cpp's count. Raises: `ModelError` if `out` cannot be written."""
+    def __init__(
+        self, source: GgufFile, formats: Mapping[str, int], out: Path, file_type: int, begun: bool = False
+    ) -> None:
+        """file_type: what most tensors are, by llama.cpp's count. begun: whether `out` has some of them already.
+
+        Raises: `ModelError` if `out` cannot be written, or there is no room for it.
+        """
         self._out = out
         self._places: dict[str, tuple[int, int]] = {}
         lines, offset = [], 0
@@ -47,42 +52,45 @@ class GgufCopy:
         head = b"GGUF" + struct.pack("<IQQ", 3, len(formats), count) + keys + b"".join(lines)
         self._start = -(-len(head) // _ALIGNMENT) * _ALIGNMENT
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            handle, self._part = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-            self._file = os.fdopen(handle, "wb")
+            room = shutil.disk_usage(out.parent).free
+            if not begun and room < self._start + offset:
+                raise ModelError(
+                    f"{out.parent} has room for {room / 1e6:.0f} MB, and {(self._start + offset) / 1e6:.0f} MB are to "
+                    "be written there; make room, or choose another place"
+                )
+            self._file = out.open("r+b" if begun else "w+b")
             self._file.write(head)
             self._file.truncate(self._start + offset)
         except OSError as problem:
-            raise self._unwritable(problem) from problem
+            raise unwritable(out, problem) from problem
 
     def __enter__(self) -> GgufCopy:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Put the file in its place, or take away what there is of it."""
         try:
             self._file.close()
-            if error is None:
-                os.chmod(self._part, 0o644)
-                os.replace(self._part, self._out)
         except OSError as problem:
-            raise self._unwritable(problem) from problem
-        finally:
-            Path(self._part).unlink(missing_ok=True)
+            raise unwritable(self._out, problem) from problem
 
-    def add(self, name: str, raw: NDArray[np.uint8]) -> None:
-        """Write a tensor's bytes, of the size that its format takes. Raises: `ModelError` if there is no room."""
-        offset, size = self._places.pop(name)
-        if raw.size != size:
-            raise ValueError(f"{name} takes {size} bytes, not {raw.size}")
+    def add(self, name: str, pieces: Iterable[NDArray[np.uint8]]) -> None:
+        """Write a tensor's bytes, piece after piece. Raises: `ModelError` if there is no room."""
+        offset, left = self._places.pop(name)
         try:
             self._file.seek(self._start + offset)
-            self._file.write(np.ascontiguousarray(raw).data)
+            for raw in pieces:
+                left -= raw.size
+                self._file.write(np.ascontiguousarray(raw).data)
+            self._file.flush()
         except OSError as problem:
-            raise self._unwritable(problem) from problem
+            raise unwritable(self._out, problem) from problem
+        if left:
+            raise ValueError(f"{name} has another size than its format says")
 
-    def _unwritable(self, problem: OSError) -> ModelError:
-        return ModelError(f"{self._out} cannot be written ({first_line(problem)}); choose another place")
+
+def plain_bytes(found: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """A tensor in single precision, as a GGUF file stores it."""
+    return np.ascontiguousarray(found, "<f4").view(np.uint8)
 
 
 def _string(text: str) -> bytes:

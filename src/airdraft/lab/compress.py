@@ -1,9 +1,10 @@
-"""The shipped draft in few bits, beside itself in single precision: what each is worth as a draft.
+"""Models in few bits beside themselves as they were: what each is worth as a draft, of the shipped pair and the chat.
 
-Acceptance is measured as in every recording, along texts that the target writes itself; models are calibrated on other
-texts of the target. The time is that of one token's forward in the onnx engine, models in turns. Small models have no
-channels of large activations, so the same draft is measured with some planted: its norms' weights of some channels are
-raised and the matrices' columns lowered by as much, which changes no row.
+Acceptance is measured along texts that the target writes itself; models are calibrated on other texts of the target.
+It is a chance and not a count: nothing is drawn. The time is that of one token's forward in the onnx engine, models in
+turns. Small models have no channels of large activations, so the shipped draft is measured with some planted, too: its
+norms' weights of some channels are raised and the matrices' columns lowered by as much, which changes no row. The chat
+draft ships in codes of 8 and 4 bits; what they stand for is taken for the model in single precision.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -22,31 +24,48 @@ from airdraft.compress.fold import Matrix, Scaled, fold
 from airdraft.compress.integers import NORMS, Way
 from airdraft.compress.layers import MATRICES, layers, tensor
 from airdraft.compress.methods import METHODS
+from airdraft.compress.quality import Comparison, Quality
 from airdraft.compress.rounding import WIDTHS
-from airdraft.compress.whole import F32, Recipe, Texts, compress, plain_bytes, windows
-from airdraft.compress.write import GgufCopy
+from airdraft.compress.whole import F32, Recipe, Texts, compress, windows
+from airdraft.compress.write import GgufCopy, plain_bytes
 from airdraft.core.sampling import SamplingParams
-from airdraft.lab.record import prompts, record
+from airdraft.lab.expand import expand
+from airdraft.lab.record import MIN_TOKENS
 from airdraft.models.base import LanguageModel
+from airdraft.models.engines.llamacpp import gguf_file
 from airdraft.models.files.folder import shipped
 from airdraft.models.gguf import write_gguf
 from airdraft.models.imports.decoder import decoder_of
 from airdraft.models.imports.read import GgufFile
-from airdraft.models.registry import load
+from airdraft.models.imports.write import import_gguf
+from airdraft.models.registry import load, resolve
 from airdraft.sim.alone import write
 
 PARAMS = SamplingParams(temperature=0.7)
 SEED, LENGTH, WINDOW = 20, 96, 96
-MEASURED, CALIBRATED = 24, 48
-"""Prompts whose texts acceptance is measured on, and after them those to calibrate with."""
-CACHED, RUNS = 64, 100
-"""Tokens before the forward that is timed, and how often each model runs it."""
-WHOLE = "none"
-PLAIN, PLANTED = "draft", "draft with outliers"
+CACHED = 64
+"""Tokens before the forward that is timed."""
+WHOLE, AS_SHIPPED = "none", "as shipped"
+DRAFT, PLANTED, CHAT_DRAFT, CHAT_TARGET = "draft", "draft with outliers", "chat-draft", "chat-target"
 OUTLIERS, RAISED = 8, 40.0
 """Channels of every norm that are raised, and by how much."""
-KEPT, SIZE, TIME = 0.97, 0.35, 0.9
-"""Bars of 4 bits by the best method: acceptance at least, bytes and time at most, as shares of single precision's."""
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of a pair is measured."""
+
+    measured: int
+    """Prompts whose texts acceptance is measured on."""
+    calibrated: int
+    """Prompts after them, to calibrate with."""
+    runs: int
+    """How often each model's forward is timed."""
+
+
+AMOUNTS = {"shipped": Amount(24, 48, 100), "chat": Amount(8, 16, 30)}
 
 
 class CompressRow(msgspec.Struct, frozen=True):
@@ -54,11 +73,11 @@ class CompressRow(msgspec.Struct, frozen=True):
 
     model: str
     method: str
-    """How codes were chosen; none: it is in single precision."""
+    """How codes were chosen; none: it is as it was."""
     bits: str
     head: str
     perplexity: float
-    """Of the target's texts that were held out of the calibration."""
+    """Of the target's texts, in the onnx engine."""
     one_minus_tv: float
     """Share of drafts that rejection sampling accepts."""
     coupled: float
@@ -67,54 +86,104 @@ class CompressRow(msgspec.Struct, frozen=True):
     mb: float
 
 
-def recipes() -> list[tuple[str, Recipe]]:
-    """What is made of the draft as it is, and of that with outliers."""
-    plain = [Recipe(method, bits) for bits in WIDTHS for method in METHODS]
-    plain += [Recipe("gptq", "W4", "W4"), *(Recipe(way, "W8A8") for way in get_args(Way))]
-    planted = [Recipe(way, "W8A8") for way in get_args(Way)]
-    both = [Recipe(way, bits) for bits in ("W6A6", "W4A4") for way in ("tensor", "outliertune", "mergequant")]
-    return [*((PLAIN, each) for each in [*plain, *both]), *((PLANTED, each) for each in [*planted, *both])]
+@dataclass(frozen=True)
+class Shrunk:
+    """A model that is made smaller."""
+
+    name: str
+    source: Path
+    """A GGUF file."""
+    recipes: Sequence[Recipe]
+    others: Sequence[tuple[str, str, str]] = ()
+    """Models that it is compared with: the name to load, what it is, and its bits."""
 
 
-def bench(on_row: Callable[[str], None] = lambda name: None) -> list[CompressRow]:
-    """Measure the shipped draft. on_row: told what comes next."""
-    target, tokenizer = load("target")
-    every = prompts(MEASURED + CALIBRATED)
-    on_row("texts to calibrate with")
-    written = [
-        [*prompt, *write(target, prompt, PARAMS, SEED + at, LENGTH, tokenizer.vocab_size)]
-        for at, prompt in enumerate(every[MEASURED:])
+def subjects(pair: str, folder: Path) -> list[Shrunk]:
+    """The models of a pair that are made smaller, written into `folder` where they are no GGUF files."""
+    few = [Recipe(way, bits) for bits in ("W6A6", "W4A4") for way in ("tensor", "outliertune", "mergequant")]
+    if pair == "shipped":
+        plain, planted = folder / "plain.gguf", folder / "planted.gguf"
+        write_gguf(shipped("draft"), plain)
+        plant(plain, planted)
+        weights = [Recipe(method, bits) for bits in WIDTHS for method in METHODS]
+        integers = [Recipe(way, "W8A8") for way in get_args(Way)]
+        return [
+            Shrunk(DRAFT, plain, [*weights, Recipe("gptq", "W4", "W4"), *integers, *few], [("draft", WHOLE, "fp32")]),
+            Shrunk(PLANTED, planted, [*integers, *few]),
+        ]
+    made = folder / "chat-draft.gguf"
+    expand(resolve(CHAT_DRAFT), made)
+    draft = [Recipe(method, "W4") for method in METHODS]
+    draft += [Recipe("gptq", "W8"), Recipe("gptq", "W4", "W4"), *(Recipe(way, "W8A8") for way in get_args(Way))]
+    target = [Recipe("rtn", "W4"), Recipe("gptq", "W4"), *(Recipe(way, "W8A8") for way in ("token", "outliertune"))]
+    return [
+        Shrunk(CHAT_DRAFT, made, draft, [(str(made), WHOLE, "fp32"), (CHAT_DRAFT, AS_SHIPPED, "W8")]),
+        Shrunk(CHAT_TARGET, gguf_file(resolve(CHAT_TARGET)), target, [(CHAT_TARGET, WHOLE, "Q4_1")]),
     ]
-    texts = windows(written, WINDOW, len(written) * 2)
+
+
+def bench(pair: str, prompts: Sequence[Sequence[int]], tell: Told = lambda name: None) -> list[CompressRow]:
+    """Measure a pair. prompts: to measure on and to calibrate with, see `AMOUNTS`. tell: told what comes next."""
+    amount = AMOUNTS[pair]
+    target, tokenizer = load("target" if pair == "shipped" else CHAT_TARGET)
+    written = []
+    for at, prompt in enumerate(prompts):
+        tell(f"text {at + 1} of {len(prompts)} of the {pair} pair's target")
+        tokens = [*write(target, prompt, PARAMS, SEED + at, LENGTH, tokenizer.vocab_size)]
+        written.append((list(prompt), tokens))
+    measured = [each for each in written[: amount.measured] if len(each[1]) >= MIN_TOKENS]
+    texts = windows([[*each, *tokens] for each, tokens in written[amount.measured :]], WINDOW, 2 * len(written))
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        made = list(_made(Path(folder), texts, on_row))
-        loaded = [load(place)[0] for _, _, place, _, _ in made]
-        rows = []
-        for (model, recipe, _, perplexity, size), small, ms in zip(made, loaded, _times(loaded), strict=True):
-            method, bits, head = (recipe.method, recipe.bits, recipe.head) if recipe else (WHOLE, "fp32", "fp32")
-            on_row(f"acceptance of {model}, {method} {bits}")
-            found = record(small, target, every[:MEASURED], PARAMS, LENGTH, SEED, tokenizer.vocab_size, model)
-            accept = sum(sum(text.accept) for text in found.texts) / found.length
-            rows.append(CompressRow(model, method, bits, head, perplexity, accept, found.acceptance, ms, size / 1e6))
+        for subject in subjects(pair, Path(folder)):
+            made = list(_made(subject, Path(folder), texts, tell))
+            models = [load(place)[0] for place, *_ in made]
+            tell(f"{subject.name}: acceptance, {len(models)} models side by side")
+            qualities = along(target, models, measured, tokenizer.vocab_size)
+            tell(f"{subject.name}: time, {len(models)} models in turns")
+            spent = _times(models, measured[0][0], amount.runs)
+            rows += [
+                CompressRow(subject.name, *what, found.perplexity, found.one_minus_tv, found.coupled, ms, size / 1e6)
+                for (_, size, what), found, ms in zip(made, qualities, spent, strict=True)
+            ]
     return rows
 
 
-def _made(
-    folder: Path, texts: Texts, on_row: Callable[[str], None]
-) -> Iterator[tuple[str, Recipe | None, str, float, int]]:
-    """Each model: what it was made of, where it lies, its perplexity, its bytes. The whole one comes last."""
-    plain, planted = folder / "plain.gguf", folder / "planted.gguf"
-    write_gguf(shipped("draft"), plain)
-    plant(plain, planted)
-    before = 0.0
-    for i, (model, recipe) in enumerate(recipes()):
-        on_row(f"{model}, {recipe.method} {recipe.bits}")
-        out = folder / (f"{i}" if recipe.of_integers else f"{i}.gguf")
-        quality = compress(plain if model == PLAIN else planted, out, recipe, texts)
-        before = quality.whole_perplexity
-        files = out.glob("model.*") if recipe.of_integers else [out]
-        yield model, recipe, str(out), quality.perplexity, sum(file.stat().st_size for file in files)
-    yield PLAIN, None, "draft", before, plain.stat().st_size
+def _made(subject: Shrunk, folder: Path, texts: Texts, tell: Told) -> Iterator[tuple[str, int, tuple[str, str, str]]]:
+    """Each model of a subject: what to load, its bytes, and what it is: method, bits, bits of the scores."""
+    for i, recipe in enumerate(subject.recipes):
+        tell(f"{subject.name}, {recipe.method} {recipe.bits}")
+        out = folder / (f"{subject.name} {i}" + ("" if recipe.of_integers else ".gguf"))
+        compress(subject.source, out, recipe, texts)
+        size = sum(file.stat().st_size for file in ([out] if out.is_file() else out.glob("model.*")))
+        if out.is_file():  # here, and not in the cache of the user's own
+            import_gguf(out, out.with_suffix(""))
+            out.unlink()
+        yield str(out.with_suffix("")), size, (recipe.method, recipe.bits, recipe.head)
+    for name, method, bits in subject.others:
+        if method == AS_SHIPPED:
+            size = sum(file.stat().st_size for file in resolve(name).glob("model.*"))
+            yield name, size, (method, bits, "W8, W4")
+        elif Path(name).is_file():
+            import_gguf(Path(name), Path(name).with_suffix(""))
+            yield str(Path(name).with_suffix("")), subject.source.stat().st_size, (method, bits, bits)
+        else:
+            yield name, subject.source.stat().st_size, (method, bits, bits)
+
+
+def along(
+    target: LanguageModel, models: Sequence[LanguageModel], texts: Sequence[tuple[list[int], list[int]]], vocab: int
+) -> list[Quality]:
+    """What each model is worth beside the target, along texts that follow their prompts; all read each text once."""
+    comparisons = [Comparison(PARAMS.temperature) for _ in models]
+    for prompt, tokens in texts:
+        feed = [*prompt, *tokens[:-1]]
+        whole, *rows = (
+            model.forward(model.new_cache(), 0, feed, len(tokens))[:, :vocab] for model in (target, *models)
+        )
+        for comparison, small in zip(comparisons, rows, strict=True):
+            comparison.add(whole, small, np.array(tokens))
+    return [comparison.quality() for comparison in comparisons]
 
 
 def plant(source: Path, out: Path) -> None:
@@ -131,59 +200,22 @@ def plant(source: Path, out: Path) -> None:
                 layer[f"{norm}.weight"] = made.before.weight
                 layer |= {f"{name}.weight": each.weight for name, each in zip(names, made.matrices, strict=True)}
             for name, found in layer.items():
-                copy.add(f"blk.{i}.{name}", plain_bytes(found))
+                copy.add(f"blk.{i}.{name}", [plain_bytes(found)])
         for name in file.tensors:
             if not name.startswith("blk."):
-                copy.add(name, plain_bytes(tensor(file, name)))
+                copy.add(name, [plain_bytes(tensor(file, name))])
 
 
-def _times(models: Sequence[LanguageModel]) -> list[float]:
+def _times(models: Sequence[LanguageModel], prompt: Sequence[int], runs: int) -> list[float]:
     """Median milliseconds of one token's forward of each model; they take turns."""
-    tokens = prompts(1)[0] * CACHED
+    tokens = (list(prompt) * (CACHED + 1))[: CACHED + 1]
     caches = [model.new_cache() for model in models]
     for model, cache in zip(models, caches, strict=True):
         model.forward(cache, 0, tokens[:CACHED], 1)
     taken: list[list[float]] = [[] for _ in models]
-    for _ in range(RUNS):
+    for _ in range(runs):
         for model, cache, each in zip(models, caches, taken, strict=True):
             began_s = time.perf_counter()
-            model.forward(cache, CACHED, tokens[CACHED : CACHED + 1], 1)
+            model.forward(cache, CACHED, tokens[CACHED:], 1)
             each.append(1e3 * (time.perf_counter() - began_s))
     return [statistics.median(each) for each in taken]
-
-
-def best(rows: Sequence[CompressRow], bits: str) -> CompressRow:
-    """The plain draft's row with so many bits in its layers that is accepted most."""
-    return max((row for row in rows if row.bits == bits and row.model == PLAIN), key=lambda row: row.coupled)
-
-
-def shares(rows: Sequence[CompressRow]) -> tuple[float, float, float]:
-    """Acceptance, bytes and time of the best row with 4 bits, as shares of single precision's."""
-    whole, small = next(row for row in rows if row.method == WHOLE), best(rows, "W4")
-    return small.coupled / whole.coupled, small.mb / whole.mb, small.ms_per_token / whole.ms_per_token
-
-
-def held(rows: Sequence[CompressRow]) -> bool:
-    """Whether the bars are kept."""
-    accepted, size, taken = shares(rows)
-    return accepted >= KEPT and size <= SIZE and taken <= TIME
-
-
-def table(rows: Sequence[CompressRow]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| model | bits | method | scores of tokens | perplexity | 1 - TV | coupled acceptance | ms a token | MB |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {row.model} | {row.bits} | {row.method} | {row.head} | {row.perplexity:.3f} | {row.one_minus_tv:.3f} "
-        f"| {row.coupled:.3f} | {row.ms_per_token:.2f} | {row.mb:.2f} |"
-        for row in rows
-    ]
-    accepted, size, taken = shares(rows)
-    return "\n".join([
-        *lines, "", f"The draft of the shipped pair, temperature {PARAMS.temperature:g}, {MEASURED} texts of the "
-        f"target; outliers: {OUTLIERS} channels of every norm, raised {RAISED:g} times. The best of W4 is accepted "
-        f"{accepted:.3f} times as often as single precision, has {size:.2f} of its bytes, and takes {taken:.2f} of its "
-        f"time. Bars: at least {KEPT:g}, at most {SIZE:g} and {TIME:g}: {'kept' if held(rows) else 'MISSED'}.",
-    ])  # fmt: skip

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from airdraft.errors import ModelError, first_line
 from airdraft.models.files.config import read_json, shown
-from airdraft.models.llama import COMPUTED, CONVERT, Llama, read_llama
+from airdraft.models.llama import COMPUTED, CONVERT, Llama, paired, read_llama
 from airdraft.models.text import tokenizer_file
 
 WeightType = Literal["f32", "f16", "q8_0"]
@@ -199,19 +199,10 @@ def _tensors(folder: Path, llama: Llama) -> dict[str, NDArray[Any]]:
         if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
             raise ModelError(f"{path} has {name} in {tensor.dtype}, or with numbers that are none; {CONVERT}")
         rows = tensor.astype(np.float32)
-        made[there] = rows if heads is None else _paired(rows, heads)
+        made[there] = rows if heads is None else paired(rows, heads)
     if wanted:
         raise ModelError(f"{path} lacks {next(iter(wanted))}, which its config wants; fetch it again")
     return made
-
-
-def _paired(rows: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Rows of queries or keys [heads × head_dim, ...] in llama.cpp's order.
-
-    RoPE turns pairs of coordinates: transformers pairs i with i + head_dim/2, llama.cpp 2i with 2i + 1.
-    """
-    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1)
-    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
 
 
 def _beside(folder: Path, out: Path) -> list[Path]:

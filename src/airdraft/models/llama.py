@@ -36,6 +36,13 @@ _ROPES: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 """Ways to turn positions into angles that GGUF can say, each with its numbers."""
+NORM_NAMES = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+MATRIX_NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+"""Names within a layer in GGUF, by those in a checkpoint."""
 COMPUTED = ".rotary_emb.inv_freq"
 """Old checkpoints hold the angles, which are computed from the config anyway."""
 
@@ -93,19 +100,20 @@ class Llama:
         if not self.tied:
             found["lm_head.weight"] = ("output.weight", (vocab, hidden), None)
         matrices = {
-            "self_attn.q_proj": ("attn_q", queries, hidden, self.heads, self.attention_bias),
-            "self_attn.k_proj": ("attn_k", keys, hidden, self.kv_heads, self.attention_bias),
-            "self_attn.v_proj": ("attn_v", keys, hidden, None, self.attention_bias),
-            "self_attn.o_proj": ("attn_output", hidden, queries, None, self.attention_bias),
-            "mlp.gate_proj": ("ffn_gate", inner, hidden, None, self.mlp_bias),
-            "mlp.up_proj": ("ffn_up", inner, hidden, None, self.mlp_bias),
-            "mlp.down_proj": ("ffn_down", hidden, inner, None, self.mlp_bias),
+            "self_attn.q_proj": (queries, hidden, self.heads, self.attention_bias),
+            "self_attn.k_proj": (keys, hidden, self.kv_heads, self.attention_bias),
+            "self_attn.v_proj": (keys, hidden, None, self.attention_bias),
+            "self_attn.o_proj": (hidden, queries, None, self.attention_bias),
+            "mlp.gate_proj": (inner, hidden, None, self.mlp_bias),
+            "mlp.up_proj": (inner, hidden, None, self.mlp_bias),
+            "mlp.down_proj": (hidden, inner, None, self.mlp_bias),
         }
         for layer in range(self.layers):
             own, there = f"model.layers.{layer}.", f"blk.{layer}."
-            for norm, name in (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")):
+            for norm, name in NORM_NAMES.items():
                 found[f"{own}{norm}.weight"] = (f"{there}{name}.weight", (hidden,), None)
-            for matrix, (name, rows, columns, heads, bias) in matrices.items():
+            for matrix, (rows, columns, heads, bias) in matrices.items():
+                name = MATRIX_NAMES[matrix]
                 found[f"{own}{matrix}.weight"] = (f"{there}{name}.weight", (rows, columns), heads)
                 if bias:
                     found[f"{own}{matrix}.bias"] = (f"{there}{name}.bias", (rows,), heads)
@@ -201,3 +209,18 @@ def _rope(config: dict[str, Any], path: Path) -> LlamaRope:
     if kind == "llama3" and rope.numbers["high_freq_factor"] <= rope.numbers["low_freq_factor"]:
         raise ModelError(f"{path} has a high_freq_factor that is not above low_freq_factor; mend that")
     return rope
+
+
+def paired(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Rows of queries or keys [heads × head_dim, ...] in llama.cpp's order.
+
+    RoPE turns pairs of coordinates: transformers pairs i with i + head_dim/2, llama.cpp 2i with 2i + 1.
+    """
+    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1)
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
+
+
+def unpaired(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Rows as they were before `paired`."""
+    pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(rows.shape))

@@ -1,31 +1,94 @@
-"""`airdraft bench compress`: the shipped draft in few bits, and what each is worth as a draft."""
+"""`airdraft bench compress`: models in few bits, and what each is worth as a draft."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.markdown import Markdown
 
 from airdraft.cli import options
-from airdraft.cli.bench.results import JsonFile, Pages, console_for, renew_pages, write_json
+from airdraft.cli.bench.paired import models_of, prompts_of
+from airdraft.cli.bench.results import (
+    Figures,
+    JsonFile,
+    Pages,
+    console_for,
+    draw_into,
+    renew_pages,
+    spent_s,
+    write_json,
+)
 from airdraft.cli.bench.simulated import bench
+from airdraft.errors import BadParameterError
+from airdraft.models.registry import draft_files
+from airdraft.models.text import Tokenizer
+
+FIGURE = "compress.svg"
 
 
 @bench.command()
-def compress(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
-    """The shipped draft in few bits by every method: acceptance, time and size. 3 minutes.
+def compress(
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PAIR", help="shipped or chat, which downloads 98 MB once. Without it, both."),
+    ] = None,
+    json_file: JsonFile = None,
+    figures: Figures = None,
+    page: Pages = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """Drafts and a target in few bits by every method: acceptance, time and size. 10 minutes of CPU.
 
-    Block `compress` of a --page is renewed. Ends with exit code 1 if 4 bits lose
-    more than 3 % of the acceptance, or save too little. Needs airdraft[llamacpp].
+    Blocks `compress`, `orderings` and `worth` of a --page are renewed. Ends with exit code
+    1 if 4 bits lose a draft more than 3 % of its acceptance, or save too little. Needs
+    airdraft[llamacpp].
     """
-    from airdraft.lab import compress as lab  # noqa: PLC0415
+    from airdraft.lab import compress as lab  # noqa: PLC0415  they take long to import
+    from airdraft.lab import compress_page as said  # noqa: PLC0415
+    from airdraft.models.profile import profile  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
-    with console.status("texts") as status:
-        rows = lab.bench(status.update)
-    found = lab.table(rows)
-    write_json(json_file, {"rows": msgspec.to_builtins(rows)})
-    console.print(Markdown(found))
-    renew_pages(page, {"compress": found})
-    if not lab.held(rows):
+    rows: list[lab.CompressRow] = []
+    vocabs = {}
+    pairs = list(dict.fromkeys(pair or lab.AMOUNTS))
+    for name in pairs:
+        if name not in lab.AMOUNTS:
+            raise BadParameterError(f"the pair {name!r} is none; give {' or '.join(lab.AMOUNTS)}", field="pair")
+    for name in pairs:
+        amount = lab.AMOUNTS[name]
+        prompts = prompts_of(name, amount.measured + amount.calibrated)[: amount.measured + amount.calibrated]
+        vocabs[models_of(name)[0]] = Tokenizer(draft_files(models_of(name)[0])).vocab_size
+        with console.status("texts") as status:
+
+            def tell(what: str) -> None:
+                if console.is_terminal:
+                    status.update(what)
+                else:
+                    typer.echo(f"{spent_s():.0f} s of CPU: {what}", err=True)
+
+            rows += lab.bench(name, prompts, tell)
+    found = {"compress": said.table(rows), "orderings": said.orderings(rows), "worth": said.worth(rows, vocabs)}
+    write_json(json_file, {"rows": msgspec.to_builtins(rows), "cpu_s": round(spent_s())})
+    for each in found.values():
+        console.print(Markdown(each))
+    if figures is not None:
+        found["worth"] += f"\n\n![tokens/s against MB]({figures.name}/{FIGURE})"
+    renew_pages(page, found)
+    if figures is not None:
+        panels = {
+            (model, link): said.points(rows, model, facts, profile(said.PROFILE), vocabs[model])
+            for model in vocabs for link, facts in said.LINKS.items()
+        }  # fmt: skip
+
+        def draw(folder: Path) -> list[Path]:
+            from airdraft.lab import pareto  # noqa: PLC0415  an extra
+
+            folder.mkdir(parents=True, exist_ok=True)
+            return [pareto.draw(panels, f"`{said.PROFILE}`: ms a token by bytes", folder / FIGURE)]
+
+        draw_into(figures, draw)
+    if not said.held(rows):
         raise typer.Exit(1)
