@@ -178,6 +178,22 @@ def test_a_run_that_was_stopped_goes_on(method: Any, bits: str, name: str, tmp_p
     assert shares == [0.25, 0.5, 0.75, 1.0]
 
 
+def test_three_and_two_bits_run_where_rows_are_whole_pieces(tmp_path: Path) -> None:
+    made = Made()
+    source, one = made.write(tmp_path / "model.gguf"), {}
+    for bits, form in (("W3", "Q3_K"), ("W2", "Q2_K")):
+        out = tmp_path / f"{bits}.gguf"
+        one[bits] = compress(source, out, Recipe("gptq", bits), texts_of(made)).one_minus_tv
+        assert {each.format.name for each in GgufFile(out).tensors.values()} == {"Q8_0", form, "F32"}
+        model, _ = load(str(out))
+        found, wanted = model.forward(model.new_cache(), 0, TOKENS, len(TOKENS)), rows(out, TOKENS)
+        assert np.abs(found - wanted).max() < 0.2 * wanted.std()
+    assert one["W2"] < one["W3"]
+    narrow = Made(hidden=288).write(tmp_path / "narrow.gguf")
+    with pytest.raises(ModelError, match=r"ffn_down.* 288 columns, and Q3_K"):
+        compress(narrow, tmp_path / "b.gguf", Recipe("gptq", "W3"), texts_of(made))
+
+
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
     made = Made(hidden=272)
     with pytest.raises(ModelError, match=r"ffn_down.* 272 columns"):
@@ -189,7 +205,7 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
         compress(whole, tmp_path / "b.gguf", Recipe("rtn", "W4"), windows([[1] * 512], 128, 8))
     with pytest.raises(BadParameterError, match="tokens, and"):
         windows([[1] * 100], 32, 8)
-    for wrong in (("gptq", "W8A8"), ("mergequant", "W4"), ("gptq", "W3")):
+    for wrong in (("gptq", "W8A8"), ("mergequant", "W4"), ("gptq", "W5")):
         with pytest.raises(BadParameterError, match=r"made by|unknown"):
             Recipe(*wrong)
     with pytest.raises(ModelError, match="cannot be written"):

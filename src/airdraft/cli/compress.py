@@ -61,7 +61,7 @@ def compress(
         ),
     ] = None,
     bits: Annotated[
-        Literal["W8", "W4", "W8A8", "W6A6", "W4A4"],
+        Literal["W8", "W4", "W3", "W2", "W8A8", "W6A6", "W4A4"],
         typer.Option(help="Of the layers' weights, W; with A of activations, too, which run as integers."),
     ] = "W4",
     head: Annotated[

@@ -117,7 +117,7 @@ def rounded_rows(weights: Reals, gram: Reals, levels: int, parts: Parts | None =
 
     def choose(at: int, left: Reals) -> tuple[Reals, Reals]:
         codes = np.clip(np.rint(left[:, :1] / step), low * parts[at], (low + width) * parts[at])
-        return codes[:, 0], step[:, 0]
+        return codes[:, 0], codes[:, 0] * step[:, 0]
 
     return column_by_column(weights, gram, choose), step
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from airdraft.compress.rounding import Reals, Width, codes, steps
+from airdraft.compress.rounding import Reals, Width, codes, steps, values
 
 DAMPING = 0.01
 """Share of the mean diagonal of X'X that is added to it, as in the paper."""
@@ -29,9 +29,11 @@ def gptq(weights: Reals, gram: Reals, width: Width) -> tuple[NDArray[np.int8], R
 
     def choose(at: int, left: Reals) -> tuple[NDArray[Any], Reals]:
         block = at // width.block
-        if at % width.block == 0:
-            found[:, block] = steps(left[:, : width.block], width)[:, 0]
-        return codes(left[:, 0], found[:, block], width), found[:, block]
+        if at % width.together == 0:
+            of = steps(left[:, : width.together], width)
+            found[:, block : block + of.shape[1]] = of
+        made = codes(left[:, 0], found[:, block], width)
+        return made, values(made, found[:, block], width)
 
     return column_by_column(weights, gram, choose).astype(np.int8), found.astype(weights.dtype)
 
@@ -39,7 +41,8 @@ def gptq(weights: Reals, gram: Reals, width: Width) -> tuple[NDArray[np.int8], R
 def column_by_column(weights: Reals, gram: Reals, choose: Callable[[int, Reals], tuple[NDArray[Any], Reals]]) -> Reals:
     """Round the matrix `weights` [rows, columns] with any codes. Returns: them.
 
-    choose: given a column's number and what is left of this and the later columns, gives its codes and steps, [rows].
+    choose: given a column's number and what is left of this and the later columns, gives its codes and what they stand
+    for, [rows].
     """
     left = weights.astype(np.float64)
     inverse = _inverse(gram.astype(np.float64))
@@ -49,8 +52,8 @@ def column_by_column(weights: Reals, gram: Reals, choose: Callable[[int, Reals],
         stop = min(first + _TOGETHER, columns)
         errors = np.zeros((len(left), stop - first))
         for at in range(first, stop):
-            made[:, at], step = choose(at, left[:, at:])
-            errors[:, at - first] = (left[:, at] - made[:, at] * step) / inverse[at, at]
+            made[:, at], value = choose(at, left[:, at:])
+            errors[:, at - first] = (left[:, at] - value) / inverse[at, at]
             left[:, at:stop] -= np.outer(errors[:, at - first], inverse[at, at:stop])
         left[:, stop:] -= errors @ inverse[first:stop, stop:]
     return made

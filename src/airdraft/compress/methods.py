@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from airdraft.compress.fold import Matrix, Scaled, fold
 from airdraft.compress.gptq import gptq
 from airdraft.compress.layers import MATRICES, Applied, Layer
-from airdraft.compress.rounding import Reals, Width, codes, rounded, spread, steps
+from airdraft.compress.rounding import Reals, Width, codes, rounded, spread, steps, values
 
 Method = Literal["rtn", "awq", "gptq"]
 ALPHAS = tuple(np.linspace(0, 1, 21))
@@ -28,11 +28,11 @@ class Coded:
     codes: NDArray[np.int8]
     step: Reals
     """[rows, blocks]."""
+    width: Width
 
     def weights(self) -> Reals:
         """What it stands for."""
-        found: Reals = self.codes * spread(self.step)
-        return found.astype(np.float32)
+        return values(self.codes, spread(self.step, self.width), self.width).astype(np.float32)
 
 
 def nearest(layer: Layer, seen: Mapping[str, Applied], width: Width) -> tuple[Layer, dict[str, Coded]]:
@@ -43,7 +43,7 @@ def nearest(layer: Layer, seen: Mapping[str, Applied], width: Width) -> tuple[La
 def to_nearest(weights: Reals, width: Width) -> Coded:
     """A matrix, rounded to the nearest."""
     step = steps(weights, width)
-    return Coded(codes(weights, spread(step), width), step)
+    return Coded(codes(weights, spread(step, width), width), step, width)
 
 
 def by_activations(layer: Layer, seen: Mapping[str, Applied], width: Width) -> tuple[Layer, dict[str, Coded]]:
@@ -88,7 +88,7 @@ def by_errors(layer: Layer, seen: Mapping[str, Applied], width: Width) -> tuple[
     made = {}
     for kind, names in MATRICES.items():
         for name in names:
-            made[name] = Coded(*gptq(layer[f"{name}.weight"], seen[kind].gram, width))
+            made[name] = Coded(*gptq(layer[f"{name}.weight"], seen[kind].gram, width), width)
     return layer, made
 
 

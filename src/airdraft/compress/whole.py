@@ -19,7 +19,7 @@ from airdraft.compress.layers import MATRICES, Applied, At, Layer, Run, layers, 
 from airdraft.compress.methods import METHODS, Method, to_nearest
 from airdraft.compress.part import Unfinished
 from airdraft.compress.quality import Comparison, Quality
-from airdraft.compress.rounding import BLOCK, WIDTHS, Reals, packed
+from airdraft.compress.rounding import FEWEST, WIDTHS, Reals, packed
 from airdraft.compress.write import GgufCopy, plain_bytes
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
@@ -27,6 +27,8 @@ from airdraft.models.imports.quants import FORMATS
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import import_gguf
 
+LAYERS = WIDTHS | FEWEST
+"""Widths of the layers' weights alone."""
 F32 = 0
 """The number of plain numbers among the formats of GGUF files."""
 HEADS = {"F16": 1, **{bits: WIDTHS[bits].number for bits in ("W8", "W4")}}
@@ -47,7 +49,7 @@ class Recipe:
     method: Method | Way
     """Of `METHODS` for weights alone, or a way of `integers` for weights and activations."""
     bits: str
-    """Of the layers: a key of `WIDTHS`, or of `LEVELS`."""
+    """Of the layers: a key of `LAYERS`, or of `LEVELS`."""
     head: str = "W8"
     """Of the table of embeddings, and of the matrix that scores the tokens: a key of `HEADS`."""
     temperature: float = 0.7
@@ -57,8 +59,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         methods: tuple[str, ...] = get_args(Way) if self.bits in LEVELS else (*METHODS,)
-        if self.bits not in {*WIDTHS, *LEVELS}:
-            raise BadParameterError(f"bits {self.bits!r} are unknown; choose {', '.join([*WIDTHS, *LEVELS])}", "bits")
+        if self.bits not in {*LAYERS, *LEVELS}:
+            raise BadParameterError(f"bits {self.bits!r} are unknown; choose {', '.join([*LAYERS, *LEVELS])}", "bits")
         if self.method not in methods:
             raise BadParameterError(f"{self.bits} is made by {', '.join(methods)}, not by {self.method}", "method")
         if self.written not in forms(self.bits):
@@ -182,11 +184,12 @@ class _Pass:
             return F32
         number = self._head
         if name.startswith("blk."):
-            number = F32 if self._recipe.of_integers else WIDTHS[self._recipe.bits].number
-        if there.shape[-1] % FORMATS[number].values:
+            number = F32 if self._recipe.of_integers else LAYERS[self._recipe.bits].number
+        form = FORMATS[number]
+        if there.shape[-1] % form.values:
             raise ModelError(
-                f"{name} of {self._file.path} has {there.shape[-1]} columns, and blocks have {BLOCK}; no engine here "
-                "runs such a matrix in few bits"
+                f"{name} of {self._file.path} has {there.shape[-1]} columns, and {form.name} takes whole pieces of "
+                f"{form.values}; choose other bits"
             )
         return number
 
@@ -210,7 +213,7 @@ class _Pass:
     def write(self, progress: Callable[[float], None]) -> Path:
         """Write the smaller model as a GGUF file in the part's folder; one of integers with folded weights."""
         made, d = self._part.folder / "model.gguf", self._decoder
-        common = {"W4": 2, "W8": 7}.get(self._recipe.bits, F32)
+        common = {"W4": 2, "W8": 7, "W3": 12, "W2": 10}.get(self._recipe.bits, F32)
         with GgufCopy(self._file, self._formats, made, common, begun=self._done > 0) as copy:
             for i, layer in enumerate(layers(self._file, d.layers, self._done), self._done):
                 self._layer(copy, i, layer)
@@ -241,7 +244,7 @@ class _Pass:
         whole.x = whole.through(layer)
 
     def _weights(self, i: int, layer: Layer, seen: dict[str, Applied]) -> _Smaller:
-        width = WIDTHS[self._recipe.bits]
+        width = LAYERS[self._recipe.bits]
         layer, coded = METHODS[cast(Method, self._recipe.method)](layer, seen, width)
         stored = {name: plain_bytes(vector) for name, vector in layer.items() if vector.ndim == 1}
         stored |= {f"{name}.weight": packed(each.codes, each.step, width) for name, each in coded.items()}
