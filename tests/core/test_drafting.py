@@ -39,7 +39,7 @@ class Copying:
         self.source, self.reach, self.mute = [*PROMPT, *source], reach, mute
         self.cuts: list[int] = []
 
-    def want(self, text: Sequence[int], drafts: Sequence[int], most: int) -> Sequence[Guess]:
+    def want(self, text: Sequence[int], drafts: Sequence[int], most: int, at: object = None) -> Sequence[Guess]:
         at = len(text) + len(drafts)
         known = [*text, *drafts] == self.source[:at]
         return self.source[at : at + min(most, self.reach)] if known and at not in self.mute else ()
