@@ -37,7 +37,7 @@ def test_a_text_is_the_targets_own_whole_and_streamed(
     chunks = list(ask(client, stream=True, **options))
     assert whole.choices[0].text == tokenizer.decode(ids)
     assert "".join(chunk.choices[0].text for chunk in chunks) == tokenizer.decode(ids)
-    assert len(chunks) > 2
+    assert len(chunks) > 1  # more where the machine is idle: what waits for its turn is verified in one forward
     reason = "stop" if ids[-1] == END else "length"
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + [reason]
     assert whole.choices[0].finish_reason == reason
