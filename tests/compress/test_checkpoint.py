@@ -199,18 +199,14 @@ class Product:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("method", ["outliertune", "token"])
 def test_vllm_serves_it(method: Any, tmp_path: Path) -> None:
-    """Rows of the shipped target in integers, from vLLM, are those of the same codes here, and not the whole one's."""
+    """Rows of the shipped target in integers, from vLLM, are those of its files' codes, and not the whole one's."""
     python = python_with_vllm()
     source, out = tmp_path / "target.gguf", tmp_path / "served"
     write_gguf(shipped("target"), source)
     texts = windows([Tokenizer(shipped("target")).encode(Path(json.__file__).read_text("utf-8"))], 64, 32)
     compress(source, out, Recipe(method, "W8A8", "F16", form=CHECKPOINT), texts)
-    compress(source, tmp_path / "here", Recipe(method, "W8A8", "F16"), texts)
     text = texts.held_out[0].tolist()
-    ours = log_softmax(of_engine(str(tmp_path / "here"), text))
-    assert np.abs(log_softmax(of_codes(out, text, cut_off=False)) - ours).mean() < 1e-3
-    if not has_vnni():
-        ours = log_softmax(of_codes(out, text, cut_off=True))
+    ours = log_softmax(of_codes(out, text, cut_off=not has_vnni()))
     with vllm_server(python, out) as server:
         served = VllmTarget(out, [server.url], top_k=K)
         (found,) = served.verify([Part(served.new_cache(), 0, text, len(text))])
