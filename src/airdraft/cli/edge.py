@@ -15,6 +15,7 @@ from airdraft.api.app import edge_app
 from airdraft.cli import chosen, options
 from airdraft.cli.edge_process import ApiPort, Certificate, EdgeProcess
 from airdraft.cli.fitted import DRAFT, TARGET, fitted
+from airdraft.cli.texts import read_text
 from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
@@ -128,6 +129,8 @@ _Documents = Annotated[
     ),
 ]
 _USUALLY = ",".join(USUAL)
+_MOST_DOCUMENT = 1 << 24
+"""Bytes of one document, more than a context holds."""
 _TlsCert = Annotated[
     Path | None,
     typer.Option(help="Certificate chain, PEM. wss:// is served then, and nothing else.", rich_help_panel=ACCESS),
@@ -304,13 +307,12 @@ def _said(
 
 
 def _texts(folder: Path, tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """The tokens of each file in a folder, by its path. Raises: `BadParameterError` for what is no text."""
+    """The tokens of each file in a folder, by its path. Raises: `BadParameterError` for what is no text or too long."""
     try:
-        found = {
-            str(each): tokenizer.encode(each.read_text("utf-8")) for each in sorted(folder.iterdir()) if each.is_file()
-        }
-    except (OSError, UnicodeDecodeError) as error:
+        files = sorted(each for each in folder.iterdir() if each.is_file())
+    except OSError as error:
         raise BadParameterError(f"--documents {folder} cannot be read ({why(error)}); give files of text") from error
+    found = {str(each): tokenizer.encode(read_text(each, _MOST_DOCUMENT)) for each in files}
     if not found:
         raise BadParameterError(f"--documents {folder} has no files; put each document there, or leave it out")
     return found

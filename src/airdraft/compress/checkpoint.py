@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from airdraft.compress.integers import NORMS, Integers
 from airdraft.compress.layers import MATRICES, tensor
+from airdraft.compress.part import unwritable
 from airdraft.compress.rounding import BLOCK
-from airdraft.errors import BadParameterError, ModelError, first_line
+from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.files.config import read_json
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
 from airdraft.models.imports.read import GgufFile
@@ -86,7 +87,7 @@ def write_checkpoint(made: Path, out: Path, integers: Integers | None) -> None:
         )
         (out / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
     except OSError as problem:
-        raise ModelError(f"{out} cannot be written ({first_line(problem)}); choose another place") from problem
+        raise unwritable(out, problem) from problem
 
 
 def _files(file: GgufFile, decoder: DecoderFacts, integers: Integers | None) -> Iterator[Tensors]:

@@ -54,7 +54,7 @@ def frontier(points: Sequence[SmallDraft]) -> list[SmallDraft]:
     return found
 
 
-def worth_most(points: Sequence[SmallDraft], most_mb: float = float("inf")) -> SmallDraft | None:
-    """The smallest point of at most `most_mb` that is as fast as any, but for `TIE`; None: none is so small."""
-    fitting = [each for each in frontier(points) if each.mb <= most_mb]
-    return next((each for each in fitting if each.tokens_per_s >= (1 - TIE) * fitting[-1].tokens_per_s), None)
+def worth_most(points: Sequence[SmallDraft]) -> SmallDraft | None:
+    """The smallest point that is as fast as any, but for `TIE`; None: there is none."""
+    best = frontier(points)
+    return next((each for each in best if each.tokens_per_s >= (1 - TIE) * best[-1].tokens_per_s), None)

@@ -165,8 +165,7 @@ class HfModel(LocalEngine):
         }
         try:
             with torch.inference_mode(), behind(self._shared(beginning)):
-                counts = [len(part.tokens) for part in parts]
-                call = self._pages.call([part.cache for part in parts], [part.keep for part in parts], counts)
+                call = self._pages.call(parts, kept, fed)
                 options[self._past_as] = self._past(call)
                 try:
                     logits = self._model(

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from airdraft.models.base import Part
 from airdraft.models.lineage import Lineage
 
 PAGE = 16
@@ -96,17 +97,20 @@ class Pages:
             for tensor in layer:
                 tensor.index_fill_(0, at, 0)
 
-    def call(self, caches: Sequence[HfCache], keeps: Sequence[int], counts: Sequence[int]) -> Columns:
-        """Make room in each cache for so many tokens after what it keeps. Returns: where a call finds all of them."""
-        kept, fed = max(keeps), max(counts)
-        seen = np.full((len(caches), kept + fed), _SCRATCH)
-        for line, cache, keep, count in zip(seen, caches, keeps, counts, strict=True):
-            cache.make_room(keep, keep + count)
-            line[kept - keep : kept + count] = cache.rows(0, keep + count)
+    def call(self, parts: Sequence[Part], kept: int, fed: int) -> Columns:
+        """Make room in each part's cache for its tokens. Returns: where a call finds all of them.
+
+        kept: the most that a part keeps. fed: the most tokens of a part.
+        """
+        seen = np.full((len(parts), kept + fed), _SCRATCH)
+        for line, part in zip(seen, parts, strict=True):
+            count, total = len(part.tokens), part.keep + len(part.tokens)
+            part.cache.make_room(part.keep, total)
+            line[kept - part.keep : kept + count] = part.cache.rows(0, total)
         whole: Any = self._index(seen.reshape(-1))
-        if len(caches) == 1 and seen[0, -1] - seen[0, 0] == seen.shape[1] - 1 and (np.diff(seen[0]) == 1).all():
+        if len(parts) == 1 and seen[0, -1] - seen[0, 0] == seen.shape[1] - 1 and (np.diff(seen[0]) == 1).all():
             whole = slice(int(seen[0, 0]), int(seen[0, -1]) + 1)  # a view: nothing is copied
-        private = any(cache.private for cache in caches)
+        private = any(part.cache.private for part in parts)
         return Columns(self, kept, self._index(seen[:, kept:].reshape(-1)), whole, private)
 
     def _index(self, rows: Any) -> Any:
