@@ -20,6 +20,7 @@ from .e2e.processes import command
 from .models import stores
 from .models.hub_server import environment
 from .models.imports.made import Made
+from .models.imports.packed import Packed
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 BLOCKS = re.findall(r"^```\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
@@ -37,6 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     big = Made(kind="Q4_K", layers=3).write(models / "big.Q4_K_M.gguf").read_bytes()
     small = Made(kind="Q8_0", layers=1).write(models / "small.Q8_0.gguf").read_bytes()
     import_gguf(models / "small.Q8_0.gguf", home / "made")
+    Packed("awq").write(home / "Qwen2.5-7B-Instruct-AWQ")
     hub = home / "hf" / "hub"
     stores.cached(
         hub, "Qwen/Qwen2.5-1.5B-Instruct-GGUF", {"qwen2.5-1.5b-instruct-q4_k_m.gguf": big, "x-q8_0.gguf": big}
@@ -94,4 +96,4 @@ def test_a_command_of_the_page(line: str, home: Path) -> None:
     elif words[0] == "models":
         assert "ollama:llama3.2:3b" in done.stdout
     else:
-        assert (home / "big" / "model.onnx").is_file()
+        assert (home / words[-1] / "model.onnx").is_file()
