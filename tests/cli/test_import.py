@@ -58,5 +58,5 @@ def test_import_in_json(run: Run, tmp_path: Path) -> None:
 def test_import_of_what_is_no_model(run: Run, tmp_path: Path) -> None:
     code, _, errors = run(str(tmp_path / "none.gguf"), str(tmp_path / "out"))
     assert code == 2
-    assert errors.startswith(f"airdraft: {tmp_path}/none.gguf cannot be read (")
+    assert errors.startswith(f"airdraft: no model '{tmp_path}/none.gguf'; name ")
     assert errors.count("\n") == 1

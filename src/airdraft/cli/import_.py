@@ -10,15 +10,18 @@ from typing import Annotated
 import typer
 
 from airdraft.cli import options
+from airdraft.models.engines.llamacpp import gguf_file
+from airdraft.models.files.folder import locate
+from airdraft.models.files.variants import CHECKPOINT, GGUF
 from airdraft.models.imports.write import import_checkpoint, import_gguf
 
 
 def import_(
     model: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A model of the families Llama, Qwen2, Qwen3: a GGUF file, or a folder of safetensors, plain or in "
-            "the codes of AWQ or GPTQ."
+            help="A model of the families Llama, Qwen2, Qwen3, by any name of a MODEL: a GGUF file, or safetensors, "
+            "plain or in the codes of AWQ or GPTQ."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist, or be empty.")],
@@ -30,7 +33,9 @@ def import_(
     precision: no weight is rounded. Commands do this by themselves, into a
     cache, when MODEL is a GGUF file.
     """
-    made = import_checkpoint(model, out) if model.is_dir() else import_gguf(model, out)
+    place, _ = locate(model, {CHECKPOINT: "", GGUF: ""})
+    held = place.is_dir() and any(place.glob("*.safetensors"))
+    made = import_checkpoint(place, out) if held else import_gguf(gguf_file(place), out)
     if as_json:
         typer.echo(json.dumps(asdict(made)))
         return
