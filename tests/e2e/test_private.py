@@ -54,7 +54,27 @@ def _sends(name, of):
 for _name in ("send", "sendall", "sendto"):
     _sends(_name, bytes)
 _sends("sendmsg", b"".join)
-sys.addaudithook(lambda event, what: _note("open", what[0]) if event == "open" and isinstance(what[0], str) else None)
+
+def _opens(event, what):
+    if event == "open" and isinstance(what[0], str):
+        _note("write" if what[2] & (os.O_WRONLY | os.O_RDWR) else "open", what[0])
+
+
+sys.addaudithook(_opens)
+from websockets.asyncio import connection
+
+_message = connection.Connection.send
+
+
+async def _say(self, data, *rest, **more):  # before it is masked
+    _note("message", self.remote_address[1], data)
+    await _message(self, data, *rest, **more)
+
+
+connection.Connection.send = _say
+from airdraft.telemetry import trace
+
+trace.HELD = 1  # so that who is killed has written what there was
 
 if os.environ.get("TAP_IGNORES"):  # as if nobody kept to what is asked for
     from airdraft.core.request import Request
@@ -66,7 +86,20 @@ if os.environ.get("TAP_IGNORES"):  # as if nobody kept to what is asked for
         _post(self)
 
     Request.__post_init__ = _forget
+
+if os.environ.get("TAP_KEEPS"):  # as if the engine overwrote nothing
+    from dataclasses import replace
+    from airdraft.models.engines import onnx
+
+    _init = onnx.OnnxModel.__init__
+
+    def _keep(self, *rest, **more):
+        _init(self, *rest, **more)
+        self.info = replace(self.info, erases=False)
+
+    onnx.OnnxModel.__init__ = _keep
 """
+LONG = 48
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +261,7 @@ def test_nothing_private_leaves_but_to_the_edge(
     assert traces.count(b'"ids"') > 2  # of the public texts
     users = {int(url.rpartition(":")[2].split("/")[0]) for url in (at["url"], at["api"], here["url"])}
     taps = list(_taps(home.parent / "taps"))
+    assert not [place for place in _written(taps) if not Path(place).is_relative_to(home)]
     opened = [place for kind, place, _ in taps if kind == "open"]
     for kind, place, data in taps:
         if kind == "send" and not users & {int(each) for each in json.loads(place) if isinstance(each, int)}:
@@ -244,3 +278,69 @@ def test_nothing_private_leaves_but_to_the_edge(
         assert "ids" in {kind for kind, _ in found}
         assert max(asked_for) >= public
         assert memory <= {True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kept_to", "allowed"), [(True, True), (True, False), (False, True)], indirect=["kept_to"],
+    ids=["goes on", "ends", "not kept to"],
+)  # fmt: skip
+def test_an_edge_that_is_killed_amid_a_private_text_leaves_nothing_of_it(
+    kept_to: bool, allowed: bool, engine: Any, needles: dict[str, list[bytes]], home: Path, store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The text goes on at the next edge where that one keeps to the marks, and else ends there, unsent."""
+    _, tokenizer = engine
+    told = ["--json", "--port", "0", "--log-level", "debug", "--log-json", "--trace-tokens"]
+    serves = [*told, "--prompts", str(store), "--draft", "draft", "--profile", "phone-70b"]
+    true = tokenizer.decode(truth(0.0, 1, LONG, PUBLIC + SECRET))
+    with ExitStack() as stack:
+        one = stack.enter_context(started("edge", *serves, "--trace-dir", str(home / "one"), cwd=home))
+        monkeypatch.setitem(ENVIRONMENT, "TAP_KEEPS", "" if allowed else "1")
+        other = stack.enter_context(started("edge", *serves, "--trace-dir", str(home / "other"), cwd=home))
+        monkeypatch.setitem(ENVIRONMENT, "TAP_KEEPS", "")
+        at_one, at_other = announced(one)["url"], announced(other)["url"]
+        edges = ["--edge", f"{at_one},{at_other}", "--give-up", "20"]
+        device = stack.enter_context(started("device", *told, *edges, "--trace-dir", str(home / "device"), cwd=home))
+        pieces = []
+        for piece in _streamed(announced(device)["url"]):
+            one.kill()  # once it has written something
+            pieces.append(piece)
+        assert one.wait(30) == -signal.SIGKILL
+        places = {"output of the killed": b"".join(one.communicate(timeout=30))}
+        places |= {"output of the device": _stopped(device), "output of the other": _stopped(other)}
+    written = "".join(choice["text"] for piece in pieces for choice in piece.get("choices", ()))
+    places |= {str(file): file.read_bytes() for file in home.rglob("*") if file.is_file()}
+    taps = list(_taps(home.parent / "taps"))
+    assert not [place for place in _written(taps) if not Path(place).is_relative_to(home)]
+    sent = {port: b"".join(data for kind, place, data in taps if (kind, place) == ("message", port))
+            for port in (at.rpartition(":")[2] for at in (at_one, at_other))}  # fmt: skip
+    told_to = {port for _, port in _found({"packed": needles["packed"]}, sent)}
+    found = _found(needles, places)
+    if allowed:
+        assert (written, len(told_to)) == (true, 2)
+    else:
+        assert (true.startswith(written), 0 < len(written) < len(true)) == (True, True)
+        assert "error" in pieces[-1]
+        assert told_to == {at_one.rpartition(":")[2]}
+    if kept_to:
+        assert found == set()
+    else:
+        assert {Path(place).parent.name for kind, place in found if kind == "ids"} >= {"one", "other", "device"}
+
+
+def _streamed(url: str) -> Iterator[Any]:
+    """The pieces of a text with a private part, as they come."""
+    body = {"model": "target", "temperature": 0, "max_tokens": LONG, "seed": 1, "stream": True,
+            "prompt": PUBLIC + SECRET, "airdraft": {"private": len(PUBLIC)}}  # fmt: skip
+    data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/completions", data, kind), timeout=90) as reply:  # noqa: S310
+        for line in reply:
+            if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
+                yield json.loads(line[6:])
+
+
+def _written(taps: list[tuple[str, str, bytes]]) -> set[str]:
+    """The places that were opened to be written to, but for compiled Python and what keeps nothing."""
+    return {place for kind, place, _ in taps
+            if kind == "write" and not place.startswith("/dev/") and "__pycache__" not in place}  # fmt: skip
