@@ -22,6 +22,7 @@ from starlette.routing import Route
 from airdraft.api.alone import TargetWriter
 from airdraft.api.answers import Answer
 from airdraft.api.conversation import conversation, has_private
+from airdraft.api.drafts import drafts
 from airdraft.api.errors import ApiError, as_api_error
 from airdraft.api.http import body_of, events, refused, whole
 from airdraft.api.onward import OnwardWriter
@@ -34,6 +35,8 @@ from airdraft.core import schemes
 from airdraft.core.messages import GuideSpec, SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
+from airdraft.edge.access import Tenant
+from airdraft.edge.offering import Offering
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, Code, too_long
 from airdraft.models.base import Exactness
@@ -75,10 +78,11 @@ class Api:
         self._turns = asyncio.Semaphore(self.max_texts)
         self._since = int(time.time())
 
-    def app(self) -> Starlette:
-        """Return the application, for any ASGI server."""
+    def app(self, *more: Route) -> Starlette:
+        """Return the application, with `more` routes, for any ASGI server."""
         return plain(
             [
+                *more,
                 Route("/v1/models", self._models),
                 Route("/v1/models/{model:path}", self._one_model),
                 Route("/v1/completions", self._complete, methods=["POST"]),
@@ -88,11 +92,11 @@ class Api:
         )
 
     async def _models(self, http: HttpRequest) -> Response:
-        self._writer(http)
+        self.writer(http)
         return JSONResponse({"object": "list", "data": [self._card()]})
 
     async def _one_model(self, http: HttpRequest) -> Response:
-        self._writer(http)
+        self.writer(http)
         self._known(http.path_params["model"])
         return JSONResponse(self._card())
 
@@ -105,7 +109,7 @@ class Api:
     async def _asked(
         self, http: HttpRequest, kind: type[B], answered: Callable[[TextWriter, B], Awaitable[Response]]
     ) -> Response:
-        writer = self._writer(http)
+        writer = self.writer(http)
         data = await body_of(http)
         body = await asyncio.to_thread(parse, kind, data) if len(data) > LONG else parse(kind, data)
         self._known(body.model)
@@ -236,7 +240,8 @@ class Api:
         except AirdraftError as error:
             raise body.named(as_api_error(error)) from error
 
-    def _writer(self, http: HttpRequest) -> TextWriter:
+    def writer(self, http: HttpRequest) -> TextWriter:
+        """Return the writer for who asks. Raises: `ApiError` for a page in a browser, or a key that is wrong."""
         self._no_page(http)
         writer = self.admit(http.headers.get("authorization", ""))
         if writer is None:
@@ -272,11 +277,12 @@ def edge_app(
     template: ChatTemplate | None = None,
     names: Iterable[str] = (),
     sampling: Mapping[str, Any] | None = None,
+    offering: Offering | None = None,
 ) -> Starlette:
     """Return the API of the target alone, at an edge, for clients without a draft. Its texts share the edge's batches.
 
     Keys are the edge's tokens, with their quotas; an edge without tokens lets anybody in who asks for one of `names`
-    (see `OwnNames`). sampling: as in `Api`.
+    (see `OwnNames`). sampling: as in `Api`. offering: what devices may take of the edge's own draft.
     """
 
     def admit(authorization: str) -> TextWriter | None:
@@ -284,11 +290,17 @@ def edge_app(
         return TargetWriter(server, tenant) if tenant else None
 
     target = server.target
-    return Api(
+    api = Api(
         admit, tokenizer, target.model, template, context=lambda: target.max_context, names=OwnNames(names),
         exactness=lambda: server.exactness,
         sampling=sampling or {},
-    ).app()  # fmt: skip
+    )  # fmt: skip
+
+    def tenant(http: HttpRequest) -> Tenant | None:
+        api.writer(http)
+        return server.tenant_of(http.headers.get("authorization", ""))
+
+    return api.app(*(() if offering is None else [drafts(offering, tenant)]))
 
 
 def device_app(

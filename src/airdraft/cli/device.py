@@ -96,7 +96,7 @@ def device(
     traces = options.traces(trace_dir, "device", trace_tokens)
     trust, wanted = options.trusted(ca), options.fitting(draft)
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, None, edge, token, trust, spares=False)
-    model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts)
+    model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts, edge, token, trust)
     template, sampling = chosen.of_api(draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of), chat_template)
     threads = model.info.threads if isinstance(model, LocalEngine) else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from airdraft.api.app import edge_app
+from airdraft.api.template import ChatTemplate
 from airdraft.cli import chosen, options
 from airdraft.cli.edge_process import ApiPort, Certificate, EdgeProcess
 from airdraft.cli.fitted import DRAFT, TARGET, fitted
@@ -21,6 +23,7 @@ from airdraft.core.edge import Limits
 from airdraft.core.messages import MAX_FRAME
 from airdraft.edge import tls
 from airdraft.edge.access import Access
+from airdraft.edge.offering import Offering
 from airdraft.edge.server import Capacity, EdgeServer, Service
 from airdraft.errors import BadParameterError, ModelError, why
 from airdraft.guides import Guides
@@ -90,7 +93,8 @@ _Draft = Annotated[
     str | None,
     typer.Option(
         help="Draft MODEL of the edge's own, with the target's vocabulary: it drafts between the target's forwards as "
-        "long as that saves time, with and without devices.",
+        "long as that saves time, with and without devices. With --api-port it reads prompts for devices that have "
+        "the same draft: see docs/prompts.md.",
         rich_help_panel="Models",
     ),
 ]
@@ -271,7 +275,7 @@ def edge(
     api = None
     if api_port is not None:
         offered = chosen.of_api(resolve(target, engine), chat_template)
-        api = ApiPort(edge_app(server, tokenizer, offered[0], [host, *allowed], offered[1]), api_port, max_connections)
+        api = _api(server, tokenizer, *offered, [host, *allowed], api_port, max_connections)
     process = EdgeProcess(
         server, model.info.name, model.info.threads, host, port, metrics_host, metrics_port, api, certificate,
         imitated=pace.description if pace.target_s else None, tokens=len(service.access) if service.access else None,
@@ -347,6 +351,21 @@ def _helped(
         except ModelError as problem:  # the target may take them all the same
             _log.warning("the edge's draft reads prompts by itself: %s", problem)
     return replace(service, helping=helping, help=drafting(helping.context))
+
+
+def _api(
+    server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | None, sampling: Mapping[str, Any],
+    names: list[str], port: int, connections: int,
+) -> ApiPort:  # fmt: skip
+    """The port of the API, where devices get what the edge's own draft reads, if its engine gives that away."""
+    offering, helping = None, server.service.helping
+    if helping is not None:
+        try:
+            offering = Offering(helping)
+        except ModelError as problem:
+            _log.warning("devices read prompts by themselves: %s", problem)
+    app = edge_app(server, tokenizer, template, names, sampling, offering)
+    return ApiPort(app, port, connections, offers=offering is not None)
 
 
 def _limits(max_frame: int, max_draft: int, max_sessions: int, heartbeat_s: float) -> Limits:

@@ -46,6 +46,8 @@ class ApiPort:
     port: int
     connections: int
     """Most connections at once."""
+    offers: bool = False
+    """Whether devices may take there what the edge's own draft has read."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class EdgeProcess:
                 loop.add_signal_handler(signal.SIGTERM, terminate)
                 if self.certificate or self.tokens:
                     loop.add_signal_handler(signal.SIGHUP, self._reload)
-                self._announce({"metrics": metrics_url, "api": api_url})
+                offers = self.api is not None and self.api.offers and api_url is not None
+                drafts = f"{api_url}/drafts" if offers else None
+                self._announce({"metrics": metrics_url, "api": api_url, "drafts": drafts})
                 await _either(stopped.wait(), terminated.wait())
                 if not stopped.is_set():
                     await _either(stopped.wait(), server.drain(self.drain_s))
@@ -141,6 +145,8 @@ class EdgeProcess:
             typer.echo(f"metrics are at {urls['metrics']}/metrics")
         if urls["api"]:
             typer.echo(f"OpenAI's API is at {urls['api']}")
+        if urls["drafts"]:
+            typer.echo(f"devices with the same draft may have it read prompts: --prompts {urls['drafts']}")
         if self.imitated:
             typer.echo(f"compute is imitated: {self.imitated}")
         if self.tokens:

@@ -196,7 +196,8 @@ DraftPrompts = Annotated[
         "--prompts",
         metavar="URL",
         help="Where prompts are published for this draft, a folder or s3://BUCKET/PATH: see `airdraft prompt publish`. "
-        "Their keys and values come from there while the rest is computed; the text is the same.",
+        "Or http://EDGE:PORT/v1/drafts: an edge that has the same draft reads prompts for its devices. Their keys and "
+        "values come from there while the rest is computed; the text is the same.",
         rich_help_panel="Models",
     ),
 ]

@@ -10,7 +10,8 @@ import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
+from urllib.parse import urlsplit
 
 import typer
 from msgspec import structs
@@ -149,7 +150,7 @@ def run(
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
 
     async def write() -> None:
-        model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts)
+        model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts, edge, token, trust)
         policy = Auto(tokenizer.vocab_size, races=(race or "always",), k=k, bits=bits) if scheme == "auto" else None
         ends = RULES[rule](wire_of(spec, tokenizer.vocab_size)) if rule else None
         ids = tokenizer.encode(words) if template is None else prompt_of(template, words)
@@ -274,13 +275,30 @@ def needed(
 
 
 def loaded(
-    draft: str, engine: str | None, tokenizer: str | None, fit: Fit, prompts: str | None
-) -> tuple[LanguageModel, Tokenizer, StoredPrompts | None]:
-    """The draft, and the prompts published for it. Raises: `ModelError`, as `load_draft` and `StoredPrompts.at` do."""
+    draft: str, engine: str | None, tokenizer: str | None, fit: Fit, prompts: str | None, edges: str | None,
+    token: str | None, trust: ssl.SSLContext | None,
+) -> tuple[LanguageModel, Tokenizer, StoredPrompts | None]:  # fmt: skip
+    """The draft, and the prompts published for it. Raises: `ModelError`, as `load_draft` and `StoredPrompts.at` do.
+
+    edges, token, trust: what one of these edges is shown where the prompts lie there.
+    """
     if prompts is not None and draft == NONE:
         raise BadParameterError("--prompts is for a draft, and there is none; name one with --draft, or leave it out")
     model, words = load_draft(draft, engine=engine, tokenizer=tokenizer, fit=fit, digest=prompts is not None)
-    return model, words, None if prompts is None else StoredPrompts.at(prompts, OneByOne(model, info_of(model).digest))
+    if prompts is None:
+        return model, words, None
+    engine_of = OneByOne(model, info_of(model).digest)
+    return model, words, StoredPrompts.at(prompts, engine_of, options=_shown_to(prompts, edges, token, trust))
+
+
+def _shown_to(prompts: str, edges: str | None, token: str | None, trust: ssl.SSLContext | None) -> dict[str, Any]:
+    """What requests carry to a store at one of the edges, on a way as safe as the edge's own; to others nothing."""
+    place = urlsplit(prompts)
+    own = {(each.scheme.replace("ws", "http"), each.hostname) for each in map(urlsplit, (edges or "").split(","))}
+    if (place.scheme, place.hostname) not in own:
+        return {}
+    bearer = {"headers": {"Authorization": f"Bearer {token}"}} if token else {}
+    return bearer | ({"ssl": trust} if trust is not None and place.scheme == "https" else {})
 
 
 def check_vocabulary(draft: str | None, engine: str | None, tokenizer: str | None, served: str | None) -> None:

@@ -6,10 +6,11 @@ import asyncio
 import hmac
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -90,6 +91,8 @@ class Tenant:
     """For fair turns."""
     propose: Propose | None = None
     """Makes the proposers of its texts, where they learn from each other."""
+    texts: WeakKeyDictionary[object, Callable[[], Sequence[int]]] = field(default_factory=WeakKeyDictionary)
+    """Its open texts, each with what returns the tokens that are not private."""
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def pace(self, tokens: int) -> None:

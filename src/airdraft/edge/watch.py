@@ -62,7 +62,8 @@ class Watch:
         trace = None
         if self._traces is not None:
             trace = self._traces.open(event, now, session=event.session, peer=self._peer, tenant=self._tenant.name)
-        self.texts[event.session] = Watched(now, now, trace)
+        text = self.texts[event.session] = Watched(now, now, trace)
+        self._tenant.texts[text] = lambda: self._text(event.session)[: event.private]
         self.reserved -= 1
 
     def _progressed(self, text: Watched, event: Progress, now: float) -> None:

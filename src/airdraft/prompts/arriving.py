@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from airdraft.errors import AirdraftError
 from airdraft.models.base import TargetEngine, Tensors
@@ -50,10 +51,15 @@ class StoredPrompts:
         self._renew()
 
     @classmethod
-    def at(cls, url: str, engine: TargetEngine, codec: Codec = EXACT) -> StoredPrompts:
-        """Those at a URL that this engine can use, written by `codec`. Raises: `ModelError`, `BadParameterError`."""
+    def at(
+        cls, url: str, engine: TargetEngine, codec: Codec = EXACT, options: Mapping[str, Any] | None = None
+    ) -> StoredPrompts:
+        """Those at a URL that this engine can use, written by `codec`. options: as of `PromptStore`.
+
+        Raises: `ModelError`, `BadParameterError`.
+        """
         layout = Layout.of(engine, codec)
-        return cls(PromptStore(url, folder_of(engine, layout), layout))
+        return cls(PromptStore(url, folder_of(engine, layout), layout, options))
 
     def ask(self, tokens: Sequence[int], at: int, wake: Callable[[], None]) -> Arriving | None:
         """See `Elsewhere.ask`."""
@@ -63,15 +69,16 @@ class StoredPrompts:
             self._renewed_s = now
             self._renewing = loop.run_in_executor(self._pool, self._renew)
             self._renewing.add_done_callback(self._renewal)
-        if not self._known or now < self._rests_s:
+        if now < self._rests_s or not (self._known or self.store.unlisted):
             return None
         names = chain(tokens)
-        while names and (names[-1] not in self._known or names[-1] in self._lost):
+        while names and not self._may_have(names[-1]):
             names.pop()
         size = len(names) * self.store.layout.held_bytes
         if len(names) - at // BLOCK < FEWEST or self._bytes + size > MOST_BYTES:
             return None
-        loop.run_in_executor(self._pool, self.store.touch, self._known[names[-1]])
+        if names[-1] in self._known:
+            loop.run_in_executor(self._pool, self.store.touch, self._known[names[-1]])
         return Arriving(self, loop, names, at, wake)
 
     def held(self, count: int) -> None:
@@ -83,6 +90,9 @@ class StoredPrompts:
         if not self._lost:
             _log.warning("a block of a prompt is computed instead: %s", why)
         self._lost.add(name)
+
+    def _may_have(self, name: bytes) -> bool:
+        return name not in self._lost and (self.store.unlisted or name in self._known)
 
     def rest(self, now: float) -> None:
         """Ask the store for nothing for a while."""
@@ -97,7 +107,7 @@ class StoredPrompts:
             return
         self._known = {block: prompt for prompt in reversed(found) for block in prompt.blocks}
         self._lost = set()
-        if not found:
+        if not found and not self.store.unlisted:
             others = self.store.others()
             rounds = f", but {others} kinds whose last bits differ; publish on such a processor, and --splice as here"
             _log.warning("%s has no prompts of this target%s", self.store.shown, rounds if others else "")

@@ -4,7 +4,8 @@
     <target and layout>/<rounding>/prompts/<name of the last block>
 
 An object under `prompts` has the names of all blocks of a prompt in a row. A reader lists these, and so knows without
-asking what there is: no hash of what a user says ever goes to the store.
+asking what there is: no hash of what a user says ever goes to the store. An edge gives its devices' own prompts, which
+it knows anyway, and lists one name instead: `UNLISTED`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,8 @@ TIMEOUT_S = 10.0
 """Seconds that a request to a store elsewhere may take."""
 MOST_PROMPTS = 4096
 """Prompts of one target that are looked at; the latest."""
+UNLISTED = "unlisted"
+"""Listed where any block may be asked for."""
 _LONGEST = 1 << 14
 """Blocks of one prompt: a million tokens."""
 _EXTRAS = {"s3": "s3fs", "http": "aiohttp", "https": "aiohttp", "gcs": "gcsfs", "gs": "gcsfs", "abfs": "adlfs"}
@@ -50,20 +53,24 @@ class Prompt(NamedTuple):
 class PromptStore:
     """The blocks of one target, as one engine lays them out."""
 
-    def __init__(self, url: str, folder: str, layout: Layout) -> None:
-        """url: a folder, or what fsspec takes. folder: of the target, see `folder_of`.
+    def __init__(self, url: str, folder: str, layout: Layout, options: Mapping[str, Any] | None = None) -> None:
+        """url: a folder, or what fsspec takes, with `options`. folder: of the target, see `folder_of`.
 
         Raises: `BadParameterError` for a URL that leads nowhere, or needs a library that is not installed.
         """
         self.shown = shown(url)
-        self._fs, root = _opened(url)
+        self.unlisted = False
+        """Whether any block may be asked for, by what was listed last."""
+        self._fs, root = _opened(url, options or {})
         self._local = "file" in _protocols(self._fs)
         self._root, self._folder, self.layout = root.rstrip("/"), folder, layout
         self._lanes = Lanes()
 
     def prompts(self) -> list[Prompt]:
         """What is published, the latest first. Raises: `LinkError` if the store does not answer."""
-        names = [(place, used_s) for place, used_s in self._listed("prompts") if _is_name(place.rpartition("/")[2])]
+        listed = [(place, used_s, place.rpartition("/")[2]) for place, used_s in self._listed("prompts")]
+        self.unlisted = any(word == UNLISTED for *_, word in listed)
+        names = [(place, used_s) for place, used_s, word in listed if _is_name(word)]
         names = sorted(names, key=lambda each: -each[1])[:MOST_PROMPTS]
         found = []
         for (place, used_s), data in zip(
@@ -234,11 +241,11 @@ def shown(url: str) -> str:
     return f"{scheme}{colon}{head.rpartition('@')[2]}{slash}{tail}"
 
 
-def _opened(url: str) -> tuple[Any, str]:
+def _opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The file system of a URL, and the path in it. Raises: `BadParameterError`."""
     scheme = url.partition("://")[0] if "://" in url else "file"
     try:
-        system, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+        system, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **options)
     except ImportError as problem:
         library = _EXTRAS.get(scheme, scheme)
         raise BadParameterError(f"{scheme}:// needs {library}; pip install {library}") from problem

@@ -107,7 +107,7 @@ def chat(
     template = chosen.template_of(place, served or draft, chat_template)
     check_vocabulary(draft if told else None, draft_engine, tokenizer_of, served)
     bring(served, engine, fit)
-    model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts)
+    model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts, edge, token, trust)
     interactive = sys.stdin.isatty() and not as_json
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
