@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -39,20 +40,42 @@ def test_equals_are_told_by_what_the_device_spends() -> None:
     assert preferred([stream, replace(server, tokens_per_s=98)]) is stream
 
 
+HELPED = replace(NEAR, edge_draft_s=0.003, acceptance=0.75, streamed=1.5)
+HELPED_FAR = replace(HELPED, rtt_s=0.15)
+
+
 def test_a_device_is_silent_beside_an_edge_that_drafts_unless_it_adds_something() -> None:
-    helped = replace(NEAR, edge_draft_s=0.003, acceptance=0.75)
-    far = replace(helped, rtt_s=0.15)
-    slow = replace(helped, draft_s=0.015)
-    busy = replace(helped, draft_s=0.01, verify_s=0.06, edge_draft_s=0.006, rtt_s=0.05)
-    ways = [Auto(32000).choose(facts, 0).scheme for facts in (helped, far, slow, busy, replace(busy, beside=0.6))]
-    assert ways == ["stream", "server", "server", "server", "stream"]
-    assert Auto(32000).choose(replace(far, edge_draft_s=0.0), 0).scheme == "stream"
-    assert Auto(32000).choose(replace(far, drafted=False), 0).scheme == "stream"  # to find out how fast it drafts
+    slow = replace(HELPED, draft_s=0.015)
+    busy = replace(HELPED, draft_s=0.01, verify_s=0.06, edge_draft_s=0.006, rtt_s=0.05)
+
+    def soon(facts: Facts) -> str:
+        auto = Auto(32000)
+        return [auto.choose(facts, at).scheme for at in (0.0, 0.25)][-1]
+
+    assert [soon(HELPED), soon(HELPED_FAR), soon(slow), soon(busy)] == ["stream", "server", "server", "server"]
+    assert soon(replace(busy, beside=0.6)) == "stream"
+    assert soon(replace(HELPED_FAR, edge_draft_s=0.0)) == "stream"
+    assert soon(replace(HELPED_FAR, drafted=False)) == "stream"  # to find out how fast it drafts
+    assert soon(replace(HELPED_FAR, streamed=None)) == "stream"  # and how often it is right
+
+
+def test_beside_an_edge_that_drafts_a_text_begins_with_drafts_and_goes_by_predictions() -> None:
     auto = Auto(32000)
-    assert [auto.choose(far, at).scheme for at in (0, 1, 2)] == ["server"] * 3
-    assert auto.choose(helped, 3).scheme == "server"
-    mode = auto.choose(helped, 4)
-    assert mode == Auto(32000).choose(helped, 0)
+    assert [auto.choose(HELPED_FAR, at).scheme for at in (0.0, 0.25, 0.5, 1.0)] == ["stream", *["server"] * 3]
+    assert auto.choose(HELPED, 1.25).scheme == "server"  # a change must last
+    mode = auto.choose(HELPED, 1.75)
+    assert mode == Auto(32000).choose(HELPED, 0)
+
+
+def test_a_silent_device_tries_its_drafts_again_ever_more_rarely() -> None:
+    auto = Auto(32000)
+    ways = [auto.choose(HELPED_FAR, at / 4).scheme for at in range(4 * 60)]
+    tries = [at / 4 for at in range(1, 4 * 60) if (ways[at - 1], ways[at]) == ("server", "stream")]
+    waits = [later - sooner for sooner, later in pairwise(tries)]
+    assert waits == sorted(waits)
+    assert len(waits) >= 3
+    assert waits[-1] > 3 * waits[0]
+    assert ways.count("stream") < 12
 
 
 def test_a_change_must_last() -> None:

@@ -74,8 +74,9 @@ class Auto:
 
     It leaves the present way (a scheme and race policy) once another has been predicted `margin` faster for `dwell_s`,
     or `server` no slower for as long. It leaves a raced stream for `server` when forwards measurably give no more than
-    one token. At an edge that drafts itself, a device that is predicted to add next to nothing keeps silent. Draft
-    length, window and packets follow the facts at once, since changing them costs nothing.
+    one token. At an edge that drafts itself, a device that is predicted to add next to nothing keeps silent, but for
+    the start of a text and later trials. Draft length, window and packets follow the facts at once, since changing them
+    costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
     """
@@ -117,8 +118,7 @@ class Auto:
         present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
         if self._worth_it(best, present):
             self._better_since = now if self._better_since is None else self._better_since
-            serves_best = present.mode.traits.races and not best.mode.traits.drafts and not self._helped
-            if now - self._better_since >= (max(VAIN_S, self._dwell_s) if serves_best else self._dwell_s):
+            if now - self._better_since >= self._patience_s(best, present, facts):
                 present, self._better_since = best, None
         else:
             self._better_since = None
@@ -146,14 +146,15 @@ class Auto:
         racing = [each for each in found if each.mode.races]
         if not racing:
             return preferred(found)
-        if self._helped and (streamed is None or streamed >= 1 + NEAR):
-            return preferred(found)
         # A raced stream is never slower than `server`. No average predicts its gain, because acceptance comes in runs.
         # So try it, leave it when measurements show no gain, and try it again after a while.
-        # Try it at the start of a text too: while the edge reads the prompt, drafts cost nothing.
+        # Try it at the start of a text too: while the edge reads the prompt, drafts cost nothing. Beside an edge that
+        # drafts itself predictions do for the rest. But a silent device learns nothing of its drafts to predict by.
         begun = self._present is not None and not (
             not self._present.mode.traits.drafts and now - self._since >= self._retry_s
         )
+        if begun and self._helped and (streamed is None or streamed >= 1 + NEAR):
+            return preferred(found)
         in_vain = begun and streamed is not None and streamed < 1 + NEAR
         left = [each for each in found if each not in racing] if in_vain else found
         return (
@@ -168,6 +169,14 @@ class Auto:
         if not best.mode.traits.drafts or (best.mode.traits.races and not present.mode.traits.drafts):
             return True  # `server` spares drafting, and a raced stream is a trial
         return best.tokens_per_s > (1 + self._margin) * present.tokens_per_s
+
+    def _patience_s(self, best: Prediction, present: Prediction, facts: Facts) -> float:
+        """Seconds for which `best` must have been predicted to be worth it before the text changes to it."""
+        if best.mode.traits.drafts or not present.mode.traits.races:
+            return self._dwell_s
+        if not self._helped:
+            return max(VAIN_S, self._dwell_s)
+        return self._dwell_s if facts.streamed is None else 0.0  # once drafts have been judged, what is left is a trial
 
     def why(self) -> str:
         """See `Policy.why`."""
