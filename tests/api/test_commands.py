@@ -162,7 +162,7 @@ def test_chats_follow_what_the_model_recommends_unless_asked(
         assert plain.choices[0].text == tokenizer.decode(truth(prompt, seed=3, max_tokens=20))
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=20)
-        assert b"repetition_penalty 1.3, which airdraft does not have" in errors
+        assert b"repetition_penalty 1.3, which is not applied" in errors
 
 
 def test_advice_out_of_range_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import pytest
 
 from airdraft.api.app import Api
 from airdraft.api.errors import ApiError
-from airdraft.api.schema import UNLIMITED
+from airdraft.api.schema import UNLIMITED, CompletionBody, parse
 from airdraft.core.sampling import SamplingParams
+from airdraft.guides import Guides
 from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.text import LONG, Tokenizer
 from airdraft.sim import alone
@@ -199,8 +200,21 @@ def test_a_stop_string_ends_the_text_before_itself(
         ({"prediction": {"type": "content", "content": [{"type": "text"}]}}, "prediction", "holds no text"),
         ({"prediction": {"type": "content", "content": [5]}}, "prediction", "holds no text"),
         ({"prediction": {"type": "content", "content": "x " * 5000}}, "prediction", "shorten the prediction"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "own distribution"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "own distribution"),
+        ({"mirostat": 2}, "mirostat", "no step of the target's law"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "from -2 to 2"),
+        ({"repeat_penalty": 0}, "repeat_penalty", "above 0, at most 10"),
+        ({"typ_p": 0}, "typ_p", "above 0"),
+        ({"logit_bias": {"five": 1}}, "logit_bias", "no object of token ids"),
+        ({"logit_bias": {"5": True}}, "logit_bias", "no object of token ids"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias", "outside the vocabulary"),
+        ({"logit_bias": {"5": 1e9}}, "logit_bias", "from -100 to 100"),
+        ({"bad_words": ["x", " "]}, "bad_words", "1 to 64 characters"),
+        ({"bad_words": ["x"] * 200}, "bad_words", "at most 128"),
+        ({"allowed_token_ids": [10**7]}, "allowed_token_ids", "outside the vocabulary"),
+        ({"allowed_token_ids": [0], "min_tokens": 1}, "allowed_token_ids", "leaves no token"),
+        ({"allowed_token_ids": [5] * 40_000}, "allowed_token_ids", "are read; give fewer"),
+        ({"min_new_tokens": 17}, "min_new_tokens", "more than the 16"),
+        ({"min_tokens": -1}, "min_tokens", "give at least 0"),
     ],
 )
 def test_a_mistake_is_a_400_that_names_the_field(url: str, body: dict[str, Any], param: str, words: str) -> None:
@@ -223,6 +237,35 @@ def test_a_prediction_changes_no_text(client: openai.OpenAI, tokenizer: Tokenize
         model="target", prompt=PROMPT, seed=5, max_tokens=20, extra_body={"prediction": prediction}
     )
     assert found.choices[0].text == tokenizer.decode(truth(seed=5, max_tokens=20))
+
+
+BIASED = (
+    {"frequency_penalty": 1.0, "presence_penalty": -0.5, "repeat_penalty": 1.2},
+    {"logit_bias": {"300": 5, "301": -100}, "bad_words": ["return"], "min_tokens": 12, "typ_p": 0.9},
+    {"allowed_token_ids": [*range(1, 400)], "temperature": 0, "frequency_penalty": 2},
+    {"ignore_eos": True, "frequency_penalty": 0.2, "min_tokens": 4, "logit_bias": {"0": 7}},
+)
+
+
+def test_a_biased_text_is_the_targets_own(url: str, target: OnnxModel, tokenizer: Tokenizer) -> None:
+    ids, seen = tokenizer.encode(PROMPT), set[str]()
+    for body in ({}, *BIASED):
+        asked = parse(CompletionBody, json.dumps({"prompt": PROMPT, "max_tokens": 24, **body}).encode())
+        spec = asked.guide(tokenizer)
+        guide = None if spec is None else Guides(tokenizer).make(spec, (END,))
+        endless = types.SimpleNamespace(
+            forward=target.forward, new_cache=target.new_cache, vocab_size=target.vocab_size,
+            max_context=target.max_context, eos_ids=() if asked.ignore_eos else target.eos_ids,
+        )  # fmt: skip
+        model: Any = endless
+        tokens = list(alone.write(model, ids, asked.params({}), 9, 24, tokenizer.vocab_size, guide))
+        status, answer = post(url, {"model": "target", "prompt": PROMPT, "seed": 9, "max_tokens": 24, **body})
+        assert status == 200, answer
+        text = answer["choices"][0]["text"]
+        assert text == tokenizer.decode(tokens), body
+        seen.add(text)
+        assert "return" not in text or "bad_words" not in body
+    assert len(seen) == 1 + len(BIASED)
 
 
 def test_a_prediction_is_no_use_to_rounds_and_a_device_says_so(served: Served) -> None:

@@ -224,7 +224,7 @@ def test_advice_out_of_range_is_refused_and_a_penalty_is_told(
     assert "top_p = 7" in line
     code, _, line = chat("", "--draft", str(tmp_path / "d"), "--top-p", "1")
     assert code == 0
-    assert "repetition_penalty 1.2, which airdraft does not have" in line
+    assert "repetition_penalty 1.2, which is not applied" in line
 
 
 def test_a_chat_without_a_draft(chat: Chat, folders: tuple[str, str]) -> None:

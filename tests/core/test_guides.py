@@ -37,6 +37,8 @@ SPEC = GuideSpec("lark", "a grammar")
 class Steps:
     """A grammar: no token follows itself, 1 follows 3, and after so many tokens the text ends."""
 
+    bent, within = Guide.bent, Guide.within
+
     def __init__(self, left: int = 12, last: int = -1) -> None:
         self._left, self._last = left, last
         self.forced: int | None = EOS if left == 0 else 1 if last == 3 else None
@@ -158,7 +160,7 @@ def test_a_device_refuses_an_edge_without_guides_before_it_sends_anything() -> N
 
 def test_an_edge_that_forgets_the_guide_is_caught() -> None:
     class Forgetful:
-        forced = None
+        forced, bent, within = None, Guide.bent, Guide.within
 
         def allowed(self) -> None:
             return None

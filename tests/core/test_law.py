@@ -41,6 +41,8 @@ SPREAD = [name for name in EVERY if name not in TEXT]
 class EvenAfterOdd:
     """A grammar: after an odd token comes an even one."""
 
+    bent, within = Guide.bent, Guide.within
+
     def __init__(self, odd: bool = False) -> None:
         self._odd = odd
         self.forced: int | None = None

@@ -188,8 +188,7 @@ class Api:
         seed = random.getrandbits(62) if body.seed in (None, -1) else body.seed
         encode, expected = partial(self.tokenizer.encode, special=False), body.predicted()
         predicted = await self._encoded(encode, expected, "prediction") if expected else []
-        form = await asyncio.to_thread(body.form)
-        guide = None if form is None else form[1]
+        guide = await asyncio.to_thread(body.guide, self.tokenizer)
         requests = [
             self._request(body, prompt, seed + i, predicted, start, guide)
             for prompt, start in zip(prompts, private, strict=True)

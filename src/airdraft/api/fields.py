@@ -72,7 +72,7 @@ def _harmless(names: str, says: str) -> Field:
     return Field(tuple(names.split()), Fate.HARMLESS, says, BOTH)
 
 
-_OWN = "texts are drawn from the target's own distribution; leave it out"
+_OWN = "it is no step of the target's law here; leave it out"
 _GRAMMAR = "it is not enforced; leave it out, or give response_format or structured_outputs"
 _TOOLS = "calls of tools are not parsed; leave it out"
 _TOLD = "answers hold nothing of the kind; leave it out"
@@ -107,6 +107,20 @@ FIELDS: tuple[Field, ...] = (
         "ignore_eos",
         "true: an end-of-text token does not end the text, as in vLLM. llama.cpp forbids the token instead",
     ),
+    _done("frequency_penalty", "−2 to 2: what a token loses, in nats, for each time that the text has it already"),
+    _done("presence_penalty", "−2 to 2: what a token loses, in nats, once the text has it"),
+    _done(
+        "repetition_penalty repeat_penalty",
+        "above 0, at most 10: divides the positive logits of tokens that prompt or text have, multiplies negative ones",
+    ),
+    _done("logit_bias", "an object of token ids, up to 1024, and what each gains in nats, −100 to 100"),
+    _done("bad_words", "up to 128 strings that the text may not hold, spelt as the tokenizer spells them, as in vLLM"),
+    _done("allowed_token_ids", "the only token ids that the text may hold"),
+    _done(
+        "min_tokens min_new_tokens",
+        "tokens before which neither an end-of-text token nor one of `stop_token_ids` is drawn",
+    ),
+    _done("typical_p typ_p", "above 0, at most 1: keep the tokens whose surprise is nearest to the mean; 1 keeps all"),
     _done("stream", "server-sent events"),
     _done("stream_options", "an object with the next field"),
     _done("stream_options.include_usage", "usage in a last chunk"),
@@ -157,16 +171,14 @@ FIELDS: tuple[Field, ...] = (
     _done("add_generation_prompt", "for the template; true unless given", CHATS),
     _done("chat_template_kwargs", "further variables for the template", CHATS),
     # Refused: what would change the distribution.
-    _refused("frequency_penalty presence_penalty", (0,), _OWN),
-    _refused("repetition_penalty repeat_penalty length_penalty", (1,), _OWN),
-    _refused("logit_bias", _NOTHING, _OWN),
-    _refused("typical_p tfs_z", (1,), _OWN),
+    _refused("length_penalty tfs_z", (1,), _OWN),
+    _refused("repeat_last_n", (-1,), "penalties look at the whole text; leave it out"),
+    _refused("penalize_nl", (True,), "penalties know no exceptions; leave it out"),
+    _refused("penalty_prompt", _NOTHING, "penalties look at the prompt itself; leave it out"),
     _refused("mirostat dynatemp_range dry_multiplier xtc_probability", (0,), _OWN),
     _refused("top_n_sigma", (-1, 0), _OWN),
     _refused("min_keep", (0, 1), _OWN),
     _refused("logits_processors custom_logit_processor custom_params vllm_xargs samplers", _NOTHING, _OWN),
-    _refused("bad_words allowed_token_ids", _NOTHING, _OWN),
-    _refused("min_tokens min_new_tokens", (0,), "a text's end is not held back; leave it out, or give ignore_eos"),
     _refused("use_beam_search early_stopping", (False,), "texts are drawn, not searched for; leave it out"),
     # Refused: the form of the text.
     _refused("structural_tag", _NOTHING, _GRAMMAR),
@@ -220,7 +232,6 @@ FIELDS: tuple[Field, ...] = (
     _harmless("spaces_between_special_tokens", "special tokens are no part of a text"),
     _harmless("mirostat_tau mirostat_eta dynatemp_exponent xtc_threshold", "of samplers that are refused"),
     _harmless("dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers", "of a sampler that is refused"),
-    _harmless("repeat_last_n penalize_nl penalty_prompt", "of penalties, which are refused"),
 )
 """A new field gets its row here, and if something is done with it an attribute of `schema.Body`."""
 

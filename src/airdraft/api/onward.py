@@ -11,6 +11,7 @@ from airdraft.core.events import Committed, Finished
 from airdraft.core.request import Counts, Request
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.errors import BadParameterError, Code, RefusedError
+from airdraft.guides import onward
 
 
 class OnwardWriter:
@@ -28,8 +29,9 @@ class OnwardWriter:
         prompt, left = [*request.prompt], request.max_tokens
         finished: Finished | None = None
         while finished is None:
-            part = replace(request, prompt=prompt, max_tokens=left, counts=Counts())
-            begun = len(prompt) > len(request.prompt)
+            written = len(prompt) - len(request.prompt)
+            guide = onward(request.guide, written) if written else request.guide
+            part = replace(request, prompt=prompt, max_tokens=left, counts=Counts(), guide=guide)
             try:
                 async with contextlib.aclosing(self._writer.write(part)) as events:
                     async for event in events:
@@ -42,7 +44,7 @@ class OnwardWriter:
                             continue  # the draft model thinks so, but nothing ends here
                         yield event
             except (BadParameterError, RefusedError) as error:
-                if not (begun and error.code == Code.CONTEXT):
+                if not (written and error.code == Code.CONTEXT):
                     raise
                 finished = Finished(0, "length")  # the token that ended it was the context's last
             finally:

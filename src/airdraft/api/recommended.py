@@ -43,8 +43,8 @@ def _undone(path: Path, said: Mapping[str, Any]) -> str | None:
     if penalty in (None, 1):
         return None
     return (
-        f"{path} recommends repetition_penalty {shown(penalty)}, which airdraft does not have: texts are written "
-        "without it"
+        f"{path} recommends repetition_penalty {shown(penalty)}, which is not applied: texts are written "
+        "without it, unless a request asks for it"
     )
 
 

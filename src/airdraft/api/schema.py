@@ -14,12 +14,20 @@ from airdraft.api.fields import BY_NAME, Endpoint, Fate, Field
 from airdraft.api.forms import FORMS, form_of
 from airdraft.core.messages import MOST_LIKELY, GuideSpec
 from airdraft.core.sampling import SamplingParams
+from airdraft.guides import Bias, of_bias
+from airdraft.models.text import Tokenizer
 
 COMPLETION_TOKENS = 16
 """`max_tokens` of a completion that leaves it out, as at OpenAI. A chat then goes on to the end of the context."""
 UNLIMITED = 1 << 20
 MOST_STOPS, MOST_STOP_IDS = 4, 64
 MOST_CHOICES = 16
+MOST_BAD_WORDS, MOST_BAD_WORD = 128, 64
+BIASED = (
+    "frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "bad_words", "allowed_token_ids",
+    "min_tokens", "typical_p",
+)  # fmt: skip
+"""The attributes of a `Body` that make a `Bias`."""
 MOST_WORDS = 60
 """Characters of a client's words that an error repeats."""
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
@@ -60,6 +68,14 @@ class Body(msgspec.Struct, kw_only=True):
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Any = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
+    min_tokens: int | None = None
+    typical_p: float | None = None
     scheme: str | None = None
     prediction: Any = None
     response_format: Any = None
@@ -75,7 +91,8 @@ class Body(msgspec.Struct, kw_only=True):
         """Return the same error, about the field as the client spelt it."""
         if error.param == "guide":
             form = self.form()
-            error.param = None if form is None else form[0]
+            biased = next((name for name in BIASED if getattr(self, name) is not None), None)
+            error.param = biased if form is None else form[0]
         if error.param:
             first, dot, rest = error.param.partition(".")
             error.param = self.said.get(error.param, self.said.get(first, first) + dot + rest)
@@ -84,6 +101,27 @@ class Body(msgspec.Struct, kw_only=True):
     def form(self) -> tuple[str, GuideSpec] | None:
         """See `form_of`."""
         return form_of({name: getattr(self, name) for name in FORMS})
+
+    def guide(self, tokenizer: Tokenizer) -> GuideSpec | None:
+        """Return what the text is to keep to, beside its form what it leans to. Raises: `ApiError`, as `Bias.check`."""
+        form = self.form()
+        grammar = None if form is None else form[1]
+        given = {name: value for name in BIASED if (value := getattr(self, name)) is not None}
+        given = {name: value for name, value in given.items() if value is not False and value not in ("", [], {})}
+        if "logit_bias" in given:
+            given["logit_bias"] = _by_id(given["logit_bias"])
+        if "bad_words" in given:
+            given["bad_words"] = _spelt(given["bad_words"], tokenizer)
+        if "allowed_token_ids" in given:
+            given["allowed_token_ids"] = tuple(given["allowed_token_ids"])
+        bias = Bias(
+            **given, stop_token_ids=tuple(self.stop_token_ids or ()) if self.min_tokens else (),
+            ignore_eos=bool(self.min_tokens and self.ignore_eos),
+        )  # fmt: skip
+        if bias == Bias():
+            return grammar
+        bias.check(tokenizer.vocab_size)
+        return of_bias(msgspec.structs.replace(bias, guide=grammar))
 
     def params(self, model: Mapping[str, Any]) -> SamplingParams:
         """Return the sampling parameters. Raises: `BadParameterError` for a value out of range.
@@ -138,6 +176,9 @@ class Body(msgspec.Struct, kw_only=True):
             raise _bad("stop", f"stop takes at most {MOST_STOPS} strings, none empty")
         if len(self.stop_token_ids or ()) > MOST_STOP_IDS:
             raise _bad("stop_token_ids", f"stop_token_ids takes at most {MOST_STOP_IDS} ids")
+        if (self.min_tokens or 0) > self.limit():
+            name = self.said.get("min_tokens", "min_tokens")
+            raise _bad(name, f"{name} is {self.min_tokens}, more than the {self.limit()} that are to be written")
         self.predicted()
         if self.ignore_eos and self.form() is not None:
             raise _unsupported("ignore_eos", "a text that has a form ends where it is complete; leave one of them out")
@@ -342,6 +383,25 @@ def _whole(value: Any) -> Any:
     if isinstance(value, list):
         return [_whole(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _by_id(given: Any) -> dict[int, float]:
+    """Return biases by token. Raises: `ApiError`."""
+    if not isinstance(given, dict) or not all(
+        re.fullmatch("[0-9]{1,9}", each) and type(value) in (int, float) for each, value in given.items()
+    ):
+        raise _bad("logit_bias", "logit_bias is no object of token ids and numbers; give one")
+    return {int(token): float(value) for token, value in given.items()}
+
+
+def _spelt(words: list[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Return the ways in which the tokenizer writes words, at the beginning of a text and after a space."""
+    if len(words) > MOST_BAD_WORDS or not all(word.strip() and len(word) <= MOST_BAD_WORD for word in words):
+        what = f"bad_words takes at most {MOST_BAD_WORDS} strings, each with 1 to {MOST_BAD_WORD} characters"
+        raise _bad("bad_words", f"{what}; give that")
+    bare = [word.lstrip() for word in words]
+    runs = (tokenizer.encode(f"{space}{word}", special=False) for word in bare for space in ("", " "))
+    return tuple(dict.fromkeys(tuple(run) for run in runs))
 
 
 def _is_text(part: Any) -> bool:

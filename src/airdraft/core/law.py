@@ -1,8 +1,8 @@
 """The law of a text: everything between a row of logits and a choice.
 
-The guide removes tokens from the row, the sampling parameters act on the rest (`core/sampling.py`), and the noise of
-the position chooses a token. Both sides apply the same law at the same place, so a scheme never looks at parameters,
-seeds or grammars itself.
+The guide removes tokens from the row and bends it, the sampling parameters act on the rest (`core/sampling.py`), and
+the noise of the position chooses a token. Both sides apply the same law at the same place, so a scheme never looks at
+parameters, seeds or grammars itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from airdraft.errors import ModelError
 
 
 class Guide(Protocol):
-    """A grammar's state after some text. It is immutable, so to roll back is to drop it."""
+    """What leads a text beside its model, a grammar say, at one place. It is immutable: to roll back is to drop it."""
 
     @property
     def forced(self) -> int | None:
@@ -32,6 +32,14 @@ class Guide(Protocol):
     def allowed(self) -> NDArray[np.bool_] | None:
         """Mask of the tokens that may come next, [vocab]. None: all of them."""
         ...
+
+    def bent(self, row: np.ndarray) -> np.ndarray:
+        """Return a row of logits [vocab], without what is not allowed, with others of them raised, lowered or taken."""
+        return row
+
+    def within(self, prompt: Sequence[int]) -> Guide:
+        """Return the state before the first token of a text that follows `prompt`. It is asked of a first state."""
+        return self
 
     def after(self, token: int) -> Guide:
         """Return the state after `token`. Raises: `RemoteProtocolError` if no text of the grammar goes on so."""
@@ -116,11 +124,13 @@ class Law:
 
 
 def _guided(row: np.ndarray, at: Place) -> np.ndarray:
-    """Set the row [vocab] to -inf where the guide forbids a token."""
-    allowed = None if at.guide is None else at.guide.allowed()
-    if allowed is None:
+    """Set the row [vocab] to -inf where the guide forbids a token, and bend the rest as it says."""
+    if at.guide is None:
         return row
-    row = np.where(allowed, row, -np.inf)
-    if not np.isfinite(row.max()):
-        raise ModelError(f"the guide allows no token at position {at.position} that the model scores; mend the grammar")
-    return row
+    allowed = at.guide.allowed()
+    if allowed is not None:
+        row = np.where(allowed, row, -np.inf)
+        if not np.isfinite(row.max()):
+            what = f"the guide allows no token at position {at.position} that the model scores; mend the grammar"
+            raise ModelError(what)
+    return at.guide.bent(row)

@@ -95,10 +95,10 @@ class SchemeSpec(msgspec.Struct, array_like=True, frozen=True):
 
 
 class GuideSpec(msgspec.Struct, array_like=True, frozen=True):
-    """The grammar that a text keeps to."""
+    """The grammar that a text keeps to, or what else leads it."""
 
     kind: Name
-    """The language of `text`: `json` for a JSON schema, `regex`, or `lark` for a grammar."""
+    """The language of `text`: `json` for a JSON schema, `regex`, `lark` for a grammar, `biased` for penalties."""
     text: Annotated[str, msgspec.Meta(max_length=MOST_GUIDE)]
 
 

@@ -81,7 +81,7 @@ class Prefix:
 
     def guided(self, guide: Guide | None, begin: int) -> None:
         """Let the text keep to a grammar from position `begin` on. Raises: `RemoteProtocolError` if it has not."""
-        place = Place(begin, guide)
+        place = Place(begin, None if guide is None else guide.within(self.tokens[:begin]))
         for token in self.tokens[begin:]:
             place = place.then(token)
         self.place, self.unguided = place, None

@@ -1,6 +1,9 @@
-"""Guides: grammars that a text keeps to, read by llguidance the same way on both sides."""
+"""Guides: grammars that a text keeps to, read by llguidance the same way on both sides, and penalties and biases."""
 
+from airdraft.guides.bias import Bias, of_bias, onward
 from airdraft.guides.reading import Guides, reader
 from airdraft.guides.specs import JSON_OBJECT, of_choices, of_grammar, of_json, of_regex
 
-__all__ = ["JSON_OBJECT", "Guides", "of_choices", "of_grammar", "of_json", "of_regex", "reader"]
+__all__ = [
+    "JSON_OBJECT", "Bias", "Guides", "of_bias", "of_choices", "of_grammar", "of_json", "of_regex", "onward", "reader",
+]  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from airdraft.core.law import Guide
 from airdraft.core.messages import MOST_GUIDE, GuideSpec
 from airdraft.errors import BadParameterError
+from airdraft.guides.bias import BIASED, Biased, bias_of
 from airdraft.guides.state import GrammarWalk
 from airdraft.models.text import Tokenizer
 
@@ -59,6 +60,10 @@ class Guides:
 
         Raises: `BadParameterError` for a grammar that cannot be read, allows nothing or is too large.
         """
+        if spec.kind == BIASED:
+            bias = bias_of(spec, self._vocab_size)
+            inner = None if bias.guide is None else self.make(bias.guide, eos_ids)
+            return Biased.begin(bias, inner, self._vocab_size, tuple(eos_ids))
         with self._lock:
             key = spec, tuple(eos_ids)
             grammar = self._grammars.get(key)
@@ -111,7 +116,7 @@ def _grammar(spec: GuideSpec) -> str:
         return str(LLMatcher.grammar_from_regex(spec.text))
     if spec.kind == "lark":
         return str(LLMatcher.grammar_from_lark(spec.text))
-    raise BadParameterError(f"a guide in {spec.kind!r} is not known; give json, regex or lark", "guide")
+    raise BadParameterError(f"a guide in {spec.kind!r} is not known; give json, regex, lark or biased", "guide")
 
 
 def _unread(why: str) -> BadParameterError:

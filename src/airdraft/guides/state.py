@@ -24,7 +24,7 @@ KEPT = 64
 """Masks that a text keeps."""
 
 
-class Ended:
+class Ended(Guide):
     """The state after the token that ended a text, behind which everything is allowed, as nothing is written."""
 
     forced: int | None = None
@@ -137,7 +137,7 @@ class GrammarWalk:
 _UNKNOWN = -1
 
 
-class State:
+class State(Guide):
     """A `Guide`: the grammar after the tokens on the way from its first state."""
 
     __slots__ = ("_forced", "_walk", "depth", "parent", "token")

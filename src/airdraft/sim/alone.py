@@ -24,7 +24,7 @@ def write(
     """
     law, cache = Law(params, seed, vocab_size or model.vocab_size), model.new_cache()
     end = min(len(prompt) + max_tokens, model.max_context)
-    feed, length, place = list(prompt), 0, Place(len(prompt), guide)
+    feed, length, place = list(prompt), 0, Place(len(prompt), None if guide is None else guide.within(prompt))
     while length + len(feed) < end:
         logits = model.forward(cache, length, feed, 1)
         length += len(feed)
