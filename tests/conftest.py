@@ -25,6 +25,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Half as many again as there are cores: tests wait for sockets, clocks and processes, too."""
+    return (3 * (os.cpu_count() or 1) + 1) // 2
+
+
 def pytest_collection_finish() -> None:
     """Keep what importing and collecting made out of garbage collections, of which tests ask for hundreds."""
     gc.collect()

@@ -12,7 +12,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,13 @@ class Module:
         """The syntax tree."""
         return ast.parse(self.source)
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All of the syntax tree, which many measures go through."""
+        return tuple(ast.walk(self.tree))
 
+
+@cache
 def modules(root: Path = PACKAGE) -> dict[str, Module]:
     """Every module below `root`, by its name."""
     found = {}
@@ -49,19 +55,19 @@ def modules(root: Path = PACKAGE) -> dict[str, Module]:
     return found
 
 
-def imports(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
-    """Line and absolute dotted name of everything that `tree` imports, wherever in it.
+def imports(module: Module) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of everything that a module imports, wherever in it.
 
     `from a.b import c` gives a.b.c, whether c is a module or a name in one.
     """
-    for node in ast.walk(tree):
+    for node in module.nodes:
         if isinstance(node, ast.Import):
             for name in node.names:
                 yield node.lineno, name.name
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                parents = module.split(".")[: None if is_package else -1]
+                parents = module.name.split(".")[: None if module.is_package else -1]
                 base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
             for name in node.names:
                 yield node.lineno, f"{base}.{name.name}"
@@ -72,7 +78,7 @@ def graph(found: Mapping[str, Module]) -> dict[str, set[str]]:
     edges: dict[str, set[str]] = {}
     for module in found.values():
         named = set()
-        for _, name in imports(module.tree, module.name, module.is_package):
+        for _, name in imports(module):
             parts = name.split(".")
             # The longest part of the name that is a module: the rest is a name in it.
             whole = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
@@ -104,11 +110,10 @@ def literals(module: Module) -> list[int]:
     """Lines with the name of a scheme as a string. Docstrings do not count, nor does the schemes' own package."""
     if f"{module.name}.".startswith(f"{SCHEMES_HOME}."):
         return []
-    tree = module.tree
-    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    prose = {id(node.value) for node in module.nodes if isinstance(node, ast.Expr)}
     return sorted(
         node.lineno
-        for node in ast.walk(tree)
+        for node in module.nodes
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value in SCHEMES
@@ -120,7 +125,7 @@ def sizes(module: Module, *kinds: type[ast.AST]) -> list[tuple[int, str]]:
     """Lines and dotted name of every definition of these kinds, without its decorators."""
     return [
         (node.end_lineno - node.lineno + 1, f"{module.name}.{node.name}")  # type: ignore[attr-defined]
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, kinds)
     ]
 
@@ -129,7 +134,7 @@ def twice(found: Mapping[str, Module]) -> dict[str, list[str]]:
     """Names of public classes that are defined more than once, with where."""
     places = defaultdict(list)
     for module in found.values():
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(module.name)
     return {name: where for name, where in sorted(places.items()) if len(where) > 1}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 
 import pytest
 
-from .house import PACKAGE, imports, modules
+from .house import PACKAGE, Module, imports, modules
 
 PAGE = PACKAGE.parents[1] / "DESIGN.md"
 ROW = re.compile(r"\| `(?P<layer>\w+)` \| .+ \| (?P<allowed>nothing|`[\w.]+`(?:, `[\w.]+`)*) \|")
@@ -41,28 +40,28 @@ PURE_FORBIDDEN = {
 }  # fmt: skip
 
 
-def violations(source: str, module: str, is_package: bool = False) -> list[str]:
-    """What in the module `module` (airdraft.core.noise, say) breaks the rules, one line each."""
-    layer = [*module.split("."), "__init__"][1]
+def violations(module: Module) -> list[str]:
+    """What in a module breaks the rules, one line each."""
+    layer = [*module.name.split("."), "__init__"][1]
     if layer not in LAYERS:
-        return [f"{module} is in no layer: give {layer} a row in the table of DESIGN.md"]
+        return [f"{module.name} is in no layer: give {layer} a row in the table of DESIGN.md"]
     found = []
-    for line, name in imports(ast.parse(source), module, is_package):
+    for line, name in imports(module):
         top, _, inner = name.partition(".")
-        where = f"{module}:{line} imports {name}"
+        where = f"{module.name}:{line} imports {name}"
         if top == "airdraft":
             if not any(f"{inner}.".startswith(f"{allowed}.") for allowed in (layer, *LAYERS[layer])):
                 found.append(f"{where}: {layer} may import only {', '.join(LAYERS[layer]) or 'nothing'} of airdraft")
-        elif any(f"{module}.".startswith(f"airdraft.{pure}.") for pure in PURE):
+        elif any(f"{module.name}.".startswith(f"airdraft.{pure}.") for pure in PURE):
             if top in PURE_FORBIDDEN:
-                found.append(f"{where}: {module} has no clock, no I/O and no randomness of its own")
+                found.append(f"{where}: {module.name} has no clock, no I/O and no randomness of its own")
             elif top not in PURE_THIRD_PARTY and top not in sys.stdlib_module_names:
-                found.append(f"{where}: {module} needs only {', '.join(sorted(PURE_THIRD_PARTY))}")
+                found.append(f"{where}: {module.name} needs only {', '.join(sorted(PURE_THIRD_PARTY))}")
     return found
 
 
 def test_layers_import_downwards_only() -> None:
-    found = [line for each in modules().values() for line in violations(each.source, each.name, each.is_package)]
+    found = [line for each in modules().values() for line in violations(each)]
     assert not found, "\n".join(found)
 
 
@@ -129,7 +128,7 @@ def test_a_table_that_is_none_is_refused(page: str) -> None:
     ],
 )
 def test_the_checker_sees(module: str, source: str) -> None:
-    assert len(violations(source, module)) == 1
+    assert len(violations(Module(module, source, False))) == 1
 
 
 @pytest.mark.parametrize(
@@ -147,9 +146,9 @@ def test_the_checker_sees(module: str, source: str) -> None:
     ],
 )
 def test_the_checker_lets_pass(module: str, source: str) -> None:
-    assert violations(source, module) == []
+    assert violations(Module(module, source, False)) == []
 
 
 def test_relative_imports_of_a_package_start_at_itself() -> None:
-    assert violations("from . import noise", "airdraft.core", is_package=True) == []
-    assert len(violations("from .. import models", "airdraft.core", is_package=True)) == 1
+    assert violations(Module("airdraft.core", "from . import noise", True)) == []
+    assert len(violations(Module("airdraft.core", "from .. import models", True))) == 1
