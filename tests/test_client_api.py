@@ -31,7 +31,7 @@ PROMPT = "def parse(text):\n"
 
 
 @cache
-def truth(seed: int = 0, temperature: float = 0.7, most: int = 60) -> tuple[int, ...]:
+def truth(seed: int = 0, temperature: float = 0.7, most: int = 40) -> tuple[int, ...]:
     target, tokenizer = shipped("target")
     params = SamplingParams(temperature)
     return tuple(alone.write(target, tokenizer.encode(PROMPT), params, seed, most, vocab_size=tokenizer.vocab_size))
@@ -65,10 +65,10 @@ def ours() -> set[threading.Thread]:
 
 
 def test_a_text_in_pieces_is_the_targets_own(client: airdraft.Client) -> None:
-    pieces = list(client.stream(PROMPT, max_tokens=60))
+    pieces = list(client.stream(PROMPT, max_tokens=40))
     assert len(pieces) > 5
     assert "".join(pieces) == text()
-    assert "".join(client.stream(shipped("target")[1].encode(PROMPT), max_tokens=60)) == text()
+    assert "".join(client.stream(shipped("target")[1].encode(PROMPT), max_tokens=40)) == text()
 
 
 def test_without_a_draft_the_edge_writes_and_texts_survive(edge: Edge) -> None:
@@ -83,7 +83,7 @@ def test_without_a_draft_the_edge_writes_and_texts_survive(edge: Edge) -> None:
 
     edge.writing.clear()
     with airdraft.Client(edge.url, draft=None) as client:
-        pieces, stream = list[str](), client.stream(PROMPT, max_tokens=60)
+        pieces, stream = list[str](), client.stream(PROMPT, max_tokens=40)
         for piece in stream:
             pieces.append(piece)
             if len(pieces) == 3:
@@ -118,24 +118,24 @@ def test_without_a_draft_there_is_nothing_to_show_offline(edge: Edge) -> None:
 
 @pytest.mark.parametrize("scheme", ["auto", "stream", "coupled", "server"])
 def test_a_text_as_a_whole(client: airdraft.Client, scheme: str) -> None:
-    found = client.complete(PROMPT, max_tokens=60, seed=5, scheme=scheme)
+    found = client.complete(PROMPT, max_tokens=40, seed=5, scheme=scheme)
     assert (found.tokens, found.text, str(found)) == (truth(5), text(5), text(5))
     assert found.reason == ("stop" if truth(5)[-1] in shipped("target")[0].eos_ids else "length")
     assert found.counts.committed == len(truth(5))
     length = None if scheme == "auto" else 3
-    greedy = client.complete(PROMPT, max_tokens=60, temperature=0, scheme=scheme, draft_length=length)
+    greedy = client.complete(PROMPT, max_tokens=40, temperature=0, scheme=scheme, draft_length=length)
     assert greedy.tokens == truth(0, 0.0)
 
 
 def test_log_probabilities_come_with_a_text(edge: Edge, client: airdraft.Client) -> None:
     """Of every token once, though the edge dies amid the text."""
-    found = client.complete(PROMPT, max_tokens=60, logprobs=2)
+    found = client.complete(PROMPT, max_tokens=40, logprobs=2)
     assert found.tokens == truth()
     assert tuple(each.token for each in found.logprobs) == truth()
     assert all(each.logprob <= each.top[0][1] <= 0 and len(each.top) == 2 for each in found.logprobs)
     assert client.complete(PROMPT, max_tokens=8).logprobs == ()
     told, died = [], False
-    for event in client.events(PROMPT, max_tokens=60, logprobs=0, scheme="server"):
+    for event in client.events(PROMPT, max_tokens=40, logprobs=0, scheme="server"):
         told += event.logprobs if isinstance(event, Committed) else ()
         if len(told) > 5 and not died:
             died = True
@@ -150,7 +150,7 @@ def test_several_threads_write_at_once(client: airdraft.Client) -> None:
     found: dict[int, str] = {}
 
     def write(seed: int) -> None:
-        found[seed] = "".join(client.stream(PROMPT, max_tokens=60, seed=seed))
+        found[seed] = "".join(client.stream(PROMPT, max_tokens=40, seed=seed))
 
     threads = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -162,7 +162,7 @@ def test_several_threads_write_at_once(client: airdraft.Client) -> None:
 
 def test_an_edge_that_dies_and_comes_back_is_not_noticed(edge: Edge, client: airdraft.Client) -> None:
     pieces = []
-    for at, piece in enumerate(client.stream(PROMPT, max_tokens=60, scheme="server")):
+    for at, piece in enumerate(client.stream(PROMPT, max_tokens=40, scheme="server")):
         pieces.append(piece)
         if at == 5:
             edge.kill()
@@ -185,7 +185,7 @@ def test_an_error_comes_where_the_text_is_read(edge: Edge) -> None:
         with pytest.raises(LinkError, match="no edge answers"):
             begin += pieces
         edge.start()
-        assert client.complete(PROMPT, max_tokens=60).tokens == truth()
+        assert client.complete(PROMPT, max_tokens=40).tokens == truth()
 
 
 def test_a_client_that_cannot_be_made() -> None:
@@ -206,7 +206,7 @@ def test_a_text_left_in_its_midst_is_given_up_and_the_client_goes_on(client: air
         assert piece
         break
     unused = client.stream(PROMPT)
-    assert client.complete(PROMPT, max_tokens=60).tokens == truth()
+    assert client.complete(PROMPT, max_tokens=40).tokens == truth()
     del unused
 
 
@@ -261,7 +261,7 @@ def test_offline_from_the_start(edge: Edge) -> None:
     kinds = set()
     with airdraft.Client(edge.url, offline="draft") as client:
         begin = len(client.tokenizer.encode(PROMPT))
-        for event in client.events(PROMPT, max_tokens=60):
+        for event in client.events(PROMPT, max_tokens=40):
             kinds.add(type(event))
             if isinstance(event, Unverified):
                 assert not committed
@@ -284,10 +284,10 @@ def test_the_asynchronous_client(edge: Edge) -> None:
             assert client.state == f"connected to {edge.url}"
 
             async def write(seed: int) -> str:
-                return "".join([piece async for piece in client.stream(PROMPT, max_tokens=60, seed=seed)])
+                return "".join([piece async for piece in client.stream(PROMPT, max_tokens=40, seed=seed)])
 
             assert await asyncio.gather(write(0), write(1)) == [text(0), text(1)]
-            assert (await client.complete(PROMPT, max_tokens=60)).tokens == truth()
+            assert (await client.complete(PROMPT, max_tokens=40)).tokens == truth()
             async with contextlib.aclosing(client.stream(PROMPT, max_tokens=900)) as pieces:
                 async for _ in pieces:
                     break
@@ -323,7 +323,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_private_prompts(client: airdraft.Client) -> None:
     """The text is the same, wherever it begins to be private."""
     for private in (True, len(PROMPT) - 2, False):
-        assert client.complete(PROMPT, max_tokens=60, private=private).text == text()
+        assert client.complete(PROMPT, max_tokens=40, private=private).text == text()
     for wrong in (-1, len(PROMPT), 0.5):
         with pytest.raises(BadParameterError, match="private") as refused:
             client.complete(PROMPT, private=wrong)  # type: ignore[arg-type]

@@ -134,7 +134,7 @@ def test_a_stop_string_ends_the_text_before_itself(
 ) -> None:
     ids = truth(seed=5, max_tokens=60)
     text = tokenizer.decode(ids)
-    for at in range(3, 23, 4):
+    for at in (3, 9, 18):
         stop = text[at : at + 6]  # which begins and ends within tokens
         stops = stop if many == 1 else ["never to be seen", stop, text[at + 1 : at + 4]]
         asked: dict[str, Any] = {"model": "target", "prompt": PROMPT, "seed": 5, "max_tokens": 60, "stop": stops}

@@ -63,7 +63,12 @@ def test_layers_in_numpy_are_the_models_own(variant: dict[str, Any], tmp_path: P
 
 @pytest.mark.parametrize(
     ("method", "variant"),
-    [("rtn", {}), *(("gptq", each) for each in VARIANTS[1:3]), *(("awq", each) for each in VARIANTS[3:])],
+    [
+        ("rtn", {}),
+        ("gptq", VARIANTS[1]),
+        ("awq", VARIANTS[3]),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("gptq", VARIANTS[2]), ("awq", VARIANTS[4]))),
+    ],
 )
 def test_what_is_written_is_the_model_nearly(method: Any, variant: dict[str, Any], tmp_path: Path) -> None:
     made = Made(**variant)
@@ -139,7 +144,10 @@ def stopping(kind: type[BaseException], after: float) -> Any:
     return stop
 
 
-@pytest.mark.parametrize(("method", "bits", "name"), [("rtn", "W8", "out.gguf"), ("mergequant", "W4A4", "out")])
+@pytest.mark.parametrize(
+    ("method", "bits", "name"),
+    [("rtn", "W8", "out.gguf"), pytest.param("mergequant", "W4A4", "out", marks=pytest.mark.slow)],
+)
 def test_nothing_is_left_of_what_failed(method: Any, bits: str, name: str, tmp_path: Path) -> None:
     made = Made()
     source = made.write(tmp_path / "model.gguf")
@@ -148,7 +156,10 @@ def test_nothing_is_left_of_what_failed(method: Any, bits: str, name: str, tmp_p
     assert [file.name for file in tmp_path.iterdir()] == ["model.gguf"]
 
 
-@pytest.mark.parametrize(("method", "bits", "name"), [("gptq", "W4", "out.gguf"), ("mergequant", "W4A4", "out")])
+@pytest.mark.parametrize(
+    ("method", "bits", "name"),
+    [("gptq", "W4", "out.gguf"), pytest.param("mergequant", "W4A4", "out", marks=pytest.mark.slow)],
+)
 def test_a_run_that_was_stopped_goes_on(method: Any, bits: str, name: str, tmp_path: Path) -> None:
     """What comes out is what an unbroken run writes, and no completed layer is computed again, unless all is asked
     anew."""

@@ -169,6 +169,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
     return shown, error, int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     results, folder = tmp_path / "f.json", tmp_path / "crashes"
     monkeypatch.setattr(survey, "survey", surveyed)

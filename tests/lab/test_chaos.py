@@ -191,6 +191,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
     return shown, error, int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     page, results = tmp_path / "page.md", tmp_path / "c.json"
     page.write_text("<!-- chaos:begin -->\nold\n<!-- chaos:end -->\n")

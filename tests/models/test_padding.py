@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import SCHEMES, traits
 from airdraft.device.client import EdgeConnection
 from airdraft.edge.server import EdgeServer
+from airdraft.models.base import TargetEngine
 from airdraft.models.files.folder import shipped
 from airdraft.models.registry import load, load_target
 from airdraft.models.text import Tokenizer
@@ -78,10 +80,14 @@ def _change(source: Path, out: Path, extra: int, noise: float = 0.0) -> Path:
     return out
 
 
+@cache
+def _serving(target: Path) -> tuple[TargetEngine, Tokenizer]:
+    return load_target(str(target))
+
+
 async def _texts(draft: Path, target: Path, requests: list[Request]) -> list[list[int]]:
     """What an edge and a device write, each with its own folder."""
-    engine, words = load_target(str(target))
-    model, tokenizer = load(str(draft))
+    (engine, words), (model, tokenizer) = _serving(target), load(str(draft))
     async with EdgeServer(engine, words.digest, words.vocab_size) as server:
         await server.start(HOST, 0)
         url = f"ws://{HOST}:{server.port}"
@@ -91,6 +97,12 @@ async def _texts(draft: Path, target: Path, requests: list[Request]) -> list[lis
                 events = [event async for event in client.write(request) if isinstance(event, Committed)]
                 found.append([token for event in events for token in event.tokens])
             return found
+
+
+@cache
+def _bare(draft: Path, target: Path, scheme: str) -> list[list[int]]:
+    """What a pair without padding writes."""
+    return asyncio.run(_texts(draft, target, _requests(scheme)))
 
 
 def _requests(scheme: str) -> list[Request]:
@@ -123,8 +135,7 @@ def test_every_scheme_writes_as_without_padding(
 ) -> None:
     requests = _requests(scheme)
     padded = asyncio.run(_texts(folders["draft", draft], folders["target", target], requests))
-    bare = asyncio.run(_texts(folders["draft", "bare"], folders["target", "bare"], requests))
-    assert padded == bare
+    assert padded == _bare(folders["draft", "bare"], folders["target", "bare"], scheme)
     assert all(text and max(text) < TOKENS for text in padded)
     if traits(scheme).exact == "text":
         model, _ = load(str(folders["target", target]))

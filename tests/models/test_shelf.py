@@ -217,7 +217,7 @@ def test_lists_that_are_skipped(home: Path) -> None:
 
 def test_a_vocabulary_that_was_kept_badly(home: Path) -> None:
     right = named(found([]))["target"].vocabulary
-    for kept in ("", "{", "[]", '{"tokens": 5}', '{"tokens": "x", "digest": "00"}', "5", "[" * 900):
+    for kept in ("{", "[]", '{"tokens": 5}', '{"tokens": "x", "digest": "00"}', "[" * 900):
         for path in (home / ".cache" / "airdraft" / "vocabularies").iterdir():
             path.write_text(kept)
         assert named(found([]))["target"].vocabulary == right, kept

@@ -253,6 +253,7 @@ def test_the_table_of_peers() -> None:
     assert "Slower" not in peers.table(Compared([], ["Nobody."]))
 
 
+@pytest.mark.slow
 def test_the_command(
     few: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
