@@ -72,6 +72,16 @@ class Payer(Protocol):
         ...
 
 
+class Onlooker:
+    """Sees what a model does for the texts of a connection. This one does not look."""
+
+    def call(self, session: int, call: Call) -> None:
+        """See a call of the engine that includes a session."""
+
+    def rows(self, forward: Forward, logits: np.ndarray) -> None:
+        """See the rows of a forward, before the machine does."""
+
+
 async def judged(
     scheduler: Scheduler, judge: Callable[[np.ndarray], Ruling | None], logits: np.ndarray
 ) -> Ruling | None:
@@ -133,13 +143,13 @@ class Driver:
         socket: Reined,
         scheduler: Scheduler,
         on_event: Callable[[Event], None],
-        on_call: Callable[[int, Call], None] | None = None,
+        onlooker: Onlooker | None = None,
         payer: Payer | None = None,
         helping: Helping | None = None,
     ) -> None:
         """
         Args:
-            on_call: gets every call of the engine that includes a session.
+            onlooker: sees what the model does.
             payer: pays for each forward before it queues for its turn; None: nobody does.
             helping: the edge's own draft model, if it has one.
         """
@@ -148,7 +158,7 @@ class Driver:
         self._scheduler = scheduler
         self._owner = Owner(payer.owner if payer else scheduler.tenant)
         self._helped = Helped(helping, self._owner)
-        self._on_event, self._on_call, self._payer = on_event, on_call, payer
+        self._on_event, self._onlooker, self._payer = on_event, onlooker or Onlooker(), payer
         self._texts: dict[int, Sequenced] = {}
         self._private: dict[int, int | None] = {}  # where each session's text becomes private
         self._forwards: dict[int, asyncio.Task[None]] = {}  # unanswered, at most one a session
@@ -288,11 +298,11 @@ class Driver:
                 text = self._texts[number] = self._scheduler.open(self._owner, self._private.get(number))
                 error = yielded()
                 text.on_yield = partial(self.fail, error.code, str(error), number)
-                if self._on_call is not None:
-                    text.on_call = partial(self._on_call, number)
+                text.on_call = partial(self._onlooker.call, number)
             while not self._is_device and self._sender.is_open and self.machine.backlog > MOST_WAITING:
                 await self._sender.caught_up.wait()
             logits = await self._paid(text, event)
+            self._onlooker.rows(event, logits)
             take: Callable[[int, np.ndarray, float], list[Event]] = machine.forwarded
             if isinstance(machine, EdgeMachine):
                 take = partial(

@@ -7,9 +7,10 @@ import io
 from rich.console import Console
 
 from airdraft.core.events import Committed
-from airdraft.demo.show import STYLES, TokenPrinter, legend, winner
+from airdraft.demo.show import STYLES, TokenPrinter, legend
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.registry import load
+from airdraft.telemetry.winners import winner
 
 
 def test_what_is_confirmed_is_printed_once_and_what_is_taken_back_is_named() -> None:

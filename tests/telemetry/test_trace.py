@@ -36,7 +36,8 @@ def test_what_is_written_is_read_and_summed_up(tmp_path: Path) -> None:
         "scheme": "stream",
     }  # fmt: skip
     assert events[3] == {"t": 0.5, "event": "call", "began": 0.25, "texts": 2, "tokens": 5}
-    assert events[4] == {"t": 0.5, "event": "committed", "length": 6, "accepted": 2, "written": 1}
+    by = ["device", "device", "recovered"]
+    assert events[4] == {"t": 0.5, "event": "committed", "length": 6, "accepted": 2, "written": 1, "by": by}
     assert summary(events) == {
         "tokens": 7, "accepted": 5, "written": 2, "drafted": 4, "seconds": 2.0, "first_token_s": 0.5, "token_s": 0.25,
         "engine_s": 0.25, "calls": 1, "mean_batch": 2.0, "end": "finished", "why": "length",

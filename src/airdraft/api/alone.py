@@ -71,6 +71,7 @@ class TargetWriter:
                 if tenant.revoked:
                     raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
                 rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
+                watch.rows(forward, rows)
                 self._pace.took(forward, clock() - asked_s)
                 tenant.spend(server.scheduler.fed(sequenced, forward) - due)
                 if not forward.rows:

@@ -45,6 +45,11 @@ class Answer:
             "model": model,
         }
 
+    @property
+    def id(self) -> str:
+        """The name of the answer, in all of its chunks."""
+        return str(self._same["id"])
+
     async def whole(self, texts: Texts) -> dict[str, Any]:
         """Return all choices at once."""
         words = [""] * len(self._prefixes)

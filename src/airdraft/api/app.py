@@ -41,11 +41,13 @@ from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError, BadParameterError, Code, too_long
 from airdraft.models.base import Exactness
 from airdraft.models.text import LONG, VEILS, Tokenizer, first_private
+from airdraft.telemetry.feed import LABEL
 from airdraft.telemetry.hosts import OwnNames, foreign_page
 from airdraft.telemetry.http import plain
 
 ALIAS = "target"
 """The name of the model at every server, besides its own."""
+Pieces = AsyncGenerator[Piece | End, None]
 MAX_TEXTS = 16
 """Texts that a device writes at once: as many as an edge takes from one connection."""
 
@@ -203,7 +205,8 @@ class Api:
             self.tokenizer,
             lambda: (self.exactness() or Exactness()).losses,
         )
-        texts = together([self._text(writer, request, body) for request in requests])
+        names = [f"{answer.id}/{at}" if at else answer.id for at in range(len(requests))]
+        texts = together([self._text(writer, *each, body) for each in zip(requests, names, strict=True)])
         if body.stream:
             return events(answer.chunks(texts, body.include_usage))
         return whole(lambda: answer.whole(texts))
@@ -226,7 +229,8 @@ class Api:
             logprobs=body.wanted_logprobs(), prediction=predicted, private=private, guide=guide,
         )  # fmt: skip
 
-    async def _text(self, writer: TextWriter, request: Request, body: Body) -> AsyncGenerator[Piece | End, None]:
+    async def _text(self, writer: TextWriter, request: Request, name: str, body: Body) -> Pieces:
+        LABEL.set(name)  # in this text's own task: an open page knows it by the name of its answer
         if not request.max_tokens:  # an echo alone
             yield End("length", 0, 0)
             return

@@ -12,6 +12,7 @@ import typer
 from airdraft.api.app import device_app
 from airdraft.cli import chosen, options
 from airdraft.cli.fitted import ONLY_DRAFT, fitted
+from airdraft.cli.paged import on_device, told
 from airdraft.cli.run import loaded, needed
 from airdraft.cli.scraped import scraped
 from airdraft.cli.waiting import stopping
@@ -22,7 +23,7 @@ from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, LinkError, RefusedError
 from airdraft.guides import Guides
-from airdraft.models.base import LocalEngine
+from airdraft.models.base import LocalEngine, Threads
 from airdraft.models.fit import Fit
 from airdraft.models.registry import ANY, draft_files
 from airdraft.telemetry import logs
@@ -74,6 +75,7 @@ def device(
     log_json: options.LogJson = False,
     trace_dir: options.TraceDir = None,
     trace_tokens: options.TraceTokens = False,
+    page: options.ShowPage = False,
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
@@ -93,10 +95,11 @@ def device(
         raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
     allowed, name, branches = options.host_names(allow_host), options.model_name(name), options.branches(tree)
     logs.configure(options.log_level(log_level), log_json)
-    traces = options.traces(trace_dir, "device", trace_tokens)
+    traces = options.traces(trace_dir, "device", trace_tokens, page)
     trust, wanted = options.trusted(ca), options.fitting(draft)
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, None, edge, token, trust, spares=False)
     model, tokenizer, stored = loaded(draft, draft_engine, tokenizer_of, draft_fit, prompts, edge, token, trust)
+    told(traces, tokenizer)
     template, sampling = chosen.of_api(draft_files(draft, engine=draft_engine, tokenizer=tokenizer_of), chat_template)
     threads = model.info.threads if isinstance(model, LocalEngine) else None
 
@@ -107,47 +110,62 @@ def device(
             traces=traces, told=_log.info, lookup=lookup, kept_mb=kept_mb, branches=branches, prompts=stored,
             reader=Guides(tokenizer),
         )  # fmt: skip
-        watch = MeteredWriter(writer)
+        feed = traces.feed if traces else None
+        watch = MeteredWriter(writer, feed)
         app = device_app(
             watch, tokenizer, name, template, api_key, [host, *allowed], lambda: writer.context,
             lambda: writer.exactness, sampling,
         )  # fmt: skip
+        on_device(app, feed, writer, watch, tokenizer, template, name, api_key, [host, *allowed])
         scraping = scraped(watch.metrics.registry, writer.health, metrics_host, metrics_port, allowed)
         # The writer ends first: texts under way end with an error, and HTTP need not wait for them.
         async with scraping as metrics, serving(app, host, port) as found, writer:
             stopped = stopping(until_eof)
-            away = None
-            try:
-                await writer.connect()
-            except (LinkError, RefusedError) as error:  # a passing error: the first text tries again
-                if isinstance(error, RefusedError) and not error.passes:
-                    raise
-                away = Away(str(error))
+            away = await _connected(writer)
             url = options.address(host, found).replace("ws://", "http://", 1) + "/v1"
             if as_json:
-                told = None if writer.exactness is None else writer.exactness.told
-                line: dict[str, Any] = {"event": "listening", "url": url, "edge": writer.edge, "exactness": told}
-                line |= {"threads": threads.count} if threads else {}
-                print(json.dumps(line | ({"metrics": metrics} if metrics else {})), flush=True)  # noqa: T201
+                _print(writer, url, threads, metrics)
             else:
                 typer.echo(f"airdraft device serves {name} at {url} (Ctrl-C stops it), {away or writer.state}")
                 runs = None if threads is None else f"{draft} drafts on {threads.words}"
-                _tell(writer, runs, metrics, open_on=None if host in LOOPBACK or api_key else host)
+                shows = url.removesuffix("v1") if page else None
+                _tell(writer, runs, metrics, shows, open_on=None if host in LOOPBACK or api_key else host)
             await stopped.wait()
 
     with wanted:
         asyncio.run(serve())
 
 
-def _tell(writer: Writer, runs: str | None, metrics: str | None, open_on: str | None) -> None:
+async def _connected(writer: Writer) -> Away | None:
+    """Connect to an edge. Returns: why there is none, if that may pass: the first text tries again."""
+    try:
+        await writer.connect()
+    except (LinkError, RefusedError) as error:
+        if isinstance(error, RefusedError) and not error.passes:
+            raise
+        return Away(str(error))
+    return None
+
+
+def _print(writer: Writer, url: str, threads: Threads | None, metrics: str | None) -> None:
+    """Print what a program needs to know at the start."""
+    exactness = None if writer.exactness is None else writer.exactness.told
+    line: dict[str, Any] = {"event": "listening", "url": url, "edge": writer.edge, "exactness": exactness}
+    line |= {"threads": threads.count} if threads else {}
+    print(json.dumps(line | ({"metrics": metrics} if metrics else {})), flush=True)  # noqa: T201
+
+
+def _tell(writer: Writer, runs: str | None, metrics: str | None, shows: str | None, open_on: str | None) -> None:
     """Print what else there is to say at the start.
 
-    runs: how the draft runs. open_on: the address at which anybody may use this device.
+    runs: how the draft runs. shows: where the page is. open_on: the address at which anybody may use this device.
     """
     if runs is not None:
         typer.echo(runs)
     if writer.exactness is not None:
         typer.echo(f"texts are {writer.exactness.words}")
+    if shows:
+        typer.echo(f"the page is at {shows}")
     if metrics:
         typer.echo(f"metrics are at {metrics}/metrics")
     if open_on is not None:

@@ -17,6 +17,7 @@ from airdraft.api.template import ChatTemplate
 from airdraft.cli import chosen, options
 from airdraft.cli.edge_process import ApiPort, Certificate, EdgeProcess
 from airdraft.cli.fitted import DRAFT, TARGET, fitted
+from airdraft.cli.paged import on_edge, readable, told
 from airdraft.cli.texts import read_text
 from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import Limits
@@ -43,9 +44,12 @@ from airdraft.prompts.loss import loss
 from airdraft.proposers import LEARNING, NONE, PROPOSERS, USUAL, drafting, maker, named
 from airdraft.scheduler import Helping
 from airdraft.telemetry import logs
+from airdraft.telemetry.trace import Traces
 
 _log = logging.getLogger(__name__)
 
+PAGE_PORT = 8573
+"""The API's port where there is a page, and no other is given."""
 ENGINE, ACCESS, LIMITS, OPERATION = "Engine", "Access", "Limits", options.OPERATION
 
 _Name = Annotated[
@@ -232,6 +236,7 @@ def edge(
     log_json: options.LogJson = False,
     trace_dir: options.TraceDir = None,
     trace_tokens: options.TraceTokens = False,
+    page: options.ShowPage = False,
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
@@ -245,20 +250,17 @@ def edge(
 
       airdraft edge --target FOLDER --engine vllm --url http://127.0.0.1:8000
     """
+    api_port = PAGE_PORT if page and api_port is None else api_port
     if chat_template is not None and api_port is None:
         raise BadParameterError("--chat-template is for the API's chats; give --api-port, too, or leave it out")
     limits, pace = _limits(max_frame, max_draft, max_sessions, heartbeat_s), profile(profile_name)
-    level, traces = options.log_level(log_level), options.traces(trace_dir, "edge", trace_tokens)
+    level, traces = options.log_level(log_level), options.traces(trace_dir, "edge", trace_tokens, page)
     certificate, codec = _certificate(tls_cert, tls_key), _codec(prompts, prompts_codec, documents)
     service = Service(
-        tls=certificate.context if certificate else None,
-        access=Access(tokens) if tokens else None,
-        connections=max_connections,
-        handshake_s=handshake_s,
-        idle_s=idle_s or None,
-        traces=traces,
+        tls=certificate.context if certificate else None, access=Access(tokens) if tokens else None,
+        connections=max_connections, handshake_s=handshake_s, idle_s=idle_s or None, traces=traces,
         **_proposing(propose),
-    )
+    )  # fmt: skip
     allowed, shown = options.host_names(allow_host), None if name is None else options.model_name(name)
     crowded = room_for(max_connections * (1 if api_port is None else 2))
     model, tokenizer = load_target(target, engine=engine, urls=url or (), top_k=engine_top_k, fit=fit)
@@ -272,10 +274,11 @@ def edge(
     if crowded is not None:
         _log.warning("%s", crowded)
     _log.info("texts of %s are %s", model.info.name, server.exactness.words)
+    told(traces, tokenizer, readable(host, tokens))
     api = None
     if api_port is not None:
         offered = chosen.of_api(resolve(target, engine), chat_template)
-        api = _api(server, tokenizer, *offered, [host, *allowed], api_port, max_connections)
+        api = _api(server, tokenizer, *offered, [host, *allowed], api_port, max_connections, traces, pace)
     process = EdgeProcess(
         server, model.info.name, model.info.threads, host, port, metrics_host, metrics_port, api, certificate,
         imitated=pace.description if pace.target_s else None, tokens=len(service.access) if service.access else None,
@@ -355,9 +358,10 @@ def _helped(
 
 def _api(
     server: EdgeServer, tokenizer: Tokenizer, template: ChatTemplate | None, sampling: Mapping[str, Any],
-    names: list[str], port: int, connections: int,
+    names: list[str], port: int, connections: int, traces: Traces | None, pace: Profile,
 ) -> ApiPort:  # fmt: skip
-    """The port of the API, where devices get what the edge's own draft reads, if its engine gives that away."""
+    """The port of the API, where devices get what the edge's own draft reads, if its engine gives that away, and where
+    the page is, if there is one."""
     offering, helping = None, server.service.helping
     if helping is not None:
         try:
@@ -365,7 +369,9 @@ def _api(
         except ModelError as problem:
             _log.warning("devices read prompts by themselves: %s", problem)
     app = edge_app(server, tokenizer, template, names, sampling, offering)
-    return ApiPort(app, port, connections, offers=offering is not None)
+    on_edge(app, traces, server, template, names, pace)
+    page = traces is not None and traces.feed is not None
+    return ApiPort(app, port, connections, offers=offering is not None, page=page)
 
 
 def _limits(max_frame: int, max_draft: int, max_sessions: int, heartbeat_s: float) -> Limits:

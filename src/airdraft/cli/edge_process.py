@@ -48,6 +48,8 @@ class ApiPort:
     """Most connections at once."""
     offers: bool = False
     """Whether devices may take there what the edge's own draft has read."""
+    page: bool = False
+    """Whether there is a page besides."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ class EdgeProcess:
         if urls["metrics"]:
             typer.echo(f"metrics are at {urls['metrics']}/metrics")
         if urls["api"]:
-            typer.echo(f"OpenAI's API is at {urls['api']}")
+            shows = f", the page at {urls['api'].removesuffix('v1')}" if self.api is not None and self.api.page else ""
+            typer.echo(f"OpenAI's API is at {urls['api']}{shows}")
         if urls["drafts"]:
             typer.echo(f"devices with the same draft may have it read prompts: --prompts {urls['drafts']}")
         if self.imitated:

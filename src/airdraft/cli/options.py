@@ -18,6 +18,7 @@ from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtoco
 from airdraft.models.profile import PROFILES
 from airdraft.models.registry import HERE
 from airdraft.telemetry import logs
+from airdraft.telemetry.feed import Feed
 from airdraft.telemetry.trace import Traces
 
 NO_DRAFT = "draft"
@@ -230,6 +231,10 @@ TraceTokens = Annotated[
         help="Token ids in traces, too: anybody who reads a trace can read the text.", rich_help_panel=OPERATION
     ),
 ]
+ShowPage = Annotated[
+    bool,
+    typer.Option("--page", help="Serve a page that shows texts while they are written.", rich_help_panel=OPERATION),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True, help="End when standard input ends.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text.")]
@@ -273,11 +278,11 @@ def log_level(level: str) -> str:
     return level
 
 
-def traces(folder: Path | None, side: str, tokens: bool) -> Traces | None:
-    """The place for traces, if one is given. Raises: `BadParameterError` if it cannot be used, or is missing."""
+def traces(folder: Path | None, side: str, tokens: bool, page: bool = False) -> Traces | None:
+    """The place for traces, if there is one, or a page. Raises: `BadParameterError` if it is missing or unusable."""
     if tokens and folder is None:
         raise BadParameterError("--trace-tokens without --trace-dir; say where traces go")
-    return Traces(folder, side, tokens) if folder else None
+    return Traces(folder, side, tokens, Feed() if page else None) if folder or page else None
 
 
 def trusted(ca: Path | None) -> ssl.SSLContext | None:

@@ -8,6 +8,7 @@ from rich.text import Text
 from airdraft.core.events import Committed
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.text import Tokenizer
+from airdraft.telemetry.winners import MEANINGS, NAMES, winner
 
 UNVERIFIED = "dim italic"
 STYLES = {
@@ -15,34 +16,14 @@ STYLES = {
     "target": "default",
 }  # fmt: skip
 
-MEANINGS = {
-    "accepted": "drafted by the device's model, accepted by the edge",
-    "copied": "copied by the device from prompt or text, accepted by the edge",
-    "proposed": "proposed at the edge itself, by a copy or a model",
-    "recovered": "the edge's correction of a rejected draft",
-    "bonus": "a token more after a fully accepted draft",
-    "target": "written by the edge while no draft was at hand",
-}
-
 CONTEXT = 8
 """Earlier tokens that can affect how the next one is spelt."""
 
 
-def winner(event: Committed, at: int) -> str:
-    """Who found the token `at` of a commit: a key of `MEANINGS`.
-
-    The device is not told who at the edge proposed a token: that would take a byte of every commit.
-    """
-    if at < event.accepted:
-        return "copied" if at in event.copied else "accepted"
-    return "proposed" if at < event.accepted + event.proposed else event.kind
-
-
 def legend() -> Text:
     """The legend: one line for each colour."""
-    names = {"accepted": "model", "copied": "copy", "proposed": "edge", "target": "raced"}
     lines = [
-        Text.assemble("  ", (f"{names.get(kind, kind):<10}", STYLES[kind]), meaning)
+        Text.assemble("  ", (f"{NAMES.get(kind, kind):<10}", STYLES[kind]), meaning)
         for kind, meaning in MEANINGS.items()
     ]
     return Text("\n").join(lines)

@@ -72,9 +72,7 @@ class EdgeConnection:
         wide, clock = self._scheduler.engine.info.trees, asyncio.get_running_loop().time
         self._machine = machine = device_machine(hello, draft.max_context, clock(), lookup=lookup, wide=wide)
         self._tracing = Tracing(traces, url, machine, clock) if traces else None
-        self._driver = Driver(
-            machine, socket, self._scheduler, self._on_event, self._tracing.call if self._tracing else None
-        )
+        self._driver = Driver(machine, socket, self._scheduler, self._on_event, self._tracing)
         self._greeting: asyncio.Queue[Event] = asyncio.Queue()
         self._texts: dict[int, asyncio.Queue[Event]] = {}
         self._pinger = Pinger(self._ping, self._error)

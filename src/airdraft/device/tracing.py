@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from airdraft.core.device import DeviceMachine
-from airdraft.core.events import Begun, Event, Failed, Finished
+from airdraft.core.events import Begun, Event, Failed, Finished, Forward
 from airdraft.scheduler import Call
 from airdraft.telemetry.trace import TextTrace, Traces
+from airdraft.transport import Onlooker
 
 
-class Tracing:
+class Tracing(Onlooker):
     """The traces of one connection. It is shown events, and calls of the draft model."""
 
     def __init__(self, traces: Traces, edge: str, machine: DeviceMachine, clock: Callable[[], float]) -> None:
@@ -22,6 +25,11 @@ class Tracing:
         """Write down that the draft model has run for a text."""
         if (trace := self._texts.get(session)) is not None:
             trace.call(self._clock(), call.seconds, call.texts, call.tokens)
+
+    def rows(self, forward: Forward, logits: np.ndarray) -> None:
+        """Take the rows that the draft model gave for a text."""
+        if (trace := self._texts.get(forward.session)) is not None:
+            trace.rows(forward, logits)
 
     def event(self, event: Event) -> None:
         """Write down an event that is no forward."""

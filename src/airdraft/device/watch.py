@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator
 
 from airdraft.core.events import Committed
 from airdraft.core.request import Counts, Request
-from airdraft.device.writer import Writer, Written
+from airdraft.device.writer import Corrected, Unverified, Writer, Written
 from airdraft.errors import AirdraftError
+from airdraft.telemetry.feed import Feed
 from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import DeviceReadings, TextMetrics
 
@@ -21,12 +22,13 @@ _log = logging.getLogger(__name__)
 class MeteredWriter:
     """Writes texts over a writer and keeps metrics of them. Each request must have counts of its own."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, feed: Feed | None = None) -> None:
+        """`feed`: is told of what is shown before an edge has verified it."""
         self.metrics = TextMetrics(self._read)
         self._writer = writer
         self._open: dict[int, Counts] = {}
         self._over = Counts()
-        self._numbers = itertools.count(1)
+        self._numbers, self._feed = itertools.count(1), feed or Feed()
 
     async def write(self, request: Request) -> AsyncGenerator[Written, None]:
         """See `Writer.write`."""
@@ -41,6 +43,8 @@ class MeteredWriter:
                         if not commits:
                             self.metrics.first_s.observe(clock() - opened_s)
                         commits.append((clock(), len(event.tokens)))
+                    elif isinstance(event, Unverified | Corrected) and request.private is None:
+                        self._show(event)
                     yield event
         except AirdraftError:
             how = "failed"
@@ -54,9 +58,23 @@ class MeteredWriter:
                 after = sum(tokens for _, tokens in commits[1:])
                 self.metrics.token_s.observe((commits[-1][0] - commits[0][0]) / after)
 
+    def _show(self, event: Unverified | Corrected) -> None:
+        """Show a page what the draft model writes alone, or that it was wrong."""
+        words = {}
+        if isinstance(event, Unverified) and self._feed.spell is not None:
+            speller = self._feed.spell()
+            words = {"pieces": [speller.push(token) for token in event.tokens]}
+        name = "unverified" if isinstance(event, Unverified) else "corrected"
+        self._feed.aside(name, position=event.position, count=len(event.tokens), **words)
+
+    @property
+    def counts(self) -> Counts:
+        """The costs of all texts so far."""
+        return Counts.total((self._over, *self._open.values()))
+
     def _read(self) -> DeviceReadings:
         writer, facts = self._writer, self._writer.facts()
-        counts = Counts.total((self._over, *self._open.values()))
+        counts = self.counts
         return DeviceReadings(
             tokens_committed_total=counts.committed,
             tokens_drafted_total=counts.drafted,

@@ -107,7 +107,7 @@ class Writer:
             raise BadParameterError(what, field="offline")
         self._scheduler = Scheduler(OneByOne(draft), "draft", kept_bytes=kept_bytes(kept_mb))
         self._scheduler.caches.elsewhere = prompts
-        connect = functools.partial(
+        self.dial = connect = functools.partial(
             EdgeConnection.connect,
             draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
             traces=traces, stall_s=stall_s, lookup=lookup,

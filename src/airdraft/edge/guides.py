@@ -21,7 +21,7 @@ class EdgeDriver(Driver):
         self, reader: GuideReader | None, machine: EdgeMachine, socket: Reined, scheduler: Scheduler, watch: Watch,
         tenant: Tenant, helping: Helping | None,
     ) -> None:  # fmt: skip
-        super().__init__(machine, socket, scheduler, self._event, watch.call, tenant, helping)
+        super().__init__(machine, socket, scheduler, self._event, watch, tenant, helping)
         self._edge, self._reader, self._watch = machine, reader, watch
         self._readings = set[asyncio.Task[None]]()
 

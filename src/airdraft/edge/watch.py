@@ -6,12 +6,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from airdraft.core.events import Begun, Declined, Echo, Event, Failed, Finished, Offered, Progress
+import numpy as np
+
+from airdraft.core.events import Begun, Declined, Echo, Event, Failed, Finished, Forward, Offered, Progress
 from airdraft.edge.access import Tenant
 from airdraft.scheduler import Call
 from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import Metrics
 from airdraft.telemetry.trace import TextTrace, Traces
+from airdraft.transport import Onlooker
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ class Watched:
     committed: int = 0
 
 
-class Watch:
+class Watch(Onlooker):
     """Watches the texts of one connection or API client, through events and calls of the engine."""
 
     def __init__(
@@ -90,6 +93,12 @@ class Watch:
         text = self.texts.get(session)
         if text is not None and text.trace is not None:
             text.trace.call(self._clock(), call.seconds, call.texts, call.tokens)
+
+    def rows(self, forward: Forward, logits: np.ndarray) -> None:
+        """Take the rows that the target gave for a text."""
+        text = self.texts.get(forward.session)
+        if text is not None and text.trace is not None:
+            text.trace.rows(forward, logits)
 
     def event(self, event: Event) -> None:
         """Note an event of the machine, other than a forward."""

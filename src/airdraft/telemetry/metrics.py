@@ -65,7 +65,7 @@ class TextMetrics:
     """Metrics that both sides have, and readings; a device has no others."""
 
     def __init__(self, read: Callable[[], Readings | DeviceReadings]) -> None:
-        self.registry = CollectorRegistry()
+        self.registry, self.read = CollectorRegistry(), read
         self.ended = self._counter("texts_ended", "Texts that are over: finished, failed, or lost with a link", "how")
         for how in ("finished", "failed"):  # a rate needs a zero to start from
             self.ended.labels(how)

@@ -6,13 +6,15 @@ Every event has `t`, seconds since the first one, and `event`:
     ready      the edge has taken the text
     draft      arrived at the edge, or left the device: start, count, bytes
     call       the engine of this side ran: began (seconds since the first event), texts in the call, tokens fed to it
-    committed  length of the text now, accepted drafts, written (by the target)
+    committed  length of the text now, accepted drafts, written (by the target); by: who found each token (`winners`);
+               draft, target: the models' chances of each token, where they are known, null where not
     switch     scheme; switched: the edge follows
     more, extra   `split`: recovery on the device took more candidates
     cut        there are too many events; of those that follow only the end is written
     finished   reason; or failed: code, message; or lost: the connection ended
 
-Token ids, which reveal the text, are included only on request, and never those of a text with a private part.
+Token ids and their text (`ids`, `pieces`), which reveal what was written, are included only on request, and never those
+of a text with a private part. A page that is open reads the same events from a `Feed`, with the chances.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from airdraft.core.events import (
     Begun,
@@ -33,6 +37,7 @@ from airdraft.core.events import (
     Event,
     Failed,
     Finished,
+    Forward,
     Offered,
     Progress,
     Recovering,
@@ -40,6 +45,9 @@ from airdraft.core.events import (
     Turning,
 )
 from airdraft.errors import BadParameterError
+from airdraft.telemetry.chances import Chances
+from airdraft.telemetry.feed import LABEL, Feed, Speller
+from airdraft.telemetry.winners import winners
 
 _log = logging.getLogger(__name__)
 
@@ -57,15 +65,31 @@ FILES_A_SECOND, MOST_AT_ONCE = 20, 200
 """Rate of new files, and how many may come at once: who opens texts only to close them shall not fill the disk."""
 TOLD_S = 60.0
 """Least seconds between two lines in the log about that."""
+MOST_PROMPT = 400
+"""Last tokens of a prompt that are spelt for a page."""
 
 
 class Traces:
-    """A folder of traces."""
+    """A folder of traces, and what an open page sees of the same texts."""
 
-    def __init__(self, folder: Path, side: str, tokens: bool = False) -> None:
-        """`tokens`: write the ids too. Raises: `BadParameterError` if the folder cannot be made."""
+    def __init__(
+        self,
+        folder: Path | None,
+        side: str,
+        tokens: bool = False,
+        feed: Feed | None = None,
+    ) -> None:
+        """Make the folder, if there is none.
+
+        folder: None for a feed alone. tokens: write the ids too, and with `spell` their text. feed: where the events of
+        all texts go as well. Raises: `BadParameterError` if the folder cannot be made.
+        """
+        self.feed = feed
+        self.spell: Callable[[], Speller] | None = None
+        """Begins to spell a text; None: there are only ids."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadParameterError(f"no traces can go to {folder} ({error.strerror}); name another folder") from error
         self._folder, self._side, self._tokens = folder, side, tokens
@@ -75,11 +99,16 @@ class Traces:
 
     def open(self, event: Begun, now: float, **about: Any) -> TextTrace:
         """Open the trace of a new text, which writes nothing if too many are opened. `about`: of its first event."""
-        at = datetime.now(UTC)
-        path = self._folder / f"{at:%Y%m%dT%H%M%S}-{os.getpid()}-{next(self._numbers):06d}.jsonl"
-        wanted = self._may(now)
-        tokens = self._tokens and event.private is None
-        trace = TextTrace(path, now, tokens, MOST_LINES + LINES_A_TOKEN * event.max_tokens if wanted else None)
+        at, number = datetime.now(UTC), next(self._numbers)
+        path, lines = None, MOST_LINES + LINES_A_TOKEN * event.max_tokens
+        if self._folder is not None and self._may(now):
+            path = self._folder / f"{at:%Y%m%dT%H%M%S}-{os.getpid()}-{number:06d}.jsonl"
+        public = event.private is None
+        shown = _Shown(
+            self.feed or Feed(), LABEL.get() or str(number), str(about.get("tenant", "")), self._side, public
+        )
+        spell = self.spell if self._tokens and public else None
+        trace = TextTrace(path, now, self._tokens and public, lines, shown, spell)
         trace.note(
             "opened", now, at=at.isoformat(timespec="milliseconds"), side=self._side, **about,
             prompt=event.prompt_length, length=event.length, max_tokens=event.max_tokens,
@@ -99,33 +128,83 @@ class Traces:
         return False
 
 
+class _Shown:
+    """What an open page sees of a text."""
+
+    def __init__(self, feed: Feed, name: str, owner: str, side: str, public: bool) -> None:
+        """name, owner: of the text. side: whose model's chances are known. public: whether words may be shown."""
+        self.feed, self._name, self._owner = feed, name, owner
+        self._side, self._public = "draft" if side == "device" else "target", public
+        self._chances, self._speller = Chances(), None if feed.spell is None else feed.spell()
+
+    def publish(self, line: dict[str, Any], more: dict[str, Any]) -> None:
+        """Show an event. What a file may hold of the words is not what a page may show."""
+        seen = {name: value for name, value in line.items() if name not in ("ids", "pieces")}
+        self.feed.publish(self._owner, {"text": self._name, **seen, **more})
+
+    def rows(self, forward: Forward, logits: np.ndarray) -> None:
+        """Take the rows of this side's model, to tell its chances."""
+        if self.feed.wanted and self._public:
+            self._chances.rows(forward, logits)
+
+    def more(self, start: int, tokens: Sequence[int], text: Sequence[int]) -> dict[str, Any]:
+        """What a page is told of tokens besides: their words and chances. Nothing if nobody reads or may read."""
+        if not (self.feed.wanted and self._public and tokens):
+            return {}
+        found: dict[str, Any] = {} if self._speller is None else {"pieces": spelt(self._speller, tokens)}
+        chances = self._chances.of(start, tokens, text)
+        return found | ({self._side: chances} if any(each is not None for each in chances) else {})
+
+
+def spelt(speller: Speller, tokens: Sequence[int]) -> list[str]:
+    """The text of each token; empty where it needs the next to be certain."""
+    return [speller.push(token) for token in tokens]
+
+
 class TextTrace:
     """The trace of one text."""
 
-    def __init__(self, path: Path, began: float, tokens: bool, most_lines: int | None = MOST_LINES) -> None:
-        """`most_lines`: None for a trace that writes nothing."""
+    def __init__(
+        self,
+        path: Path | None,
+        began: float,
+        tokens: bool,
+        most_lines: int,
+        shown: _Shown,
+        spell: Callable[[], Speller] | None = None,
+    ) -> None:
+        """`path`: None for a trace that writes nothing. `spell`: write the text of tokens, too."""
         self.path = path
-        self._room = most_lines or 0
+        self._room = most_lines
         self._began = began
         self._tokens = tokens
         self._length = 0  # of the text, once it is ready
         self._told = 0  # tokens whose ids were written
         self._lines: list[str] = []
-        self._broken = most_lines is None
+        self._broken = path is None
+        self._shown, self._speller = shown, spell and spell()
 
-    def note(self, event: str, now: float, **what: Any) -> None:
-        """Write an event, unless there are too many. Strings are cut."""
-        if self._broken:
+    def note(self, event: str, now: float, more: dict[str, Any] | None = None, **what: Any) -> None:
+        """Write an event, unless there are too many. Strings are cut. `more`: what only a page is told."""
+        shows = self._shown.feed.wanted or event == "opened" or event in ENDS
+        if self._broken and not shows:
             return
+        what = {name: value[:MOST_TEXT] if isinstance(value, str) else value for name, value in what.items()}
+        line = {"t": round(now - self._began, 6), "event": event, **what}
+        if shows:
+            self._shown.publish(line, more or {})
         self._room -= 1
-        if self._room < 0 and event not in ENDS:
+        if self._broken or (self._room < 0 and event not in ENDS):
             return
         if self._room == 0 and event not in ENDS:
-            event, what = "cut", {}
-        what = {name: value[:MOST_TEXT] if isinstance(value, str) else value for name, value in what.items()}
-        self._lines.append(json.dumps({"t": round(now - self._began, 6), "event": event, **what}))
+            line = {"t": line["t"], "event": "cut"}
+        self._lines.append(json.dumps(line))
         if len(self._lines) >= HELD:
             self._write()
+
+    def rows(self, forward: Forward, logits: np.ndarray) -> None:
+        """Take the rows of a forward of this side's model."""
+        self._shown.rows(forward, logits)
 
     def call(self, now: float, seconds: float, texts: int, tokens: int) -> None:
         """Note a call of the engine that took `seconds` and included this text."""
@@ -139,15 +218,18 @@ class TextTrace:
             by = (
                 {"proposer": event.proposer, "proposed": event.proposed, "taken": event.taken} if event.proposed else {}
             )
-            self._committed(now, length, text[self._told : length], event.accepted, event.written, **by)
+            self._committed(event, now, length, text[self._told : length], text, event.written, **by)
         elif isinstance(event, Committed):
             length, written = self._length + len(event.tokens), len(event.tokens) - event.accepted
-            self._committed(now, length, event.tokens, event.accepted, written)
+            likely = [round(math.exp(each.logprob), 4) for each in event.logprobs]
+            by = {"target": likely} if likely else {}
+            self._committed(event, now, length, event.tokens, text, written, **by)
         elif isinstance(event, Offered):
             self.note("draft", now, start=event.start, count=event.drafted, bytes=event.nbytes)
         elif isinstance(event, Taken):
-            ids = {"ids": list(text)} if self._tokens and not self._length else {}
-            self.note("switched" if self._length else "ready", now, length=event.length, **ids)
+            begins, last = not self._length, text[-MOST_PROMPT:]
+            more = self._shown.more(0, last, ()) if begins else {}
+            self.note("ready" if begins else "switched", now, more, length=event.length, **self._words(text, begins))
             self._length = self._told = event.length
         elif isinstance(event, Turning):
             self.note("switch", now, scheme=event.scheme)
@@ -159,12 +241,27 @@ class TextTrace:
             self.note("failed", now, code=event.code, message=event.message)
 
     def _committed(
-        self, now: float, length: int, tokens: Sequence[int], accepted: int, written: int, **by: Any
+        self,
+        event: Progress | Committed,
+        now: float,
+        length: int,
+        tokens: Sequence[int],
+        text: Sequence[int],
+        written: int,
+        **by: Any,
     ) -> None:
         # A token that the device draws after a rejection is known here only at the next commit.
-        self._length, self._told = length, self._told + len(tokens)
-        ids = {"ids": list(tokens)} if self._tokens else {}
-        self.note("committed", now, length=length, accepted=accepted, written=written, **by, **ids)
+        start, self._length, self._told = self._told, length, self._told + len(tokens)
+        more, words = self._shown.more(start, tokens, text), self._words(tokens)
+        by = {"by": winners(event), **by}
+        self.note("committed", now, more, length=length, accepted=event.accepted, written=written, **by, **words)
+
+    def _words(self, tokens: Sequence[int], wanted: bool = True) -> dict[str, Any]:
+        """The ids and the text of tokens, as far as the file may hold them."""
+        if not (self._tokens and wanted):
+            return {}
+        pieces = {} if self._speller is None else {"pieces": spelt(self._speller, tokens)}
+        return {"ids": list(tokens), **pieces}
 
     def close(self) -> None:
         """Close the trace."""
@@ -172,7 +269,7 @@ class TextTrace:
 
     def _write(self) -> None:
         lines, self._lines = self._lines, []
-        if self._broken or not lines:
+        if self.path is None or self._broken or not lines:
             return
         try:
             with open(self.path, "a", encoding="utf-8", opener=_private) as file:
