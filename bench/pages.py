@@ -16,11 +16,16 @@ from airdraft.cli.pages import renew
 ROOT = Path(__file__).parents[1]
 
 
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The command line of `python -m bench.NAME`, which takes no options yet."""
+    return argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
+
+
 def json_file(name: str, description: str) -> Path | None:
     """The FILE of `python -m bench.NAME --json FILE`, if one is given."""
-    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
-    found: Path | None = parser.parse_args().json
+    line = parser(name, description)
+    line.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
+    found: Path | None = line.parse_args().json
     return found
 
 

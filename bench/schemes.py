@@ -28,7 +28,7 @@ from airdraft.core.schemes.rejection import Rejection
 from airdraft.core.schemes.split import Split
 from airdraft.core.schemes.topk import TopK
 from airdraft.errors import BadParameterError
-from bench.pages import ROOT
+from bench.pages import ROOT, parser
 
 FOLDER = ROOT / "docs" / "schemes"
 VOCABULARIES = (4096, 32_000, 152_064)
@@ -97,6 +97,7 @@ def blocks(name: str) -> dict[str, str]:
 
 def main() -> int:
     """Renew all pages."""
+    parser("schemes", "Write the bits and the code on the pages of docs/schemes.").parse_args()
     for name in CODE:
         renew(FOLDER / f"{name}.md", blocks(name))
     return 0
