@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from airdraft.errors import ModelError
+from airdraft.models.engines.llamacpp import gguf_file
+from airdraft.models.engines.onnx import graph_path
 from airdraft.models.files.folder import shipped
 from airdraft.models.files.shelf import Shelved, found, shared
 from airdraft.models.imports.cache import imported
 from airdraft.models.imports.read import GgufFile, Unread
-from airdraft.models.registry import resolve, text_files
+from airdraft.models.registry import resolve, text_files, weights_of
 from airdraft.models.text import Tokenizer
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
@@ -213,6 +216,31 @@ def test_lists_that_are_skipped(home: Path) -> None:
     assert _words()[0] in whole.metadata["tokenizer.ggml.tokens"]
     unread = {key for key, value in skipped.metadata.items() if isinstance(value, Unread)}
     assert unread == {f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges")}
+
+
+def test_what_is_hidden_is_no_model(home: Path) -> None:
+    """What is still being written, and what systems leave beside files, is neither listed nor in the way."""
+    (home / "mine").mkdir()
+    file = Made(layers=3).write(home / "mine" / "m.gguf")
+    made = imported(file)
+    graph = home / "mine" / "graph"
+    shutil.copytree(made, graph)
+    (graph / "model.onnx").rename(graph / "mine.onnx")
+    studio = home / ".lmstudio" / "models" / "org" / "Repo"
+    stores.cached(home / "hub", "org/repo", {"a.gguf": file.read_bytes(), ".b.gguf": b"half"})
+    before = named(found([home / "mine"]))
+    for folder in (made.parent, home / "mine", studio):
+        shutil.copytree(made, folder / ".half")
+        shutil.copyfile(file, folder / ".half" / "m.gguf")
+        (folder / "._m.gguf").write_bytes(b"left")
+    (graph / "._mine.onnx").write_bytes(b"left")
+    assert named(found([home / "mine"])) == before
+    assert list(before)[4:] == ["org/repo/a.gguf", str(made), str(file), str(graph)]
+    assert gguf_file(file.parent) == file
+    assert graph_path(graph) == graph / "mine.onnx"
+    file.unlink()
+    with pytest.raises(ModelError, match="holds no model"):
+        weights_of(str(file.parent))
 
 
 def test_a_vocabulary_that_was_kept_badly(home: Path) -> None:

@@ -20,6 +20,7 @@ from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.engines.llamacpp import gguf_file
 from airdraft.models.files.folder import locate
 from airdraft.models.files.variants import CHECKPOINT, GGUF
+from airdraft.models.files.weights import visible
 from airdraft.models.registry import text_files
 from airdraft.models.text import Tokenizer
 
@@ -130,7 +131,7 @@ def _as_gguf(model: str) -> Iterator[Path]:
             whole = Path(folder) / "model.gguf"
             write_gguf(place, whole)
             yield whole
-    elif place.is_file() or any(place.glob("*.gguf")):
+    elif place.is_file() or any(visible(place, "*.gguf")):
         yield gguf_file(place)
     else:
         raise ModelError(

@@ -13,6 +13,7 @@ from airdraft.cli import options
 from airdraft.models.engines.llamacpp import gguf_file
 from airdraft.models.files.folder import locate
 from airdraft.models.files.variants import CHECKPOINT, GGUF
+from airdraft.models.files.weights import visible
 from airdraft.models.imports.write import import_checkpoint, import_gguf
 
 
@@ -34,7 +35,7 @@ def import_(
     cache, when MODEL is a GGUF file.
     """
     place, _ = locate(model, {CHECKPOINT: "", GGUF: ""})
-    held = place.is_dir() and any(place.glob("*.safetensors"))
+    held = place.is_dir() and any(visible(place, "*.safetensors"))
     made = import_checkpoint(place, out) if held else import_gguf(gguf_file(place), out)
     if as_json:
         typer.echo(json.dumps(asdict(made)))

@@ -22,7 +22,7 @@ from airdraft.models.files.config import check_ends
 from airdraft.models.files.digest import of_target
 from airdraft.models.files.folder import locate, name_of
 from airdraft.models.files.variants import CHECKPOINT, GGUF, ONNX
-from airdraft.models.files.weights import checkpoint_files, gguf_files, graph_files, is_gguf
+from airdraft.models.files.weights import checkpoint_files, gguf_files, graph_files, is_gguf, visible
 from airdraft.models.fit import Fit, context_of
 from airdraft.models.imports.cache import imported, text_folder
 from airdraft.models.imports.read import GgufFile
@@ -242,7 +242,7 @@ def text_files(name: str) -> Path:
     Raises: `ModelError` if there is no such model.
     """
     path, _ = locate(name, {})
-    if path.is_dir() and not tokenizer_file(path).is_file() and any(path.glob("*.gguf")):
+    if path.is_dir() and not tokenizer_file(path).is_file() and any(visible(path, "*.gguf")):
         path = gguf_file(path)
     return text_folder(path)
 
@@ -314,7 +314,7 @@ def _engine_of(path: Path) -> str:
 def _found(path: Path) -> str | None:
     """The engine whose files are there, if any."""
     for name in _order():
-        if any(path.match(each) if path.is_file() else any(path.glob(each)) for each in ENGINES[name].files):
+        if any(path.match(each) if path.is_file() else any(visible(path, each)) for each in ENGINES[name].files):
             return name
     return "llamacpp" if path.is_file() and is_gguf(path) else None
 

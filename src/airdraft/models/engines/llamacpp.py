@@ -21,7 +21,7 @@ from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Threads, check, check_copy
 from airdraft.models.engines.llamacpp_rooms import KV_TYPES, KvType, Rooms, Seat
 from airdraft.models.files.digest import words
-from airdraft.models.files.weights import gguf_files
+from airdraft.models.files.weights import gguf_files, visible
 from airdraft.models.fit import context_of, cores
 
 # A small model is over before a second thread has woken, as in ONNX Runtime; workers of llama.cpp also spin.
@@ -325,7 +325,7 @@ def gguf_file(path: Path) -> Path:
     """The one GGUF file that `path` is or holds, the first part of one in parts. Raises: `ModelError`."""
     if path.is_file():
         return path
-    found = sorted(file for file in path.glob("*.gguf") if not _LATER_PART.search(file.name))
+    found = sorted(file for file in visible(path, "*.gguf") if not _LATER_PART.search(file.name))
     if not found:
         raise ModelError(f"{path} has no .gguf file; fetch one, or write it with `airdraft gguf`")
     if len(found) > 1:

@@ -20,7 +20,7 @@ from airdraft.models.engines.onnx_batch import OnnxCache, Rule, Stack, Tensor
 from airdraft.models.engines.onnx_rooms import bound, grown, is_in_place, run
 from airdraft.models.engines.onnx_trees import SHIFT, TreeInputs
 from airdraft.models.files.config import read_config, read_json
-from airdraft.models.files.weights import model_folder, weight_bytes
+from airdraft.models.files.weights import model_folder, visible, weight_bytes
 from airdraft.models.fit import context_of, cores
 from airdraft.models.sharing import SEGMENT, Beginning
 from airdraft.models.trees import Fed, picked
@@ -282,7 +282,7 @@ def graph_path(folder: Path) -> Path:
     for path in (folder / "model.onnx", folder / "onnx" / "model.onnx"):
         if path.is_file():
             return path
-    others = sorted([*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")])
+    others = sorted([*visible(folder, "*.onnx"), *visible(folder, "onnx/*.onnx")])
     if not others:
         raise ModelError(f"{folder} has no model.onnx; {_EXPORT}")
     if len(others) > 1:

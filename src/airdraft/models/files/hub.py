@@ -20,7 +20,7 @@ from huggingface_hub import constants
 
 from airdraft.errors import ModelError, first_line
 from airdraft.models.files.variants import GGUF, ONNX, Variant, check_runs, ggufs, pick
-from airdraft.models.files.weights import external_files
+from airdraft.models.files.weights import external_files, visible
 from airdraft.models.imports.read import GgufFile, ShortHeaderError
 
 _log = logging.getLogger(__name__)
@@ -143,9 +143,9 @@ def cache_of_hub() -> Path:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Names of the files in a folder and below, with `/` between folders; those that links lead to nothing are none."""
+    """Names of the files in a folder and below, with `/` between folders, without hidden ones and links to nothing."""
     found = []
-    for path in folder.rglob("*"):
+    for path in visible(folder, "**/*"):
         if os.path.isfile(path):  # False, and no error, where it may not be looked at
             found.append(path.relative_to(folder).as_posix())
         if len(found) >= _MOST_FILES:

@@ -24,7 +24,7 @@ from airdraft.models.files.hub import cache_of_hub, names_in, repositories
 from airdraft.models.files.kept import cache_folder, keep, recall
 from airdraft.models.files.stores import STORES, Kept, short_names
 from airdraft.models.files.variants import GRAPHS, ggufs, graphs
-from airdraft.models.files.weights import checkpoint, graph_files, weight_bytes
+from airdraft.models.files.weights import checkpoint, graph_files, visible, weight_bytes
 from airdraft.models.imports.cache import FORM
 from airdraft.models.imports.decoder import decoder_of
 from airdraft.models.imports.read import GgufFile, Unread
@@ -135,7 +135,7 @@ def _of_hub() -> Iterator[Shelved]:
 
 
 def _of_imports() -> Iterator[Shelved]:
-    for folder in sorted((cache_folder() / "gguf").glob("*")):
+    for folder in sorted(visible(cache_folder() / "gguf", "*")):
         if folder.is_dir():
             yield _tried(str(folder), "imported", _of_import, folder)
 

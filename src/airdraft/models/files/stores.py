@@ -20,6 +20,7 @@ from airdraft.errors import ModelError
 from airdraft.models.files.config import read_json, shown
 from airdraft.models.files.hub import cache_of_hub, repositories
 from airdraft.models.files.variants import PART, ggufs, listed, quant_of, quantised
+from airdraft.models.files.weights import visible
 
 _MOST_ENTRIES = 20_000
 """Of a store's folders, looked at."""
@@ -218,7 +219,7 @@ def _llamacpp(folder: Path) -> Iterator[Kept]:
 
 
 def _files(folder: Path, pattern: str) -> Iterator[Kept]:
-    names = {path.relative_to(folder).as_posix(): path for path in islice(folder.glob(pattern), _MOST_ENTRIES)}
+    names = {path.relative_to(folder).as_posix(): path for path in islice(visible(folder, pattern), _MOST_ENTRIES)}
     for name in ggufs(name for name, path in names.items() if os.path.isfile(path)):
         part = PART.fullmatch(name)
         problem = "" if part is None or int(part[3]) == 1 else f"{names[name]} is one of {int(part[3])} parts; "

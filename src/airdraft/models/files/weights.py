@@ -15,6 +15,14 @@ _CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
 _FIRST_PART = re.compile(r"(.*)-00001(-of-\d{5}\.gguf)")
 
 
+def visible(folder: Path, pattern: str) -> Iterator[Path]:
+    """Paths below a folder that fit a pattern, except what is hidden: what is still being written has a dot before its
+    name, and so has what systems and tools leave behind (`._model.gguf`, `.git`)."""
+    for path in folder.glob(pattern):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
 def is_gguf(path: Path) -> bool:
     """Whether a path is a GGUF file's: by its name, or by how it begins, since stores call theirs otherwise."""
     if path.suffix == ".gguf":
