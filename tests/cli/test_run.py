@@ -132,6 +132,7 @@ def test_other_schemes_end_with_their_figures(say: Say) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_draft_takes_a_published_prompt(
     edge: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

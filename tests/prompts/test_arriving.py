@@ -18,13 +18,14 @@ from airdraft.core.events import Forward
 from airdraft.errors import BadParameterError, LinkError
 from airdraft.models.base import FloatArray, Tensors
 from airdraft.models.profile import PacedEngine
-from airdraft.models.registry import load_target
 from airdraft.prompts import arriving
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.blocks import BLOCK, BlockError
 from airdraft.prompts.publishing import publish
 from airdraft.scheduler import Owner, Scheduler
 from airdraft.scheduler.elsewhere import Elsewhere
+
+from .models import steady
 
 PROMPT = [at * 31 % 4000 for at in range(10 * BLOCK + 20)]
 QUESTION = [5, 6, 7, 8, 9] * 9
@@ -33,7 +34,7 @@ QUESTION = [5, 6, 7, 8, 9] * 9
 @pytest.fixture(scope="module")
 def engine() -> Any:
     """The target, whose rows are steady; a call takes 60 ms, so that there is something to gain."""
-    return PacedEngine(load_target("target")[0], 0.06)
+    return PacedEngine(steady(), 0.06)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,11 @@ from hypothesis import strategies as st
 from airdraft.errors import ModelError
 from airdraft.models.base import EngineInfo, OneByOne, Part, TargetEngine
 from airdraft.models.engines.llamacpp import LlamaCppModel
-from airdraft.models.registry import load
 from airdraft.models.steady import BandCache, Banded
 from airdraft.prompts.blocks import BLOCK, BlockError, Layout, chain, folder_of, opened, sealed
 
 from ..suites import examples
+from .models import plain
 
 TOKENS = st.lists(st.integers(0, 3), max_size=4 * BLOCK)
 
@@ -48,9 +47,7 @@ def test_whatever_is_wrong_with_an_object_is_found(payload: bytes, data: st.Data
 
 @pytest.fixture(scope="module")
 def engine() -> TargetEngine:
-    model: Any = load("target")[0]
-    model.info = replace(model.info, digest=b"t" * 16)
-    return model  # type: ignore[no-any-return]  # both a model and an engine
+    return plain()  # type: ignore[no-any-return]  # both a model and an engine
 
 
 def _fed(engine: TargetEngine, cache: Any, keep: int, tokens: list[int], rows: int) -> Any:
@@ -126,4 +123,4 @@ def test_an_engine_that_gives_nothing_away_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match="the engine of closed keeps keys and values to itself"):
         Layout.of(_Closed())
     with pytest.raises(ModelError, match="nobody can say what"):
-        Layout.of(OneByOne(load("target")[0]))
+        Layout.of(OneByOne(plain()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.errors import BadParameterError, ModelError
-from airdraft.models.registry import load
 from airdraft.prompts.blocks import BLOCK, BlockError, Layout, opened, sealed
 from airdraft.prompts.codecs import CODECS, EXACT, named
 from airdraft.prompts.codecs.base import LARGEST, floats, rounded
@@ -22,6 +20,8 @@ from airdraft.prompts.codecs.levels import packed, quantised, restored, unpacked
 from airdraft.prompts.codecs.rotate import Rotated, dealt, turned
 from airdraft.prompts.loss import loss
 from airdraft.prompts.store import PromptStore
+
+from .models import plain
 
 SAME = [each for each in CODECS.values() if not each.lossy]
 LOSSY = [each for each in CODECS.values() if each.lossy]
@@ -199,8 +199,7 @@ def test_blocks_of_codecs_lie_apart() -> None:
 
 
 def test_an_edge_never_calls_a_codec_exact_that_is_not() -> None:
-    engine: Any = load("target")[0]
-    engine.info = replace(engine.info, digest=b"t" * 16)
+    engine = plain()
     told = [loss(engine, named(name)) for name in ("half", "gear4", "kivi4", "kivi2")]
     assert told == sorted(told)
     assert 0 < told[0] < 1e-3 < told[1] < told[3] < 0.5

@@ -10,11 +10,11 @@ import pytest
 
 from airdraft.errors import BadParameterError
 from airdraft.models.base import Part, raised
-from airdraft.models.registry import load_target
 from airdraft.prompts.documents import FEWEST, FIRST, Documents, loss
 from airdraft.prompts.joining import Document, firsts, joined
 from airdraft.prompts.rotary import Rotary
 
+from .models import steady
 from .test_arriving import rows_after
 
 ONE = [at * 31 % 4000 for at in range(FIRST + 2 * FEWEST)]
@@ -24,7 +24,7 @@ QUESTION = [5, 6, 7, 8, 9] * 9
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    return load_target("target")[0]
+    return steady()
 
 
 @pytest.fixture(scope="module")

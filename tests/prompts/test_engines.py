@@ -16,6 +16,8 @@ from airdraft.models.files.folder import shipped
 from airdraft.models.registry import load_target
 from airdraft.prompts.blocks import BLOCK, Layout, folder_of
 
+from .models import steady
+
 
 def _hf(dtype: str) -> Callable[[Path], Any]:
     def make(folder: Path) -> Any:
@@ -38,7 +40,7 @@ def _imported(folder: Path) -> Any:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda folder: load_target("target")[0],
+        lambda folder: steady(),
         _imported,
         *(pytest.param(_hf(dtype), marks=pytest.mark.slow) for dtype in ("float32", "bfloat16", "float16")),
     ],

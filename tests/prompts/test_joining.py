@@ -13,16 +13,17 @@ from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.base import Part
 from airdraft.models.engines.hf import HfModel
 from airdraft.models.files.folder import shipped
-from airdraft.models.registry import load
 from airdraft.prompts.joining import Document, differing, firsts, joined
 from airdraft.prompts.rotary import Rotary
+
+from .models import plain
 
 TEXT = [at * 37 % 3900 + 1 for at in range(150)]
 
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    return load("target")[0]
+    return plain()
 
 
 @pytest.fixture(scope="module")

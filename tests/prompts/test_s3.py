@@ -17,10 +17,10 @@ import pytest
 
 from airdraft.errors import LinkError
 from airdraft.models.profile import PacedEngine
-from airdraft.models.registry import load_target
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.publishing import publish
 
+from .models import steady
 from .test_arriving import PROMPT, QUESTION, rows_after
 
 pytestmark = [
@@ -61,7 +61,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[st
 
 def test_a_prompt_in_a_bucket(bucket: tuple[str, subprocess.Popen[bytes]], caplog: pytest.LogCaptureFixture) -> None:
     url, server = bucket
-    engine: Any = load_target("target")[0]
+    engine: Any = steady()
     expected = asyncio.run(rows_after(engine, None, [*PROMPT, *QUESTION]))[0]
     made = publish(engine, PROMPT, url)
     assert (made.written, publish(engine, PROMPT, url).written) == (10, 0)
