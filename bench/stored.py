@@ -1,8 +1,10 @@
 """`python -m bench.stored [--json FILE]`: prompts from a store behind a link, in wall clock, against virtual time.
 
 Three processes: a web server with a published prompt, an edge, and this one, which has the link to the store and asks
-the edge as a device without a draft. How fast a machine reads changes with the hour, so another edge without a store
-reads the prompt before each cell. The table goes to the terminal, and into the marked block of docs/prompts.md.
+the edge as a device without a draft. How fast an edge reads changes with the hour, and with what else its machine does:
+web server and link, which would be elsewhere, share its cores here. So before each cell another edge without a store
+reads the prompt while somebody else keeps that link busy. The table goes to the terminal, and into the marked block of
+docs/prompts.md.
 """
 
 from __future__ import annotations
@@ -17,8 +19,12 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
+from pathlib import Path
 from statistics import median
+
+import fsspec
 
 from airdraft import local
 from airdraft.client import AsyncClient
@@ -29,6 +35,7 @@ from airdraft.link.relay import Relay
 from airdraft.models.fit import Fit
 from airdraft.models.registry import load_target
 from airdraft.models.text import Tokenizer
+from airdraft.prompts.lanes import MOST, Lanes
 from airdraft.prompts.publishing import publish as publish_prompt
 from airdraft.prompts.virtual import StoreLink, ways_s
 from bench.pages import json_file, machine, publish
@@ -56,7 +63,7 @@ class StoredCell:
     rate_mbps: float
     rtt_ms: float
     alone_s: float
-    """Until the first token without a store, measured just before."""
+    """Until the first token without a store, measured just before, beside a busy link."""
     first_s: float
     """The same of an edge that knows nothing of the store yet."""
     wall_s: float
@@ -96,12 +103,13 @@ async def stored() -> StoredReport:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         made = publish_prompt(engine, prompt, folder)
         del engine
-        token_bytes, cells = made.bytes // made.tokens, []
+        token_bytes, cells, objects = made.bytes // made.tokens, [], _objects(folder)
         async with _web(folder) as port, _edge() as alone:
             await _first_s(alone, prompt, tokenizer)
             for rate, rtt in product(RATES_MBPS, RTTS_MS):
-                alone_s = await _first_s(alone, prompt, tokenizer)
                 link = ConstLink(rate * 1e6, rate * 1e6, rtt / 1e3)
+                async with await Relay.start(link, "127.0.0.1", 0, "127.0.0.1", port) as relay, _busy(objects, relay):
+                    alone_s = await _first_s(alone, prompt, tokenizer)
                 async with (
                     await Relay.start(link, "127.0.0.1", 0, "127.0.0.1", port) as relay,
                     _edge("--prompts", f"http://127.0.0.1:{relay.port}") as url,
@@ -119,6 +127,28 @@ async def _edge(*options: str) -> AsyncIterator[str]:
     fixed = ("--threads", str(THREADS), "--kept-mb", "0", "--propose", "none")
     async with local.serving(TARGET, "none", (*fixed, *options)) as said:
         yield said["url"]
+
+
+def _objects(folder: str) -> list[str]:
+    return [str(each.relative_to(folder)) for each in Path(folder).glob("*/*/blocks/*/*")]
+
+
+@contextlib.asynccontextmanager
+async def _busy(objects: list[str], relay: Relay) -> AsyncIterator[None]:
+    """Somebody who fetches objects through a relay, again and again, as an edge does."""
+    store, lanes = fsspec.filesystem("http", skip_instance_cache=True), Lanes()
+
+    async def fetch() -> None:
+        while True:
+            for at in range(0, len(objects), MOST):
+                urls = [f"http://127.0.0.1:{relay.port}/{each}" for each in objects[at : at + MOST]]
+                await asyncio.gather(*(lanes.run(partial(store._cat_file, url), FIRST_S) for url in urls))
+
+    fetching = asyncio.run_coroutine_threadsafe(fetch(), store.loop)
+    try:
+        yield
+    finally:
+        fetching.cancel()
 
 
 async def _first_s(url: str, prompt: list[int], tokenizer: Tokenizer) -> float:
@@ -150,8 +180,8 @@ def table(report: StoredReport) -> str:
     here, speed = machine(), report.tokens / report.alone_s
     lines = [
         f"Seconds until the first token behind a published prompt of {report.tokens} tokens, "
-        f"{report.token_bytes / 1024:.0f} KiB a token, which the edge alone reads at {speed:.0f} tokens/s; "
-        f"{here['cpu']}, {here['cores']} cores, load {here['load']:.1f}:",
+        f"{report.token_bytes / 1024:.0f} KiB a token, which the edge alone reads at {speed:.0f} tokens/s "
+        f"beside a busy link; {here['cpu']}, {here['cores']} cores, load {here['load']:.1f}:",
         "",
         "| Mbit/s | RTT, ms | alone | first text | later ones | virtual | error |",
         "|--:|--:|--:|--:|--:|--:|--:|",
