@@ -25,6 +25,8 @@ MOST_BYTES = 1 << 28
 """Of keys and values that are held for devices, of all texts together."""
 COMES_S = 2.0
 """Seconds that a request may be sooner here than the prompt it is about, which takes longer to send."""
+MOST_WAITING = 64
+"""Requests that may wait so."""
 LOOK_S = 0.05
 _PLACE = re.compile(r"(?P<target>[0-9a-f]{32})/[0-9a-z]{1,32}/blocks/(?P<block>[0-9a-f]{64})/(?P<layer>[0-9]{1,4})")
 
@@ -50,6 +52,7 @@ class Offering:
         self.target = folder_of(engine, self._layout).partition("/")[0]
         """The folder of this draft; how its numbers are rounded does not matter to one who only drafts."""
         self._prompts: WeakKeyDictionary[object, _Prompt] = WeakKeyDictionary()  # by their open texts
+        self._waiting = 0
 
     async def object(self, tenant: Tenant, place: str) -> bytes | None:
         """The object that a tenant's device expects at `place`. None: there is none, so it reads by itself."""
@@ -60,11 +63,9 @@ class Offering:
         return None if block is None else sealed(place, self._layout.written(block, int(asked["layer"])))
 
     async def _block(self, tenant: Tenant, name: bytes) -> Tensors | None:
-        end_s = asyncio.get_running_loop().time() + COMES_S
-        while (prompt := self._named(tenant, name)) is None:
-            if asyncio.get_running_loop().time() > end_s:
-                return None
-            await asyncio.sleep(LOOK_S)
+        prompt = self._named(tenant, name) or await self._awaited(tenant, name)
+        if prompt is None:
+            return None
         if prompt.reading is None:
             size = self._layout.held_bytes * len(prompt.names)
             if size + sum(map(self._held, self._prompts.values())) > MOST_BYTES:
@@ -73,6 +74,20 @@ class Offering:
         tensors = await asyncio.shield(prompt.reading)
         at = BLOCK * prompt.names[name]
         return None if tensors is None else [each[:, at : at + BLOCK] for each in tensors]
+
+    async def _awaited(self, tenant: Tenant, name: bytes) -> _Prompt | None:
+        """The prompt that has this block, if it comes soon."""
+        if self._waiting >= MOST_WAITING:
+            return None
+        self._waiting += 1
+        try:
+            for _ in range(round(COMES_S / LOOK_S)):
+                await asyncio.sleep(LOOK_S)
+                if (prompt := self._named(tenant, name)) is not None:
+                    return prompt
+            return None
+        finally:
+            self._waiting -= 1
 
     def _named(self, tenant: Tenant, name: bytes) -> _Prompt | None:
         """The prompt of a tenant's open text that has this block."""
