@@ -14,6 +14,7 @@ import numpy as np
 
 from airdraft.errors import BadParameterError
 from airdraft.models.base import Part, TargetEngine, raised
+from airdraft.models.lineage import alike
 from airdraft.models.steady import share
 from airdraft.prompts.blocks import BLOCK, portable
 from airdraft.prompts.joining import Document, firsts, joined
@@ -73,8 +74,7 @@ class Documents:
         while at + FEWEST <= len(tokens):
             document = self._by_seen.get(tuple(tokens[at : at + _SEEN]))
             known = document.tokens[FIRST:] if document else []
-            here = tokens[at : at + len(known)]
-            common = next((i for i, (a, b) in enumerate(zip(here, known, strict=False)) if a != b), len(here))
+            common = alike(tokens[at : at + len(known)], known)
             if document is not None and common >= FEWEST:
                 yield _Span(at, at + common, document, at - FIRST)
             at += max(1, common)
