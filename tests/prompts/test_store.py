@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from airdraft.errors import BadParameterError, LinkError
+from airdraft.prompts import store as module
 from airdraft.prompts.blocks import BLOCK, BlockError, Layout, chain
 from airdraft.prompts.store import PromptStore, shown
 
@@ -77,6 +78,34 @@ def test_a_list_that_is_damaged_names_no_prompt(url: str) -> None:
     for bad in (good[:-1], good[:60] + bytes([good[60] ^ 1]) + good[61:], b""):
         system.pipe_file(place, bad)
         assert [prompt.blocks for prompt in store.prompts()] == [tuple(_names(2))]
+
+
+def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path) -> None:
+    store = _filled(str(tmp_path), 1, 2, 3)
+    place = tmp_path / FOLDER / "prompts" / _names(1)[-1].hex()
+    os.mkfifo(place.with_name("0" * 64))  # nobody will ever write to it
+    place.with_name("1" * 64).symlink_to("/dev/zero")
+    place.with_name("2" * 64).mkdir()
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")  # as mounted folders have it
+    assert {prompt.blocks for prompt in store.prompts()} == {tuple(_names(each)) for each in (1, 2, 3)}
+    [first, second] = [tmp_path / FOLDER / "blocks" / _names(each)[0].hex() / "0" for each in (1, 2)]
+    for each in (first, second):
+        each.unlink()
+    os.mkfifo(first)
+    second.symlink_to("/dev/zero")
+    assert [store.has(_names(each)[0]) for each in (1, 2, 3)] == [False, False, True]
+
+
+def test_a_list_is_bounded_and_read_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, read = _filled(url, 1, 2, 3), []
+    plain = store._read
+    monkeypatch.setattr(store, "_read", lambda places, sizes: read.extend(places) or plain(places, sizes))
+    assert len(store.prompts()) == len(store.prompts()) == len(read) == 3
+    _filled(url, 4)
+    assert len(store.prompts()) == len(read) == 4
+    monkeypatch.setattr(module, "MOST_BLOCKS", 5)
+    assert len(store.prompts()) == len(PromptStore(url, FOLDER, LAYOUT).prompts()) == 2
 
 
 def test_a_reader_never_sees_half_an_object(tmp_path: Path) -> None:

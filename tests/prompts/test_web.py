@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from airdraft.prompts import store as module
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.blocks import BLOCK, Layout, chain
 from airdraft.prompts.lanes import FEWEST
@@ -34,6 +36,7 @@ class _Web(ThreadingHTTPServer):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.gives, self.asked = threading.Event(), 0
+        self.endless = False
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -42,6 +45,14 @@ class _Handler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         """Wait, where it is an object."""
         assert isinstance(self.server, _Web)
+        if self.server.endless:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(1 << 40))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b'<a href="x">x</a>\n' * 1000)
         if "/blocks/" in self.path:
             self.server.asked += 1
             self.server.gives.wait(20)
@@ -64,6 +75,17 @@ def web(tmp_path: Path) -> Iterator[tuple[str, _Web]]:
         server.gives.set()
         server.shutdown()
         thread.join()
+
+
+def test_an_answer_that_never_ends_is_read_as_far_as_it_was_asked_for(
+    web: tuple[str, _Web], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, server = web
+    monkeypatch.setattr(module, "MOST_LISTED", 1 << 12)
+    server.endless = True
+    store = PromptStore(url, FOLDER, LAYOUT)
+    assert store.prompts() == []
+    assert not store.has(NAMES[0])
 
 
 def test_who_gives_a_block_up_gives_the_link_back(web: tuple[str, _Web], tmp_path: Path) -> None:

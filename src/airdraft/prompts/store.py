@@ -35,8 +35,14 @@ MOST_PROMPTS = 4096
 """Prompts of one target that are looked at; the latest."""
 UNLISTED = "unlisted"
 """Listed where any block may be asked for."""
+MOST_BLOCKS = 1 << 18
+"""Of all these prompts together; of the latest ones, again."""
+MOST_LISTED = 1 << 24
+"""Bytes of a web server's listing."""
 _LONGEST = 1 << 14
 """Blocks of one prompt: a million tokens."""
+_AT_ONCE = 64
+"""Prompts that are read at once."""
 _EXTRAS = {"s3": "s3fs", "http": "aiohttp", "https": "aiohttp", "gcs": "gcsfs", "gs": "gcsfs", "abfs": "adlfs"}
 
 
@@ -65,6 +71,7 @@ class PromptStore:
         self._local = "file" in _protocols(self._fs)
         self._root, self._folder, self.layout = root.rstrip("/"), folder, layout
         self._lanes = Lanes()
+        self._known: dict[str, tuple[bytes, ...]] = {}  # the blocks of what was listed last: a name tells them all
 
     def prompts(self) -> list[Prompt]:
         """What is published, the latest first. Raises: `LinkError` if the store does not answer."""
@@ -72,15 +79,18 @@ class PromptStore:
         self.unlisted = any(word == UNLISTED for *_, word in listed)
         names = [(place, used_s) for place, used_s, word in listed if _is_name(word)]
         names = sorted(names, key=lambda each: -each[1])[:MOST_PROMPTS]
-        found = []
-        for (place, used_s), data in zip(
-            names, self._read([place for place, _ in names], [_LONGEST * DIGEST] * len(names)), strict=True
-        ):
-            with contextlib.suppress(BlockError):
-                payload = opened(place, data) if isinstance(data, bytes) else b""
-                blocks = tuple(payload[at : at + DIGEST] for at in range(0, len(payload) - DIGEST + 1, DIGEST))
-                if blocks and blocks[-1].hex() == place.rpartition("/")[2]:
-                    found.append(Prompt(place, used_s, blocks))
+        found, left, before, self._known = list[Prompt](), MOST_BLOCKS, self._known, {}
+        for start in range(0, len(names), _AT_ONCE):
+            new = [place for place, _ in names[start : start + _AT_ONCE] if place not in before]
+            read = map(_blocks_in, new, self._read(new, [_LONGEST * DIGEST] * len(new)))
+            known = before | dict(zip(new, read, strict=True))
+            for place, used_s in names[start : start + _AT_ONCE]:
+                left -= len(known[place])
+                if left < 0:
+                    return found
+                if known[place]:
+                    self._known[place] = known[place]
+                    found.append(Prompt(place, used_s, known[place]))
         return found
 
     def others(self) -> int:
@@ -173,7 +183,7 @@ class PromptStore:
             return []
         except Exception as problem:  # the libraries of file systems share no base class of errors
             raise LinkError(f"{self.shown} cannot be listed ({first_line(problem)}); is it there?") from problem
-        files = [row for row in rows if row.get("type") != "directory"]
+        files = [row for row in rows if row.get("type") == "file" or (self._local and Path(row["name"]).is_file())]
         return [(f"{self._folder}/{kind}/{row['name'].rpartition('/')[2]}", _time(row)) for row in files]
 
     def _read(self, places: Sequence[str], sizes: Sequence[int]) -> list[bytes | Exception]:
@@ -184,6 +194,8 @@ class PromptStore:
         ends = [size + overhead() + 1 for size in sizes]
         if not whole:
             return []
+        if self._local:
+            return list(map(_file, whole, ends))
         try:
             found: list[bytes | Exception] = self._fs.cat_ranges(whole, [0] * len(whole), ends, on_error="return")
         except Exception as problem:  # as above
@@ -234,6 +246,17 @@ class PromptStore:
         return {"timeout": TIMEOUT_S} if isinstance(self._fs, AsyncFileSystem) else {}
 
 
+def _file(path: str, most: int) -> bytes | Exception:
+    """At most so many bytes of a file, or why it cannot be read. A pipe, which may never end, is no file."""
+    try:
+        if not Path(path).is_file():
+            return FileNotFoundError(path)
+        with open(path, "rb") as file:
+            return file.read(most)
+    except OSError as problem:
+        return problem
+
+
 def shown(url: str) -> str:
     """A URL without the password that may stand in it."""
     scheme, colon, rest = url.partition("://")
@@ -241,10 +264,22 @@ def shown(url: str) -> str:
     return f"{scheme}{colon}{head.rpartition('@')[2]}{slash}{tail}"
 
 
+def _blocks_in(place: str, data: bytes | Exception) -> tuple[bytes, ...]:
+    """The names of the blocks in a prompt's object; none for one that is damaged."""
+    with contextlib.suppress(BlockError):
+        payload = opened(place, data) if isinstance(data, bytes) else b""
+        blocks = tuple(payload[at : at + DIGEST] for at in range(0, len(payload) - DIGEST + 1, DIGEST))
+        if blocks and blocks[-1].hex() == place.rpartition("/")[2]:
+            return blocks
+    return ()
+
+
 def _opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The file system of a URL, and the path in it. Raises: `BadParameterError`."""
     scheme = url.partition("://")[0] if "://" in url else "file"
     try:
+        if scheme in ("http", "https"):
+            options = {**options, "client_kwargs": {"response_class": _bounded()}}
         system, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **options)
     except ImportError as problem:
         library = _EXTRAS.get(scheme, scheme)
@@ -254,6 +289,25 @@ def _opened(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
             f"{shown(url)} is no place for prompts ({first_line(problem)}); name a folder, or a URL such as s3://BUCKET/PATH"
         ) from problem
     return system, path
+
+
+def _bounded() -> type:
+    """What aiohttp reads answers with, made to stop where more was sent than was asked for. Raises: `ImportError`."""
+    from aiohttp import ClientResponse  # noqa: PLC0415  of an extra
+
+    class Bounded(ClientResponse):  # type: ignore[misc]
+        async def read(self) -> bytes:
+            """Read as much as the range that was asked for holds, whatever comes."""
+            asked = self.request_info.headers.get("Range", "").rpartition("-")[2]
+            most, body = int(asked) + 1 if asked else MOST_LISTED, bytearray()
+            async for piece in self.content.iter_chunked(1 << 16):
+                body += piece
+                if len(body) >= most:
+                    break
+            self._body = bytes(body[:most])
+            return self._body
+
+    return Bounded
 
 
 def _protocols(system: Any) -> tuple[str, ...]:
