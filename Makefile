@@ -7,7 +7,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help install demo chat test check clean
+.PHONY: help install demo chat test check docs clean
 
 help:
 	@echo "make install   set up .venv with airdraft and nothing more"
@@ -15,6 +15,7 @@ help:
 	@echo "make chat      chat with a model that is drafted here and verified by an edge (98 MB to download, once)"
 	@echo "make test      run the tests"
 	@echo "make check     lint, format, types, layers and shape"
+	@echo "make docs      the documentation as a site, in build/site; make docs SERVE=1 also serves it"
 	@echo "make clean     remove .venv and what the tools left"
 	@echo "PYTHON=...     the Python to use, 3.11 or newer (now: $(PYTHON))"
 
@@ -35,6 +36,13 @@ check: .venv/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_house.py tests/test_structure.py
 
+docs: .venv/.installed-docs
+	$(BIN)/python -m bench.site
+	@echo "build/site/index.html"
+ifdef SERVE
+	$(BIN)/python -m http.server --directory build/site --bind 127.0.0.1 8000
+endif
+
 clean:
 	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -53,4 +61,9 @@ clean:
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
 	@echo "Installing airdraft and its development tools into .venv"
 	@$(PIP) install --editable '.[dev]'
+	@touch $@ .venv/.installed
+
+.venv/.installed-docs: pyproject.toml | .venv/bin/python
+	@echo "Installing what builds the documentation into .venv"
+	@$(PIP) install --editable '.[docs]'
 	@touch $@ .venv/.installed

@@ -11,10 +11,10 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -105,6 +105,38 @@ def test_a_device_without_a_draft_copies_when_asked(edge: Edge) -> None:
                 assert found.counts.drafted > 0
     with pytest.raises(BadParameterError, match="lookup is 'yes'; give a bool"):
         airdraft.Client(edge.url, lookup="yes")  # type: ignore[arg-type]
+
+
+class Knowing:
+    """A drafter that proposes a known text from where its own agrees with it, right or wrong at the end."""
+
+    known: ClassVar[list[int]] = []
+
+    def want(self, text: Sequence[int], drafts: Sequence[int], most: int, at: object = None) -> Sequence[int]:
+        end = len(text) + len(drafts)
+        return self.known[end : end + most] if [*text, *drafts] == self.known[:end] else ()
+
+    def told(self, row: object) -> Sequence[int]:
+        return ()
+
+    def cut(self, at: int) -> None:
+        pass
+
+
+def test_a_drafter_of_ones_own_drafts_in_the_place_of_the_usual_ones(edge: Edge) -> None:
+    target, tokenizer = shipped("target")
+    prompt = tokenizer.encode(PROMPT)
+    own = list(alone.write(target, prompt, SamplingParams(0.7), 3, 40, vocab_size=tokenizer.vocab_size))
+    Knowing.known = [*prompt, *own[:20], *reversed(own[20:])]
+    for draft in (None, "draft"):
+        with airdraft.Client(edge.url, draft=draft, drafter=Knowing) as client:
+            for scheme in ("auto", "coupled"):
+                found = client.complete(PROMPT, max_tokens=40, temperature=0.7, seed=3, scheme=scheme)
+                assert list(found.tokens) == own
+                assert found.counts.draft_rows == 0
+                assert scheme == "auto" or found.counts.accepted >= 14
+    with pytest.raises(BadParameterError, match="drafter is 'mine'; give an object with __call__"):
+        airdraft.Client(edge.url, drafter="mine")  # type: ignore[arg-type]
 
 
 def test_without_a_draft_there_is_nothing_to_show_offline(edge: Edge) -> None:

@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import ssl as tls
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,6 +22,7 @@ from typing import Any, Self, TypedDict, TypeVar, Unpack
 from airdraft import values
 from airdraft.control.auto import Auto
 from airdraft.core import schemes
+from airdraft.core.drafting import Drafter
 from airdraft.core.events import Committed, Finished
 from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import SchemeSpec
@@ -150,6 +151,7 @@ class AsyncClient:
         draft: str | Path | tuple[LanguageModel, Tokenizer] | None = AUTO,
         tokenizer: str | Path | Tokenizer | None = None,
         lookup: bool = False,
+        drafter: Callable[[], Drafter] | None = None,
         offline: Offline = "stall",
         give_up_s: float | None = None,
         stall_s: float | None = STALL_S,
@@ -163,6 +165,7 @@ class AsyncClient:
         self._edge_urls = [edge] if isinstance(edge, str) else edge
         self._offline, self._token, self._ssl = offline, token, ssl
         self._lookup = values.instance(bool)("lookup", lookup)
+        self._drafter = values.optional(values.having("__call__"))("drafter", drafter)
         self._give_up_s, self._stall_s = check_options(self._edge_urls, offline, token, ssl, give_up_s, stall_s)
         self._one = asyncio.Lock()
         self._writer: Writer | None = None
@@ -176,6 +179,7 @@ class AsyncClient:
         self._writer = Writer(
             self._edge_urls, model, tokenizer.digest, tokenizer.vocab_size, offline=self._offline, token=self._token,
             give_up_s=self._give_up_s, stall_s=self._stall_s, ssl=self._ssl, lookup=self._lookup,
+            drafter=self._drafter,
         )  # fmt: skip
         return self._writer
 
@@ -318,6 +322,7 @@ class Client:
         draft: str | Path | tuple[LanguageModel, Tokenizer] | None = AUTO,
         tokenizer: str | Path | Tokenizer | None = None,
         lookup: bool = False,
+        drafter: Callable[[], Drafter] | None = None,
         offline: Offline = "stall",
         give_up_s: float | None = None,
         stall_s: float | None = STALL_S,
@@ -332,6 +337,8 @@ class Client:
                 the link all the same.
             lookup: whether to draft by copying, too, where prompt or text has stood before what is written now; without
                 a draft this is all that the device drafts.
+            drafter: makes a drafter for each text, see `airdraft.core.drafting.Drafter`, which takes the place of the
+                usual ones; it may ask for forwards of the draft, if there is one.
             tokenizer: without a draft, the model whose tokenizer is the target's, by name, or a tokenizer; None: the
                 one of the pair that ships.
             offline: while the edge is away, `stall` waits for it, `error` raises at once, and `draft` waits and
@@ -349,6 +356,7 @@ class Client:
             draft=draft,
             tokenizer=tokenizer,
             lookup=lookup,
+            drafter=drafter,
             offline=offline,
             give_up_s=give_up_s,
             stall_s=stall_s,

@@ -11,7 +11,7 @@ from airdraft.core import schemes
 from airdraft.core.device import DeviceMachine
 from airdraft.core.drafting import Drafter
 from airdraft.core.messages import Hello
-from airdraft.drafters import drafting
+from airdraft.drafters import ENDLESS, drafting
 
 COPYING = replace(PRIOR, draft_s=0.001)
 """The facts before any measurement of a device without a draft model: copies take no time, and packets of them some."""
@@ -29,8 +29,10 @@ def device_machine(
     """Make the device's end of one connection. See `DeviceMachine` for the arguments.
 
     lookup: whether the device copies from prompt and text, too; without a draft model (`draft_context` 0), it only does
-    that. A `drafter` of one's own takes the place of both.
+    that. A `drafter` of one's own takes the place of both, and has the draft model to ask, if there is one.
     """
-    learner = Estimator(COPYING if lookup and not draft_context else PRIOR)
+    learner = Estimator(COPYING if (lookup or drafter) and not draft_context else PRIOR)
     reach, usual = drafting(draft_context, lookup, learner.facts)
-    return DeviceMachine(hello, draft_context if drafter else reach, now, learner, plan, make, drafter or usual, wide)
+    if drafter is not None:
+        reach = draft_context or ENDLESS
+    return DeviceMachine(hello, reach, now, learner, plan, make, drafter or usual, wide)

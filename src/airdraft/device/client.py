@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import ssl as tls
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Self
 
 from airdraft import values
 from airdraft.control.machine import device_machine
+from airdraft.core.device import DeviceMachine
 from airdraft.core.events import Committed, Echo, Event, Failed, Finished, Ready
 from airdraft.core.law import Guide
 from airdraft.core.messages import MAX_FILLER, VERSION, Hello, SchemeSpec, Welcome
@@ -59,7 +60,7 @@ class EdgeConnection:
         scheduler: Scheduler | None = None,
         traces: Traces | None = None,
         stall_s: float | None = STALL_S,
-        lookup: bool = False,
+        machine: Callable[..., DeviceMachine] = device_machine,
     ) -> None:
         """Use `connect`."""
         self.url = url
@@ -70,13 +71,13 @@ class EdgeConnection:
         self._shares = scheduler is not None
         self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft", kept_bytes=kept_bytes())
         wide, clock = self._scheduler.engine.info.trees, asyncio.get_running_loop().time
-        self._machine = machine = device_machine(hello, draft.max_context, clock(), lookup=lookup, wide=wide)
-        self._tracing = Tracing(traces, url, machine, clock) if traces else None
-        self._driver = Driver(machine, socket, self._scheduler, self._on_event, self._tracing)
+        self._machine = device = machine(hello, draft.max_context, clock(), wide=wide)
+        self._tracing = Tracing(traces, url, device, clock) if traces else None
+        self._driver = Driver(device, socket, self._scheduler, self._on_event, self._tracing)
         self._greeting: asyncio.Queue[Event] = asyncio.Queue()
         self._texts: dict[int, asyncio.Queue[Event]] = {}
         self._pinger = Pinger(self._ping, self._error)
-        self._debts = Debts(machine, stall_s, self._texts, self._ask, self._on_event, clock)
+        self._debts = Debts(device, stall_s, self._texts, self._ask, self._on_event, clock)
         self._task = asyncio.create_task(self._run())
 
     @classmethod
@@ -92,7 +93,7 @@ class EdgeConnection:
         scheduler: Scheduler | None = None,
         traces: Traces | None = None,
         stall_s: float | None = STALL_S,
-        lookup: bool = False,
+        machine: Callable[..., DeviceMachine] = device_machine,
     ) -> Self:
         """Connect and shake hands. `tokenizer` is the digest, `vocab_size` the size of the draft's vocabulary.
 
@@ -103,13 +104,13 @@ class EdgeConnection:
             traces: where a trace of every text goes; None: nowhere.
             stall_s: patience in seconds, at least, with an edge that answers pings and does not go on with a text; 0 or
                 None: for ever. See `Debts.allowed_s`.
-            lookup: whether to copy drafts from prompt and text, too, or only if there is no draft model.
+            machine: makes this end of the connection, as `device_machine` does.
         Raises: `LinkError` if the edge cannot be reached, `RefusedError` or `RemoteProtocolError` if it and this
         device cannot work together, `BadParameterError` for a token that no HTTP header can carry.
         """
         socket = await dial(url, token, ssl, CONNECT_S)
         hello = Hello(VERSION, f"airdraft {__version__}", draft.name, tokenizer, vocab_size)
-        client = cls(url, socket, draft, hello, scheduler, traces, stall_s, lookup)
+        client = cls(url, socket, draft, hello, scheduler, traces, stall_s, machine)
         try:
             async with asyncio.timeout(CONNECT_S):
                 event = await client._greeting.get()

@@ -21,7 +21,9 @@ from typing import Literal, Self, get_args
 from msgspec import structs
 
 from airdraft import values
+from airdraft.control.machine import device_machine
 from airdraft.core import schemes
+from airdraft.core.drafting import Drafter
 from airdraft.core.events import Committed, Finished
 from airdraft.core.law import Guide
 from airdraft.core.policy import Facts
@@ -75,6 +77,7 @@ class Writer:
         told: Callable[[EdgesState], object] = lambda state: None,
         traces: Traces | None = None,
         lookup: bool = False,
+        drafter: Callable[[], Drafter] | None = None,
         kept_mb: int | None = None,
         branches: int | None = None,
         prompts: Elsewhere | None = None,
@@ -84,7 +87,7 @@ class Writer:
 
         Args:
             edges: ws:// or wss://HOST:PORT, tried in this order; all must serve one and the same target.
-            draft: `NoDraft` for none: every text is then written by `server`, unless `lookup`.
+            draft: `NoDraft` for none: every text is then written by `server`, unless `lookup` or a `drafter` proposes.
             tokenizer, vocab_size: the digest and the size of the draft's vocabulary.
             offline: while no edge answers, `stall` waits, `error` raises at once, and `draft` waits and meanwhile
                 yields what the draft model would write, as `Unverified`.
@@ -95,6 +98,7 @@ class Writer:
             told: called with `state` whenever it changes.
             traces: where a trace of every session goes; None: nowhere. A resumed text leaves several.
             lookup: whether to copy drafts from prompt and text, too, or only if there is no draft model.
+            drafter: makes each text's drafter, in the place of the usual ones.
             kept_mb: of the draft's keys and values of ended texts, see `fit.kept_bytes`.
             branches: as in `Request`, for those that leave it open.
             prompts: from where the draft's keys and values of prompts may come.
@@ -110,11 +114,12 @@ class Writer:
         self.dial = connect = functools.partial(
             EdgeConnection.connect,
             draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
-            traces=traces, stall_s=stall_s, lookup=lookup,
+            traces=traces, stall_s=stall_s, machine=functools.partial(device_machine, lookup=lookup, drafter=drafter),
         )  # fmt: skip
         urls = list(dict.fromkeys(edges))
         self._edges, self._count = Edges(urls, connect, told), len(urls)
-        self._draft, self._vocab_size, self._lookup, self._branches = draft, vocab_size, lookup, branches
+        self._draft, self._vocab_size, self._branches = draft, vocab_size, branches
+        self._proposes = lookup or drafter is not None
         self._offline, self._give_up_s, self._reader = offline, give_up_s, reader
         self._watch: asyncio.Task[None] | None = None
 
@@ -195,7 +200,7 @@ class Writer:
         if request.branches is None:
             request = replace(request, branches=self._branches)
         if not self._draft.max_context:
-            request = _by_copies(request) if self._lookup else _without_drafts(request)
+            request = _by_copies(request) if self._proposes else _without_drafts(request)
         guess = None
         if self._offline == "draft" and request.guide is None:  # what is shown meanwhile keeps to no grammar
             guess = Guess(request, self._scheduler, self._vocab_size, self._draft.eos_ids)
@@ -261,7 +266,7 @@ def check_options(
 
 
 def _by_copies(request: Request) -> Request:
-    """The request of a device that only copies. Copies cost nothing, so a policy has nothing to choose."""
+    """The request of a device that drafts without a model. That costs nothing, so a policy has nothing to choose."""
     if request.policy is None:
         return request
     return replace(request, scheme=structs.replace(request.scheme, name=schemes.STREAM), policy=None)

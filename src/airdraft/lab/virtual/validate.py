@@ -18,12 +18,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, pairwise
 from statistics import median
 from typing import Any
 
 from airdraft import local
 from airdraft.control.auto import Auto
+from airdraft.control.machine import device_machine
 from airdraft.core import schemes
 from airdraft.core.events import Committed
 from airdraft.core.messages import SchemeSpec
@@ -218,7 +220,7 @@ class ShippedPair:
         """A connection of a device that drafts at that pace."""
         paced, tokenizer = Paced(self.draft, draft_s), self.tokenizer
         async with await EdgeConnection.connect(
-            url, paced, tokenizer.digest, tokenizer.vocab_size, lookup=lookup
+            url, paced, tokenizer.digest, tokenizer.vocab_size, machine=partial(device_machine, lookup=lookup)
         ) as client:
             yield client
 
