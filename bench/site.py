@@ -19,8 +19,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from airdraft.cli import app
+from bench.pages import ROOT, parser
 
-ROOT = Path(__file__).parents[1]
 LAID_OUT = ROOT / "build" / "docs"
 COMMANDS = LAID_OUT / "docs" / "commands.md"
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
@@ -92,6 +92,7 @@ def lay_out() -> None:
 
 def main() -> None:
     """Check, lay out and build. Ends with exit code 1 if a link or a page is wrong."""
+    parser("site", "Check every link, and build the documentation as a site, in build/site.").parse_args()
     if wrong := broken():
         sys.exit("\n".join(wrong))
     lay_out()

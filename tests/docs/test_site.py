@@ -96,3 +96,9 @@ def test_the_site_is_built_without_a_warning() -> None:
     built = (site.ROOT / "build" / "site" / "docs" / "commands.html").read_text("utf-8")
     assert "--uplink-mbps" in built
     assert not re.search(r"<(?:script|link|img)[^>]*(?:src|href)=\"?https?:", built), "an asset from outside"
+
+
+def test_every_page_has_a_place() -> None:
+    named = set(re.findall(r'"([^"]+\.md)"', (site.ROOT / "zensical.toml").read_text("utf-8")))
+    there = {str(page.relative_to(site.ROOT)) for page in site.pages()} | {"docs/commands.md"}
+    assert there == named
