@@ -35,6 +35,12 @@ def layer_error(wrong: Reals, gram: Reals) -> float:
     return float(((wrong @ gram) * wrong).sum())
 
 
+def activation_codes(x: Reals, levels: int) -> Reals:
+    """Activations in steps, as codes: the nearest from -levels - 1 to levels, the range that vLLM has as well."""
+    found: Reals = np.clip(np.rint(x), -levels - 1, levels)
+    return found
+
+
 def clipped(step: Reals, sample: Reals, levels: int) -> Reals:
     """The step of each channel's codes, made smaller where that lowers the squared error of `sample`.
 
@@ -43,7 +49,7 @@ def clipped(step: Reals, sample: Reals, levels: int) -> Reals:
     best, least = step, np.full(len(step), np.inf)
     for share in SHARES:
         tried = step * np.float32(share)
-        wrong = np.square(np.clip(np.rint(sample / tried), -levels, levels) * tried - sample).sum(0)
+        wrong = np.square(activation_codes(sample / tried, levels) * tried - sample).sum(0)
         best, least = np.where(wrong < least, tried, best), np.minimum(wrong, least)
     return best
 
@@ -55,7 +61,7 @@ def clipped_share(sample: Reals, levels: int) -> float:
 
     def wrong(share: float) -> float:
         tried = step * share
-        return float(np.square(np.clip(np.rint(sample / tried), -levels, levels) * tried - sample).sum())
+        return float(np.square(activation_codes(sample / tried, levels) * tried - sample).sum())
 
     return float(min(SHARES, key=wrong))
 

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from airdraft.compress.channels import (
     SYMMETRIC,
     Parts,
+    activation_codes,
     clipped,
     clipped_share,
     compensation,
@@ -55,7 +56,7 @@ Way = Literal[
     "token", "tensor", "smoothquant", "outliertune", "mergequant", "osplus", "repquant", "crossquant", "qllm",
 ]  # fmt: skip
 LEVELS = {"W8A8": 127, "W6A6": 31, "W4A4": 7}
-"""The largest code of weights and activations; the smallest is its negative."""
+"""The largest code of weights and activations; of weights the smallest is its negative, of activations one less."""
 NORMS = ("attn_norm", "ffn_norm")
 ALPHA, CROSS = 0.5, 0.15
 """SmoothQuant's, and CrossQuant's."""
@@ -132,7 +133,7 @@ def _bounded(applied: Applied, weights: Reals, half: Reals, middle: Reals, level
     def error(share: float) -> float:
         step = steps(share)
         codes, rows = row_codes(weights * step, levels)
-        made = np.clip(np.rint(x / step), -levels, levels) @ (codes * rows).T
+        made = activation_codes(x / step, levels) @ (codes * rows).T
         return float(np.square(made - x @ weights.T).sum())
 
     return steps(min(BOUNDS, key=error))
@@ -229,13 +230,12 @@ def in_numpy(layer: Layer, beside: Beside, levels: int, fixed: bool = True) -> t
     def at(kind: str, x: Reals) -> Reals:
         column = beside.get(f"{kind}.column")
         if fixed and kind in NORMS and column is None:
-            codes: Reals = np.clip(np.rint(x - beside.get(f"{kind}.shift", np.float32(0))), -levels, levels)
-            return codes
+            return activation_codes(x - beside.get(f"{kind}.shift", np.float32(0)), levels)
         largest = np.maximum(np.abs(x if column is None else x * column).max(-1, keepdims=True), _TINY)
         if column is not None:
             largest = largest ** np.float32(CROSS)
         step = largest * (beside.get(f"{kind}.share", np.float32(1)) / np.float32(levels))
-        found: Reals = np.clip(np.rint(x / step), -levels, levels) * step
+        found: Reals = activation_codes(x / step, levels) * step
         return found
 
     return made, at
@@ -255,7 +255,7 @@ class IntegerMatrices(Matrices):
         kind = next(kind for kind, names in MATRICES.items() if matrix in names)
         beside, n, levels = self._integers.parts, self._nodes, self._integers.levels
         x, step = self._steps(x, f"{prefix}.{kind}", self._integers.fixed and kind in NORMS)
-        x = n.op("Clip", n.op("Round", x), _float(n, -levels), _float(n, levels))
+        x = n.op("Clip", n.op("Round", x), _float(n, -levels - 1), _float(n, levels))  # see `activation_codes`
         codes = n.op("Cast", n.op("Add", x, _float(n, _ZERO)), to=2)  # to uint8
         steps = self._stacked(stems, "step")
         found = np.concatenate([form.dense(raw) for stem in stems for form, raw in self._rows(stem)])
