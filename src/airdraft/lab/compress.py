@@ -1,15 +1,15 @@
 """Models in few bits beside themselves as they were: what each is worth as a draft, of the shipped pair and the chat.
 
-Acceptance is measured along texts that the target writes itself; models are calibrated on other texts of the target.
-It is a chance and not a count: nothing is drawn. The time is that of one token's forward in the onnx engine, models in
-turns. Small models have no channels of large activations, so the shipped draft is measured with some planted, too: its
-norms' weights of some channels are raised and the matrices' columns lowered by as much, which changes no row. The chat
-draft ships in codes of 8 and 4 bits; what they stand for is taken for the model in single precision.
+Acceptance is measured along texts that the target writes itself; models are calibrated on other texts of the target. It
+is a chance and not a count: nothing is drawn. The time is that of one token's forward in the onnx engine, models in
+turns, so that whatever else the machine does slows all of them. Small models have no channels of large activations, so
+the shipped draft is measured with some planted, too: its norms' weights of some channels are raised and the matrices'
+columns lowered by as much, which changes no row. The chat draft ships in codes of 8 and 4 bits; what they stand for is
+taken for the model in single precision. A target in few bits is measured as a draft of its own.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ from typing import get_args
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from airdraft.compress.fold import Matrix, Scaled, fold
 from airdraft.compress.integers import NORMS, Way
@@ -33,7 +34,8 @@ from airdraft.lab.expand import expand
 from airdraft.lab.record import MIN_TOKENS
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines.llamacpp import gguf_file
-from airdraft.models.files.folder import shipped
+from airdraft.models.files.folder import locate, shipped
+from airdraft.models.files.variants import GGUF
 from airdraft.models.gguf import write_gguf
 from airdraft.models.imports.decoder import decoder_of
 from airdraft.models.imports.read import GgufFile
@@ -46,7 +48,14 @@ SEED, LENGTH, WINDOW = 20, 96, 96
 CACHED = 64
 """Tokens before the forward that is timed."""
 WHOLE, AS_SHIPPED = "none", "as shipped"
-DRAFT, PLANTED, CHAT_DRAFT, CHAT_TARGET = "draft", "draft with outliers", "chat-draft", "chat-target"
+DRAFT, PLANTED, TARGET = "draft", "draft with outliers", "target"
+CHAT_DRAFT, CHAT_TARGET = "chat-draft", "chat-target"
+_OF_PAPERS: tuple[Way, ...] = ("tensor", "outliertune", "mergequant")
+FEW: dict[str, tuple[Way, ...]] = {
+    "W6A6": _OF_PAPERS,
+    "W4A4": (*_OF_PAPERS, "osplus", "repquant", "crossquant", "qllm"),
+}
+"""Ways that are measured with fewer than 8 bits."""
 OUTLIERS, RAISED = 8, 40.0
 """Channels of every norm that are raised, and by how much."""
 
@@ -83,6 +92,8 @@ class CompressRow(msgspec.Struct, frozen=True):
     coupled: float
     """Share of drafts accepted under shared noise."""
     ms_per_token: float
+    time: float
+    """Of a forward, as a share of the whole model's in the same turn; the median."""
     mb: float
 
 
@@ -94,22 +105,24 @@ class Shrunk:
     source: Path
     """A GGUF file."""
     recipes: Sequence[Recipe]
-    others: Sequence[tuple[str, str, str]] = ()
-    """Models that it is compared with: the name to load, what it is, and its bits."""
+    others: Sequence[tuple[str, str, str]]
+    """Models that it is compared with: the name to load, what it is, and its bits. The first is the whole one."""
 
 
 def subjects(pair: str, folder: Path) -> list[Shrunk]:
     """The models of a pair that are made smaller, written into `folder` where they are no GGUF files."""
-    few = [Recipe(way, bits) for bits in ("W6A6", "W4A4") for way in ("tensor", "outliertune", "mergequant")]
+    few = [Recipe(way, bits) for bits, ways in FEW.items() for way in ways]
     if pair == "shipped":
-        plain, planted = folder / "plain.gguf", folder / "planted.gguf"
+        plain, planted, own = folder / "plain.gguf", folder / "planted.gguf", folder / "own.gguf"
         write_gguf(shipped("draft"), plain)
         plant(plain, planted)
+        write_gguf(shipped("target"), own)
         weights = [Recipe(method, bits) for bits in WIDTHS for method in METHODS]
         integers = [Recipe(way, "W8A8") for way in get_args(Way)]
         return [
             Shrunk(DRAFT, plain, [*weights, Recipe("gptq", "W4", "W4"), *integers, *few], [("draft", WHOLE, "fp32")]),
-            Shrunk(PLANTED, planted, [*integers, *few]),
+            Shrunk(PLANTED, planted, [*integers, *few], [(str(planted), WHOLE, "fp32")]),
+            Shrunk(TARGET, own, [Recipe("rtn", "W4"), Recipe("gptq", "W4")], [("target", WHOLE, "fp32")]),
         ]
     made = folder / "chat-draft.gguf"
     expand(resolve(CHAT_DRAFT), made)
@@ -118,7 +131,7 @@ def subjects(pair: str, folder: Path) -> list[Shrunk]:
     target = [Recipe("rtn", "W4"), Recipe("gptq", "W4"), *(Recipe(way, "W8A8") for way in ("token", "outliertune"))]
     return [
         Shrunk(CHAT_DRAFT, made, draft, [(str(made), WHOLE, "fp32"), (CHAT_DRAFT, AS_SHIPPED, "W8")]),
-        Shrunk(CHAT_TARGET, gguf_file(resolve(CHAT_TARGET)), target, [(CHAT_TARGET, WHOLE, "Q4_1")]),
+        Shrunk(CHAT_TARGET, gguf_file(locate(CHAT_TARGET, {GGUF: ""})[0]), target, [(CHAT_TARGET, WHOLE, "Q4_1")]),
     ]
 
 
@@ -142,9 +155,13 @@ def bench(pair: str, prompts: Sequence[Sequence[int]], tell: Told = lambda name:
             qualities = along(target, models, measured, tokenizer.vocab_size)
             tell(f"{subject.name}: time, {len(models)} models in turns")
             spent = _times(models, measured[0][0], amount.runs)
+            shares = np.median(spent / spent[:, len(subject.recipes), None], 0).tolist()
+            told = zip(made, qualities, np.median(spent, 0).tolist(), shares, strict=True)
             rows += [
-                CompressRow(subject.name, *what, found.perplexity, found.one_minus_tv, found.coupled, ms, size / 1e6)
-                for (_, size, what), found, ms in zip(made, qualities, spent, strict=True)
+                CompressRow(
+                    subject.name, *what, found.perplexity, found.one_minus_tv, found.coupled, ms, share, size / 1e6
+                )
+                for (_, size, what), found, ms, share in told
             ]
     return rows
 
@@ -206,16 +223,16 @@ def plant(source: Path, out: Path) -> None:
                 copy.add(name, [plain_bytes(tensor(file, name))])
 
 
-def _times(models: Sequence[LanguageModel], prompt: Sequence[int], runs: int) -> list[float]:
-    """Median milliseconds of one token's forward of each model; they take turns."""
+def _times(models: Sequence[LanguageModel], prompt: Sequence[int], runs: int) -> NDArray[np.float64]:
+    """Milliseconds of one token's forward, [runs, models]; models take turns."""
     tokens = (list(prompt) * (CACHED + 1))[: CACHED + 1]
     caches = [model.new_cache() for model in models]
     for model, cache in zip(models, caches, strict=True):
         model.forward(cache, 0, tokens[:CACHED], 1)
-    taken: list[list[float]] = [[] for _ in models]
-    for _ in range(runs):
-        for model, cache, each in zip(models, caches, taken, strict=True):
+    taken = np.empty((runs, len(models)))
+    for run in range(runs):
+        for at, (model, cache) in enumerate(zip(models, caches, strict=True)):
             began_s = time.perf_counter()
             model.forward(cache, CACHED, tokens[CACHED:], 1)
-            each.append(1e3 * (time.perf_counter() - began_s))
-    return [statistics.median(each) for each in taken]
+            taken[run, at] = 1e3 * (time.perf_counter() - began_s)
+    return taken

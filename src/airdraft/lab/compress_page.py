@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from airdraft.core.policy import Facts
-from airdraft.lab.compress import CHAT_DRAFT, DRAFT, OUTLIERS, PARAMS, PLANTED, RAISED, WHOLE, CompressRow
+from airdraft.lab.compress import (
+    CHAT_DRAFT,
+    CHAT_TARGET,
+    DRAFT,
+    OUTLIERS,
+    PARAMS,
+    PLANTED,
+    RAISED,
+    TARGET,
+    WHOLE,
+    CompressRow,
+)
 from airdraft.lab.points import SmallDraft, frontier, point, worth_most
 from airdraft.models.profile import Profile, profile
 
 KEPT, SIZE, TIME = 0.97, 0.35, 0.9
 """Bars of 4 bits by the best method: acceptance at least, bytes and time at most, as shares of single precision's."""
+SELF = {DRAFT: TARGET, CHAT_DRAFT: CHAT_TARGET}
+"""Drafts, and the target of each, which in few bits is a draft of its own."""
+AS_FAST = 1.02
+"""Of two times of which one is at most so many times the other, neither is called slower."""
 INT6 = 0.01
 """Of full precision's perplexity: by how much 6 bits may exceed it, as in OutlierTune's paper."""
 PROFILE = "phone-8b"
@@ -37,7 +52,7 @@ def best(rows: Sequence[CompressRow], model: str, bits: str) -> CompressRow:
 def shares(rows: Sequence[CompressRow], model: str) -> tuple[float, float, float]:
     """Acceptance, bytes and time of a draft's best row with 4 bits, as shares of single precision's."""
     whole, small = next(row for row in rows if (row.model, row.method) == (model, WHOLE)), best(rows, model, "W4")
-    return small.coupled / whole.coupled, small.mb / whole.mb, small.ms_per_token / whole.ms_per_token
+    return small.coupled / whole.coupled, small.mb / whole.mb, small.time
 
 
 def _kept(found: tuple[float, float, float]) -> bool:
@@ -46,7 +61,7 @@ def _kept(found: tuple[float, float, float]) -> bool:
 
 
 def _drafts(rows: Sequence[CompressRow]) -> list[str]:
-    return [model for model in _models(rows) if model in (DRAFT, CHAT_DRAFT)]
+    return [model for model in _models(rows) if model in SELF]
 
 
 def held(rows: Sequence[CompressRow]) -> bool:
@@ -57,17 +72,18 @@ def held(rows: Sequence[CompressRow]) -> bool:
 def table(rows: Sequence[CompressRow]) -> str:
     """The rows as Markdown, and whether each draft keeps the bars."""
     lines = [
-        "| model | bits | method | scores of tokens | perplexity | 1 - TV | coupled acceptance | ms a token | MB |",
+        "| model | bits | method | scores of tokens | perplexity | 1 - TV | coupled acceptance | time | MB |",
         "|---|---|---|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {row.model} | {row.bits} | {row.method} | {row.head} | {row.perplexity:.3f} | {row.one_minus_tv:.3f} "
-        f"| {row.coupled:.3f} | {row.ms_per_token:.2f} | {row.mb:.2f} |"
+        f"| {row.coupled:.3f} | {row.time:.2f} | {row.mb:.2f} |"
         for row in rows
     ]
     lines += [
         "", f"Temperature {PARAMS.temperature:g}, beside the pair's target along its own texts; outliers: {OUTLIERS} "
-        f"channels of every norm, raised {RAISED:g} times.",
+        f"channels of every norm, raised {RAISED:g} times. Times are shares of the whole model's, whose method is "
+        f"`{WHOLE}`, in the same turn: medians, so that they hold beside other work.",
     ]  # fmt: skip
     for model in _drafts(rows):
         found = accepted, size, taken = shares(rows, model)
@@ -101,8 +117,15 @@ def orderings(rows: Sequence[CompressRow]) -> str:
         fixed, each = (_row(rows, model, method, "W8A8") for method in ("outliertune", "token"))
         if fixed and each:
             say("W8A8: fixed steps are as fast as one for each token", model,
-                f"{fixed.ms_per_token:.2f} and {each.ms_per_token:.2f} ms",
-                fixed.ms_per_token <= each.ms_per_token)  # fmt: skip
+                f"{fixed.time:.2f} and {each.time:.2f} of the whole one's time",
+                fixed.time <= AS_FAST * each.time)  # fmt: skip
+    for draft, target in SELF.items():
+        if target in _models(rows) and draft in _models(rows):
+            own, small = best(rows, target, "W4"), _row(rows, draft, WHOLE, "fp32")
+            if small:
+                say("the target in 4 bits agrees with itself more than a small draft does", target,
+                    f"coupled acceptance {own.coupled:.3f}, and {small.coupled:.3f} of {draft} in single precision",
+                    own.coupled > small.coupled)  # fmt: skip
     six, eight, full = (_row(rows, *what) for what in (
         (PLANTED, "outliertune", "W6A6"), (PLANTED, "tensor", "W8A8"), (DRAFT, WHOLE, "fp32"),
     ))  # fmt: skip
@@ -114,12 +137,14 @@ def orderings(rows: Sequence[CompressRow]) -> str:
 
 
 def points(rows: Sequence[CompressRow], model: str, link: Facts, on: Profile, vocab: int) -> list[SmallDraft]:
-    """The rows of a draft on a device, each with its name."""
+    """The rows of a draft on a device, and those of its target in few bits, each with its name."""
     half_mb = next(row.mb for row in rows if (row.model, row.method) == (model, WHOLE)) / 2
+    every = [("", row) for row in rows if row.model == model]
+    every += [("the target itself, ", row) for row in rows if row.model == SELF[model] and row.method != WHOLE]
     return [
-        point(f"{row.method} {row.bits}, scores {row.head}", row.mb, half_mb, row.coupled, on, link, vocab)
-        for row in rows if row.model == model
-    ]  # fmt: skip
+        point(f"{what}{row.method} {row.bits}, scores {row.head}", row.mb, half_mb, row.coupled, on, link, vocab)
+        for what, row in every
+    ]
 
 
 def worth(rows: Sequence[CompressRow], vocabs: dict[str, int]) -> str:

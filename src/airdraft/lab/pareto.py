@@ -24,10 +24,9 @@ def draw(panels: Mapping[tuple[str, str], Sequence[SmallDraft]], setting: str, p
             best, chosen = frontier(every), worth_most(every)
             axes.plot([each.mb for each in best], [each.tokens_per_s for each in best], color=PALETTE[9], marker="o",
                       markersize=4, drawstyle="steps-post")  # fmt: skip
-            if chosen is not None:
-                axes.plot(chosen.mb, chosen.tokens_per_s, "o", color=PALETTE[3], markersize=8)
-                axes.annotate(chosen.name, (chosen.mb, chosen.tokens_per_s), xytext=(8, -12),
-                              textcoords="offset points", fontsize=8)  # fmt: skip
+            axes.plot(chosen.mb, chosen.tokens_per_s, "o", color=PALETTE[3], markersize=8)
+            axes.annotate(chosen.name, (chosen.mb, chosen.tokens_per_s), xytext=(8, -12),
+                          textcoords="offset points", fontsize=8)  # fmt: skip
             axes.set_xscale("log")
             axes.set_title(f"{draft}; {link}", fontsize=9)
             axes.set_xlabel("MB")

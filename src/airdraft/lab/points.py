@@ -54,7 +54,7 @@ def frontier(points: Sequence[SmallDraft]) -> list[SmallDraft]:
     return found
 
 
-def worth_most(points: Sequence[SmallDraft]) -> SmallDraft | None:
-    """The smallest point that is as fast as any, but for `TIE`; None: there is none."""
+def worth_most(points: Sequence[SmallDraft]) -> SmallDraft:
+    """The smallest of one point or more that is as fast as any, but for `TIE`."""
     best = frontier(points)
-    return next((each for each in best if each.tokens_per_s >= (1 - TIE) * best[-1].tokens_per_s), None)
+    return next(each for each in best if each.tokens_per_s >= (1 - TIE) * best[-1].tokens_per_s)

@@ -40,11 +40,11 @@ def compress(
     page: Pages = None,
     no_color: options.NoColor = False,
 ) -> None:
-    """Drafts and a target in few bits by every method: acceptance, time and size. 10 minutes of CPU.
+    """Drafts and targets in few bits by every method: acceptance, time and size. 30 minutes of CPU.
 
     Blocks `compress`, `orderings` and `worth` of a --page are renewed. Ends with exit code
     1 if 4 bits lose a draft more than 3 % of its acceptance, or save too little. Needs
-    airdraft[llamacpp].
+    the package gguf, and safetensors and onnx for the chat's draft.
     """
     from airdraft.lab import compress as lab  # noqa: PLC0415  they take long to import
     from airdraft.lab import compress_page as said  # noqa: PLC0415
