@@ -234,3 +234,46 @@ def test_the_command(tmp_path: Path) -> None:
     assert found["bytes"] == out.stat().st_size < 0.35 * found["source_bytes"]
     assert found["coupled"] > 0.95
     assert load(str(out))[1].digest == load("draft")[1].digest  # one vocabulary: it drafts for the same target
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """Text to calibrate with."""
+    path = tmp_path / "code.py"
+    path.write_text(Path(json.decoder.__file__).read_text("utf-8")[:6000], "utf-8")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_for_a_device_the_bits_are_chosen(code: Path, tmp_path: Path) -> None:
+    """What is kept is the smallest of those that are as fast as any, and nothing of the others is left."""
+    out = tmp_path / "small.gguf"
+    words = ["--for", "device", "--target", "target", "--calibrate", str(code), "--json", "--rtt-ms", "1"]
+    said = CliRunner().invoke(app, ["compress", "draft", str(out), *words])
+    assert said.exit_code == 0, said.output
+    found = json.loads(said.stdout)
+    assert found["bytes"] == out.stat().st_size == pytest.approx(1e6 * found["chosen"]["mb"])
+    assert found["chosen"] in found["frontier"]
+    assert json.loads(out.with_suffix(".json").read_text("utf-8"))["bits"] == found["chosen"]["name"][:2]
+    assert load(str(out))[1].digest == load("target")[1].digest
+    assert {file.name for file in tmp_path.iterdir()} == {"code.py", "small.gguf", "small.json"}
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--for", "device"], "give --target"),
+        (["--for", "device", "--target", "target", "--bits", "W8"], "--bits has no use with --for device"),
+        (["--for", "device", "--target", "target", "--profile", "none"], "'none' is no device"),
+        (["--for", "device", "--target", "chat-draft"], "do not share one vocabulary"),
+        (["--for", "device", "--target", "target", "--rtt-ms", "nan"], "rtt-ms"),
+        (["--rtt-ms", "100"], "--rtt-ms has no use without --for device"),
+        (["--target", "target"], "--target has no use without --for device"),
+    ],
+)
+def test_what_has_no_use_or_is_missing_is_said(words: list[str], why: str, code: Path, tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["compress", "draft", str(tmp_path / "a.gguf"), "--calibrate", str(code), *words])
+    assert isinstance(said.exception, BadParameterError)
+    assert why in str(said.exception)
+    assert {file.name for file in tmp_path.iterdir()} == {"code.py"}
