@@ -137,7 +137,7 @@ def test_a_model_without_a_template_says_so(served: Served) -> None:
         ({"messages": [{"role": "user", "content": "x"}], "logprobs": 5}, "logprobs"),
         ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"),
         ({"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-        ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, "tools"),
+        ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, "tools[0]"),
         (
             {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "xml"}},
             "response_format.type",

@@ -374,16 +374,40 @@ def _endless(target: OnnxModel, tokenizer: Tokenizer, seed: int) -> list[int]:
     return list(alone.write(endless, tokenizer.encode("x = 1\n"), SamplingParams(), seed, 60, tokenizer.vocab_size))
 
 
+def test_texts_and_ids_are_turned_into_each_other(url: str, tokenizer: Tokenizer) -> None:
+    base, ids = url.removesuffix("/v1"), tokenizer.encode("é x = 1\n")
+    assert post(base, {"prompt": "é x = 1\n"}, "/tokenize")[1]["tokens"] == ids
+    bare = tokenizer.encode("é x = 1\n", special=False)
+    assert post(base, {"content": "é x = 1\n"}, "/tokenize")[1] | {"max_model_len": 0} == {
+        "tokens": bare, "count": len(bare), "max_model_len": 0,
+    }  # fmt: skip
+    assert post(base, {"tokens": bare}, "/detokenize")[1]["prompt"] == "é x = 1\n"
+    for path, body in (
+        ("/tokenize", {}), ("/tokenize", {"prompt": "x", "content": "y"}), ("/tokenize", {"prompt": 5}),
+        ("/tokenize", {"prompt": "x", "of": 1}), ("/detokenize", {"tokens": [-1]}), ("/detokenize", {"tokens": "x"}),
+        ("/detokenize", b"[" * 9000), ("/tokenize", {"prompt": "x" * 10**6}),
+    ):  # fmt: skip
+        assert post(base, body, path)[0] == 400, body
+    assert post(base, {"prompt": "x", "model": "gpt"}, "/tokenize")[0] == 404
+
+
+def test_paths_that_are_not_served_are_refused_by_name(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="/v1/embeddings is not supported"):
+        client.embeddings.create(model="target", input="x")
+    with pytest.raises(openai.NotFoundError, match="/v1/responses is not supported"):
+        client.responses.create(model="target", input="x")
+
+
 def test_every_server_has_a_model_called_target(url: str) -> None:
     assert post(url, {"model": "target", "prompt": "x", "max_tokens": 1})[0] == 200
 
 
 def test_other_paths_methods_and_bodies_too_long(url: str) -> None:
-    assert post(url, {}, "/embeddings") == (
+    assert post(url, {}, "/rerank") == (
         404,
         {
             "error": {
-                "message": "POST /v1/embeddings: Not Found",
+                "message": "POST /v1/rerank: Not Found",
                 "type": "invalid_request_error",
                 "param": None,
                 "code": None,

@@ -10,11 +10,59 @@ from typing import Any
 
 from airdraft.api.likely import in_chat, in_completion
 from airdraft.api.reading import End, Piece, Placed
+from airdraft.api.tools import CallReader
 from airdraft.core.request import Request
 from airdraft.models.text import Tokenizer
 
 Texts = AsyncGenerator[tuple[int, Piece | End], None]
 """Pairs of a choice's index and what is new of its text."""
+
+
+class Telling:
+    """One choice that may hold calls of tools: what is told of them as they are written, and in the end."""
+
+    def __init__(self, reader: CallReader) -> None:
+        self._reader = reader
+        self._words = ""
+        self._read = 0  # characters that the reader has
+
+    @property
+    def calls(self) -> bool:
+        """Whether it holds a call."""
+        return bool(self._reader.calls)
+
+    def delta(self, new: Piece | End) -> dict[str, Any]:
+        """Return what is new, in the form of OpenAI. What may yet be taken back is not told."""
+        if isinstance(new, Piece):
+            self._words = self._words[: new.replaces] + new.text
+            if not new.verified:
+                return {}
+        said = self._reader.push(self._words[self._read :], isinstance(new, End))
+        self._read = len(self._words)
+        delta: dict[str, Any] = {"content": said.content} if said.content else {}
+        if said.calls:
+            delta["tool_calls"] = [_call(at, name, arguments) for at, name, arguments in said.calls]
+        return delta
+
+    def message(self, words: str) -> dict[str, Any]:
+        """Return the content and the calls of a complete answer."""
+        self._reader.push(words, final=True)
+        content = self._reader.content
+        if not self.calls:
+            return {"content": content}
+        calls = [_call(None, each.name, each.arguments) for each in self._reader.calls]
+        return {"content": content or None, "tool_calls": calls}
+
+
+def _call(at: int | None, name: str | None, arguments: str) -> dict[str, Any]:
+    """A call, or in a stream what is new of it. `at`: its number there."""
+    function = {"arguments": arguments} if name is None else {"name": name, "arguments": arguments}
+    numbered = {} if at is None else {"index": at}
+    return (
+        numbered
+        | ({} if name is None else {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"})
+        | {"function": function}
+    )
 
 
 class Answer:
@@ -29,11 +77,14 @@ class Answer:
         prompt_tokens: int,
         tokenizer: Tokenizer,
         losses: Callable[[], Mapping[str, float | None]],
+        reader: Callable[[], CallReader] | None = None,
     ) -> None:
         """`requests`: one for each choice. `prefixes`: an echo of the prompt that begins each choice, or nothing.
 
         losses: see `Exactness.losses`, asked at the end of each text.
+        reader: makes what reads the calls of tools in a choice; None: an answer is words alone.
         """
+        self._tools = [Telling(reader()) for _ in requests] if reader else None
         self._chat, self._requests, self._prefixes = chat, requests, prefixes
         self._prompt_tokens = prompt_tokens
         self._tokenizer = tokenizer
@@ -63,7 +114,9 @@ class Answer:
                     words[index] = words[index][: new.replaces] + new.text
                     logprobs[index] += new.logprobs
         choices = [
-            self._choice(index, self._content(self._prefixes[index] + words[index]), ends[index], logprobs[index])
+            self._choice(
+                index, self._content(index, self._prefixes[index] + words[index]), ends[index], logprobs[index]
+            )
             for index in range(len(words))
         ]
         kind = "chat.completion" if self._chat else "text_completion"
@@ -82,7 +135,8 @@ class Answer:
                             yield self._chunk(each, {"delta": {"role": "assistant", "content": ""}}) | without
                         elif prefix:
                             yield self._chunk(each, {"text": prefix}) | without
-                yield self._chunk(index, self._part(new), new) | without
+                if (part := self._part(index, new)) is not None:
+                    yield self._chunk(index, part, new) | without
         if with_usage:
             yield {**self._same, "object": self._chunk_kind, "choices": [], "usage": self._usage()}
 
@@ -94,14 +148,22 @@ class Answer:
         logprobs = new.logprobs if isinstance(new, Piece) else ()
         return {**self._same, "object": self._chunk_kind, "choices": [self._choice(index, content, new, logprobs)]}
 
-    def _part(self, new: Piece | End) -> dict[str, Any]:
-        """Return the text to append. A correction has none, or a client that knows no corrections would append it."""
+    def _part(self, index: int, new: Piece | End) -> dict[str, Any] | None:
+        """Return what to append. A correction has none, or a client that knows no corrections would append it.
+
+        None: this piece says nothing yet of an answer that may hold calls.
+        """
+        if self._tools is not None:
+            delta = self._tools[index].delta(new)
+            return None if not delta and isinstance(new, Piece) and not new.logprobs else {"delta": delta}
         text = new.text if isinstance(new, Piece) and new.replaces is None else ""
         if self._chat:
             return {"delta": {} if isinstance(new, End) else {"content": text}}
         return {"text": text}
 
-    def _content(self, words: str) -> dict[str, Any]:
+    def _content(self, index: int, words: str) -> dict[str, Any]:
+        if self._tools is not None:
+            return {"message": {"role": "assistant", **self._tools[index].message(words), "refusal": None}}
         if self._chat:
             return {"message": {"role": "assistant", "content": words, "refusal": None}}
         return {"text": words}
@@ -109,7 +171,9 @@ class Answer:
     def _choice(
         self, index: int, content: dict[str, Any], new: Piece | End | None, logprobs: Sequence[Placed]
     ) -> dict[str, Any]:
-        reason = new.reason if isinstance(new, End) else None
+        reason: str | None = new.reason if isinstance(new, End) else None
+        if reason == "stop" and self._tools is not None and self._tools[index].calls:
+            reason = "tool_calls"
         told = (in_chat if self._chat else in_completion)(logprobs, self._tokenizer) if logprobs else None
         choice = {"index": index, **content, "logprobs": told, "finish_reason": reason}
         if isinstance(new, End):

@@ -30,6 +30,8 @@ from airdraft.api.reading import End, Piece, TextWriter, read
 from airdraft.api.schema import UNLIMITED, B, Body, ChatBody, CompletionBody, parse, shown
 from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
+from airdraft.api.tokens import refusals, token_routes
+from airdraft.api.tools import CallReader, call_form
 from airdraft.control.auto import Auto
 from airdraft.core import schemes
 from airdraft.core.messages import GuideSpec, SchemeSpec
@@ -89,6 +91,8 @@ class Api:
                 Route("/v1/models/{model:path}", self._one_model),
                 Route("/v1/completions", self._complete, methods=["POST"]),
                 Route("/v1/chat/completions", self._converse, methods=["POST"]),
+                *token_routes(self),
+                *refusals(),
             ],
             exception_handlers={AirdraftError: refused, HTTPException: refused, Exception: refused},
         )
@@ -99,7 +103,7 @@ class Api:
 
     async def _one_model(self, http: HttpRequest) -> Response:
         self.writer(http)
-        self._known(http.path_params["model"])
+        self.known(http.path_params["model"])
         return JSONResponse(self._card())
 
     async def _complete(self, http: HttpRequest) -> Response:
@@ -114,7 +118,7 @@ class Api:
         writer = self.writer(http)
         data = await body_of(http)
         body = await asyncio.to_thread(parse, kind, data) if len(data) > LONG else parse(kind, data)
-        self._known(body.model)
+        self.known(body.model)
         try:
             return await answered(writer, body)
         except AirdraftError as error:
@@ -126,7 +130,7 @@ class Api:
             if not isinstance(ids, str):
                 self._check_ids(ids)
         encode = self.tokenizer.encode if special else partial(self.tokenizer.encode, special=False)
-        prompts = [await self._encoded(encode, each) if isinstance(each, str) else each for each in given]
+        prompts = [await self.encoded(encode, each) if isinstance(each, str) else each for each in given]
         echoes = [""] * len(given)
         if body.echo:
             decode = partial(self.tokenizer.decode, special=True)
@@ -136,7 +140,7 @@ class Api:
         if start is not None:
             for at, each in enumerate(given):
                 if isinstance(each, str):
-                    veiled = [await self._encoded(encode, each[:start] + veil) for veil in VEILS]
+                    veiled = [await self.encoded(encode, each[:start] + veil) for veil in VEILS]
                     private[at] = first_private(prompts[at], veiled)
         return await self._answer(writer, body, prompts, echoes, private)
 
@@ -145,13 +149,18 @@ class Api:
         if template is None:
             remedy = "use /v1/completions, or start the server with --chat-template FILE"
             raise ApiError(400, f"{self.model} has no chat template; {remedy}", "messages", "no_chat_template")
+        tools, form = body.called(), call_form(template.source)
+        if tools is not None and not template.reads("tools"):
+            raise ApiError(
+                400, "the chat template does not read tools; leave them out", "tools", "unsupported_parameter"
+            )
         encode, variables = partial(template.encode, special=bool(body.add_special_tokens)), body.variables()
 
         async def prompt(veil: str | None = None) -> list[int]:
             messages = conversation(body.messages, template.reads, veil)
             async with self._rendering:
                 rendered = await asyncio.to_thread(template.render, messages, variables)
-            return await self._encoded(encode, rendered)
+            return await self.encoded(encode, rendered)
 
         ids, private = await prompt(), None
         if has_private(body.messages):
@@ -159,7 +168,10 @@ class Api:
                 private = first_private(ids, [await prompt(veil) for veil in VEILS])
             except BadParameterError:  # a template that does not take other words there
                 private = 0
-        return await self._answer(writer, body, [ids], [""], [private])
+        if tools is None:
+            return await self._answer(writer, body, [ids], [""], [private])
+        reader = partial(CallReader, form, tools.names)
+        return await self._answer(writer, body, [ids], [""], [private], tools.guide(form), reader)
 
     def _check_ids(self, ids: list[int]) -> None:
         """Raise an error for token ids that are too many, before anything is done with them, or for one unknown."""
@@ -171,7 +183,7 @@ class Api:
         if not 0 <= min(ids) <= max(ids) < self.tokenizer.vocab_size:
             raise ApiError(400, "prompt holds an id outside the vocabulary", "prompt", "invalid_value")
 
-    async def _encoded(self, encode: Callable[[str], list[int]], text: str, name: str = "prompt") -> list[int]:
+    async def encoded(self, encode: Callable[[str], list[int]], text: str, name: str = "prompt") -> list[int]:
         """Encode in a thread, because megabytes take seconds. Long texts go one at a time: each takes a gigabyte."""
         context = self.context()
         if context is not None and len(text) > context * self.tokenizer.longest:
@@ -181,18 +193,22 @@ class Api:
             return await asyncio.to_thread(encode, text)
 
     async def _answer(
-        self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str], private: list[int | None]
-    ) -> Response:
-        """private: for each prompt the position from which on it is private; None: nothing is."""
+        self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str], private: list[int | None],
+        calls: GuideSpec | None = None, reader: Callable[[], CallReader] | None = None,
+    ) -> Response:  # fmt: skip
+        """private: for each prompt the position from which on it is private; None: nothing is.
+
+        calls: keeps the answer to calls of tools. reader: as in `Answer`.
+        """
         if not all(prompts):
             raise ApiError(400, "the prompt has no tokens; give some text", "prompt", "invalid_value")
         n = body.choices()
         seed = random.getrandbits(62) if body.seed in (None, -1) else body.seed
         encode, expected = partial(self.tokenizer.encode, special=False), body.predicted()
-        predicted = await self._encoded(encode, expected, "prediction") if expected else []
-        guide = await asyncio.to_thread(body.guide, self.tokenizer)
+        predicted = await self.encoded(encode, expected, "prediction") if expected else []
+        guide = await asyncio.to_thread(body.guide, self.tokenizer, calls)
         requests = [
-            self._request(body, prompt, seed + i, predicted, start, guide)
+            _request(self, body, prompt, seed + i, predicted, start, guide)
             for prompt, start in zip(prompts, private, strict=True)
             for i in range(n)
         ]
@@ -204,30 +220,13 @@ class Api:
             sum(map(len, prompts)),
             self.tokenizer,
             lambda: (self.exactness() or Exactness()).losses,
+            reader,
         )
         names = [f"{answer.id}/{at}" if at else answer.id for at in range(len(requests))]
         texts = together([self._text(writer, *each, body) for each in zip(requests, names, strict=True)])
         if body.stream:
             return events(answer.chunks(texts, body.include_usage))
         return whole(lambda: answer.whole(texts))
-
-    def _request(
-        self, body: Body, prompt: Sequence[int], seed: int, predicted: Sequence[int], private: int | None,
-        guide: GuideSpec | None,
-    ) -> Request:  # fmt: skip
-        """Ask for a text as `airdraft run` would."""
-        scheme = "auto" if body.scheme is None else body.scheme
-        if scheme not in (*SCHEMES, "auto"):
-            known = ", ".join((*SCHEMES, "auto"))
-            raise ApiError(
-                400, f"scheme {shown(scheme)!r} is unknown; choose one of {known}", "scheme", "invalid_value"
-            )
-        policy = Auto(self.tokenizer.vocab_size) if scheme == "auto" else None
-        spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
-        return Request(
-            prompt, spec, body.params(self.sampling), seed % (1 << 63), body.limit(), policy=policy,
-            logprobs=body.wanted_logprobs(), prediction=predicted, private=private, guide=guide,
-        )  # fmt: skip
 
     async def _text(self, writer: TextWriter, request: Request, name: str, body: Body) -> Pieces:
         LABEL.set(name)  # in this text's own task: an open page knows it by the name of its answer
@@ -263,7 +262,8 @@ class Api:
         if self.admit("") is not None and (why := self.names.refusal(http)):
             raise ApiError(403, f"{why}, or give the server a key", None, "foreign_host")
 
-    def _known(self, model: str | None) -> None:
+    def known(self, model: str | None) -> None:
+        """Raise `ApiError` for the name of a model that is not served."""
         if model not in (None, self.model, ALIAS):
             what = f"there is no model {shown(model or '')!r} here, only {self.model!r}"
             raise ApiError(404, what, "model", "model_not_found")
@@ -272,6 +272,23 @@ class Api:
         card = {"id": self.model, "object": "model", "created": self._since, "owned_by": "airdraft"}
         exactness = self.exactness()
         return card if exactness is None else card | {"exactness": exactness.told}
+
+
+def _request(
+    api: Api, body: Body, prompt: Sequence[int], seed: int, predicted: Sequence[int], private: int | None,
+    guide: GuideSpec | None,
+) -> Request:  # fmt: skip
+    """Ask for a text as `airdraft run` would."""
+    scheme = "auto" if body.scheme is None else body.scheme
+    if scheme not in (*SCHEMES, "auto"):
+        known = ", ".join((*SCHEMES, "auto"))
+        raise ApiError(400, f"scheme {shown(scheme)!r} is unknown; choose one of {known}", "scheme", "invalid_value")
+    policy = Auto(api.tokenizer.vocab_size) if scheme == "auto" else None
+    spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
+    return Request(
+        prompt, spec, body.params(api.sampling), seed % (1 << 63), body.limit(), policy=policy,
+        logprobs=body.wanted_logprobs(), prediction=predicted, private=private, guide=guide,
+    )  # fmt: skip
 
 
 def edge_app(

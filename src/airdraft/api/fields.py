@@ -74,7 +74,7 @@ def _harmless(names: str, says: str) -> Field:
 
 _OWN = "it is no step of the target's law here; leave it out"
 _GRAMMAR = "it is not enforced; leave it out, or give response_format or structured_outputs"
-_TOOLS = "calls of tools are not parsed; leave it out"
+_TOOLS = "a prompt has no tools; leave it out, or ask /v1/chat/completions"
 _TOLD = "answers hold nothing of the kind; leave it out"
 _WORDS = "the model reads and writes text only; leave it out"
 _SERVERS = "it is settled where the server is started; leave it out"
@@ -170,6 +170,9 @@ FIELDS: tuple[Field, ...] = (
     ),
     _done("add_generation_prompt", "for the template; true unless given", CHATS),
     _done("chat_template_kwargs", "further variables for the template", CHATS),
+    _done("tools", "up to 128 functions that the model may call, for the template; see below", CHATS),
+    _done("tool_choice", "`auto`, `none`, `required`, or the one function that must be called", CHATS),
+    _done("parallel_tool_calls", "whether the answer may hold several calls; true unless given", CHATS),
     # Refused: what would change the distribution.
     _refused("length_penalty tfs_z", (1,), _OWN),
     _refused("repeat_last_n", (-1,), "penalties look at the whole text; leave it out"),
@@ -184,8 +187,11 @@ FIELDS: tuple[Field, ...] = (
     _refused("structural_tag", _NOTHING, _GRAMMAR),
     _refused("guided_decoding_backend guided_whitespace_pattern", _NOTHING, _GRAMMAR),
     _refused("grammar_lazy grammar_triggers preserved_tokens", _NOTHING, _GRAMMAR),
-    _refused("tools functions", _NOTHING, _TOOLS),
-    _refused("tool_choice function_call", ("none", "auto"), _TOOLS),
+    _refused("functions", _NOTHING, "they are called tools now; give tools"),
+    _refused("function_call", ("none", "auto"), "it is called tool_choice now; give that"),
+    _refused("tools", _NOTHING, _TOOLS, COMPLETIONS),
+    _refused("tool_choice", ("none", "auto"), _TOOLS, COMPLETIONS),
+    _refused("parallel_tool_calls", (True, False), _TOOLS, COMPLETIONS),
     _refused("stop_regex", _NOTHING, "stop takes strings; leave it out"),
     _refused("include_stop_str_in_output no_stop_trim", (False,), "a text ends before its stop string; leave it out"),
     _refused("skip_special_tokens", (True,), "special tokens are no part of a text; leave it out"),
@@ -228,7 +234,6 @@ FIELDS: tuple[Field, ...] = (
     _harmless("prompt_cache_key prompt_cache_retention cache_prompt cache_salt", "about speed, not about the text"),
     _harmless("keep_alive ttl", "the model stays loaded"),
     _harmless("n_keep n_discard", "a text ends where the context does"),
-    _harmless("parallel_tool_calls", "of tools, which are refused"),
     _harmless("spaces_between_special_tokens", "special tokens are no part of a text"),
     _harmless("mirostat_tau mirostat_eta dynatemp_exponent xtc_threshold", "of samplers that are refused"),
     _harmless("dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers", "of a sampler that is refused"),

@@ -12,6 +12,7 @@ import msgspec
 from airdraft.api.errors import ApiError
 from airdraft.api.fields import BY_NAME, Endpoint, Fate, Field
 from airdraft.api.forms import FORMS, form_of
+from airdraft.api.tools import Tools, tools_of
 from airdraft.core.messages import MOST_LIKELY, GuideSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.guides import Bias, of_bias
@@ -102,10 +103,10 @@ class Body(msgspec.Struct, kw_only=True):
         """See `form_of`."""
         return form_of({name: getattr(self, name) for name in FORMS})
 
-    def guide(self, tokenizer: Tokenizer) -> GuideSpec | None:
-        """Return what the text is to keep to, beside its form what it leans to. Raises: `ApiError`, as `Bias.check`."""
+    def guide(self, tokenizer: Tokenizer, calls: GuideSpec | None = None) -> GuideSpec | None:
+        """Return what leads the text: its form or `calls`, and its bias. Raises: `ApiError`, or as `Bias.check`."""
         form = self.form()
-        grammar = None if form is None else form[1]
+        grammar = calls if form is None else form[1]
         given = {name: value for name in BIASED if (value := getattr(self, name)) is not None}
         given = {name: value for name, value in given.items() if value is not False and value not in ("", [], {})}
         if "logit_bias" in given:
@@ -272,9 +273,13 @@ class ChatBody(Body, kw_only=True):
     top_logprobs: int | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
 
     def named(self, error: ApiError) -> ApiError:
         """See `Body.named`."""
+        error.param = "tools" if error.param == "guide" and self.called() is not None else error.param
         error.param = "messages" if error.param in ("prompt", "private") else error.param
         return super().named(error)
 
@@ -286,6 +291,16 @@ class ChatBody(Body, kw_only=True):
             raise _bad("top_logprobs", "top_logprobs goes with logprobs: true; give both")
         if not self.messages:
             raise _bad("messages", "messages is empty; give at least one")
+        if self.called() is None:
+            return
+        if (form := self.form()) is not None:
+            raise _bad(form[0], f"{form[0]} and tools both give the answer a form; give one of them")
+        if self.ignore_eos:
+            raise _unsupported("ignore_eos", "an answer that calls tools ends by itself; leave one of them out")
+
+    def called(self) -> Tools | None:
+        """Return the tools that may be called; None: none. Raises: `ApiError`."""
+        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     def wanted_logprobs(self) -> int | None:
         """See `Body.wanted_logprobs`."""
@@ -294,13 +309,13 @@ class ChatBody(Body, kw_only=True):
     def variables(self) -> dict[str, Any]:
         """Return what the template may read besides the messages. Raises: `ApiError`."""
         given = {name: value for name, value in (self.chat_template_kwargs or {}).items() if value is not None}
-        own = {"add_generation_prompt": self.add_generation_prompt is not False}
+        own: dict[str, Any] = {"add_generation_prompt": self.add_generation_prompt is not False}
         for name in given:
             if name == "messages" or name in own or (Endpoint.CHATS, name) in BY_NAME:
                 raise _unsupported(
                     f"chat_template_kwargs.{name}", "it is a field of the request itself; put it there, or leave it out"
                 )
-        return given | own
+        return given | own | ({} if self.called() is None else {"tools": self.tools})
 
 
 B = TypeVar("B", bound=Body)

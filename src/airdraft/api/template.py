@@ -35,7 +35,7 @@ class ChatTemplate:
 
         Raises: `ModelError` if the template is broken.
         """
-        self._source = source
+        self.source = source
         self._words = frozenset(re.findall(r"\w+", source))
         self._tokens = dict(tokens)
         self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer))
@@ -109,7 +109,7 @@ class ChatTemplate:
             )
             weakref.finalize(self, _end, process)
             self._process = process
-            _ask(process, json.dumps(self._source).encode())
+            _ask(process, json.dumps(self.source).encode())
         return self._process
 
 

@@ -39,6 +39,11 @@ def of_choices(choices: Sequence[str]) -> GuideSpec:
     return _spec("regex", "|".join(_literal(_words(choice, "choice")) for choice in choices))
 
 
+def of_lark(grammar: str) -> GuideSpec:
+    """A grammar in llguidance's own language. Raises: `BadParameterError`."""
+    return _spec("lark", grammar)
+
+
 def of_grammar(grammar: str) -> GuideSpec:
     """A context-free grammar, in Lark's or llama.cpp's language. Raises: `BadParameterError`."""
     spec = _spec("lark", _words(grammar, "grammar"))
