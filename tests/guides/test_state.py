@@ -204,3 +204,23 @@ def test_reading_leaves_the_loop_free() -> None:
         return turns
 
     assert asyncio.run(read()) > 10
+
+
+class PanicException(BaseException):
+    """A panic in Rust, as Python sees it."""
+
+
+def test_a_panic_in_the_reader_costs_the_one_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    guides = Guides(TOKENIZER)
+
+    def panic(*_: Any) -> Any:
+        raise PanicException("index out of bounds")
+
+    async def read() -> Any:
+        return await guides.read(SPECS["choices"], EOS)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guides, "_compiled", panic)
+        with pytest.raises(BadParameterError, match="index out of bounds"):
+            asyncio.run(read())
+    assert asyncio.run(read()).allowed() is not None

@@ -68,11 +68,20 @@ class Guides:
             key = spec, tuple(eos_ids)
             grammar = self._grammars.get(key)
             if grammar is None:
-                grammar = self._grammars[key] = self._compiled(spec, key[1])
+                grammar = self._grammars[key] = self._contained(spec, key[1])
                 if len(self._grammars) > KEPT:
                     self._grammars.popitem(last=False)
             self._grammars.move_to_end(key)
             return GrammarWalk(grammar.deep_copy(), self._vocab_size, key[1]).begin
+
+    def _contained(self, spec: GuideSpec, eos_ids: tuple[int, ...]) -> LLMatcher:
+        """As `_compiled`. A panic in llguidance, which is no `Exception`, refuses the guide and ends nothing else."""
+        try:
+            return self._compiled(spec, eos_ids)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise _unread(f"its reader failed ({error})") from error
 
     def _compiled(self, spec: GuideSpec, eos_ids: tuple[int, ...]) -> LLMatcher:
         if not eos_ids:
