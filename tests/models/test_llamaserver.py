@@ -94,3 +94,13 @@ def test_malformed_replies(target: OnnxModel, change: Any, message: str) -> None
     found = rows_of(target, 3, change)
     assert isinstance(found, ModelError)
     assert message in str(found)
+
+
+def test_a_server_that_fails_to_tell_its_context(target: OnnxModel) -> None:
+    """What went wrong, and what to do."""
+    answer = like_llama_server(target)
+    with (
+        serve(lambda path, body: (500, {}) if path == "/props" else answer(path, body)) as engine,
+        pytest.raises(ModelError, match=r"failed \(500: .*\); start llama-server there, or mend the address"),
+    ):
+        LlamaServerTarget(shipped("target"), [engine.url], top_k=K)

@@ -90,6 +90,7 @@ class RemoteTarget(ABC):
         self._turn = count()
         try:
             served = [_served(url, self._replicas.ask(i, "/v1/models")) for i, url in enumerate(self._replicas.urls)]
+            lengths = [self._length(i, model) for i, model in enumerate(served)]
         except FailedError as problem:
             raise ModelError(f"{problem}; start {self.engine} there, or mend the address") from problem
         self._model = served[0].id
@@ -98,14 +99,11 @@ class RemoteTarget(ABC):
                 raise ModelError(
                     f"{url} serves {line(other.id)}, not {line(self._model)} like the first; serve one model, one name"
                 )
-        lengths = [
-            length - self.spare for i, model in enumerate(served) if (length := self._length(i, model)) is not None
-        ]
         # How much a position takes, the server's own metrics say.
         self.info = EngineInfo(
             name if name is not None else folder.resolve().name,
             config.vocab_size,
-            min([config.max_context, *lengths]),
+            min([config.max_context, *(length - self.spare for length in lengths if length is not None)]),
             config.eos_ids,
             top_k=top_k,
             max_calls=_MAX_CALLS,
