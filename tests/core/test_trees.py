@@ -438,6 +438,18 @@ def test_nothing_waits_for_the_uplink_while_the_edge_waits_for_drafts() -> None:
     """An edge that does not write on alone has answered all packets: the last drafts leave, whatever the queue."""
     stream, facts, mode = DeviceStream(), Facts(0.01, 0.05, 0.02, 1e6, 1e6, 0.7), Mode("stream", 8)
     branch = SimpleNamespace(unsent=3, fresh=False)
-    stream.heard = 4
-    assert stream.is_due(branch, mode, facts, sent=4, more=False, queued_s=1.0)  # type: ignore[arg-type]
-    assert not stream.is_due(branch, mode, facts, sent=5, more=False, queued_s=1.0)  # type: ignore[arg-type]
+    assert stream.is_due(branch, mode, facts, now=1.0, more=False, queued_s=1.0)  # type: ignore[arg-type]
+    stream.sends(1, 3, facts, now=1.0, queued_s=0.0)
+    assert not stream.is_due(branch, mode, facts, now=1.0, more=False, queued_s=1.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("race", ["off", "idle", "always"])
+def test_drafts_wait_while_the_uplink_is_slower_than_is_known(race: str) -> None:
+    """A packet that should have been answered is on its way still. Only an edge that writes on can do without more."""
+    stream, facts, mode = DeviceStream(), Facts(0.01, 0.05, 0.02, 1e6, 1e6, 0.7), Mode("stream", 8, race)
+    stream.sends(1, 3, facts, now=1.0, queued_s=0.0)
+    for fresh in (False, True):
+        branch = SimpleNamespace(unsent=3, fresh=fresh)
+        assert stream.is_due(branch, mode, facts, now=1.1, more=False)  # type: ignore[arg-type]
+        urgent = fresh and race != "always"
+        assert stream.is_due(branch, mode, facts, now=1.2, more=False) is urgent  # type: ignore[arg-type]

@@ -16,9 +16,10 @@ from airdraft.lab.record import prompts, record, synthetic
 from airdraft.lab.results import SCHEMES
 from airdraft.lab.timeline import timeline
 from airdraft.lab.virtual.branches import KeptBranches
-from airdraft.lab.virtual.cell import auto, best_rounds, constant, run
+from airdraft.lab.virtual.cell import Setting, auto, best_rounds, compute, constant, run
 from airdraft.lab.virtual.grid import Cell, _facts, rows
 from airdraft.lab.virtual.replay import Replay
+from airdraft.link.markov2 import Markov2Link
 from airdraft.models.registry import load
 from airdraft.proposers import maker
 
@@ -215,3 +216,11 @@ def test_trees_write_the_recorded_texts_sooner(tmp_path: Path, monkeypatch: pyte
     again = KeptBranches(recorded, "draft")
     assert run(recorded, setting, spec, branches=again).seconds == trees.seconds
     assert again.run == 0
+
+
+def test_a_text_does_not_wait_behind_the_drafts_of_the_one_before() -> None:
+    """An uplink that falls to a fifth of its rate carries one packet in two forwards of the target."""
+    recording = synthetic(0.3, 6, 48, 1, 4096)
+    setting = Setting(Markov2Link(12e3, 60e3, 0.15, 0.2, rtt_s=0.006, seed=5), compute(12, 30))
+    server, stream = (run(recording, setting, SchemeSpec(name)) for name in ("server", "stream"))
+    assert stream.tokens_per_s >= 0.98 * server.tokens_per_s

@@ -84,8 +84,7 @@ class Pen:
         self.seq = 0
         """Number of the last `Draft`."""
         welcome = making.peer.welcome
-        # The policy considers every length up to this one.
-        self.most = min(welcome.max_draft, MOST_DRAFT)
+        self.most = min(welcome.max_draft, MOST_DRAFT)  # the policy considers every length up to this one
         self._end = min(int(text.end) - 1, making.draft_context)  # the bonus token needs a place too
         self._max_bits = max(0, welcome.max_frame - DRAFT_HEADER) * 8
         self._number, self._text, self._law, self._learner = number, text, law, making.learner
@@ -218,8 +217,7 @@ class Pen:
         outs, end = list[Out](), self.reach
         while True:
             more = tree.asking or bool(tree.open(end))
-            if self.stream.is_due(tree, self.mode, self.facts, self.seq, more, self._learner.queued_s(now)):
-                outs += self._send_branch()
+            outs += self._send_due(now, more)
             wanted = None if tree.asking else tree.want(end, self._shape[0])
             if isinstance(wanted, Ask):
                 return [*outs, self._ask(wanted, now, end)]
@@ -227,7 +225,7 @@ class Pen:
                 return outs
             if not tree.take(wanted, self.scheme, end, self._shape[1]):
                 # As for a chain: an empty draft tells the edge to go on alone until the next one; once is enough.
-                return outs if self.stream.silent else [*outs, *self._send_branch()]
+                return outs if self.stream.silent else [*outs, *self._send_branch(now)]
 
     def _ask(self, ask: Ask, now: float, most: int) -> Forward:
         self._asked_s, self._asked_most, self.rows = now, most, ask.rows
@@ -239,17 +237,20 @@ class Pen:
         branch, outs, end = self.branch, list[Out](), self.reach
         while True:
             more = branch.end < end and not self._is_enough()
-            if self.stream.is_due(branch, self.mode, self.facts, self.seq, more):
-                outs += self._send_branch()
+            outs += self._send_due(now, more)
             if not more:
                 return outs
             asked = self._want(end - branch.end, now)
             if asked is not None:
                 return [*outs, *asked]
 
-    def _send_branch(self) -> list[Out]:
+    def _send_due(self, now: float, more: bool) -> list[Out]:
+        due = self.stream.is_due(self.branch, self.mode, self.facts, now, more, self._learner.queued_s(now))
+        return self._send_branch(now) if due else []
+
+    def _send_branch(self, now: float) -> list[Out]:
         start, digest, drafts, parents = self.branch.send()
-        self.stream.silent = not drafts
+        self.stream.sends(self.seq + 1, len(drafts), self.facts, now, self._learner.queued_s(now))
         return self._send(start, digest, Drafts.of_tokens(drafts), parents)
 
     def _want(self, most: int, now: float) -> list[Out] | None:
@@ -266,10 +267,9 @@ class Pen:
         if self.state is State.DRAFTING:
             return self._end_round(now)
         if branch.drafts:  # what is in flight brings a commit, and then the drafter is asked again
-            due = self.stream.is_due(branch, self.mode, self.facts, self.seq, more=False)
-            return self._send_branch() if due else []
+            return self._send_due(now, more=False)
         # An empty draft tells the edge to go on alone until the next one; once is enough.
-        return [] if self.stream.silent else self._send_branch()
+        return [] if self.stream.silent else self._send_branch(now)
 
     def _send(self, start: int, digest: int, drafts: Drafts, parents: bytes = b"") -> list[Out]:
         body, rounds, counts = self.scheme.encode(drafts), self.rounds, self._request.counts

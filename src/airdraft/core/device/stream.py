@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from airdraft.core.device.branch import Branch
 from airdraft.core.device.tree import Tree
 from airdraft.core.messages import Tokens
 from airdraft.core.policy import Facts, Mode
 from airdraft.errors import Code, RemoteProtocolError
-
-QUEUE = 2
-"""Packets of a stream that may wait for the uplink."""
 
 
 class DeviceStream:
@@ -20,27 +19,26 @@ class DeviceStream:
         """Number of the last packet that the edge confirmed."""
         self.silent = False
         """Whether the device has told the edge to go on alone."""
+        self._due_s = deque[tuple[int, float]]()  # packets that it has not confirmed, and when it should have
+
+    def sends(self, seq: int, drafts: int, facts: Facts, now: float, queued_s: float) -> None:
+        """Note that packet `seq` of so many drafts leaves `queued_s` from now. Without drafts it ends a stream."""
+        self.silent = not drafts
+        self._due_s.append((seq, now + queued_s + facts.rtt_s + 2 * facts.verify_s))
 
     def is_due(
-        self, branch: Branch | Tree, mode: Mode, facts: Facts, sent: int, more: bool, queued_s: float = 0.0
+        self, branch: Branch | Tree, mode: Mode, facts: Facts, now: float, more: bool, queued_s: float = 0.0
     ) -> bool:
-        """Whether to send now. `sent`: number of the last packet. `more`: whether more drafts may join the next one.
-        `queued_s`: how long it would wait for the uplink, which packets of a tree may fill."""
+        """Whether to send now. `more`: whether more drafts may join the next packet. `queued_s`: how long it would wait
+        for the uplink by what is known of that."""
         unsent = branch.unsent
         enough = mode.first if branch.fresh else mode.then
         if not unsent or (more and unsent < enough):
             return False
-        # The first packet of a branch always leaves, and one that no answer is due before: the edge may wait for it.
-        waits = sent > self.heard and (queued_s > facts.draft_s or self._is_congested(mode, facts, sent))
-        return branch.fresh or not waits
-
-    def _is_congested(self, mode: Mode, facts: Facts, sent: int) -> bool:
-        """Whether drafts pile up at the uplink: more packets lack an answer than on a free one.
-
-        Drafts then wait, and leave together once the edge has confirmed earlier packets.
-        """
-        answered_s = facts.rtt_s + 2 * facts.verify_s
-        return sent - self.heard > QUEUE + answered_s / (mode.then * facts.draft_s)
+        # Drafts wait for the uplink, and leave together: also while it takes longer than is known of it. A packet that
+        # no answer is due before always leaves, and the first of a branch unless the edge writes on without it.
+        waits = bool(self._due_s) and (queued_s > facts.draft_s or now > self._due_s[0][1])
+        return not waits or (branch.fresh and mode.race != "always")
 
     def committed(self, branch: Branch | Tree, message: Tokens, sent: int) -> list[int]:
         """Return the tokens that `message` commits. Raises: `RemoteProtocolError` if it does not match the drafts."""
@@ -50,6 +48,8 @@ class DeviceStream:
         if not self.heard <= message.seq <= sent:
             raise RemoteProtocolError(Code.STATE, "the edge has heard of drafts that were never sent")
         self.heard = message.seq
+        while self._due_s and self._due_s[0][0] <= self.heard:
+            self._due_s.popleft()
         tokens = [*accepted, *message.tokens]
         if not tokens:
             raise RemoteProtocolError(Code.STATE, "the edge committed nothing")
