@@ -8,7 +8,7 @@ from rich.text import Text
 from airdraft.core.events import Committed
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.models.text import Tokenizer
-from airdraft.telemetry.winners import MEANINGS, NAMES, winner
+from airdraft.telemetry.winners import DEVICE, MEANINGS, NAMES, winner
 
 UNVERIFIED = "dim italic"
 STYLES = {
@@ -27,6 +27,16 @@ def legend() -> Text:
         for kind, meaning in MEANINGS.items()
     ]
     return Text("\n").join(lines)
+
+
+BY_NAME = {NAMES.get(kind, kind): style for kind, style in STYLES.items()}
+"""The style of each winner's name. An edge's proposers look alike."""
+
+
+def played(token: str | None, by: str) -> Text:
+    """A token of a trace in the colour of who found it; a block where the trace holds no words."""
+    style = BY_NAME["model"] if by == DEVICE else BY_NAME.get(by, STYLES["proposed"])
+    return Text("▪" if token is None else token, style)
 
 
 class TokenPrinter:

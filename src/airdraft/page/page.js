@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const make = (tag, className = "", words = "") => Object.assign(document.createElement(tag), { className, textContent: words });
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const LATEST = 24; // texts that are kept
+const TRIP_S = 0.02; // a round trip where none is known
 const SPAN = 3; // seconds that a live flight diagram shows
 const LINKS = { "5G, good: 100 / 300 Mbit/s, 15 ms": [100, 300, 15], "4G: 20 / 100 Mbit/s, 40 ms": [20, 100, 40],
   "4G, far away: 5 / 20 Mbit/s, 100 ms": [5, 20, 100], "satellite: 10 / 50 Mbit/s, 300 ms": [10, 50, 300],
@@ -147,7 +148,7 @@ class View {
     Object.assign(this, { text: null, rtt, whole, drawn: -1, spans: [], shown: 0, span: SPAN });
     this.root = make("article", "lane");
     const head = make("div", "lane-head");
-    this.title = make("h3", "", title);
+    this.title = make("h2", "", title);
     this.hint = make("small", "", hint);
     this.title.append(this.hint);
     this.speed = make("div", "speed");
@@ -284,7 +285,7 @@ class View {
     draw.beginPath();
     draw.rect(left, 0, width - left, height);
     draw.clip();
-    const trip = (text.sums.device_rtt_seconds ?? this.rtt(text) ?? 0.02) / 2, atEdge = text.side === "edge";
+    const trip = (text.sums.device_rtt_seconds ?? this.rtt(text) ?? TRIP_S) / 2, atEdge = text.side === "edge";
     for (const call of text.calls) {
       if (call.from > now || call.to < from) continue;
       draw.fillStyle = atEdge ? hues.edge : hues.model;
@@ -662,7 +663,7 @@ function chat() {
     const talk = $("talk");
     talk.append(make("p", "said", words));
     messages.push({ role: "user", content: words });
-    const view = new View("answer", "", { whole: true, rtt: () => 0.02 });
+    const view = new View("answer", "", { whole: true });
     talk.append(view.root);
     let answered = "";
     try {
@@ -689,20 +690,29 @@ function chat() {
 
 // ---- Replay
 
-function replay(given) {
-  for (const event of given) heardOf({ ...event, text: "replay" });
-  const text = texts.get("replay");
-  const view = new View(`a text by ${text.scheme}`, `written at ${given[0].at ?? "an unknown time"}, as the ${text.side} saw it`, { whole: true, rtt: () => about.rtt });
-  view.set(text);
-  $("replayed").append(view.root);
-  const span = 1.02 * Math.max(0.05, text.end);
-  const player = new Player($("replay-player"), (t) => view.update(t, span));
+function replay(traces) {
+  const views = traces.map((events, at) => {
+    const text = new Text(`replay${at}`);
+    for (const event of events) text.take(event);
+    const view = new View(`a text by ${text.scheme}`, `written at ${String(events[0].at ?? "an unknown time").slice(0, 19).replace("T", " ")}, as the ${text.side} saw it`, { whole: true });
+    view.set(text);
+    $("replayed").append(view.root);
+    return view;
+  });
+  const span = 1.02 * Math.max(0.05, ...views.map((view) => view.text.end));
+  const player = new Player($("replay-player"), (t) => views.forEach((view) => view.update(t, span)));
   player.set(span);
   player.show(span);
   if (!still.matches) player.play();
-  ticks.set("replay", (now) => (player.playing ? player.tick(now) : undefined));
-  addEventListener("resize", () => player.show(player.t));
-  say(`replay · ${text.tokens.length} tokens in ${text.end.toFixed(2)} s`);
+  let wide = 0;
+  ticks.set("replay", (now) => {
+    player.tick(now);
+    if (wide !== innerWidth) player.show(player.t);
+    wide = innerWidth;
+  });
+  $("replay-note").textContent = `A trace does not hold the round trip: flights are drawn as if it were ${1000 * TRIP_S} ms.` +
+    (views.some((view) => view.text.tokens.some((token) => token.piece === null)) ? " It holds no words either; with --trace-tokens it would." : "");
+  say("replay");
 }
 
 // ---- The beginning
@@ -720,13 +730,13 @@ addEventListener("keydown", (e) => { if (e.key === "Escape") $("tip").hidden = t
 
 async function start() {
   recolour();
-  const given = document.getElementById("trace");
+  const given = $("traces");
   if (given) {
     const held = JSON.parse(given.textContent);
     about = held.about;
     legend();
     tabs([["replay", "Replay"]]);
-    replay(held.events);
+    replay(held.traces);
     return requestAnimationFrame(frame);
   }
   about = await (await fetch("page/about", { headers: headers() })).json();

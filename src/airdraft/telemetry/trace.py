@@ -290,6 +290,8 @@ _NUMBERS = {
     "committed": ("length", "accepted", "written"),
 }
 """The numbers that `summary` needs from each event."""
+_LISTS = ("by", "pieces")
+"""Lists of strings, one for each token."""
 MOST = 1e15
 """A limit far above any time, position or count in a trace."""
 
@@ -310,8 +312,12 @@ def read(path: Path) -> list[dict[str, Any]]:
             ) from error
         if not (isinstance(event, dict) and _is_number(event.get("t")) and isinstance(event.get("event"), str)):
             raise BadParameterError(f"line {number} of {path} is not an event of a trace; name a file of --trace-dir")
-        if not isinstance(event.get("ids", []), list):
-            raise BadParameterError(f"line {number} of {path} has ids that are not a list; name a file of --trace-dir")
+        for name in ("ids", *_LISTS):
+            if not isinstance(event.get(name, []), list):
+                what = f"line {number} of {path} has {name} that are not a list; name a file of --trace-dir"
+                raise BadParameterError(what)
+        if not all(isinstance(each, str) for name in _LISTS for each in event.get(name, [])):
+            raise BadParameterError(f"line {number} of {path} has words that are no text; name a file of --trace-dir")
         for name in (*_NUMBERS.get(event["event"], ()), *(("began",) if "began" in event else ())):
             if not _is_number(event.get(name)):
                 raise BadParameterError(
