@@ -24,6 +24,8 @@ from airdraft.prompts.publishing import publish
 from .processes import ENVIRONMENT, announced, started
 from .test_processes import truth
 
+pytestmark = pytest.mark.timeout(300)  # several processes each, and much to look through
+
 PUBLIC = "".join(f"def area{at}(width, height):\n    return width * height\n\n\n" for at in range(14))
 SECRET = "".join(f"def quokka{at}(zeppelin):\n    return zeppelin - {at * 7919}\n\n\n" for at in range(7))
 TEMPLATE = "{% for message in messages %}{{ message.content + '\\n' }}{% endfor %}"
