@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Half as many again as there are cores: tests wait for sockets, clocks and processes, too."""
     return (3 * (os.cpu_count() or 1) + 1) // 2
+
+
+@pytest.fixture(scope="session")
+def vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a real vLLM serves the shipped target: one for all workers, which takes most of a minute to start."""
+    from .models.vllm_server import shared_vllm
+
+    with shared_vllm(tmp_path_factory) as url:
+        yield url
 
 
 def pytest_collection_finish() -> None:

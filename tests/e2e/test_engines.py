@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from airdraft.models.files.folder import shipped
 from airdraft.models.registry import load
 from airdraft.sim import alone
 
-from ..models.vllm_server import Server, python_with_vllm, vllm_server
+from ..models.vllm_server import relayed
 from .processes import airdraft, announced, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -22,18 +23,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PROMPT = 'def parse(text):\n    """Parse a line."""\n'
 
 
-@pytest.fixture(scope="module")
-def vllm() -> Iterator[Server]:
-    with vllm_server(python_with_vllm(), shipped("target")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def edge(vllm: Server) -> Iterator[str]:
+@contextlib.contextmanager
+def edge_before(engine: str) -> Iterator[str]:
     folder = str(shipped("target"))
-    words = ("edge", "--target", folder, "--engine", "vllm", "--url", vllm.url, "--port", "0", "--json")
+    words = ("edge", "--target", folder, "--engine", "vllm", "--url", engine, "--port", "0", "--json")
     with started(*words) as process:
         yield announced(process)["url"]
+
+
+@pytest.fixture(scope="module")
+def edge(vllm_url: str) -> Iterator[str]:
+    with edge_before(vllm_url) as url:
+        yield url
 
 
 def written(edge: str, *options: str) -> list[int]:
@@ -48,12 +49,12 @@ def truth(params: SamplingParams, seed: int) -> list[int]:
     return list(alone.write(target, tokenizer.encode(PROMPT), params, seed, 40, vocab_size=tokenizer.vocab_size))
 
 
-def test_a_greedy_text_is_vllms_own_and_the_onnx_engines(vllm: Server, edge: str) -> None:
+def test_a_greedy_text_is_vllms_own_and_the_onnx_engines(vllm_url: str, edge: str) -> None:
     ids = written(edge, "--temperature", "0")
     assert ids == truth(SamplingParams(0.0), 0)
     prompt = load("target")[1].encode(PROMPT)
     body = {"model": "target", "prompt": prompt, "max_tokens": 40, "temperature": 0, "return_token_ids": True}
-    reply = urllib3.request("POST", f"{vllm.url}/v1/completions", json=body).json()
+    reply = urllib3.request("POST", f"{vllm_url}/v1/completions", json=body).json()
     own = reply["choices"][0]["token_ids"]
     assert own == ids[: len(own)]
     assert len(own) >= len(ids) - 1  # vLLM may leave out the token that ends the text
@@ -73,12 +74,14 @@ def test_what_cannot_be_exact_is_refused_in_one_line(edge: str) -> None:
     assert "give top-k 1 to 20, or temperature 0" in errors
 
 
-def test_an_engine_that_dies_ends_its_texts_in_one_line_and_the_edge_lives(vllm: Server, edge: str) -> None:
-    vllm.kill()  # last in this file
-    code, _, errors = airdraft("run", PROMPT, "--edge", edge, "--temperature", "0")
-    assert (code, len(errors.splitlines())) == (2, 1)
-    assert "failed; try again later, or see the edge's log" in errors
-    assert vllm.url not in errors  # where the edge has its engine from is no business of a device's
+def test_an_engine_that_dies_ends_its_texts_in_one_line_and_the_edge_lives(vllm_url: str) -> None:
+    with relayed(vllm_url) as engine, edge_before(engine.url) as edge:
+        engine.kill()
+        for _ in range(2):  # it lives
+            code, _, errors = airdraft("run", PROMPT, "--edge", edge, "--temperature", "0")
+            assert (code, len(errors.splitlines())) == (2, 1)
+            assert "failed; try again later, or see the edge's log" in errors
+            assert engine.url not in errors  # where the edge has its engine from is no business of a device's
 
 
 def test_a_gguf_draft_writes_the_targets_text(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from airdraft.models.fit import Fit
 from airdraft.models.registry import ENGINES, load, load_target
 
 from ..models.llama_server import llama_server
-from ..models.vllm_server import python_with_vllm, vllm_server
 
 Tmp = pytest.TempPathFactory
 
@@ -39,12 +38,6 @@ def _file(tmp: Tmp) -> Iterator[TargetEngine]:
 
 
 @contextmanager
-def _server(tmp: Tmp) -> Iterator[TargetEngine]:
-    with vllm_server(python_with_vllm(), shipped("target")) as server:
-        yield load_target("target", engine="vllm", urls=[server.url])[0]
-
-
-@contextmanager
 def _llama_server(tmp: Tmp) -> Iterator[TargetEngine]:
     """A real llama-server with four slots."""
     pytest.importorskip("xllamacpp", reason="needs xllamacpp, which holds a llama-server")
@@ -64,7 +57,7 @@ def _spliced(tmp: Tmp) -> Iterator[TargetEngine]:
 
 
 OTHERWISE = {
-    "hf": _one_thread, "llamacpp": _file, "vllm": _server, "llamaserver": _llama_server, "splice": _spliced,
+    "hf": _one_thread, "llamacpp": _file, "llamaserver": _llama_server, "splice": _spliced,
 }  # fmt: skip
 """Engines that need more than the name of the shipped target."""
 ABSENT = {"sglang"}
@@ -78,7 +71,9 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: Tmp) -> Iterator[Ta
     name = request.param
     for library in ENGINES[name].libraries if name in ENGINES else ():
         pytest.importorskip(library, reason=f"needs the extra {name}")
-    if name in OTHERWISE:
+    if name == "vllm":  # which other tests use, too
+        yield load_target("target", engine=name, urls=[request.getfixturevalue("vllm_url")])[0]
+    elif name in OTHERWISE:
         with OTHERWISE[name](tmp_path_factory) as found:
             yield found
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,7 @@ from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
 
 from .http_engine import like_vllm, log_softmax, serve
-from .vllm_server import Server, python_with_vllm, vllm_server
+from .vllm_server import relayed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -34,14 +34,8 @@ Pick = Callable[[FloatArray, int], int]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with vllm_server(python_with_vllm(), shipped("target")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def vllm(server: Server) -> VllmTarget:
-    return VllmTarget(shipped("target"), [server.url], top_k=K)
+def vllm(vllm_url: str) -> VllmTarget:
+    return VllmTarget(shipped("target"), [vllm_url], top_k=K)
 
 
 @pytest.fixture
@@ -163,12 +157,12 @@ def test_the_last_position(vllm: VllmTarget, target: OnnxModel) -> None:
         forward(vllm, vllm.new_cache(), 0, [*text, 1], 1)
 
 
-def test_greedy_text(vllm: VllmTarget, target: OnnxModel, prompt: list[int], server: Server) -> None:
+def test_greedy_text(vllm: VllmTarget, target: OnnxModel, prompt: list[int], vllm_url: str) -> None:
     text = alone(target, prompt, 64, greedy)
     assert speculative(vllm, prompt, spoiled(text), greedy) == text
     asked = {"prompt": prompt, "max_tokens": 64, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
     with urllib3.PoolManager() as pool:
-        own = pool.request("POST", f"{server.url}/v1/completions", json=asked).json()["choices"][0]["token_ids"]
+        own = pool.request("POST", f"{vllm_url}/v1/completions", json=asked).json()["choices"][0]["token_ids"]
     assert own == text
 
 
@@ -183,15 +177,14 @@ def test_coupled_text(vllm: VllmTarget, target: OnnxModel, prompt: list[int], se
     assert speculative(vllm, prompt, spoiled(text), pick) == text
 
 
-def test_more_tokens_than_it_returns(server: Server) -> None:
+def test_more_tokens_than_it_returns(vllm_url: str) -> None:
     with pytest.raises(ModelError, match=r"logprobs of 21, which is greater.*with --max-logprobs 21 or more"):
-        VllmTarget(shipped("target"), [server.url], top_k=21)
+        VllmTarget(shipped("target"), [vllm_url], top_k=21)
 
 
-def test_killed_in_the_middle_of_a_text(server: Server, target: OnnxModel, caplog: pytest.LogCaptureFixture) -> None:
-    """The last test: it leaves no server."""
+def test_killed_in_the_middle_of_a_text(vllm_url: str, target: OnnxModel, caplog: pytest.LogCaptureFixture) -> None:
     text = random_text(4000, 50)
-    with serve(like_vllm(target)) as other:
+    with serve(like_vllm(target)) as other, relayed(vllm_url) as server:
         lone = VllmTarget(shipped("target"), [server.url])
         both = VllmTarget(shipped("target"), [server.url, other.url])
         caches = [(model, model.new_cache()) for model in (lone, both)]
