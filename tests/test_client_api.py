@@ -336,10 +336,13 @@ def test_the_version_is_that_of_the_project() -> None:
     assert airdraft.__version__ == project["version"]
 
 
-def test_importing_the_package_imports_nothing_heavy() -> None:
+def test_importing_the_package_imports_nothing_heavy_nor_does_help() -> None:
     heavy = {"numpy", "onnxruntime", "websockets", "tokenizers", "asyncio"}
     program = (
         f"import sys, airdraft; airdraft.__version__; found = {heavy!r} & set(sys.modules); assert not found, found\n"
+        "from airdraft.cli import app; app(['--help'], standalone_mode=False)\n"
+        "assert not {'numpy', 'onnxruntime', 'airdraft.cli.run'} & set(sys.modules)\n"
+        "import airdraft.cli.edge; assert 'uvicorn' not in sys.modules\n"
         "assert airdraft.Client.__module__ == 'airdraft.client'\n"
         "from airdraft import AsyncClient, Text\n"
     )

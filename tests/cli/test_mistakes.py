@@ -373,6 +373,12 @@ def test_help_fits_80_columns(words: tuple[str, ...], capfd: pytest.CaptureFixtu
     assert "…" not in shown.replace("[OPTIONS] COMMAND [ARGS]…", "")  # nothing is cut off
 
 
+def test_help_says_of_each_command_what_it_says_of_itself() -> None:
+    commands = cli._Commands()
+    for name, (_, says) in cli.COMMANDS.items():
+        assert " ".join(commands[name].help.split()).startswith(says), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [("--help",), ("run", "x = 1\ny =", "--max-tokens", "40"), ("run", "x", "--json", "--max-tokens", "8")]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from airdraft.cli.output import UnreadError, forgiving, one_line
@@ -18,35 +18,63 @@ from airdraft.errors import AirdraftError
 from airdraft.version import __version__
 
 COMMANDS = {
-    "demo": "demo:demo",
-    "chat": "chat:chat",
-    "run": "run:run",
-    "edge": "edge:edge",
-    "device": "device:device",
-    "doctor": "doctor:doctor",
-    "models": "models:models",
-    "prompt": "prompts:prompt",
-    "link": "link:link",
-    "channel": "channel:channel",
-    "plan": "plan:plan",
-    "compress": "compress:compress",
-    "gguf": "gguf:gguf",
-    "chaos": "chaos:chaos",
-    "fuzz": "fuzz:fuzz",
-    "conform": "conform:conform",
-    "import": "import_:import_",
-    "reproduce": "reproduce:reproduce",
-    "bench": "bench:bench",
-    "trace": "trace:trace",
+    "demo": (
+        "demo:demo",
+        "See device and edge write three texts over an emulated link, then every scheme in one table.",
+    ),
+    "chat": (
+        "chat:chat",
+        "Chat with a model: answers are drafted here, verified at the edge, and coloured by how each token was won.",
+    ),
+    "run": (
+        "run:run",
+        "Continue PROMPT: draft on this device, verify at the edge, print tokens as they are committed.",
+    ),
+    "edge": ("edge:edge", "Serve a target model: verify what devices draft, and stream to devices that cannot draft."),
+    "device": ("device:device", "Serve OpenAI's API on this device: texts are drafted here and verified at the edge."),
+    "doctor": (
+        "doctor:doctor",
+        "Look at a pair of models before you use it: what fits, what it costs here, what it would gain, and remedies.",
+    ),
+    "models": ("models:models", "List the models on this machine, and which of them share a vocabulary."),
+    "prompt": (
+        "prompts:prompt",
+        "Prompts whose keys and values are computed once, and read by edges that start with `--prompts URL`.",
+    ),
+    "link": ("link:link", "Emulate a slow link in front of an edge, in real time and without root."),
+    "channel": ("channel:channel", "Simulated wireless channels: made, estimated and predicted."),
+    "plan": ("plan:plan", "Predict which scheme is fastest for a link and a pair of models, before anything runs."),
+    "compress": (
+        "compress:compress",
+        "Write a model in few bits, and say how much it still agrees with the whole one.",
+    ),
+    "gguf": ("gguf:gguf", "Write a Llama (config.json, model.safetensors, tokenizer.json) as GGUF, for llama.cpp."),
+    "chaos": (
+        "chaos:chaos",
+        "Write texts through faults of link and edge, in virtual time, and compare each with the target's own.",
+    ),
+    "fuzz": ("fuzz:fuzz", "Send both machines, and the decoder before them, what no honest peer would."),
+    "conform": ("conform:conform", "Test whether the texts of a scheme are distributed as the target's own."),
+    "import": (
+        "import_:import_",
+        "Turn a GGUF file or a checkpoint into a folder for the onnx engine, without a compiler.",
+    ),
+    "reproduce": (
+        "reproduce:reproduce",
+        "Run papers' own experiments again: each as its paper bills it, and with everything billed.",
+    ),
+    "bench": ("bench:bench", "The laboratory: every scheme over many links, in virtual time."),
+    "trace": ("trace:trace", "Traces of texts, as `airdraft edge` and `airdraft device` write them with --trace-dir."),
 }
-"""Where each command is: a module of this package, and a function in it or a group of commands."""
+"""Where each command is (a module of this package, and a function in it or a group of commands), and how its help
+begins: `airdraft --help` lists them all and imports none."""
 
 
 class _Commands(Mapping[str, Any]):
     """The commands by name, each imported when it is looked up: one command need not wait for all others' imports."""
 
     def __getitem__(self, name: str) -> Any:
-        module, _, attribute = COMMANDS[name].partition(":")
+        module, _, attribute = COMMANDS[name][0].partition(":")
         found = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
         if not isinstance(found, typer.Typer):
             found, function = typer.Typer(rich_markup_mode="rich", add_completion=False), found
@@ -68,6 +96,11 @@ class _Group(TyperGroup):
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.commands = _Commands()  # type: ignore[assignment]  # nobody adds to it
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Lists every command by its first sentence, and imports none."""
+        self.commands = {name: TyperCommand(name, help=says) for name, (_, says) in COMMANDS.items()}
+        super().format_help(ctx, formatter)
 
 
 app = typer.Typer(

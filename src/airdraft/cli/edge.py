@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from airdraft.api.app import edge_app
 from airdraft.api.template import ChatTemplate
 from airdraft.cli import chosen, options
 from airdraft.cli.edge_process import ApiPort, Certificate, EdgeProcess
@@ -362,6 +361,8 @@ def _api(
 ) -> ApiPort:  # fmt: skip
     """The port of the API, where devices get what the edge's own draft reads, if its engine gives that away, and where
     the page is, if there is one."""
+    from airdraft.api.app import edge_app  # noqa: PLC0415  # a tenth of a start, for those who serve the API
+
     offering, helping = None, server.service.helping
     if helping is not None:
         try:

@@ -24,7 +24,6 @@ from airdraft.edge import tls
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import AirdraftError
 from airdraft.models.base import Threads
-from airdraft.telemetry.http import serving
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +109,8 @@ class EdgeProcess:
         if self.api is None:
             yield None
             return
+        from airdraft.telemetry.http import serving  # noqa: PLC0415  # as in `scraped`
+
         # The devices' own context, so that a certificate that is read again is for both ports.
         context = self.certificate.context if self.certificate else None
         api = self.api

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from prometheus_client import CollectorRegistry
 
 from airdraft.cli import options
-from airdraft.telemetry.hosts import OwnNames
-from airdraft.telemetry.http import plain, routes, serving
 
 
 @contextlib.asynccontextmanager
@@ -24,6 +22,9 @@ async def scraped(
     if port is None:
         yield None
         return
+    from airdraft.telemetry.hosts import OwnNames  # noqa: PLC0415  # a tenth of a start, for those who give a port
+    from airdraft.telemetry.http import plain, routes, serving  # noqa: PLC0415
+
     app = OwnNames([host, *allowed]).guard(plain(routes(metrics, health)))
     async with serving(app, host, port) as found:
         yield options.address(host, found).replace("ws://", "http://", 1)
