@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airdraft.lab.compress import CHAT_DRAFT, DRAFT, PLANTED, TARGET, WHOLE, CompressRow, plant
+from airdraft.lab.compress import CHAT_DRAFT, DRAFT, PLANTED, TARGET, WHOLE, CompressRow, subjects
 from airdraft.lab.compress_page import LINKS, PROFILE, held, orderings, points, table, worth
 from airdraft.lab.points import TIE, SmallDraft, frontier, worth_most
-from airdraft.models.files.folder import shipped
 from airdraft.models.imports.write import import_gguf
 from airdraft.models.profile import profile
 from airdraft.models.registry import load
@@ -125,12 +124,11 @@ def run(name: str) -> np.ndarray:
 @pytest.mark.slow
 def test_planted_outliers_change_no_row(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="writing the files takes the gguf package")
-    from airdraft.models.gguf import write_gguf
-
-    write_gguf(shipped("draft"), tmp_path / "plain.gguf")
-    plant(tmp_path / "plain.gguf", tmp_path / "planted.gguf")
-    import_gguf(tmp_path / "planted.gguf", tmp_path / "planted")
+    source = {each.name: each.source for each in subjects("shipped", tmp_path)}
+    import_gguf(source[PLANTED], tmp_path / "planted")
     assert np.abs(run(str(tmp_path / "planted")) - run("draft")).max() < 1e-3
+    import_gguf(source[TARGET], tmp_path / "whole")
+    assert np.abs(run(str(tmp_path / "whole")) - run("target")).max() < 1e-3
 
 
 @pytest.mark.slow

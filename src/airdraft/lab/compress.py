@@ -113,9 +113,10 @@ def subjects(pair: str, folder: Path) -> list[Shrunk]:
     """The models of a pair that are made smaller, written into `folder` where they are no GGUF files."""
     few = [Recipe(way, bits) for bits, ways in FEW.items() for way in ways]
     if pair == "shipped":
-        plain, planted, own = folder / "plain.gguf", folder / "planted.gguf", folder / "own.gguf"
+        plain, planted, own = folder / "plain.gguf", folder / "planted.gguf", folder / "target" / "own.gguf"
         write_gguf(shipped("draft"), plain)
         plant(plain, planted)
+        own.parent.mkdir()
         write_gguf(shipped("target"), own)
         weights = [Recipe(method, bits) for bits in WIDTHS for method in METHODS]
         integers = [Recipe(way, "W8A8") for way in get_args(Way)]
