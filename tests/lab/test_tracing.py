@@ -54,8 +54,8 @@ def test_a_constant_trace_is_a_constant_link() -> None:
     assert (found.mean_mbps, found.outage, found.rtt_ms) == (5.0, 0.0, 50.0)
     assert all((row.device_drafts_per_token > 0) == (not row.scheme.startswith("server")) for row in found.speeds[:-1])
     coupled = found.speeds[SCHEMES.index("coupled")]
-    long, setting = tracing._joined(RECORDING, 300), constant(50, 5, 15, 30)
-    over_const = [tracing._speed(run(long, setting, SchemeSpec("coupled"), length=n), 6.0) for n in tracing.LENGTHS]
+    long, setting = tracing.joined(RECORDING, 300), constant(50, 5, 15, 30)
+    over_const = [tracing.speed(run(long, setting, SchemeSpec("coupled"), length=n), 6.0) for n in tracing.LENGTHS]
     assert coupled == max(over_const, key=lambda row: row.tokens_per_s)
     server = found.speeds[0]
     assert (server.length, server.wait_p50_ms) == (None, pytest.approx(30.0))
@@ -78,12 +78,12 @@ def test_an_outage_stops_rounds_and_not_the_edge() -> None:
 
 
 def test_nothing_was_committed_in_time() -> None:
-    row = tracing._speed(Result("server", None, waits_s=[0.5]), 0.25)
+    row = tracing.speed(Result("server", None, waits_s=[0.5]), 0.25)
     assert (row.tokens, row.tokens_per_s, row.wait_p50_ms) == (0, 0.0, 250.0)
 
 
 def test_texts_are_joined() -> None:
-    joined = tracing._joined(RECORDING, 3 * 64 + 70)
+    joined = tracing.joined(RECORDING, 3 * 64 + 70)
     text, texts = joined.texts[0], RECORDING.texts
     assert len(joined.texts) == 1
     assert text.tokens[:64] == texts[0].tokens
@@ -96,7 +96,7 @@ def test_a_text_says_nothing_of_its_repetition() -> None:
     """Copies are found within a text as often as before, and not in the one that it repeats."""
     text = RECORDING.texts[0]
     again = structs.replace(RECORDING, texts=[structs.replace(text, tokens=[7, 8, 9, 10] * 16)])
-    tokens = tracing._joined(again, 192).texts[0].tokens
+    tokens = tracing.joined(again, 192).texts[0].tokens
     pieces = [tokens[at : at + 64] for at in (0, 64, 128)]
     assert all(piece[4:] == piece[:-4] for piece in pieces)
     assert len({token for piece in pieces for token in piece}) == 12
@@ -104,7 +104,7 @@ def test_a_text_says_nothing_of_its_repetition() -> None:
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=60), st.floats(0.1, 30))
 def test_tokens_count_that_were_there_in_time(waits_s: list[float], seconds: float) -> None:
-    row = tracing._speed(Result("server", None, waits_s=waits_s), seconds)
+    row = tracing.speed(Result("server", None, waits_s=waits_s), seconds)
     arrived = np.cumsum(waits_s)
     assert abs(row.tokens - int((arrived <= seconds).sum())) <= int(np.isclose(arrived, seconds).sum())
     assert row.tokens_per_s == row.tokens / seconds

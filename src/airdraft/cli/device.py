@@ -47,6 +47,11 @@ _Edge = Annotated[
 ]
 
 
+def _check_key(api_key: str | None) -> None:
+    if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
+        raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
+
+
 @fitted(draft_fit=ONLY_DRAFT)
 def device(
     edge: _Edge,
@@ -54,6 +59,7 @@ def device(
     draft_engine: options.DraftEngine = None,
     lookup: options.Lookup = False,
     tree: options.Tree = "auto",
+    forecast: options.Forecast = "none",
     tokenizer_of: options.TokenizerOf = None,
     draft_fit: Fit = ANY,
     kept_mb: options.KeptMb = None,
@@ -91,8 +97,7 @@ def device(
 
       airdraft device --edge ws://A:8571,ws://B:8571 --draft none --tokenizer MODEL
     """
-    if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable()):
-        raise BadParameterError("--api-key is empty or holds what no HTTP header may; give one, or leave it out")
+    _check_key(api_key)
     allowed, name, branches = options.host_names(allow_host), options.model_name(name), options.branches(tree)
     logs.configure(options.log_level(log_level), log_json)
     traces = options.traces(trace_dir, "device", trace_tokens, page)
@@ -108,7 +113,7 @@ def device(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, stall_s=stall_s,
             traces=traces, told=_log.info, lookup=lookup, kept_mb=kept_mb, branches=branches, prompts=stored,
-            reader=Guides(tokenizer),
+            reader=Guides(tokenizer), forecast=options.forecast(forecast),
         )  # fmt: skip
         feed = traces.feed if traces else None
         watch = MeteredWriter(writer, feed)

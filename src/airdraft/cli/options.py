@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from airdraft.control.forecast import FORECASTERS, Forecaster
 from airdraft.control.lengths import RULES
 from airdraft.core.device.tree import MOST_BRANCHES
 from airdraft.core.schemes import SCHEMES, STREAM
@@ -54,6 +55,15 @@ Tree = Annotated[
         help="How drafts branch where the edge takes trees: B runs the draft model behind the B likeliest at once, off "
         "drafts chains only, auto goes by the measured cost.",
         rich_help_panel="Models",
+    ),
+]
+Forecast = Annotated[
+    str,
+    typer.Option(
+        metavar="none|ewma|ridge",
+        help="Forecast the link, and draft nothing while drafts would come too late, as in an outage. It spares the "
+        "battery and does not change the text.",
+        rich_help_panel="Link",
     ),
 ]
 TokenizerOf = Annotated[
@@ -311,6 +321,13 @@ def fitting(draft: str | None) -> Iterator[None]:
             "the target has another vocabulary than the draft model that ships with airdraft; name a draft model with "
             "the target's own tokenizer, --draft MODEL, or take none, --draft none --tokenizer MODEL",
         ) from error
+
+
+def forecast(name: str) -> Callable[[], Forecaster] | None:
+    """`Writer`'s `forecast` of `--forecast`. Raises: `BadParameterError` for no such."""
+    if name not in ("none", *FORECASTERS):
+        raise BadParameterError(f"--forecast is {name!r}; give none, {', '.join(FORECASTERS)}")
+    return FORECASTERS.get(name)
 
 
 def branches(tree: str, scheme: str = "auto") -> int | None:

@@ -91,6 +91,10 @@ class Estimator:
         for at, prob in enumerate(verdict.probs[: verdict.accepted + 1]):
             self._chances.judged(prob, at < verdict.accepted)
 
+    def late(self, session: int, now: float, sent: int, heard: int) -> bool:
+        """See `Learner.late`. Never: nothing is forecast here."""
+        return False
+
     def chance(self, prob: float) -> float:
         """See `Learner.chance`."""
         return self._chances.chance(prob)

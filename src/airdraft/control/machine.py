@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from airdraft.control.estimate import PRIOR, Estimator
+from airdraft.control.forecast import Forecaster
+from airdraft.control.foresight import Foreseeing
 from airdraft.control.plan import plan
 from airdraft.core import schemes
 from airdraft.core.device import DeviceMachine
@@ -25,13 +27,16 @@ def device_machine(
     drafter: Callable[[], Drafter] | None = None,
     lookup: bool = False,
     wide: bool = False,
+    forecast: Callable[[], Forecaster] | None = None,
 ) -> DeviceMachine:
     """Make the device's end of one connection. See `DeviceMachine` for the arguments.
 
     lookup: whether the device copies from prompt and text, too; without a draft model (`draft_context` 0), it only does
-    that. A `drafter` of one's own takes the place of both, and has the draft model to ask, if there is one.
+    that. A `drafter` of one's own takes the place of both, and has the draft model to ask, if there is one. `forecast`
+    makes a forecaster of the link; with one the device drafts nothing while drafts would come too late.
     """
-    learner = Estimator(COPYING if (lookup or drafter) and not draft_context else PRIOR)
+    prior = COPYING if (lookup or drafter) and not draft_context else PRIOR
+    learner = Estimator(prior) if forecast is None else Foreseeing(forecast(), prior)
     reach, usual = drafting(draft_context, lookup, learner.facts)
     if drafter is not None:
         reach = draft_context or ENDLESS

@@ -181,6 +181,10 @@ class Learner(Protocol):
         """Seconds that data sent now waits behind earlier data."""
         ...
 
+    def late(self, session: int, now: float, sent: int, heard: int) -> bool:
+        """Whether a raced stream's drafts would come too late now. Of its `sent` packets `heard` are confirmed."""
+        ...
+
     def chance(self, prob: float) -> float:
         """Chance that a token is accepted, given its probability under the draft model."""
         ...

@@ -69,13 +69,7 @@ Table = dict[type[Message], Action]
 
 CONNECTION: dict[bool, Table] = {
     False: {Hello: Action.GREET},
-    True: {
-        Open: Action.OPEN,
-        Close: Action.END,
-        Draft: Action.RELAY,
-        More: Action.RELAY,
-        Switch: Action.RELAY,
-    },
+    True: {Open: Action.OPEN, Close: Action.END, Draft: Action.RELAY, More: Action.RELAY, Switch: Action.RELAY},
 }
 """A connection at the edge, before and after `Hello`. Other messages end it. Either side may send `Error` any time."""
 

@@ -21,6 +21,7 @@ from typing import Literal, Self, get_args
 from msgspec import structs
 
 from airdraft import values
+from airdraft.control.forecast import Forecaster
 from airdraft.control.machine import device_machine
 from airdraft.core import schemes
 from airdraft.core.drafting import Drafter
@@ -82,6 +83,7 @@ class Writer:
         branches: int | None = None,
         prompts: Elsewhere | None = None,
         reader: GuideReader | None = None,
+        forecast: Callable[[], Forecaster] | None = None,
     ) -> None:
         """Make a writer without a connection: the first text connects, or `connect` does.
 
@@ -103,6 +105,7 @@ class Writer:
             branches: as in `Request`, for those that leave it open.
             prompts: from where the draft's keys and values of prompts may come.
             reader: reads the guides of texts; None: texts have none.
+            forecast: makes a forecaster of each connection's link, one of `FORECASTERS`; None: drafts are made anyway.
         Raises: `LinkError` for a URL that cannot be an edge's, `BadParameterError`.
         """
         give_up_s, stall_s = check_options(edges, offline, token, ssl, give_up_s, stall_s)
@@ -114,7 +117,8 @@ class Writer:
         self.dial = connect = functools.partial(
             EdgeConnection.connect,
             draft=draft, tokenizer=tokenizer, vocab_size=vocab_size, token=token, ssl=ssl, scheduler=self._scheduler,
-            traces=traces, stall_s=stall_s, machine=functools.partial(device_machine, lookup=lookup, drafter=drafter),
+            traces=traces, stall_s=stall_s,
+            machine=functools.partial(device_machine, lookup=lookup, drafter=drafter, forecast=forecast),
         )  # fmt: skip
         urls = list(dict.fromkeys(edges))
         self._edges, self._count = Edges(urls, connect, told), len(urls)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airdraft.cli import options
+from airdraft.cli.bench.forecasts import forecasts
 from airdraft.cli.bench.results import Jobs, JsonFile, Pages, console_for, jobs_of, progress, renew_pages, write_json
 from airdraft.errors import BadParameterError
 
@@ -151,6 +152,14 @@ def trace(
     rtt_ms: Annotated[float, typer.Option("--rtt-ms", help="Round trip of traces that have none.")] = 20.0,
     draft_ms: Annotated[float, typer.Option(help="A forward of the draft, for one token.")] = 15.0,
     verify_ms: Annotated[float, typer.Option(help="A forward of the target.")] = 30.0,
+    forecast: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Compare auto with forecasts of the link and auto without instead: ewma, ridge, all; links by name "
+            "(airdraft link --list) may stand among the files.",
+        ),
+    ] = None,
     json_file: JsonFile = None,
     page: Pages = None,
     jobs: Jobs = 0,
@@ -161,10 +170,19 @@ def trace(
     Schemes with rounds run at the draft length that is best for the whole run.
     Ends with exit code 1 if auto falls short of the best exact scheme by more
     than 5 % on any run, or no run has a token.
+
+    [bold]Forecasts:[/bold]  airdraft bench trace uplink.csv nr:distance=260,outages=5 --forecast ewma,ridge
+
+    These write the block `forecast` of a --page.
     """
     from airdraft.lab.virtual import tracing as lab  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
+    if forecast is not None:
+        links = [str(file) for file in files]
+        numbers = rtt_ms, draft_ms, verify_ms, seconds
+        forecasts(console, links, forecast, numbers, jobs_of(jobs), json_file, page)
+        return
     todo = lab.tasks(files, rtt_ms, draft_ms, verify_ms, seconds)
     recorded = lab.recording()
     with progress(console, "runs") as on_run:

@@ -88,7 +88,8 @@ class Pen:
         self._end = min(int(text.end) - 1, making.draft_context)  # the bonus token needs a place too
         self._max_bits = max(0, welcome.max_frame - DRAFT_HEADER) * 8
         self._number, self._text, self._law, self._learner = number, text, law, making.learner
-        self._asked_s, self._asked_most, self._copied = 0.0, 0, set[int]()  # the last: where the last draft was a copy
+        self._asked_s, self._asked_most, self._vain = 0.0, 0, False  # the last: whether drafts would come too late
+        self._copied = set[int]()  # where the last draft was a copy
 
     def begin(self, state: State, scheme: Scheme) -> None:
         """Go on without drafts. Streams draft trees where the edge takes them."""
@@ -133,7 +134,7 @@ class Pen:
     @property
     def reach(self) -> int:
         """Position where a stream's drafts must end for now."""
-        window = min(self.mode.length, REACH * self.most) if self.mode.traits.drafts else 0
+        window = min(self.mode.length, REACH * self.most) if self.mode.traits.drafts and not self._vain else 0
         return min(self._text.length + window, self._end)
 
     @property
@@ -203,14 +204,12 @@ class Pen:
         fit = int(min(self._max_bits, self.scheme.traits.body_bits)) // self.scheme.draft_bits
         most = min(length, self.most, fit, self._end - self._text.length)
         while len(branch.drafts) < most and not self._is_enough():
-            asked = self._want(most - len(branch.drafts), now)
-            if asked is not None:
+            if (asked := self._want(most - len(branch.drafts), now)) is not None:
                 return asked
         return self._end_round(now)
 
     def _end_round(self, now: float) -> list[Out]:
-        self.rounds.sent_s = now
-        self.state = State.VERIFYING
+        self.rounds.sent_s, self.state = now, State.VERIFYING
         return self._send(self._text.length, self._text.digest, self.rounds.take())
 
     def _advance_tree(self, tree: Tree, now: float) -> list[Out]:
@@ -232,6 +231,7 @@ class Pen:
         return Forward(self._number, ask.keep, ask.tokens, ask.rows, parents=ask.parents, picks=ask.picks)
 
     def _advance_stream(self, now: float) -> list[Out]:
+        self._vain = self.mode.race == "always" and self._learner.late(self._number, now, self.seq, self.stream.heard)
         if isinstance(self.branch, Tree):
             return self._advance_tree(self.branch, now)
         branch, outs, end = self.branch, list[Out](), self.reach

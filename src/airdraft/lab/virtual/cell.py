@@ -9,6 +9,7 @@ from airdraft.control import predict
 from airdraft.control.auto import Auto
 from airdraft.control.course import MAX_DRAFT
 from airdraft.control.facts import wire_of
+from airdraft.control.forecast import Forecaster
 from airdraft.control.machine import device_machine
 from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
@@ -105,6 +106,7 @@ def run(
     drafts: bool = False,
     branches: Branches | None = None,
     lucks: Mapping[SchemeSpec, Sequence[Luck]] | None = None,
+    forecast: Callable[[], Forecaster] | None = None,
 ) -> Result:
     """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
 
@@ -114,13 +116,14 @@ def run(
     Without `length` the device finds draft length, window and packets by what it measures. `policy` makes a policy for
     each text, which chooses the scheme as well. `propose` makes the edge's proposers, as for `EdgeMachine`; it
     `drafts` itself with a model that chooses as the device's does; with `lookup` the device copies, too, and with
-    `branches` it drafts trees. `lucks` is as for `Replay`. The edge has been in service: it knows how long its forwards
-    take. A forward takes that long however many rows it has. Further candidates have rows of their own.
+    `branches` it drafts trees. `lucks` is as for `Replay`, `forecast` as for `device_machine`. The edge has been in
+    service: it knows how long its forwards take. A forward takes that long however many rows it has. Further candidates
+    have rows of their own.
     """
     replay, vocab = Replay(recording, oracle=oracle, branches=branches, lucks=lucks), recording.vocab_size
     device = device_machine(
         Hello(VERSION, "lab", "draft", bytes(16), vocab), Blank.max_context, 0.0, replay.make, lookup=lookup,
-        wide=branches is not None,
+        wide=branches is not None, forecast=forecast,
     )  # fmt: skip
     trees = branches is not None or spec.candidates > 1
     target = Target("lab", "target", bytes(16), vocab, Blank.max_context, (), trees=trees)

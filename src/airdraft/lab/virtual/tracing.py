@@ -141,7 +141,7 @@ def trace(recorded: Recording, task: Task) -> Traced:
     """Run every scheme over one run, each on an idle link at the beginning of the trace. Devices draft chains: what a
     draft model says off the texts is not known of texts that are joined. `auto` chooses at the edge of `all`.
     """
-    recorded = _joined(recorded, math.ceil(AHEAD * task.seconds / task.compute.verify_s))
+    recorded = joined(recorded, math.ceil(AHEAD * task.seconds / task.compute.verify_s))
     link = TraceLink(task.run, rtt_s=None if task.run.rtt_s else task.rtt_s)
     setting = Setting(link, task.compute)
 
@@ -162,7 +162,7 @@ def trace(recorded: Recording, task: Task) -> Traced:
                 f"{task.name} has an outage that ends the connection of {label} ({error}); cut the trace there"
             ) from error
         began_s.append(result.began_s)
-        return _speed(result, task.seconds)
+        return speed(result, task.seconds)
 
     speeds = [one(SchemeSpec(schemes.SERVER), schemes.SERVER)]
     for name in schemes.named(rounds=True):
@@ -187,17 +187,17 @@ def trace(recorded: Recording, task: Task) -> Traced:
     )
 
 
-def _joined(recorded: Recording, length: int) -> Recording:
+def joined(recorded: Recording, length: int) -> Recording:
     """The recorded texts joined end to end, again and again, as one text.
 
     Each has other tokens for the same words, or an edge that copies would find all of a text in its repetition.
     """
     texts = recorded.texts * math.ceil(length / recorded.length)
     columns = ("matches", "accept", "accept_topk", "accept_lattice", "draft_prob", "entropy", "support")
-    joined = {name: [value for text in texts for value in getattr(text, name)][:length] for name in columns}
+    columns_of = {name: [value for text in texts for value in getattr(text, name)][:length] for name in columns}
     vocab = recorded.vocab_size
     tokens = [(token + at * _OTHER) % vocab for at, text in enumerate(texts) for token in text.tokens][:length]
-    return structs.replace(recorded, texts=[structs.replace(texts[0], tokens=tokens, **joined)])
+    return structs.replace(recorded, texts=[structs.replace(texts[0], tokens=tokens, **columns_of)])
 
 
 def _during(series: Series, began_s: float, seconds: float) -> Iterator[tuple[float, float]]:
@@ -224,7 +224,7 @@ def _median(values: Sequence[tuple[float, float]]) -> float:
     return (ordered[lower][0] + ordered[upper][0]) / 2
 
 
-def _speed(result: Result, seconds: float) -> Speed:
+def speed(result: Result, seconds: float) -> Speed:
     """The speed of a scheme over the first `seconds`; its text went on beyond them."""
     ends_s = accumulate(result.waits_s)  # a text begins as the one before it ends
     waits_ms = [1e3 * wait_s for wait_s, end_s in zip(result.waits_s, ends_s, strict=True) if end_s <= seconds]

@@ -1,0 +1,53 @@
+"""What forecasts are worth: over a link with outages drafts are saved, the text is the same, and scores are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from airdraft.control.forecast import HORIZONS_S, LinkSample
+from airdraft.errors import BadParameterError
+from airdraft.lab.record import synthetic
+from airdraft.lab.virtual.forecasting import NONE, cases, names_of, score, verdicts, weigh
+
+
+def written(path: Path, *steps: tuple[float, float]) -> Path:
+    path.write_text("time_s,uplink_mbps\n" + "".join(f"{at:g},{mbps:g}\n" for at, mbps in steps))
+    return path
+
+
+@pytest.mark.slow
+def test_outages_cost_fewer_drafts_in_vain_and_no_speed(tmp_path: Path) -> None:
+    steps = [(2.0 * at + after, mbps) for at in range(6) for after, mbps in ((0.0, 10.0), (1.2, 0.0))]
+    case = cases([str(written(tmp_path / "up.csv", *steps))], 30.0, 15.0, 30.0, 10.0)[0]
+    found = weigh(synthetic(0.8, 3, 64, 1, 4096), case, ["ewma", "ridge"])
+    assert found.outage == pytest.approx(0.4, abs=0.02)
+    assert [row.forecast for row in found.rows] == [NONE, "ewma", "ridge"]
+    assert all(row.exact for row in found.rows)
+    for verdict in verdicts([found]):
+        assert verdict["worst_speed"] > 0.98
+        assert verdict["saved"] > 0.1
+
+
+def test_scores_know_a_link_that_never_changes_from_one_that_does() -> None:
+    calm = score("ewma", [LinkSample(False, 0.02, 1e7)] * 200)
+    assert [each.horizon_s for each in calm] == list(HORIZONS_S)
+    assert all(each.rate_off == pytest.approx(1.0) and each.constant == 0.0 for each in calm)
+    rng = np.random.default_rng(2)
+    wild = score("ewma", [LinkSample(bool(rng.random() < 0.5), 0.02, 10 ** rng.uniform(5, 8)) for _ in range(400)])
+    assert all(each.rate_off > 1.5 for each in wild)
+    assert wild[0].brier == pytest.approx(0.25, abs=0.05)  # nobody can foresee the toss of a coin
+
+
+def test_bad_names_and_numbers_are_refused(tmp_path: Path) -> None:
+    assert names_of("all") == ["ewma", "ridge"]
+    with pytest.raises(BadParameterError, match="no forecaster 'crystal'"):
+        names_of("ewma,crystal")
+    with pytest.raises(BadParameterError, match="no link 'wires'"):
+        cases(["wires"], 20.0, 15.0, 30.0, 10.0)
+    with pytest.raises(BadParameterError, match="cannot be read"):
+        cases([str(tmp_path / "none.csv")], 20.0, 15.0, 30.0, 10.0)
+    with pytest.raises(BadParameterError, match="seconds is nan"):
+        cases(["nr"], 20.0, 15.0, 30.0, float("nan"))
