@@ -15,8 +15,9 @@ from typing import Any
 
 from airdraft import local
 from airdraft.errors import BadParameterError
+from bench.pages import ROOT, parser
 
-FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+FIGURES = ROOT / "docs" / "figures"
 MOST_BYTES = 300_000
 PICTURES: dict[str, dict[str, Any]] = {
     "page": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
@@ -62,5 +63,13 @@ async def pictures(folder: Path) -> None:
                 raise BadParameterError(f"{path} has {MOST_BYTES} bytes or more; make the window smaller")
 
 
+def main() -> int:
+    """Make all pictures."""
+    line = parser("page", "Draw the page as a browser shows it, of a real edge, device and race.")
+    line.add_argument("folder", type=Path, nargs="?", default=FIGURES, help="where they go; without it: docs/figures")
+    asyncio.run(pictures(line.parse_args().folder))
+    return 0
+
+
 if __name__ == "__main__":
-    asyncio.run(pictures(Path(sys.argv[1]) if len(sys.argv) > 1 else FIGURES))
+    sys.exit(main())
