@@ -14,8 +14,9 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 import pytest
 
 import airdraft
@@ -105,6 +106,39 @@ def test_a_device_without_a_draft_copies_when_asked(edge: Edge) -> None:
                 assert found.counts.drafted > 0
     with pytest.raises(BadParameterError, match="lookup is 'yes'; give a bool"):
         airdraft.Client(edge.url, lookup="yes")  # type: ignore[arg-type]
+
+
+class Shirt(msgspec.Struct):
+    """What a text may be read as."""
+
+    colour: Literal["red", "green", "blue"]
+    size: Annotated[int, msgspec.Meta(ge=1, le=9)]
+    tags: Annotated[list[Literal["new", "old"]], msgspec.Meta(max_length=2)] = []
+
+
+class Odd(msgspec.Struct):
+    """A type that asks for more than its schema says."""
+
+    size: Literal[2, 4]
+
+    def __post_init__(self) -> None:
+        raise ValueError("it is even")
+
+
+def test_a_text_is_of_the_type_that_was_asked_for(edge: Edge) -> None:
+    with airdraft.Client(edge.url) as client:
+        found = [client.complete(PROMPT, schema=Shirt, temperature=1.0, seed=seed).value for seed in range(4)]
+        assert all(isinstance(each, Shirt) for each in found), found
+        colour = client.complete(PROMPT, schema={"enum": ["red", "blue"]}, temperature=1.0, seed=0)
+        assert colour.value in ("red", "blue")
+        text = client.complete(PROMPT, schema=Shirt, temperature=1.0, seed=0)
+        assert text.value == found[0] == msgspec.json.decode(text.text, type=Shirt)
+        assert "".join(client.stream(PROMPT, schema=Shirt, temperature=1.0, seed=0)) == text.text
+        assert client.complete(PROMPT, schema=Shirt, max_tokens=2).value is None
+        with pytest.raises(BadParameterError, match="give a type of msgspec or pydantic, or a schema"):
+            client.complete(PROMPT, schema=3)
+        with pytest.raises(ModelError, match="its type refuses it"):
+            client.complete(PROMPT, schema=Odd)
 
 
 class Knowing:

@@ -33,7 +33,8 @@ from airdraft.device.offline import Corrected, Unverified
 from airdraft.device.shipped import draft_at
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer, Written, check_options
-from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
+from airdraft.errors import BadParameterError, Code, LinkError, ModelError, RefusedError, first_line
+from airdraft.guides import Guides, of_type
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines.nothing import NONE, NoDraft
 from airdraft.models.registry import load_draft
@@ -79,6 +80,9 @@ class Options(TypedDict, total=False):
     out. See docs/prompts.md."""
     logprobs: int | None
     """As in `Request`. `Committed` and `Text` then have a `Logprob` for each token."""
+    schema: Any
+    """What the text is JSON of: a type of msgspec or pydantic, a plain one such as `dict[str, int]`, or a JSON schema.
+    The text then keeps to it, and `Text.value` is it. None if left out."""
     prediction: str | Sequence[int]
     """As in `Request`, as text or token ids; empty if left out."""
 
@@ -96,6 +100,8 @@ class Text:
     """The cost of the text."""
     logprobs: tuple[Logprob, ...] = ()
     """The target's log-probability of each token, if asked for."""
+    value: Any = None
+    """What the text says, of the type in `schema`. None without one, or if the text ended before the value did."""
     losses: dict[str, float | None] = field(default_factory=dict)
     """What makes it another text than the target's own, if the edge was told to lose something: see
     `Exactness.losses`."""
@@ -179,7 +185,7 @@ class AsyncClient:
         self._writer = Writer(
             self._edge_urls, model, tokenizer.digest, tokenizer.vocab_size, offline=self._offline, token=self._token,
             give_up_s=self._give_up_s, stall_s=self._stall_s, ssl=self._ssl, lookup=self._lookup,
-            drafter=self._drafter,
+            drafter=self._drafter, reader=Guides(tokenizer),
         )  # fmt: skip
         return self._writer
 
@@ -233,7 +239,13 @@ class AsyncClient:
             elif isinstance(event, Finished):
                 reason = event.reason
         words = self.tokenizer.decode(tokens)
-        return Text(words, tuple(tokens), reason, request.counts, tuple(logprobs), writer.losses)
+        schema = options.get("schema")
+        try:
+            value = None if schema is None or reason == "length" else of_type(schema)[1](words)
+        except ValueError as error:
+            what = f"the text keeps to the schema, and its type refuses it ({first_line(error)}): {words[:200]!r}"
+            raise ModelError(what) from error
+        return Text(words, tuple(tokens), reason, request.counts, tuple(logprobs), value, writer.losses)
 
     async def events(self, prompt: str | Sequence[int], **options: Unpack[Options]) -> AsyncGenerator[Written, None]:
         """See `Client.events`."""
@@ -256,6 +268,7 @@ class AsyncClient:
         draft_length: int | None = None,
         logprobs: int | None = None,
         prediction: str | Sequence[int] = "",
+        schema: Any = None,
         private: bool | int = False,
     ) -> Request:
         scheme = values.words("scheme", scheme)
@@ -278,7 +291,7 @@ class AsyncClient:
         spec = SchemeSpec(schemes.STREAM if policy else scheme)
         return Request(
             ids, spec, params, seed, max_tokens, draft_length, policy=policy, logprobs=logprobs, prediction=prediction,
-            private=start,
+            private=start, guide=None if schema is None else of_type(schema)[0],
         )  # fmt: skip
 
     async def close(self) -> None:

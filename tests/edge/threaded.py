@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.errors import AirdraftError
+from airdraft.guides import Guides
 from airdraft.models.base import FloatArray, LanguageModel, OneByOne, Part
 from airdraft.models.files.digest import words
 from airdraft.models.profile import Paced
@@ -65,7 +66,7 @@ class Edge:
         engine = _Watched(Paced(model, 0.004), self.writing)
 
         async def begin() -> EdgeServer:
-            service = Service(tls=self._tls)
+            service = Service(tls=self._tls, reader=Guides(tokenizer))
             server = EdgeServer(engine, tokenizer.digest, tokenizer.vocab_size, service=service)
             await server.start("127.0.0.1", self.port)
             return server

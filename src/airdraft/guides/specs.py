@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,25 @@ def of_json(schema: Any) -> GuideSpec:
     if not isinstance(found, dict | bool):
         raise BadParameterError("the schema is no object; give a JSON schema", "guide")
     return _spec("json", text)
+
+
+def of_type(kind: Any) -> tuple[GuideSpec, Callable[[str], Any]]:
+    """The JSON of a type: of msgspec, of pydantic, or a plain one, such as `dict[str, int]`; or a schema.
+
+    Of a type, the text has no fields but its own, whatever the type would read.
+
+    Returns: the guide, and what reads a whole text as the type. It raises `ValueError` where the type asks for more
+        than its schema does. Raises: `BadParameterError`.
+    """
+    if isinstance(kind, dict | bool | str | bytes):
+        return of_json(kind), msgspec.json.decode
+    try:
+        if hasattr(kind, "model_json_schema"):  # pydantic's
+            return of_json(_closed(kind.model_json_schema())), kind.model_validate_json
+        return of_json(_closed(msgspec.json.schema(kind))), lambda text: msgspec.json.decode(text, type=kind)
+    except TypeError as error:  # whatever it is, or something inside of it
+        what = f"schema has no JSON schema ({error}); give a type of msgspec or pydantic, or a schema"
+        raise BadParameterError(what, "guide") from error
 
 
 def of_regex(pattern: str) -> GuideSpec:
@@ -56,6 +75,19 @@ def of_grammar(grammar: str) -> GuideSpec:
     except Exception as error:  # the library raises bare Exception
         what = f"the grammar cannot be read ({' '.join(str(error).split())[:200]}); give Lark or GBNF"
         raise BadParameterError(what, "guide") from error
+
+
+def _closed(schema: Any) -> Any:
+    """The schema of a type, in which objects that have properties have no others. It is changed in place."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+            schema.setdefault("additionalProperties", False)
+        for inner in schema.values():
+            _closed(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            _closed(inner)
+    return schema
 
 
 def _literal(text: str) -> str:
