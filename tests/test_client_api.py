@@ -164,11 +164,11 @@ def test_a_drafter_of_ones_own_drafts_in_the_place_of_the_usual_ones(edge: Edge)
     Knowing.known = [*prompt, *own[:20], *reversed(own[20:])]
     for draft in (None, "draft"):
         with airdraft.Client(edge.url, draft=draft, drafter=Knowing) as client:
-            for scheme in ("auto", "coupled"):
-                found = client.complete(PROMPT, max_tokens=40, temperature=0.7, seed=3, scheme=scheme)
+            for options in ({}, {"scheme": "coupled", "draft_length": 4}):
+                found = client.complete(PROMPT, max_tokens=40, temperature=0.7, seed=3, **options)
                 assert list(found.tokens) == own
                 assert found.counts.draft_rows == 0
-                assert scheme == "auto" or found.counts.accepted >= 14
+                assert not options or found.counts.accepted >= 14
     with pytest.raises(BadParameterError, match="drafter is 'mine'; give an object with __call__"):
         airdraft.Client(edge.url, drafter="mine")  # type: ignore[arg-type]
 
