@@ -448,8 +448,8 @@ def test_drafts_wait_while_the_uplink_is_slower_than_is_known(race: str) -> None
     """A packet that should have been answered is on its way still. Only an edge that writes on can do without more."""
     stream, facts, mode = DeviceStream(), Facts(0.01, 0.05, 0.02, 1e6, 1e6, 0.7), Mode("stream", 8, race)
     stream.sends(1, 3, facts, now=1.0, queued_s=0.0)
-    for fresh in (False, True):
-        branch = SimpleNamespace(unsent=3, fresh=fresh)
+    for fresh, flying in ((False, True), (True, False), (False, False)):
+        branch = SimpleNamespace(unsent=3, fresh=fresh, flying=flying)
         assert stream.is_due(branch, mode, facts, now=1.1, more=False)  # type: ignore[arg-type]
-        urgent = fresh and race != "always"
+        urgent = not flying and race != "always"
         assert stream.is_due(branch, mode, facts, now=1.2, more=False) is urgent  # type: ignore[arg-type]

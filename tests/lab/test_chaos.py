@@ -82,6 +82,12 @@ def test_each_kind_of_fault_by_itself(kind: Kind) -> None:
     assert felt >= 6
 
 
+def test_a_stream_goes_on_whose_packet_was_committed_before_it_came() -> None:
+    # A bonus was the next draft, which was alone in its packet: nobody confirms that, and the edge waits.
+    outcome = chaos.session(3, 1157)
+    assert (outcome.way, outcome.identical) == ("stream/off", True)
+
+
 def test_a_session_is_lived_the_same_way_again() -> None:
     first, again = chaos.session(5, 3), chaos.session(5, 3)
     assert first == again

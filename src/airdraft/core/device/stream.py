@@ -36,9 +36,10 @@ class DeviceStream:
         if not unsent or (more and unsent < enough):
             return False
         # Drafts wait for the uplink, and leave together: also while it takes longer than is known of it. A packet that
-        # no answer is due before always leaves, and the first of a branch unless the edge writes on without it.
+        # no answer is due before always leaves, and, unless the edge writes on without it, one that finds the edge with
+        # no draft to judge: what it had may be committed already, and then nobody confirms it.
         waits = bool(self._due_s) and (queued_s > facts.draft_s or now > self._due_s[0][1])
-        return not waits or (branch.fresh and mode.race != "always")
+        return not waits or (mode.race != "always" and not branch.flying)
 
     def committed(self, branch: Branch | Tree, message: Tokens, sent: int) -> list[int]:
         """Return the tokens that `message` commits. Raises: `RemoteProtocolError` if it does not match the drafts."""
