@@ -71,6 +71,7 @@ def opened(chromium: Any, url: str, kind: str = "desktop") -> tuple[Any, list[st
 
 def barriers(page: Any) -> list[str]:
     """Serious faults that axe finds. A policy forbids scripts in the page, so the browser's own door is taken."""
+    page.emulate_media(reduced_motion="reduce")  # what is still fading in has no contrast yet
     page.evaluate(AXE.read_text("utf-8"))
     found = page.evaluate("axe.run()")
     return [
