@@ -20,12 +20,10 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from airdraft import values
-from airdraft.control.auto import Auto
-from airdraft.core import schemes
+from airdraft.control.auto import way
 from airdraft.core.drafting import Drafter
 from airdraft.core.events import Committed, Finished
 from airdraft.core.logprobs import Logprob
-from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.edges import Away, Closed
@@ -34,7 +32,7 @@ from airdraft.device.shipped import draft_at
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer, Written, check_options
 from airdraft.errors import BadParameterError, Code, LinkError, ModelError, RefusedError, first_line
-from airdraft.guides import Guides, of_type
+from airdraft.guides import Guides, as_type, of_type
 from airdraft.models.base import LanguageModel
 from airdraft.models.engines.nothing import NONE, NoDraft
 from airdraft.models.registry import load_draft
@@ -241,7 +239,7 @@ class AsyncClient:
         words = self.tokenizer.decode(tokens)
         schema = options.get("schema")
         try:
-            value = None if schema is None or reason == "length" else of_type(schema)[1](words)
+            value = None if schema is None or reason == "length" else as_type(schema, words)
         except ValueError as error:
             what = f"the text keeps to the schema, and its type refuses it ({first_line(error)}): {words[:200]!r}"
             raise ModelError(what) from error
@@ -287,11 +285,10 @@ class AsyncClient:
         if isinstance(prediction, str):
             prediction = self.tokenizer.encode(values.words("prediction", prediction), special=False)
         params = SamplingParams(temperature, top_k, top_p, min_p)
-        policy = Auto(self.tokenizer.vocab_size, races=("always",)) if scheme == "auto" else None
-        spec = SchemeSpec(schemes.STREAM if policy else scheme)
+        spec, policy = way(scheme, self.tokenizer.vocab_size)
         return Request(
             ids, spec, params, seed, max_tokens, draft_length, policy=policy, logprobs=logprobs, prediction=prediction,
-            private=start, guide=None if schema is None else of_type(schema)[0],
+            private=start, guide=None if schema is None else of_type(schema),
         )  # fmt: skip
 
     async def close(self) -> None:

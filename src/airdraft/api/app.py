@@ -32,9 +32,8 @@ from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
 from airdraft.api.tokens import refusals, token_routes
 from airdraft.api.tools import CallReader, call_form
-from airdraft.control.auto import Auto
-from airdraft.core import schemes
-from airdraft.core.messages import GuideSpec, SchemeSpec
+from airdraft.control.auto import AUTO, way
+from airdraft.core.messages import GuideSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES
 from airdraft.edge.access import Tenant
@@ -279,12 +278,11 @@ def _request(
     guide: GuideSpec | None,
 ) -> Request:  # fmt: skip
     """Ask for a text as `airdraft run` would."""
-    scheme = "auto" if body.scheme is None else body.scheme
-    if scheme not in (*SCHEMES, "auto"):
-        known = ", ".join((*SCHEMES, "auto"))
+    scheme = AUTO if body.scheme is None else body.scheme
+    if scheme not in (*SCHEMES, AUTO):
+        known = ", ".join((*SCHEMES, AUTO))
         raise ApiError(400, f"scheme {shown(scheme)!r} is unknown; choose one of {known}", "scheme", "invalid_value")
-    policy = Auto(api.tokenizer.vocab_size) if scheme == "auto" else None
-    spec = SchemeSpec(schemes.STREAM if scheme == "auto" else scheme)
+    spec, policy = way(scheme, api.tokenizer.vocab_size)
     return Request(
         prompt, spec, body.params(api.sampling), seed % (1 << 63), body.limit(), policy=policy,
         logprobs=body.wanted_logprobs(), prediction=predicted, private=private, guide=guide,

@@ -9,6 +9,7 @@ from airdraft.control.course import MAX_DRAFT
 from airdraft.control.facts import Wire, wire
 from airdraft.control.predict import Prediction
 from airdraft.core import schemes
+from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Facts, Mode
 from airdraft.errors import BadParameterError
 
@@ -18,6 +19,10 @@ RETRY_S = (1.0, 16.0)
 """Least and most seconds of `server` before another try of a stream. They double while tries fail."""
 NEAR = 0.01
 """Relative difference below which two predictions count as equal."""
+
+
+AUTO = "auto"
+"""The name of a way to write that is chosen as the text goes."""
 
 
 class Steady:
@@ -195,3 +200,8 @@ class Auto:
 def _way(prediction: Prediction) -> tuple[str, ...]:
     mode = prediction.mode
     return (mode.scheme, mode.race) if mode.traits.races else (mode.scheme,)
+
+
+def way(name: str, vocab_size: int) -> tuple[SchemeSpec, Auto | None]:
+    """What a request for a scheme by name, or `auto`, begins with, and what chooses the rest; None: nothing does."""
+    return (SchemeSpec(schemes.STREAM), Auto(vocab_size)) if name == AUTO else (SchemeSpec(name), None)

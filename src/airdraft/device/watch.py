@@ -15,6 +15,7 @@ from airdraft.errors import AirdraftError
 from airdraft.telemetry.feed import Feed
 from airdraft.telemetry.logs import fields
 from airdraft.telemetry.metrics import DeviceReadings, TextMetrics
+from airdraft.telemetry.trace import spelt
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +63,7 @@ class MeteredWriter:
         """Show a page what the draft model writes alone, or that it was wrong."""
         words = {}
         if isinstance(event, Unverified) and self._feed.spell is not None:
-            speller = self._feed.spell()
-            words = {"pieces": [speller.push(token) for token in event.tokens]}
+            words = {"pieces": spelt(self._feed.spell(), event.tokens)}
         name = "unverified" if isinstance(event, Unverified) else "corrected"
         self._feed.aside(name, position=event.position, count=len(event.tokens), **words)
 

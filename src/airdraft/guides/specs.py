@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,23 +27,33 @@ def of_json(schema: Any) -> GuideSpec:
     return _spec("json", text)
 
 
-def of_type(kind: Any) -> tuple[GuideSpec, Callable[[str], Any]]:
+def of_type(kind: Any) -> GuideSpec:
     """The JSON of a type: of msgspec, of pydantic, or a plain one, such as `dict[str, int]`; or a schema.
 
-    Of a type, the text has no fields but its own, whatever the type would read.
-
-    Returns: the guide, and what reads a whole text as the type. It raises `ValueError` where the type asks for more
-        than its schema does. Raises: `BadParameterError`.
+    Of a type, the text has no fields but its own, whatever the type would read. Raises: `BadParameterError`.
     """
-    if isinstance(kind, dict | bool | str | bytes):
-        return of_json(kind), msgspec.json.decode
+    if _is_schema(kind):
+        return of_json(kind)
     try:
-        if hasattr(kind, "model_json_schema"):  # pydantic's
-            return of_json(_closed(kind.model_json_schema())), kind.model_validate_json
-        return of_json(_closed(msgspec.json.schema(kind))), lambda text: msgspec.json.decode(text, type=kind)
+        return of_json(_closed(kind.model_json_schema() if _is_pydantic(kind) else msgspec.json.schema(kind)))
     except TypeError as error:  # whatever it is, or something inside of it
         what = f"schema has no JSON schema ({error}); give a type of msgspec or pydantic, or a schema"
         raise BadParameterError(what, "guide") from error
+
+
+def as_type(kind: Any, text: str) -> Any:
+    """Read a whole text that kept to `of_type(kind)`. Raises: `ValueError` if the type asks for more."""
+    if _is_schema(kind):
+        return msgspec.json.decode(text)
+    return kind.model_validate_json(text) if _is_pydantic(kind) else msgspec.json.decode(text, type=kind)
+
+
+def _is_schema(kind: Any) -> bool:
+    return isinstance(kind, dict | bool | str | bytes)
+
+
+def _is_pydantic(kind: Any) -> bool:
+    return hasattr(kind, "model_json_schema")
 
 
 def of_regex(pattern: str) -> GuideSpec:

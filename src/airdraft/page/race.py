@@ -13,10 +13,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from airdraft.api.errors import ApiError
-from airdraft.control.auto import Auto
+from airdraft.control.auto import AUTO, way
 from airdraft.core import schemes
 from airdraft.core.logprobs import check_logprobs
-from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
@@ -25,7 +24,6 @@ from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
 from airdraft.telemetry.feed import LABEL, Feed
 
-AUTO = "auto"
 WAYS = (*schemes.SCHEMES, AUTO)
 _Rate = Annotated[float, msgspec.Meta(gt=0, le=10_000)]
 
@@ -116,12 +114,11 @@ class Race:
         ):
             yield client
 
-    def _request(self, asked: Asked, way: str, prompt: Sequence[int], most: int) -> Request:
-        policy = Auto(self._vocab_size) if way == AUTO else None
-        spec = SchemeSpec(schemes.STREAM if way == AUTO else way)
+    def _request(self, asked: Asked, name: str, prompt: Sequence[int], most: int) -> Request:
+        spec, policy = way(name, self._vocab_size)
         likely: int | None = 0  # the target's own chances, for who points at a token
         try:
-            check_logprobs(likely, way if way != AUTO else spec.name)
+            check_logprobs(likely, spec.name)
         except BadParameterError:
             likely = None
         params = SamplingParams(asked.temperature)

@@ -25,6 +25,8 @@ from airdraft.errors import Code, RefusedError
 
 LABEL: ContextVar[str] = ContextVar("text", default="")
 """What the feed calls the text that this task writes. Empty: it finds a name by itself."""
+ENDS = ("finished", "failed", "lost")
+"""The events that end a trace."""
 MOST_READERS = 16
 """Readers at once, beyond which the next is refused."""
 MOST_WAITING = 4096
@@ -72,7 +74,7 @@ class Feed:
         """Pass an event of a text on to those who read, and belong to `owner` if there are several."""
         if event["event"] == "opened":
             self._open[event["text"]] = owner, event
-        elif event["event"] in ("finished", "failed", "lost"):
+        elif event["event"] in ENDS:
             self._open.pop(event["text"], None)
         if not self._readers:
             return

@@ -46,13 +46,11 @@ from airdraft.core.events import (
 )
 from airdraft.errors import BadParameterError
 from airdraft.telemetry.chances import Chances
-from airdraft.telemetry.feed import LABEL, Feed, Speller
+from airdraft.telemetry.feed import ENDS, LABEL, Feed, Speller
 from airdraft.telemetry.winners import winners
 
 _log = logging.getLogger(__name__)
 
-ENDS = ("finished", "failed", "lost")
-"""The events that end a trace."""
 HELD = 256
 """Events kept in memory before a write. An open file for each text would use up the descriptors."""
 

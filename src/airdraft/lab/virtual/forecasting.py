@@ -17,14 +17,12 @@ import numpy as np
 from airdraft.control.forecast import FORECASTERS, HORIZONS_S, STEP_S, LinkSample, Outlook, forecaster
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
-from airdraft.errors import BadParameterError
 from airdraft.lab.record import Recording
 from airdraft.lab.virtual.cell import Setting, auto, compute, run
-from airdraft.lab.virtual.tracing import AHEAD, OUTAGE_BPS, PATIENCE_S, joined, speed
+from airdraft.lab.virtual.tracing import AHEAD, OUTAGE_BPS, PATIENCE_S, check_numbers, joined, speed, tasks
 from airdraft.link.base import LinkModel
 from airdraft.link.presets import preset
 from airdraft.link.trace import RTT_S, TraceLink, TraceRun
-from airdraft.link.tracefile import read
 from airdraft.sim.virtual import Compute
 
 NONE = "none"
@@ -95,20 +93,17 @@ def names_of(given: str) -> list[str]:
 
 def cases(links: Sequence[str], rtt_ms: float, draft_ms: float, verify_ms: float, seconds: float) -> list[Trial]:
     """A case for each run of each file, and for each link by name. Raises: `BadParameterError`."""
-    for name, value in (("draft-ms", draft_ms), ("verify-ms", verify_ms), ("seconds", seconds)):
-        if not 0 < value < math.inf:  # NaN lands here too
-            raise BadParameterError(f"{name} is {value:g}; give a finite number above 0")
+    numbers = rtt_ms, draft_ms, verify_ms, seconds
+    check_numbers(*numbers)
     pace, found = compute(draft_ms, verify_ms), list[Trial]()
     for each in links:
         path = Path(each)
         if not path.exists() and not path.suffix:
             found.append(Trial(each, preset(each), seconds, pace))
             continue
-        folder = "/".join(path.absolute().parts[-3:-1])
-        for recorded in read(path):
-            link = TraceLink(recorded, rtt_s=None if recorded.rtt_s else rtt_ms / 1e3)
-            length_s = min(seconds, recorded.uplink_bps.ends_s[-1])
-            found.append(Trial(f"{folder}/{recorded.name}", link, length_s, pace))
+        for task in tasks([path], *numbers):
+            link = TraceLink(task.run, rtt_s=None if task.run.rtt_s else task.rtt_s)
+            found.append(Trial(task.name, link, task.seconds, task.compute))
     return found
 
 

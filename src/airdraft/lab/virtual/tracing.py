@@ -116,16 +116,21 @@ def recording() -> Recording:
     return record(draft, target, prompts(TEXTS), params, TOKENS, SEED, tokenizer.vocab_size, name)
 
 
-def tasks(paths: Sequence[Path], rtt_ms: float, draft_ms: float, verify_ms: float, seconds: float) -> list[Task]:
-    """A task for each run of each file.
-
-    Raises: `BadParameterError` naming a file that is no trace, or a number out of range.
-    """
+def check_numbers(rtt_ms: float, draft_ms: float, verify_ms: float, seconds: float) -> None:
+    """Refuse what no task can have. Raises: `BadParameterError` naming the number that is out of range."""
     for name, value in (("draft-ms", draft_ms), ("verify-ms", verify_ms), ("seconds", seconds)):
         if not 0 < value < float("inf"):  # NaN lands here too
             raise BadParameterError(f"{name} is {value:g}; give a finite number above 0")
     if not 0 <= rtt_ms < math.inf:
         raise BadParameterError(f"rtt-ms is {rtt_ms:g}; give a finite round trip of 0 ms or more")
+
+
+def tasks(paths: Sequence[Path], rtt_ms: float, draft_ms: float, verify_ms: float, seconds: float) -> list[Task]:
+    """A task for each run of each file.
+
+    Raises: `BadParameterError` naming a file that is no trace, or a number out of range.
+    """
+    check_numbers(rtt_ms, draft_ms, verify_ms, seconds)
     pace = compute(draft_ms, verify_ms)
     found = []
     for path in paths:
