@@ -32,7 +32,14 @@ def hostile(serve: Serve) -> Iterator[str]:
     def each(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             connection.settimeout(30)
-            connection.recv(1 << 16)
+            with connection.makefile("rb") as request:  # the whole: what is left unread would reset the connection
+                length = 0
+                for line in iter(request.readline, b""):
+                    if line == b"\r\n":
+                        break
+                    name, _, value = line.partition(b":")
+                    length = int(value) if name.lower() == b"content-length" else length
+                request.read(length)
             serve(connection)
 
     def accept() -> None:
