@@ -72,7 +72,7 @@ class Guides:
                 if len(self._grammars) > KEPT:
                     self._grammars.popitem(last=False)
             self._grammars.move_to_end(key)
-            return GrammarWalk(grammar.deep_copy(), self._vocab_size, key[1]).begin
+            return GrammarWalk(grammar, self._vocab_size, key[1]).begin
 
     def _contained(self, spec: GuideSpec, eos_ids: tuple[int, ...]) -> LLMatcher:
         """As `_compiled`. A panic in llguidance, which is no `Exception`, refuses the guide and ends nothing else."""

@@ -39,16 +39,21 @@ class Ended(Guide):
 
 
 class GrammarWalk:
-    """The way of one matcher through the states of one text. Any thread may ask; one is answered at a time."""
+    """The way of one matcher through the states of one text. Any thread may ask; one is answered at a time.
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int, eos_ids: Sequence[int]) -> None:
+    The matcher never rolls back: in llguidance 1.9 masks after that may depend on where it has been, and then two sides
+    would not agree on what is allowed. A copy that has only ever gone on takes its place.
+    """
+
+    def __init__(self, grammar: LLMatcher, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        """`grammar`: a matcher before the first token, which is copied, and stays there."""
         self.vocab_size, self.eos_ids = vocab_size, tuple(eos_ids)
         self.lock = threading.RLock()
         self._ends = np.zeros(vocab_size, np.bool_)
         self._ends[list(eos_ids)] = True
-        self._matcher = matcher
+        self._grammar, self._matcher, self._trail = grammar, grammar.deep_copy(), grammar.deep_copy()
         self._masks: OrderedDict[State, np.ndarray] = OrderedDict()  # bits, of the states asked about last
-        self._at = self.begin = State(self, None, -1)
+        self._at = self._trail_at = self.begin = State(self, None, -1)
 
     def go(self, state: State) -> None:
         """Move the matcher to a state."""
@@ -60,12 +65,25 @@ class GrammarWalk:
             elif ahead.parent is not None:
                 path.append(ahead.token)
                 ahead = ahead.parent
-        if here.depth > back.depth:
-            self._matcher.rollback(here.depth - back.depth)
+        if here is not back:
+            self._matcher = self._behind(back)
         if path:
             self._matcher.consume_tokens(path[::-1])
         self._at = state
         self._check()
+
+    def _behind(self, state: State) -> LLMatcher:
+        """Return a matcher at a state. One that trails behind the text is brought up to it, and copied."""
+        path, at = list[int](), state
+        while at is not self._trail_at and at.parent is not None:
+            path.append(at.token)
+            at = at.parent
+        if at is not self._trail_at:  # the trail is on another branch, or ahead
+            self._trail = self._grammar.deep_copy()
+        if path:
+            self._trail.consume_tokens(path[::-1])
+        self._trail_at = state
+        return self._trail.deep_copy()
 
     def next(self, state: State, token: int) -> Guide:
         """Return the state after a token."""
