@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import ssl
 from collections.abc import Callable, Iterator
@@ -246,8 +247,23 @@ ShowPage = Annotated[
     typer.Option("--page", help="Serve a page that shows texts while they are written.", rich_help_panel=OPERATION),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Live = Annotated[
+    bool,
+    typer.Option(
+        "--live",
+        help="Show speed, link, drafts in flight and who found the tokens under the text while it is written; without "
+        "a terminal, as lines at its end.",
+    ),
+]
 UntilEof = Annotated[bool, typer.Option("--until-eof", hidden=True, help="End when standard input ends.")]
-NoColor = Annotated[bool, typer.Option("--no-color", help="Plain text.")]
+
+
+def _uncoloured(given: bool) -> bool:
+    """Whether colours are unwanted, by the option or as https://no-color.org has it."""
+    return given or bool(os.environ.get("NO_COLOR"))
+
+
+NoColor = Annotated[bool, typer.Option("--no-color", callback=_uncoloured, help="Plain text, as with NO_COLOR set.")]
 
 
 MOST_NAME = 200

@@ -14,7 +14,7 @@ from airdraft.device.dial import LOOPBACK
 from airdraft.device.watch import MeteredWriter
 from airdraft.device.writer import Writer
 from airdraft.edge.server import EdgeServer
-from airdraft.lab.energy import EnergyModel, Used
+from airdraft.lab.energy import EnergyModel, device_joules
 from airdraft.models.profile import Profile
 from airdraft.models.text import Tokenizer
 from airdraft.page.app import Page
@@ -60,8 +60,8 @@ def on_device(
 
     def readings() -> Mapping[str, Any]:
         drafted_s = watch.counts.draft_rows * ((facts.draft_s or 0.0) if (facts := writer.facts()) else 0.0)
-        used = Used(drafted_s, 0.0, 0.0, 8.0 * writer.bytes_out, 8.0 * writer.bytes_in, 1.0, 1.0)
-        return asdict(watch.metrics.read()) | {"device_joules": EnergyModel().joules(used).device}
+        joules = device_joules(drafted_s, writer.bytes_out, writer.bytes_in)
+        return asdict(watch.metrics.read()) | {"device_joules": joules}
 
     feed.readings = readings
     energy = asdict(EnergyModel()) | {"words": str(EnergyModel())}

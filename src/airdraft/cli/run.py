@@ -32,7 +32,8 @@ from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import GuideSpec, SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES, SERVER, STREAM, named
-from airdraft.demo.show import TokenPrinter
+from airdraft.demo.live import onto
+from airdraft.demo.show import Prints, TokenPrinter
 from airdraft.device.cost import CostMeter
 from airdraft.device.edges import Away, Connected, EdgesState
 from airdraft.device.offline import Corrected, Unverified
@@ -49,6 +50,8 @@ from airdraft.models.profile import Paced, profile
 from airdraft.models.registry import ANY, draft_files, load_draft, resolve, text_files
 from airdraft.models.text import Tokenizer
 from airdraft.prompts.arriving import StoredPrompts
+from airdraft.telemetry.feed import Feed
+from airdraft.telemetry.trace import Traces
 
 GIVE_UP_S = 60.0
 """Seconds that a text waits for an edge that was lost."""
@@ -125,6 +128,7 @@ def run(
     stall_s: options.StallS = STALL_S,
     token: options.Token = None,
     ca: options.Ca = None,
+    live: options.Live = False,
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
@@ -145,6 +149,7 @@ def run(
     params, guide = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p)), _guided(schema, regex)
     scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
     spec = structs.replace(spec, name=STREAM if scheme == "auto" else scheme)
+    feed, unreal = watched(live, as_json), imitated(profile_name, link)
     words, expected, pace = _input() if prompt == "-" else prompt, _read(predict, scheme), profile(profile_name)
     urls, patience = reach(edge, target, profile_name, link, offline, own)
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
@@ -159,10 +164,16 @@ def run(
             prediction=tokenizer.encode(expected, special=False), private=private_of(ids, template, words), guide=guide,
         )  # fmt: skip
         async with urls as reached, connected(
-            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup, branches, stored
+            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup, branches, stored,
+            feed,
         ) as writer:  # fmt: skip
-            shown = writer, request, tokenizer, profile_name
-            await (_as_json(*shown) if as_json else _as_text(*shown, "" if template else words, no_color))
+            if as_json:
+                await _as_json(writer, request, tokenizer, profile_name)
+                return
+            console = Console(no_color=no_color, highlight=False)
+            async with onto(console, feed, writer, policy is not None, unreal) as screen:
+                cost = await _print(writer, request, tokenizer, screen, "" if template else words, console.is_terminal)
+            _sum_up(console, request, cost, profile_name)
 
     with wanted:
         check_vocabulary(draft if told else None, draft_engine, tokenizer_of, served)
@@ -196,6 +207,19 @@ def reach(
     if offline != "stall":
         raise BadParameterError(f"--offline {offline} is for an edge that may go away; name it, --edge URL")
     return local.edge(target, profile_name, link, words), "error"
+
+
+def watched(live: bool, as_json: bool) -> Feed | None:
+    """What tells a text's events, if `--live` asks for it. Raises: `BadParameterError` beside JSON."""
+    if live and as_json:
+        raise BadParameterError("--live is for people and --json for programs; leave one of them out")
+    return Feed() if live else None
+
+
+def imitated(profile_name: str, link: local.Link | None) -> str:
+    """What of a text's figures is not real; empty if all is."""
+    parts = [f"compute imitates {profile_name}"] if profile_name != "none" else []
+    return ", ".join([*parts, *(["link emulated"] if link else [])])
 
 
 def unmodelled(scheme: str, lookup: bool) -> str:
@@ -330,13 +354,14 @@ def bring(served: str | None, engine: str | None, fit: Fit) -> None:
 async def connected(
     urls: str, model: LanguageModel, tokenizer: Tokenizer, offline: Offline, token: str | None,
     trust: ssl.SSLContext | None, stall_s: float, lookup: bool = False, branches: int | None = None,
-    prompts: StoredPrompts | None = None,
+    prompts: StoredPrompts | None = None, feed: Feed | None = None,
 ) -> AsyncIterator[Writer]:  # fmt: skip
     """A writer that has tried to reach one of the edges `urls`. Raises: `LinkError` unless drafts are shown offline."""
     async with Writer(
         options.edges(urls), model, tokenizer.digest, tokenizer.vocab_size, offline=offline, token=token, ssl=trust,
         give_up_s=GIVE_UP_S, stall_s=stall_s, told=_Notes(waits=offline != "error"), lookup=lookup,
         branches=branches, prompts=prompts, reader=Guides(tokenizer),
+        traces=Traces(None, "device", feed=feed) if feed else None,
     ) as writer:  # fmt: skip
         try:
             await writer.connect()
@@ -373,25 +398,32 @@ def _input() -> str:
         raise BadParameterError(f"standard input is not UTF-8 text ({error.reason}); convert it first") from error
 
 
-async def _as_text(
-    writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str, begin: str, no_color: bool
-) -> None:
-    """Print `begin`, and tokens as they are committed. Those committed before an error are printed, and stand."""
-    console = Console(no_color=no_color, highlight=False)
-    console.print(Text(begin, "dim"), end="", soft_wrap=True)
-    printer = TokenPrinter(console, tokenizer)
+async def _print(
+    writer: Writer, request: Request, tokenizer: Tokenizer, screen: Prints, begin: str, takes_back: bool
+) -> CostMeter:
+    """Print `begin`, and tokens as they are committed. Those committed before an error are printed, and stand.
+
+    takes_back: whether it is a terminal, where what is not verified can be shown and taken back.
+    """
+    screen.print(Text(begin, "dim"), end="", soft_wrap=True)
+    printer = TokenPrinter(screen, tokenizer)
     cost = CostMeter(request.counts)
     try:
         with cost.measuring(writer):
             async for event in writer.write(request):
                 if isinstance(event, Committed):
                     printer.committed(event)
-                elif isinstance(event, Unverified) and console.is_terminal:  # only a terminal can take it back
+                elif isinstance(event, Unverified) and takes_back:
                     printer.unverified(event)
-                elif isinstance(event, Corrected) and console.is_terminal:
+                elif isinstance(event, Corrected) and takes_back:
                     printer.corrected(event)
     finally:
         printer.end()
+    return cost
+
+
+def _sum_up(console: Console, request: Request, cost: CostMeter, profile_name: str) -> None:
+    """Print what a text has cost, and what `auto` chose."""
     counts = cost.counts
     parts = [f"{counts.committed} tokens in {cost.seconds:.2f} s"]
     if profile_name != "none":

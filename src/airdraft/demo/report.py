@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from rich import box
@@ -16,7 +17,9 @@ from rich.text import Text
 
 from airdraft.core import schemes
 from airdraft.core.events import Committed
+from airdraft.demo.live import moves, onto
 from airdraft.demo.show import TokenPrinter, legend
+from airdraft.device.client import EdgeConnection
 from airdraft.lab.results import HELPED
 from airdraft.lab.wall.schemes import (
     DRAFTING,
@@ -30,6 +33,7 @@ from airdraft.lab.wall.schemes import (
     SchemeRow,
 )
 from airdraft.models.profile import profile
+from airdraft.telemetry.feed import Feed
 
 SCHEMES = (schemes.SERVER, "device", *DRAFTING, *HELPED)
 WATCHED = [*HELPED][-1]
@@ -153,24 +157,21 @@ def _introduction(plan: Plan) -> Panel:
 
 async def _watch(bench: Bench, console: Console) -> SchemeRow:
     """Write the texts while the reader watches: device and edge both draft, so that every colour may come."""
-    printer: TokenPrinter | None = None
+    feed = Feed() if moves(console) else None
+    unreal = "link emulated" if bench.plan.profile == "none" else "link emulated, compute imitated"
 
-    def on_text(at: int) -> None:
-        nonlocal printer
-        if printer:
-            printer.end()
+    @contextlib.asynccontextmanager
+    async def watch(at: int, client: EdgeConnection) -> AsyncIterator[Callable[[Committed], None]]:
         console.rule(f"text {at + 1} of {len(PROMPTS)}", style="dim")
-        console.print(Text(PROMPTS[at], "dim"), end="", soft_wrap=True)
-        printer = TokenPrinter(console, bench.tokenizer)
+        async with onto(console, feed, client, about=unreal) as screen:
+            screen.print(Text(PROMPTS[at], "dim"), end="", soft_wrap=True)
+            printer = TokenPrinter(screen, bench.tokenizer)
+            try:
+                yield printer.committed
+            finally:
+                printer.end()
 
-    def on_commit(event: Committed) -> None:
-        if printer:
-            printer.committed(event)
-
-    row = await bench.helped(WATCHED, on_text, on_commit)
-    if printer:
-        printer.end()
-    return row
+    return await bench.helped(WATCHED, watch, feed)
 
 
 def _progress(console: Console) -> Progress:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from typing import Protocol
+
 from rich.text import Text
 
 from airdraft.core.events import Committed
@@ -33,16 +34,28 @@ BY_NAME = {NAMES.get(kind, kind): style for kind, style in STYLES.items()}
 """The style of each winner's name. An edge's proposers look alike."""
 
 
+def style_of(by: str) -> str:
+    """The style of a winner's name in a trace."""
+    return BY_NAME["model"] if by == DEVICE else BY_NAME.get(by, STYLES["proposed"])
+
+
 def played(token: str | None, by: str) -> Text:
     """A token of a trace in the colour of who found it; a block where the trace holds no words."""
-    style = BY_NAME["model"] if by == DEVICE else BY_NAME.get(by, STYLES["proposed"])
-    return Text("▪" if token is None else token, style)
+    return Text("▪" if token is None else token, style_of(by))
+
+
+class Prints(Protocol):
+    """A console, or what stands in its place."""
+
+    def print(self, what: Text, /, *, end: str, soft_wrap: bool) -> None:
+        """Print text where the last one ended."""
+        ...
 
 
 class TokenPrinter:
     """Prints tokens as they are committed; characters appear when all of their bytes are there."""
 
-    def __init__(self, console: Console, tokenizer: Tokenizer) -> None:
+    def __init__(self, console: Prints, tokenizer: Tokenizer) -> None:
         self._console = console
         self._tokenizer = tokenizer
         self._stream = tokenizer.stream()
@@ -69,7 +82,8 @@ class TokenPrinter:
         del self._shown[-len(event.tokens) :]
         self._ahead -= len(event.tokens)
         wrong = self._tokenizer.decode(event.tokens)
-        self._console.print(Text(f"\n⟲ the edge takes back {wrong!r}, and goes on:", UNVERIFIED), soft_wrap=True)
+        said = Text(f"\n⟲ the edge takes back {wrong!r}, and goes on:", UNVERIFIED)
+        self._console.print(said, end="\n", soft_wrap=True)
         self._stream = self._tokenizer.stream()
         for token in self._shown[-CONTEXT:]:
             self._stream.push(token)
@@ -81,7 +95,7 @@ class TokenPrinter:
     def end(self) -> None:
         """Print the rest, and end the line."""
         self._print(self._stream.flush())
-        self._console.print()
+        self._console.print(Text(), end="\n", soft_wrap=True)
 
     def _print(self, piece: str) -> None:
         if piece:

@@ -7,9 +7,12 @@ import contextlib
 import itertools
 import logging
 from collections.abc import AsyncGenerator
+from typing import Any, Protocol
 
 from airdraft.core.events import Committed
+from airdraft.core.policy import Facts
 from airdraft.core.request import Counts, Request
+from airdraft.device.cost import Metered
 from airdraft.device.writer import Corrected, Unverified, Writer, Written
 from airdraft.errors import AirdraftError
 from airdraft.telemetry.feed import Feed
@@ -18,6 +21,29 @@ from airdraft.telemetry.metrics import DeviceReadings, TextMetrics
 from airdraft.telemetry.trace import spelt
 
 _log = logging.getLogger(__name__)
+
+
+class Linked(Metered, Protocol):
+    """A connection or a writer, which also knows its link."""
+
+    def facts(self) -> Facts | None:
+        """What is known of the link and the models at its ends; None while there is no edge."""
+        ...
+
+
+def of_link(link: Linked) -> dict[str, Any]:
+    """The readings of a link in use, by their names in `DeviceReadings`."""
+    facts = link.facts()
+    return {
+        "received_bytes_total": link.bytes_in,
+        "sent_bytes_total": link.bytes_out,
+        "device_rtt_seconds": facts.rtt_s if facts else None,
+        "device_uplink_bits_per_second": facts.uplink_bps if facts else None,
+        "device_downlink_bits_per_second": facts.downlink_bps if facts else None,
+        "device_draft_seconds": facts.draft_s if facts else None,
+        "device_verify_seconds": facts.verify_s if facts else None,
+        "device_acceptance_ratio": facts.acceptance if facts else None,
+    }
 
 
 class MeteredWriter:
@@ -73,8 +99,7 @@ class MeteredWriter:
         return Counts.total((self._over, *self._open.values()))
 
     def _read(self) -> DeviceReadings:
-        writer, facts = self._writer, self._writer.facts()
-        counts = self.counts
+        writer, counts = self._writer, self.counts
         return DeviceReadings(
             tokens_committed_total=counts.committed,
             tokens_drafted_total=counts.drafted,
@@ -82,17 +107,10 @@ class MeteredWriter:
             device_tokens_rejected_total=counts.rejected,
             tokens_raced_total=counts.raced,
             rounds_total=counts.forwards,
-            received_bytes_total=writer.bytes_in,
-            sent_bytes_total=writer.bytes_out,
             prompt_tokens_fetched_total=writer.fetched,
             device_connects_total=writer.connects,
             device_moves_total=writer.moves,
             texts=len(self._open),
             device_connected=int(writer.edge is not None),
-            device_rtt_seconds=facts.rtt_s if facts else None,
-            device_uplink_bits_per_second=facts.uplink_bps if facts else None,
-            device_downlink_bits_per_second=facts.downlink_bps if facts else None,
-            device_draft_seconds=facts.draft_s if facts else None,
-            device_verify_seconds=facts.verify_s if facts else None,
-            device_acceptance_ratio=facts.acceptance if facts else None,
+            **of_link(writer),
         )

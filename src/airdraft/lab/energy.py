@@ -96,6 +96,11 @@ class EnergyModel:
         )
 
 
+def device_joules(draft_s: float, sent_bytes: float, received_bytes: float) -> float:
+    """The device's energy for so much drafting and traffic, without its modem's power for being connected."""
+    return EnergyModel().joules(Used(draft_s, 0.0, 0.0, 8.0 * sent_bytes, 8.0 * received_bytes, 1.0, 1.0)).device
+
+
 def capacity_bps(pipe: Pipe) -> float:
     """Measure what a fresh pipe carries when it is full, in bit/s, headers included."""
     sent = 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -33,8 +33,9 @@ MOST_WAITING = 4096
 """Events that wait for a reader, beyond which it misses the newest."""
 MOST_OPEN = 64
 """Texts under way that a new reader is told of."""
-BEAT_S, READINGS_S = 0.05, 1.0
-"""Time in seconds between two deliveries to a reader, and between two readings."""
+BEAT_S, READINGS_S, HEARD_S = 0.05, 1.0, 0.25
+"""Time in seconds between two deliveries to a reader, and between two readings, for a reader and in this process."""
+Readings = Callable[[], Mapping[str, Any]]
 
 
 class Speller(Protocol):
@@ -51,7 +52,7 @@ class Feed:
     def __init__(
         self,
         spell: Callable[[], Speller] | None = None,
-        readings: Callable[[], Mapping[str, Any]] | None = None,
+        readings: Readings | None = None,
         *,
         shared: bool = False,
     ) -> None:
@@ -63,12 +64,18 @@ class Feed:
         """
         self.spell, self.readings, self.shared = spell, readings, shared
         self._readers: set[_Reader] = set()
+        self._ears = list[Callable[[dict[str, Any]], object]]()
         self._open: dict[str, tuple[str, dict[str, Any]]] = {}
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody reads."""
+        """Whether anybody reads, who may want words and chances."""
         return bool(self._readers)
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody reads or listens."""
+        return bool(self._readers or self._ears)
 
     def publish(self, owner: str, event: dict[str, Any]) -> None:
         """Pass an event of a text on to those who read, and belong to `owner` if there are several."""
@@ -76,6 +83,8 @@ class Feed:
             self._open[event["text"]] = owner, event
         elif event["event"] in ENDS:
             self._open.pop(event["text"], None)
+        for ear in self._ears:
+            ear(event)
         if not self._readers:
             return
         if self.shared and event["event"] == "call":
@@ -87,8 +96,30 @@ class Feed:
 
     def aside(self, event: str, **what: Any) -> None:
         """Pass on an event that belongs to no session, of the text that this task writes."""
-        if self._readers:
+        if self.heard:
             self.publish("", {"text": LABEL.get(), "event": event, "at": _now(), **what})
+
+    @contextlib.asynccontextmanager
+    async def listening(self, ear: Callable[[dict[str, Any]], object], readings: Readings) -> AsyncIterator[None]:
+        """Pass every event to `ear` in this process, with `readings` as often as a screen can show them."""
+
+        def read() -> None:
+            ear({"event": "readings", "at": _now(), **readings()})
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(HEARD_S)
+                read()
+
+        read()
+        self._ears.append(ear)
+        beating = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            beating.cancel()
+            self._ears.remove(ear)
+            read()
 
     async def read(self, owner: str) -> AsyncGenerator[bytes, None]:
         """Yield server-sent events as they come, several at once. Raises: `RefusedError` if there are many readers."""

@@ -184,7 +184,7 @@ class TextTrace:
 
     def note(self, event: str, now: float, more: dict[str, Any] | None = None, **what: Any) -> None:
         """Write an event, unless there are too many. Strings are cut. `more`: what only a page is told."""
-        shows = self._shown.feed.wanted or event == "opened" or event in ENDS
+        shows = self._shown.feed.heard or event == "opened" or event in ENDS
         if self._broken and not shows:
             return
         what = {name: value[:MOST_TEXT] if isinstance(value, str) else value for name, value in what.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from typing import Annotated
@@ -22,11 +23,14 @@ from airdraft.cli.run import (
     check_vocabulary,
     connected,
     emulated_link,
+    imitated,
     loaded,
     needed,
     reach,
     unmodelled,
+    watched,
 )
+from airdraft.demo.live import onto
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
 from airdraft.errors import BadParameterError
@@ -76,6 +80,7 @@ def chat(
     stall_s: options.StallS = STALL_S,
     token: options.Token = None,
     ca: options.Ca = None,
+    live: options.Live = False,
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
@@ -93,7 +98,7 @@ def chat(
         raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
     words = own_edge(edge, engine, fit)
     urls, patience = reach(edge, target or chosen.CHAT_TARGET, "none", link, offline, words)
-    trust = options.trusted(ca)
+    trust, feed = options.trusted(ca), watched(live, as_json)
     given = chosen.given(temperature, top_k, top_p, min_p)
     served = None if edge is not None else target or chosen.CHAT_TARGET
     named, told = draft, draft or tokenizer_of
@@ -112,7 +117,7 @@ def chat(
     console = Console(no_color=no_color, highlight=False)
     notes = console if console.is_terminal and not as_json else Console(stderr=True, no_color=no_color, highlight=False)
     with options.fitting(named), Behind.started() as behind, behind.within(urls) as reached:
-        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s, lookup, branches, stored)
+        reaching = connected(reached, model, tokenizer, patience, token, trust, stall_s, lookup, branches, stored, feed)
         with behind.within(reaching) as writer:
             talk = Talk(writer, tokenizer, template, settings)
             talk.history.system = system
@@ -123,6 +128,7 @@ def chat(
                 notes.print(Text(f"{served or 'the target'} at {at}, {by}:"), soft_wrap=True)
                 notes.print(legend())
                 notes.print(Text("/help lists the commands, Ctrl-D ends the chat", "dim"))
-            Conversation(talk, writer, tokenizer, behind, console, notes, as_json, interactive).go_on(
+            screen = functools.partial(onto, console, feed, writer, about=imitated("none", link))
+            Conversation(talk, writer, tokenizer, behind, console, screen, notes, as_json, interactive).go_on(
                 Typed(interactive)
             )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import msgspec
 from rich.console import Console
@@ -17,7 +19,7 @@ from airdraft.cli.chat.typed import Typed
 from airdraft.cli.output import OutputError, one_line
 from airdraft.core.events import Committed
 from airdraft.core.request import Counts
-from airdraft.demo.show import TokenPrinter
+from airdraft.demo.show import Prints, TokenPrinter
 from airdraft.device.cost import CostMeter
 from airdraft.device.offline import Corrected, Unverified
 from airdraft.device.writer import Writer
@@ -25,20 +27,29 @@ from airdraft.errors import AirdraftError, BadParameterError
 from airdraft.models.text import Tokenizer
 
 
+class Onto(Protocol):
+    """Makes what one answer is printed on."""
+
+    def __call__(self, *, chooses: bool) -> contextlib.AbstractAsyncContextManager[Prints]:
+        """`chooses`: whether a policy chooses the scheme."""
+        ...
+
+
 class Conversation:
     """Reads messages, writes answers, and obeys commands, until the input ends."""
 
     def __init__(
-        self, talk: Talk, writer: Writer, tokenizer: Tokenizer, behind: Behind, console: Console, notes: Console,
+        self, talk: Talk, writer: Writer, tokenizer: Tokenizer, behind: Behind, console: Console, screen: Onto,
+        notes: Console,
         as_json: bool,
         interactive: bool,
     ) -> None:  # fmt: skip
-        """console, notes: where answers go, and what is said about them.
+        """console, screen, notes: where answers go, what one goes on while it is written, and what is said about them.
 
         interactive: whether a person types, whose mistakes and Ctrl-C do not end the chat.
         """
         self._talk, self._writer, self._tokenizer, self._behind = talk, writer, tokenizer, behind
-        self._console, self._notes = console, notes
+        self._console, self._screen, self._notes = console, screen, notes
         self._as_json, self._interactive = as_json, interactive
         self._spent = CostMeter()
         self._last: Reply | None = None
@@ -108,15 +119,11 @@ class Conversation:
         if left_out:
             turns = "turn no longer fits" if left_out == 1 else f"{left_out} turns no longer fit"
             self._say(f"the oldest {turns} the context of {answer.context} tokens, and the model does not see it")
-        printer = TokenPrinter(self._console, self._tokenizer)
-        began, first_s = time.perf_counter(), None
+        first_s: float | None = None
         try:
-            with cost.measuring(self._writer):
-                for event in self._behind.iterate(self._talk.write(answer)):
-                    if first_s is None and isinstance(event, Committed):
-                        first_s = time.perf_counter() - began
-                    if not self._as_json:
-                        self._print(printer, event)
+            with self._behind.within(self._screen(chooses=answer.request.policy is not None)) as screen:
+                for seconds in self._written(answer, TokenPrinter(screen, self._tokenizer), cost):
+                    first_s = seconds if first_s is None else first_s
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
@@ -124,9 +131,21 @@ class Conversation:
             answer.reason = "error"
             raise
         finally:
+            self._ended(answer, cost, first_s, left_out)
+
+    def _written(self, answer: Reply, printer: TokenPrinter, cost: CostMeter) -> Iterator[float]:
+        """Write and print an answer. Yields: the seconds until each commit."""
+        began = time.perf_counter()
+        try:
+            with cost.measuring(self._writer):
+                for event in self._behind.iterate(self._talk.write(answer)):
+                    if isinstance(event, Committed):
+                        yield time.perf_counter() - began
+                    if not self._as_json:
+                        self._print(printer, event)
+        finally:
             if not self._as_json:
                 printer.end()
-            self._ended(answer, cost, first_s, left_out)
 
     def _print(self, printer: TokenPrinter, event: object) -> None:
         if isinstance(event, Committed):

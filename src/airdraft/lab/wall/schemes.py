@@ -28,6 +28,8 @@ from airdraft.models.text import Tokenizer
 from airdraft.sim import alone
 from airdraft.sim.conformance import Conformance, conformance, remembered
 from airdraft.sim.pair import Pair
+from airdraft.telemetry.feed import Feed
+from airdraft.telemetry.trace import Traces
 
 PROMPTS = (
     'import os\n\n\ndef read_lines(path):\n    """Return the lines of a text file, without their newlines."""\n'
@@ -111,14 +113,25 @@ class SchemeRow:
         }
 
 
+Watch = Callable[[int, EdgeConnection], contextlib.AbstractAsyncContextManager[Callable[[Committed], object]]]
+"""Is entered with the number of a prompt while it is written over a connection, and yields who is told of commits."""
+
+
+@contextlib.asynccontextmanager
+async def _unwatched(at: int, client: EdgeConnection) -> AsyncIterator[Callable[[Committed], object]]:
+    yield lambda event: None
+
+
 @contextlib.asynccontextmanager
 async def _connected(
-    plan: Plan, draft: LanguageModel, tokenizer: Tokenizer, options: Sequence[str]
+    plan: Plan, draft: LanguageModel, tokenizer: Tokenizer, options: Sequence[str], feed: Feed | None = None
 ) -> AsyncIterator[EdgeConnection]:
     """A device's connection to an edge process with these options, behind a link process."""
     async with local.edge(plan.target, plan.profile, plan.link, options) as url:
         paced = Paced(draft, profile(plan.profile).draft_s)
-        async with await EdgeConnection.connect(url, paced, tokenizer.digest, tokenizer.vocab_size) as client:
+        digest, size = tokenizer.digest, tokenizer.vocab_size
+        traces = Traces(None, "device", feed=feed) if feed else None
+        async with await EdgeConnection.connect(url, paced, digest, size, traces=traces) as client:
             yield client
 
 
@@ -153,44 +166,33 @@ class Bench:
             for prompt in self.prompts
         ]
 
-    async def helped(
-        self,
-        label: str,
-        on_text: Callable[[int], None] = lambda _: None,
-        on_commit: Callable[[Committed], None] = lambda _: None,
-    ) -> SchemeRow:
+    async def helped(self, label: str, watch: Watch = _unwatched, feed: Feed | None = None) -> SchemeRow:
         """Write all prompts at another edge, which speculates as well: one of `HELPED`. Its own draft model is the
-        device's, in a tenth of the target's time if compute is imitated."""
+        device's, in a tenth of the target's time if compute is imitated. `feed`: is told of the texts."""
         help, plan = HELPED[label], self.plan
         options = ["--propose", ",".join(help.proposers) or "none", *(["--draft", plan.draft] if help.drafts else [])]
-        async with _connected(plan, self.draft, self.tokenizer, options) as client:
-            row = await self.scheme(help.scheme, on_text, on_commit, client)
+        async with _connected(plan, self.draft, self.tokenizer, options, feed) as client:
+            row = await self.scheme(help.scheme, watch, client)
         row.scheme = label
         return row
 
-    async def scheme(
-        self,
-        name: str,
-        on_text: Callable[[int], None] = lambda _: None,
-        on_commit: Callable[[Committed], None] = lambda _: None,
-        client: EdgeConnection | None = None,
-    ) -> SchemeRow:
-        """Write all prompts under one scheme. `on_text` gets the number of each prompt as it starts."""
+    async def scheme(self, name: str, watch: Watch = _unwatched, client: EdgeConnection | None = None) -> SchemeRow:
+        """Write all prompts under one scheme."""
         row, plan, client = SchemeRow(name), self.plan, client or self._client
         spec, counts = structs.replace(plan.spec, name=schemes.STREAM if name == "auto" else name), row.cost.counts
         length = None if name in WITHOUT_ROUNDS else plan.draft_length
         for at, prompt in enumerate(self.prompts):
-            on_text(at)
             policy = Auto(self.tokenizer.vocab_size, k=spec.k, bits=spec.bits) if name == "auto" else None
             request = Request(
                 prompt, spec, plan.params, plan.seed, plan.max_tokens, length, counts=counts, policy=policy
             )
             tokens: list[int] = []
-            with row.cost.measuring(client):
-                async for event in client.write(request):
-                    if isinstance(event, Committed):
-                        tokens += event.tokens
-                        on_commit(event)
+            async with watch(at, client) as on_commit:
+                with row.cost.measuring(client):
+                    async for event in client.write(request):
+                        if isinstance(event, Committed):
+                            tokens += event.tokens
+                            on_commit(event)
             row.texts.append(tokens)
             row.identical += tokens == self.truth[at]
             row.why = policy.why() if policy else None
