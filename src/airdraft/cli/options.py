@@ -23,6 +23,14 @@ from airdraft.telemetry import logs
 from airdraft.telemetry.feed import Feed
 from airdraft.telemetry.trace import Traces
 
+UnnamedEdge = Annotated[
+    str | None,
+    typer.Option(
+        "--edge",
+        help="The edge, ws:// or wss://HOST:PORT, or several with the same target: A,B. Without it, one is started "
+        "on this machine.",
+    ),
+]
 NO_DRAFT = "draft"
 """What `--draft` is when it is not given: the one that ships."""
 Draft = Annotated[

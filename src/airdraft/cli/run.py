@@ -33,7 +33,7 @@ from airdraft.core.messages import GuideSpec, SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import SCHEMES, SERVER, STREAM, named
 from airdraft.demo.live import onto
-from airdraft.demo.show import Prints, TokenPrinter
+from airdraft.demo.show import TokenPrinter
 from airdraft.device.cost import CostMeter
 from airdraft.device.edges import Away, Connected, EdgesState
 from airdraft.device.offline import Corrected, Unverified
@@ -83,13 +83,7 @@ _Predict = Annotated[
 @fitted(fit=TARGET, draft_fit=DRAFT)
 def run(
     prompt: Annotated[str, typer.Argument(help="The text to continue; - reads it from standard input.")],
-    edge: Annotated[
-        str | None,
-        typer.Option(
-            help="The edge, ws:// or wss://HOST:PORT, or several with the same target: A,B. Without it, one is started "
-            "on this machine."
-        ),
-    ] = None,
+    edge: options.UnnamedEdge = None,
     draft: options.UnnamedDraft = None,
     draft_engine: options.DraftEngine = None,
     lookup: options.Lookup = False,
@@ -149,9 +143,8 @@ def run(
     params, guide = chosen.sampling_of(place, chosen.given(temperature, top_k, top_p, min_p)), _guided(schema, regex)
     scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
     spec = structs.replace(spec, name=STREAM if scheme == "auto" else scheme)
-    feed, unreal = watched(live, as_json), imitated(profile_name, link)
     words, expected, pace = _input() if prompt == "-" else prompt, _read(predict, scheme), profile(profile_name)
-    urls, patience = reach(edge, target, profile_name, link, offline, own)
+    (urls, patience), feed = reach(edge, target, profile_name, link, offline, own), watched(live, as_json)
     template = chosen.template_of(place, draft if edge else target, chat_template) if place is not None else None
 
     async def write() -> None:
@@ -163,17 +156,11 @@ def run(
             ids, spec, params, seed, max_tokens, draft_length, policy=policy, rule=ends,
             prediction=tokenizer.encode(expected, special=False), private=private_of(ids, template, words), guide=guide,
         )  # fmt: skip
-        async with urls as reached, connected(
-            reached, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup, branches, stored,
-            feed,
+        async with urls as url, connected(
+            url, Paced(model, pace.draft_s), tokenizer, patience, token, trust, stall_s, lookup, branches, stored, feed
         ) as writer:  # fmt: skip
-            if as_json:
-                await _as_json(writer, request, tokenizer, profile_name)
-                return
-            console = Console(no_color=no_color, highlight=False)
-            async with onto(console, feed, writer, policy is not None, unreal) as screen:
-                cost = await _print(writer, request, tokenizer, screen, "" if template else words, console.is_terminal)
-            _sum_up(console, request, cost, profile_name)
+            shown = writer, request, tokenizer, profile_name
+            await (_as_json(*shown) if as_json else _as_text(*shown, "" if template else words, no_color, feed, link))
 
     with wanted:
         check_vocabulary(draft if told else None, draft_engine, tokenizer_of, served)
@@ -398,28 +385,31 @@ def _input() -> str:
         raise BadParameterError(f"standard input is not UTF-8 text ({error.reason}); convert it first") from error
 
 
-async def _print(
-    writer: Writer, request: Request, tokenizer: Tokenizer, screen: Prints, begin: str, takes_back: bool
-) -> CostMeter:
+async def _as_text(
+    writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str, begin: str, no_color: bool,
+    feed: Feed | None, link: local.Link | None,
+) -> None:  # fmt: skip
     """Print `begin`, and tokens as they are committed. Those committed before an error are printed, and stand.
 
-    takes_back: whether it is a terminal, where what is not verified can be shown and taken back.
+    feed: see `watched`. link: that is emulated.
     """
-    screen.print(Text(begin, "dim"), end="", soft_wrap=True)
-    printer = TokenPrinter(screen, tokenizer)
-    cost = CostMeter(request.counts)
-    try:
-        with cost.measuring(writer):
-            async for event in writer.write(request):
-                if isinstance(event, Committed):
-                    printer.committed(event)
-                elif isinstance(event, Unverified) and takes_back:
-                    printer.unverified(event)
-                elif isinstance(event, Corrected) and takes_back:
-                    printer.corrected(event)
-    finally:
-        printer.end()
-    return cost
+    about = imitated(profile_name, link)
+    console, cost = Console(no_color=no_color, highlight=False), CostMeter(request.counts)
+    async with onto(console, feed, writer, request.policy is not None, about) as screen:
+        screen.print(Text(begin, "dim"), end="", soft_wrap=True)
+        printer = TokenPrinter(screen, tokenizer)
+        try:
+            with cost.measuring(writer):
+                async for event in writer.write(request):
+                    if isinstance(event, Committed):
+                        printer.committed(event)
+                    elif isinstance(event, Unverified) and console.is_terminal:  # only a terminal can take it back
+                        printer.unverified(event)
+                    elif isinstance(event, Corrected) and console.is_terminal:
+                        printer.corrected(event)
+        finally:
+            printer.end()
+    _sum_up(console, request, cost, profile_name)
 
 
 def _sum_up(console: Console, request: Request, cost: CostMeter, profile_name: str) -> None:

@@ -41,13 +41,7 @@ from airdraft.models.registry import ANY
 
 @fitted(fit=TARGET, draft_fit=DRAFT)
 def chat(
-    edge: Annotated[
-        str | None,
-        typer.Option(
-            help="The edge, ws:// or wss://HOST:PORT, or several with the same target: A,B. Without it, one is started "
-            "on this machine."
-        ),
-    ] = None,
+    edge: options.UnnamedEdge = None,
     target: Annotated[
         str | None,
         typer.Option(
