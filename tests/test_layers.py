@@ -111,7 +111,7 @@ def test_a_table_that_is_none_is_refused(page: str) -> None:
         ("airdraft.core.noise", "import airdraft"),
         ("airdraft.core.request", "from airdraft.control.auto import Auto"),
         ("airdraft.control.plan", "from airdraft.sim import pair"),
-        ("airdraft.models.engines.onnx", "from airdraft.core import noise"),
+        ("airdraft.models.engines.onnx", "from airdraft.core import law"),
         ("airdraft.link.relay", "from airdraft.core import messages"),
         ("airdraft.sim.run", "from airdraft.models.engines.onnx import OnnxModel"),
         ("airdraft.sim.run", "from airdraft.models.baseline import Anything"),

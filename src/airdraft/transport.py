@@ -81,6 +81,10 @@ class Onlooker:
     def rows(self, forward: Forward, logits: np.ndarray) -> None:
         """See the rows of a forward, before the machine does."""
 
+    def latest(self, forward: Forward) -> Forward:
+        """What to run instead of a forward: the same, with rows if it wants to see them."""
+        return forward
+
 
 async def judged(
     scheduler: Scheduler, judge: Callable[[np.ndarray], Ruling | None], logits: np.ndarray
@@ -324,12 +328,12 @@ class Driver:
     async def _paid(self, text: Sequenced, event: Forward) -> np.ndarray:
         """Pay for a forward and run it. What joins it while it waits, or is shared by then, is settled afterwards."""
         if self._payer is None:
-            return await self._scheduler.run(text, lambda: self.machine.latest(event))
+            return await self._scheduler.run(text, lambda: self._onlooker.latest(self.machine.latest(event)))
         ran, due = event, self._scheduler.unread(text, event)
 
         def latest() -> Forward:
             nonlocal ran
-            ran = self.machine.latest(event)
+            ran = self._onlooker.latest(self.machine.latest(event))
             return ran
 
         await self._payer.pace(due)

@@ -70,7 +70,7 @@ class TargetWriter:
                 await tenant.pace(due)
                 if tenant.revoked:
                     raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
-                rows = await server.scheduler.run(sequenced, lambda forward=forward: forward)  # type: ignore[misc]
+                rows = await server.scheduler.run(sequenced, partial(watch.latest, forward))
                 watch.rows(forward, rows)
                 self._pace.took(forward, clock() - asked_s)
                 tenant.spend(server.scheduler.fed(sequenced, forward) - due)

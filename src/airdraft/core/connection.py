@@ -21,8 +21,14 @@ MAX_PINGS = 8
 def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
     """Drop the columns that are not tokens from [rows, vocab or more] logits, since models pad their vocabularies.
 
+    Of an array of tokens and rows, see `Forward.choice`, the rows are checked.
     Raises: `ModelError` for a row from which no token can be chosen.
     """
+    if logits.dtype == object and logits.shape == (rows,):
+        for row in logits:
+            if not isinstance(row, int):
+                known_rows(row[None], 1, vocab_size)
+        return logits
     if logits.ndim != 2 or len(logits) != rows or logits.shape[1] < vocab_size:
         raise LocalProtocolError(f"forwarded() got {logits.shape} logits where ({rows}, {vocab_size}) were asked for")
     logits = logits[:, :vocab_size]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from airdraft.core.law import Law, Place
 from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import GuideSpec, Message, Welcome
 
@@ -30,6 +31,9 @@ class Forward:
     """Cached positions that stay besides the first `keep`, counted from there, upwards. They move up to `keep`."""
     draft: bool = False
     """Edge: run its own draft model and not the target. Answer with `unhelped` if that fails; nobody pays."""
+    choice: tuple[Law, Place] | None = field(default=None, compare=False, repr=False)
+    """Edge: the law by which each row chooses a token, and the place of the first. Then the answer may be an array of
+    objects [rows], each a token that is chosen, or a row [vocab]. None: there is more that rows are needed for."""
 
     @property
     def due(self) -> int:

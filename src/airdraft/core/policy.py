@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from msgspec import structs
 
@@ -63,17 +63,10 @@ class Facts:
 
     def rounded(self) -> Facts:
         """Round to two digits, and acceptance to 0.02, so that predictions can be reused."""
-        return Facts(
-            draft_s=_two_digits(self.draft_s),
-            verify_s=_two_digits(self.verify_s),
-            rtt_s=_two_digits(self.rtt_s),
-            uplink_bps=_two_digits(self.uplink_bps),
-            downlink_bps=_two_digits(self.downlink_bps),
-            acceptance=round(50 * self.acceptance) / 50,
-            drafted=self.drafted,
-            beside=round(10 * self.beside) / 10,
-            edge_draft_s=_two_digits(self.edge_draft_s),
-        )
+        scales = ("draft_s", "verify_s", "rtt_s", "uplink_bps", "downlink_bps", "edge_draft_s")
+        rounded: dict[str, Any] = {name: _two_digits(getattr(self, name)) for name in scales}
+        acceptance, beside = round(50 * self.acceptance) / 50, round(10 * self.beside) / 10
+        return replace(self, acceptance=acceptance, beside=beside, streamed=None, widening=None, **rounded)
 
 
 def _two_digits(value: float) -> float:

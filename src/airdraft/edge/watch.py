@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -93,6 +93,12 @@ class Watch(Onlooker):
         text = self.texts.get(session)
         if text is not None and text.trace is not None:
             text.trace.call(self._clock(), call.seconds, call.texts, call.tokens)
+
+    def latest(self, forward: Forward) -> Forward:
+        """See `Onlooker.latest`: a page shows chances."""
+        text = self.texts.get(forward.session)
+        looks = text is not None and text.trace is not None and text.trace.looks
+        return replace(forward, choice=None) if looks and forward.choice is not None else forward
 
     def rows(self, forward: Forward, logits: np.ndarray) -> None:
         """Take the rows that the target gave for a text."""

@@ -195,11 +195,37 @@ class EngineInfo:
     doubt: float = 0.0
     """Nats by which scores of two tokens must differ on another branch of a tree than the first, if a chain is to
     choose the same. The first is the first child of what stays, its first child, and so on."""
+    chooses: bool = False
+    """Whether it is a `Chooser` to whom it is worth giving choices."""
     erases: bool = False
     """Whether its caches are `Erasable`, so that it may be given private texts."""
     digest: bytes = b""
     """What defines its rows, see `models/files/digest.py`. Until `load_target` completes it: what the engine says of
     itself that its files do not, the type it computes in, say. Empty: nobody can say what it is."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The law by which the rows of a part choose their tokens, argmax(log p + G), see `core/law.py`."""
+
+    temperature: float
+    """0: the most likely one."""
+    top_k: int
+    """0: all."""
+    top_p: float
+    min_p: float
+    seed: int
+    """Of the noise, see `core/noise.py`."""
+    vocab_size: int
+    """Columns beyond are no tokens."""
+    positions: tuple[int, ...]
+    """For each row the index of its token in the text, [rows]."""
+    allowed: tuple[NDArray[np.bool_] | None, ...] = ()
+    """For each row the tokens that a grammar allows, [vocab]; None: all. Empty: all in every row."""
+
+
+Chosen = list[int | FloatArray]
+"""For each row its token, or the row itself, [vocab], where rounding might decide."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +248,8 @@ class Part:
     picks: tuple[int, ...] = ()
     """Positions after the first `keep` that stay, counted from there, upwards; they move up to `keep`. None of them
     stays without the position that it follows."""
+    choice: Choice | None = None
+    """By which a `Chooser` may give tokens instead of the rows; all others give rows."""
 
 
 class TargetEngine(Protocol):
@@ -237,6 +265,18 @@ class TargetEngine(Protocol):
         """Run every part, as `LanguageModel.forward` would. No cache occurs twice.
 
         Returns: for each part its rows, or the error that leaves its cache as it was; one part's error is no other's.
+        """
+        ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """An engine that may choose tokens where its rows are, so that few of them need to be moved."""
+
+    def choose(self, batch: Sequence[Part]) -> list[Chosen | FloatArray | AirdraftError]:
+        """Run every part, as `TargetEngine.verify` would.
+
+        Returns: for each part with a `choice` what that chooses, or its rows; for others their rows; or an error.
         """
         ...
 

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from airdraft.errors import AirdraftError, BadParameterError
-from airdraft.models.base import Copier, Erasable, Part, Roomy, TargetEngine
+from airdraft.models.base import Chooser, Copier, Erasable, Part, Roomy, TargetEngine
+from airdraft.scheduler.choices import choice_of
 from airdraft.scheduler.elsewhere import LEAST, Coming, Elsewhere
 from airdraft.scheduler.memory import Memory
 from airdraft.scheduler.prefixes import BLOCK, Prefixes
@@ -42,6 +43,7 @@ class Caches:
         self._engine = engine
         # An engine that runs calls side by side is a server elsewhere, which keeps prefixes by itself.
         self._copier = engine if isinstance(engine, Copier) and info.max_calls == 1 else None
+        self._chooses = info.chooses and isinstance(engine, Chooser)
         self._prefixes = Prefixes()
         self.evictions = 0
         """Caches taken from texts that were still being written."""
@@ -173,7 +175,8 @@ class Caches:
             share.text.cache.private = True
         tokens, lineage = share.tokens[start : share.end], share.lineage
         parents = None if lineage is None else lineage.fed(start, share.end)
-        return Part(share.text.cache, start - len(share.picks), tokens, share.rows, parents, share.picks)
+        choice = choice_of(share.forward) if share.forward is not None and self._chooses else None
+        return Part(share.text.cache, start - len(share.picks), tokens, share.rows, parents, share.picks, choice)
 
     def fed(self, share: Share, *, failed: bool) -> None:
         """Note that a share was run."""

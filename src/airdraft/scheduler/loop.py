@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
 from typing import TypeVar
 
+import numpy as np
+
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, Code, ModelError, RefusedError
-from airdraft.models.base import FloatArray, TargetEngine
+from airdraft.models.base import Chooser, FloatArray, Part, TargetEngine
 from airdraft.scheduler.beside import Beside
 from airdraft.scheduler.caches import KEPT_BYTES, Caches
 from airdraft.scheduler.turns import Batch, Call, Ledger, Owner, Sequenced, Share, Turn, in_turn, who_yields
@@ -54,7 +56,7 @@ class _Job:
 
 
 _Batch = list[tuple[_Job, Share]]
-_Found = Sequence[FloatArray | AirdraftError]
+_Found = Sequence[np.ndarray | AirdraftError]
 
 
 class Scheduler:
@@ -138,7 +140,7 @@ class Scheduler:
     async def run(self, text: Sequenced, latest: Callable[[], Forward]) -> FloatArray:
         """Wait for a turn, then run what `latest` says by then. One at a time for each text.
 
-        Returns: float32 [rows, vocab]. Raises: `ModelError`, `RefusedError` ("busy") once the scheduler is closed.
+        Returns: float32 [rows, vocab], or as in `Forward.choice`. Raises: `ModelError`, `RefusedError` once closed.
         """
         if self._is_short():
             for _ in range(TURNS):
@@ -236,7 +238,7 @@ class Scheduler:
         began_s = perf_counter()
         found: _Found
         try:
-            found = self.engine.verify([self.caches.part(share) for share in shares])
+            found = _ran(self.engine, [self.caches.part(share) for share in shares])
         except Exception:  # the engine's own fault: it ends these texts and no others
             name = self.engine.info.name
             _log.exception("a forward of %s failed", name)
@@ -277,6 +279,13 @@ class Scheduler:
             else:
                 text.since, job.begun = job.arrival, True
                 self._waiting[job.arrival] = job
+
+
+def _ran(engine: TargetEngine, batch: list[Part]) -> _Found:
+    """What an engine gives for each part: rows, or where it chooses an array of tokens and rows."""
+    if not (isinstance(engine, Chooser) and any(part.choice is not None for part in batch)):
+        return engine.verify(batch)
+    return [np.fromiter(each, object, len(each)) if isinstance(each, list) else each for each in engine.choose(batch)]
 
 
 def yielded() -> RefusedError:

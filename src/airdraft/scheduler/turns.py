@@ -171,6 +171,8 @@ class Share(NamedTuple):
     """As in `Part`: the last of the first `start` tokens, where they lie in the cache."""
     splice: Splice | None = None
     """The last of the first `start` positions, which are not in that cache."""
+    forward: Forward | None = None
+    """Whose rows it gives."""
 
     @property
     def is_last(self) -> bool:
@@ -282,7 +284,19 @@ class Batch:
         tokens, picks = turn.tokens, forward.picks
         end = len(tokens)
         if picks and text.cached > forward.keep + picks[-1]:  # they refer to what was fed last, so all is fed now
-            return Share(text, turn.arrival, tokens, end - len(forward.tokens), end, forward.rows, None, lineage, picks)
+            return Share(
+                text,
+                turn.arrival,
+                tokens,
+                end - len(forward.tokens),
+                end,
+                forward.rows,
+                None,
+                lineage,
+                picks,
+                None,
+                forward,
+            )
         start = min(forward.keep, text.cached)  # less is cached where it lost its cache
         before = text.lineage or Lineage(len(text.tokens))
         while start < min(text.cached, end) and tokens[start] == text.tokens[start]:
@@ -298,7 +312,9 @@ class Batch:
             piece = min(piece, turn.step.piece)
         start = min(start, end - scored)
         if not self._pieces or end - start <= max(scored, piece):
-            return Share(text, turn.arrival, tokens, start, end, forward.rows, turn.origin, lineage, splice=splice)
+            return Share(
+                text, turn.arrival, tokens, start, end, forward.rows, turn.origin, lineage, (), splice, forward
+            )
         if piece <= 0:
             return None
         end = min(start + piece, end - scored)

@@ -140,14 +140,19 @@ class _Shown:
         seen = {name: value for name, value in line.items() if name not in ("ids", "pieces")}
         self.feed.publish(self._owner, {"text": self._name, **seen, **more})
 
+    @property
+    def looks(self) -> bool:
+        """Whether anybody reads, and may."""
+        return self.feed.wanted and self._public
+
     def rows(self, forward: Forward, logits: np.ndarray) -> None:
         """Take the rows of this side's model, to tell its chances."""
-        if self.feed.wanted and self._public:
+        if self.looks and logits.dtype != object:  # tokens without rows, asked for before somebody read
             self._chances.rows(forward, logits)
 
     def more(self, start: int, tokens: Sequence[int], text: Sequence[int]) -> dict[str, Any]:
         """What a page is told of tokens besides: their words and chances. Nothing if nobody reads or may read."""
-        if not (self.feed.wanted and self._public and tokens):
+        if not (self.looks and tokens):
             return {}
         found: dict[str, Any] = {} if self._speller is None else {"pieces": spelt(self._speller, tokens)}
         chances = self._chances.of(start, tokens, text)
@@ -199,6 +204,11 @@ class TextTrace:
         self._lines.append(json.dumps(line))
         if len(self._lines) >= HELD:
             self._write()
+
+    @property
+    def looks(self) -> bool:
+        """Whether a page wants to see the rows of this side's model."""
+        return self._shown.looks
 
     def rows(self, forward: Forward, logits: np.ndarray) -> None:
         """Take the rows of a forward of this side's model."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from airdraft.core.drafting import Ask
 from airdraft.core.events import Forward, Progress
+from airdraft.core.law import Law
 from airdraft.core.schemes import Drafts, Ruling
 from airdraft.core.text import Prefix
 
@@ -126,12 +127,16 @@ class Load:
         stay = (0, *(node + 1 for node in ruling.path))[: len(ruling.path) + (ruling.token is not None)]
         return () if stay == tuple(range(len(stay))) else stay
 
-    def forward(self, number: int, text: Prefix, picks: tuple[int, ...], spare: bool = False) -> Forward:
-        """Make a forward of the last committed token and the drafts, with a row for each draft and the next token."""
+    def forward(self, number: int, text: Prefix, picks: tuple[int, ...], law: Law | None, spare: bool) -> Forward:
+        """Make a forward of the last committed token and the drafts, with a row for each draft and the next token.
+
+        law: see `Forward.choice`.
+        """
+        choice = None if law is None else (law, text.place)
         tokens, above = (text.tokens[-1], *self.drafts.tokens), self.drafts.parents
         parents = None if above is None else (-1, *(node + 1 for node in above))
         keep, proposed = text.length - 1 - len(picks), len(self.drafts) - self.device
-        return Forward(number, keep, tokens, len(tokens), spare, proposed, parents, picks)
+        return Forward(number, keep, tokens, len(tokens), spare, proposed, parents, picks, choice=choice)
 
     def progress(self, number: int, start: int, ruling: Ruling, committed: int, rounds: bool) -> Progress:
         """Say what came of it: `committed` tokens from position `start` on."""

@@ -101,8 +101,7 @@ class EdgeSession:
         action = EDGE[self.state].get(type(message))
         if action is None:
             raise RemoteProtocolError(Code.STATE, f"{type(message).__name__} arrived while {self.state.value}")
-        act: Callable[[Message], list[Out]] = getattr(self, _METHODS[action])
-        return act(message)
+        return getattr(self, _METHODS[action])(message)  # type: ignore[no-any-return]
 
     def judge(self, logits: np.ndarray) -> Ruling | None:
         """Rule on the drafts in the target's forward under way, as `forwarded` would, in any thread; on no prefill."""
@@ -183,7 +182,8 @@ class EdgeSession:
 
     def _next(self) -> Forward:
         self._load = self._stream.next()
-        return self._load.forward(self._number, self.text, self._picks, self._stream.is_spare(self._scheme))
+        law = _choosing(self._scheme, self._law, self._logprobs)
+        return self._load.forward(self._number, self.text, self._picks, law, self._stream.is_spare(self._scheme))
 
     def _keep(self, message: Draft) -> list[Out]:
         self.rounds.keep(message, self._scheme, self._stream.room)
@@ -196,9 +196,8 @@ class EdgeSession:
         return [_offered(self._number, message), *self._go_on()]
 
     def _ignore(self, message: Message) -> list[Out]:
-        return (
-            [_offered(self._number, self._stream.checked(message, self._scheme))] if isinstance(message, Draft) else []
-        )
+        drafts = [message] if isinstance(message, Draft) else []
+        return [_offered(self._number, self._stream.checked(each, self._scheme)) for each in drafts]
 
     def _verify(self, message: Draft) -> list[Out]:
         return [_offered(self._number, message), *self._start(message)]
@@ -208,7 +207,8 @@ class EdgeSession:
         drafts = self.rounds.open(message, self.text, self._scheme, self._stream.room)
         self._load = Load(drafts, len(drafts))
         self._seq, self.state, self._forwarding = message.seq, State.VERIFYING, True
-        return [self._load.forward(self._number, self.text, self._picks)]
+        law = _choosing(self._scheme, self._law, self._logprobs)
+        return [self._load.forward(self._number, self.text, self._picks, law, False)]
 
     def _add(self, message: More) -> list[Out]:
         if message.seq != self._seq:
@@ -271,6 +271,11 @@ def opened(
     if help is not None:
         stream.helped(help, make(SchemeSpec(schemes.STREAM), law, schemes.DEVICE), pace)
     return EdgeSession(number, text, law, spec, target, stream, logprobs, make)
+
+
+def _choosing(scheme: Scheme, law: Law, logprobs: int | None) -> Law | None:
+    """Return the law, if nothing is needed of a row but the token that it chooses."""
+    return law if scheme.traits.exact == "text" and logprobs is None and not law.doubt else None
 
 
 def _ended(ruling: Ruling, ids: Sequence[int], eos_ids: Collection[int]) -> tuple[Ruling, list[int]]:

@@ -68,8 +68,9 @@ class Coupled:
         path: list[int] = []
         node, is_first = -1, True
         while True:
-            token = self._law.choose(rows[node + 1], at)
-            if not is_first and not self._law.is_sure(rows[node + 1], at, token):
+            row = rows[node + 1]  # or the token that the engine chose
+            token = row if isinstance(row, int) and at.forced is None else self._law.choose(row, at)
+            if not is_first and not self._law.is_sure(row, at, token):
                 return Ruling(tuple(path), None)
             child = drafts.child(node, token)
             if child is None:

@@ -22,15 +22,9 @@ class Dense(Rejection):
     """Body: the ids, `id_width` bits each; then V weights of 16 bits (IEEE 754 half precision) for each draft."""
 
     traits: ClassVar = Traits(
-        rounds=True,
-        drafts=True,
-        exact="distribution",
-        recovers_on=EDGE,
-        takes_ids=False,
-        races=False,
-        published=True,
+        rounds=True, drafts=True, exact="distribution", recovers_on=EDGE, takes_ids=False, races=False, published=True,
         options=("verify",),
-    )
+    )  # fmt: skip
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

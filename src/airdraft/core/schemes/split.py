@@ -45,15 +45,9 @@ class Split(Rejection):
     """
 
     traits: ClassVar = Traits(
-        rounds=True,
-        drafts=True,
-        exact="distribution",
-        recovers_on=DEVICE,
-        takes_ids=True,
-        races=False,
-        published=True,
+        rounds=True, drafts=True, exact="distribution", recovers_on=DEVICE, takes_ids=True, races=False, published=True,
         options=("bits", "downlink"),
-    )
+    )  # fmt: skip
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

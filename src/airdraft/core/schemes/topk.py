@@ -32,15 +32,9 @@ class TopK(Rejection):
     """
 
     traits: ClassVar = Traits(
-        rounds=True,
-        drafts=True,
-        exact="distribution",
-        recovers_on=EDGE,
-        takes_ids=False,
-        races=False,
-        published=True,
+        rounds=True, drafts=True, exact="distribution", recovers_on=EDGE, takes_ids=False, races=False, published=True,
         options=("k", "bits", "verify", "mass", "cut", "candidates"),
-    )
+    )  # fmt: skip
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError, first_line
-from airdraft.models.base import EngineInfo, FloatArray, LocalEngine, Part, Threads, check, check_copy
+from airdraft.models.base import Chosen, EngineInfo, FloatArray, LocalEngine, Part, Threads, check, check_copy
+from airdraft.models.engines.hf_choice import chosen, rows_of
 from airdraft.models.engines.hf_pages import Columns, HfCache, Pages, layer_class
 from airdraft.models.engines.hf_spliced import Layers, behind, use
 from airdraft.models.files.config import read_json
@@ -29,6 +30,10 @@ _ROLLS_BACK = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 _MAX_BATCH = 32
 _WIDE = 32
 """More tokens than this keep the machine busy by themselves, and would pad all others of a batch to their width."""
+
+
+_Take = Callable[[Sequence[Part], Sequence[Any]], Sequence[Any]]
+"""What becomes of the rows of a call, for each part a tensor [rows, vocab]: `rows_of` or `chosen`."""
 
 
 class HfModel(LocalEngine):
@@ -89,6 +94,7 @@ class HfModel(LocalEngine):
         precision = words(self._model.dtype)
         self.info = EngineInfo(
             called, 0, max_context, _eos_ids(self._model), max_batch=max_batch, digest=precision, erases=True,
+            chooses=self._device.type != "cpu",  # where rows need not be moved, and few noises are computed
             threads=Threads(self._torch.get_num_threads(), "as asked for" if threads else "PyTorch's own choice"),
         )  # fmt: skip
         self._try_out(f"{folder} is a {config.model_type}", keeps=bool(self._past_as))
@@ -106,11 +112,20 @@ class HfModel(LocalEngine):
         """See `LanguageModel.forward`. If the model itself fails, the cache was rolled back to `keep`."""
         part = Part(cache, keep, tokens, rows)
         check(self.info, part)
-        return self._run([part])[0]
+        [rows] = self._run([part])
+        return np.asarray(rows)
 
     def verify(self, batch: Sequence[Part], beginning: Beginning | None = None) -> list[FloatArray | AirdraftError]:
         """See `Splicer.verify`. Parts of up to 32 tokens share forwards, longer ones run alone."""
-        found: dict[int, FloatArray | AirdraftError] = {}
+        return self._each(batch, beginning, rows_of)
+
+    def choose(self, batch: Sequence[Part]) -> list[Chosen | FloatArray | AirdraftError]:
+        """See `Chooser.choose`."""
+        return self._each(batch, None, chosen)
+
+    def _each(self, batch: Sequence[Part], beginning: Beginning | None, take: _Take) -> list[Any]:
+        """What `take` makes of the rows of each part, or an error."""
+        found: dict[int, Any] = {}
         narrow = []
         parts = list(batch)
         for i, part in enumerate(batch):
@@ -120,23 +135,23 @@ class HfModel(LocalEngine):
                 if len(part.tokens) <= _WIDE and not part.cache.private:
                     narrow.append(i)
                 else:
-                    found[i] = self._run([parts[i]], beginning)[0]
+                    found[i] = self._run([parts[i]], beginning, take)[0]
             except ModelError as error:
                 found[i] = error
         most = self.info.max_batch
         for start in range(0, len(narrow), most):
             together = narrow[start : start + most]
-            found.update(zip(together, self._together([parts[i] for i in together], beginning), strict=True))
+            found.update(zip(together, self._together([parts[i] for i in together], beginning, take), strict=True))
         return [found[i] for i in range(len(batch))]
 
-    def _together(self, parts: list[Part], beginning: Beginning | None) -> Sequence[FloatArray | ModelError]:
-        """The rows of all parts in one forward, or where that fails each for itself: one's error is no other's."""
+    def _together(self, parts: list[Part], beginning: Beginning | None, take: _Take) -> Sequence[Any]:
+        """The same of all parts in one forward, or where that fails each for itself: one's error is no other's."""
         try:
-            return self._run(parts, beginning)
+            return self._run(parts, beginning, take)
         except ModelError as error:
-            return [error] if len(parts) == 1 else [self._together([part], beginning)[0] for part in parts]
+            return [error] if len(parts) == 1 else [self._together([part], beginning, take)[0] for part in parts]
 
-    def _run(self, parts: list[Part], beginning: Beginning | None = None) -> list[FloatArray]:
+    def _run(self, parts: list[Part], beginning: Beginning | None = None, take: _Take = rows_of) -> Sequence[Any]:
         """One forward of all parts, and their caches grown.
 
         What the parts keep is aligned on the right, padded before and masked; their tokens are aligned on the left.
@@ -175,10 +190,8 @@ class HfModel(LocalEngine):
                     ).logits
                 finally:
                     call.wipe()
-                rows = []
-                for i, part in enumerate(parts):
-                    end = logits.shape[1] - fed + len(part.tokens)
-                    rows.append(logits[i, end - part.rows : end].to("cpu", torch.float32, copy=True).numpy())
+                ends = [logits.shape[1] - fed + len(part.tokens) for part in parts]
+                rows = take(parts, [logits[i, end - parts[i].rows : end] for i, end in enumerate(ends)])
         except Exception as problem:  # PyTorch's errors and those of models' code share no base class
             raise ModelError(
                 f"{self.name} cannot run {fed} tokens after {kept} in a batch of {len(parts)}: {first_line(problem)}"

@@ -1,0 +1,114 @@
+"""An edge whose engine chooses tokens itself writes the same texts, over real sockets, with the shipped pair."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from airdraft.api.alone import TargetWriter
+from airdraft.core.events import Committed
+from airdraft.core.messages import SchemeSpec
+from airdraft.core.request import Request
+from airdraft.core.sampling import SamplingParams
+from airdraft.device.writer import Writer
+from airdraft.edge.access import anybody
+from airdraft.edge.server import EdgeServer, Service
+from airdraft.guides.reading import Guides
+from airdraft.guides.specs import of_json
+from airdraft.models.base import Part
+from airdraft.models.engines.hf import HfModel
+from airdraft.models.files.folder import shipped
+from airdraft.models.registry import load
+
+from ..suites import mostly_slow
+
+torch = pytest.importorskip("torch", reason="the hf engine takes airdraft[hf]")
+HOST = "127.0.0.1"
+PARAMS = (SamplingParams(0.0), SamplingParams(0.7, top_p=0.9), SamplingParams(1.0, 40, 0.95, 0.02))
+
+
+class Noting(HfModel):
+    """The engine, which counts what it chose and what it was asked for rows."""
+
+    chosen = rows = 0
+
+    def choose(self, batch: Sequence[Part]) -> list[Any]:
+        found = super().choose(batch)
+        self.chosen += sum(part.rows for part in batch if part.choice is not None)
+        self.rows += sum(part.rows for part in batch if part.choice is None)
+        return found
+
+    def verify(self, batch: Sequence[Part], *more: Any) -> list[Any]:
+        self.rows += sum(part.rows for part in batch)
+        return super().verify(batch, *more)
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Noting]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Noting(shipped("target"), device="cpu")
+    torch.set_num_threads(before)
+
+
+def of_edge(target: Noting, asked: Sequence[Request]) -> list[list[int]]:
+    """The texts that a device writes at an edge with that target, and then those that the edge's own API writes."""
+    draft, tokenizer = load("draft", engine="onnx")
+    guides = Guides(tokenizer)
+
+    async def tokens_of(events: Any) -> list[int]:
+        found: list[int] = []
+        async for event in events:
+            if isinstance(event, Committed):
+                found += event.tokens
+        return found
+
+    async def main() -> list[list[int]]:
+        service = Service(reader=guides)
+        async with EdgeServer(target, tokenizer.digest, tokenizer.vocab_size, service=service) as server:
+            await server.start(HOST, 0)
+            url = f"ws://{HOST}:{server.port}"
+            async with Writer([url], draft, tokenizer.digest, tokenizer.vocab_size, reader=guides) as writer:
+                texts = await asyncio.gather(*(tokens_of(writer.write(each)) for each in asked))
+            alone = [replace(each, scheme=SchemeSpec("server")) for each in asked]
+            return texts + [await tokens_of(TargetWriter(server, anybody(0.0)).write(each)) for each in alone]
+
+    return asyncio.run(main())
+
+
+def requests(scheme: str, **more: Any) -> list[Request]:
+    """Three texts that share calls of the engine, each with parameters of its own."""
+    return [
+        Request((5, 6, 7, 8), SchemeSpec(scheme), params, seed, 8, **more) for seed, params in enumerate(PARAMS, 40)
+    ]
+
+
+@pytest.mark.parametrize("scheme", mostly_slow(["server", "coupled", "stream"], {"stream"}))
+@pytest.mark.parametrize("guided", [False, True])
+def test_texts_are_the_same(target: Noting, scheme: str, guided: bool) -> None:
+    asked = requests(scheme, guide=of_json({"enum": ["red", "green", [1, 2, 3]]}) if guided else None)
+    target.info = replace(target.info, chooses=False)
+    plain = of_edge(target, asked)
+    target.chosen = target.rows = 0
+    target.info = replace(target.info, chooses=True)
+    assert of_edge(target, asked) == plain
+    assert target.chosen > 0
+    assert target.rows == 0  # but those of no prompt
+    assert plain[:3] == plain[3:]  # whatever the scheme
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "more"), [("split", {}), ("stream", {"logprobs": 2})])
+def test_rows_come_where_more_is_needed(target: Noting, scheme: str, more: dict[str, Any]) -> None:
+    target.rows = target.chosen = 0
+    target.info = replace(target.info, chooses=True)
+    found = of_edge(target, requests(scheme, **more))
+    assert target.rows > 0
+    assert all(len(text) == 8 for text in found)
+    if more:
+        assert found[:3] == found[3:]
+        assert target.chosen == 0

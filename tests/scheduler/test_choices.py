@@ -1,0 +1,135 @@
+"""What an engine is told that chooses tokens itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from airdraft.core.events import Forward
+from airdraft.core.law import Guide, Law, Place
+from airdraft.core.sampling import SamplingParams
+from airdraft.errors import AirdraftError, ModelError
+from airdraft.models.base import Choice, EngineInfo, Part
+from airdraft.scheduler import Owner, Scheduler
+from airdraft.scheduler.choices import choice_of
+from airdraft.sim.conformance import TableModel
+
+from ..core.test_guides import EOS, VOCAB, Steps
+
+LAW = Law(SamplingParams(0.7, 3, 0.9, 0.01), 11, VOCAB)
+
+
+def forward(tokens: Sequence[int], at: Place | None, parents: tuple[int, ...] | None = None) -> Forward:
+    return Forward(1, 4, tuple(tokens), len(tokens), parents=parents, choice=None if at is None else (LAW, at))
+
+
+def test_rows_that_are_needed_are_asked_for() -> None:
+    assert choice_of(forward([1, 2], None)) is None
+
+
+def test_a_chain_has_positions_one_after_the_other() -> None:
+    assert choice_of(forward([1, 2, 3], Place(5))) == Choice(0.7, 3, 0.9, 0.01, 11, VOCAB, (5, 6, 7))
+
+
+def test_a_tree_has_positions_by_depth() -> None:
+    found = choice_of(forward([1, 2, 3, 4, 5], Place(5), (-1, 0, 1, 0, 3)))
+    assert found is not None
+    assert found.positions == (5, 6, 7, 6, 7)
+
+
+def test_masks_follow_the_grammar_down_each_branch() -> None:
+    found = choice_of(forward([0, 2, 1, 2, 3, 1], Place(5, Steps(9, 0)), (-1, 0, 1, 1, 0, 4)))
+    assert found is not None
+    first, after_2, after_1, forbidden, forced, after_forced = found.allowed
+    assert first is not None
+    assert first.tolist() == [False, True, True, True, True, True]
+    assert after_2 is not None
+    assert not after_2[2]
+    assert after_1 is not None
+    assert not after_1[1]
+    assert forbidden is None  # no token follows itself, so nobody asks what comes after it
+    assert forced is None  # after 3 comes 1, whatever the row says
+    assert after_forced is not None
+    assert not after_forced[1]
+
+
+class Leaning(Steps):
+    """A grammar that raises a token as well."""
+
+    def bent(self, row: np.ndarray) -> np.ndarray:  # type: ignore[override]
+        return row + np.eye(VOCAB)[2]
+
+
+def test_a_row_that_a_guide_bends_is_asked_for() -> None:
+    assert Leaning.bent is not Guide.bent
+    assert choice_of(forward([1, 2], Place(5, Leaning()))) is None
+
+
+class Broken(Steps):
+    """A grammar that fails."""
+
+    def allowed(self) -> Any:
+        raise ModelError("no grammar")
+
+
+def test_a_grammar_that_fails_leaves_the_fault_to_its_own_text() -> None:
+    assert choice_of(forward([1, 2], Place(5, Broken()))) is None
+
+
+class Choosing:
+    """An engine that chooses greedily, and notes what it is asked."""
+
+    def __init__(self, chooses: bool = True) -> None:
+        self.table = TableModel(lambda prefix: np.eye(VOCAB, dtype=np.float32)[len(prefix) % VOCAB], VOCAB)
+        self.info = EngineInfo("choosing", VOCAB, 64, (EOS,), max_batch=4, chooses=chooses)
+        self.new_cache = self.table.new_cache
+        self.asked: list[Choice | None] = []
+
+    def verify(self, batch: Sequence[Part]) -> list[Any]:
+        self.asked += [part.choice for part in batch]
+        return [self.table.forward(part.cache, part.keep, part.tokens, part.rows) for part in batch]
+
+    def choose(self, batch: Sequence[Part]) -> list[Any]:
+        rows = self.verify(batch)
+        return [
+            each if part.choice is None else [each[0], *each[1:].argmax(1).tolist()]
+            for part, each in zip(batch, rows, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("chooses", [True, False])
+def test_the_scheduler_hands_on_what_it_is_given(chooses: bool) -> None:
+    engine = Choosing(chooses)
+
+    async def main() -> list[Any]:
+        scheduler = Scheduler(engine, "test")
+        text = scheduler.open(Owner())
+        prompt = Forward(1, 0, (1, 2, 3, 4), 0)
+        asked = forward([1, 2, 3], Place(5))
+        try:
+            return [
+                await scheduler.run(text, lambda each=each: each)  # type: ignore[misc]
+                for each in (prompt, asked, replace(asked, choice=None))
+            ]
+        except AirdraftError as error:
+            return [error]
+        finally:
+            scheduler.close()
+
+    prefilled, found, rows = asyncio.run(main())
+    assert len(prefilled) == 0
+    assert rows.shape == (3, VOCAB)
+    assert rows.dtype == np.float32
+    if not chooses:
+        assert engine.asked == [None] * 3
+        np.testing.assert_array_equal(found, rows)
+        return
+    assert [each is None for each in engine.asked] == [True, False, True]
+    assert found.dtype == object
+    np.testing.assert_array_equal(found[0], rows[0])
+    assert found[1:].tolist() == rows[1:].argmax(1).tolist()
