@@ -19,6 +19,7 @@ from . import stores  # noqa: E402
 from .graphs import Shape, write_decoder  # noqa: E402
 from .hub_server import Hub, ask, hub_server  # noqa: E402
 from .imports.made import Made  # noqa: E402
+from .imports.packed import Packed  # noqa: E402
 
 pytestmark = pytest.mark.timeout(300)
 NAMES = ("README.md", "config.json", "tokenizer.json", "tokenizer_config.json")
@@ -117,6 +118,23 @@ def test_only_a_checkpoint_that_nothing_here_runs(hub: Hub, tmp_path: Path) -> N
     assert said.endswith("; pip install 'airdraft[hf]'")
     assert sent(hub) == {"config.json", "tokenizer.json"}  # for the text alone
     assert (Path(text) / "tokenizer.json").is_file()
+
+
+def test_a_checkpoint_in_codes(hub: Hub, tmp_path: Path) -> None:
+    """Its config tells, which is had first; one in codes that nothing here knows costs no more than that."""
+    source = Packed("awq").write(tmp_path / "model")
+    files = {path.name: path.read_bytes() for path in source.iterdir()}
+    hub.repos["org/M-AWQ"] = files
+    hub.repos["org/M-3"] = files | {"config.json": files["config.json"].replace(b'"bits": 4', b'"bits": 3')}
+    [(_, said)], _ = ask(tmp_path, hub.url, ("org/M-3", None))
+    assert "bits = 3 of its codes, and read here are 4" in said
+    assert sent(hub) == {"config.json", "tokenizer.json"}
+    found = ask(tmp_path, hub.url, ("org/M-AWQ", None), ("org/M-AWQ", "onnx"))[0]
+    kind, path = found[0]
+    assert kind == "found", path
+    assert Path(path).parent == tmp_path / "cache" / "airdraft" / "checkpoint"
+    assert sent(hub) == set(files)
+    assert found[1:] == ask(tmp_path, None, ("org/M-AWQ", None))[0] == [(kind, path)]
 
 
 def test_a_download_that_was_cut_off_goes_on(hub: Hub, gguf: bytes, tmp_path: Path) -> None:

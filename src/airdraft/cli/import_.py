@@ -32,7 +32,7 @@ def import_(
 
     Quantised weights stay as they are, and half-precision ones become single
     precision: no weight is rounded. Commands do this by themselves, into a
-    cache, when MODEL is a GGUF file.
+    cache, when MODEL is a GGUF file, or in the codes of AWQ or GPTQ.
     """
     place, _ = locate(model, {CHECKPOINT: "", GGUF: ""})
     held = place.is_dir() and any(visible(place, "*.safetensors"))

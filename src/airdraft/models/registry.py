@@ -18,13 +18,14 @@ from airdraft.models.engines.nothing import NONE, NoDraft
 from airdraft.models.engines.onnx import OnnxModel, graph_path
 from airdraft.models.engines.sglang import SglangTarget
 from airdraft.models.engines.vllm import VllmTarget
-from airdraft.models.files.config import check_ends
+from airdraft.models.files.config import check_ends, codes_of
 from airdraft.models.files.digest import of_target
 from airdraft.models.files.folder import locate, name_of
-from airdraft.models.files.variants import CHECKPOINT, GGUF, ONNX
+from airdraft.models.files.variants import CHECKPOINT, CODES, GGUF, ONNX
 from airdraft.models.files.weights import checkpoint_files, gguf_files, graph_files, is_gguf, visible
 from airdraft.models.fit import Fit, context_of
-from airdraft.models.imports.cache import imported, text_folder
+from airdraft.models.imports.cache import imported, imported_checkpoint, text_folder
+from airdraft.models.imports.checkpoint import check_described
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import check_header
 from airdraft.models.sharing import Sharing
@@ -68,7 +69,7 @@ class EngineEntry:
 ENGINES: dict[str, EngineEntry] = {
     "onnx": EngineEntry(
         OnnxModel, ("threads", "context", "splice"), files=("*.onnx", "onnx/*.onnx"), needs="a model.onnx",
-        formats=(ONNX, GGUF),
+        formats=(ONNX, GGUF, CODES),
         weights=lambda folder: graph_files(graph_path(folder)),
     ),
     "hf": EngineEntry(
@@ -215,7 +216,7 @@ def resolve(name: str, engine: str | None = None, fit: Fit = ANY) -> Path:
 
     Of a hub model the files that `engine` needs are downloaded once, into the hub's own cache; without an engine those
     of the first that runs what the repository has. A GGUF file is imported for the onnx engine, once, unless another
-    engine is asked for.
+    engine is asked for; so is a checkpoint in the codes of AWQ or GPTQ.
     fit: what its engine must take, as far as that is seen before its weights are read.
     Raises: `ModelError` if there is no such model, or no such engine, or it does not fit.
     """
@@ -223,7 +224,7 @@ def resolve(name: str, engine: str | None = None, fit: Fit = ANY) -> Path:
 
 
 def weights_of(name: str, engine: str | None = None) -> list[Path]:
-    """The files of weights of the model called `name`, to run here; a GGUF file as it is, whatever is made of it.
+    """The files of weights of the model called `name`, to run here; as they are, whatever is imported from them.
 
     Raises: `ModelError` if there is no such model.
     """
@@ -232,6 +233,8 @@ def weights_of(name: str, engine: str | None = None) -> list[Path]:
     path, engine, form = _located(name, engine)
     if form == GGUF or (_found(path) == "llamacpp" and (engine is None or path.is_file())):
         return gguf_files(gguf_file(path))
+    if _in_codes(path, engine):
+        return checkpoint_files(path)
     return ENGINES[engine or _engine_of(path)].weights(path)
 
 
@@ -272,6 +275,19 @@ def _check_import(fit: Fit, file: GgufFile) -> None:
     context_of(file.path, fit.context, decoder.context, 4 * numbers, file.size)
 
 
+def _check_codes(fit: Fit, folder: Path) -> None:
+    """As `_check_import`, of a checkpoint in codes, from its config. Raises: `ModelError`."""
+    facts = check_described(folder)
+    _check_fit(_DEFAULT, fit)
+    size = sum(file.stat().st_size for file in checkpoint_files(folder) if file.is_file())
+    context_of(folder, fit.context, facts.max_context, 4 * facts.kv_numbers, size)
+
+
+def _in_codes(path: Path, engine: str | None) -> bool:
+    """Whether a path holds a checkpoint in codes, and the engine is the one that it is imported for."""
+    return engine in (None, _DEFAULT) and path.is_dir() and _found(path) == "hf" and codes_of(path) != ""
+
+
 def _resolved(name: str, engine: str | None, fit: Fit = ANY) -> tuple[Path, str | None]:
     """Where a model lies, and the engine that was asked for, or that a hub's names tell. Raises: `ModelError`."""
     if engine in REMOTE:
@@ -280,12 +296,15 @@ def _resolved(name: str, engine: str | None, fit: Fit = ANY) -> tuple[Path, str 
     own = "llamacpp" if form == GGUF else _found(path)
     if own == "llamacpp" and (engine is None or (engine == _DEFAULT and path.is_file())):
         return imported(gguf_file(path), partial(_check_import, fit)), _DEFAULT
+    if _in_codes(path, engine):
+        _check_codes(fit, path)
+        return imported_checkpoint(path), _DEFAULT
     if path.is_file() and engine not in (None, own):
         raise ModelError(f"{name} is a file for the {own} engine; leave {engine} out, or name another model")
     return path, engine
 
 
-_ENGINE_OF = {ONNX: _DEFAULT, GGUF: _DEFAULT, CHECKPOINT: "hf"}
+_ENGINE_OF = {ONNX: _DEFAULT, GGUF: _DEFAULT, CODES: _DEFAULT, CHECKPOINT: "hf"}
 
 
 def lack(engine: str) -> str:

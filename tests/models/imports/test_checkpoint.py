@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from typer.testing import CliRunner
 
 from airdraft.cli import app
 from airdraft.errors import ModelError
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.shelf import found as shelf
+from airdraft.models.fit import Fit
 from airdraft.models.imports.checkpoint import Checkpoint
 from airdraft.models.imports.write import import_checkpoint
-from airdraft.models.registry import load
+from airdraft.models.registry import load, load_target, resolve, text_files, weights_of
+from airdraft.models.text import Tokenizer
 
 from .packed import HEADS, HIDDEN, LAYERS, Packed
 
@@ -84,6 +89,76 @@ def test_an_import_runs_in_the_default_engine(packed: Packed, tmp_path: Path) ->
     assert np.abs(found - wanted).max() < 0.1 * wanted.std()  # activations are rounded to 8 bits
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "airdraft" / "checkpoint"
+
+
+@pytest.mark.parametrize("packed", [EVERY[1], EVERY[5]])
+def test_a_folder_is_a_model(packed: Packed, tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is imported once, whatever it is called, and its rows are those of a folder that was made on purpose."""
+    source = packed.write(tmp_path / "model")
+    draft, words = load(str(source))
+    assert capfd.readouterr().err == f"airdraft: importing {source}\n"
+    assert isinstance(draft, OnnxModel)
+    assert draft.name == "model"
+    source = source.rename(tmp_path / "other")
+    target, _ = load_target(str(source), engine="onnx", fit=Fit(context=20))
+    assert (target.info.name, target.info.max_context) == ("other", 20)
+    assert capfd.readouterr().err == ""
+    assert [path for path in cache.iterdir() if not path.name.startswith(".")] == [resolve(str(source))]
+    assert weights_of(str(source)) == [source / "config.json", source / "model.safetensors"]
+    assert words.encode("in the") == Tokenizer(text_files(str(source))).encode("in the")
+    import_checkpoint(source, tmp_path / "out")
+    whole, _ = load(str(tmp_path / "out"))
+    found = [each.forward(each.new_cache(), 0, TOKENS, len(TOKENS)) for each in (draft, whole)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_what_a_folder_holds_decides(tmp_path: Path, cache: Path) -> None:
+    """Weights, config, and what lies beside them; not what a config tells of its history."""
+    source = Packed().write(tmp_path / "model")
+    seen = [resolve(str(source))]
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"transformers_version": "5.0"}, indent=3))
+    assert resolve(str(source)) == seen[0]
+    (source / "config.json").write_text(json.dumps(config | {"rope_theta": 6000.0}))
+    seen.append(resolve(str(source)))
+    (source / "generation_config.json").write_text(json.dumps({"temperature": 0.5}))
+    seen.append(resolve(str(source)))
+    (source / "generation_config.json").rename(source / "tokenizer_config.json")
+    seen.append(resolve(str(source)))
+    path = source / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    seen.append(resolve(str(source)))
+    assert len(set(seen)) == len(list(cache.iterdir())) == 5
+
+
+def test_a_folder_that_does_not_fit(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Packed().write(tmp_path / "model")
+    with pytest.raises(ModelError, match="up to 64; give 1 to 64"):
+        load(str(source), fit=Fit(context=65))
+    with pytest.raises(ModelError, match="gpu-layers is not for the engine onnx"):
+        load(str(source), fit=Fit(gpu_layers=1))
+    monkeypatch.setattr("airdraft.models.fit.memory_bytes", lambda: 1000)
+    with pytest.raises(ModelError, match=r"with the weights of .*model, and this machine has 0\.0 GB"):
+        load_target(str(source), fit=Fit(context=64))
+    assert not cache.exists()
+
+
+def test_a_shelf_lists_a_folder_and_its_import(tmp_path: Path, cache: Path) -> None:
+    below = tmp_path / "models"
+    below.mkdir()
+    source, none = Packed("awq").write(below / "model"), Packed().write(below / "none", bits=3)
+    made = resolve(str(source))
+    found = {each.name: each for each in shelf([below])}
+    assert (found[str(source)].engine, found[str(source)].format, found[str(source)].usable) == ("onnx", "AWQ", True)
+    assert "bits = 3" in found[str(none)].note
+    assert not found[str(none)].usable
+    assert (found[str(made)].place, found[str(made)].note) == ("imported", "imported from model")
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -93,11 +168,15 @@ def test_an_import_runs_in_the_default_engine(packed: Packed, tmp_path: Path) ->
         ({"group_size": "x"}, "group_size"),
     ],
 )  # fmt: skip
-def test_what_is_not_known_is_refused_by_name(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_what_is_not_known_is_refused_by_name(changed: dict[str, Any], said: str, tmp_path: Path, cache: Path) -> None:
     source = Packed().write(tmp_path / "model", **changed)
     with pytest.raises(ModelError, match=said):
         import_checkpoint(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    if "bitsandbytes" not in said:  # which transformers may run, where its library is
+        with pytest.raises(ModelError, match=said):
+            load(str(source))
+        assert not any(cache.glob("*"))
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ MOST_POSITIONS = (1 << 31) - 1
 """Of a text, and of any other size here."""
 _MOST_ENDS = 1024
 _MOST_JSON_BYTES = 256_000_000
+CODED = ("awq", "gptq")
+"""Codes of checkpoints that are read here."""
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
 
@@ -62,6 +64,14 @@ def read_config(folder: Path) -> ModelConfig:
         head_dim=whole(config, path, "head_dim") or (width // heads if width and heads else None),
         layers=layers if type(layers) is int and 0 < layers <= MOST_POSITIONS else None,
     )
+
+
+def codes_of(folder: Path) -> str:
+    """Which of `CODED` the config of a checkpoint says that its weights are in; empty if none. Raises: `ModelError`."""
+    path = folder / "config.json"
+    said = read_json(path).get("quantization_config") if path.is_file() else None
+    method = said.get("quant_method") if isinstance(said, dict) else None
+    return method if isinstance(method, str) and method in CODED else ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,8 +19,10 @@ import huggingface_hub
 from huggingface_hub import constants
 
 from airdraft.errors import ModelError, first_line
-from airdraft.models.files.variants import GGUF, ONNX, Variant, check_runs, ggufs, pick
+from airdraft.models.files.config import codes_of
+from airdraft.models.files.variants import BESIDE, CODES, GGUF, ONNX, Variant, check_runs, ggufs, pick
 from airdraft.models.files.weights import external_files, visible
+from airdraft.models.imports.checkpoint import check_described
 from airdraft.models.imports.read import GgufFile, ShortHeaderError
 
 _log = logging.getLogger(__name__)
@@ -80,17 +82,32 @@ def fetched(name: HubName, formats: Mapping[str, str], fits: Callable[[GgufFile]
         return here / cached.file, cached.format
     names = [file.rfilename for file in (found.siblings or [])[:_MOST_FILES]]
     variant = pick(name.repo, names, formats, name.quant, name.file)
+    if variant.format == CODES:
+        described = _downloaded(name.repo, BESIDE)
+        if codes_of(described):
+            check_described(described)
+        else:
+            variant = pick(name.repo, names, _without_codes(formats))
     check_runs(name.repo, variant, formats)
     if variant.format == GGUF and len(variant.files) == 1:
         _check_head(name.repo, variant.file, fits)
-    try:
-        folder = Path(huggingface_hub.snapshot_download(name.repo, allow_patterns=variant.patterns))
-        named = _linked(folder, variant)
-        if not all((folder / file).is_file() for file in named):
-            huggingface_hub.snapshot_download(name.repo, allow_patterns=[*variant.patterns, *named])
-    except Exception as problem:
-        raise _failed(name.repo, problem) from problem
+    folder = _downloaded(name.repo, variant.patterns)
+    named = _linked(folder, variant)
+    if not all((folder / file).is_file() for file in named):
+        _downloaded(name.repo, [*variant.patterns, *named])
     return folder / variant.file, variant.format
+
+
+def _downloaded(repo: str, patterns: Sequence[str]) -> Path:
+    """The folder of a repository in the hub's cache, with the files that fit the patterns. Raises: `ModelError`."""
+    try:
+        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=[*patterns]))
+    except Exception as problem:
+        raise _failed(repo, problem) from problem
+
+
+def _without_codes(formats: Mapping[str, str]) -> dict[str, str]:
+    return {form: lack for form, lack in formats.items() if form != CODES}
 
 
 def _check_head(repo: str, name: str, fits: Callable[[GgufFile], None]) -> None:
@@ -158,6 +175,8 @@ def _whole(name: HubName, folder: Path, formats: Mapping[str, str]) -> Variant |
     names = names_in(folder)
     try:
         variant = pick(name.repo, names, formats, name.quant, name.file)
+        if variant.format == CODES and not codes_of(folder):
+            variant = pick(name.repo, names, _without_codes(formats))
     except ModelError:
         if len(ggufs(names)) > 1 and not (name.quant or name.file):
             raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from airdraft.errors import ModelError
-from airdraft.models.files.config import read_config, read_json
+from airdraft.models.files.config import codes_of, read_config, read_json
 from airdraft.models.files.fetch import CHAT_TARGET, fetched_file
 from airdraft.models.files.folder import Shipped, shipped
 from airdraft.models.files.hub import cache_of_hub, names_in, repositories
@@ -25,7 +25,8 @@ from airdraft.models.files.kept import cache_folder, keep, recall
 from airdraft.models.files.stores import STORES, Kept, short_names
 from airdraft.models.files.variants import GRAPHS, ggufs, graphs
 from airdraft.models.files.weights import checkpoint, graph_files, visible, weight_bytes
-from airdraft.models.imports.cache import FORM
+from airdraft.models.imports.cache import CHECKPOINTS, FORM, GGUFS
+from airdraft.models.imports.checkpoint import check_described
 from airdraft.models.imports.decoder import decoder_of
 from airdraft.models.imports.read import GgufFile, Unread
 from airdraft.models.imports.tokenizer import kind_of, padded_from
@@ -135,7 +136,7 @@ def _of_hub() -> Iterator[Shelved]:
 
 
 def _of_imports() -> Iterator[Shelved]:
-    for folder in sorted(visible(cache_folder() / "gguf", "*")):
+    for folder in (each for kind in (GGUFS, CHECKPOINTS) for each in sorted(visible(cache_folder() / kind, "*"))):
         if folder.is_dir():
             yield _tried(str(folder), "imported", _of_import, folder)
 
@@ -180,7 +181,7 @@ def _of_gguf(path: Path) -> Shelved:
 
 
 def _of_import(folder: Path) -> Shelved:
-    """A GGUF file as it was imported. Raises: `ModelError`."""
+    """A GGUF file or a checkpoint as it was imported. Raises: `ModelError`."""
     found, source = _of_folder(folder), read_json(folder / "config.json").get("_name_or_path")
     old = "" if folder.name.endswith(f"-{FORM}") else ", by an older version: this copy is not used any more"
     return replace(found, note=f"imported from {source}{old}" if isinstance(source, str) else f"imported{old}")
@@ -203,6 +204,9 @@ def _of_folder(folder: Path, graph: Path | None = None) -> Shelved:
         said = read_json(folder / "config.json")
         dtype = said.get("torch_dtype") or said.get("dtype")
         engine, form = "hf", f"safetensors {dtype}" if isinstance(dtype, str) and len(dtype) < 20 else "safetensors"
+        if codes := codes_of(folder):
+            check_described(folder)
+            engine, form = "onnx", codes.upper()
         size = sum((folder / name).stat().st_size for name in files)
     return Shelved("", "", engine, form, size, config.max_context, _vocabulary_of_folder(folder))
 

@@ -14,7 +14,7 @@ from airdraft.errors import ModelError
 from airdraft.models.files.config import shown
 from airdraft.models.files.weights import checkpoint
 
-ONNX, GGUF, CHECKPOINT = "onnx", "gguf", "checkpoint"
+ONNX, GGUF, CODES, CHECKPOINT = "onnx", "gguf", "codes", "checkpoint"
 GRAPHS = ("model.onnx", "onnx/model.onnx")
 """Where the graph of a repository lies that has one and no other, in that order."""
 BESIDE = ("*.json", "*.jinja")
@@ -34,7 +34,7 @@ class Variant:
     """The files that are one model."""
 
     format: str
-    """`ONNX`, `GGUF`, `CHECKPOINT`; empty where only config and tokenizer are wanted."""
+    """`ONNX`, `GGUF`, `CODES`, `CHECKPOINT`; empty where only config and tokenizer are wanted."""
     file: str = ""
     """The graph or the GGUF file, of several parts the first; empty for a checkpoint."""
     files: tuple[str, ...] = ()
@@ -143,13 +143,16 @@ def _only(where: str, names: Sequence[str], formats: Mapping[str, str]) -> Varia
             if len(files) > 1:
                 raise ModelError(f"{where} has several .gguf files; name one: {listed(_spelt(where, files))}")
             return Variant(GGUF, files[0])
-        if form == CHECKPOINT and checkpoint(names):
-            return Variant(CHECKPOINT)
+        if form in (CODES, CHECKPOINT) and checkpoint(names):  # which of them the config tells
+            return Variant(form)
     needs = " or ".join(_NEEDS[form] for form in formats)
     raise ModelError(f"{where} holds no model that can be run here; it needs {needs}, and has {listed(sorted(names))}")
 
 
-_NEEDS = {ONNX: "a model.onnx", GGUF: "a .gguf file", CHECKPOINT: "a checkpoint in safetensors"}
+_NEEDS = {
+    ONNX: "a model.onnx", GGUF: "a .gguf file", CODES: "a checkpoint in the codes of AWQ or GPTQ",
+    CHECKPOINT: "a checkpoint in safetensors",
+}  # fmt: skip
 
 
 def graphs(names: Iterable[str]) -> list[str]:
@@ -159,7 +162,7 @@ def graphs(names: Iterable[str]) -> list[str]:
 
 def _needed(names: Iterable[str], variant: Variant) -> list[str]:
     """Every file of the variant that its names tell."""
-    if variant.format == CHECKPOINT:
+    if variant.format in (CODES, CHECKPOINT):
         return checkpoint(names)
     if variant.format == ONNX:  # weights beyond 2 GB lie beside the graph, as model.onnx_data
         return sorted(name for name in names if name.startswith(variant.file))

@@ -1,6 +1,6 @@
-"""Folders made of GGUF files, kept in a cache: a file is imported once, whatever it is called.
+"""Folders made of GGUF files and checkpoints, kept in a cache: each is imported once, whatever it is called.
 
-They lie in the cache folder, under a digest of the file. Deleting any of them is safe.
+They lie in the cache folder, under a digest of what they were made of. Deleting any of them is safe.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from airdraft.errors import ModelError, first_line
-from airdraft.models.files.digest import file_digest
+from airdraft.models.files.digest import digest, file_digest, files_digest
 from airdraft.models.files.kept import cache_folder
-from airdraft.models.files.weights import is_gguf, model_folder
+from airdraft.models.files.weights import checkpoint_files, is_gguf, model_folder
 from airdraft.models.imports.read import GgufFile
-from airdraft.models.imports.write import check_header, import_gguf, write_text_files
+from airdraft.models.imports.write import check_header, import_checkpoint, import_gguf, text_paths, write_text_files
 
+GGUFS, CHECKPOINTS = "gguf", "checkpoint"
+"""Folders in the cache folder that hold imports, by what they were made of."""
 FORM = "5"
 """Of what an import writes; a new number makes files be imported again."""
 
@@ -32,11 +34,23 @@ def imported(path: Path, fits: Callable[[GgufFile], object] = check_header) -> P
     Raises: `ModelError` if it cannot be imported.
     """
     fits(GgufFile(path))
-    folder = cache_folder() / "gguf" / f"{file_digest(path).hex()[:32]}-{FORM}"
+    return _once(import_gguf, path, cache_folder() / GGUFS / f"{file_digest(path).hex()[:32]}-{FORM}")
+
+
+def imported_checkpoint(path: Path) -> Path:
+    """As `imported`, of the checkpoint in safetensors in the folder `path`; see `import_checkpoint`."""
+    beside = [file for file in text_paths(path) if file.is_file()]
+    held = files_digest([*checkpoint_files(path), *beside])
+    key = digest(held, *(file.name.encode() for file in beside)).hex()  # which of them there are
+    return _once(import_checkpoint, path, cache_folder() / CHECKPOINTS / f"{key}-{FORM}")
+
+
+def _once(make: Callable[[Path, Path, Callable[[float], None]], object], path: Path, folder: Path) -> Path:
+    """`folder`, which `make` makes of `path` unless it is there."""
     if not folder.is_dir():
         progress = _Line(f"importing {path}")
         try:
-            import_gguf(path, folder, progress)
+            make(path, folder, progress)
         except ModelError:
             if not folder.is_dir():  # another process may have been faster
                 raise

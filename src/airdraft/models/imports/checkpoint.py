@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from airdraft.errors import ModelError, first_line
 from airdraft.models.files.config import ModelConfig, read_config, read_json, shown
 from airdraft.models.files.weights import checkpoint
-from airdraft.models.imports.matrices import Matrices
 from airdraft.models.imports.quants import FORMATS, Bytes, Format
 from airdraft.models.imports.read import GgufFile, GgufTensor
 from airdraft.models.llama import COMPUTED, Llama, llama_of
@@ -84,15 +83,11 @@ class Checkpoint(GgufFile):
     def __init__(self, folder: Path) -> None:
         """Raises: `ModelError` if it is none, or in a form that is not known here."""
         self.path = folder
-        self.facts = read_config(folder)
-        where = folder / "config.json"
-        config = read_json(where)
-        self._packing = _packing(config.pop("quantization_config", None), where)
+        self.facts, self._packing, family, llama = _described(folder)
         self._stored = _stored(folder)
         self.size = sum(each.nbytes for each in self._stored.values())
         self.orders: dict[str, NDArray[np.int64]] = {}
         """By matrix the order in which it takes its channels, where that is not theirs."""
-        family, llama = _decoder(config, where, self.facts)
         self.metadata = _metadata(family, llama, self.facts, folder)
         self.tensors = {}
         self._rows: list[Callable[[int, int], Bytes]] = []
@@ -206,19 +201,6 @@ class Checkpoint(GgufFile):
         return ModelError(f"{self.path} {what}; fetch it again")
 
 
-class CheckpointMatrices(Matrices):
-    """Writes the matrices of a checkpoint, whose channels may be taken in another order."""
-
-    def _coded(self, x: str, name: str, stems: Sequence[str]) -> str:
-        orders = [self._file.orders.get(stem) for stem in stems] if isinstance(self._file, Checkpoint) else []
-        ordered = [each for each in orders if each is not None]
-        if not ordered:
-            return super()._coded(x, name, stems)
-        if len(ordered) < len(orders) or any((each != ordered[0]).any() for each in ordered):
-            return self._nodes.op("Concat", *(self._coded(x, stem, [stem]) for stem in stems), axis=-1)
-        return super()._coded(self._nodes.op("Gather", x, self._nodes.constant(ordered[0]), axis=-1), name, stems)
-
-
 def _format(name: str, bits: int, block: int, minima: bool) -> Format:
     """Pieces of one block: its scale, its minimum if it has one, and its codes."""
     heads = 2 if minima else 1
@@ -235,6 +217,19 @@ def _unpacked(packed: Array, bits: int) -> Array:
     """Numbers of 32 bits [...] as the fields in them, [..., 32 / bits], the lowest first."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     return (packed.view(np.uint32)[..., None] >> shifts & np.uint32((1 << bits) - 1)).astype(np.int32)
+
+
+def check_described(folder: Path) -> ModelConfig:
+    """The facts of a checkpoint whose config.json tells of nothing that is not known here. Raises: `ModelError`."""
+    return _described(folder)[0]
+
+
+def _described(folder: Path) -> tuple[ModelConfig, _Packing | None, str, Llama]:
+    """What config.json says: the facts, how codes are stored, the family, and the decoder. Raises: `ModelError`."""
+    facts, where = read_config(folder), folder / "config.json"
+    config = read_json(where)
+    packing = _packing(config.pop("quantization_config", None), where)
+    return facts, packing, *_decoder(config, where, facts)
 
 
 def _packing(said: Any, where: Path) -> _Packing | None:

@@ -74,22 +74,29 @@ def import_gguf(
 
 def import_checkpoint(folder: Path, out: Path, progress: Callable[[float], None] = lambda share: None) -> Imported:
     """As `import_gguf`, of a checkpoint in safetensors: plain, or in the codes of AWQ or GPTQ, see `checkpoint`."""
-    from airdraft.models.imports.checkpoint import Checkpoint, CheckpointMatrices  # noqa: PLC0415  # needs onnx
+    from airdraft.models.imports.checkpoint import Checkpoint  # noqa: PLC0415  # most models are none
+    from airdraft.models.imports.ordered import CheckpointMatrices  # noqa: PLC0415  # needs onnx
 
     file = Checkpoint(folder)
     decoder = replace(decoder_of(file), paired=False)
-    paths = tokenizer_file(folder), folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    paths = text_paths(folder)
     tokenizer, settings = (read_json(path) if path.is_file() else {} for path in paths[:2])
     if not tokenizer:
         raise ModelError(f"{folder} has no tokenizer.json; copy it there from the original model")
     if paths[2].is_file():
         settings["chat_template"] = paths[2].read_text("utf-8")
-    path = folder / "generation_config.json"
-    sampling = read_json(path) if path.is_file() else {}
+    sampling = read_json(paths[3]) if paths[3].is_file() else {}
     file.metadata |= {key: sampling[name] for name, key in _SAMPLING.items() if sampling.get(name) is not None}
     config = _config(decoder, file.facts.eos_ids, folder.resolve().name)
     checked = _Checked(file, decoder, _parsed(folder, tokenizer), settings, config)
     return _write(checked, out, progress, CheckpointMatrices)
+
+
+def text_paths(folder: Path) -> tuple[Path, Path, Path, Path]:
+    """Where what an import takes of a checkpoint besides config and weights lies, if it is there."""
+    names = "tokenizer_config.json", "chat_template.jinja", "generation_config.json"
+    first, second, third = (folder / name for name in names)
+    return tokenizer_file(folder), first, second, third
 
 
 def _write(
