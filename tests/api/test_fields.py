@@ -16,15 +16,20 @@ from typing import Any
 import pytest
 
 from airdraft.api.errors import ApiError
-from airdraft.api.fields import BOTH, BY_NAME, FIELDS, Endpoint, Fate, Field
+from airdraft.api.fields import ALL, BY_NAME, FIELDS, Endpoint, Fate, Field
+from airdraft.api.response_body import ResponseBody
 from airdraft.api.schema import Body, ChatBody, CompletionBody, Marks, StreamOptions, parse
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
-BODIES: dict[Endpoint, type[Body]] = {Endpoint.COMPLETIONS: CompletionBody, Endpoint.CHATS: ChatBody}
+BODIES: dict[Endpoint, type[Body]] = {
+    Endpoint.COMPLETIONS: CompletionBody, Endpoint.CHATS: ChatBody, Endpoint.RESPONSES: ResponseBody,
+}  # fmt: skip
 NEEDED: dict[Endpoint, dict[str, Any]] = {
     Endpoint.COMPLETIONS: {"prompt": "x"},
     Endpoint.CHATS: {"messages": [{"role": "user", "content": "x"}]},
+    Endpoint.RESPONSES: {"input": "x"},
 }
+ASKED = {Endpoint.COMPLETIONS: "prompt", Endpoint.CHATS: "messages", Endpoint.RESPONSES: "input"}
 
 
 def ask(endpoint: Endpoint, **given: Any) -> Body:
@@ -43,14 +48,14 @@ def test_every_row_that_is_done_has_an_attribute_and_no_name_is_told_twice(endpo
     parts = {f"stream_options.{name}" for name in StreamOptions.__struct_fields__}
     if endpoint is Endpoint.COMPLETIONS:
         parts |= {f"airdraft.{name}" for name in Marks.__struct_fields__}
-    assert done == {*BODIES[endpoint].__struct_fields__} - {"said"} | parts
+    assert done == {*BODIES[endpoint].__struct_fields__} - {"said", "before"} | parts
     names = Counter(name for row in FIELDS if endpoint in row.on for name in row.names)
     assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
 def test_null_is_as_absent(endpoint: Endpoint) -> None:
-    for name in sorted({name for _, name in BY_NAME} - {"messages", "prompt"}):
+    for name in sorted({name for _, name in BY_NAME} - {*ASKED.values()}):
         outer, _, inner = name.partition(".")
         null, absent = ({outer: {inner: None}}, {outer: {}}) if inner else ({outer: None}, {})
         assert ask(endpoint, **null) == ask(endpoint, **absent), name
@@ -99,16 +104,18 @@ def test_a_name_that_nobody_knows_is_refused(endpoint: Endpoint) -> None:
 def test_a_field_of_the_other_endpoint_is_refused_with_its_path() -> None:
     assert "ask /v1/chat/completions" in str(refusal(Endpoint.COMPLETIONS, chat_template_kwargs={}))
     assert "ask /v1/completions" in str(refusal(Endpoint.CHATS, prompt="x"))
+    assert "ask /v1/responses" in str(refusal(Endpoint.CHATS, input="x"))
+    assert "ask /v1/chat/completions" in str(refusal(Endpoint.RESPONSES, messages=[]))
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
 def test_an_error_is_about_the_field_as_it_was_spelt(endpoint: Endpoint) -> None:
     """Also an error of those who write the text, and know the field by its own name."""
-    body = ask(endpoint, n_predict=5)
-    assert body.named(ApiError(400, "no", "max_tokens")).param == "n_predict"
+    spelt = "max_output_tokens" if endpoint is Endpoint.RESPONSES else "n_predict"
+    body = ask(endpoint, **{spelt: 5})
+    assert body.named(ApiError(400, "no", "max_tokens")).param == spelt
     assert body.named(ApiError(400, "no", "top_k")).param == "top_k"
-    asked = "messages" if endpoint is Endpoint.CHATS else "prompt"
-    assert body.named(ApiError(400, "no", "prompt")).param == asked
+    assert body.named(ApiError(400, "no", "prompt")).param == ASKED[endpoint]
     assert body.named(ApiError(400, "no")).param is None
 
 
@@ -126,6 +133,10 @@ def spelt(row: Field) -> str:
     return ", ".join(f"`{name}`" for name in row.names)
 
 
+def only(row: Field) -> str:
+    return "" if row.on == ALL else f" ({', '.join(each.called for each in row.on)})"
+
+
 def value(each: Any) -> str:
     return f"`{json.dumps(each)}`"
 
@@ -134,7 +145,7 @@ def done_block() -> str:
     lines = ["| field | on | |", "|---|---|---|"]
     for row in FIELDS:
         if row.fate is Fate.DONE:
-            on = "both" if row.on == BOTH else row.on[0].called
+            on = "all" if row.on == ALL else ", ".join(each.called for each in row.on)
             lines.append(f"| {spelt(row)} | {on} | {row.says} |")
     return "\n".join(lines)
 
@@ -143,14 +154,13 @@ def refused_block() -> str:
     lines = ["| field | refused unless null or | because |", "|---|---|---|"]
     for row in FIELDS:
         if row.fate is Fate.REFUSED:
-            on = "" if row.on == BOTH else f" ({row.on[0].called})"
-            lines.append(f"| {spelt(row)}{on} | {', '.join(map(value, row.unless)) or 'absent'} | {row.says} |")
+            lines.append(f"| {spelt(row)}{only(row)} | {', '.join(map(value, row.unless)) or 'absent'} | {row.says} |")
     return "\n".join(lines)
 
 
 def harmless_block() -> str:
     lines = ["| field | |", "|---|---|"]
-    lines += [f"| {spelt(row)} | {row.says} |" for row in FIELDS if row.fate is Fate.HARMLESS]
+    lines += [f"| {spelt(row)}{only(row)} | {row.says} |" for row in FIELDS if row.fate is Fate.HARMLESS]
     return "\n".join(lines)
 
 

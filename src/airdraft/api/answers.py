@@ -6,11 +6,11 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from airdraft.api.likely import in_chat, in_completion
 from airdraft.api.reading import End, Piece, Placed
-from airdraft.api.tools import CallReader
+from airdraft.api.tools import CallReader, Heard
 from airdraft.core.request import Request
 from airdraft.models.text import Tokenizer
 
@@ -18,10 +18,32 @@ Texts = AsyncGenerator[tuple[int, Piece | End], None]
 """Pairs of a choice's index and what is new of its text."""
 
 
+class Told(Protocol):
+    """An answer that is told, whole or in chunks."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        ...
+
+    async def whole(self, texts: Texts) -> dict[str, Any]:
+        """Return all of it at once."""
+        ...
+
+    def chunks(self, texts: Texts, with_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield chunks as the texts are written."""
+        ...
+
+
+Making = Callable[..., Told]
+"""Makes an answer; it takes what `Answer` takes."""
+
+
 class Telling:
     """One choice that may hold calls of tools: what is told of them as they are written, and in the end."""
 
-    def __init__(self, reader: CallReader) -> None:
+    def __init__(self, reader: CallReader | None) -> None:
+        """`reader`: None if it holds words alone."""
         self._reader = reader
         self._words = ""
         self._read = 0  # characters that the reader has
@@ -29,16 +51,20 @@ class Telling:
     @property
     def calls(self) -> bool:
         """Whether it holds a call."""
-        return bool(self._reader.calls)
+        return self._reader is not None and bool(self._reader.calls)
 
-    def delta(self, new: Piece | End) -> dict[str, Any]:
-        """Return what is new, in the form of OpenAI. What may yet be taken back is not told."""
+    def heard(self, new: Piece | End) -> Heard:
+        """Return what is new. What may yet be taken back is not told."""
         if isinstance(new, Piece):
             self._words = self._words[: new.replaces] + new.text
             if not new.verified:
-                return {}
-        said = self._reader.push(self._words[self._read :], isinstance(new, End))
-        self._read = len(self._words)
+                return Heard()
+        words, self._read = self._words[self._read :], len(self._words)
+        return Heard(words) if self._reader is None else self._reader.push(words, isinstance(new, End))
+
+    def delta(self, new: Piece | End) -> dict[str, Any]:
+        """Return what `heard` returns, in the form of OpenAI."""
+        said = self.heard(new)
         delta: dict[str, Any] = {"content": said.content} if said.content else {}
         if said.calls:
             delta["tool_calls"] = [_call(at, name, arguments) for at, name, arguments in said.calls]
@@ -46,6 +72,8 @@ class Telling:
 
     def message(self, words: str) -> dict[str, Any]:
         """Return the content and the calls of a complete answer."""
+        if self._reader is None:
+            return {"content": words}
         self._reader.push(words, final=True)
         content = self._reader.content
         if not self.calls:

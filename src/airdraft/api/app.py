@@ -20,14 +20,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from airdraft.api.alone import TargetWriter
-from airdraft.api.answers import Answer
+from airdraft.api.answers import Answer, Making
 from airdraft.api.conversation import conversation, has_private
 from airdraft.api.drafts import drafts
-from airdraft.api.errors import ApiError, as_api_error
+from airdraft.api.errors import ApiError, as_api_error, shown
 from airdraft.api.http import body_of, events, refused, whole
 from airdraft.api.onward import OnwardWriter
 from airdraft.api.reading import End, Piece, TextWriter, read
-from airdraft.api.schema import UNLIMITED, B, Body, ChatBody, CompletionBody, parse, shown
+from airdraft.api.responses import response_routes
+from airdraft.api.schema import UNLIMITED, B, Body, ChatBody, CompletionBody, TalkBody, parse
 from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
 from airdraft.api.tokens import refusals, token_routes
@@ -90,6 +91,7 @@ class Api:
                 Route("/v1/models/{model:path}", self._one_model),
                 Route("/v1/completions", self._complete, methods=["POST"]),
                 Route("/v1/chat/completions", self._converse, methods=["POST"]),
+                *response_routes(self),
                 *token_routes(self),
                 *refusals(),
             ],
@@ -106,14 +108,15 @@ class Api:
         return JSONResponse(self._card())
 
     async def _complete(self, http: HttpRequest) -> Response:
-        return await self._asked(http, CompletionBody, self._completed)
+        return await self.asked(http, CompletionBody, self._completed)
 
     async def _converse(self, http: HttpRequest) -> Response:
-        return await self._asked(http, ChatBody, self._conversed)
+        return await self.asked(http, ChatBody, self.conversed)
 
-    async def _asked(
+    async def asked(
         self, http: HttpRequest, kind: type[B], answered: Callable[[TextWriter, B], Awaitable[Response]]
     ) -> Response:
+        """Answer a request. Raises: `ApiError` that names the field as the client spelt it."""
         writer = self.writer(http)
         data = await body_of(http)
         body = await asyncio.to_thread(parse, kind, data) if len(data) > LONG else parse(kind, data)
@@ -127,7 +130,7 @@ class Api:
         given, special = body.prompts(), body.add_special_tokens is not False
         for ids in given:
             if not isinstance(ids, str):
-                self._check_ids(ids)
+                check_ids(self, ids)
         encode = self.tokenizer.encode if special else partial(self.tokenizer.encode, special=False)
         prompts = [await self.encoded(encode, each) if isinstance(each, str) else each for each in given]
         echoes = [""] * len(given)
@@ -143,44 +146,36 @@ class Api:
                     private[at] = first_private(prompts[at], veiled)
         return await self._answer(writer, body, prompts, echoes, private)
 
-    async def _conversed(self, writer: TextWriter, body: ChatBody) -> Response:
+    async def conversed(self, writer: TextWriter, body: TalkBody, made: Making = Answer) -> Response:
+        """Answer a conversation. `made`: makes what tells the answer."""
         template = self.template
         if template is None:
             remedy = "use /v1/completions, or start the server with --chat-template FILE"
-            raise ApiError(400, f"{self.model} has no chat template; {remedy}", "messages", "no_chat_template")
+            raise ApiError(400, f"{self.model} has no chat template; {remedy}", body.talk_field, "no_chat_template")
         tools, form = body.called(), call_form(template.source)
         if tools is not None and not template.reads("tools"):
             raise ApiError(
                 400, "the chat template does not read tools; leave them out", "tools", "unsupported_parameter"
             )
-        encode, variables = partial(template.encode, special=bool(body.add_special_tokens)), body.variables()
+        talk, variables = body.talk(), body.variables()
+        encode = partial(template.encode, special=bool(body.add_special_tokens))
 
         async def prompt(veil: str | None = None) -> list[int]:
-            messages = conversation(body.messages, template.reads, veil)
+            messages = conversation(talk, template.reads, veil)
             async with self._rendering:
                 rendered = await asyncio.to_thread(template.render, messages, variables)
             return await self.encoded(encode, rendered)
 
         ids, private = await prompt(), None
-        if has_private(body.messages):
+        if has_private(talk):
             try:
                 private = first_private(ids, [await prompt(veil) for veil in VEILS])
             except BadParameterError:  # a template that does not take other words there
                 private = 0
         if tools is None:
-            return await self._answer(writer, body, [ids], [""], [private])
+            return await self._answer(writer, body, [ids], [""], [private], made=made)
         reader = partial(CallReader, form, tools.names)
-        return await self._answer(writer, body, [ids], [""], [private], tools.guide(form), reader)
-
-    def _check_ids(self, ids: list[int]) -> None:
-        """Raise an error for token ids that are too many, before anything is done with them, or for one unknown."""
-        context = self.context()
-        if context is not None and len(ids) >= context:
-            raise BadParameterError(too_long(len(ids), context, self.model), "prompt", Code.CONTEXT)
-        if len(ids) > UNLIMITED:
-            raise ApiError(400, f"the prompt is {len(ids)} tokens; give at most {UNLIMITED}", "prompt", "invalid_value")
-        if not 0 <= min(ids) <= max(ids) < self.tokenizer.vocab_size:
-            raise ApiError(400, "prompt holds an id outside the vocabulary", "prompt", "invalid_value")
+        return await self._answer(writer, body, [ids], [""], [private], tools.guide(form), reader, made)
 
     async def encoded(self, encode: Callable[[str], list[int]], text: str, name: str = "prompt") -> list[int]:
         """Encode in a thread, because megabytes take seconds. Long texts go one at a time: each takes a gigabyte."""
@@ -193,7 +188,7 @@ class Api:
 
     async def _answer(
         self, writer: TextWriter, body: Body, prompts: list[list[int]], echoes: list[str], private: list[int | None],
-        calls: GuideSpec | None = None, reader: Callable[[], CallReader] | None = None,
+        calls: GuideSpec | None = None, reader: Callable[[], CallReader] | None = None, made: Making = Answer,
     ) -> Response:  # fmt: skip
         """private: for each prompt the position from which on it is private; None: nothing is.
 
@@ -211,7 +206,7 @@ class Api:
             for prompt, start in zip(prompts, private, strict=True)
             for i in range(n)
         ]
-        answer = Answer(
+        answer = made(
             self.model,
             isinstance(body, ChatBody),
             requests,
@@ -271,6 +266,17 @@ class Api:
         card = {"id": self.model, "object": "model", "created": self._since, "owned_by": "airdraft"}
         exactness = self.exactness()
         return card if exactness is None else card | {"exactness": exactness.told}
+
+
+def check_ids(api: Api, ids: list[int]) -> None:
+    """Raise an error for token ids that are too many, before anything is done with them, or for one unknown."""
+    context = api.context()
+    if context is not None and len(ids) >= context:
+        raise BadParameterError(too_long(len(ids), context, api.model), "prompt", Code.CONTEXT)
+    if len(ids) > UNLIMITED:
+        raise ApiError(400, f"the prompt is {len(ids)} tokens; give at most {UNLIMITED}", "prompt", "invalid_value")
+    if not 0 <= min(ids) <= max(ids) < api.tokenizer.vocab_size:
+        raise ApiError(400, "prompt holds an id outside the vocabulary", "prompt", "invalid_value")
 
 
 def _request(

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from airdraft.api.errors import ApiError
-from airdraft.api.schema import shown
+from airdraft.api.errors import ApiError, shown
 
 NOTES = frozenset(
     {
@@ -18,7 +17,7 @@ NOTES = frozenset(
 )
 """Fields of a message that a template may leave unread: notes, and thoughts that templates drop on purpose."""
 _PART = frozenset({"type", "text", "annotations", "cache_control"})
-_OWN = "airdraft"
+OWN = "airdraft"
 """A field of messages, and of parts, that no template sees."""
 
 
@@ -37,14 +36,14 @@ def conversation(
 def has_private(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether any of these messages, or of their parts, is private. `conversation` has taken them."""
     parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
-    return any(_is_private("", each) for each in (*messages, *parts))
+    return any(is_private("", each) for each in (*messages, *parts))
 
 
-def _is_private(where: str, holder: Mapping[str, Any]) -> bool:
+def is_private(where: str, holder: Mapping[str, Any]) -> bool:
     """Return whether a message or a part is marked as private. Raises: `ApiError`."""
-    marks = {} if holder.get(_OWN) is None else holder[_OWN]
+    marks = {} if holder.get(OWN) is None else holder[OWN]
     if not isinstance(marks, dict) or not isinstance(marks.get("private", False), bool) or set(marks) - {"private"}:
-        field = f"{where}.{_OWN}"
+        field = f"{where}.{OWN}"
         raise _wrong(field, f'{field} is {{"private": true}}, or left out')
     return bool(marks.get("private"))
 
@@ -57,8 +56,8 @@ def _veiled(value: Any, veil: str) -> Any:
 
 
 def _message(where: str, given: Mapping[str, Any], reads: Callable[[str], bool], veil: str | None) -> dict[str, Any]:
-    private = _is_private(where, given)
-    message = {name: value for name, value in given.items() if value is not None and name != _OWN}
+    private = is_private(where, given)
+    message = {name: value for name, value in given.items() if value is not None and name != OWN}
     if not isinstance(message.get("role"), str):
         raise _wrong(f"{where}.role", f"{where} has no role; give system, user or assistant")
     for name, value in message.items():
@@ -90,8 +89,8 @@ def _content(where: str, content: Any, veil: str | None) -> str:
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
         if not isinstance(text, str):
             raise _wrong(f"{where}[{at}]", f"{where}[{at}] is no part of text; this model reads text")
-        private = _is_private(f"{where}[{at}]", part)
-        odd = next((name for name, value in part.items() if name not in (*_PART, _OWN) and value is not None), None)
+        private = is_private(f"{where}[{at}]", part)
+        odd = next((name for name, value in part.items() if name not in (*_PART, OWN) and value is not None), None)
         if odd is not None:
             field = f"{where}[{at}].{shown(odd)}"
             raise ApiError(400, f"{field} is not supported; leave it out", field, "unsupported_parameter")

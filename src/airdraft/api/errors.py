@@ -17,6 +17,8 @@ _NAMES = {
 _FIELDS = {
     name.replace("_", "-"): name for name in ("temperature", "top_k", "top_p", "min_p", "seed", "scheme", "logprobs")
 }
+MOST_WORDS = 60
+"""Characters of a client's words that an error repeats."""
 
 
 class ApiError(AirdraftError):
@@ -32,6 +34,11 @@ class ApiError(AirdraftError):
     def body(self) -> dict[str, Any]:
         """Return the object to send."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def shown(words: str) -> str:
+    """Return a client's words for an error, cut if they are long."""
+    return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}…"
 
 
 def as_api_error(error: AirdraftError) -> ApiError:

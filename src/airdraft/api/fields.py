@@ -17,11 +17,12 @@ class Endpoint(StrEnum):
 
     COMPLETIONS = "completions"
     CHATS = "chat/completions"
+    RESPONSES = "responses"
 
     @property
     def called(self) -> str:
         """Its name in a sentence."""
-        return "completions" if self is Endpoint.COMPLETIONS else "chats"
+        return "chats" if self is Endpoint.CHATS else self.value
 
 
 class Fate(StrEnum):
@@ -55,21 +56,23 @@ class Field:
         return value is not None and not any(same)
 
 
-COMPLETIONS, CHATS = (Endpoint.COMPLETIONS,), (Endpoint.CHATS,)
-BOTH = COMPLETIONS + CHATS
+COMPLETIONS, CHATS, RESPONSES = (Endpoint.COMPLETIONS,), (Endpoint.CHATS,), (Endpoint.RESPONSES,)
+OLDER = COMPLETIONS + CHATS
+TALKS = CHATS + RESPONSES
+ALL = COMPLETIONS + CHATS + RESPONSES
 _NOTHING: tuple[Any, ...] = (False, "", [], {})
 
 
-def _done(names: str, says: str, on: tuple[Endpoint, ...] = BOTH) -> Field:
+def _done(names: str, says: str, on: tuple[Endpoint, ...] = ALL) -> Field:
     return Field(tuple(names.split()), Fate.DONE, says, on)
 
 
-def _refused(names: str, unless: tuple[Any, ...], says: str, on: tuple[Endpoint, ...] = BOTH) -> Field:
+def _refused(names: str, unless: tuple[Any, ...], says: str, on: tuple[Endpoint, ...] = ALL) -> Field:
     return Field(tuple(names.split()), Fate.REFUSED, says, on, unless)
 
 
-def _harmless(names: str, says: str) -> Field:
-    return Field(tuple(names.split()), Fate.HARMLESS, says, BOTH)
+def _harmless(names: str, says: str, on: tuple[Endpoint, ...] = ALL) -> Field:
+    return Field(tuple(names.split()), Fate.HARMLESS, says, on)
 
 
 _OWN = "it is no step of the target's law here; leave it out"
@@ -79,17 +82,24 @@ _TOLD = "answers hold nothing of the kind; leave it out"
 _WORDS = "the model reads and writes text only; leave it out"
 _SERVERS = "it is settled where the server is started; leave it out"
 _THINKING = "thinking is not steered; leave it out, or give what the template reads in chat_template_kwargs"
-_OPEN = "in chats what the model recommends"
+_OPEN = "what the model recommends (not in completions)"
 
 FIELDS: tuple[Field, ...] = (
     _done("model", "the name that `/v1/models` returns, or `target`, or absent; any other is a 404"),
     _done("prompt", "a string, a list of strings, token ids, or a list of lists of these", COMPLETIONS),
     _done("messages", "`role` and `content`, a string or parts of type `text`; see below", CHATS),
+    _done("input", "a string, which the user says, or a list of items; see below", RESPONSES),
+    _done("instructions", "what the system says before `input`, of this answer alone", RESPONSES),
+    _done("previous_response_id", "the `id` of an answer that is kept: `input` goes on from it", RESPONSES),
+    _done("store", "whether the answer is kept to go on from; true unless given. See below", RESPONSES),
+    _done("metadata", "an object of strings, which the answer gives back", RESPONSES),
     _done(
         "max_tokens max_new_tokens n_predict num_predict",
         "most tokens to write, −1 for no limit but the context. Completions: 16 unless given, and 0 with `echo` gives "
-        "the prompt alone. Chats: no limit unless given",
+        "the prompt alone. Else: no limit unless given",
+        OLDER,
     ),
+    _done("max_tokens max_output_tokens", "most tokens to write, −1 or absent for no limit but the context", RESPONSES),
     _done("max_completion_tokens", "the same; it overrides `max_tokens`"),
     _done("temperature", f"0 is greedy. Unless given: {_OPEN}, or 1"),
     _done("top_p", f"above 0, at most 1. Unless given: {_OPEN}, or 1, which keeps all"),
@@ -99,7 +109,10 @@ FIELDS: tuple[Field, ...] = (
         "seed",
         "0 to 2⁶³ − 1: the same text every time. If it is absent or −1 one is drawn, and the answer names it",
     ),
-    _done("n", "choices, 1 to 16 for all prompts together. Choice i of a prompt is the text of `seed` + i"),
+    _done(
+        "n",
+        "choices, 1 to 16 for all prompts together; of responses 1. Choice i of a prompt is the text of `seed` + i",
+    ),
     _done("best_of", "equal to `n`, or 1: choices are not ranked"),
     _done("stop", "one string, or up to four; the text ends before the first one that occurs"),
     _done("stop_token_ids", "up to 64 token ids; the text ends before the first one that is drawn"),
@@ -132,6 +145,13 @@ FIELDS: tuple[Field, ...] = (
     ),
     _done("logprobs", "true: the log-probability of each token", CHATS),
     _done("top_logprobs", "the number of likeliest tokens to list in each place, 0 to 20; with `logprobs`", CHATS),
+    _done("top_logprobs", "the number of likeliest tokens to list in each place, 0 to 20; with `include`", RESPONSES),
+    _done(
+        "include",
+        "a list of `message.output_text.logprobs`, the log-probability of each token, not with `tools`; and of "
+        "`reasoning.encrypted_content`, of which answers have none",
+        RESPONSES,
+    ),
     _done(
         "scheme",
         "on a device, one of `airdraft run --scheme`; `auto` unless given. `dense`, `topk`, `lattice` and `split` "
@@ -155,6 +175,12 @@ FIELDS: tuple[Field, ...] = (
         "grammar guided_grammar ebnf",
         "a grammar in GBNF or Lark that the text keeps to",
     ),
+    _done(
+        "text",
+        'an object with `format`: `{"type": "json_schema", "name": …, "schema": …}`, `{"type": "json_object"}` or '
+        '`{"type": "text"}`',
+        RESPONSES,
+    ),
     _done("format", '`"json"`, or a JSON schema (Ollama\'s)'),
     _done("airdraft", "an object with the next field", COMPLETIONS),
     _done(
@@ -166,13 +192,13 @@ FIELDS: tuple[Field, ...] = (
     _done(
         "add_special_tokens",
         "whether the tokenizer adds the special tokens that it begins or ends texts with. Completions: true unless "
-        "given. Chats: false, because the template writes them",
+        "given. Else: false, because the template writes them",
     ),
-    _done("add_generation_prompt", "for the template; true unless given", CHATS),
-    _done("chat_template_kwargs", "further variables for the template", CHATS),
-    _done("tools", "up to 128 functions that the model may call, for the template; see below", CHATS),
-    _done("tool_choice", "`auto`, `none`, `required`, or the one function that must be called", CHATS),
-    _done("parallel_tool_calls", "whether the answer may hold several calls; true unless given", CHATS),
+    _done("add_generation_prompt", "for the template; true unless given", TALKS),
+    _done("chat_template_kwargs", "further variables for the template", TALKS),
+    _done("tools", "up to 128 functions that the model may call, for the template; see below", TALKS),
+    _done("tool_choice", "`auto`, `none`, `required`, or the one function that must be called", TALKS),
+    _done("parallel_tool_calls", "whether the answer may hold several calls; true unless given", TALKS),
     # Refused: what would change the distribution.
     _refused("length_penalty tfs_z", (1,), _OWN),
     _refused("repeat_last_n", (-1,), "penalties look at the whole text; leave it out"),
@@ -210,17 +236,23 @@ FIELDS: tuple[Field, ...] = (
     _refused("timings_per_token return_progress", (False,), _TOLD),
     _refused("top_logprobs_num logprob_start_len", (0, -1), _TOLD),
     _refused("stream_options.continuous_usage_stats stream_options.include_obfuscation", (False,), _TOLD),
-    _refused("store", (False,), "answers are not kept; leave it out"),
+    _refused("store", (False,), "answers are not kept; leave it out, or ask /v1/responses", OLDER),
+    _refused("logprobs", (False,), 'give include, ["message.output_text.logprobs"]', RESPONSES),
+    _refused("background", (False,), "an answer is written while its client waits; leave it out", RESPONSES),
     # Refused: the prompt in other ways.
-    _refused("airdraft", ({},), "messages are marked, or parts of them; put it there", CHATS),
-    _refused("echo", (False,), "the answer to a chat does not repeat it; leave it out", CHATS),
+    _refused("airdraft", ({},), "messages are marked, or parts of them; put it there", TALKS),
+    _refused("echo", (False,), "an answer does not repeat what it answers; leave it out", TALKS),
     _refused("continue_final_message", (False,), "an answer is a message of its own; leave it out"),
     _refused("chat_template template", _NOTHING, "the server has its own, --chat-template; leave it out"),
     _refused("documents", _NOTHING, "they are not read; put their text into a message"),
     _refused("system", _NOTHING, "give it as a message of role system, to /v1/chat/completions"),
     _refused("raw", (False,), "/v1/completions takes prompts as they are; use that"),
-    _refused("context input_ids text", _NOTHING, "the prompt goes into prompt, or into messages; put it there"),
+    _refused("context input_ids", _NOTHING, "the prompt goes into prompt, messages or input; put it there"),
+    _refused("text", _NOTHING, "the prompt goes into prompt, or into messages; put it there", OLDER),
     _refused("truncate_prompt_tokens", (-1,), "a prompt is read as a whole; shorten it, and leave this out"),
+    _refused("truncation", ("disabled",), "a prompt is read as a whole; shorten it, and leave this out", RESPONSES),
+    _refused("context_management", ([],), "a prompt is read as a whole; leave it out", RESPONSES),
+    _refused("conversation", _NOTHING, "none are kept; give previous_response_id, or all of it in input", RESPONSES),
     # Refused: what belongs elsewhere.
     _refused("options sampling_params extra_body", _NOTHING, "its fields belong to the request itself; put them there"),
     _refused("num_ctx num_batch num_gpu main_gpu num_thread use_mmap", (), _SERVERS),
@@ -230,8 +262,11 @@ FIELDS: tuple[Field, ...] = (
     _refused("priority", (0,), "requests take turns; leave it out"),
     _refused("t_max_predict_ms n_indent", (0,), "a text ends by its own rules; leave it out"),
     # Harmless.
-    _harmless("user safety_identifier metadata request_id rid service_tier", "notes for the server's books"),
-    _harmless("prompt_cache_key prompt_cache_retention cache_prompt cache_salt", "about speed, not about the text"),
+    _harmless("user safety_identifier request_id rid service_tier", "notes for the server's books"),
+    _harmless("metadata", "notes for the server's books", OLDER),
+    _harmless("max_tool_calls", "of tools that a server calls, of which there are none", RESPONSES),
+    _harmless("prompt_cache_key prompt_cache_retention prompt_cache_options", "about speed, not about the text"),
+    _harmless("cache_prompt cache_salt", "about speed, not about the text"),
     _harmless("keep_alive ttl", "the model stays loaded"),
     _harmless("n_keep n_discard", "a text ends where the context does"),
     _harmless("spaces_between_special_tokens", "special tokens are no part of a text"),

@@ -12,6 +12,7 @@ from airdraft.guides import JSON_OBJECT, of_choices, of_grammar, of_json, of_reg
 
 FORMS = (
     "response_format", "structured_outputs", "json_schema", "regex", "guided_choice", "grammar", "format",
+    "text",
 )  # fmt: skip
 """The attributes of a `Body` that ask for a form."""
 
@@ -54,6 +55,22 @@ def _response_format(name: str, given: Any) -> _Made:
     return f"{name}.json_schema", of_json(schema)
 
 
+def _text(name: str, given: Any) -> _Made:
+    """What a response calls the form of its text."""
+    given = {each: value for each, value in given.items() if value is not None} if isinstance(given, dict) else None
+    odd = None if given is None else next((each for each in given if each not in ("format", "verbosity")), None)
+    if given is None or odd is not None:
+        raise _bad(name, f"{name} is no object with format alone; give one")
+    if given.get("verbosity", "medium") != "medium":
+        raise _bad(f"{name}.verbosity", f"{name}.verbosity is not steered; leave it out, and say it in instructions")
+    asked = given.get("format", {})
+    if not isinstance(asked, dict) or asked.get("type") != "json_schema":
+        return _response_format(f"{name}.format", asked)
+    if asked.get("schema") is None:
+        raise _bad(f"{name}.format", f"{name}.format.schema is missing; give a JSON schema")
+    return f"{name}.format", of_json(asked["schema"])
+
+
 def _structured(name: str, given: Any) -> _Made:
     if not isinstance(given, dict):
         raise _bad(name, f"{name} is no object; give one with json, regex, choice, grammar or json_object")
@@ -84,6 +101,7 @@ _WORDS: dict[str, Callable[[Any], GuideSpec]] = {
 _READ: dict[str, Callable[[str, Any], _Made]] = {
     "response_format": _response_format, "structured_outputs": _structured, "json_schema": _plain(of_json),
     "regex": _plain(of_regex), "guided_choice": _plain(of_choices), "grammar": _plain(of_grammar), "format": _format,
+    "text": _text,
 }  # fmt: skip
 
 

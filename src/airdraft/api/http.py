@@ -81,26 +81,35 @@ def whole(make: Callable[[], Awaitable[dict[str, Any]]]) -> UntilGone:
 
 
 def events(chunks: AsyncGenerator[dict[str, Any], None]) -> UntilGone:
-    """Answer with server-sent events (WHATWG HTML §9.2): one for each chunk, then `[DONE]` or an error."""
+    """Answer with server-sent events (WHATWG HTML §9.2): one for each chunk, then `[DONE]` or an error.
+
+    Chunks that say their `type` are events of that name, of which the last is the end.
+    """
 
     async def send_events(scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(chunks):
             chunk = await anext(chunks)  # before anything is sent, so that an error gets its own status
             await send({"type": "http.response.start", "status": 200, "headers": _STREAMED})
-            await _send_event(send, msgspec.json.encode(chunk))
+            await _send_event(send, chunk)
             try:
                 async for chunk in chunks:
-                    await _send_event(send, msgspec.json.encode(chunk))
-                await _send_event(send, b"[DONE]")
+                    await _send_event(send, chunk)
+                if "type" not in chunk:
+                    await _send_data(send, b"[DONE]")
             except AirdraftError as error:
-                await _send_event(send, msgspec.json.encode(as_api_error(error).body()))
+                await _send_event(send, as_api_error(error).body())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return UntilGone(send_events)
 
 
-async def _send_event(send: Send, data: bytes) -> None:
-    await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
+async def _send_event(send: Send, chunk: dict[str, Any]) -> None:
+    name = f"event: {chunk['type']}\n".encode() if "type" in chunk else b""
+    await _send_data(send, msgspec.json.encode(chunk), name)
+
+
+async def _send_data(send: Send, data: bytes, before: bytes = b"") -> None:
+    await send({"type": "http.response.body", "body": before + b"data: " + data + b"\n\n", "more_body": True})
 
 
 async def refused(request: Request, error: Exception) -> Response:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from airdraft.api.errors import ApiError
+from airdraft.api.errors import MOST_WORDS, ApiError, shown
 from airdraft.api.fields import BY_NAME, Endpoint, Fate, Field
 from airdraft.api.forms import FORMS, form_of
-from airdraft.api.tools import Tools, tools_of
+from airdraft.api.tools import Tools, nested, tools_of
 from airdraft.core.messages import MOST_LIKELY, GuideSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.guides import Bias, of_bias
@@ -29,8 +29,6 @@ BIASED = (
     "min_tokens", "typical_p",
 )  # fmt: skip
 """The attributes of a `Body` that make a `Bias`."""
-MOST_WORDS = 60
-"""Characters of a client's words that an error repeats."""
 _PATH = re.compile(r" - at `\$\.?(.*?)`$")
 _MISSING = re.compile(r"missing required field `(.*?)`")
 
@@ -48,7 +46,7 @@ class Marks(msgspec.Struct):
 
 
 class Body(msgspec.Struct, kw_only=True):
-    """The fields that both endpoints take. None is absent. `fields.FIELDS` says what each does."""
+    """The fields that all endpoints take. None is absent. `fields.FIELDS` says what each does."""
 
     endpoint: ClassVar[Endpoint]
 
@@ -101,7 +99,7 @@ class Body(msgspec.Struct, kw_only=True):
 
     def form(self) -> tuple[str, GuideSpec] | None:
         """See `form_of`."""
-        return form_of({name: getattr(self, name) for name in FORMS})
+        return form_of({name: getattr(self, name, None) for name in FORMS})
 
     def guide(self, tokenizer: Tokenizer, calls: GuideSpec | None = None) -> GuideSpec | None:
         """Return what leads the text: its form or `calls`, and its bias. Raises: `ApiError`, or as `Bias.check`."""
@@ -263,13 +261,14 @@ class CompletionBody(Body, kw_only=True):
         return prompt
 
 
-class ChatBody(Body, kw_only=True):
-    """`POST /v1/chat/completions`."""
+class TalkBody(Body, kw_only=True):
+    """The fields of requests for an answer in a conversation, which a template makes a prompt."""
 
-    endpoint = Endpoint.CHATS
+    talk_field: ClassVar[str]
+    """The field that holds the conversation."""
+    flat: ClassVar[bool] = False
+    """As in `tools_of`."""
 
-    messages: list[dict[str, Any]]
-    logprobs: bool | None = None
     top_logprobs: int | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -277,20 +276,20 @@ class ChatBody(Body, kw_only=True):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
 
+    def talk(self) -> list[dict[str, Any]]:
+        """Return the messages of the conversation. Raises: `ApiError`."""
+        raise NotImplementedError
+
     def named(self, error: ApiError) -> ApiError:
         """See `Body.named`."""
         error.param = "tools" if error.param == "guide" and self.called() is not None else error.param
-        error.param = "messages" if error.param in ("prompt", "private") else error.param
+        error.param = self.talk_field if error.param in ("prompt", "private") else error.param
         return super().named(error)
 
     def check(self) -> None:
         """See `Body.check`."""
         super().check()
         _check_likely("top_logprobs", self.top_logprobs)
-        if self.top_logprobs and not self.logprobs:
-            raise _bad("top_logprobs", "top_logprobs goes with logprobs: true; give both")
-        if not self.messages:
-            raise _bad("messages", "messages is empty; give at least one")
         if self.called() is None:
             return
         if (form := self.form()) is not None:
@@ -300,22 +299,43 @@ class ChatBody(Body, kw_only=True):
 
     def called(self) -> Tools | None:
         """Return the tools that may be called; None: none. Raises: `ApiError`."""
-        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)
-
-    def wanted_logprobs(self) -> int | None:
-        """See `Body.wanted_logprobs`."""
-        return (self.top_logprobs or 0) if self.logprobs else None
+        return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls, self.flat)
 
     def variables(self) -> dict[str, Any]:
         """Return what the template may read besides the messages. Raises: `ApiError`."""
         given = {name: value for name, value in (self.chat_template_kwargs or {}).items() if value is not None}
         own: dict[str, Any] = {"add_generation_prompt": self.add_generation_prompt is not False}
         for name in given:
-            if name == "messages" or name in own or (Endpoint.CHATS, name) in BY_NAME:
+            if name == "messages" or name in own or (self.endpoint, name) in BY_NAME:
                 raise _unsupported(
                     f"chat_template_kwargs.{name}", "it is a field of the request itself; put it there, or leave it out"
                 )
-        return given | own | ({} if self.called() is None else {"tools": self.tools})
+        return given | own | ({} if self.called() is None else {"tools": nested(self.tools, self.flat)})
+
+
+class ChatBody(TalkBody, kw_only=True):
+    """`POST /v1/chat/completions`."""
+
+    endpoint, talk_field = Endpoint.CHATS, "messages"
+
+    messages: list[dict[str, Any]]
+    logprobs: bool | None = None
+
+    def talk(self) -> list[dict[str, Any]]:
+        """See `TalkBody.talk`."""
+        return self.messages
+
+    def check(self) -> None:
+        """See `Body.check`."""
+        super().check()
+        if self.top_logprobs and not self.logprobs:
+            raise _bad("top_logprobs", "top_logprobs goes with logprobs: true; give both")
+        if not self.messages:
+            raise _bad("messages", "messages is empty; give at least one")
+
+    def wanted_logprobs(self) -> int | None:
+        """See `Body.wanted_logprobs`."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 B = TypeVar("B", bound=Body)
@@ -422,11 +442,6 @@ def _spelt(words: list[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...
 def _is_text(part: Any) -> bool:
     """Whether it is a part of type text."""
     return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-
-
-def shown(words: str) -> str:
-    """Return a client's words for an error, cut if they are long."""
-    return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}…"
 
 
 def _unknown(endpoint: Endpoint, name: str) -> ApiError:

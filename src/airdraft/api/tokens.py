@@ -63,7 +63,6 @@ def taken(kind: type[K], data: bytes) -> K:
 
 REFUSED: dict[str, str] = {
     "/v1/embeddings": "no embeddings are made here; ask a server of a model for them",
-    "/v1/responses": "nothing is kept between answers here; ask /v1/chat/completions, with all messages",
 }
 """Paths of OpenAI's API that are refused, and why."""
 

@@ -117,8 +117,21 @@ def _quoted(words: str) -> str:
     return json.dumps(lines.get(words, words)) if words else ""
 
 
-def tools_of(tools: Any, choice: Any, parallel: bool | None) -> Tools | None:
-    """Return what `tools`, `tool_choice` and `parallel_tool_calls` ask for; None: nothing. Raises: `ApiError`."""
+def nested(tools: list[dict[str, Any]], flat: bool) -> list[dict[str, Any]]:
+    """Return tools as templates know them. `flat`: as in `tools_of`."""
+    if not flat:
+        return tools
+    return [
+        {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+        for tool in tools
+    ]
+
+
+def tools_of(tools: Any, choice: Any, parallel: bool | None, flat: bool = False) -> Tools | None:
+    """Return what `tools`, `tool_choice` and `parallel_tool_calls` ask for; None: nothing. Raises: `ApiError`.
+
+    flat: what is said of a function stands beside its type, as in responses, and in no object of its own.
+    """
     if tools in (None, []):
         if choice not in (None, "none", "auto"):
             raise _wrong(
@@ -127,43 +140,54 @@ def tools_of(tools: Any, choice: Any, parallel: bool | None) -> Tools | None:
         return None
     if not isinstance(tools, list) or len(tools) > MOST_TOOLS:
         raise _wrong("tools", f"tools is no list of at most {MOST_TOOLS} tools; give one")
-    found = tuple(_tool(f"tools[{at}]", each) for at, each in enumerate(tools))
+    found = tuple(_tool(f"tools[{at}]", each, flat) for at, each in enumerate(tools))
     names = [tool.name for tool in found]
     for at, name in enumerate(names):
         if name in names[:at]:
-            raise _wrong(f"tools[{at}].function.name", f"there are two tools named {name}; name them apart")
+            raise _wrong(
+                f"tools[{at}].{'' if flat else 'function.'}name", f"there are two tools named {name}; name them apart"
+            )
     if choice == "none":
         return None
     if choice in (None, "auto", "required"):
         return Tools(found, choice == "required", None, parallel is not False)
-    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    function = _function(choice, flat)
     only = function.get("name") if isinstance(function, dict) else None
     if not isinstance(only, str):
-        form = '{"type": "function", "function": {"name": …}}'
+        form = '{"type": "function", "name": …}' if flat else '{"type": "function", "function": {"name": …}}'
         raise _wrong("tool_choice", f"tool_choice is none of auto, none, required and {form}; give one of them")
     if only not in names:
         raise _wrong("tool_choice", f"tool_choice names {only[:MOST_NAME]!r}, which is none of the tools; give one")
     return Tools(found, True, only, several=False)
 
 
-def _tool(where: str, given: Any) -> Tool:
-    function = given.get("function") if isinstance(given, dict) and given.get("type") == "function" else None
-    if not isinstance(function, dict):
-        what = f'{where} is no {{"type": "function", "function": {{"name": …, "parameters": …}}}}; give one'
-        raise _wrong(where, what)
+def _function(given: Any, flat: bool) -> dict[str, Any] | None:
+    """Return the object that says of a function what it is; None if there is none."""
+    if not isinstance(given, dict) or given.get("type") != "function":
+        return None
+    found = {name: value for name, value in given.items() if name != "type"} if flat else given.get("function")
+    return found if isinstance(found, dict) else None
+
+
+def _tool(where: str, given: Any, flat: bool) -> Tool:
+    function = _function(given, flat)
+    if function is None:
+        form = '"name": …, "parameters": …' if flat else '"function": {"name": …, "parameters": …}'
+        raise _wrong(where, f'{where} is no {{"type": "function", {form}}}, and nothing else can be called; give one')
+    where = where if flat else f"{where}.function"
     odd = next((name for name in function if name not in ("name", "description", "parameters", "strict")), None)
     if odd is not None:
-        raise _wrong(f"{where}.function", f"{where}.function has a field {odd[:MOST_NAME]!r}; leave it out")
+        raise _wrong(where, f"{where} has a field {odd[:MOST_NAME]!r}; leave it out")
     name, strict, parameters = function.get("name"), function.get("strict"), function.get("parameters")
     if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.replace("-", "_").isidentifier():
-        field = f"{where}.function.name"
+        field = f"{where}.name"
         raise _wrong(field, f"{field} is no name of at most {MOST_NAME} letters, digits, - and _; give one")
     parameters = {"type": "object", "properties": {}} if parameters is None else parameters
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
-        field = f"{where}.function.parameters"
+        field = f"{where}.parameters"
         raise _wrong(field, f"{field} is no JSON schema of an object; give one")
     if strict not in (None, True, False):
-        field = f"{where}.function.strict"
+        field = f"{where}.strict"
         raise _wrong(field, f"{field} is neither true nor false; give one of them")
     return Tool(name, parameters, bool(strict))
 
