@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from airdraft.api.app import device_app, edge_app
 from airdraft.api.errors import ApiError
 from airdraft.api.items import messages_of
-from airdraft.api.kept import SHARE, Kept, owner_of
+from airdraft.api.kept import SHARE, Responses, owner_of
 from airdraft.api.reading import End, Piece
 from airdraft.api.response_body import LIKELY, ResponseBody
 from airdraft.api.responses import ResponseAnswer
@@ -267,7 +267,7 @@ def test_an_error_before_the_first_event_has_a_status(talk: openai.OpenAI) -> No
 
 def test_a_text_that_fails_ends_its_stream_with_the_error(tokenizer: Tokenizer) -> None:
     def answer() -> ResponseAnswer:
-        request = Request([1], SchemeSpec("stream"), SamplingParams())
+        request = Request([1], SchemeSpec("stream"), SamplingParams(), 0, 9)
         return ResponseAnswer(body(), None, "target", False, [request], [""], 1, tokenizer, dict)
 
     async def failing(pieces: list[Piece]) -> AsyncGenerator[tuple[int, Piece | End], None]:
@@ -416,7 +416,7 @@ def test_any_input_is_read_or_refused_by_its_place(items: list[Any]) -> None:
 @examples(150)
 def test_what_is_kept_is_bounded_and_the_latest(steps: list[tuple[int, int, bool]]) -> None:
     most, most_bytes = 4, 800
-    kept, held = Kept(most, most_bytes), dict[str, int]()
+    kept, held = Responses(most, most_bytes), dict[str, int]()
     for number, length, drop in steps:
         name = f"r{number}"
         if drop:

@@ -14,7 +14,7 @@ SHARE = 8
 """One response takes at most this part of `MOST_BYTES`, with all that led to it."""
 
 
-class Kept:
+class Responses:
     """Responses and the items that led to them, each by who asked and its name. The oldest make room for new ones."""
 
     def __init__(self, most: int = MOST_KEPT, most_bytes: int = MOST_BYTES) -> None:

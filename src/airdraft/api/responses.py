@@ -16,7 +16,7 @@ from starlette.routing import Route
 from airdraft.api.answers import Making, Telling, Texts
 from airdraft.api.conversation import has_private
 from airdraft.api.errors import ApiError, as_api_error, shown
-from airdraft.api.kept import Kept, owner_of
+from airdraft.api.kept import Responses, owner_of
 from airdraft.api.likely import in_chat
 from airdraft.api.reading import End, Piece, Placed, TextWriter
 from airdraft.api.response_body import ResponseBody
@@ -251,7 +251,7 @@ class Conversing(Protocol):
 
 def response_routes(api: Conversing) -> list[Route]:
     """Return what answers /v1/responses, and gives and drops what is kept."""
-    kept = Kept()
+    kept = Responses()
 
     def owner(http: HttpRequest) -> bytes:
         return owner_of(http.headers.get("authorization", ""))
@@ -287,5 +287,5 @@ def response_routes(api: Conversing) -> list[Route]:
     return [Route(PATH, respond, methods=["POST"]), Route(f"{PATH}/{{name}}", one, methods=["GET", "DELETE"])]
 
 
-def _keep(kept: Kept, owner: bytes, response: dict[str, Any], items: list[Any]) -> bool:
+def _keep(kept: Responses, owner: bytes, response: dict[str, Any], items: list[Any]) -> bool:
     return kept.put(owner, response["id"], response, items)
