@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from airdraft.edge.server import EdgeServer
+from airdraft.edge.server import EdgeServer, Service
+from airdraft.guides import Guides
 from airdraft.models import registry
 from airdraft.models.base import OneByOne
 from airdraft.models.files.folder import shipped
@@ -54,7 +55,8 @@ def edge() -> Iterator[str]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    server = EdgeServer(OneByOne(model), tokenizer.digest, tokenizer.vocab_size)
+    service = Service(reader=Guides(tokenizer))
+    server = EdgeServer(OneByOne(model), tokenizer.digest, tokenizer.vocab_size, service=service)
     try:
         asyncio.run_coroutine_threadsafe(server.start("127.0.0.1", 0), loop).result(30)
         yield f"ws://127.0.0.1:{server.port}"

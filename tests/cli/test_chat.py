@@ -104,6 +104,46 @@ def test_settings_change_in_between(chat: Chat, folders: tuple[str, str]) -> Non
     assert stats["filled"] == first["prompt_tokens"] + len(first["ids"])
 
 
+SCHEMA = '{"enum": ["yes", "no"]}'
+TYPES = """
+from typing import Literal
+
+import msgspec
+
+
+class Town(msgspec.Struct):
+    class River(msgspec.Struct):
+        length_km: Literal[1, 2]
+
+    name: Literal["Bonn", "Ulm"]
+"""
+
+
+def test_answers_are_json_by_a_schema_or_a_type(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "answer.json").write_text(SCHEMA)
+    (tmp_path / "towns_of_a_chat.py").write_text(TYPES)
+    script = (
+        "one\ntwo\n/schema towns_of_a_chat:Town\nthree\n/schema towns_of_a_chat:Town.River\nfour\n/save saved.json\n"
+        "/schema -\nfive\n"
+    )
+    code, out, notes = chat(script, "--json", "--schema", "answer.json", "--max-tokens", "40")
+    assert (code, notes) == (0, "")
+    *held, free = answers(out)
+    assert [each["reason"] for each in held] == ["stop"] * 4
+    one, two, three, four = (json.loads(each["text"]) for each in held)
+    assert {one, two} <= {"yes", "no"}
+    assert three["name"] in ("Bonn", "Ulm")
+    assert four["length_km"] in (1, 2)
+    with pytest.raises(ValueError, match="Expecting"):
+        json.loads(free["text"])
+    code, out, notes = chat("/load saved.json\nsix\n/stats\n", "--json", "--max-tokens", "40")
+    assert (code, notes) == (0, "")
+    six, stats = answers(out)
+    assert json.loads(six["text"]).keys() == {"length_km"}
+    assert stats["schema"] == "saved.json"
+
+
 def test_plain_answers_and_what_is_said_of_them(chat: Chat) -> None:
     code, out, notes = chat("one\n/exit\ntwo\n", "--max-tokens", "5")
     assert code == 0
@@ -172,6 +212,10 @@ def test_the_oldest_turns_are_left_out_when_the_context_ends(chat: Chat, tmp_pat
         ("/seed 1.5\n", (), "/seed takes a number"),
         ("/seed -1\n", (), "seed is -1"),
         ("/scheme nope\n", (), "scheme 'nope' is unknown"),
+        ("/schema /no/such\n", (), "cannot be read"),
+        ("/schema no_such_module:X\n", (), "cannot be imported"),
+        ("/schema a\0b\n", (), "NUL"),
+        ("/schema json:JSONDecoder\n", (), "no JSON schema"),
         ("/save\n", (), "name one, /save FILE"),
         ("/save /no/such/folder/x\n", (), "cannot be written"),
         ("/load /no/such\n", (), "is no file"),
@@ -181,6 +225,8 @@ def test_the_oldest_turns_are_left_out_when_the_context_ends(chat: Chat, tmp_pat
         (b"\xff\xfe\n", (), "not UTF-8"),
         ("", ("--max-tokens", "0"), "max-tokens is 0"),
         ("", ("--scheme", "nope"), "scheme 'nope' is unknown"),
+        ("", ("--schema", "json:Nope"), "json has no Nope"),
+        ("", ("--schema", "/no/such"), "cannot be read"),
         ("", ("--draft", "draft"), "draft has no chat template"),
         ("", ("--target", "target"), "leave one of them out"),
         ("", ("--chat-template", "/no/such"), "name a Jinja file"),

@@ -18,7 +18,7 @@ Texts = AsyncGenerator[tuple[int, Piece | End], None]
 """Pairs of a choice's index and what is new of its text."""
 
 
-class Told(Protocol):
+class Tellable(Protocol):
     """An answer that is told, whole or in chunks."""
 
     @property
@@ -35,7 +35,7 @@ class Told(Protocol):
         ...
 
 
-Making = Callable[..., Told]
+Making = Callable[..., Tellable]
 """Makes an answer; it takes what `Answer` takes."""
 
 

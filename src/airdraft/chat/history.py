@@ -7,7 +7,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -34,6 +34,8 @@ class SavedChat(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    schema: dict[str, Any] | bool | None = None
+    """A JSON schema."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from airdraft.control.auto import Auto
 from airdraft.control.words import spec_of
 from airdraft.core import schemes
 from airdraft.core.events import Committed, Finished
-from airdraft.core.messages import SchemeSpec
+from airdraft.core.messages import GuideSpec, SchemeSpec
 from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import SCHEMES
 from airdraft.device.writer import Writer, Written
 from airdraft.errors import BadParameterError, Code
+from airdraft.guides import of_json
 from airdraft.models.text import VEILS, Tokenizer, first_private
 
 STOPPED = "stopped"
@@ -35,6 +36,8 @@ class Settings:
     scheme: str = "auto"
     """With options, if any, as `control/words.py` reads them."""
     max_tokens: int = 512
+    schema: tuple[str, GuideSpec] | None = None
+    """What answers are JSON of: what it is called, and the guide. None: answers are free."""
 
     def __post_init__(self) -> None:
         if spec_of(self.scheme, SchemeSpec(schemes.STREAM))[0] not in (*SCHEMES, "auto"):
@@ -106,6 +109,7 @@ class Talk:
         request = Request(
             ids, spec, settings.params, settings.seed, settings.max_tokens, policy=policy, counts=counts,
             private=private_of(ids, self._template, question, history),
+            guide=None if settings.schema is None else settings.schema[1],
         )  # fmt: skip
         return Reply(question, request, context)
 
@@ -134,7 +138,8 @@ class Talk:
         if self.history.has_private():
             raise BadParameterError("this chat has private parts, which go into no file; /clear forgets them")
         params = msgspec.structs.asdict(settings.params)
-        save(SavedChat(self.history.said(), settings.seed, settings.scheme, **params), path)
+        schema = None if settings.schema is None else msgspec.json.decode(settings.schema[1].text)
+        save(SavedChat(self.history.said(), settings.seed, settings.scheme, schema=schema, **params), path)
 
     def load(self, path: Path) -> None:
         """Go on with the chat in a file, under its settings. Raises: `BadParameterError`, and nothing has changed."""
@@ -147,6 +152,7 @@ class Talk:
                 params=msgspec.structs.replace(self.settings.params, **given),
                 seed=self.settings.seed if saved.seed is None else saved.seed,
                 scheme=saved.scheme or self.settings.scheme,
+                schema=self.settings.schema if saved.schema is None else (str(path), of_json(saved.schema)),
             )
         except BadParameterError as problem:
             raise BadParameterError(f"{path}: {problem}") from problem

@@ -22,6 +22,7 @@ from airdraft import local
 from airdraft.chat.talk import private_of, prompt_of
 from airdraft.cli import chosen, options
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
+from airdraft.cli.schemas import WORDS, schema_of
 from airdraft.cli.texts import read_text
 from airdraft.cli.unnamed import draft_for
 from airdraft.control.auto import Auto
@@ -41,7 +42,7 @@ from airdraft.device.shipped import SHIPPED, draft_at
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
-from airdraft.guides import Guides, of_json, of_regex
+from airdraft.guides import Guides, of_regex
 from airdraft.models.base import LanguageModel, OneByOne, info_of
 from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit
@@ -57,12 +58,14 @@ GIVE_UP_S = 60.0
 """Seconds that a text waits for an edge that was lost."""
 ROUNDS = named(rounds=True)
 
-_MOST_PREDICTED, _MOST_SCHEMA = 1 << 24, 1 << 20
-"""Bytes of a prediction, more than a message holds, and of a schema, of which fewer may matter."""
-_Schema = Annotated[
-    Path | None,
+_MOST_PREDICTED = 1 << 24
+"""Bytes of a prediction, more than a message holds."""
+Schema = Annotated[
+    str | None,
     typer.Option(
-        metavar="FILE", help="A JSON schema, which the text then keeps to, on one line.", rich_help_panel="Sampling"
+        metavar=WORDS,
+        help="A JSON schema, or a type of msgspec or pydantic, whose JSON the text then is, on one line.",
+        rich_help_panel="Sampling",
     ),
 ]
 _Regex = Annotated[
@@ -101,7 +104,7 @@ def run(
     draft_length: options.DraftLength = None,
     rule: options.Rule = None,
     predict: _Predict = None,
-    schema: _Schema = None,
+    schema: Schema = None,
     regex: _Regex = None,
     race: options.Race = None,
     k: options.K = 64,
@@ -254,12 +257,12 @@ def _read(file: Path | None, scheme: str) -> str:
     raise BadParameterError(f"--predict {file} holds no text; give what the answer may be, or leave it out")
 
 
-def _guided(schema: Path | None, regex: str | None) -> GuideSpec | None:
+def _guided(schema: str | None, regex: str | None) -> GuideSpec | None:
     """The grammar that the text is to keep to. Raises: `BadParameterError` if there are two, or it is none."""
     if schema is not None and regex is not None:
         raise BadParameterError("--schema and --regex are given; give one of them")
     if schema is not None:
-        return of_json(read_text(schema, _MOST_SCHEMA, "schema"))
+        return schema_of(schema)
     return None if regex is None else of_regex(regex)
 
 

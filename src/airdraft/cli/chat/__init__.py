@@ -18,6 +18,7 @@ from airdraft.cli.chat.conversing import Conversation
 from airdraft.cli.chat.typed import Typed
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
 from airdraft.cli.run import (
+    Schema,
     bring,
     check_lookup,
     check_vocabulary,
@@ -30,6 +31,7 @@ from airdraft.cli.run import (
     unmodelled,
     watched,
 )
+from airdraft.cli.schemas import schema_of
 from airdraft.demo.live import onto
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
@@ -61,6 +63,7 @@ def chat(
     chat_template: options.ChatTemplateFile = None,
     system: Annotated[str | None, typer.Option(help="System prompt. Without it: the template's.")] = None,
     scheme: options.Scheme = "auto",
+    schema: Schema = None,
     temperature: chosen.Temperature = None,
     top_k: chosen.TopK = None,
     top_p: chosen.TopP = None,
@@ -102,7 +105,8 @@ def chat(
     # What the target's own files say is better than what the draft's do, where they are here.
     place = chosen.place_of(served, draft, draft_engine, tokenizer_of)
     scheme = unmodelled(scheme, lookup) if draft == NONE else scheme
-    settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens)
+    form = None if schema is None else (schema, schema_of(schema))
+    settings = Settings(chosen.sampling_of(place, given), seed, scheme, max_tokens, form)
     template = chosen.template_of(place, served or draft, chat_template)
     check_vocabulary(draft if told else None, draft_engine, tokenizer_of, served)
     bring(served, engine, fit)
@@ -116,13 +120,16 @@ def chat(
             talk = Talk(writer, tokenizer, template, settings)
             talk.history.system = system
             if interactive:
-                at = edge or "an edge on this machine"
                 alone = "drafted by copying" if lookup else "without a draft"
-                by = alone if draft == NONE else f"drafted here by {draft}"
-                notes.print(Text(f"{served or 'the target'} at {at}, {by}:"), soft_wrap=True)
-                notes.print(legend())
-                notes.print(Text("/help lists the commands, Ctrl-D ends the chat", "dim"))
+                _greet(notes, served, edge, alone if draft == NONE else f"drafted here by {draft}")
             screen = functools.partial(onto, console, feed, writer, about=imitated("none", link))
             Conversation(talk, writer, tokenizer, behind, console, screen, notes, as_json, interactive).go_on(
                 Typed(interactive)
             )
+
+
+def _greet(notes: Console, served: str | None, edge: str | None, by: str) -> None:
+    """Say to a person who writes what, and with which colours."""
+    notes.print(Text(f"{served or 'the target'} at {edge or 'an edge on this machine'}, {by}:"), soft_wrap=True)
+    notes.print(legend())
+    notes.print(Text("/help lists the commands, Ctrl-D ends the chat", "dim"))

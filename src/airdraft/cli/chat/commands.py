@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from airdraft.chat.talk import Talk
+from airdraft.cli.schemas import WORDS, schema_of
 from airdraft.errors import BadParameterError
 
 N = TypeVar("N", int, float)
@@ -51,6 +52,13 @@ def _scheme(talk: Talk, words: str) -> str:
     return f"scheme {talk.settings.scheme}"
 
 
+def _schema(talk: Talk, words: str) -> str:
+    if words:
+        talk.settings = replace(talk.settings, schema=None if words == "-" else (words, schema_of(words)))
+    schema = talk.settings.schema
+    return "answers are free" if schema is None else f"answers are JSON of {schema[0]}"
+
+
 def _save(talk: Talk, words: str) -> str:
     path = _file("save", words)
     talk.save(path)
@@ -73,6 +81,7 @@ COMMANDS = {
     "seed": Command(_seed, "[N]", "the seed of the next answers"),
     "temperature": Command(_temperature, "[T]", "their temperature; 0 is greedy"),
     "scheme": Command(_scheme, "[NAME]", "how they are written"),
+    "schema": Command(_schema, f"[{WORDS}]", "what they are JSON of; - sets them free"),
     "save": Command(_save, "FILE", "write chat and settings to a file"),
     "load": Command(_load, "FILE", "go on with the chat in a file"),
     "clear": Command(_clear, "", "forget what was said"),

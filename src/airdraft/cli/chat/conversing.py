@@ -231,5 +231,6 @@ class Conversation:
 def _shown(settings: Settings) -> dict[str, Any]:
     return {
         "scheme": settings.scheme, "seed": settings.seed, "max_tokens": settings.max_tokens,
+        "schema": settings.schema[0] if settings.schema else None,
         **msgspec.structs.asdict(settings.params),
     }  # fmt: skip
