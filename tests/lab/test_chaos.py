@@ -17,8 +17,9 @@ from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.device.resume import Resumable
+from airdraft.guides import Bias, of_bias, of_json, of_regex
 from airdraft.lab import chaos
-from airdraft.lab.chaos import faults
+from airdraft.lab.chaos import faults, forms
 from airdraft.lab.chaos.faults import KINDS, Fault, Kind
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.virtual import Virtual
@@ -65,6 +66,7 @@ def test_texts_are_the_targets_own_through_every_fault() -> None:
     for outcome in lived:
         felt.update(outcome.faults)
     assert set(felt) == set(KINDS)
+    assert {outcome.form for outcome in lived} == {"", *forms.KINDS}
     assert {outcome.way for outcome in lived} == {*chaos.WAYS, *chaos.GREEDY}
     assert chaos.held(chaos.record_of(lived, 5))
 
@@ -157,6 +159,48 @@ def test_another_seed_after_a_resumption_is_found_out() -> None:
         if drawn(outcome.number).request.params.temperature and outcome.connections > 1
     ]  # fmt: skip
     assert sum(not outcome.identical for outcome in lived) > len(lived) / 2
+
+
+def guided(number: int) -> chaos.Case:
+    """A session with a guide, whose only faults are two handovers in its text."""
+    spec = (of_json({"type": "array", "items": {"type": "integer"}, "minItems": 20}), of_regex("(ab|ba|[012])*c"))
+    case = drawn(number)
+    bias = of_bias(
+        Bias(frequency_penalty=0.5, presence_penalty=0.3, bad_words=((9,), (12, 13)), guide=spec[number % 2])
+    )
+    case = replace(
+        case, form="json", request=replace(case.request, guide=bias, max_tokens=60), eos_ids=(forms.END,), faults=[],
+        context=4096, read_s=0.05, lookup=True, draft_context=4096,
+    )  # fmt: skip
+    seconds = chaos.live(number, replace(case, faults=[Fault("drop", 1e6)])).seconds
+    return replace(case, faults=[Fault("handover", part * seconds) for part in (0.4, 0.7)])
+
+
+def test_a_guide_goes_along_through_handovers() -> None:
+    lived = [chaos.live(number, guided(number)) for number in range(8)]
+    assert all(outcome.identical for outcome in lived), lived
+    assert sum(outcome.faults.get("handover", 0) for outcome in lived) > 12
+
+
+def test_a_guide_that_is_lost_on_the_way_is_found_out() -> None:
+    class Unguided(Resumable):
+        def next_request(self) -> Request:
+            request = super().next_request()
+            return replace(request, guide=None) if request.committed else request
+
+    class Anew(Resumable):
+        """Begins the guide again behind what is committed, as if that were prompt."""
+
+        def next_request(self) -> Request:
+            request = super().next_request()
+            if not request.committed or request.max_tokens <= len(request.committed):
+                return request
+            prompt = [*request.prompt, *request.committed]
+            return replace(request, prompt=prompt, committed=(), max_tokens=request.max_tokens - len(request.committed))
+
+    for broken in (Unguided, Anew):
+        lived = [chaos.live(number, guided(number), broken) for number in range(8)]
+        assert sum(not outcome.identical for outcome in lived) > 4, broken
 
 
 def test_an_exception_of_no_error_of_ours_is_unhandled(monkeypatch: pytest.MonkeyPatch) -> None:

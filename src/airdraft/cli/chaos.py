@@ -25,7 +25,8 @@ def chaos(
 ) -> None:
     """Write texts through faults of link and edge, in virtual time, and compare each with the target's own.
 
-    Connections are cut, edges restarted, slowed, changed and full. Ends with exit code 1 if a text differs, an
+    Connections are cut, edges restarted, slowed, changed and full. Half of the
+    texts keep to a grammar, to penalties, or to both. Ends with exit code 1 if a text differs, an
     exception goes unhandled, or fewer faults than sessions were felt. Block `chaos` of a --page is renewed.
     """
     from airdraft.lab import chaos as lab  # noqa: PLC0415  it takes long to import
@@ -40,7 +41,8 @@ def chaos(
         verdict = (
             outcome.unhandled or outcome.error or ("the target's own text" if outcome.identical else "ANOTHER TEXT")
         )
-        typer.echo(f"session {session}, seed {seed}, {outcome.way}: {verdict}")
+        guided = f", guided by {outcome.form}" if outcome.form else ""
+        typer.echo(f"session {session}, seed {seed}, {outcome.way}{guided}: {verdict}")
         raise typer.Exit(0 if outcome.identical else 1)
     with progress(console, "sessions") as on_session:
         outcomes = lab.chaos(sessions, seed, jobs_of(jobs), on_session)

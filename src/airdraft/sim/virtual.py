@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
-from airdraft.core.events import Committed, Event, Failed, Finished, Forward
+from airdraft.core.events import Committed, Compile, Event, Failed, Finished, Forward
+from airdraft.core.law import Guide, Read
 from airdraft.core.messages import websocket_header
 from airdraft.core.request import Counts, Request
 from airdraft.errors import LinkError, RefusedError
@@ -36,6 +37,8 @@ class Compute:
     """Of the edge's own draft model, which shares the processor with the target."""
     widening: float = 1.0
     """Duration of the device's draft forward at several places of a tree, in those at one."""
+    read_s: float = 0.0
+    """Of reading a text's guide at the edge, beside the forwards."""
 
     def takes_s(self, side: Side, forward: Forward, now: float) -> float:
         """Return the duration of a forward that starts now, in seconds."""
@@ -104,18 +107,21 @@ class Virtual:
         began_s: float = 0.0,
         faults: Sequence[tuple[float, Callable[[Virtual], None]]] = (),
         helping: LanguageModel | None = None,
+        read: Read | None = None,
     ) -> None:
         """Both machines must have been made at time `began_s`. `spans` is filled if given.
 
         helping: the edge's own draft model; None: its forwards fail.
         faults: the faults of this connection and their times. Each may `tear` it, or end it by raising an error, which
             the call that lets time pass then raises.
+        read: reads guides on both sides; None: texts have none.
         Raises: `RefusedError` if the two sides do not shake hands.
         """
         self.now = began_s
         self._device = _Side("device", device, draft, link.uplink())
         self._edge = _Side("edge", edge, target, link.downlink())
         self._compute, self._helping, self._unhelped = compute, helping, edge.unhelped
+        self._read, self._guided, self._eos_ids = read, edge.guided, target.eos_ids
         self._spans = spans
         self._todo: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
@@ -165,7 +171,9 @@ class Virtual:
         machine = self._device.machine
         if not isinstance(machine, DeviceMachine):
             raise TypeError("the device's side holds another machine")
-        _, events = machine.open(request, self.now)
+        read, spec = self._read, request.guide
+        guide = None if read is None or spec is None else read(spec, self._eos_ids)
+        _, events = machine.open(request, self.now, guide)
         self._serve(self._device, events)
         self._run(lambda: bool(text.reason))
         return text
@@ -194,6 +202,9 @@ class Virtual:
                 else:
                     self._at(side.free_s, self._start, side, event)
                 continue
+            if isinstance(event, Compile) and self._read is not None:
+                guide = self._read(event.spec, event.eos_ids)
+                self._at(self.now + self._compute.read_s, self._have_read, event.session, guide)
             if side is self._device:
                 self._on_event(event)
                 if isinstance(event, Failed):
@@ -209,6 +220,9 @@ class Virtual:
                 self._text.commits.append((self.now, event))
                 self._text.tokens += event.tokens
         self._flush(side)
+
+    def _have_read(self, session: int, guide: Guide) -> None:
+        self._serve(self._edge, self._guided(session, guide))
 
     def _start(self, side: _Side, forward: Forward) -> None:
         if side.free_s > self.now:  # another forward came first

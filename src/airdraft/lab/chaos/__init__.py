@@ -30,6 +30,7 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.resume import Backoff, Resumable
 from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError
+from airdraft.lab.chaos import forms
 from airdraft.lab.chaos.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
@@ -42,7 +43,9 @@ from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.virtual import Virtual
 
-VOCAB = 24
+VOCAB = len(forms.PIECES)
+FORMED = 0.5
+"""Share of the texts that have a guide."""
 PATIENCE_S = 600.0
 """Virtual seconds after the last fault within which a text must be done."""
 
@@ -137,6 +140,10 @@ class Case:
     """Whether the device copies, too, or without a draft model only does that."""
     trees: bool = False
     """Whether both models run trees."""
+    form: forms.Kind | None = None
+    """Of which kind the request's guide is, if it has one."""
+    read_s: float = 0.0
+    """Seconds that an edge takes to read it."""
 
     def target(self, site: int) -> TableModel:
         """The target that the edge at `site` serves, which is the same everywhere."""
@@ -186,7 +193,15 @@ def case(seed: int, number: int) -> Case:
     lookup = rng.random() < 0.4
     drawn = replace(drawn, lookup=lookup, draft_context=0 if lookup and rng.random() < 0.3 else drawn.draft_context)
     branching = replace(request, branches=rng.choice((None, 0, 1, 4)))
-    return replace(drawn, trees=rng.random() < 0.7, request=branching)
+    drawn = replace(drawn, trees=rng.random() < 0.7, request=branching)
+    forming = random.Random(f"{seed} {number} form")  # noqa: S311  the draws before stay what they are
+    if forming.random() >= FORMED:
+        return drawn
+    kind, spec = forms.draw(forming)
+    return replace(
+        drawn, form=kind, request=replace(branching, guide=spec), eos_ids=(forms.END,),
+        read_s=10 ** forming.uniform(-3, 0),
+    )  # fmt: skip
 
 
 class Outcome(msgspec.Struct):
@@ -199,6 +214,8 @@ class Outcome(msgspec.Struct):
     """Why the text was given up, if it was."""
     unhandled: str = ""
     """An exception that is not one of the library's."""
+    form: str = ""
+    """Of which kind its guide was, if it had one."""
     faults: dict[str, int] = {}
     """Faults that were felt, by kind."""
     connections: int = 0
@@ -279,7 +296,9 @@ class _Life:
         draft = table(1 + case.target_seed, target, case.draft_noise, max_context=case.draft_context)
         limits = replace(case.limits, max_sessions=0) if now < self._takes_s[at] else case.limits
         context, eos_ids = target.max_context, target.eos_ids
-        identity = Target("chaos", "target", bytes(16), VOCAB, context, eos_ids, trees=case.trees)
+        identity = Target(
+            "chaos", "target", bytes(16), VOCAB, context, eos_ids, trees=case.trees, guides=forms.guides().name
+        )
         edge = EdgeMachine(identity, limits, now, self._verify_s[at], propose=maker(USUAL))
         device = device_machine(
             Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now, lookup=case.lookup,
@@ -291,8 +310,8 @@ class _Life:
         befalling = [(fault.at_s, partial(self._befall, fault)) for fault in self._ending]
         world = Virtual(
             device, edge, draft, target, TroubledLink(site.link, case.faults),
-            TroubledCompute(site.draft_s, site.verify_s, faults=case.faults), began_s=now,
-            faults=[(now, self._begun), *befalling, (self._until_s, self._give_up)],
+            TroubledCompute(site.draft_s, site.verify_s, read_s=case.read_s, faults=case.faults), began_s=now,
+            faults=[(now, self._begun), *befalling, (self._until_s, self._give_up)], read=forms.guides().make,
         )  # fmt: skip
         self._text.ends_with(identity.eos_ids)
         try:
@@ -330,12 +349,13 @@ class _Life:
 def expected(case: Case) -> list[int]:
     """The tokens that the target writes alone."""
     asked = case.request
-    return list(alone.write(case.target(0), asked.prompt, asked.params, asked.seed, asked.max_tokens))
+    guide = None if asked.guide is None else forms.guides().make(asked.guide, case.eos_ids)
+    return list(alone.write(case.target(0), asked.prompt, asked.params, asked.seed, asked.max_tokens, guide=guide))
 
 
 def live(number: int, case: Case, resume: Callable[[Request], Resumable] = Resumable) -> Outcome:
     """Live one session and compare its text."""
-    outcome = Outcome(number, case.way)
+    outcome = Outcome(number, case.way, form=case.form or "")
     life = _Life(case, outcome, resume)
     try:
         tokens = life.live()
@@ -381,6 +401,7 @@ def record_of(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
         faults.update(outcome.faults)
     felt = Counter(sum(outcome.faults.values()) for outcome in outcomes)
     ways = Counter(outcome.way for outcome in outcomes)
+    kinds = Counter(outcome.form for outcome in outcomes)
     return {
         "seed": seed,
         "sessions": len(outcomes),
@@ -389,6 +410,7 @@ def record_of(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
         "faults_a_session": {str(count): felt[count] for count in sorted(felt)},
         "connections": sum(outcome.connections for outcome in outcomes),
         "tokens": sum(outcome.tokens for outcome in outcomes),
+        "guides": {kind: kinds[kind] for kind in forms.KINDS},
         "schemes": {way: ways[way] for way in (*WAYS, *GREEDY)},
         "unhandled": sum(bool(outcome.unhandled) for outcome in outcomes),
         "wrong": [
@@ -415,10 +437,11 @@ def report(record: dict[str, Any]) -> str:
     felt = {int(count): sessions for count, sessions in record["faults_a_session"].items()}
     lines = ["| fault | what happens | felt |", "|---|---|---:|"]
     lines += [f"| {kind} | {MEANING[kind]} | {record['faults'][kind]:,} |" for kind in KINDS]
+    guided = ", ".join(f"{kind}: {count}" for kind, count in record["guides"].items())
     histogram = ", ".join(f"{count}: {sessions}" for count, sessions in felt.items())
     return "\n".join([
         f"{record['identical']:,} of {record['sessions']:,} texts were the target's own, to the token; "
         f"{record['unhandled']} exceptions were unhandled. {record['tokens']:,} tokens over "
-        f"{record['connections']:,} connections.",
+        f"{record['connections']:,} connections. {sum(record['guides'].values()):,} texts had a guide: {guided}.",
         "", *lines, "", f"Sessions by how many faults each felt: {histogram}.",
     ])  # fmt: skip
