@@ -18,7 +18,7 @@ from airdraft.core.law import Guide, Law, Place
 from airdraft.core.messages import GuideSpec, SchemeSpec, encode
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, ModelError, RefusedError, RemoteProtocolError
 from airdraft.proposers import maker
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel, chi_squared
@@ -213,3 +213,23 @@ def test_an_edge_refuses_what_a_guide_forbids_or_where_it_takes_none() -> None:
     side.opens((0, 1, 2, 2), prompt=2)
     [failed] = [event for event in side.edge.guided(1, Steps()) if isinstance(event, Failed)]
     assert failed.code == Code.STATE
+
+
+class Tired(Steps):
+    """A grammar whose reader gives up."""
+
+    def allowed(self) -> Any:
+        raise ModelError("the guide is too much for its reader; ask for a simpler one")
+
+    def after(self, token: int) -> Guide:
+        raise ModelError("the guide is too much for its reader; ask for a simpler one")
+
+
+def test_a_guide_that_gives_up_ends_its_text_and_not_the_connection() -> None:
+    guides: list[Any] = [Tired(), Steps(), Steps(), Steps()]  # the device's, and the edge's, of two texts
+    pair = Pair(alike(model(), 4), model(), read=lambda *_: guides.pop(0))
+    asked = asking(SPECS["server"], SamplingParams(), 1)
+    with pytest.raises(RefusedError, match="too much for its reader") as caught:
+        pair.write(asked)
+    assert caught.value.code == Code.ENGINE
+    assert pair.write(asked).tokens == list(alone.write(model(), (0, 1, 2), SamplingParams(), 1, 20, guide=Steps()))

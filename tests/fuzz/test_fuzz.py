@@ -21,9 +21,9 @@ from airdraft.core.edge.proposing import Load
 from airdraft.core.events import Event, Forward
 from airdraft.core.messages import Decoder, Message, More, Open, Ping, Pong, ToDevice, ToEdge
 from airdraft.core.text import Prefix
-from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, hunt, run, stage, survey
+from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WIDE, WORLDS, hunt, run, stage, survey
 from airdraft.lab.fuzz.limits import limits
-from airdraft.lab.fuzz.mutate import mutate, seeds
+from airdraft.lab.fuzz.mutate import HOSTILE, framed, frames, mutate, overheard, seeds
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.bin"))
 
@@ -67,6 +67,21 @@ def test_changes_are_the_same_again_and_reach_deep() -> None:
         ends = {end for each, ending in endings if each == part for end in ending.split()}
         assert {"garbage", "state", "silent", "stop", "length"} <= ends
     assert len(endings) > 20
+
+
+def test_a_hostile_guide_is_refused_or_kept_to_and_costs_little() -> None:
+    at = 1 + Open.__struct_fields__.index("guide")
+    for number, guide in enumerate(HOSTILE):
+        world = number % WORLDS
+        messages = [msgspec.msgpack.decode(body) for body in frames(overheard(world)["edge"])]
+        opened = [message for message in messages if message[0] == Open.__struct_config__.tag]
+        assert opened
+        for message in opened:
+            message[at] = list(guide)
+        wire = b"".join(framed(msgspec.msgpack.encode(message)) for message in messages)
+        tried = hunt.attempt(bytes((WIDE, world, 0)) + wire)
+        assert tried.fault == "", guide
+        assert hunt.above(tried.cpu_ms, 0) == "", guide
 
 
 class Counting:

@@ -197,6 +197,7 @@ def test_a_grammar_is_stronger_than_what_is_forbidden() -> None:
     [
         (Bias(frequency_penalty=2.1), "frequency_penalty"), (Bias(presence_penalty=-3), "presence_penalty"),
         (Bias(repetition_penalty=0), "repetition_penalty"), (Bias(repetition_penalty=11), "repetition_penalty"),
+        (Bias(repetition_penalty=1e-300), "repetition_penalty"),
         (Bias(typical_p=0), "typical_p"), (Bias(typical_p=1.1), "typical_p"), (Bias(logit_bias={1: 101}), "logit_bias"),
         (Bias(logit_bias={VOCAB: 1}), "logit_bias"), (Bias(logit_bias={-1: 1}), "logit_bias"),
         (Bias(logit_bias=dict.fromkeys(range(MOST_BIASED + 1), 1.0)), "logit_bias"),

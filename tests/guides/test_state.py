@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from airdraft.core.law import Guide
 from airdraft.core.messages import MOST_GUIDE, GuideSpec
 from airdraft.errors import BadParameterError, ModelError, RemoteProtocolError
-from airdraft.guides import Guides, of_choices, of_grammar, of_json, of_regex
+from airdraft.guides import Bias, Guides, of_bias, of_choices, of_grammar, of_json, of_regex
 from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
 
@@ -176,6 +176,13 @@ def test_what_is_no_guide_is_refused_in_one_line(make: Any, says: str) -> None:
 def test_a_target_without_an_end_takes_no_guide() -> None:
     with pytest.raises(BadParameterError, match="end-of-text"):
         GUIDES.make(SPECS["json"], ())
+
+
+@pytest.mark.parametrize("end", [-1, TOKENIZER.vocab_size, 1 << 40])
+def test_a_target_that_ends_beyond_the_vocabulary_takes_no_guide(end: int) -> None:
+    for spec in (SPECS["json"], of_bias(Bias(min_tokens=3))):
+        with pytest.raises(BadParameterError, match="beyond this vocabulary"):
+            GUIDES.make(spec, (*EOS, end))
 
 
 @pytest.mark.parametrize(

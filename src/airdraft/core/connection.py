@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -39,6 +39,8 @@ def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
 
 class Machine(ABC):
     """One end of a connection. Bytes, model results and times go in; bytes, events and a deadline come out."""
+
+    failed: Callable[[int, str, str], list[Event]]
 
     def __init__(self, incoming: object, now: float, max_frame: int = MAX_FRAME) -> None:
         self._decoder = Decoder(incoming, max_frame)
@@ -94,10 +96,10 @@ class Machine(ABC):
                 return []
             self.rtt_s = now - message.t
             return [self._echoed(Echo(self.rtt_s, len(encode(ping)), len(encode(message))), message)]
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, BadParameterError) as error:
             return [self.fail(error.code, str(error))]
-        except BadParameterError as error:
-            return [self.fail(Code.SCHEME, str(error))]
+        except ModelError as error:  # the guide of a text has given up, which ends no other
+            return self.failed(message.session, Code.ENGINE, str(error))  # type: ignore[union-attr]
 
     def take(self) -> bytes:
         """Take the bytes to send now."""

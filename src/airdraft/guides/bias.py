@@ -24,7 +24,7 @@ BIASED = "biased"
 """The language of a `GuideSpec` whose text is a `Bias`."""
 MOST_BIASED, MOST_WORDS, MOST_WORD = 1024, 256, 64
 """Most tokens of `logit_bias`, most forbidden words, and most tokens of one."""
-MOST_BIAS, MOST_PENALTY, MOST_REPETITION = 100.0, 2.0, 10.0
+MOST_BIAS, MOST_PENALTY, LEAST_REPETITION, MOST_REPETITION = 100.0, 2.0, 0.1, 10.0
 
 
 class Bias(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -64,7 +64,7 @@ class Bias(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
         """Raise `BadParameterError` for a value out of range."""
         for name, least, most in (
             ("frequency_penalty", -MOST_PENALTY, MOST_PENALTY), ("presence_penalty", -MOST_PENALTY, MOST_PENALTY),
-            ("typical_p", 0.0, 1.0), ("repetition_penalty", 0.0, MOST_REPETITION),
+            ("typical_p", 0.0, 1.0), ("repetition_penalty", LEAST_REPETITION, MOST_REPETITION),
         ):  # fmt: skip
             value = getattr(self, name)
             if not (least <= value <= most and (value or least)):

@@ -154,10 +154,8 @@ class EdgeMachine(Machine):
             return []
         try:
             return self._emit(act(session))
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, BadParameterError) as error:  # the latter in a switch
             return self.failed(number, error.code, str(error))
-        except BadParameterError as error:  # in a switch
-            return self.failed(number, Code.SCHEME, str(error))
 
     def _greet(self, hello: Hello) -> list[Event]:
         target, limits = self._target, self._limits

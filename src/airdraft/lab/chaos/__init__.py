@@ -197,9 +197,9 @@ def case(seed: int, number: int) -> Case:
     forming = random.Random(f"{seed} {number} form")  # noqa: S311  the draws before stay what they are
     if forming.random() >= FORMED:
         return drawn
-    kind, spec = forms.draw(forming)
+    kind, guide = forms.draw(forming)
     return replace(
-        drawn, form=kind, request=replace(branching, guide=spec), eos_ids=(forms.END,),
+        drawn, form=kind, request=replace(branching, guide=guide), eos_ids=(forms.END,),
         read_s=10 ** forming.uniform(-3, 0),
     )  # fmt: skip
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import random
-import tempfile
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal, get_args
-
-import tokenizers
 
 from airdraft.core.messages import GuideSpec
 from airdraft.guides import Bias, Guides, of_bias, of_grammar, of_json, of_regex
-from airdraft.models.text import Tokenizer
+from airdraft.lab import spelling
 
 Kind = Literal["json", "regex", "grammar", "penalties", "penalties and json"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -23,16 +18,9 @@ PIECES = (*"{}[", "</s>", *']":,Ġabc012-', *("".join(pair) for pair in MERGES))
 """All tokens, as a byte-level vocabulary has them: Ġ is a space. Most words can be spelt in several ways."""
 
 
-@cache
 def guides() -> Guides:
     """What reads the guides of texts, in this process."""
-    made = tokenizers.Tokenizer(tokenizers.models.BPE({piece: at for at, piece in enumerate(PIECES)}, [*MERGES]))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    made.add_special_tokens([tokenizers.AddedToken(PIECES[END], special=True)])
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "tokenizer.json").write_text(made.to_str(), encoding="utf-8")
-        return Guides(Tokenizer(Path(folder)))
+    return spelling.guides(PIECES, MERGES, END)
 
 
 def draw(rng: random.Random) -> tuple[Kind, GuideSpec]:
@@ -79,7 +67,7 @@ def _schema(rng: random.Random, depth: int) -> dict[str, Any]:
 def _bias(rng: random.Random, guide: GuideSpec | None) -> Bias:
     """Penalties and biases, of which each is left out as often as not."""
     ids = range(len(PIECES))
-    may = {
+    may: dict[str, Any] = {
         "frequency_penalty": rng.uniform(-1, 2), "presence_penalty": rng.uniform(-1, 2),
         "repetition_penalty": rng.uniform(0.7, 1.8), "typical_p": rng.uniform(0.3, 1),
         "logit_bias": {token: rng.uniform(-5, 5) for token in rng.sample(ids, 5)},

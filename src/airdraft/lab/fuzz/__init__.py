@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -20,11 +20,13 @@ from airdraft.control.machine import device_machine
 from airdraft.core import schemes
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine, Limits, Target
-from airdraft.core.events import Event, Failed, Finished, Forward, Ready
+from airdraft.core.events import Compile, Event, Failed, Finished, Forward, Ready
 from airdraft.core.messages import ERROR_CODES, VERSION, Decoder, Hello, SchemeSpec, ToDevice, ToEdge
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import BadParameterError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, ModelError, RemoteProtocolError
+from airdraft.guides import Bias, Guides, of_bias, of_json, of_lark, of_regex
+from airdraft.lab import spelling
 from airdraft.models.base import FloatArray
 from airdraft.proposers import USUAL, maker
 from airdraft.sim.conformance import TableCache, TableModel
@@ -59,6 +61,14 @@ SPECS = (
     SchemeSpec(schemes.LATTICE, k=5, resolution=9, mass=0.8, cut="conformal"),
 )
 WORLDS = 3 * len(SPECS)
+PIECES = ("a", "b", "1", "[", "]", "</s>")
+WORDS = of_regex(r"[ab1]*\]{2}")
+FORMS = (
+    None, None, of_json({"type": "array", "items": {"const": 11}, "maxItems": 1}), WORDS, None,
+    of_bias(Bias(1.0, -0.5, 1.3, {1: 2.0}, bad_words=((0,), (1, 1)), min_tokens=4, typical_p=0.9, guide=WORDS)),
+    of_lark('start: "[" start "]" | "a" start "b" | "1"'),
+)  # fmt: skip
+"""Guides of worlds, by their number."""
 
 
 T = TypeVar("T")
@@ -85,7 +95,18 @@ def requests(world: int) -> list[Request]:
     logprobs = None if schemes.traits(spec.name).recovers_on == schemes.DEVICE else (None, 2, 0)[world // len(SPECS)]
     tree = (None, 1, 4, 0)[world % 4]
     return [
-        Request((1, 2, 3), spec, params, world, 12, 1 + world % 4, policy=policy, logprobs=logprobs, branches=tree),
+        Request(
+            (1, 2, 3),
+            spec,
+            params,
+            world,
+            12,
+            1 + world % 4,
+            policy=policy,
+            logprobs=logprobs,
+            branches=tree,
+            guide=FORMS[world % len(FORMS)],
+        ),
         Request((0,), spec, params, 1 + world, 7, None, committed=(1, 2), logprobs=logprobs),
     ]
 
@@ -100,6 +121,11 @@ def part_of(data: bytes) -> str:
     return PARTS[data[0] % WIDE % len(PARTS)]
 
 
+def guides() -> Guides:
+    """What reads guides, on both sides."""
+    return spelling.guides(PIECES, (), len(PIECES) - 1)
+
+
 def models(world: int) -> tuple[TableModel, TableModel, Limits]:
     """Draft, target and limits of a world. In every other world the draft is the target itself, so every draft is
     accepted."""
@@ -111,7 +137,7 @@ def _machine(part: str, world: int, wide: bool) -> tuple[EdgeMachine | DeviceMac
     draft, target, limits = models(world)
     limits = replace(limits, max_frame=WIDE_FRAME) if wide else limits
     if part == "edge":
-        identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids, trees=trees(world))
+        identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids, trees=trees(world), guides="x")
         return EdgeMachine(identity, limits, 0.0, propose=maker(USUAL)), target
     hello = Hello(VERSION, "fuzz", "d", bytes(16), VOCAB)
     return device_machine(hello, draft.max_context, 0.0, wide=trees(world)), draft
@@ -129,6 +155,7 @@ class _Shell:
         self._pieces = (PIECE,) if wide else (1, 2, 7, 30, 200, 20000) if self._late else (8,)
         self._caches: dict[int, TableCache] = {}
         self._forwards: dict[int, Forward] = {}
+        self._guides: list[Compile] = []
         self._ran = 0
         self._now = 0.0
         self.ends: set[str] = set()
@@ -173,9 +200,11 @@ class _Shell:
                 if event.session in self._forwards:
                     raise BrokenError(f"two forwards of session {event.session} at once")
                 self._forwards[event.session] = event
+            elif isinstance(event, Compile):
+                self._guides.append(event)
             elif isinstance(event, Ready):
                 for request in self._requests:
-                    self._open(request)
+                    self._open(request, event.welcome.eos_ids)
             elif isinstance(event, Failed | Finished):
                 end = event.code if isinstance(event, Failed) else event.reason
                 self.ends.add(end if end in KNOWN_ENDS else "other")  # a peer may send any code
@@ -188,16 +217,31 @@ class _Shell:
         for _ in self._said.feed(said):  # raises on anything but messages
             pass
 
-    def _open(self, request: Request) -> None:
+    def _open(self, request: Request, eos_ids: Sequence[int]) -> None:
         if not isinstance(self.machine, DeviceMachine) or self.machine.closed:
             return
         try:
-            _, events = self.machine.open(request, self._now)
+            guide = None if request.guide is None else guides().make(request.guide, eos_ids)
+            _, events = self.machine.open(request, self._now, guide)
         except BadParameterError:  # the welcome allows no such text
             return
         self._serve(events)
 
+    def _read(self, event: Compile) -> None:
+        """Read a guide as an edge does, beside its loop."""
+        machine, session = self.machine, event.session
+        if not isinstance(machine, EdgeMachine):
+            raise BrokenError("a device was asked to read a guide for its peer")
+        try:
+            guide = guides().make(event.spec, event.eos_ids)
+        except BadParameterError as error:
+            self._serve(machine.failed(session, Code.SCHEME, str(error)))
+        else:
+            self._answer(session, lambda: machine.guided(session, guide))
+
     def _run(self, most: int) -> None:
+        while self._guides and not self.machine.closed and (not self._late or self._schedule.random() < 0.5):
+            self._read(self._guides.pop(0))
         while self._forwards and most and not self.machine.closed:
             most -= 1
             self._ran += 1
@@ -209,7 +253,15 @@ class _Shell:
             self._check(forward, len(cache))
             self._now += 0.001
             logits = run_forward(self._model, cache, forward)
-            self._serve(self._call(lambda: self.machine.forwarded(number, logits, self._now)))  # noqa: B023  at once
+            self._answer(number, lambda: self.machine.forwarded(number, logits, self._now))  # noqa: B023  at once
+
+    def _answer(self, session: int, give: Callable[[], list[Event]]) -> None:
+        """Give the machine what it asked for. What its model or guide cannot do ends the session, as with a driver."""
+        try:
+            events = self._call(give)
+        except ModelError as error:
+            events = self.machine.failed(session, Code.ENGINE, str(error))
+        self._serve(events)
 
     def _check(self, forward: Forward, cached: int) -> None:
         fits = (

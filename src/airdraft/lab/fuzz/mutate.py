@@ -12,8 +12,9 @@ import msgspec
 from airdraft.core.device import DeviceMachine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Event
+from airdraft.core.messages import Open
 from airdraft.core.schemes import SPLIT, STREAM
-from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, models, requests, trees
+from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WORLDS, guides, models, requests, trees
 from airdraft.sim.pair import Pair
 
 MOST_BYTES = 1 << 15
@@ -26,6 +27,33 @@ INTERESTING: tuple[Any, ...] = (
     "candidates", "x" * 3000, b"", b"\0", b"\xff" * 7, bytes(3000), [], [[]], [5, 5, 5], [1] * 500, {}, {"a": 1},
 )  # fmt: skip
 
+_GUIDE = 1 + Open.__struct_fields__.index("guide")
+_LOOP = (
+    '{"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, '
+    '{"type": "array", "items": {"$ref": "#"}}]}}}'
+)
+HOSTILE: tuple[tuple[str, str], ...] = (
+    ("json", "{}"), ("json", "false"), ("json", _LOOP), ("json", '{"enum": []}'), ("json", "[" * 5000 + "]" * 5000),
+    ("json", '{"allOf": [' * 200 + "{}" + "]}" * 200), ("json", '{"type": "array", "minItems": 1000000000}'),
+    ("json", '{"type": "number", "multipleOf": 1e-300, "maximum": 1e308}'), ("json", '{"pattern": "(a|aa)+$"}'),
+    ("json", '{"type": "string", "minLength": 100000, "maxLength": 100000}'), ("json", '{"$ref": "http://a/b"}'),
+    ("json", '{"required": [' + ",".join(f'"{at}"' for at in range(2000)) + "]}"),
+    ("json", '{"properties": {' + ",".join(f'"{at}": {{}}' for at in range(1500)) + "}}"),
+    ("regex", "(" * 2000 + "a" + ")" * 2000), ("regex", "(a{1000}){1000}"), ("regex", "(((a|b)*a){50}){50}"),
+    ("regex", "[^a]|"), ("regex", "a{999999999}"), ("regex", "(?=a)b"), ("regex", "\\p{L}{200,400}"), ("regex", ""),
+    ("regex", "(.*a.{12}){3}"), ("lark", "start: start"), ("lark", "start: start start | "), ("lark", ""),
+    ("lark", "start: " + "(" * 3000 + '"a"' + ")" * 3000), ("lark", 'start: "a"{1000000}'),
+    ("lark", "start: a\na: b\nb: a"),
+    ("lark", "start: %json " + "[" * 500), ("lark", "start: @x"), ("lark", 'start: <|a|> "b" <[5]>'),
+    ("lark", 'start: x*\nx: "a" | x x | "" x'), ("x", "a"), ("biased", "{}"), ("biased", '{"typical_p": 1e-300}'),
+    ("biased", '{"logit_bias": {"5": -100, "9": 1}}'), ("biased", '{"allowed_token_ids": [0]}'), ("biased", "[" * 9000),
+    ("biased", '{"bad_words": [[0], [1], [2], [3], [4], [5]]}'), ("biased", '{"min_tokens": 9223372036854775807}'),
+    ("biased", '{"guide": ["biased", "{}"]}'), ("biased", '{"guide": ["regex", "a"], "allowed_token_ids": [1]}'),
+    ("biased", '{"repetition_penalty": 1e-300, "written": 4611686018427387904, "frequency_penalty": 2}'),
+    ("biased", '{"stop_token_ids": [0, 1, 2, 3, 4], "min_tokens": 100, "ignore_eos": true}'),
+)  # fmt: skip
+"""Guides in their languages that are endless, empty, contradictory or dear."""
+
 
 class _Tapped(Pair):
     """A pair whose wires are tapped."""
@@ -33,7 +61,7 @@ class _Tapped(Pair):
     def __init__(self, world: int) -> None:
         self.wires = {"edge": b"", "device": b""}
         draft, target, limits = models(world)
-        super().__init__(draft, target, limits=limits, trees=trees(world))
+        super().__init__(draft, target, limits=limits, trees=trees(world), read=guides().make)
 
     def _carry(self, data: bytes, to: DeviceMachine | EdgeMachine) -> list[Event]:
         self.wires["edge" if isinstance(to, EdgeMachine) else "device"] += data
@@ -134,6 +162,9 @@ def _change_field(body: bytes, rng: random.Random) -> bytes:
     if not isinstance(fields, list) or not fields:
         return msgspec.msgpack.encode(rng.choice(INTERESTING))
     message = fields
+    if message[0] == Open.__struct_config__.tag and len(message) > _GUIDE and rng.random() < 0.3:
+        message[_GUIDE] = _guide(message[_GUIDE], rng)
+        return msgspec.msgpack.encode(message)
     at = rng.randrange(len(fields))
     if isinstance(fields[at], list) and fields[at] and rng.random() < 0.8:  # a scheme, parameters, tokens
         fields = fields[at]
@@ -151,6 +182,14 @@ def _change_field(body: bytes, rng: random.Random) -> bytes:
     else:
         fields[at] = rng.choice(INTERESTING)
     return msgspec.msgpack.encode(message)
+
+
+def _guide(spec: Any, rng: random.Random) -> list[Any]:
+    """A hostile guide, or one with a changed text."""
+    kind, text = rng.choice(HOSTILE) if not isinstance(spec, list) or rng.random() < 0.5 else spec
+    if rng.random() < 0.5 and isinstance(text, str):
+        text = _change_bytes(text.encode(), rng).decode(errors="replace")
+    return [kind, text]
 
 
 def _change_bytes(data: bytes, rng: random.Random) -> bytes:
