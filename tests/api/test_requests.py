@@ -202,7 +202,7 @@ def test_a_stop_string_ends_the_text_before_itself(
         ({"prediction": {"type": "content", "content": "x " * 5000}}, "prediction", "shorten the prediction"),
         ({"mirostat": 2}, "mirostat", "no step of the target's law"),
         ({"frequency_penalty": 2.5}, "frequency_penalty", "from -2 to 2"),
-        ({"repeat_penalty": 0}, "repeat_penalty", "above 0, at most 10"),
+        ({"repeat_penalty": 0}, "repeat_penalty", "from 0.1 to 10"),
         ({"typ_p": 0}, "typ_p", "above 0"),
         ({"logit_bias": {"five": 1}}, "logit_bias", "no object of token ids"),
         ({"logit_bias": {"5": True}}, "logit_bias", "no object of token ids"),

@@ -124,7 +124,7 @@ FIELDS: tuple[Field, ...] = (
     _done("presence_penalty", "−2 to 2: what a token loses, in nats, once the text has it"),
     _done(
         "repetition_penalty repeat_penalty",
-        "above 0, at most 10: divides the positive logits of tokens that prompt or text have, multiplies negative ones",
+        "0.1 to 10: divides the positive logits of tokens that prompt or text have, multiplies negative ones",
     ),
     _done("logit_bias", "an object of token ids, up to 1024, and what each gains in nats, −100 to 100"),
     _done("bad_words", "up to 128 strings that the text may not hold, spelt as the tokenizer spells them, as in vLLM"),
