@@ -200,3 +200,12 @@ def test_rows_that_do_not_fit_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = chosen(rows, SamplingParams(1.0))
     monkeypatch.setattr(hf_choice, "_PIECE", 100)
     assert chosen(rows, SamplingParams(1.0)) == whole
+
+
+def test_a_part_that_picks_chooses_as_well(llama: HfModel) -> None:
+    asked = choice(SamplingParams(0.0), 0, (3,), 97)
+    cache, chain = llama.new_cache(), llama.new_cache()
+    llama.forward(cache, 0, [1], 0)
+    llama.choose([Part(cache, 1, [2, 3, 4], 3, (-1, 0, 0))])
+    [found] = llama.choose([Part(cache, 2, [5], 1, picks=(1,), choice=asked)])
+    assert found == [int(llama.forward(chain, 0, [1, 2, 4, 5], 1)[0].argmax())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from airdraft.models.base import Part
@@ -35,4 +36,4 @@ def picked(part: Part) -> Part:
     if not part.picks:
         return part
     part.cache.pick(part.keep, part.picks)
-    return Part(part.cache, part.keep + len(part.picks), part.tokens, part.rows, part.parents)
+    return replace(part, keep=part.keep + len(part.picks), picks=())

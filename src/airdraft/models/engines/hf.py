@@ -14,6 +14,8 @@ import numpy as np
 from airdraft.errors import AirdraftError, ModelError, first_line
 from airdraft.models.base import Chosen, EngineInfo, FloatArray, LocalEngine, Part, Threads, check, check_copy
 from airdraft.models.engines.hf_choice import chosen, rows_of
+from airdraft.models.engines.hf_graphs import Graphs, Run, captured
+from airdraft.models.engines.hf_inputs import Inputs
 from airdraft.models.engines.hf_pages import Columns, HfCache, Pages, layer_class
 from airdraft.models.engines.hf_spliced import Layers, behind, use
 from airdraft.models.files.config import read_json
@@ -27,7 +29,10 @@ _PLAIN = "take a decoder with attention alone, such as Llama, Qwen3, Gemma or Mi
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _DTYPES = ("float32", "bfloat16", "float16")
 _ROLLS_BACK = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
-_MAX_BATCH = 32
+_MAX_BATCH, _MAX_BATCH_CPU = 64, 32
+_LONG, _PART = 2048, 4
+"""Positions of a text, and one part in so many of the free memory, for which a GPU has pages from the start: when they
+move, all captured graphs are made again."""
 _WIDE = 32
 """More tokens than this keep the machine busy by themselves, and would pad all others of a batch to their width."""
 
@@ -88,8 +93,10 @@ class HfModel(LocalEngine):
         self._past_as = past_name(self._model)
         self._takes = takes & {"attention_mask", "position_ids", "logits_to_keep", self._past_as}
         # In a batch positions start anywhere: a model that is not told them would have to count around the padding.
-        max_batch = _MAX_BATCH if {"attention_mask", "position_ids"} <= takes else 1
+        most = _MAX_BATCH_CPU if self._device.type == "cpu" else _MAX_BATCH
+        max_batch = most if {"attention_mask", "position_ids"} <= takes else 1
         self._pages = Pages(self._device)
+        self._graphs: Graphs | None = None
         called = name if name is not None else folder.resolve().name
         precision = words(self._model.dtype)
         self.info = EngineInfo(
@@ -98,6 +105,14 @@ class HfModel(LocalEngine):
             threads=Threads(self._torch.get_num_threads(), "as asked for" if threads else "PyTorch's own choice"),
         )  # fmt: skip
         self._try_out(f"{folder} is a {config.model_type}", keeps=bool(self._past_as))
+        if self._device.type == "cuda" and self.info.trees:  # a model that takes any mask
+            self._pages.reserve(_reserved(self._torch, self._device, self.info))
+            self.set_shapes(captured).warm()
+
+    def set_shapes(self, capture: Callable[[Run], Run]) -> Graphs:
+        """From now on run small calls in a few shapes, each made ready by `capture`."""
+        self._graphs = Graphs(self._pages, self._device, self._model.dtype, self._logits, capture)
+        return self._graphs
 
     def new_cache(self) -> HfCache:
         """An empty cache for one sequence."""
@@ -152,53 +167,45 @@ class HfModel(LocalEngine):
             return [error] if len(parts) == 1 else [self._together([part], beginning, take)[0] for part in parts]
 
     def _run(self, parts: list[Part], beginning: Beginning | None = None, take: _Take = rows_of) -> Sequence[Any]:
-        """One forward of all parts, and their caches grown.
-
-        What the parts keep is aligned on the right, padded before and masked; their tokens are aligned on the left.
-        So each sequence lies in one piece, as sliding windows want it, and what follows it is hidden by causality.
-        """
+        """One forward of all parts, and their caches grown."""
         torch = self._torch
         kept, fed = max(part.keep for part in parts), max(len(part.tokens) for part in parts)
-        # The padding after a sequence is not masked: a row that sees nothing gives NaN. It is the last token at its
-        # position again, as those beyond need not exist.
-        mask = torch.ones(len(parts), kept + fed, dtype=torch.int64)
-        for i, part in enumerate(parts):
-            mask[i, : kept - part.keep] = 0
         lines = [Fed.of(part) for part in parts]
-        if any(line.lineage.parents for line in lines):
-            mask = _tree_mask(torch, mask, lines, fed, self._model.dtype)
-        places = [line.positions for line in lines]
-        last = [len(part.tokens) - 1 for part in parts]
-        ids = [[part.tokens[min(i, end)] for i in range(fed)] for part, end in zip(parts, last, strict=True)]
-        before = 0 if beginning is None else beginning.length
-        positions = [[before + each[min(i, end)] for i in range(fed)] for each, end in zip(places, last, strict=True)]
-        options: dict[str, Any] = {
-            "attention_mask": mask.to(self._device),
-            "position_ids": torch.tensor(positions, device=self._device),
-            # 0 would mean all.
-            "logits_to_keep": max(1, *(fed - len(part.tokens) + part.rows for part in parts)),
-        }
         try:
             with torch.inference_mode(), behind(self._shared(beginning)):
-                call = self._pages.call(parts, kept, fed)
-                options[self._past_as] = self._past(call)
-                try:
-                    logits = self._model(
-                        input_ids=torch.tensor(ids, device=self._device),
-                        use_cache=True,
-                        **{name: value for name, value in options.items() if name in self._takes},
-                    ).logits
-                finally:
-                    call.wipe()
+                logits = None
+                if self._graphs is not None and beginning is None:
+                    logits = self._graphs.logits(parts, lines)
+                if logits is not None:
+                    fed = logits.shape[1]
+                else:
+                    dtype = self._model.dtype if any(line.lineage.parents for line in lines) else None
+                    before = 0 if beginning is None else beginning.length
+                    inputs = Inputs.of(parts, lines, kept, fed, before, dtype)
+                    rows = max(1, *(fed - len(part.tokens) + part.rows for part in parts))  # 0 would mean all
+                    call = self._pages.call(parts, kept, fed)
+                    try:
+                        logits = self._logits(Inputs(*(each.to(self._device) for each in inputs)), call, rows)
+                    finally:
+                        call.wipe()
                 ends = [logits.shape[1] - fed + len(part.tokens) for part in parts]
-                rows = take(parts, [logits[i, end - parts[i].rows : end] for i, end in enumerate(ends)])
+                found = take(parts, [logits[i, end - parts[i].rows : end] for i, end in enumerate(ends)])
         except Exception as problem:  # PyTorch's errors and those of models' code share no base class
             raise ModelError(
                 f"{self.name} cannot run {fed} tokens after {kept} in a batch of {len(parts)}: {first_line(problem)}"
             ) from problem
         for part, line in zip(parts, lines, strict=True):
             part.cache.length, part.cache.lineage = line.lineage.length, line.lineage
-        return rows
+        return found
+
+    def _logits(self, inputs: Inputs, call: Columns, rows: int) -> Any:
+        """Those of the last `rows` tokens of each line, [parts, rows, vocab]."""
+        utils, paged = self._transformers.cache_utils, layer_class()
+        layers = [utils.DummyLayer() if kind == "DummyLayer" else paged(call, i) for i, kind in enumerate(self._kinds)]
+        options = {"attention_mask": inputs.mask, "position_ids": inputs.positions, "logits_to_keep": rows}
+        options[self._past_as] = utils.Cache(layers)
+        taken = {name: value for name, value in options.items() if name in self._takes}
+        return self._model(input_ids=inputs.ids, use_cache=True, **taken).logits
 
     def _try_out(self, what: str, *, keeps: bool) -> None:
         """Run two short forwards, which also show what no file says.
@@ -240,29 +247,11 @@ class HfModel(LocalEngine):
         found: Layers = beginning.made[self]
         return found
 
-    def _past(self, call: Columns) -> Any:
-        """A call's keys and values as transformers takes them."""
-        utils, paged = self._transformers.cache_utils, layer_class()
-        layers = [utils.DummyLayer() if kind == "DummyLayer" else paged(call, i) for i, kind in enumerate(self._kinds)]
-        return utils.Cache(layers)
-
 
 def past_name(model: Any) -> str:
     """What a model's forward calls the past, since transformers 5.24 or before. Empty: it takes none."""
     takes = inspect.signature(model.forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in takes), "")
-
-
-def _tree_mask(torch: Any, mask: Any, lines: list[Fed], fed: int, dtype: Any) -> Any:
-    """A mask [parts, 1, fed, columns] that is added to scores, from one of [parts, columns] that hides padding."""
-    kept = mask.shape[1] - fed
-    seen = mask[:, None, None, :].bool() & torch.ones(fed, kept + fed, dtype=torch.bool).tril(kept)
-    for i, (lineage, start) in enumerate(lines):
-        columns = torch.arange(lineage.trunk, lineage.length) + kept - start
-        hidden = torch.from_numpy(lineage.hidden(start))
-        rows = seen[i, 0, : len(hidden)]
-        rows[:, columns] = rows[:, columns] & ~hidden
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -350,6 +339,12 @@ def _kv_numbers(config: Any) -> int:
 def _memory(torch: Any, device: Any) -> int | None:
     """Memory of the GPU; None: of the machine."""
     return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
+
+
+def _reserved(torch: Any, device: Any, info: EngineInfo) -> int:
+    """Positions that a GPU has pages for from the start: in a part of what is free, for all texts of a batch."""
+    free = int(torch.cuda.mem_get_info(device)[0])
+    return int(min(info.max_batch * min(info.max_context, _LONG), free // _PART // (info.position_bytes or free)))
 
 
 def _eos_ids(model: Any) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from airdraft.models.base import Part
 from airdraft.models.lineage import Lineage
@@ -74,6 +75,11 @@ class Pages:
             if not self._holders[page]:
                 self._free.add(page)
 
+    def reserve(self, positions: int) -> None:
+        """Have pages for so many, that they need not move soon."""
+        if (lacking := -(-positions // PAGE) + 1 - len(self._holders)) > 0:
+            self._grow(lacking)
+
     def hide(self) -> None:
         """From now on overwrite memory that is given up: there is something private in it."""
         self._private = True
@@ -102,16 +108,26 @@ class Pages:
 
         kept: the most that a part keeps. fed: the most tokens of a part.
         """
-        seen = np.full((len(parts), kept + fed), _SCRATCH)
-        for line, part in zip(seen, parts, strict=True):
-            count, total = len(part.tokens), part.keep + len(part.tokens)
-            part.cache.make_room(part.keep, total)
-            line[kept - part.keep : kept + count] = part.cache.rows(0, total)
+        seen = self.rows(parts, kept, fed, len(parts))
         whole: Any = self._index(seen.reshape(-1))
         if len(parts) == 1 and seen[0, -1] - seen[0, 0] == seen.shape[1] - 1 and (np.diff(seen[0]) == 1).all():
             whole = slice(int(seen[0, 0]), int(seen[0, -1]) + 1)  # a view: nothing is copied
         private = any(part.cache.private for part in parts)
         return Columns(self, kept, self._index(seen[:, kept:].reshape(-1)), whole, private)
+
+    def rows(self, parts: Sequence[Part], kept: int, fed: int, lines: int) -> NDArray[np.int64]:
+        """Make room, as `call` does. Returns: where all columns lie, int64 [lines, columns]; further lines pad."""
+        seen = np.full((lines, kept + fed), _SCRATCH)
+        for line, part in zip(seen, parts, strict=False):
+            count, total = len(part.tokens), part.keep + len(part.tokens)
+            part.cache.make_room(part.keep, total)
+            line[kept - part.keep : kept + count] = part.cache.rows(0, total)
+        return seen
+
+    @property
+    def count(self) -> int:
+        """How many there are. When there are more, all lie elsewhere."""
+        return len(self._holders)
 
     def _index(self, rows: Any) -> Any:
         return self._torch.as_tensor(rows, device=self._device)
