@@ -49,6 +49,9 @@ def test_codes_of_newer_edges_and_other_errors() -> None:
         (RefusedError("scheme", "top-k is 0, and the engine of m"), "invalid_value", "top_k"),
         (RefusedError("scheme", "scheme 'magic' is unknown"), "invalid_value", "scheme"),
         (RefusedError("scheme", "race is 'often'"), "invalid_value", None),
+        (RefusedError("scheme", "the guide cannot be read: odd"), "invalid_value", "guide"),
+        (RefusedError("engine", "the guide is too much for its reader (fuel)"), "invalid_value", "guide"),
+        (ModelError("the guide breaks its reader (index)"), "invalid_value", "guide"),
     ],
 )
 def test_the_field_at_fault(error: AirdraftError, code: str, field: str | None) -> None:

@@ -100,6 +100,10 @@ def test_what_asks_for_no_form_has_none(fields: dict[str, Any]) -> None:
         ({"regex": "a", "ignore_eos": True}, "ignore_eos"),
         ({"format": "xml"}, "format"),
         ({"json_schema": {"enum": ["x" * 70_000]}}, "json_schema"),
+        ({"json_schema": {"type": "integer", "multipleOf": 99_999_989}}, "json_schema"),
+        ({"json_schema": {"type": "object", "properties": {f"p{at}": {"const": at} for at in range(1500)}}},
+         "json_schema"),
+        ({"json_schema": {"$ref": "#"}}, "json_schema"),
     ],
 )  # fmt: skip
 def test_a_form_that_cannot_be_kept_is_refused_by_its_name(served: Served, fields: dict[str, Any], param: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airdraft.errors import AirdraftError, BadParameterError, Code, LinkError, RefusedError
+from airdraft.errors import AirdraftError, BadParameterError, Code, LinkError, ModelError, RefusedError
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
 _NAMES = {
@@ -19,6 +19,8 @@ _FIELDS = {
 }
 MOST_WORDS = 60
 """Characters of a client's words that an error repeats."""
+_GUIDE = "the guide "
+"""How every error begins that a guide has caused, also one that a text meets on its way: the guide is the client's."""
 
 
 class ApiError(AirdraftError):
@@ -49,7 +51,10 @@ def as_api_error(error: AirdraftError) -> ApiError:
     if isinstance(error, BadParameterError):
         return _coded(error.code, message, error.field)
     if isinstance(error, RefusedError) and (code := Code.of(error.code)):
+        code = Code.SCHEME if code is Code.ENGINE and message.startswith(_GUIDE) else code
         return _coded(code, message, _field_of(code, message))
+    if isinstance(error, ModelError) and message.startswith(_GUIDE):
+        return _coded(Code.SCHEME, message, "guide")
     if isinstance(error, LinkError):
         return ApiError(503, message, None, "edge_unreachable", _SERVER)
     return ApiError(502, message, None, getattr(error, "code", None), _SERVER)
@@ -67,4 +72,6 @@ def _field_of(code: Code, message: str) -> str | None:
     """
     if code is Code.CONTEXT:
         return "prompt"
-    return _FIELDS.get(message.split(" ", maxsplit=1)[0]) if code is Code.SCHEME else None
+    if code is not Code.SCHEME:
+        return None
+    return "guide" if message.startswith(_GUIDE) else _FIELDS.get(message.split(" ", maxsplit=1)[0])

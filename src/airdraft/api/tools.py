@@ -10,7 +10,7 @@ from typing import Any
 from airdraft.api.errors import ApiError
 from airdraft.core.messages import GuideSpec
 from airdraft.guides import of_lark
-from airdraft.guides.reading import LAYOUT
+from airdraft.guides.grammar import LAYOUT
 
 MOST_TOOLS, MOST_NAME = 128, 64
 _TEXT = "(.|\\n)*"

@@ -14,7 +14,9 @@ from airdraft.core.law import Guide
 from airdraft.core.messages import MOST_GUIDE, GuideSpec
 from airdraft.errors import BadParameterError
 from airdraft.guides.bias import BIASED, Biased, bias_of
-from airdraft.guides.state import GrammarWalk
+from airdraft.guides.grammar import begun
+from airdraft.guides.state import GrammarWalk, panicked
+from airdraft.guides.trial import trial
 from airdraft.models.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -22,14 +24,6 @@ if TYPE_CHECKING:
 
 KEPT = 32
 """Grammars that are kept, for texts to come."""
-LIMITS = {
-    "initial_lexer_fuel": 100_000, "step_lexer_fuel": 100_000, "step_max_items": 30_000, "max_lexer_states": 50_000,
-    "max_grammar_size": 200_000, "verbose_errors": False,
-}  # fmt: skip
-"""Of one grammar: some 10 ms of work for a mask, and 100 MB. llguidance holds the interpreter while it reads, and then
-nobody is served: what is dearest takes 0.1 s, and with ten times this fuel it took 1 s."""
-LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""JSON stands on one line, with one space after commas and colons. A schema's `x-guidance` may say otherwise."""
 
 
 def reader() -> str:
@@ -83,7 +77,7 @@ class Guides:
         try:
             return self._compiled(spec, eos_ids)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":
+            if not panicked(error):
                 raise
             raise _unread(f"its reader failed ({error})") from error
 
@@ -94,18 +88,13 @@ class Guides:
             raise BadParameterError("llguidance is missing here, which reads guides; pip install llguidance", "guide")
         if len(spec.text) > MOST_GUIDE:
             raise BadParameterError(f"the guide has more than {MOST_GUIDE} characters; give a smaller one", "guide")
+        tokens = self._tokens(eos_ids)
+        if (why := trial().read(spec.kind, spec.text)) is not None:
+            raise _unread(why)
         try:
-            grammar = _grammar(spec)
+            return begun(tokens, spec.kind, spec.text)
         except ValueError as error:
             raise _unread(str(error)) from error
-        from llguidance import LLMatcher, LLParserLimits  # noqa: PLC0415
-
-        matcher = LLMatcher(self._tokens(eos_ids), grammar, log_level=0, limits=LLParserLimits(**LIMITS))
-        for begin in (lambda: None, matcher.compute_ff_tokens, matcher.compute_bitmask):  # what every text begins with
-            begin()
-            if matcher.is_error():
-                raise _unread(matcher.get_error())
-        return matcher
 
     def _tokens(self, eos_ids: tuple[int, ...]) -> LLTokenizer:
         if eos_ids not in self._tokenizers:
@@ -118,18 +107,6 @@ class Guides:
                 raise BadParameterError(what, "guide") from error
             self._tokenizers[eos_ids] = found
         return self._tokenizers[eos_ids]
-
-
-def _grammar(spec: GuideSpec) -> str:
-    from llguidance import LLMatcher  # noqa: PLC0415
-
-    if spec.kind == "json":
-        return str(LLMatcher.grammar_from_json_schema(spec.text, defaults=LAYOUT))
-    if spec.kind == "regex":
-        return str(LLMatcher.grammar_from_regex(spec.text))
-    if spec.kind == "lark":
-        return str(LLMatcher.grammar_from_lark(spec.text))
-    raise BadParameterError(f"a guide in {spec.kind!r} is not known; give json, regex, lark or biased", "guide")
 
 
 def _unread(why: str) -> BadParameterError:

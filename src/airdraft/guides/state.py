@@ -6,9 +6,10 @@ others would spell the same bytes. So the tokens of a text are those that the mo
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 KEPT = 64
 """Masks that a text keeps."""
+
+
+def panicked(error: BaseException) -> bool:
+    """Whether this is a panic in llguidance, which is no `Exception`: who catches those alone would be ended by it."""
+    return type(error).__name__ == "PanicException"
 
 
 class Ended(Guide):
@@ -55,6 +61,20 @@ class GrammarWalk:
         self._masks: OrderedDict[State, np.ndarray] = OrderedDict()  # bits, of the states asked about last
         self._at = self._trail_at = self.begin = State(self, None, -1)
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One turn with the matcher. A panic in it ends this text alone, with an error that can be told."""
+        with self.lock:
+            try:
+                yield
+            except BaseException as error:
+                if not panicked(error):
+                    raise
+                why = " ".join(str(error).split())[:200]
+                self._at = self._trail_at = self.begin
+                self._matcher, self._trail = self._grammar.deep_copy(), self._grammar.deep_copy()
+                raise ModelError(f"the guide breaks its reader ({why}); ask for another") from error
+
     def go(self, state: State) -> None:
         """Move the matcher to a state."""
         here, path = self._at, list[int]()
@@ -87,7 +107,7 @@ class GrammarWalk:
 
     def next(self, state: State, token: int) -> Guide:
         """Return the state after a token."""
-        with self.lock:
+        with self._turn():
             self.go(state)
             if token in self.eos_ids:
                 if self._matcher.is_accepting():
@@ -100,7 +120,7 @@ class GrammarWalk:
 
     def only(self, state: State) -> int | None:
         """Return the forced token of a state; None: there are several."""
-        with self.lock:
+        with self._turn():
             self.go(state)
             accepts = self._matcher.is_accepting()
             if accepts and self._matcher.is_stopped():
@@ -116,14 +136,14 @@ class GrammarWalk:
 
     def mask(self, state: State) -> NDArray[np.bool_]:
         """Return the tokens that a state allows, [vocab], without regard to forced runs."""
-        with self.lock:
+        with self._turn():
             bits = self._bits(state)
             mask = np.unpackbits(bits, count=self.vocab_size, bitorder="little").view(np.bool_)
             self.go(state)
             if self._matcher.is_accepting():
                 mask |= self._ends
         if not mask.any():
-            raise ModelError("the text has come to where its guide allows nothing; mend the guide")
+            raise ModelError("the guide allows nothing where the text has come; mend the guide")
         return mask
 
     def _bits(self, state: State) -> np.ndarray:
