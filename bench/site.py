@@ -19,6 +19,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from airdraft.cli import app
+from airdraft.cli.explained import FULL, FoldedCommand
 from bench.pages import ROOT, parser
 
 LAID_OUT = ROOT / "build" / "docs"
@@ -62,13 +63,12 @@ def broken() -> list[str]:
 
 
 def commands() -> str:
-    """The page of all commands: what each says with `--help`."""
+    """The page of all commands: what each says with `--help`, or `--help-all` where there is that."""
     said = ["# Commands\n"]
 
     def add(command: Any, *words: str) -> None:
-        told = CliRunner().invoke(
-            app, [*words, "--help"], prog_name="airdraft", env={"COLUMNS": "100", "NO_COLOR": "1"}
-        )
+        asked = FULL if isinstance(command, FoldedCommand) and command.folded() else "--help"
+        told = CliRunner().invoke(app, [*words, asked], prog_name="airdraft", env={"COLUMNS": "100", "NO_COLOR": "1"})
         lines = "\n".join(line.rstrip() for line in told.stdout.strip().splitlines())
         title = " ".join(["airdraft", *words])
         said.append(f"{'#' * (2 + (len(words) > 1))} {title}\n\n```text\n{lines}\n```\n")

@@ -13,58 +13,32 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from airdraft.cli.explained import FoldedCommand, flowing
 from airdraft.cli.output import UnreadError, forgiving, one_line
 from airdraft.errors import AirdraftError
 from airdraft.version import __version__
 
 COMMANDS = {
-    "demo": (
-        "demo:demo",
-        "See device and edge write three texts over an emulated link, then every scheme in one table.",
-    ),
-    "chat": (
-        "chat:chat",
-        "Chat with a model: answers are drafted here, verified at the edge, and coloured by how each token was won.",
-    ),
-    "run": (
-        "run:run",
-        "Continue PROMPT: draft on this device, verify at the edge, print tokens as they are committed.",
-    ),
-    "edge": ("edge:edge", "Serve a target model: verify what devices draft, and stream to devices that cannot draft."),
-    "device": ("device:device", "Serve OpenAI's API on this device: texts are drafted here and verified at the edge."),
-    "doctor": (
-        "doctor:doctor",
-        "Look at a pair of models before you use it: what fits, what it costs here, what it would gain, and remedies.",
-    ),
-    "models": ("models:models", "List the models on this machine, and which of them share a vocabulary."),
-    "prompt": (
-        "prompts:prompt",
-        "Prompts whose keys and values are computed once, and read by edges that start with `--prompts URL`.",
-    ),
-    "link": ("link:link", "Emulate a slow link in front of an edge, in real time and without root."),
+    "demo": ("demo:demo", "See every scheme side by side, over an emulated link."),
+    "chat": ("chat:chat", "Chat with a model: drafted here, verified at the edge."),
+    "run": ("run:run", "Continue PROMPT: draft on this device, verify at the edge."),
+    "edge": ("edge:edge", "Serve a target model: verify what devices draft, or stream."),
+    "device": ("device:device", "Serve OpenAI's API here: drafted here, verified at the edge."),
+    "doctor": ("doctor:doctor", "Look at a pair of models: what fits, costs and would gain."),
+    "models": ("models:models", "List the models on this machine, and which go together."),
+    "prompt": ("prompts:prompt", "Prompts computed once, whose keys and values edges read."),
+    "link": ("link:link", "Emulate a slow link in front of an edge, in real time."),
     "channel": ("channel:channel", "Simulated wireless channels: made, estimated and predicted."),
-    "plan": ("plan:plan", "Predict which scheme is fastest for a link and a pair of models, before anything runs."),
-    "compress": (
-        "compress:compress",
-        "Write a model in few bits, and say how much it still agrees with the whole one.",
-    ),
-    "gguf": ("gguf:gguf", "Write a Llama (config.json, model.safetensors, tokenizer.json) as GGUF, for llama.cpp."),
-    "chaos": (
-        "chaos:chaos",
-        "Write texts through faults of link and edge, in virtual time, and compare each with the target's own.",
-    ),
-    "fuzz": ("fuzz:fuzz", "Send both machines, and the decoder before them, what no honest peer would."),
-    "conform": ("conform:conform", "Test whether the texts of a scheme are distributed as the target's own."),
-    "import": (
-        "import_:import_",
-        "Turn a GGUF file or a checkpoint into a folder for the onnx engine, without a compiler.",
-    ),
-    "reproduce": (
-        "reproduce:reproduce",
-        "Run papers' own experiments again: each as its paper bills it, and with everything billed.",
-    ),
-    "bench": ("bench:bench", "The laboratory: every scheme over many links, in virtual time."),
-    "trace": ("trace:trace", "Traces of texts, as `airdraft edge` and `airdraft device` write them with --trace-dir."),
+    "plan": ("plan:plan", "Predict which scheme is fastest for a link and a pair."),
+    "compress": ("compress:compress", "Write a model in few bits, and say how much it agrees."),
+    "gguf": ("gguf:gguf", "Write a Llama as GGUF, for llama.cpp."),
+    "chaos": ("chaos:chaos", "Write texts through faults of link and edge, and compare."),
+    "fuzz": ("fuzz:fuzz", "Send both sides, and the decoder, what no honest peer would."),
+    "conform": ("conform:conform", "Test whether texts are distributed as the target's own."),
+    "import": ("import_:import_", "Turn a GGUF file or a checkpoint into an onnx folder."),
+    "reproduce": ("reproduce:reproduce", "Run papers' own experiments again, with everything billed."),
+    "bench": ("bench:bench", "The laboratory: every scheme, many links, virtual time."),
+    "trace": ("trace:trace", "Traces of texts: shown as a timeline, or played again."),
 }
 """Where each command is (a module of this package, and a function in it or a group of commands), and how its help
 begins: `airdraft --help` lists them all and imports none."""
@@ -78,9 +52,11 @@ class _Commands(Mapping[str, Any]):
         found = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
         if not isinstance(found, typer.Typer):
             found, function = typer.Typer(rich_markup_mode="rich", add_completion=False), found
-            found.command(name)(function)
+            found.command(name, cls=FoldedCommand)(function)
         command = get_command(found)
         command.name = name
+        for each in (command, *getattr(command, "commands", {}).values()):
+            each.help = flowing(each.help or "")
         return command
 
     def __iter__(self) -> Iterator[str]:
@@ -113,8 +89,7 @@ app = typer.Typer(
     help="""Draft on the device, verify at the edge.
 
 A small draft model here proposes tokens; a large target model at the edge
-verifies them over a link that may be slow. What you read is exactly what the
-target alone would have written.
+verifies them. What you read is exactly what the target alone would write.
 
 [bold]Start here[/bold]
 

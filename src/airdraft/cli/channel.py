@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +14,18 @@ from airdraft.channel.generate import ChannelRecipe, Range
 from airdraft.channel.profiles import PROFILES
 from airdraft.cli import options
 from airdraft.cli.bench.results import JsonFile, Pages, console_for, progress, renew_pages, write_json
+from airdraft.cli.explained import FoldedCommand
 from airdraft.errors import BadParameterError
 
+_in_grid = functools.partial(typer.Option, rich_help_panel="Grid")
 channel = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Simulated wireless channels: made, estimated and predicted.",
+    help="""Simulated wireless channels: made, estimated and predicted.
+
+  airdraft channel generate mix.npz --profile all --speed-kmh 3:120
+""",
 )
 
 
@@ -31,7 +38,7 @@ def _ranged(name: str, given: str, unit: float = 1.0) -> Range:
         raise BadParameterError(f"--{name} is {given!r}; give a number, or LEAST:MOST") from None
 
 
-@channel.command()
+@channel.command(cls=FoldedCommand)
 def generate(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="The .npz file to write.")],
     profiles: Annotated[
@@ -41,19 +48,19 @@ def generate(
     speed_kmh: Annotated[str, typer.Option(metavar="KM/H", help="The device's speed, or LEAST:MOST.")] = "3",
     delay_spread_ns: Annotated[str, typer.Option(metavar="NS", help="Delay spread, or LEAST:MOST.")] = "100",
     snr_db: Annotated[str, typer.Option(metavar="DB", help="Signal over noise, or LEAST:MOST.")] = "10",
-    slots: Annotated[int, typer.Option(help="Points in time.")] = ChannelRecipe.slots,
-    subcarriers: Annotated[int, typer.Option(help="Points in frequency.")] = ChannelRecipe.subcarriers,
-    antennas: Annotated[int, typer.Option(help="Antennas of the base station.")] = ChannelRecipe.antennas,
-    slot_ms: Annotated[float, typer.Option(help="Time between slots.")] = ChannelRecipe.slot_s * 1e3,
-    spacing_khz: Annotated[float, typer.Option(help="Between subcarriers.")] = ChannelRecipe.spacing_hz / 1e3,
-    carrier_ghz: Annotated[float, typer.Option(help="Carrier frequency.")] = ChannelRecipe.carrier_hz / 1e9,
+    slots: Annotated[int, _in_grid(help="Points in time.")] = ChannelRecipe.slots,
+    subcarriers: Annotated[int, _in_grid(help="Points in frequency.")] = ChannelRecipe.subcarriers,
+    antennas: Annotated[int, _in_grid(help="Antennas of the base station.")] = ChannelRecipe.antennas,
+    slot_ms: Annotated[float, _in_grid(help="Time between slots.")] = ChannelRecipe.slot_s * 1e3,
+    spacing_khz: Annotated[float, _in_grid(help="Between subcarriers.")] = ChannelRecipe.spacing_hz / 1e3,
+    carrier_ghz: Annotated[float, _in_grid(help="Carrier frequency.")] = ChannelRecipe.carrier_hz / 1e9,
     noisy: Annotated[bool, typer.Option("--noisy", help="Also write the channels with noise at --snr-db.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same channels.", min=0)] = 0,
 ) -> None:
     """Write channels after the profiles of 3GPP TR 38.901 into an .npz file.
 
-    [bold]All profiles:[/bold]  airdraft channel generate mix.npz --profile all --speed-kmh 3:120
-    [bold]In noise:[/bold]      airdraft channel generate cdl.npz --profile CDL-C --snr-db 0:20 --noisy
+      airdraft channel generate mix.npz --profile all --speed-kmh 3:120
+      airdraft channel generate cdl.npz --profile CDL-C --snr-db 0:20 --noisy
 
     The file holds `values`, channels x slots x subcarriers x antennas, and what
     they were made with. docs/channel.md says how they are made.
@@ -83,6 +90,8 @@ def bench(
     """How well simulated channels are estimated from pilots and predicted, by SNR, horizon and speed. A minute.
 
     The blocks `channel-estimate` and `channel-predict` of a --page are renewed.
+
+      airdraft channel bench --json channel.json
     """
     from airdraft.channel import bench as measured  # noqa: PLC0415
     from airdraft.channel.learned import LearnedChannel  # noqa: PLC0415

@@ -23,11 +23,15 @@ def chaos(
     page: Pages = None,
     no_color: options.NoColor = False,
 ) -> None:
-    """Write texts through faults of link and edge, in virtual time, and compare each with the target's own.
+    """Write texts through faults of link and edge, and compare.
+
+    In virtual time; each text is compared with the target's own.
 
     Connections are cut, edges restarted, slowed, changed and full. Half of the
     texts keep to a grammar, to penalties, or to both. Ends with exit code 1 if a text differs, an
     exception goes unhandled, or fewer faults than sessions were felt. Block `chaos` of a --page is renewed.
+
+      airdraft chaos --sessions 200
     """
     from airdraft.lab import chaos as lab  # noqa: PLC0415  it takes long to import
 

@@ -36,7 +36,7 @@ _LONGEST = 1 << 24
 """Bytes of one file of text."""
 DEVICES = [name for name, each in PROFILES.items() if each.draft_s]
 """Profiles that say how fast a device is."""
-_DEVICE = "For a device"
+_DEVICE, _CODES = "For a device", "Codes"
 _CHOSEN, _OF_DEVICE = ("method", "bits", "head", "form", "temperature"), (
     "target", "profile_name", "uplink_mbps", "downlink_mbps", "rtt_ms",
 )  # fmt: skip
@@ -49,6 +49,7 @@ Method = Annotated[
     ]
     | None,
     typer.Option(
+        rich_help_panel=_CODES,
         help="How codes are chosen. Weights alone: rtn (the nearest), awq, gptq (the default). With activations: "
         "token, tensor, smoothquant, outliertune (the default), mergequant, osplus, repquant, crossquant, qllm.",
     ),
@@ -92,7 +93,10 @@ def compress(
     ] = "W4",
     head: Annotated[
         Head | None,
-        typer.Option(help="Of the table of embeddings, and of the scores of tokens. Without it W8, for vLLM F16."),
+        typer.Option(
+            help="Of the table of embeddings, and of the scores of tokens. Without it W8, for vLLM F16.",
+            rich_help_panel=_CODES,
+        ),
     ] = None,
     form: Annotated[
         Literal["gguf", "onnx", "compressed-tensors"] | None,
@@ -100,9 +104,12 @@ def compress(
             "--format",
             help="What is written: a GGUF file (the default of weights alone), a folder for the onnx engine (of "
             "activations, too), or a checkpoint that vLLM serves.",
+            rich_help_panel=_CODES,
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option(help="At which both models are compared.", min=0.05, max=5)] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(help="At which both are compared.", min=0.05, max=5, rich_help_panel=_CODES)
+    ] = 0.7,
     suiting: For = None,
     target: Target = None,
     profile_name: ProfileName = "phone-8b",
@@ -112,12 +119,15 @@ def compress(
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
-    """Write a model in few bits, and say how much it still agrees with the whole one.
+    """Write a model in few bits, and say how much it agrees.
 
     Every fourth piece of the text is kept out of the calibration, and both models
     are compared there. A draft that agrees less costs speed, never exactness.
     What is written is a MODEL for every command; a GGUF file runs in llama.cpp as well, and vLLM serves
     compressed-tensors. A run that was stopped goes on when the same command is given again.
+
+      airdraft compress draft draft-w4.gguf --calibrate code.txt
+      airdraft compress draft small --calibrate code.txt --for device --target target
     """
     if not calibrate:
         raise BadParameterError("compress needs text to calibrate with and to compare on; give --calibrate FILE")

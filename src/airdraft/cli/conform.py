@@ -45,13 +45,16 @@ def conform(
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
-    """Test whether the texts of a scheme are distributed as the target's own.
+    """Test whether texts are distributed as the target's own.
 
     Writes many texts of four tokens, with both machines and every message between
     them, and compares how often each text came with its probability, by Pearson's
     chi-squared. A scheme fails if its p-value is below 1e-6, and then the exit
     code is 1. Schemes of other packages are found by the entry points of the
     group airdraft.schemes.
+
+      airdraft conform --all
+      airdraft conform --scheme topk:k=8 --texts 5000
     """
     if sum((scheme is not None, every, example is not None, broken)) != 1:
         raise BadParameterError("say what to test: --scheme NAME, --all, --example NAME, or --broken, one of them")

@@ -44,12 +44,14 @@ def demo(
     svg: Annotated[Path | None, typer.Option(help="Also draw what is shown to this file.")] = None,
     no_color: options.NoColor = False,
 ) -> None:
-    """See device and edge write three texts over an emulated link, then every scheme in one table.
+    """See every scheme side by side, over an emulated link.
 
     Two real models, an edge process, a link process and a device process on
     this machine. Since the models that ship are tiny, the default profile
     slows them to what a phone and an 8 B target take; every time is labelled
     so.
+
+      airdraft demo --rtt-ms 5 --temperature 0 --json demo.json
     """
     # Imported here because it brings scipy, which takes longer to import than all the rest.
     from airdraft.demo import report  # noqa: PLC0415

@@ -85,7 +85,7 @@ def device(
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
-    """Serve OpenAI's API on this device: texts are drafted here and verified at the edge.
+    """Serve OpenAI's API here: drafted here, verified at the edge.
 
     Any client that speaks to OpenAI speaks to it:
 

@@ -239,7 +239,7 @@ def edge(
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
-    """Serve a target model: verify what devices draft, and stream to devices that cannot draft.
+    """Serve a target model: verify what devices draft, or stream.
 
     Listens on this machine only unless told otherwise. A network needs a certificate and tokens, see docs/operate.md:
 

@@ -22,7 +22,7 @@ def fuzz(
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Send both machines, and the decoder before them, what no honest peer would.
+    """Send both sides, and the decoder, what no honest peer would.
 
     The first half of the time is for what is known to be dear: every message with
     each field at its limit, and, to a real edge, floods of small frames and peers
@@ -30,6 +30,8 @@ def fuzz(
 
     Ends with exit code 1 if an input crashes, hangs, or takes more than 50 ms of
     CPU in one turn or 20 MB.
+
+      airdraft fuzz --seconds 60
     """
     from airdraft.lab.fuzz import hunt as lab  # noqa: PLC0415  it takes long to import
     from airdraft.lab.fuzz import survey  # noqa: PLC0415

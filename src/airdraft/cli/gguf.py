@@ -17,7 +17,12 @@ def gguf(
     out: Annotated[Path, typer.Argument(help="The file to write; the tokenizer is copied beside it.")],
     weights: Annotated[WeightType, typer.Option("--type", help="How matrices are stored.")] = "f32",
 ) -> None:
-    """Write a Llama (config.json, model.safetensors, tokenizer.json) as GGUF, for llama.cpp."""
+    """Write a Llama as GGUF, for llama.cpp.
+
+    Its folder holds config.json, model.safetensors and tokenizer.json.
+
+      airdraft gguf ./my-llama my-llama.gguf
+    """
     folder = shipped(model) if model in ("target", "draft") else Path(model).expanduser()  # type: ignore[arg-type]
     if not folder.is_dir():
         raise ModelError(f"no folder {model!r}; name 'target', 'draft' or the folder of a Llama")

@@ -28,11 +28,13 @@ def import_(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist, or be empty.")],
     as_json: options.Json = False,
 ) -> None:
-    """Turn a GGUF file or a checkpoint into a folder for the onnx engine, without a compiler.
+    """Turn a GGUF file or a checkpoint into an onnx folder.
 
     Quantised weights stay as they are, and half-precision ones become single
     precision: no weight is rounded. Commands do this by themselves, into a
     cache, when MODEL is a GGUF file, or in the codes of AWQ or GPTQ.
+
+      airdraft import my-8b.Q4_K_M.gguf ./my-8b
     """
     place, _ = locate(model, {CHECKPOINT: "", GGUF: ""})
     held = place.is_dir() and any(visible(place, "*.safetensors"))

@@ -37,14 +37,15 @@ def link(
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
 ) -> None:
-    """Emulate a slow link in front of an edge, in real time and without root.
+    """Emulate a slow link in front of an edge, in real time.
 
-    [bold]Constant:[/bold]  airdraft link --uplink-mbps 5 --rtt-ms 50
+    It needs no root.
 
-    [bold]By name:[/bold]   airdraft link --link nr
-               airdraft link --link nr:scenario=indoor-los,grant=configured
-               airdraft link --link rayleigh:snr=10,rtt=30
-               airdraft link --link trace:drive.csv,end=hold
+      airdraft link --uplink-mbps 5 --rtt-ms 50                      constant
+      airdraft link --link nr                                        by name
+      airdraft link --link nr:scenario=indoor-los,grant=configured
+      airdraft link --link rayleigh:snr=10,rtt=30
+      airdraft link --link trace:drive.csv,end=hold
 
     Then point the device at it: airdraft run "..." --edge ws://127.0.0.1:8572.
     SPEC is a name and, after a colon, what is to differ from its defaults;

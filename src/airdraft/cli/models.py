@@ -37,7 +37,7 @@ def models(
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
-    """List the models on this machine, and which of them share a vocabulary.
+    """List the models on this machine, and which go together.
 
     Each name can be given as MODEL to any command. Looked into are the models
     that ship with airdraft, the stores of Ollama, LM Studio and llama.cpp, the
@@ -46,6 +46,8 @@ def models(
 
     A draft and its target must share one vocabulary. In the list, models that
     do have the same letter after the size of their vocabulary.
+
+      airdraft models ./my-folder
     """
     every = found(folders or [])
     groups = shared(every)

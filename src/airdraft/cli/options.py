@@ -202,6 +202,7 @@ AllowHost = Annotated[
     typer.Option(
         help="A further name by which clients without a key may ask for this server over HTTP; once for each. "
         "localhost, addresses and this machine's own name always may.",
+        rich_help_panel="Operation",
     ),
 ]
 ChatTemplateFile = Annotated[

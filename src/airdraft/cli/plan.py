@@ -42,15 +42,18 @@ _CAUSES = {
 }
 
 
+_Probe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EDGE",
+        help="Measure the link to this edge, ws://HOST:PORT, its target and the draft; what is given stands.",
+    ),
+]
+
+
 def plan(
     context: typer.Context,
-    probe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="EDGE",
-            help="Measure the link to this edge, ws://HOST:PORT, its target and the draft; what is given stands.",
-        ),
-    ] = None,
+    probe: _Probe = None,
     token: options.Token = None,
     ca: options.Ca = None,
     draft: options.UnnamedDraft = None,
@@ -88,10 +91,13 @@ def plan(
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
-    """Predict which scheme is fastest for a link and a pair of models, before anything runs.
+    """Predict which scheme is fastest for a link and a pair.
 
     Every delay is constant, and every drafted token equally likely to be accepted. The speed is a long text's, without
     its beginning, copies and trees. With --probe, round trip, rates and forwards that are not given are measured.
+
+      airdraft plan --rtt-ms 50 --uplink-mbps 5 --draft-ms 15 --verify-ms 30 --acceptance 0.8
+      airdraft plan --probe ws://HOST:8571
     """
     if prompt_tokens is not None:
         store = prefill_tokens_per_s, token_kib, store_mbps, store_rtt_ms, prompts_codec

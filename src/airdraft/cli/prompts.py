@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from airdraft.cli import chosen, options
+from airdraft.cli.explained import FoldedCommand
 from airdraft.cli.fitted import TARGET, fitted
 from airdraft.cli.texts import read_text
 from airdraft.core.text import agreeing
@@ -22,9 +23,13 @@ from airdraft.prompts.publishing import publish as published
 prompt = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="""Prompts whose keys and values are computed once, and read by edges
-that start with `--prompts URL`. Texts are the same with and without, unless a
-codec is named that loses something.""",
+    help="""Prompts computed once, whose keys and values edges read.
+
+They start with `--prompts URL`. Texts are the same with and without, unless a
+codec is named that loses something.
+
+  airdraft prompt publish system.txt --to ./store --system
+""",
 )
 
 _LONGEST = 1 << 26
@@ -36,7 +41,7 @@ def _group() -> None:
     """A group, though it has one command."""
 
 
-@prompt.command()
+@prompt.command(cls=FoldedCommand)
 @fitted(fit=TARGET)
 def publish(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The text that prompts begin with, in UTF-8.")],
@@ -78,6 +83,8 @@ def publish(
 
     What is there already is checked, and written anew only where it is damaged.
     Whoever may write to the store can change what edges write: see docs/prompts.md.
+
+      airdraft prompt publish system.txt --to ./store --system --target chat-target
     """
     if chat_template is not None and not system:
         raise BadParameterError("--chat-template is for --system; give both, or leave it out")

@@ -40,7 +40,9 @@ def reproduce(
     page: Pages = None,
     no_color: options.NoColor = False,
 ) -> None:
-    """Run papers' own experiments again: each as its paper bills it, and with everything billed.
+    """Run papers' own experiments again, with everything billed.
+
+    Each is run as its paper bills it as well.
 
     Prints what is published beside what is found here, and why they differ.
     tk-slt is arXiv 2509.04576, dssd 2507.12000, qs 2507.00605, tslt 2512.16273,
@@ -48,6 +50,8 @@ def reproduce(
     the recorded texts in virtual time; all of them take minutes of CPU time. Blocks
     `pairs` and those named as the papers of a --page are renewed. Ends with exit
     code 1 if the closed form does not give the printed table.
+
+      airdraft reproduce dssd --pair shipped
     """
     from airdraft.lab.reproduce import everything as lab  # noqa: PLC0415
     from airdraft.lab.reproduce.closed_form import table  # noqa: PLC0415

@@ -129,11 +129,14 @@ def run(
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
-    """Continue PROMPT: draft on this device, verify at the edge, print tokens as they are committed.
+    """Continue PROMPT: draft on this device, verify at the edge.
 
     Green tokens were drafted here and accepted, blue ones copied here; magenta ones the edge proposed; yellow ones
     corrected a draft; cyan ones came on top; the rest the edge wrote alone. A rate or a round trip emulates a link
     to an edge on this machine. With --chat, PROMPT is a question.
+
+      airdraft run "def f(x):" --edge ws://HOST:8571 --live
+      airdraft run "Once upon" --target ./my-8b.gguf --draft ./my-small.gguf --max-tokens 80
     """
     scheme, spec = spec_of(scheme, SchemeSpec(STREAM, k, bits, downlink, race or "always", resolution, verify))
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)

@@ -36,7 +36,12 @@ BARS = {"call": "━", "committed": "●", "draft": "▸"}
 trace = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Traces of texts, as `airdraft edge` and `airdraft device` write them with --trace-dir.",
+    help="""Traces of texts: shown as a timeline, or played again.
+
+`airdraft edge` and `airdraft device` write them with --trace-dir.
+
+  airdraft trace show traces/TEXT.jsonl
+""",
 )
 
 
@@ -51,7 +56,10 @@ def show(
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
-    """Show the events of a text as a timeline, and the text in numbers."""
+    """Show the events of a text as a timeline, and the text in numbers.
+
+    airdraft trace show traces/TEXT.jsonl
+    """
     events = read(file)
     numbers = summary(events)
     if as_json:

@@ -34,6 +34,8 @@ def codecs(
     And what is lost by documents that are computed on their own and joined, by how
     much of them is computed again. Blocks `codecs` and `documents` of a --page are
     renewed. The two usual targets take some minutes.
+
+      airdraft bench codecs --target target --json codecs.json
     """
     from airdraft.lab import losses as lab  # noqa: PLC0415
 

@@ -45,6 +45,8 @@ def compress(
     Blocks `compress`, `orderings` and `worth` of a --page are renewed. Ends with exit code
     1 if 4 bits lose a draft more than 3 % of its acceptance, or save too little. Needs
     the package gguf, and safetensors and onnx for the chat's draft.
+
+      airdraft bench compress --pair shipped --json compress.json
     """
     from airdraft.lab import compress as lab  # noqa: PLC0415  they take long to import
     from airdraft.lab import compress_page as said  # noqa: PLC0415

@@ -37,6 +37,8 @@ def crowd(
     more users. The blocks of a --page that are called as an engine's file is, and
     those with `-says` behind, are renewed. Ends with exit code 1 if a text is not the
     target's own, or devices save the H100 too little.
+
+      airdraft bench crowd --engine target --json crowd.json
     """
     from airdraft.lab.virtual import crowd as lab  # noqa: PLC0415
 
@@ -61,6 +63,8 @@ def edits(json_file: JsonFile = None, page: Pages = None, no_color: options.NoCo
     The shipped target, and the chat target if it is on this machine. Block `edits`
     of a --page is renewed. Ends with exit code 1 if a text is not the target's own,
     or a prediction gains too little.
+
+      airdraft bench edits --json edits.json
     """
     from airdraft.lab import edits as lab  # noqa: PLC0415
 

@@ -48,6 +48,8 @@ def league(
     `conclusion`, `league`, `speeds`, `uplinks` and `energy` of a --page are
     renewed. Ends with exit code 1 if a scheme that should be exact wrote another
     text.
+
+      airdraft bench league --json league.json --figures figures
     """
     from airdraft.lab.energy import EnergyModel  # noqa: PLC0415
     from airdraft.lab.virtual import league as lab  # noqa: PLC0415

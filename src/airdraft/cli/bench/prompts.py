@@ -31,6 +31,8 @@ def prompt(
     Over lengths, rates and round trips to the store, and speeds of the engine.
     Block `prompts` of a --page is renewed. Ends with exit code 1 if `auto` takes
     more than 1/0.95 of the time of the best way in any cell.
+
+      airdraft bench prompt --token-kib 128
     """
     from airdraft.lab.virtual import prompts as lab  # noqa: PLC0415
 

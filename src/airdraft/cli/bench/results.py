@@ -25,7 +25,7 @@ Pages = Annotated[
 ]
 
 Figures = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Draw figures (SVG) into FOLDER; needs airdraft[report].")
+    Path | None, typer.Option(metavar="FOLDER", help="Draw figures (SVG) into FOLDER; needs airdraft\\[report].")
 ]
 _EVERY_S = 20.0
 """Between lines that say how far a command is."""

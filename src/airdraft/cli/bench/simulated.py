@@ -28,10 +28,12 @@ SIMULATED = "simulated (virtual time)"
 bench = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="""The laboratory: every scheme over many links, in virtual time.
+    help="""The laboratory: every scheme, many links, virtual time.
 
 The two models' texts are recorded once; then the real machines write them
 again over any link, at any compute speed, in milliseconds.
+
+  airdraft bench grid --sample 30
 """,
 )
 
@@ -54,6 +56,8 @@ def grid(
 
     The whole grid takes most of an hour of CPU time, --sample 30 a few minutes.
     Ends with exit code 1 if a claim is not held.
+
+      airdraft bench grid --sample 30 --json grid.json
     """
     from airdraft.lab.virtual import grid as lab  # noqa: PLC0415
 
@@ -95,6 +99,8 @@ def report(
     """Draw a grid: who wins where, speed over RTT, one text as it was written. Prints its tables as Markdown.
 
     Blocks `claims` and `typical` of a --page are renewed.
+
+      airdraft bench report grid.json --folder figures
     """
     from airdraft.lab import report as lab  # noqa: PLC0415
 
@@ -120,6 +126,8 @@ def validate(json_file: JsonFile = None, page: Pages = None, no_color: options.N
 
     Ends with exit code 1 if the median or the worst cell is off by too much.
     Other work on this machine makes the real runs slower.
+
+      airdraft bench validate --json validate.json
     """
     from airdraft.lab.virtual import validate as lab  # noqa: PLC0415
 
@@ -171,7 +179,7 @@ def trace(
     Ends with exit code 1 if auto falls short of the best exact scheme by more
     than 5 % on any run, or no run has a token.
 
-    [bold]Forecasts:[/bold]  airdraft bench trace uplink.csv nr:distance=260,outages=5 --forecast ewma,ridge
+      airdraft bench trace uplink.csv nr:distance=260,outages=5 --forecast ewma,ridge
 
     These write the block `forecast` of a --page.
     """

@@ -39,6 +39,8 @@ def engines(
     What the texts of each depend on is tried as well. Takes 4 minutes. Blocks
     `engines`, `exactness` and `peers` of a --page are renewed, and `plain` (hf
     beside transformers). Other work on this machine slows all of them.
+
+      airdraft bench engines --json engines.json
     """
     from airdraft.lab.wall import engines as lab  # noqa: PLC0415
     from airdraft.lab.wall import exactness, peers, plain  # noqa: PLC0415
@@ -73,6 +75,8 @@ def sessions(json_file: JsonFile = None, page: Pages = None, no_color: options.N
     """Many devices at once on one edge, which batches or does not, in wall clock. 3 minutes.
 
     Ends with exit code 1 if batching gains too little, or a text is not the target's.
+
+      airdraft bench sessions --json sessions.json
     """
     from airdraft.lab.wall import sessions as lab  # noqa: PLC0415
 
@@ -100,6 +104,8 @@ def capacity(
 
     Takes 3 minutes and the churn. Block `capacity` of a --page is renewed. Ends
     with exit code 1 if memory grows under churn.
+
+      airdraft bench capacity --json capacity.json
     """
     from airdraft.lab.wall import capacity as lab  # noqa: PLC0415
 
@@ -127,6 +133,8 @@ def hostile(
     Block `hostile` of a --page is renewed. Ends with exit code 1 if a text takes
     more than 1.5 times as long as alone, or fails, or the edge takes 400 MB.
     Other work on this machine slows alone and attacked unequally.
+
+      airdraft bench hostile --json hostile.json
     """
     from airdraft.lab.wall import hostile as lab  # noqa: PLC0415
 
@@ -160,6 +168,8 @@ def chat(
     downloaded once, 98 MB. Block `chat` of a --page is renewed. Results are also
     written when it is interrupted. Ends with exit code 1 if a text is not the
     target's own, or a bar is missed. Other work on this machine slows all ways.
+
+      airdraft bench chat --json chat.json
     """
     from airdraft.lab.wall import chat as lab  # noqa: PLC0415
 

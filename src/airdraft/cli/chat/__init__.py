@@ -81,12 +81,14 @@ def chat(
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
-    """Chat with a model: answers are drafted here, verified at the edge, and coloured by how each token was won.
+    """Chat with a model: drafted here, verified at the edge.
 
     Ctrl-C stops an answer, Ctrl-D ends the chat, /help lists the commands. From a script, each line of standard
     input is a message or a command:
 
       printf 'Hello!\\nSay that in French.\\n' | airdraft chat --json
+
+      airdraft chat --target ./my-8b.gguf --draft ./my-small.gguf --live
     """
     check_lookup(scheme, lookup)
     branches = options.branches(tree, scheme)

@@ -101,7 +101,7 @@ def doctor(
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
-    """Look at a pair of models before you use it: what fits, what it costs here, what it would gain, and remedies.
+    """Look at a pair of models: what fits, costs and would gain.
 
     Each line has a verdict: ok; look, where it works and might be better; bad,
     where it does not work; skipped, where something else has to be mended first.
