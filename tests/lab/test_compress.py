@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from airdraft.lab.compress import CHAT_DRAFT, DRAFT, PLANTED, TARGET, WHOLE, CompressRow, subjects
+from airdraft.cli import app
+from airdraft.errors import BadParameterError
+from airdraft.lab.compress import CHAT_DRAFT, DRAFT, PLANTED, TARGET, WHOLE, CompressRow, Measured, subjects
 from airdraft.lab.compress_page import LINKS, PROFILE, held, orderings, points, table, worth
 from airdraft.lab.points import TIE, SmallDraft, frontier, worth_most
 from airdraft.models.imports.write import import_gguf
@@ -34,6 +37,8 @@ ROWS = [
     row(DRAFT, "tensor", "W8A8", one_minus_tv=0.6),
     row(DRAFT, "outliertune", "W4A4"),
     row(DRAFT, "mergequant", "W4A4", one_minus_tv=0.8),
+    row(DRAFT, "tensor", "W4A4", one_minus_tv=0.5),
+    row(DRAFT, "qllm", "W4A4", one_minus_tv=0.6),
     row(DRAFT, WHOLE, "fp32", head="fp32", time=1.0, mb=6.0),
     row(PLANTED, "outliertune", "W6A6", perplexity=5.04),
     row(PLANTED, "tensor", "W8A8", perplexity=50.0),
@@ -91,6 +96,7 @@ def test_bars_that_are_missed_are_said() -> None:
     [
         ("outliertune", "W8A8", {"one_minus_tv": 0.5}, "a fixed step for each channel"),
         ("mergequant", "W4A4", {"one_minus_tv": 0.7}, "splitting"),
+        ("qllm", "W4A4", {"one_minus_tv": 0.5}, "splitting"),
         ("outliertune", "W6A6", {"perplexity": 5.06}, "6 bits by channel"),
         ("tensor", "W8A8", {"perplexity": 5.01}, "6 bits by channel"),
         ("gptq", "W4", {"coupled": 0.6}, "the target in 4 bits"),
@@ -102,6 +108,30 @@ def test_what_does_not_hold_is_said(method: str, bits: str, wrong: dict[str, Any
 
     assert all(line.endswith("| so |") for line in lines(ROWS))
     assert any(line.endswith("| NOT so |") for line in lines(changed(method, bits, **wrong)))
+
+
+def test_a_run_goes_on_from_what_was_measured(tmp_path: Path) -> None:
+    """A pair that is whole in a file is not measured again, and pages are made of it."""
+    file, page = tmp_path / "q.json", tmp_path / "page.md"
+    file.write_bytes(msgspec.json.encode({"rows": ROWS, "cpu_s": 1}))
+    blocks = ("compress", "orderings", "worth")
+    page.write_text("".join(f"<!-- {each}:begin -->\n<!-- {each}:end -->\n" for each in blocks))
+    words = ["bench", "compress", "--pair", "shipped", "--measured", str(file)]
+    made = CliRunner().invoke(app, [*words, "--json", str(tmp_path / "out.json"), "--page", str(page)])
+    assert made.exit_code == 0, made.output
+    assert msgspec.json.decode((tmp_path / "out.json").read_bytes(), type=Measured).rows == ROWS
+    said = page.read_text()
+    assert table(ROWS) in said
+    assert orderings(ROWS) in said
+    assert "Measured: the shipped pair, not the chat pair." in said
+    assert said.count("| chosen |") == len(LINKS)
+    file.write_bytes(msgspec.json.encode({"rows": changed("gptq", "W4", mb=9.0)}))
+    assert CliRunner().invoke(app, words).exit_code == 1
+    for broken in (b"", b"[]", b'{"rows": [{"model": 1}]}'):
+        file.write_bytes(broken)
+        found = CliRunner().invoke(app, words)
+        assert isinstance(found.exception, BadParameterError)
+        assert "holds no rows" in str(found.exception)
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ of 4 bits, and compensation of a low rank. Its equations could not be had, so ea
 - A channel whose column is large after the fold, which is step times weight, is split: its code stands there several
   times, and its weights are whole numbers shared out among the copies. Theirs keeps the dimension, merging or dropping
   as many; here it grows, since dropping cost more than splitting gained where it was measured.
-- The step of each channel is a share of the largest activation's, the one with the smallest error.
+- The step of each channel is a share of the largest activation's, the one with the smallest error. With fewer bits than
+  8 channels are shifted first, as in OutlierTune by the same first author: without, splitting gained less than that.
 - Rows are rounded by GPTQ, with a step and a window of codes for each row.
 - What is left of the error is projected to a low rank, and added in floats.
 """

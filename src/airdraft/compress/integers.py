@@ -14,7 +14,7 @@ The ways differ in the steps of a norm's channels:
 - `smoothquant` (arXiv 2211.10438): activations and weights share the burden, with α = 0.5.
 - `outliertune` (2406.18832): each channel's own. With fewer bits than 8 channels are shifted to lie around zero, which
   theirs does where norms have a bias; here the engine subtracts it, and the fold adds it to what the matrices give.
-- `mergequant` (2503.07654): see `channels`.
+- `mergequant` (2503.07654): shifted as `outliertune`, and else see `channels`.
 
 And four neighbours, as far as the fold gives them:
 
@@ -115,10 +115,11 @@ def channel_steps(way: Way, applied: Applied, weights: Sequence[Reals], levels: 
     if way == "qllm":
         parts = even_parts(largest)
         return _Norm(parts.astype(np.float32) * (largest / parts).max() / top, parts=parts)
-    step = largest / top
+    shift = middle if way in ("outliertune", "mergequant") and levels < SYMMETRIC else None
+    step = (largest if shift is None else half) / top
     if way == "outliertune":
-        return _Norm(half / top, middle) if levels < SYMMETRIC else _Norm(step)
-    return _Norm(clipped(step, applied.sample, levels))
+        return _Norm(step, shift)
+    return _Norm(clipped(step, applied.sample if shift is None else applied.sample - shift, levels), shift)
 
 
 def _bounded(applied: Applied, weights: Reals, half: Reals, middle: Reals, levels: int) -> Reals:

@@ -50,6 +50,8 @@ CACHED = 64
 WHOLE, AS_SHIPPED = "none", "as shipped"
 DRAFT, PLANTED, TARGET = "draft", "draft with outliers", "target"
 CHAT_DRAFT, CHAT_TARGET = "chat-draft", "chat-target"
+MODELS = {"shipped": (DRAFT, PLANTED, TARGET), "chat": (CHAT_DRAFT, CHAT_TARGET)}
+"""Those that have rows, by pair."""
 _OF_PAPERS: tuple[Way, ...] = ("tensor", "outliertune", "mergequant")
 FEW: dict[str, tuple[Way, ...]] = {
     "W6A6": _OF_PAPERS,
@@ -95,6 +97,12 @@ class CompressRow(msgspec.Struct, frozen=True):
     time: float
     """Of a forward, as a share of the whole model's in the same turn; the median."""
     mb: float
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What a run wrote."""
+
+    rows: list[CompressRow]
 
 
 @dataclass(frozen=True)

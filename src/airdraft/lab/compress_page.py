@@ -9,6 +9,7 @@ from airdraft.lab.compress import (
     CHAT_DRAFT,
     CHAT_TARGET,
     DRAFT,
+    MODELS,
     OUTLIERS,
     PARAMS,
     PLANTED,
@@ -24,6 +25,11 @@ KEPT, SIZE, TIME = 0.97, 0.35, 0.9
 """Bars of 4 bits by the best method: acceptance at least, bytes and time at most, as shares of single precision's."""
 SELF = {DRAFT: TARGET, CHAT_DRAFT: CHAT_TARGET}
 """Drafts, and the target of each, which in few bits is a draft of its own."""
+SPLIT = (
+    ("qllm", "tensor", "with one step for all"),
+    ("mergequant", "outliertune", "with a step for each"),
+)
+"""Ways with split channels, each beside one without, and what steps both have; MergeQuant clips as well."""
 AS_FAST = 1.02
 """Of two times of which one is at most so many times the other, neither is called slower."""
 INT6 = 0.01
@@ -80,10 +86,12 @@ def table(rows: Sequence[CompressRow]) -> str:
         f"| {row.coupled:.3f} | {row.time:.2f} | {row.mb:.2f} |"
         for row in rows
     ]
+    run = {name: any(row.model in models for row in rows) for name, models in MODELS.items()}
+    said = sorted((f"the {name} pair" if run[name] else f"not the {name} pair" for name in run), reverse=True)
     lines += [
-        "", f"Temperature {PARAMS.temperature:g}, beside the pair's target along its own texts; outliers: {OUTLIERS} "
-        f"channels of every norm, raised {RAISED:g} times. Times are shares of the whole model's, whose method is "
-        f"`{WHOLE}`, in the same turn: medians, so that they hold beside other work.",
+        "", f"Measured: {', '.join(said)}. Temperature {PARAMS.temperature:g}, beside the pair's target along its own "
+        f"texts; outliers: {OUTLIERS} channels of every norm, raised {RAISED:g} times. Times are shares of the whole "
+        f"model's, whose method is `{WHOLE}`, in the same turn: medians, so that they hold beside other work.",
     ]  # fmt: skip
     for model in _drafts(rows):
         found = accepted, size, taken = shares(rows, model)
@@ -109,11 +117,12 @@ def orderings(rows: Sequence[CompressRow]) -> str:
                 say(f"{bits}: a fixed step for each channel agrees as often as one for all", model,
                     f"1 - TV {channel.one_minus_tv:.3f} and {whole.one_minus_tv:.3f}",
                     channel.one_minus_tv >= whole.one_minus_tv)  # fmt: skip
-        split, channel = (_row(rows, model, method, "W4A4") for method in ("mergequant", "outliertune"))
-        if split and channel:
-            say("W4A4: splitting channels helps", model,
-                f"1 - TV {split.one_minus_tv:.3f} and {channel.one_minus_tv:.3f}",
-                split.one_minus_tv > channel.one_minus_tv)  # fmt: skip
+        for method, without, steps in SPLIT:
+            split, plain = (_row(rows, model, each, "W4A4") for each in (method, without))
+            if split and plain:
+                say(f"W4A4: splitting channels helps, {steps}", model,
+                    f"1 - TV {split.one_minus_tv:.3f} by {method}, {plain.one_minus_tv:.3f} by {without}",
+                    split.one_minus_tv > plain.one_minus_tv)  # fmt: skip
         fixed, each = (_row(rows, model, method, "W8A8") for method in ("outliertune", "token"))
         if fixed and each:
             say("W8A8: fixed steps are as fast as one for each token", model,
