@@ -114,7 +114,7 @@ def test_a_run_goes_on_from_what_was_measured(tmp_path: Path) -> None:
     """A pair that is whole in a file is not measured again, and pages are made of it."""
     file, page = tmp_path / "q.json", tmp_path / "page.md"
     file.write_bytes(msgspec.json.encode({"rows": ROWS, "cpu_s": 1}))
-    blocks = ("compress", "orderings", "worth")
+    blocks = ("compress", "orderings", "papers", "worth")
     page.write_text("".join(f"<!-- {each}:begin -->\n<!-- {each}:end -->\n" for each in blocks))
     words = ["bench", "compress", "--pair", "shipped", "--measured", str(file)]
     made = CliRunner().invoke(app, [*words, "--json", str(tmp_path / "out.json"), "--page", str(page)])
@@ -123,6 +123,7 @@ def test_a_run_goes_on_from_what_was_measured(tmp_path: Path) -> None:
     said = page.read_text()
     assert table(ROWS) in said
     assert orderings(ROWS) in said
+    assert "| W8A8: 2.00 × as fast as single precision, 0.25 of its bytes, perplexity +0.0% |" in said
     assert "Measured: the shipped pair, not the chat pair." in said
     assert said.count("| chosen |") == len(LINKS)
     file.write_bytes(msgspec.json.encode({"rows": changed("gptq", "W4", mb=9.0)}))

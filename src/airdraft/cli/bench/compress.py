@@ -53,8 +53,8 @@ def compress(
     """Drafts and targets in few bits by every method: acceptance, time and size. 30 minutes of CPU.
 
     Results are written after each pair, and a run that was stopped goes on with --measured.
-    Blocks `compress`, `orderings` and `worth` of a --page are renewed. Ends with exit code
-    1 if 4 bits lose a draft more than 3 % of its acceptance, or save too little. Needs
+    Blocks `compress`, `orderings`, `papers` and `worth` of a --page are renewed. Ends with exit
+    code 1 if 4 bits lose a draft more than 3 % of its acceptance, or save too little. Needs
     the package gguf, and safetensors and onnx for the chat's draft.
 
       airdraft bench compress --pair shipped --json compress.json
@@ -76,7 +76,10 @@ def compress(
         known = [row for row in before if row.model in lab.MODELS[name]]
         rows += known or _measured(name, console)
         write_json(json_file, {"rows": msgspec.to_builtins(rows), "cpu_s": round(spent_s())})
-    found = {"compress": said.table(rows), "orderings": said.orderings(rows), "worth": said.worth(rows, vocabs)}
+    found = {
+        "compress": said.table(rows), "orderings": said.orderings(rows), "papers": said.papers(rows),
+        "worth": said.worth(rows, vocabs),
+    }  # fmt: skip
     for each in found.values():
         console.print(Markdown(each))
     if figures is not None:
