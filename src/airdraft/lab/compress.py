@@ -233,15 +233,19 @@ def plant(source: Path, out: Path) -> None:
 
 
 def _times(models: Sequence[LanguageModel], prompt: Sequence[int], runs: int) -> NDArray[np.float64]:
-    """Milliseconds of one token's forward, [runs, models]; models take turns."""
+    """Milliseconds of one token's forward, [runs, models]; models take turns.
+
+    Each turn has an order of its own: on a busy machine a process is halted when it has run for so long, which would
+    else meet the same model in every turn.
+    """
     tokens = (list(prompt) * (CACHED + 1))[: CACHED + 1]
     caches = [model.new_cache() for model in models]
     for model, cache in zip(models, caches, strict=True):
         model.forward(cache, 0, tokens[:CACHED], 1)
-    taken = np.empty((runs, len(models)))
+    taken, rng = np.empty((runs, len(models))), np.random.default_rng(SEED)
     for run in range(runs):
-        for at, (model, cache) in enumerate(zip(models, caches, strict=True)):
+        for at in rng.permutation(len(models)):
             began_s = time.perf_counter()
-            model.forward(cache, CACHED, tokens[CACHED:], 1)
+            models[at].forward(caches[at], CACHED, tokens[CACHED:], 1)
             taken[run, at] = 1e3 * (time.perf_counter() - began_s)
     return taken
