@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -88,12 +87,13 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is the end of the input
     tokenizer = LLTokenizer("byte")
-    with contextlib.suppress(ValueError, OSError):  # macOS has no such limit; there only the time is bounded
+    with contextlib.suppress(ImportError, ValueError, OSError):  # macOS has no such limit, only that of time
+        import resource  # noqa: PLC0415  Unix only
+
         most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     for line in sys.stdin:
-        # The signal's default ends the process, in the midst of whatever it does.
-        signal.setitimer(signal.ITIMER_PROF, CPU_S)
+        _bound(CPU_S)
         answer: str | None = None
         try:
             begun(tokenizer, *json.loads(line))
@@ -101,8 +101,17 @@ def main() -> None:
             break
         except ValueError as error:
             answer = str(error)
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        _bound(0)
         print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
+
+
+def _bound(cpu_s: float) -> None:
+    """End this process after so much CPU time, in the midst of whatever it does, as is the signal's default. 0: never.
+
+    Windows has no such signal; there nothing is bounded but by llguidance itself.
+    """
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
 
 
 if __name__ == "__main__":
