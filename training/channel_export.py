@@ -1,7 +1,7 @@
 """Writes a channel model as ONNX: standard ops only, weights inside.
 
 Inputs:  observed [batch, slots, subcarriers, 3, antennas], snr_db [batch] (fp32), as in `ChannelModel.forward`
-Outputs: values [batch, slots, subcarriers, 2, antennas], embedding [batch, width]
+Outputs: values [batch, slots, subcarriers, 2, antennas], embedding [batch, 2 · width]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from training.channel_model import KERNELS, LEAST, ChannelModel
+from training.channel_model import KERNELS, LEAST, SPREAD, ChannelModel
 from training.export_onnx import IR_VERSION, OPSET, Graph
 
 
@@ -32,7 +32,7 @@ class _Writer:
         return self.g.one("Transpose", x, perm=list(order))
 
     def linear(self, x: str, name: str) -> str:
-        x = self.g.one("MatMul", x, self.g.constant(np.ascontiguousarray(self.weights[f"{name}.weight"].T)))
+        x = self.g.one("MatMul", x, self.g.constant(np.ascontiguousarray(self.weights[f"{name}.weight"].T)), name=name)
         bias = self.weights.get(f"{name}.bias")
         return x if bias is None else self.g.one("Add", x, self.g.constant(bias))
 
@@ -89,7 +89,11 @@ class _Writer:
         mixed = self.g.one("MatMul", self.reshape(self.linear(x, "mix"), -1, self.patches, 1, kernels), offered)
         mixed = self.reshape(mixed, -1, self.patches, 2 * self.patch_values)
         self.g.op("Identity", self.whole(self.g.one("Add", mixed, self.linear(x, "correct"))), name="values")
-        self.g.op("ReduceMean", x, name="embedding", axes=[1], keepdims=0)
+        mean = self.g.one("ReduceMean", x, axes=[1], keepdims=1)
+        apart = self.g.one("Sub", x, mean)
+        variance = self.g.one("ReduceMean", self.g.one("Mul", apart, apart), axes=[1], keepdims=0)
+        spread = self.g.one("Sqrt", self.g.one("Add", variance, self.g.number(SPREAD)))
+        self.g.op("Concat", self.reshape(mean, -1, self.shape.width), spread, name="embedding", axis=1)
 
 
 def export(model: ChannelModel, path: Path) -> None:
@@ -99,7 +103,7 @@ def export(model: ChannelModel, path: Path) -> None:
     window = ["batch", shape.slots, shape.subcarriers]
     named = {
         "observed": [*window, 3, shape.antennas], "snr_db": ["batch"],
-        "values": [*window, 2, shape.antennas], "embedding": ["batch", shape.width],
+        "values": [*window, 2, shape.antennas], "embedding": ["batch", 2 * shape.width],
     }  # fmt: skip
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in named.items()]
     graph = helper.make_graph(writer.g.nodes, "channel", infos[:2], infos[2:], writer.g.initializers)

@@ -17,6 +17,8 @@ KERNELS = ((1.0, 1.0), (4.0, 2.0), (16.0, 6.0))
 """Reach of the kernels at the start, in slots and subcarriers."""
 LEAST = 1e-4
 """Added to the kernels' weights, so that what no kernel reaches is 0."""
+SPREAD = 1e-6
+"""Added to variances over patches."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class ChannelModel(nn.Module):
     def forward(self, observed: Tensor, snr_db: Tensor) -> tuple[Tensor, Tensor]:
         """Observed: [n, slots, subcarriers, 3, antennas], real, imaginary, and 1 where known; the others must be 0.
 
-        Returns all values [n, slots, subcarriers, 2, antennas], and an embedding [n, width].
+        Returns all values [n, slots, subcarriers, 2, antennas], and an embedding [n, 2 · width]: mean and standard
+        deviation over the patches.
         """
         averages = self.averaged(observed)
         tokens = self.embed(self.patched(torch.cat([observed, averages], 3))) + self.place
@@ -120,4 +123,5 @@ class ChannelModel(nn.Module):
         x = self.norm(x)
         offered = self.patched(averages).reshape(len(x), -1, len(KERNELS), 2 * self.patch_values)
         values = (self.mix(x)[:, :, None] @ offered)[:, :, 0] + self.correct(x)
-        return self.whole(values), x.mean(1)
+        spread = (x.var(1, correction=0) + SPREAD).sqrt()
+        return self.whole(values), torch.cat([x.mean(1), spread], 1)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from airdraft.control.forecast import FORECASTERS, HORIZONS_S, STEP_S, LinkSample, forecaster
+from airdraft.control.forecast import FORECASTERS, HORIZONS_S, STEP_S, LinkSample, Sighted, forecaster
 from airdraft.control.foresight import FIRST_LATE_S, LATE, Foreseeing
 from airdraft.errors import BadParameterError
 
@@ -91,3 +91,16 @@ def test_texts_have_packets_of_their_own() -> None:
         learner.late(session, 0.01, 1, 0)
     learner.late(80, 0.02, 1, 1)
     assert len(learner._flying) <= 64
+
+
+def test_a_modem_without_signal_is_down_before_a_confirmation_is_overdue() -> None:
+    silent = False
+    learner = Foreseeing(Sighted(forecaster("ridge"), lambda now: (silent, (2.0,))))
+    sent = confirmed(learner, 0.04, 2.0)
+    for cycle in range(6):  # outages that the confirmations do not show
+        silent = True
+        found = [learner.late(1, 2.0 + cycle + STEP_S * step, sent, sent) for step in range(1, 11)]
+        silent = False
+        after = [learner.late(1, 2.5 + cycle + STEP_S * step, sent, sent) for step in range(1, 10)]
+    assert all(found[1:])
+    assert not any(after[1:])

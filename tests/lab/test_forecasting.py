@@ -31,6 +31,19 @@ def test_outages_cost_fewer_drafts_in_vain_and_no_speed(tmp_path: Path) -> None:
         assert verdict["saved"] > 0.1
 
 
+@pytest.mark.slow
+def test_a_modem_that_measures_the_channel_saves_drafts_over_a_cell_with_outages(tmp_path: Path) -> None:
+    cell = cases(["nr:outages=2"], 20.0, 15.0, 30.0, 12.0)[0]
+    trace = cases([str(written(tmp_path / "up.csv", (0.0, 10.0), (9.0, 10.0)))], 20.0, 15.0, 30.0, 2.0)[0]
+    texts = synthetic(0.8, 3, 64, 1, 4096)
+    found = [weigh(texts, case, ["ridge", "snr", "model"]) for case in (cell, trace)]
+    assert [row.forecast for row in found[0].rows] == [NONE, "ridge", "snr", "model"]
+    assert [row.forecast for row in found[1].rows] == [NONE, "ridge"]  # a recorded rate is no channel
+    assert all(row.exact for each in found for row in each.rows)
+    assert all(found[0].of(name).in_vain < found[0].of(NONE).in_vain for name in ("snr", "model"))
+    assert [(each["forecast"], each["links"]) for each in verdicts(found)] == [("ridge", 2), ("snr", 1), ("model", 1)]
+
+
 def test_scores_know_a_link_that_never_changes_from_one_that_does() -> None:
     calm = score("ewma", [LinkSample(False, 0.02, 1e7)] * 200)
     assert [each.horizon_s for each in calm] == list(HORIZONS_S)
@@ -42,7 +55,7 @@ def test_scores_know_a_link_that_never_changes_from_one_that_does() -> None:
 
 
 def test_bad_names_and_numbers_are_refused(tmp_path: Path) -> None:
-    assert names_of("all") == ["ewma", "ridge"]
+    assert names_of("all") == ["ewma", "ridge", "snr", "model"]
     with pytest.raises(BadParameterError, match="no forecaster 'crystal'"):
         names_of("ewma,crystal")
     with pytest.raises(BadParameterError, match="no link 'wires'"):

@@ -75,6 +75,9 @@ def test_the_graph_computes_what_the_model_does(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = model(observed, torch.tensor([10.0]))[0][0].numpy()
     np.testing.assert_allclose(found, wanted[:, :, 0] + 1j * wanted[:, :, 1], rtol=1e-3, atol=1e-4)
+    _, embedding = LearnedChannel(tmp_path / "channel.onnx").run(seen.observed[None], seen.comb, np.array([10.0]))
+    with torch.no_grad():
+        np.testing.assert_allclose(embedding, model(observed, torch.tensor([10.0]))[1].numpy(), rtol=1e-3, atol=1e-4)
     other = Seen(seen.observed[:4], seen.comb, 10.0, drawn)
     with pytest.raises(ModelError, match="this model is for"):
         LearnedChannel(tmp_path / "channel.onnx").filled(other)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from airdraft.control.forecast import FORECASTERS, Forecaster
+from airdraft.control.forecast import FORECASTERS, SIGHTED, Forecaster
 from airdraft.control.lengths import RULES
 from airdraft.core.device.tree import MOST_BRANCHES
 from airdraft.core.schemes import SCHEMES, STREAM
@@ -350,6 +350,11 @@ def fitting(draft: str | None) -> Iterator[None]:
 
 def forecast(name: str) -> Callable[[], Forecaster] | None:
     """`Writer`'s `forecast` of `--forecast`. Raises: `BadParameterError` for no such."""
+    if name in SIGHTED:
+        raise BadParameterError(
+            f"--forecast {name} needs what a modem measures of the channel, which no modem gives airdraft; give none, "
+            "ewma or ridge, or try it over a simulated cell: airdraft bench trace nr --forecast all"
+        )
     if name not in ("none", *FORECASTERS):
         raise BadParameterError(f"--forecast is {name!r}; give none, {', '.join(FORECASTERS)}")
     return FORECASTERS.get(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -40,6 +40,10 @@ class LinkSample:
     rtt_s: float | None = None
     goodput_bps: float | None = None
     """Rate at which bytes would come through. A device that sends little cannot see it."""
+    at_s: float = 0.0
+    """When the step ended, by the device's clock."""
+    channel: tuple[float, ...] = ()
+    """Numbers that the modem measures of the channel, as many in each step."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ class Learned:
         goodput = self._last[0] if sample.goodput_bps is None else math.log10(max(LEAST_BPS, sample.goodput_bps))
         rtt = self._last[1] if sample.rtt_s is None else math.log10(max(LEAST_RTT_S, sample.rtt_s))
         self._last = goodput, rtt
-        self._seen.append(np.array((goodput, rtt, float(sample.down))))
+        self._seen.append(np.array((goodput, rtt, float(sample.down), *sample.channel)))
         seen = np.stack(self._seen)
         known = np.where(np.isfinite(seen), seen, np.nan_to_num(seen[-1]))  # before the first value, as if that
         for horizon, steps in enumerate(_STEPS):
@@ -203,11 +207,32 @@ class Learned:
         return found
 
 
+class Sighted:
+    """A forecaster that is told what the modem measures as well.
+
+    `look` says for the end of a step whether there is no signal, and gives numbers of the channel.
+    """
+
+    def __init__(self, forecaster: Forecaster, look: Callable[[float], tuple[bool, tuple[float, ...]]]) -> None:
+        self._forecaster, self._look = forecaster, look
+
+    def see(self, sample: LinkSample) -> None:
+        """See `Forecaster.see`."""
+        silent, numbers = self._look(sample.at_s)
+        self._forecaster.see(replace(sample, down=sample.down or silent, channel=numbers))
+
+    def forecast(self) -> Sequence[Outlook]:
+        """See `Forecaster.forecast`."""
+        return self._forecaster.forecast()
+
+
 FORECASTERS: dict[str, Callable[[], Forecaster]] = {
     "ewma": lambda: Learned(Ewma()),
     "ridge": lambda: Learned(Ridge()),
 }
 """Forecasters by name."""
+SIGHTED = ("snr", "model")
+"""`ridge` that is told when the modem has no signal, and one that is also told what the channel model says of CSI."""
 
 
 def forecaster(name: str) -> Forecaster:

@@ -58,7 +58,7 @@ class Foreseeing(Estimator):
             self._until_s = now
         while self._until_s + STEP_S <= now:
             self._until_s += STEP_S
-            self._forecaster.see(LinkSample(self._overdue(self._until_s), self._rtt_s))
+            self._forecaster.see(LinkSample(self._overdue(self._until_s), self._rtt_s, at_s=self._until_s))
             self._rtt_s = None
             soonest = self._forecaster.forecast()[0]
             self._outage = soonest.outage

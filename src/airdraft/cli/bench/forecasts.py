@@ -29,19 +29,27 @@ def forecasts(
 
     names = lab.names_of(given)
     if not names:
-        raise BadParameterError("--forecast names nothing to compare with none; give ewma, ridge or all", "forecast")
+        raise BadParameterError(
+            "--forecast names nothing to compare with none; give ewma, ridge, snr, model or all", "forecast"
+        )
     todo = lab.cases(links, *numbers)
     with progress(console, "links") as on_run:
         found = lab.weigh_all(recording(), todo, names, jobs, on_run)
-    verdicts = lab.verdicts(found)
     about = (
         f"`auto` at an edge without a draft of its own, draft {numbers[1]:g} ms, target {numbers[2]:g} ms, simulated "
         f"(virtual time): at most {numbers[3]:g} s of each run."
     )
-    block = "\n".join([about, "", *_links(found), "", *_scores(found, names), "", *map(_said, verdicts)])
+    kinds = [each for each in found if each.outage is not None], [each for each in found if each.outage is None]
+    blocks, verdicts = dict[str, str](), list[dict[str, Any]]()
+    for name, runs in zip(("forecast", "forecast-named"), kinds, strict=True):
+        if runs:
+            these = lab.verdicts(runs)
+            lines = [about, "", *_links(runs), "", *_scores(runs, names), "", *map(_said, these)]
+            blocks[name] = "\n".join(lines)
+            verdicts += [{"block": name, **each} for each in these]
     write_json(json_file, {"links": [msgspec.to_builtins(each) for each in found], "verdicts": verdicts})
-    console.print(Markdown(block))
-    renew_pages(pages, {"forecast": block})
+    console.print(Markdown("\n\n".join(blocks.values())))
+    renew_pages(pages, blocks)
     inexact = [f"{each.name}, {row.forecast}" for each in found for row in each.rows if not row.exact]
     if inexact:
         raise BadParameterError(f"texts differ from the recorded ones: {'; '.join(inexact)}")
@@ -77,7 +85,7 @@ def _scores(found: Sequence[Weighed], names: Sequence[str]) -> Iterator[str]:
         return
     yield "| forecast | ahead, ms | rate off by | rate within 10 to 90 % | outage, Brier | always the mean |"
     yield "|---|---:|---:|---:|---:|---:|"
-    for name in names:
+    for name in [name for name in names if any(each.forecast == name for each in scores)]:
         for horizon_s in sorted({each.horizon_s for each in scores}):
             chosen = [each for each in scores if (each.forecast, each.horizon_s) == (name, horizon_s)]
             means = [
@@ -91,8 +99,8 @@ def _scores(found: Sequence[Weighed], names: Sequence[str]) -> Iterator[str]:
 
 def _said(verdict: dict[str, Any]) -> str:
     return (
-        f"- {verdict['forecast']}: at worst {verdict['worst_speed']:.3f} of the speed without "
-        f"({verdict['worst_link']}), "
+        f"- {verdict['forecast']}, {verdict['links']} runs: at worst {verdict['worst_speed']:.3f} of the speed "
+        f"without ({verdict['worst_link']}), "
         f"{verdict['mean_speed']:.3f} in the mean. On the {verdict['links_with_outages']} links with outages it saves "
         f"{verdict['saved']:.0%} of the drafts in vain (median) and {verdict['p99_sooner']:.0%} of the p99 wait. "
         f"The bar, no more than 1 % slower anywhere and 10 % saved: {'held' if verdict['held'] else 'missed'}."

@@ -164,8 +164,8 @@ def trace(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Compare auto with forecasts of the link and auto without instead: ewma, ridge, all; links by name "
-            "(airdraft link --list) may stand among the files.",
+            help="Compare auto with forecasts of the link and auto without instead: ewma, ridge, all, and for nr "
+            "snr, model; links by name (airdraft link --list) may stand among the files.",
         ),
     ] = None,
     json_file: JsonFile = None,
@@ -181,7 +181,8 @@ def trace(
 
       airdraft bench trace uplink.csv nr:distance=260,outages=5 --forecast ewma,ridge
 
-    These write the block `forecast` of a --page.
+    These write the blocks `forecast` (traces) and `forecast-named` (links by
+    name) of a --page.
     """
     from airdraft.lab.virtual import tracing as lab  # noqa: PLC0415
 

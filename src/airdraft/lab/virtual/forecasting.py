@@ -14,13 +14,28 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from airdraft.control.forecast import FORECASTERS, HORIZONS_S, STEP_S, LinkSample, Outlook, forecaster
+from airdraft.channel.features import modelled, silent
+from airdraft.channel.generate import ChannelRecipe
+from airdraft.channel.learned import LearnedChannel
+from airdraft.control.forecast import (
+    FORECASTERS,
+    HORIZONS_S,
+    SIGHTED,
+    STEP_S,
+    Forecaster,
+    LinkSample,
+    Outlook,
+    Sighted,
+    forecaster,
+)
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.lab.record import Recording
 from airdraft.lab.virtual.cell import Setting, auto, compute, run
 from airdraft.lab.virtual.tracing import AHEAD, OUTAGE_BPS, PATIENCE_S, check_numbers, joined, speed, tasks
-from airdraft.link.base import LinkModel
+from airdraft.link.base import LinkModel, Pipe
+from airdraft.link.nr import NrLink, NrPipe
+from airdraft.link.nr.csi import SLOTS
 from airdraft.link.presets import preset
 from airdraft.link.trace import RTT_S, TraceLink, TraceRun
 from airdraft.sim.virtual import Compute
@@ -82,13 +97,46 @@ class Weighed(msgspec.Struct, frozen=True):
         """The row of a forecaster."""
         return next(row for row in self.rows if row.forecast == name)
 
+    def has(self, name: str) -> bool:
+        """Whether a forecaster was run here."""
+        return any(row.forecast == name for row in self.rows)
+
 
 def names_of(given: str) -> list[str]:
     """Read names with commas, or `all`. Raises: `BadParameterError`."""
-    names = list(FORECASTERS) if given == "all" else [name for name in given.split(",") if name and name != NONE]
+    names = [*FORECASTERS, *SIGHTED] if given == "all" else [name for name in given.split(",") if name and name != NONE]
     for name in names:
-        forecaster(name)
+        if name not in SIGHTED:
+            forecaster(name)
     return names
+
+
+class Looked:
+    """A cell whose uplink's channel can be looked at while it is used, as a modem does."""
+
+    def __init__(self, link: NrLink) -> None:
+        self._link = link
+        self._pipe: NrPipe | None = None
+
+    def uplink(self) -> Pipe:
+        """See `LinkModel.uplink`."""
+        self._pipe = self._link.uplink()
+        return self._pipe
+
+    def downlink(self) -> Pipe:
+        """See `LinkModel.downlink`."""
+        return self._link.downlink()
+
+    def sighted(self, name: str) -> Callable[[], Forecaster]:
+        """Make a maker of forecasters that are told what is measured: one of `SIGHTED`."""
+        features = modelled(LearnedChannel()) if name == "model" else lambda _: ()
+        nothing = np.zeros((SLOTS, ChannelRecipe.subcarriers, ChannelRecipe.antennas), np.complex64)
+
+        def look(now: float) -> tuple[bool, tuple[float, ...]]:
+            csi = self._pipe.csi(now) if self._pipe else None
+            return csi is not None and silent(csi), features(nothing if csi is None else csi)
+
+        return lambda: Sighted(forecaster("ridge"), look)
 
 
 def cases(links: Sequence[str], rtt_ms: float, draft_ms: float, verify_ms: float, seconds: float) -> list[Trial]:
@@ -108,14 +156,20 @@ def cases(links: Sequence[str], rtt_ms: float, draft_ms: float, verify_ms: float
 
 
 def weigh(recorded: Recording, case: Trial, names: Sequence[str]) -> Weighed:
-    """Run `auto` over a link without a forecast and with each, and score forecasts of a recorded one."""
+    """Run `auto` over a link without a forecast and with each, and score forecasts of a recorded one.
+
+    Only a simulated cell has a channel to measure, so only there `SIGHTED` are run.
+    """
     long = joined(recorded, math.ceil(AHEAD * case.seconds / case.compute.verify_s))
-    spec, setting = SchemeSpec(schemes.STREAM), Setting(case.link, case.compute)
+    looked = Looked(case.link) if isinstance(case.link, NrLink) else None
+    spec, setting = SchemeSpec(schemes.STREAM), Setting(looked or case.link, case.compute)
+    names = [name for name in names if looked is not None or name not in SIGHTED]
 
     def one(name: str) -> Foreseen:
         result = run(
             long, setting, spec, policy=auto(recorded.vocab_size, spec), label=name, until_s=case.seconds,
-            heartbeat_s=PATIENCE_S, forecast=FORECASTERS.get(name),
+            heartbeat_s=PATIENCE_S,
+            forecast=looked.sighted(name) if looked and name in SIGHTED else FORECASTERS.get(name),
         )  # fmt: skip
         found, counts = speed(result, case.seconds), result.counts
         in_vain = (counts.draft_rows - counts.accepted) / max(1, counts.committed)
@@ -190,8 +244,9 @@ def weigh_all(
 def verdicts(found: Sequence[Weighed]) -> list[dict[str, Any]]:
     """For each forecaster: its worst speed in that without one, and what it saves on links with outages."""
     result = []
-    found = [each for each in found if each.of(NONE).tokens_per_s > 0]  # else the link was down all the time
-    for name in [row.forecast for row in found[0].rows if row.forecast != NONE] if found else []:
+    up = [each for each in found if each.of(NONE).tokens_per_s > 0]  # else the link was down all the time
+    for name in dict.fromkeys(row.forecast for each in up for row in each.rows if row.forecast != NONE):
+        found = [each for each in up if each.has(name)]
         speeds = {each.name: each.of(name).tokens_per_s / each.of(NONE).tokens_per_s for each in found}
         worst = min(speeds, key=lambda at: speeds[at])
         out = [each for each in found if each.outage is None or each.outage >= LEAST_OUTAGE]
@@ -199,8 +254,8 @@ def verdicts(found: Sequence[Weighed]) -> list[dict[str, Any]]:
         sooner = [1 - each.of(name).wait_p99_ms / each.of(NONE).wait_p99_ms for each in out]
         medians = [float(np.median(each)) if each else math.nan for each in (saved, sooner)]
         result.append({
-            "forecast": name, "worst_speed": speeds[worst], "worst_link": worst, "links_with_outages": len(out),
-            "saved": medians[0], "p99_sooner": medians[1],
+            "forecast": name, "links": len(found), "worst_speed": speeds[worst], "worst_link": worst,
+            "links_with_outages": len(out), "saved": medians[0], "p99_sooner": medians[1],
             "mean_speed": float(np.exp(np.mean(np.log(list(speeds.values()))))),
             "held": speeds[worst] >= 1 - SLOWER and max(medians) >= BETTER,
         })  # fmt: skip

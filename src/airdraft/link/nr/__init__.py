@@ -1,7 +1,8 @@
 """`nr`: a 5G cell at 30 kHz subcarrier spacing, seen by one device that has it to itself.
 
 radio.py: path loss, shadowing, fading → SNR → MCS. tbs.py: MCS → bytes of a transport block. tdd.py: times of slots.
-mac.py: grants, segmentation, HARQ, RLC. This file: the parameters, and both directions as pipes.
+mac.py: grants, segmentation, HARQ, RLC. csi.py: what is measured of the channel. This file: the parameters, and both
+directions as pipes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
+from airdraft.channel.generate import LIGHT_MPS, Complex
 from airdraft.errors import BadParameterError
 from airdraft.link.base import HEADER_BYTES, PACKET_BYTES, check_fixed, check_range, check_seed, wire_bytes
+from airdraft.link.nr.csi import Sounding
 from airdraft.link.nr.mac import Mac, Scheduling
 from airdraft.link.nr.radio import (
     SCENARIOS,
@@ -167,17 +170,25 @@ class NrLink:
         block_s = coherence_s(self.speed_mps, self.frequency_ghz)
         scenario = SCENARIOS[self.scenario]
         correlation = math.exp(-self.speed_mps * block_s / scenario.correlation_m)
-        channel = Channel(
-            block_s, scenario.shadow_db, correlation, self.branches, self.outage_interval_s, self.outage_s,
-            rng.spawn(1)[0],
-        )  # fmt: skip
+
+        def channel(drawing: np.random.Generator) -> Channel:
+            return Channel(
+                block_s, scenario.shadow_db, correlation, self.branches, self.outage_interval_s, self.outage_s,
+                drawing.spawn(1)[0],
+            )  # fmt: skip
+
+        def sounding() -> Sounding:
+            again = channel(np.random.default_rng([self.seed, asks is None]))  # of the same gains
+            doppler_hz = self.speed_mps * self.frequency_ghz * 1e9 / LIGHT_MPS
+            return Sounding(again, partial(mean_snr_db, self.prbs), scenario.in_sight is None, doppler_hz, self.seed)
+
         scheduling = Scheduling(
             asks, self.prbs, min(self.first_prbs, self.prbs), self.most_mcs, self.prepare_s, self.grant_delay_s,
             self.decode_s, self.harq_delay_s, self.harq_transmissions, self.rlc_stall_s, self.csi_age_s,
             self.bler_target,
         )  # fmt: skip
-        mac = Mac(scheduling, slots, channel, mean_snr_db, rng)
-        return NrPipe(mac, float(rng.uniform(0.0, _PHASE_S)), before_s, after_s, self.header_bytes)
+        mac = Mac(scheduling, slots, channel(rng), mean_snr_db, rng)
+        return NrPipe(mac, float(rng.uniform(0.0, _PHASE_S)), before_s, after_s, self.header_bytes, sounding)
 
     def _uplink_snr_db(self, prbs: int, shadow_db: float) -> float:
         received_dbm = self.power_dbm - self._path_loss_db + shadow_db
@@ -196,9 +207,13 @@ class NrLink:
 class NrPipe:
     """One direction of a cell, as a `Pipe`."""
 
-    def __init__(self, mac: Mac, phase_s: float, before_s: float, after_s: float, header_bytes: int) -> None:
+    def __init__(
+        self, mac: Mac, phase_s: float, before_s: float, after_s: float, header_bytes: int,
+        sounding: Callable[[], Sounding],
+    ) -> None:  # fmt: skip
         """`before_s`: time from the sender to the modem. `after_s`: time from there to the receiver."""
         self.mac = mac
+        self._make_sounding = sounding
         self._phase_s = phase_s
         self._before_s = before_s
         self._after_s = after_s
@@ -223,3 +238,11 @@ class NrPipe:
         self.free_at_s = max(now, self.mac.free_at_s + self._offset_s)
         self._arrival_s = max(self._arrival_s, now + self._before_s + self._after_s)
         return self._arrival_s
+
+    def csi(self, now: float) -> Complex | None:
+        """Measure the channel, see `Sounding.at`; None before the first `send`. `now` may not fall."""
+        return None if self._offset_s is None else self._sounding.at(now - self._offset_s)
+
+    @cached_property
+    def _sounding(self) -> Sounding:
+        return self._make_sounding()
