@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from airdraft.channel import heads, tasks
 from airdraft.channel.baselines import Comb
 from airdraft.channel.features import modelled, silent
 from airdraft.channel.learned import SHIPPED, LearnedChannel
 from airdraft.channel.untrained import untrained
+from airdraft.cli.channel import channel
 from airdraft.errors import ModelError
 
 WINDOW = (40, 32, 4)
@@ -88,3 +91,19 @@ def test_bad_channels_and_graphs_are_refused_in_a_line(tmp_path: Path) -> None:
     for make in (LearnedChannel, lambda path: untrained(path, 0)):
         with pytest.raises(ModelError, match="no channel model"):
             make(tmp_path / "text.onnx")
+
+
+@pytest.mark.slow
+def test_the_command_writes_tables_and_json(tmp_path: Path) -> None:
+    page, record = tmp_path / "page.md", tmp_path / "ch.json"
+    names = ("channel-estimate", "channel-predict", "channel-tasks")
+    page.write_text("\n".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->" for name in names))
+    small = ["bench", "--channels", "10", "--labels", "50", "--json", str(record), "--page", str(page)]
+    assert CliRunner().invoke(channel, small, catch_exceptions=False).exit_code == 0
+    found = json.loads(record.read_text())
+    assert "learned model" in {row["method"] for row in found["rows"]}
+    assert len({row["task"] for row in found["tasks"]}) == 5
+    assert page.read_text().count("learned model") == 6
+    assert "| pre-trained, head |" in page.read_text()
+    refused = CliRunner().invoke(channel, ["bench", "--model", str(page)])
+    assert isinstance(refused.exception, ModelError)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Real = NDArray[np.float64]
-Values = NDArray[np.complex128]
+Values = NDArray[np.complexfloating]
 
 STRENGTHS = 10.0 ** np.arange(-4, 6)
 """Ridges to choose from, in mean powers of a feature (and of a label each)."""

@@ -66,7 +66,7 @@ class LearnedChannel:
     def _run(self, observed: Complex, comb: Comb, snrs_db: NDArray[np.floating]) -> tuple[Complex, NDArray[np.float32]]:
         slots, subcarriers, antennas = self.window
         shown = np.zeros((len(observed), slots, subcarriers, 3, antennas), np.float32)
-        at = np.ix_(range(len(observed)), comb.slots, comb.subcarriers)
+        at = np.ix_(np.arange(len(observed)), comb.slots, comb.subcarriers)
         known = observed[at]
         if not (np.isfinite(known).all() and np.isfinite(snrs_db).all()):
             raise ModelError("the channel has values that are not finite; give it without NaN and infinity")

@@ -8,7 +8,7 @@ other ones.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -60,7 +60,7 @@ class TaskRow:
 
 
 @dataclass(frozen=True)
-class Task:
+class ChannelTask:
     """What is asked of a channel, and how an answer is scored."""
 
     name: str
@@ -68,11 +68,11 @@ class Task:
     higher_is_better: bool
 
 
-ESTIMATE = Task("estimate from pilots, 10 dB", "NMSE, dB", False)
-PREDICT = Task("predict the next 10 ms, 20 dB", "NMSE, dB", False)
-SIGHT = Task("in line of sight or not", "F1", True)
-SPEED = Task("speed", "mean error, km/h", False)
-BEAM = Task("best of 8 beams", "share right", True)
+ESTIMATE = ChannelTask("estimate from pilots, 10 dB", "NMSE, dB", False)
+PREDICT = ChannelTask("predict the next 10 ms, 20 dB", "NMSE, dB", False)
+SIGHT = ChannelTask("in line of sight or not", "F1", True)
+SPEED = ChannelTask("speed", "mean error, km/h", False)
+BEAM = ChannelTask("best of 8 beams", "share right", True)
 TASKS = (ESTIMATE, PREDICT, SIGHT, SPEED, BEAM)
 
 
@@ -135,9 +135,9 @@ def flat(seen: Sequence[Seen]) -> Real:
     return np.concatenate([values.real, values.imag, [[each.snr_db] for each in seen]], 1).astype(np.float64)
 
 
-def antenna_rows(values: Complex) -> NDArray[np.complex128]:
+def antenna_rows(values: Complex) -> Complex:
     """Make a row of each antenna's values, [n · antennas, values]."""
-    found: NDArray[np.complex128] = values.transpose(0, 3, 1, 2).reshape(len(values) * values.shape[3], -1)
+    found: Complex = values.transpose(0, 3, 1, 2).reshape(len(values) * values.shape[3], -1)
     return found
 
 
@@ -151,7 +151,7 @@ def picked(count: int) -> Iterator[tuple[int, list[NDArray[np.intp]]]]:
 
 def f1(found: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:
     """Compute F1 of what is true."""
-    return float(2 * np.sum(found & right) / max(1, np.sum(found) + np.sum(right)))
+    return 2 * float(np.sum(found & right)) / max(1, int(np.sum(found)) + int(np.sum(right)))
 
 
 def nmse_db(found: NDArray[Any], right: NDArray[Any]) -> float:
@@ -163,7 +163,7 @@ class _Labelled:
     """Channels with labels and channels to test, as every encoder sees them."""
 
     def __init__(
-        self, recipe: ChannelRecipe, comb: Comb, labels: int, tested: int, encoders: dict[str, Encoder]
+        self, recipe: ChannelRecipe, comb: Comb, labels: int, tested: int, encoders: Mapping[str, Encoder]
     ) -> None:
         self.first = drawn(recipe, comb, LABEL_SEED, labels)
         self.then = drawn(recipe, comb, TEST_SEED, tested)
@@ -182,21 +182,20 @@ def _values(seen: list[Seen]) -> Complex:
     return np.stack([each.channel.values for each in seen])
 
 
-def _rebuilt(task: Task, data: _Labelled, slots: slice, baselines: dict[str, bench.Method]) -> Iterator[TaskRow]:
+def _rebuilt(task: ChannelTask, data: _Labelled, slots: slice, baselines: dict[str, bench.Method]) -> Iterator[TaskRow]:
     """Score estimation or prediction: heads are linear maps of an antenna's values."""
     whole, right = (each[:, slots] for each in data.right(_values))
     for name, method in baselines.items():
         found = np.stack([method(each) for each in data.then])[:, slots]
         yield TaskRow(task.name, name, 0, nmse_db(found, right))
     wanted, wanted_then = antenna_rows(whole), antenna_rows(right)
-    inputs: dict[str, tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]] = {}
+    inputs: dict[str, tuple[Complex, Complex, Complex | None]] = {}
     for name, ((values, _), (values_then, _)) in data.encoded.items():
-        rows, start = antenna_rows(values), np.zeros((values[0, :, :, 0].size, wanted.shape[1]), np.complex64)
-        places = np.arange(values.shape[1])[slots].repeat(values.shape[2]) * values.shape[2]
-        start[places + np.tile(np.arange(values.shape[2]), len(places) // values.shape[2]), np.arange(len(places))] = 1
-        inputs[name] = rows, antenna_rows(values_then), start
+        same = np.eye(values[0, :, :, 0].size, dtype=np.complex64).reshape(-1, *values.shape[1:3])
+        itself = same[:, slots].reshape(len(same), -1)
+        inputs[name] = antenna_rows(values), antenna_rows(values_then), itself
         yield TaskRow(task.name, f"{name}, no head", 0, nmse_db(values_then[:, slots], right))
-    inputs["what is observed"] = (*(antenna_rows(each) for each in data.features(observed_of)), None)  # type: ignore[arg-type]
+    inputs["what is observed"] = antenna_rows(observed_of(data.first)), antenna_rows(observed_of(data.then)), None
     antennas = whole.shape[3]
     for labels, draws in picked(len(data.first)):
         for name, (rows, rows_then, start) in inputs.items():
@@ -208,7 +207,7 @@ def _rebuilt(task: Task, data: _Labelled, slots: slice, baselines: dict[str, ben
 
 
 def _answered(
-    task: Task, data: _Labelled, answer: Callable[[list[Seen]], Real], score: Callable[[Real, Real], float],
+    task: ChannelTask, data: _Labelled, answer: Callable[[list[Seen]], Real], score: Callable[[Real, Real], float],
     more: dict[str, tuple[Real, Real]],
 ) -> Iterator[TaskRow]:  # fmt: skip
     """Score a task whose answers are numbers, [n, answers]: heads are regressions."""
@@ -233,11 +232,12 @@ def _speed(seen: list[Seen]) -> Real:
 
 
 def _beam(seen: list[Seen]) -> Real:
-    return np.eye(BEAMS)[beam_powers(_values(seen)).argmax(1)]
+    chosen: Real = np.eye(BEAMS)[beam_powers(_values(seen)).argmax(1)]
+    return chosen
 
 
 def measure(
-    encoders: dict[str, Encoder], labels: int = LABELS, tested: int = TESTED,
+    encoders: Mapping[str, Encoder], labels: int = LABELS, tested: int = TESTED,
     told: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[TaskRow]:  # fmt: skip
     """Score every task, by encoders by name and without them."""

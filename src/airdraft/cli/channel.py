@@ -107,7 +107,7 @@ def bench(
     path = SHIPPED if model == "shipped" else Path(model)
     learned = None if model == "none" else LearnedChannel(path)
     with progress(console, "cells") as told:
-        rows = measured.bench(count, learned and learned.filled, told)
+        rows = measured.bench(count, None if learned is None else learned.filled, told)
     tables, scores = measured.tables(rows), list[tasks.TaskRow]()
     if learned is not None:
         encoders = {"pre-trained": learned, "untrained": LearnedChannel(untrained(path, tasks.LABEL_SEED))}
