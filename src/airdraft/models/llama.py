@@ -126,16 +126,16 @@ def read_llama(folder: Path) -> Llama:
     return llama_of(read_json(path), path, read_config(folder))
 
 
-def llama_of(config: dict[str, Any], path: Path, facts: ModelConfig) -> Llama:
-    """As `read_llama`, of what the file `path` says."""
+def llama_of(config: dict[str, Any], path: Path, facts: ModelConfig, remedy: str = CONVERT) -> Llama:
+    """As `read_llama`, of what the file `path` says. remedy: what to do about what is not known."""
     for name, value in _REFUSED.items():
         if config.get(name) not in (value, None):
-            raise ModelError(f"{path} has {name} = {shown(config[name])}, which this writer does not know; {CONVERT}")
+            raise ModelError(f"{path} has {name} = {shown(config[name])}, which this writer does not know; {remedy}")
     unknown = [name for name in config if name not in {*_WRITTEN, *_HARMLESS, *_REFUSED} and config[name] is not None]
     if unknown:
         raise ModelError(
             f"{path} has {shown(unknown[0])} = {shown(config[unknown[0]])}, which this writer does not know; "
-            f"take it out if it changes nothing, or {CONVERT}"
+            f"take it out if it changes nothing, or {remedy}"
         )
     heads = needed(config, path, "num_attention_heads")
     kv_heads, head_dim = facts.kv_heads or heads, facts.head_dim or 0
@@ -149,7 +149,7 @@ def llama_of(config: dict[str, Any], path: Path, facts: ModelConfig) -> Llama:
         needed(config, path, "num_hidden_layers"),
         heads, kv_heads, head_dim,
         _number(config, path, "rms_norm_eps"),
-        _rope(config, path),
+        _rope(config, path, remedy),
         _flag(config, path, "tie_word_embeddings"), _flag(config, path, "attention_bias"),
         _flag(config, path, "mlp_bias"),
         bos if type(bos) is int and 0 <= bos < facts.vocab_size else None,
@@ -173,7 +173,7 @@ def _flag(config: dict[str, Any], path: Path, name: str) -> bool:
     return value
 
 
-def _rope(config: dict[str, Any], path: Path) -> LlamaRope:
+def _rope(config: dict[str, Any], path: Path, remedy: str) -> LlamaRope:
     """As transformers reads it: `rope_parameters` since version 5, `rope_theta` and `rope_scaling` before.
 
     Raises: `ModelError` if they contradict each other, or say what GGUF has no word for.
@@ -189,7 +189,7 @@ def _rope(config: dict[str, Any], path: Path) -> LlamaRope:
         said = said or values
     kind = said.pop("rope_type", None) or "default"
     if not isinstance(kind, str) or kind not in _ROPES:
-        raise ModelError(f"{path} has a rope of type {shown(kind)}, which this writer does not know; {CONVERT}")
+        raise ModelError(f"{path} has a rope of type {shown(kind)}, which this writer does not know; {remedy}")
     thetas = {name: _number(values, path, name) for values in (said, config) for name in ("rope_theta",)
               if values.get(name) is not None}  # fmt: skip
     if None not in (said.get("rope_theta"), config.get("rope_theta")) and said["rope_theta"] != config["rope_theta"]:
@@ -201,7 +201,7 @@ def _rope(config: dict[str, Any], path: Path) -> LlamaRope:
     if unknown:
         raise ModelError(
             f"{path} has {shown(unknown[0])} = {shown(said[unknown[0]])} in a rope of type {kind}, which this writer "
-            f"does not know; {CONVERT}"
+            f"does not know; {remedy}"
         )
     rope = LlamaRope(
         kind, thetas.get("rope_theta", 10000.0), {name: _number(said, path, name) for name in _ROPES[kind]}

@@ -179,6 +179,19 @@ def test_what_is_not_known_is_refused_by_name(changed: dict[str, Any], said: str
         assert not any(cache.glob("*"))
 
 
+def test_another_family_in_codes_is_refused_with_a_remedy(tmp_path: Path, cache: Path) -> None:
+    source = Packed().write(tmp_path / "model")
+    config = json.loads((source / "config.json").read_text())
+    for changed in (
+        {"model_type": "mixtral"},
+        {"num_local_experts": 8},
+        {"rope_scaling": {"type": "yarn", "factor": 4}},
+    ):
+        (source / "config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(ModelError, match=r"does not know; .*fetch a GGUF file of the model, or use --engine hf"):
+            load(str(source))
+
+
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     path = Packed().write(tmp_path / "model") / "model.safetensors"
     whole = path.read_bytes()

@@ -29,7 +29,7 @@ from airdraft.models.files.config import ModelConfig, read_config, read_json, sh
 from airdraft.models.files.weights import checkpoint
 from airdraft.models.imports.quants import FORMATS, Bytes, Format
 from airdraft.models.imports.read import GgufFile, GgufTensor
-from airdraft.models.llama import COMPUTED, Llama, llama_of
+from airdraft.models.llama import COMPUTED, CONVERT, Llama, llama_of
 
 _DTYPES = {"F32": ("<f4", 0), "F16": ("<f2", 1), "BF16": ("<u2", 30), "I32": ("<i4", None)}
 """How numbers lie in a file, and the number of their format among `FORMATS`."""
@@ -42,6 +42,7 @@ _BITS = {"awq": (4,), "gptq": (2, 4, 8)}
 _CODED = ("qweight", "qzeros", "scales", "g_idx")
 _LEAST_BLOCK, _MOST_BLOCK = 16, 256
 """Values of a row that may share a scale in the engine."""
+_OF_CODES = "fetch a GGUF file of the model, or use --engine hf with a library that reads such codes"
 _QWEN = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 Array = NDArray[Any]
@@ -229,7 +230,7 @@ def _described(folder: Path) -> tuple[ModelConfig, _Packing | None, str, Llama]:
     facts, where = read_config(folder), folder / "config.json"
     config = read_json(where)
     packing = _packing(config.pop("quantization_config", None), where)
-    return facts, packing, *_decoder(config, where, facts)
+    return facts, packing, *_decoder(config, where, facts, _OF_CODES if packing else CONVERT)
 
 
 def _packing(said: Any, where: Path) -> _Packing | None:
@@ -307,7 +308,7 @@ def _tensor(data: mmap.mmap, begin: int, dtype: str, shape: list[int], data_offs
     return _Stored(dtype, np.frombuffer(data, kind, math.prod(shape), begin + first).reshape(shape))
 
 
-def _decoder(config: dict[str, Any], where: Path, facts: ModelConfig) -> tuple[str, Llama]:
+def _decoder(config: dict[str, Any], where: Path, facts: ModelConfig, remedy: str) -> tuple[str, Llama]:
     """The family, and the decoder as if it were a Llama. Raises: `ModelError` for what is not known."""
     family = config.get("model_type")
     if family in _QWEN:
@@ -320,7 +321,7 @@ def _decoder(config: dict[str, Any], where: Path, facts: ModelConfig) -> tuple[s
             config.pop(name, None)
         if family == "qwen2":
             config.pop("attention_bias", None)
-    llama = llama_of(config, where, facts)
+    llama = llama_of(config, where, facts, remedy)
     return str(family), llama
 
 
