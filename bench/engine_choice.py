@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,9 @@ class Compared:
     given_back: int = 0
     """Rows in which rounding might decide, so that they were given instead of a token."""
     wrong: int = 0
+    engine_s: float = 0.0
+    reference_s: float = 0.0
+    """Seconds of this process's CPU that both took."""
     kinds: Counter[str] = field(default_factory=Counter)
     """Rows by what their parameters cut."""
 
@@ -108,16 +112,22 @@ def compare(vocab_size: int, positions: int, on_step: Callable[[int], None] = la
     call = max(1, min(PARTS, (1 << 22) // (ROWS * vocab_size)))
     while found.rows < positions:
         batch = list(itertools.islice(source, call))
-        answers = chosen([part for part, _ in batch], [torch.from_numpy(rows).to(device) for _, rows in batch])
+        scored = [torch.from_numpy(rows).to(device) for _, rows in batch]
+        began_s = time.process_time()
+        answers = chosen([part for part, _ in batch], scored)
+        found.engine_s += time.process_time() - began_s
         for (part, rows), answer in zip(batch, answers, strict=True):
             if (asked := part.choice) is None:
                 continue
-            for at, (row, token) in enumerate(zip(rows, answer, strict=True)):
+            began_s = time.process_time()
+            truth = [reference(row, asked, at) for at, row in enumerate(rows)]
+            found.reference_s += time.process_time() - began_s
+            for expected, token in zip(truth, answer, strict=True):
                 found.rows += 1
                 found.kinds[kind_of(asked)] += 1
                 if not isinstance(token, int):
                     found.given_back += 1
-                elif token == reference(row, asked, at):
+                elif token == expected:
                     found.equal += 1
                 else:
                     found.wrong += 1
@@ -131,12 +141,14 @@ def table(found: list[Compared]) -> str:
         f"Temperatures {_listed(TEMPERATURES)}; top-k off, 1, 5, 50, half of the vocabulary and all of it; top-p "
         f"{_listed(TOP_PS)}; min-p {_listed(MIN_PS)}; all combinations; one text in {round(1 / MASKED)} under a mask.",
         "",
-        "| vocabulary | device | rows | the same token | given back, as rounding might decide | another token |",
-        "|---:|---|---:|---:|---:|---:|",
+        "| vocabulary | device | rows | the same token | given back, as rounding might decide | another token "
+        "| PyTorch's CPU time by the reference's |",
+        "|---:|---|---:|---:|---:|---:|---:|",
     ]
     for each in found:
         lines.append(
-            f"| {each.vocab_size} | {each.device} | {each.rows} | {each.equal} | {each.given_back} | {each.wrong} |"
+            f"| {each.vocab_size} | {each.device} | {each.rows} | {each.equal} | {each.given_back} | {each.wrong} "
+            f"| {each.engine_s / each.reference_s:.1f} |"
         )
     return "\n".join(lines)
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from airdraft.core.connection import known_rows
 from airdraft.core.events import Forward
 from airdraft.core.law import Guide, Law, Place
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import AirdraftError, ModelError
+from airdraft.errors import AirdraftError, LocalProtocolError, ModelError
 from airdraft.models.base import Choice, EngineInfo, Part
 from airdraft.scheduler import Owner, Scheduler
 from airdraft.scheduler.choices import choice_of
@@ -79,6 +80,18 @@ class Broken(Steps):
 
 def test_a_grammar_that_fails_leaves_the_fault_to_its_own_text() -> None:
     assert choice_of(forward([1, 2], Place(5, Broken()))) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [([1, VOCAB], ModelError), ([-1, 1], ModelError), ([1], LocalProtocolError), ([1, 2, 3], LocalProtocolError),
+     ([1, np.full(VOCAB, np.nan)], ModelError), ([1, np.zeros(VOCAB - 1)], LocalProtocolError)],
+)  # fmt: skip
+def test_what_an_engine_says_is_bounded(said: list[Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        known_rows(np.fromiter(said, object, len(said)), 2, VOCAB)
+    fine = np.fromiter([VOCAB - 1, np.zeros(VOCAB)], object, 2)
+    assert known_rows(fine, 2, VOCAB) is fine
 
 
 class Choosing:

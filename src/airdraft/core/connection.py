@@ -21,13 +21,15 @@ MAX_PINGS = 8
 def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
     """Drop the columns that are not tokens from [rows, vocab or more] logits, since models pad their vocabularies.
 
-    Of an array of tokens and rows, see `Forward.choice`, the rows are checked.
+    An array of tokens and rows, see `Forward.choice`, is checked alike.
     Raises: `ModelError` for a row from which no token can be chosen.
     """
     if logits.dtype == object and logits.shape == (rows,):
         for row in logits:
             if not isinstance(row, int):
                 known_rows(row[None], 1, vocab_size)
+            elif not 0 <= row < vocab_size:
+                raise ModelError(f"the engine chose the token {row}, of {vocab_size}; its code may be broken")
         return logits
     if logits.ndim != 2 or len(logits) != rows or logits.shape[1] < vocab_size:
         raise LocalProtocolError(f"forwarded() got {logits.shape} logits where ({rows}, {vocab_size}) were asked for")

@@ -12,6 +12,8 @@ from airdraft.core.law import Guide
 from airdraft.errors import AirdraftError
 from airdraft.models.base import Choice
 
+_Mask = NDArray[np.bool_] | None
+
 
 def choice_of(forward: Forward) -> Choice | None:
     """Return what the rows of a forward choose by. None: rows are needed, or no engine bends them as the guide does."""
@@ -22,7 +24,7 @@ def choice_of(forward: Forward) -> Choice | None:
     positions = [at.position]
     for parent in parents[1:]:
         positions.append(positions[parent] + 1)
-    allowed: tuple[NDArray[np.bool_] | None, ...] = ()
+    allowed: tuple[_Mask, ...] = ()
     if at.guide is not None:
         if type(at.guide).bent is not Guide.bent:
             return None
@@ -43,18 +45,26 @@ def choice_of(forward: Forward) -> Choice | None:
     )
 
 
-def _masks(guide: Guide, tokens: Sequence[int], parents: Sequence[int]) -> list[NDArray[np.bool_] | None]:
-    """What a guide allows after each token, of which the first stands before it. None: all, or it does not matter."""
-    states: list[Guide | None] = [guide]
+def _masks(guide: Guide, tokens: Sequence[int], parents: Sequence[int]) -> list[_Mask]:
+    """What a guide allows after each token, of which the first stands before it. None: all, or it does not matter.
+
+    A state is asked all there is to ask when it is reached, as a way back costs its reader more than one onwards.
+    """
+    seen: list[tuple[Guide | None, _Mask]] = [(guide, _mask(guide))]
     for token, parent in zip(tokens[1:], parents[1:], strict=True):
-        before = states[parent]
-        states.append(None if before is None or not _goes_on(before, token) else before.after(token))
-    return [None if state is None or state.forced is not None else state.allowed() for state in states]
+        before, mask = seen[parent]
+        # Nothing is accepted behind a token that may not come.
+        state = before.after(token) if before is not None and _goes_on(before, mask, token) else None
+        seen.append((state, None if state is None else _mask(state)))
+    return [mask for _, mask in seen]
 
 
-def _goes_on(guide: Guide, token: int) -> bool:
-    """Whether `token` may come. Nothing is accepted behind one that may not."""
+def _mask(guide: Guide) -> _Mask:
+    return guide.allowed() if guide.forced is None else None
+
+
+def _goes_on(guide: Guide, mask: _Mask, token: int) -> bool:
+    """Whether `token` may come at a state whose `_mask` this is."""
     if guide.forced is not None:
         return guide.forced == token
-    allowed = guide.allowed()
-    return allowed is None or bool(allowed[token])
+    return mask is None or bool(mask[token])

@@ -60,12 +60,12 @@ def engines(
     write_json(json_file, {
         "threads": lab.THREADS, "cores": os.cpu_count(), "load": load, "engines": msgspec.to_builtins(rows),
         "draft_length": peers.LENGTH, "max_tokens": peers.TOKENS, **msgspec.to_builtins(compared),
-        "plain": [{**msgspec.to_builtins(row), "ratio": row.ratio} for row in beside],
+        "plain": [{**msgspec.to_builtins(row), "ratio": row.ratio, "bar": row.bar} for row in beside],
     })  # fmt: skip
     kept = exactness.table([(row.name, row.exactness) for row in rows if row.exactness])
     blocks = {"engines": f"{lab.table(rows)} {where}", "exactness": kept, "peers": f"{peers.table(compared)} {where}"}
     if beside:
-        blocks["plain"] = plain.table(beside)
+        blocks["plain"] = f"{plain.table(beside)} {where}"
     console.print(Markdown("\n\n".join(blocks.values())))
     renew_pages(page, blocks)
 

@@ -24,6 +24,10 @@ from airdraft.models.files.folder import shipped
 SHAPES = ((1, 1), (1, 5), (16, 5))
 """Texts in a call, and tokens of each."""
 TURNS = 11
+TINY, CHAT = "target", "135 M parameters, random"
+"""The shipped target, and a Llama of the size of the chat target."""
+BARS = {(TINY, 16, 5): 1.6, (CHAT, 16, 5): 1.25, (CHAT, 1, 1): 1.15}
+"""Most that a ratio should be, by model, texts and tokens of each."""
 _CHAT_SIZED: dict[str, Any] = {
     "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
     "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 2048, "tie_word_embeddings": True,
@@ -44,6 +48,11 @@ class PlainRow(msgspec.Struct, frozen=True):
         """The engine's time by that of transformers."""
         return self.engine_ms / self.transformers_ms
 
+    @property
+    def bar(self) -> float | None:
+        """What the ratio should not exceed; None: no bar is set."""
+        return BARS.get((self.model, self.texts, self.tokens))
+
 
 def plain(folder: Path, on_step: OnStep = lambda done, of: None) -> list[PlainRow]:
     """Rows for the shipped target, and for a Llama of random weights in the chat target's size, written to `folder`."""
@@ -56,7 +65,7 @@ def plain(folder: Path, on_step: OnStep = lambda done, of: None) -> list[PlainRo
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(THREADS)
-        models = {"target": shipped("target"), "135 M parameters, random": folder}
+        models = {TINY: shipped("target"), CHAT: folder}
         rows: list[PlainRow] = []
         for name, path in models.items():
             rows += _rows(name, path)
@@ -105,10 +114,12 @@ def table(rows: list[PlainRow]) -> str:
     lines = [
         f"One forward after {HELD} positions, ms: {THREADS} thread, fp32, taking turns; medians of {TURNS} turns.",
         "",
-        "| model | texts | tokens of each | hf engine | transformers alone | ratio |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| model | texts | tokens of each | hf engine | transformers alone | ratio | bar |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         times = f"{row.engine_ms:.1f} | {row.transformers_ms:.1f} | {row.ratio:.2f}"
-        lines.append(f"| {row.model} | {row.texts} | {row.tokens} | {times} |")
-    return "\n".join(lines)
+        bar = f"{row.bar:g}" if row.bar else ""
+        lines.append(f"| {row.model} | {row.texts} | {row.tokens} | {times} | {bar} |")
+    missed = [f"{row.model}, {row.texts} × {row.tokens}" for row in rows if row.bar and row.ratio > row.bar]
+    return "\n".join([*lines, "", f"Bars missed: {'; '.join(missed) or 'none'}."])
