@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from airdraft.cli import options
 from airdraft.control.forecast import HORIZONS_S, LinkSample
 from airdraft.errors import BadParameterError
 from airdraft.lab.record import synthetic
@@ -58,6 +59,8 @@ def test_bad_names_and_numbers_are_refused(tmp_path: Path) -> None:
     assert names_of("all") == ["ewma", "ridge", "snr", "model"]
     with pytest.raises(BadParameterError, match="no forecaster 'crystal'"):
         names_of("ewma,crystal")
+    with pytest.raises(BadParameterError, match="--forecast model needs what a modem measures"):
+        options.forecast("model")
     with pytest.raises(BadParameterError, match="no link 'wires'"):
         cases(["wires"], 20.0, 15.0, 30.0, 10.0)
     with pytest.raises(BadParameterError, match="cannot be read"):

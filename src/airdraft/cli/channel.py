@@ -28,6 +28,12 @@ channel = typer.Typer(
 """,
 )
 
+TITLES = {
+    "channel-estimate": "NMSE in dB, the least in bold",
+    "channel-predict": "NMSE in dB, the least in bold",
+    "channel-tasks": "the best of each column in bold, those that are told the truth aside",
+}
+
 
 def _ranged(name: str, given: str, unit: float = 1.0) -> Range:
     """Read `LEAST:MOST`, or one number for both."""
@@ -121,10 +127,3 @@ def bench(
         console.print(f"{name}: {TITLES[name]}")
         console.print(Markdown(table))
     renew_pages(page, tables)
-
-
-TITLES = {
-    "channel-estimate": "NMSE in dB, the least in bold",
-    "channel-predict": "NMSE in dB, the least in bold",
-    "channel-tasks": "the best of each column in bold, those that are told the truth aside",
-}
