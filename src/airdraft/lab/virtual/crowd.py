@@ -295,9 +295,10 @@ def says(rows: Sequence[CrowdRow], engine: str) -> str:
         for devices in (True, False)
     }
     found, helped, alone = saving(rows, engine), most[True], most[False]
+    plain, best = f"{of['server'].users} users with the target alone", "the best without devices"
+    best = f"which is {best}," if alone.scheme == "server" else f"{alone.users} with `{alone.scheme}`, {best},"
     return (
-        f"One edge on *{engine}* holds {of['server'].users} users with the target alone, {alone.users} with "
-        f"`{alone.scheme}`, the best without devices, and {helped.users} with `{helped.scheme}`, where devices draft: "
+        f"One edge on *{engine}* holds {plain}, {best} and {helped.users} with `{helped.scheme}`, where devices draft: "
         f"{helped.device_drafts_per_token:.1f} forwards of a device's draft model a token. With devices "
         f"`{found.scheme}` takes least of the engine: {found.against_server:.2f} × `server`'s time a token, and "
         f"{found.against_draft:.2f} × that of `server+draft`."
