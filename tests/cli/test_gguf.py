@@ -57,4 +57,4 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "model.gguf")], capture_output=True, text=True, check=True
     )
-    assert ran.stdout == "writing GGUF needs the gguf package; install airdraft[llamacpp]\n"
+    assert ran.stdout == "writing GGUF needs the package gguf; install it, `pip install gguf`\n"

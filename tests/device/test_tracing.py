@@ -45,6 +45,9 @@ def test_both_sides_tell_the_same_of_a_text(tmp_path: Path, ids: bool) -> None:
         names = [event["event"] for event in events]
         assert (names[0], names[-1]) == ("opened", "finished")
         assert {"ready", "committed"} <= set(names)
+        assert names[-2] == "readings"
+        assert 0 <= events[-2]["device_rtt_seconds"] < 10
+        assert [name for name in (event["event"] for event in read(other)) if name == "readings"] == []
         assert ({"draft", "call"} <= set(names)) == (each.scheme.name != "server")
         assert (events[0]["side"], events[0]["scheme"], events[0]["prompt"]) == ("device", each.scheme.name, 2)
         assert events[0]["edge"].startswith("ws://")

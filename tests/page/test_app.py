@@ -20,7 +20,7 @@ from airdraft.edge.access import Access
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.models.profile import profile
 from airdraft.page.app import KINDS, POLICY
-from airdraft.telemetry.feed import Feed
+from airdraft.telemetry.feed import Feed, Readings
 from airdraft.telemetry.http import serving
 from airdraft.telemetry.trace import Traces
 
@@ -32,10 +32,11 @@ KEY = "a key"
 
 @dataclass
 class Pages:
-    """The ports of both pages."""
+    """The ports of both pages, and what the device's is told once a second."""
 
     device: int
     edge: int
+    readings: Readings
 
 
 @contextlib.asynccontextmanager
@@ -55,7 +56,9 @@ async def pages(key: str | None = None, access: Access | None = None) -> AsyncIt
     async with writer, serving(at_device, HOST, 0) as device, serving(at_edge, HOST, 0) as edge:
         await writer.connect()
         try:
-            yield Pages(device, edge)
+            assert here.feed is not None
+            assert here.feed.readings is not None
+            yield Pages(device, edge, here.feed.readings)
         finally:
             await server.close()
 
@@ -110,8 +113,12 @@ def test_a_race_is_heard_on_both_pages_with_words_winners_and_chances() -> None:
                 assert headers["content-type"].startswith(kind)
                 assert b"http://" not in body.replace(b"http://www.w3.org", b"")
                 assert b"https://" not in body
+            before = found.readings()
             async with listening(found.device) as device, listening(found.edge) as edge:
                 status, _, answer = await asked(found.device, "/page/race", race())
+            after = found.readings()
+            assert after["device_joules"] > before["device_joules"]  # races cost energy, and
+            assert after["tokens_committed_total"] == before["tokens_committed_total"] == 0  # are no texts of clients
             assert (status, json.loads(answer)) == (200, {"texts": ["race1/0", "race1/1"]})
             texts = []
             for name in ("race1/0", "race1/1"):

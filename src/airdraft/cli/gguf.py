@@ -21,7 +21,7 @@ def gguf(
 
     Its folder holds config.json, model.safetensors and tokenizer.json.
 
-      airdraft gguf ./my-llama my-llama.gguf
+      airdraft gguf ./my-llama ./gguf/my-llama.gguf
     """
     folder = shipped(model) if model in ("target", "draft") else Path(model).expanduser()  # type: ignore[arg-type]
     if not folder.is_dir():

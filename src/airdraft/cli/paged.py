@@ -58,9 +58,13 @@ def on_device(
         asked = [{"role": "user", "content": words}]
         return tokenizer.encode(template.render(asked, {"add_generation_prompt": True}), special=False)
 
+    race = Race(writer.dial, lambda: writer.edge, encode, tokenizer.vocab_size, feed)
+
     def readings() -> Mapping[str, Any]:
-        drafted_s = watch.counts.draft_rows * ((facts.draft_s or 0.0) if (facts := writer.facts()) else 0.0)
-        joules = device_joules(drafted_s, writer.bytes_out, writer.bytes_in)
+        spent, facts = race.spent, writer.facts()
+        drafted_s = (watch.counts.draft_rows + spent.counts.draft_rows) * (facts.draft_s if facts else 0.0)
+        sent, received = writer.bytes_out + spent.uplink_bytes, writer.bytes_in + spent.downlink_bytes
+        joules = device_joules(drafted_s, sent, received)
         return asdict(watch.metrics.read()) | {"device_joules": joules}
 
     feed.readings = readings
@@ -69,7 +73,6 @@ def on_device(
         "side": "device", "model": name, "chat": template is not None, "ways": WAYS, "energy": energy,
         "legend": legend(),
     }  # fmt: skip
-    race = Race(writer.dial, lambda: writer.edge, encode, tokenizer.vocab_size, feed)
     app.router.routes.extend(Page(feed, admit, about, OwnNames(names), race).routes())
 
 

@@ -109,7 +109,7 @@ class Board:
 
     def _on_readings(self, event: dict[str, Any]) -> None:
         self._first = self._first or event
-        self._readings = event
+        self._readings = self._readings | event
 
     def _lately(self) -> float | None:
         """Tokens a second of the last second, once there was one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +39,8 @@ class Tracing(Onlooker):
         if isinstance(event, Begun):
             self._texts[event.session] = self._traces.open(event, now, session=event.session, edge=self._edge)
         elif number is not None and (trace := self._texts.get(number)) is not None:
+            if isinstance(event, Finished):
+                self._measured(trace, now)
             trace.event(event, now, self._machine.text(number))
             if isinstance(event, Finished | Failed):
                 self._end(number)
@@ -48,8 +52,21 @@ class Tracing(Onlooker):
     def left(self, session: int) -> None:
         """End the trace of a text that nobody reads any more, or that somebody has read whole."""
         if (trace := self._texts.get(session)) is not None:
-            trace.note("finished", self._clock(), reason="cancelled")
+            now = self._clock()
+            self._measured(trace, now)
+            trace.note("finished", now, reason="cancelled")
             self._end(session)
+
+    def _measured(self, trace: TextTrace, now: float) -> None:
+        """Write down what is known of the link at a text's end; a rate only if a limit has shown."""
+        facts = self._machine.learner.facts()
+        found = {
+            "device_rtt_seconds": facts.rtt_s,
+            "device_uplink_bits_per_second": facts.uplink_bps,
+            "device_downlink_bits_per_second": facts.downlink_bps,
+        }
+        known: dict[str, Any] = {name: round(value, 6) for name, value in found.items() if math.isfinite(value)}
+        trace.note("readings", now, **known)
 
     def _end(self, session: int) -> None:
         self._texts.pop(session).close()

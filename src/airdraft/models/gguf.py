@@ -43,7 +43,7 @@ def write_gguf(folder: Path, out: Path, weights: WeightType = "f32") -> None:
     try:
         import gguf  # noqa: PLC0415  # an extra
     except ImportError as problem:
-        raise ModelError("writing GGUF needs the gguf package; install airdraft[llamacpp]") from problem
+        raise ModelError("writing GGUF needs the package gguf; install it, `pip install gguf`") from problem
     if weights not in get_args(WeightType):
         raise ModelError(f"no weight type {weights!r}; there are {', '.join(get_args(WeightType))}")
     llama = read_llama(folder)

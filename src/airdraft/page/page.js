@@ -710,8 +710,12 @@ function replay(traces) {
     if (wide !== innerWidth) player.show(player.t);
     wide = innerWidth;
   });
-  $("replay-note").textContent = `A trace does not hold the round trip: flights are drawn as if it were ${1000 * TRIP_S} ms.` +
-    (views.some((view) => view.text.tokens.some((token) => token.piece === null)) ? " It holds no words either; with --trace-tokens it would." : "");
+  const untimed = views.some((view) => view.text.sums.device_rtt_seconds === undefined);
+  const wordless = views.some((view) => view.text.tokens.some((token) => token.piece === null));
+  $("replay-note").textContent = [
+    untimed ? `A trace here does not hold the round trip: flights are drawn as if it were ${1000 * TRIP_S} ms.` : "",
+    wordless ? "A trace holds words only with --trace-tokens." : "",
+  ].join(" ").trim();
   say("replay");
 }
 

@@ -16,9 +16,10 @@ from airdraft.api.errors import ApiError
 from airdraft.control.auto import AUTO, way
 from airdraft.core import schemes
 from airdraft.core.logprobs import check_logprobs
-from airdraft.core.request import Request
+from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
+from airdraft.device.cost import CostMeter
 from airdraft.errors import BadParameterError
 from airdraft.link.const import ConstLink
 from airdraft.link.relay import Relay
@@ -61,6 +62,8 @@ class Race:
         """
         self._connect, self._edge, self._encode, self._vocab_size = connect, edge, encode, vocab_size
         self._feed, self._turn, self._numbers = feed, asyncio.Lock(), itertools.count(1)
+        self.spent = CostMeter()
+        """What all races have cost this device."""
 
     async def run(self, asked: Asked) -> dict[str, Any]:
         """Write the prompt both ways. Returns: the names of both texts, whose events the feed has told.
@@ -81,12 +84,12 @@ class Race:
             LABEL.set(f"warm-up{number}")
             for way in dict.fromkeys(asked.ways):  # both models have read the prompt when it begins
                 async with self._linked(asked, host, port, free=True) as client:
-                    await _write(client, self._request(asked, way, prompt, 2))
+                    await self._write(client, self._request(asked, way, prompt, 2))
             for name, way in zip(names, asked.ways, strict=True):
                 LABEL.set(name)
                 request = self._request(asked, way, prompt, asked.max_tokens)
                 async with self._linked(asked, host, port) as client:
-                    await _write(client, request)
+                    await self._write(client, request)
                     facts = client.facts()
                     self._feed.aside(
                         "readings", sent_bytes_total=client.bytes_out, received_bytes_total=client.bytes_in,
@@ -124,8 +127,11 @@ class Race:
         params = SamplingParams(asked.temperature)
         return Request(prompt, spec, params, asked.seed, most, policy=policy, logprobs=likely)
 
-
-async def _write(client: EdgeConnection, request: Request) -> None:
-    async with contextlib.aclosing(client.write(request)) as events:
-        async for _ in events:
-            pass
+    async def _write(self, client: EdgeConnection, request: Request) -> None:
+        try:
+            with self.spent.measuring(client):
+                async with contextlib.aclosing(client.write(request)) as events:
+                    async for _ in events:
+                        pass
+        finally:
+            self.spent.counts = Counts.total((self.spent.counts, request.counts))

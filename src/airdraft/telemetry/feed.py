@@ -5,7 +5,7 @@ chances that a model gave to the tokens. Further events, which no file holds:
 
     unverified  the draft model alone wrote `pieces` from `position` on, while no edge answers
     corrected   the unverified tokens from `position` on were wrong
-    readings    once a second, the figures of /metrics by their names there
+    readings    once a second, the figures of /metrics by their names there; they belong to no text
     missed      a reader was too slow for so many events (`count`)
 """
 

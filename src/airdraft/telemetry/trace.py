@@ -10,6 +10,7 @@ Every event has `t`, seconds since the first one, and `event`:
                draft, target: the models' chances of each token, where they are known, null where not
     switch     scheme; switched: the edge follows
     more, extra   `split`: recovery on the device took more candidates
+    readings   of a device, before a text is finished: what it knows of the link, by the names in /metrics
     cut        there are too many events; of those that follow only the end is written
     finished   reason; or failed: code, message; or lost: the connection ended
 
@@ -296,6 +297,7 @@ _NUMBERS = {
     "draft": ("count",),
     "call": ("began", "texts"),
     "committed": ("length", "accepted", "written"),
+    "readings": ("device_rtt_seconds",),
 }
 """The numbers that `summary` needs from each event."""
 _LISTS = ("by", "pieces")
