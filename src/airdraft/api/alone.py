@@ -12,10 +12,11 @@ from airdraft.core.edge.session import EdgeSession, opened
 from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.events import Committed, Failed, Finished, Forward, Out, Progress
 from airdraft.core.logprobs import Logprob, check_logprobs, decode_logprobs
-from airdraft.core.messages import GuideSpec, Logprobs, Message, SchemeSpec
+from airdraft.core.messages import Logprobs, Message, SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.text import Prefix
 from airdraft.edge.access import Tenant
+from airdraft.edge.guides import fitting
 from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
 from airdraft.errors import AirdraftError, BadParameterError, Code, RefusedError, too_long
@@ -43,7 +44,7 @@ class TargetWriter:
         `ModelError` if the engine fails.
         """
         server, target, tenant = self._server, self._server.target, self._tenant
-        session = await self._guided(self._session(request), request.guide)
+        session = await self._guided(self._session(request), request)
         text = session.text
         if text.over:
             yield Finished(_NUMBER, text.over)
@@ -92,14 +93,14 @@ class TargetWriter:
             watch.event(Finished(_NUMBER, reason))  # without effect on a text that has failed
         yield Finished(_NUMBER, reason)
 
-    async def _guided(self, session: EdgeSession, spec: GuideSpec | None) -> EdgeSession:
+    async def _guided(self, session: EdgeSession, request: Request) -> EdgeSession:
         """Let the text keep to a grammar, if it has one."""
-        target, reader = self._server.target, self._server.service.reader
+        target, reader, spec = self._server.target, self._server.service.reader, request.guide
         if spec is None:
             return session
         if reader is None or not target.guides:
             raise BadParameterError(f"the target {target.model} takes no guides here; give none", "guide")
-        session.guided(await reader.read(spec, target.eos_ids))
+        session.guided(await fitting(reader, target.top_k is None, spec, target.eos_ids, request.params))
         return session
 
     def _session(self, request: Request) -> EdgeSession:

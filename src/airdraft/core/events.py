@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from airdraft.core.law import Law, Place
 from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import GuideSpec, Message, Welcome
+from airdraft.core.sampling import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Compile:
     spec: GuideSpec
     eos_ids: tuple[int, ...]
     """The tokens that end the text."""
+    params: SamplingParams
 
 
 @dataclass(frozen=True)

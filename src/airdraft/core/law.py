@@ -131,6 +131,6 @@ def _guided(row: np.ndarray, at: Place) -> np.ndarray:
     if allowed is not None:
         row = np.where(allowed, row, -np.inf)
         if not np.isfinite(row.max()):
-            what = f"the guide allows no token at position {at.position} that the model scores; mend the grammar"
+            what = f"the guide allows no token that the engine tells at position {at.position}; mend it, or ask another"
             raise ModelError(what)
     return at.guide.bent(row)

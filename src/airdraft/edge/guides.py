@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.events import Compile, Event
+from airdraft.core.law import Guide
+from airdraft.core.messages import GuideSpec
+from airdraft.core.sampling import SamplingParams
 from airdraft.edge.access import Tenant
 from airdraft.edge.watch import Watch
 from airdraft.errors import AirdraftError, BadParameterError, Code
+from airdraft.guides.known import check_known, known
 from airdraft.scheduler import Helping, Scheduler
 from airdraft.sockets import Reined
 from airdraft.transport import Driver, GuideReader
@@ -19,10 +24,11 @@ class EdgeDriver(Driver):
 
     def __init__(
         self, reader: GuideReader | None, machine: EdgeMachine, socket: Reined, scheduler: Scheduler, watch: Watch,
-        tenant: Tenant, helping: Helping | None,
+        tenant: Tenant, helping: Helping | None, whole: bool = True,
     ) -> None:  # fmt: skip
+        """`reader`: reads guides; None: texts have none. `whole`: whether the target's rows tell all tokens."""
         super().__init__(machine, socket, scheduler, self._event, watch, tenant, helping)
-        self._edge, self._reader, self._watch = machine, reader, watch
+        self._edge, self._reader, self._watch, self._whole = machine, reader, watch, whole
         self._readings = set[asyncio.Task[None]]()
 
     async def run(self) -> None:
@@ -44,9 +50,20 @@ class EdgeDriver(Driver):
 
     async def _read(self, event: Compile, reader: GuideReader) -> None:
         try:
-            events = self._edge.guided(event.session, await reader.read(event.spec, event.eos_ids))
+            guide = await fitting(reader, self._whole, event.spec, event.eos_ids, event.params)
+            events = self._edge.guided(event.session, guide)
         except AirdraftError as error:
             code = Code.SCHEME if isinstance(error, BadParameterError) else Code.ENGINE
             events = self._edge.failed(event.session, code, str(error))
         self.handle(events)
         self.flush()
+
+
+async def fitting(
+    reader: GuideReader, whole: bool, spec: GuideSpec, eos_ids: Sequence[int], params: SamplingParams
+) -> Guide:
+    """Read a guide for a target. `whole`: whether its rows tell all tokens. Raises: `BadParameterError`."""
+    if whole:
+        return await reader.read(spec, eos_ids)
+    check_known(spec)
+    return known(await reader.read(spec, eos_ids), params)

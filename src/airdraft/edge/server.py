@@ -19,7 +19,7 @@ from airdraft.edge.guides import EdgeDriver
 from airdraft.edge.watch import Watch
 from airdraft.errors import Code, LinkError, RefusedError, why
 from airdraft.listening import Listener, listen
-from airdraft.models.base import EngineInfo, TargetEngine
+from airdraft.models.base import TargetEngine
 from airdraft.models.fit import kept_bytes
 from airdraft.scheduler import Call, Helping, Scheduler
 from airdraft.sockets import MESSAGE_BYTES, QUEUE
@@ -89,9 +89,10 @@ class Service:
     reader: GuideReader | None = None
     """Reads the guides of texts; None: texts have none."""
 
-    def guides(self, info: EngineInfo) -> str:
-        """As in `Welcome`: what the engine returns must hold whatever a guide allows."""
-        return self.reader.name if self.reader is not None and info.top_k is None else ""
+    @property
+    def guides(self) -> str:
+        """As in `Welcome`."""
+        return self.reader.name if self.reader is not None else ""
 
     @property
     def draft_s(self) -> float:
@@ -128,7 +129,7 @@ class EdgeServer:
         self.target = Target(
             f"airdraft {__version__}", info.name, tokenizer, vocab_size, info.max_context, info.eos_ids, info.top_k,
             info.digest, tuple(self.exactness.shares.values()), info.trees, info.doubt, info.erases,
-            self.service.guides(info),
+            self.service.guides,
         )  # fmt: skip
         self.scheduler = capacity.scheduler(engine)
         self.metrics = Metrics(self._read)
@@ -282,11 +283,10 @@ class EdgeServer:
         )  # fmt: skip
         peer = peer_of(socket)
         watch = self.watch(machine.text, peer, tenant)
-        machine.admit, machine.held = (
-            partial(self.admit, tenant, watch),
-            partial(self.scheduler.caches.held, tenant.owner),
-        )
-        driver = EdgeDriver(service.reader, machine, socket, self.scheduler, watch, tenant, service.helping)
+        machine.admit = partial(self.admit, tenant, watch)
+        machine.held = partial(self.scheduler.caches.held, tenant.owner)
+        whole = self.target.top_k is None
+        driver = EdgeDriver(service.reader, machine, socket, self.scheduler, watch, tenant, service.helping, whole)
         self._live[socket] = driver, watch
         _log.info("%s (%s) is connected", peer, tenant.name, extra=fields(peer=peer, tenant=tenant.name))
         try:

@@ -199,7 +199,8 @@ class EdgeMachine(Machine):
             return self._decline(number, error.code, str(error))
         self._sessions[number] = session
         cached = self.held(session.text.tokens[: message.private]) if self.held is not None else 0
-        reading = [] if message.guide is None else [Compile(number, message.guide, self._target.eos_ids)]
+        eos_ids = self._target.eos_ids
+        reading = [] if message.guide is None else [Compile(number, message.guide, eos_ids, message.params)]
         return self._emit([*session.begin(message.prompt_length, cached, message.private), *reading])
 
     def guided(self, session: int, guide: Guide) -> list[Event]:
