@@ -13,6 +13,7 @@ from airdraft.lab.compress import (
     OUTLIERS,
     PARAMS,
     PLANTED,
+    QUICK,
     RAISED,
     TARGET,
     WHOLE,
@@ -104,7 +105,8 @@ def table(rows: Sequence[CompressRow]) -> str:
     lines += [
         "", f"Measured: {', '.join(said)}. Temperature {PARAMS.temperature:g}, beside the pair's target along its own "
         f"texts; outliers: {OUTLIERS} channels of every norm, raised {RAISED:g} times. Times are shares of the whole "
-        f"model's, whose method is `{WHOLE}`, in the same turn: medians, so that they hold beside other work.",
+        f"model's, whose method is `{WHOLE}`, on one thread and in turns: of each model what {1 - QUICK:.0%} of its "
+        "turns exceed, so that they hold beside other work.",
     ]  # fmt: skip
     for model in _drafts(rows):
         found = accepted, size, taken = shares(rows, model)
