@@ -6,13 +6,16 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ..e2e.processes import announced, started
 from ..suites import mostly_slow
 
 pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
@@ -55,8 +58,16 @@ class Terminal:
                 self.column += 1
 
 
-def in_terminal(words: tuple[str, ...], typed: str = "", **environment: str) -> tuple[Terminal, list[str], int]:
-    """Run airdraft in a terminal of 80 columns. Returns: what is seen at the end, each picture, and the exit code."""
+def in_terminal(
+    words: tuple[str, ...],
+    typed: str = "",
+    watch: Callable[[str, subprocess.Popen[bytes]], None] = lambda said, process: None,
+    **environment: str,
+) -> tuple[Terminal, list[str], int]:
+    """Run airdraft in a terminal of 80 columns. Returns: what is seen at the end, each picture, and the exit code.
+
+    watch: is told all that was said so far, and the process, whenever there is more.
+    """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (HEIGHT, WIDTH))
     plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
@@ -80,6 +91,7 @@ def in_terminal(words: tuple[str, ...], typed: str = "", **environment: str) -> 
             if not read:
                 break
             said += read
+            watch(said.decode(encoding, "replace"), process)
         terminal.take(said.decode(encoding))
         pictures = said.decode(encoding).split("\x1b[1A\x1b[2K" * 3)
         return terminal, pictures, process.wait(10)
@@ -181,3 +193,24 @@ def test_a_chat_has_a_board_for_each_answer(edge: str, tmp_path: Path) -> None:
     assert len(shown) == 2
     assert max(widths(boxed(pictures))) <= WIDTH
     assert any("tokens/s" in each for each in pictures)
+
+
+@pytest.mark.slow
+def test_an_edge_that_dies_is_told_above_the_board() -> None:
+    with started("edge", "--port", "0", "--json", "--profile", "phone-8b") as edge:
+
+        def watch(said: str, process: subprocess.Popen[bytes]) -> None:
+            if "tokens/s" in said and edge.poll() is None:
+                edge.kill()
+            elif not stopped and "no edge answers" in said.partition("waiting up to 60 s")[2]:
+                stopped.append(True)
+                process.send_signal(signal.SIGINT)
+
+        stopped: list[bool] = []
+        url = announced(edge)["url"]
+        terminal, _, code = in_terminal(("run", PROMPT, "--edge", url, "--max-tokens", "300", "--live"), watch=watch)
+    assert code == 130
+    text = [row.rstrip() for row in terminal.rows]
+    assert len([row for row in text if "waiting up to 60 s" in row]) == 1
+    assert not [row for row in text if row.startswith(("╭", "│", "╰"))]
+    assert [row.split()[0] for row in text if row.startswith(NAMES)] == [*NAMES]

@@ -377,10 +377,15 @@ class _Notes:
         here = isinstance(state, Connected)
         begin = "\n" if sys.stderr.isatty() else ""  # a text is being written on this line
         if isinstance(state, Away) and self._waits and self._met and not self._lost:
-            typer.echo(f"{begin}airdraft: {state}; waiting up to {GIVE_UP_S:g} s", err=True)
+            _note(f"{begin}airdraft: {state}; waiting up to {GIVE_UP_S:g} s")
         elif here and self._lost:
-            typer.echo(f"{begin}airdraft: {state}; the text goes on", err=True)
+            _note(f"{begin}airdraft: {state}; the text goes on")
         self._met, self._lost = self._met or here, not here
+
+
+def _note(words: str) -> None:
+    """Print on standard error as it is now: a board may stand there, which moves out of the way."""
+    print(words, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _input() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
@@ -53,7 +54,10 @@ class Screen:
     def __init__(self, console: Console, board: Board) -> None:
         self._console, self._board = console, board
         self._tail = Text()
-        drawn = Live(self, console=console, refresh_per_second=FRAMES, transient=True)
+        # What is said meanwhile on standard error goes above the board, if it would go to a terminal at all.
+        drawn = Live(
+            self, console=console, refresh_per_second=FRAMES, transient=True, redirect_stderr=sys.stderr.isatty()
+        )
         self._live = drawn if moves(console) else None
 
     def print(self, what: Text, /, *, end: str, soft_wrap: bool) -> None:
