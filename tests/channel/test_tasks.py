@@ -51,6 +51,7 @@ def test_beams_and_f1() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # many cells, on a busy machine
 def test_every_task_is_scored_and_the_shipped_model_beats_an_untrained_one() -> None:
     encoders = {"pre-trained": LearnedChannel(), "untrained": LearnedChannel(untrained(SHIPPED, 0))}
     rows = tasks.measure(encoders, 100, 60)
@@ -94,16 +95,22 @@ def test_bad_channels_and_graphs_are_refused_in_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_writes_tables_and_json(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)  # many cells, on a busy machine
+def test_the_command_writes_tables_figures_and_json(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     page, record = tmp_path / "page.md", tmp_path / "ch.json"
     names = ("channel-estimate", "channel-predict", "channel-tasks")
     page.write_text("\n".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->" for name in names))
     small = ["bench", "--channels", "10", "--labels", "50", "--json", str(record), "--page", str(page)]
+    small += ["--figures", str(tmp_path / "figures")]
     assert CliRunner().invoke(channel, small, catch_exceptions=False).exit_code == 0
     found = json.loads(record.read_text())
     assert "learned model" in {row["method"] for row in found["rows"]}
     assert len({row["task"] for row in found["tasks"]}) == 5
     assert page.read_text().count("learned model") == 6
     assert "| pre-trained, head |" in page.read_text()
+    drawn = {path.name: path.read_text() for path in (tmp_path / "figures").iterdir()}
+    assert set(drawn) == {"channel.svg", "channel-nmse.svg"}
+    assert all("learned model" in each for each in drawn.values())
     refused = CliRunner().invoke(channel, ["bench", "--model", str(page)])
     assert isinstance(refused.exception, ModelError)

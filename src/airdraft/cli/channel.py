@@ -13,7 +13,16 @@ from rich.markdown import Markdown
 from airdraft.channel.generate import ChannelRecipe, Range
 from airdraft.channel.profiles import PROFILES
 from airdraft.cli import options
-from airdraft.cli.bench.results import JsonFile, Pages, console_for, progress, renew_pages, write_json
+from airdraft.cli.bench.results import (
+    Figures,
+    JsonFile,
+    Pages,
+    console_for,
+    draw_into,
+    progress,
+    renew_pages,
+    write_json,
+)
 from airdraft.cli.explained import FoldedCommand
 from airdraft.errors import BadParameterError
 
@@ -92,6 +101,7 @@ def bench(
     ] = "shipped",
     json_file: JsonFile = None,
     page: Pages = None,
+    figures: Figures = None,
     no_color: options.NoColor = False,
 ) -> None:
     """How well simulated channels are estimated from pilots and predicted, and what is read from them. Three minutes.
@@ -127,3 +137,11 @@ def bench(
         console.print(f"{name}: {TITLES[name]}")
         console.print(Markdown(table))
     renew_pages(page, tables)
+    if figures is not None:
+
+        def draw(folder: Path) -> list[Path]:
+            from airdraft.lab import channel_figures  # noqa: PLC0415  only those who draw need matplotlib
+
+            return channel_figures.draw(rows, None if learned is None else learned.filled, folder)
+
+        draw_into(figures, draw)
