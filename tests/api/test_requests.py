@@ -366,6 +366,27 @@ def test_an_end_of_text_may_be_passed_over(url: str, tokenizer: Tokenizer, targe
     assert answer["usage"]["completion_tokens"] == 60
 
 
+@pytest.mark.parametrize("scheme", ["server", "stream", "coupled", "dense", "topk", "lattice", "split"])
+def test_every_scheme_stops_and_goes_on_as_the_target_alone(
+    served: Served, scheme: str, tokenizer: Tokenizer, target: OnnxModel, truth: Truth
+) -> None:
+    """Under shared noise at any temperature, in rounds with probabilities at temperature 0."""
+    warm = scheme in ("server", "stream", "coupled")
+    ids = truth(seed=5, max_tokens=40, temperature=float(warm))
+    at = next(at for at in range(4, 40) if ids[at] not in ids[:at])
+    asked = {"prompt": PROMPT, "seed": 5, "temperature": float(warm), "max_tokens": 40, "scheme": scheme}
+    status, answer = post(served.device, {**asked, "stop_token_ids": [ids[at]]})
+    assert (status, answer["choices"][0]["text"]) == (200, tokenizer.decode(ids[:at])), answer
+    status, answer = post(served.device, {**asked, "stop_token_ids": [ids[at]], "min_tokens": 40, "ignore_eos": True})
+    [choice] = answer["choices"]
+    assert (status, choice["finish_reason"], answer["usage"]["completion_tokens"]) == (200, "length", 40)
+    if warm:
+        seed, ids = next((seed, ids) for seed in range(99) if END in (ids := _endless(target, tokenizer, seed))[:40])
+        given = {"prompt": "x = 1\n", "seed": seed, "max_tokens": 60, "ignore_eos": True, "scheme": scheme}
+        status, answer = post(served.device, given)
+        assert (status, answer["choices"][0]["text"]) == (200, tokenizer.decode(ids))
+
+
 @functools.cache
 def _endless(target: OnnxModel, tokenizer: Tokenizer, seed: int) -> list[int]:
     endless: Any = types.SimpleNamespace(

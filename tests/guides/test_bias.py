@@ -25,7 +25,7 @@ from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel, chi_squared
 from airdraft.sim.pair import Pair
 
-from ..core.tables import SPECS, STREAMS, Fickle, alike, table
+from ..core.tables import OFTEN, SPECS, STREAMS, Fickle, alike, table
 from ..core.test_stream import MODES, Anyhow
 from ..suites import examples
 
@@ -45,8 +45,23 @@ BIASES = st.builds(
 )
 FULL = Bias(
     frequency_penalty=1.0, presence_penalty=0.5, repetition_penalty=1.3, logit_bias={2: 1.0, 4: -1.0},
-    bad_words=((3,), (1, 2)), min_tokens=2, typical_p=0.9,
+    bad_words=((0,), (1, 2)), allowed_token_ids=(0, 1, 2, 4, EOS), min_tokens=2, stop_token_ids=(4,), typical_p=0.9,
 )  # fmt: skip
+ONE = {
+    "frequency_penalty": (Bias(frequency_penalty=2.0), {}),
+    "presence_penalty": (Bias(presence_penalty=2.0), {}),
+    "repetition_penalty": (Bias(repetition_penalty=4.0), {}),
+    "logit_bias": (Bias(logit_bias={2: 2.0, 4: -2.0}), {}),
+    "bad_words": (Bias(bad_words=((3,), (1, 2), (2, 4))), {}),
+    "allowed_token_ids": (Bias(allowed_token_ids=(1, 2, 4, EOS)), {}),
+    "min_tokens": (Bias(min_tokens=2), {}),
+    "stop_token_ids": (Bias(min_tokens=2, stop_token_ids=(1,)), {}),
+    "ignore_eos": (Bias(min_tokens=2, stop_token_ids=(1,), ignore_eos=True), {}),
+    "typical_p": (Bias(typical_p=0.6), {}),
+    "min_p": (Bias(), {"min_p": 0.3}),
+}
+"""Each field alone, as a bias or as a parameter; what it changes is large enough to be seen in a few hundred texts."""
+ALL = {"all": (FULL, {"min_p": 0.05}), **ONE}
 
 
 def model(seed: int = 2) -> TableModel:
@@ -129,40 +144,67 @@ def test_a_biased_text_is_the_targets_own_however_events_fall(data: st.DataObjec
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_at_temperature_0_every_scheme_writes_the_targets_own(name: str) -> None:
-    target, spec = model(), of_bias(FULL)
+@pytest.mark.parametrize("field", ALL)
+def test_at_temperature_0_every_scheme_writes_the_targets_own(field: str, name: str) -> None:
+    target, (bias, more) = model(), ALL[field]
+    spec = of_bias(bias)
     pair = Pair(alike(target, 4), target, read=made, propose=maker(("lookup", "salvage")), trees=name == "always")
-    for params in (SamplingParams(0.0), SamplingParams(1.0, top_k=1)):
+    for params in (SamplingParams(0.0, **more), SamplingParams(1.0, top_k=1, **more)):
         text = pair.write(Request(PROMPT, EVERY[name], params, 3, 24, 4, guide=spec)).tokens
         assert text == list(alone.write(target, PROMPT, params, 3, 24, guide=made(spec)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY)
-def test_a_biased_text_is_distributed_as_the_targets_own(name: str) -> None:
-    target, spec, trials, length = model(), of_bias(FULL), 400, 3
-    pair, law = Pair(alike(target, 4), target, read=made), Law(SamplingParams(), 0, VOCAB)
-    written = (
-        pair.write(Request(PROMPT, EVERY[name], SamplingParams(), seed, length, 4, guide=spec)).tokens
-        for seed in range(trials)
-    )
-    seen = Counter(map(tuple, written))
+@pytest.mark.parametrize("name", [*STREAMS, "coupled", "server"])
+@pytest.mark.parametrize("field", ONE)
+def test_under_shared_noise_every_scheme_writes_the_targets_own(field: str, name: str) -> None:
+    target, (bias, more) = model(), ONE[field]
+    spec, params = of_bias(bias), SamplingParams(1.0, **more)
+    pair = Pair(alike(target, 4), target, read=made, propose=maker(("lookup", "salvage")), trees=name == "always")
+    for seed in range(8):
+        text = pair.write(Request(PROMPT, EVERY[name], params, seed, 24, 4, guide=spec)).tokens
+        assert text == list(alone.write(target, PROMPT, params, seed, 24, guide=made(spec)))
+
+
+TRIALS, LENGTH = 400, 3
+
+
+def distribution(bias: Bias | None, params: SamplingParams) -> dict[tuple[int, ...], float]:
+    """The probability of every text of the target alone, by its own law."""
+    target, law = model(), Law(params, 0, VOCAB)
 
     def texts(before: tuple[int, ...], at: Place) -> dict[tuple[int, ...], float]:
         probs, found = law.probs(target.row(before), at), dict[tuple[int, ...], float]()
         for token in np.flatnonzero(probs).tolist():
-            over = token == EOS or at.position == len(PROMPT) + length - 1
+            over = token == EOS or at.position == len(PROMPT) + LENGTH - 1
             rest = {(): 1.0} if over else texts((*before, token), at.then(token))
-            found |= {(token, *more): float(probs[token]) * chance for more, chance in rest.items()}
+            found |= {(token, *tail): float(probs[token]) * chance for tail, chance in rest.items()}
         return found
 
-    expected = texts(PROMPT, Place(3, made(spec).within(PROMPT)))
+    return texts(PROMPT, Place(3, None if bias is None else made(of_bias(bias)).within(PROMPT)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "name"), [*(("all", name) for name in EVERY), *((field, name) for field in ONE for name in OFTEN)]
+)
+def test_a_biased_text_is_distributed_as_the_targets_own(field: str, name: str) -> None:
+    target, (bias, more) = model(), ALL[field]
+    spec, params = of_bias(bias), SamplingParams(**more)
+    pair, seen = Pair(alike(target, 4), target, read=made), Counter[tuple[int, ...]]()
+    for seed in range(TRIALS):
+        seen[tuple(pair.write(Request(PROMPT, EVERY[name], params, seed, LENGTH, 4, guide=spec)).tokens)] += 1
+    expected = distribution(bias, params)
     assert seen.keys() <= expected.keys()
-    assert chi_squared(seen, expected, trials).p_value > 1e-4
-    plain = texts(PROMPT, Place(3))  # and a text that forgets the bias is told apart
-    unbiased = Counter(tuple(alone.write(target, PROMPT, SamplingParams(), seed, length)) for seed in range(trials))
-    assert chi_squared(unbiased, plain, trials).p_value > 1e-4
-    assert not unbiased.keys() <= expected.keys() or chi_squared(unbiased, expected, trials).p_value < 1e-4
+    assert chi_squared(seen, expected, TRIALS).p_value > 1e-4
+
+
+@pytest.mark.parametrize("field", ALL)
+def test_a_text_that_forgets_a_field_is_told_apart(field: str) -> None:
+    bias, more = ALL[field]
+    expected, plain = distribution(bias, SamplingParams(**more)), distribution(None, SamplingParams())
+    seen = Counter(tuple(alone.write(model(), PROMPT, SamplingParams(), seed, LENGTH)) for seed in range(TRIALS))
+    assert chi_squared(seen, plain, TRIALS).p_value > 1e-4
+    assert chi_squared(seen, expected, TRIALS).p_value < 1e-4
 
 
 def test_a_text_that_goes_on_as_a_prompt_has_the_bias_that_it_had() -> None:
