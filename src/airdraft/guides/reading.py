@@ -88,7 +88,7 @@ class Guides:
             raise BadParameterError("llguidance is missing here, which reads guides; pip install llguidance", "guide")
         if len(spec.text) > MOST_GUIDE:
             raise BadParameterError(f"the guide has more than {MOST_GUIDE} characters; give a smaller one", "guide")
-        tokens = self._tokens(eos_ids)
+        tokens = self.tokens(eos_ids)
         if (why := trial().read(spec.kind, spec.text)) is not None:
             raise _unread(why)
         try:
@@ -96,7 +96,8 @@ class Guides:
         except ValueError as error:
             raise _unread(str(error)) from error
 
-    def _tokens(self, eos_ids: tuple[int, ...]) -> LLTokenizer:
+    def tokens(self, eos_ids: tuple[int, ...]) -> LLTokenizer:
+        """The vocabulary as llguidance knows it. Raises: `BadParameterError` for a tokenizer that it cannot read."""
         if eos_ids not in self._tokenizers:
             from llguidance import LLTokenizer  # noqa: PLC0415
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airdraft.cli.bench import codecs, compress, drafts, league, prompts, wall
+from airdraft.cli.bench import codecs, compress, drafts, league, prompts, structured, wall
 from airdraft.cli.bench.simulated import bench
 
-__all__ = ["bench", "codecs", "compress", "drafts", "league", "prompts", "wall"]
+__all__ = ["bench", "codecs", "compress", "drafts", "league", "prompts", "structured", "wall"]
