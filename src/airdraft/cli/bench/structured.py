@@ -42,9 +42,10 @@ def schema(
 
     Every text is written with and without forced tokens, in turns, by a device at an
     edge in this process; llguidance alone walks along beside. Our dozen take a minute
-    with the shipped pair. Block `schema-PAIR` of a --page is renewed, or with --schemas
-    `schemas-PAIR`. Results are also written when it is interrupted. Ends with exit code
-    1 if an answer is not valid, a text is not the same, or a bar is missed.
+    with the shipped pair. Block `schema-PAIR` of a --page is renewed, with --schemas
+    `schemas-PAIR`, or `compiled-PAIR` if nothing is written. Results are also
+    written when it is interrupted. Ends with exit code 1 if an answer is not
+    valid, a text is not the same, or a bar is missed.
     """
     from airdraft.lab.wall import structured as lab  # noqa: PLC0415  it takes long to import
 
@@ -71,8 +72,9 @@ def schema(
         if report.rows:
             console.print(Markdown(lab.table(report)))
     name = pair if pair.isalnum() else "pair"
-    renew_pages(page, {f"{'schema' if schemas is None else 'schemas'}-{name}": lab.table(report)})
-    for what in lab.missed(report):
-        typer.echo(what)
+    what = "schema" if schemas is None else "schemas" if max_tokens else "compiled"
+    renew_pages(page, {f"{what}-{name}": lab.table(report)})
+    for missed in lab.missed(report):
+        typer.echo(missed)
     if lab.missed(report):
         raise typer.Exit(1)
