@@ -34,7 +34,7 @@ from airdraft.device.writer import Writer
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.errors import AirdraftError, BadParameterError
 from airdraft.guides import Guides, of_json, of_regex
-from airdraft.guides.reading import LAYOUT
+from airdraft.guides.grammar import LAYOUT
 from airdraft.lab.wall.schemas import SCHEMAS, validator
 from airdraft.models.files.config import read_json
 from airdraft.models.fit import Fit
