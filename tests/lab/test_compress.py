@@ -42,6 +42,8 @@ ROWS = [
     row(DRAFT, WHOLE, "fp32", head="fp32", time=1.0, mb=6.0),
     row(PLANTED, "outliertune", "W6A6", perplexity=5.04),
     row(PLANTED, "tensor", "W8A8", perplexity=50.0),
+    row(PLANTED, "outliertune", "W8A8"),
+    row(PLANTED, WHOLE, "fp32", head="fp32", time=1.0, mb=6.0),
     row(TARGET, "gptq", "W4", coupled=0.95, mb=9.0),
     row(TARGET, WHOLE, "fp32", head="fp32", coupled=1.0, mb=36.0),
 ]
