@@ -273,15 +273,15 @@ def test_a_text_that_fails_ends_its_stream_with_the_error(tokenizer: Tokenizer) 
     async def failing(pieces: list[Piece]) -> AsyncGenerator[tuple[int, Piece | End], None]:
         for piece in pieces:
             yield 0, piece
-        raise ModelError("the guide is too much")
+        raise ModelError("too much for the engine")
 
     async def main() -> None:
         events = [event async for event in answer().chunks(failing([Piece("so")]), False)]
         assert [event["type"] for event in events[-3:]] == ["response.output_text.delta", "error", "response.failed"]
         assert [event["sequence_number"] for event in events] == [*range(len(events))]
-        assert (events[-2]["message"], events[-2]["param"]) == ("the guide is too much", None)
+        assert (events[-2]["message"], events[-2]["param"]) == ("too much for the engine", None)
         failed = events[-1]["response"]
-        assert (failed["status"], failed["error"]["message"]) == ("failed", "the guide is too much")
+        assert (failed["status"], failed["error"]["message"]) == ("failed", "too much for the engine")
         for pieces in ([], [Piece("so")]):
             with pytest.raises(AirdraftError, match="too much"):
                 await answer().whole(failing(pieces))
