@@ -1,7 +1,7 @@
-"""The hf engine beside the forward of transformers that it stands on: what our own code costs, in wall clock.
+"""The hf engine beside the forward of transformers that it stands on: what our own code costs, in time of the CPU.
 
-Both run in this process and take turns. transformers gets one batch whose texts are all of one length, and its own
-cache; the engine gets texts of their own, which come and go. Rolling back is part of both.
+Both run in this process on one thread and take turns. transformers gets one batch whose texts are all of one length,
+and its own cache; the engine gets texts of their own, which come and go. Rolling back is part of both.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CHAT_SIZED: dict[str, Any] = {
 
 
 class PlainRow(msgspec.Struct, frozen=True):
-    """One model and one shape of call. Times are medians, in milliseconds."""
+    """One model and one shape of call. Times are medians, in milliseconds of the CPU."""
 
     model: str
     texts: int
@@ -95,16 +95,16 @@ def _row(name: str, engine: HfModel, model: Any, texts: int, tokens: int) -> Pla
         model(input_ids=torch.from_numpy(prompts), logits_to_keep=1, use_cache=True, **{as_past: past})
         for _ in range(TURNS):
             fed = random.integers(engine.vocab_size, size=(texts, tokens))
-            began = time.perf_counter()
+            began = time.thread_time()
             for found in engine.verify(
                 [Part(*each, tokens) for each in zip(caches, [HELD] * texts, fed.tolist(), strict=True)]
             ):
                 if isinstance(found, AirdraftError):
                     raise found
-            between = time.perf_counter()
+            between = time.thread_time()
             model(input_ids=torch.from_numpy(fed), use_cache=True, **{as_past: past})
             past.crop(-tokens)
-            taken.append((between - began, time.perf_counter() - between))
+            taken.append((between - began, time.thread_time() - between))
     ours, theirs = (1e3 * median(times) for times in zip(*taken, strict=True))
     return PlainRow(name, texts, tokens, ours, theirs)
 
@@ -112,7 +112,7 @@ def _row(name: str, engine: HfModel, model: Any, texts: int, tokens: int) -> Pla
 def table(rows: list[PlainRow]) -> str:
     """The rows as Markdown."""
     lines = [
-        f"One forward after {HELD} positions, ms: {THREADS} thread, fp32, taking turns; medians of {TURNS} turns.",
+        f"One forward after {HELD} positions, ms of the CPU: {THREADS} thread, fp32, taking turns; medians of {TURNS}.",
         "",
         "| model | texts | tokens of each | hf engine | transformers alone | ratio | bar |",
         "|---|---:|---:|---:|---:|---:|---:|",
