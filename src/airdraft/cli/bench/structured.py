@@ -46,6 +46,9 @@ def schema(
     `schemas-PAIR`, or `compiled-PAIR` if nothing is written. Results are also
     written when it is interrupted. Ends with exit code 1 if an answer is not
     valid, a text is not the same, or a bar is missed.
+
+      airdraft bench schema --json s.json
+      airdraft bench schema --schemas build/schemas --most 600 --max-tokens 0
     """
     from airdraft.lab.wall import structured as lab  # noqa: PLC0415  it takes long to import
 
