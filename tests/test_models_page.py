@@ -39,6 +39,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = Made(kind="Q8_0", layers=1).write(models / "small.Q8_0.gguf").read_bytes()
     import_gguf(models / "small.Q8_0.gguf", home / "made")
     Packed("awq").write(home / "Qwen2.5-7B-Instruct-AWQ")
+    packed = Packed("gptq")
+    packed.write(home / "Qwen2.5-0.5B-Instruct-GPTQ-Int4")
+    packed.write_plain(home / "Qwen2.5-7B-Instruct")
     hub = home / "hf" / "hub"
     stores.cached(
         hub, "Qwen/Qwen2.5-1.5B-Instruct-GGUF", {"qwen2.5-1.5b-instruct-q4_k_m.gguf": big, "x-q8_0.gguf": big}

@@ -28,10 +28,10 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "airdraft", *words]
 
 
-def airdraft(*words: str, stdin: bytes = b"") -> tuple[int, str, str]:
+def airdraft(*words: str, stdin: bytes = b"", patience_s: float = PATIENCE_S) -> tuple[int, str, str]:
     """Run a command to its end: exit code, standard output, standard error."""
     done = subprocess.run(
-        command(*words), input=stdin, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE_S, check=False
+        command(*words), input=stdin, capture_output=True, env=ENVIRONMENT, timeout=patience_s, check=False
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 

@@ -157,8 +157,9 @@ def test_a_slow_targets_text_is_raced_and_drafted_alike() -> None:
 def test_the_demo_writes_what_it_found(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     code, out, errors = airdraft(
-        "demo", "--json", str(file), "--no-color", "--profile", "none", "--max-tokens", "12", "--trials", "200"
-    )
+        "demo", "--json", str(file), "--no-color", "--profile", "none", "--max-tokens", "12", "--trials", "200",
+        patience_s=240,
+    )  # fmt: skip
     assert (code, errors) == (0, "")
     assert "\x1b" not in out
     results = json.loads(file.read_text())

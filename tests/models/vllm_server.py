@@ -36,7 +36,6 @@ ENVIRONMENT = {
 }
 FLAGS = [
     *("--host", "127.0.0.1"),  # nobody else may ask it
-    *("--dtype", "float32"),  # to be compared with ONNX Runtime's rows
     "--enforce-eager",  # compiling takes longer than the tests
     *("--max-model-len", "1024"),
     *("--block-size", "32"),  # of the prefix cache, the least on a CPU: more of its edges are met, and less is computed
@@ -64,10 +63,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def vllm_server(python: Path, folder: Path) -> Iterator[Server]:
-    """Serves the model in `folder` (config.json, tokenizer.json, model.safetensors) under the name `target`."""
+def vllm_server(python: Path, folder: Path, dtype: str = "float32") -> Iterator[Server]:
+    """Serves the model in `folder` (config.json, tokenizer.json, model.safetensors) under the name `target`.
+
+    dtype: what numbers are computed in; float32 is to be compared with ONNX Runtime's rows.
+    """
     with tempfile.TemporaryFile() as log:
-        server = _started(python, folder, log)
+        server = _started(python, folder, log, dtype)
         try:
             yield server
         finally:
@@ -123,7 +125,7 @@ def relayed(url: str) -> Iterator[Server]:
         yield Server(f"http://{urlsplit(announced(process)['url']).netloc}", process)
 
 
-def _started(python: Path, folder: Path, log: IO[bytes]) -> Server:
+def _started(python: Path, folder: Path, log: IO[bytes], dtype: str = "float32") -> Server:
     """A server that answers. Fails the test if it does not."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -131,7 +133,7 @@ def _started(python: Path, folder: Path, log: IO[bytes]) -> Server:
     words = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT
     process = subprocess.Popen(
-        [*words, "--served-model-name", "target", *FLAGS],
+        [*words, "--served-model-name", "target", "--dtype", dtype, *FLAGS],
         env=environment,
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -32,6 +32,8 @@ class Packed:
     seed: int = 0
     plain: dict[str, np.ndarray] = field(default_factory=dict)
     """What the matrices stand for, [out, in]."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """The config that was written last."""
 
     def write(self, folder: Path, **changed: Any) -> Path:
         rng = np.random.default_rng(self.seed)
@@ -62,6 +64,19 @@ class Packed:
             "max_position_embeddings": 64, "rope_theta": 5000.0, "tie_word_embeddings": False, "eos_token_id": 2,
             "quantization_config": said | changed,
         }  # fmt: skip
+        return self._tell(folder, config)
+
+    def write_plain(self, folder: Path) -> Path:
+        """The same decoder without codes, once it has been written."""
+        folder.mkdir()
+        numpy_files.save_file(
+            {name: np.ascontiguousarray(each, np.float32) for name, each in self.plain.items()},
+            folder / "model.safetensors",
+        )
+        return self._tell(folder, {name: each for name, each in self.told.items() if name != "quantization_config"})
+
+    def _tell(self, folder: Path, config: dict[str, Any]) -> Path:
+        self.told = config
         (folder / "config.json").write_text(json.dumps(config))
         shutil.copyfile(shipped("target") / "tokenizer.json", folder / "tokenizer.json")
         return folder

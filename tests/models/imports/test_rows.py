@@ -79,5 +79,5 @@ def test_every_variant_is_the_same_to_rounding(variant: dict[str, Any], tmp_path
 @pytest.mark.parametrize("kind", mostly_slow([kind for kind in TYPES if kind not in FLOATS], OFTEN))
 def test_activations_are_rounded_to_8_bits_block_by_block(kind: str, tmp_path: Path) -> None:
     median, most = compare(Made(kind=kind), tmp_path, rounded=True)
-    assert median < (0.05 if kind in MINIMA else 0.003)  # one amid two 8-bit numbers may fall to either
+    assert median < (0.05 if kind in MINIMA else 0.006)  # one amid two 8-bit numbers may fall to either
     assert most < (0.3 if kind in MINIMA else 0.1)
