@@ -131,10 +131,11 @@ def subjects(pair: str, folder: Path) -> list[Shrunk]:
         write_gguf(shipped("target"), own)
         weights = [Recipe(method, bits) for bits in WIDTHS for method in METHODS]
         integers = [Recipe(way, "W8A8") for way in get_args(Way)]
+        weights += [Recipe("gptq", "W4", "W4"), *integers, *few]
         return [
-            Shrunk(DRAFT, plain, [*weights, Recipe("gptq", "W4", "W4"), *integers, *few], [("draft", WHOLE, "fp32")]),
+            Shrunk(DRAFT, plain, weights, [(str(plain), WHOLE, "fp32")]),
             Shrunk(PLANTED, planted, [*integers, *few], [(str(planted), WHOLE, "fp32")]),
-            Shrunk(TARGET, own, [Recipe("rtn", "W4"), Recipe("gptq", "W4")], [("target", WHOLE, "fp32")]),
+            Shrunk(TARGET, own, [Recipe("rtn", "W4"), Recipe("gptq", "W4")], [(str(own), WHOLE, "fp32")]),
         ]
     made = folder / "chat-draft.gguf"
     expand(resolve(CHAT_DRAFT), made)
