@@ -47,13 +47,13 @@ def test_a_panic_ends_one_text_and_no_other(
     readers = {each: (Breaking if each == where else Guides)(tokenizer) for each in ("device", "edge")}
     plain = tokenizer.decode(truth(seed=3, max_tokens=40))
 
-    async def check(port: int, breaks: bool) -> None:
+    async def check(port: int, breaks: bool, **more: str) -> None:
         async with openai.AsyncOpenAI(base_url=f"http://{HOST}:{port}/v1", api_key="none", max_retries=0) as client:
             create: Any = client.completions.create
             asked: Any = {"model": "target", "prompt": PROMPT, "seed": 3, "max_tokens": 40}
 
             def guided(pattern: str) -> Any:
-                return create(**asked, extra_body={"regex": pattern})
+                return create(**asked, extra_body={"regex": pattern, **more})
 
             broken, free, kept = await asyncio.gather(
                 guided(BREAKS), create(**asked), guided(KEEPS), return_exceptions=True
@@ -79,7 +79,7 @@ def test_a_panic_ends_one_text_and_no_other(
             ):
                 await writer.connect()
                 connection = writer.edge
-                await check(device, True)
+                await check(device, True, scheme="coupled")  # by which nothing is written without the device's guide
                 assert writer.edge == connection
                 await check(edge, where == "edge")
 

@@ -112,7 +112,7 @@ def test_choices_under_a_guide_follow_its_distribution() -> None:
 def test_a_guide_that_leaves_nothing_is_an_error_of_one_line() -> None:
     row = np.array([-np.inf, 1.0, -np.inf, 0.0, -np.inf], np.float32)  # an engine that knows two tokens
     for ask in (Law(SamplingParams(), 1, VOCAB).choose, Law(SamplingParams(), 1, VOCAB).probs):
-        with pytest.raises(ModelError, match="allows no token at position 2"):
+        with pytest.raises(ModelError, match="allows no token that the engine tells at position 2"):
             ask(row, place())
 
 

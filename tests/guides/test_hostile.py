@@ -6,6 +6,8 @@ import json
 import random
 import resource
 import time
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -178,19 +180,17 @@ class PanicException(BaseException):
 
 
 class Panicking:
-    """A matcher that panics in one of its methods, from the second time on, as do its copies."""
+    """A matcher that panics in one of its methods, from the second call of it or its copies on."""
 
-    def __init__(self, matcher: Any, name: str) -> None:
-        self._matcher, self._name, self._calls = matcher, name, 0
+    def __init__(self, matcher: Any, name: str, calls: Iterator[int] | None = None) -> None:
+        self._matcher, self._name, self._calls = matcher, name, calls or count(1)
 
     def deep_copy(self) -> Panicking:
-        return Panicking(self._matcher.deep_copy(), self._name)
+        return Panicking(self._matcher.deep_copy(), self._name, self._calls)
 
     def __getattr__(self, name: str) -> Any:
-        if name == self._name:
-            self._calls += 1
-            if self._calls > 1:
-                raise PanicException("index out of bounds:\n the len is 5")
+        if name == self._name and next(self._calls) > 1:
+            raise PanicException("index out of bounds:\n the len is 5")
         return getattr(self._matcher, name)
 
 

@@ -10,7 +10,7 @@ import pytest
 from airdraft.errors import ModelError
 from airdraft.models import registry as engines
 from airdraft.models.files.config import read_config
-from airdraft.models.files.variants import CHECKPOINT, GGUF, ONNX
+from airdraft.models.files.variants import CHECKPOINT, CODES, GGUF, ONNX
 from airdraft.models.registry import ENGINES, HERE, REMOTE, load, load_target, resolve
 
 
@@ -67,7 +67,7 @@ def test_names_that_do_not_fit() -> None:
 
 
 def test_every_format_of_the_hub_has_an_engine() -> None:
-    assert [form for name in HERE for form in ENGINES[name].formats] == [ONNX, GGUF, CHECKPOINT, GGUF]
+    assert [form for name in HERE for form in ENGINES[name].formats] == [ONNX, GGUF, CODES, CHECKPOINT, GGUF]
     assert not any(ENGINES[name].formats for name in REMOTE)
 
 

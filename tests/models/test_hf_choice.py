@@ -19,11 +19,13 @@ from airdraft.models.engines import hf_choice
 from airdraft.models.engines.hf import HfModel
 from bench.engine_choice import compare, reference
 
+pytest.importorskip("torch", reason="the hf engine takes airdraft[hf]")
+pytest.importorskip("transformers", reason="the hf engine takes airdraft[hf]")
+
 from ..suites import examples
 from .test_hf import write
 
-torch = pytest.importorskip("torch", reason="the hf engine takes airdraft[hf]")
-pytest.importorskip("transformers", reason="the hf engine takes airdraft[hf]")
+torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -22,11 +22,13 @@ from airdraft.models.engines import hf_graphs
 from airdraft.models.engines.hf import HfModel
 from airdraft.models.engines.hf_graphs import Shape, captured
 
+pytest.importorskip("torch", reason="the hf engine takes airdraft[hf]")
+
 from ..suites import examples
 from .test_hf import close, write
 from .test_hf_choice import choice
 
-torch = pytest.importorskip("torch", reason="the hf engine takes airdraft[hf]")
+torch = pytest.importorskip("torch")
 
 
 class Counting:
