@@ -213,7 +213,7 @@ def test_a_process_ends_with_its_template(tmp_path: Path) -> None:
     (tmp_path / "given.jinja").write_text("ok")
     found = ChatTemplate.of(shipped("draft"), tmp_path / "given.jinja")
     assert found is not None
-    process = found._process
+    process = found._apart.process
     assert process is not None
     assert process.poll() is None
     del found

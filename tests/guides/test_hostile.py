@@ -140,9 +140,9 @@ def test_what_takes_too_long_says_so_and_the_next_guide_is_read(name: str) -> No
 def test_a_reader_that_has_died_is_begun_again() -> None:
     reader = trial()
     assert reader.read("regex", "a") is None
-    assert reader._process is not None
-    reader._process.kill()
-    reader._process.wait()
+    assert reader._apart.process is not None
+    reader._apart.process.kill()
+    reader._apart.process.wait()
     assert reader.read("regex", "a") is None
     assert "look-around" in (reader.read("regex", "(?=a)") or "")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from airdraft.models.sharing import Sharing
 from ..suites import examples
 
 torch = pytest.importorskip("torch", reason="the hf engine takes airdraft[hf]")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 transformers = pytest.importorskip("transformers", reason="the hf engine takes airdraft[hf]")
 
 SPLICED = {"llama", "qwen3", "gpt2"}
@@ -69,15 +71,6 @@ def write(folder: Path, family: str, **changes: Any) -> Path:
 
 def opened(folder: Path, **options: Any) -> HfModel:
     return HfModel(folder, device="cpu", **options)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Models this small are faster with one, and a busy machine does not hold it up."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

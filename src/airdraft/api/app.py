@@ -27,8 +27,9 @@ from airdraft.api.errors import ApiError, as_api_error, shown
 from airdraft.api.http import body_of, events, refused, whole
 from airdraft.api.onward import OnwardWriter
 from airdraft.api.reading import End, Piece, TextWriter, read
+from airdraft.api.response_body import ResponseBody
 from airdraft.api.responses import response_routes
-from airdraft.api.schema import UNLIMITED, B, Body, ChatBody, CompletionBody, TalkBody, parse
+from airdraft.api.schema import UNLIMITED, B, Body, ChatBody, CompletionBody, parse
 from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
 from airdraft.api.tokens import refusals, token_routes
@@ -146,7 +147,7 @@ class Api:
                     private[at] = first_private(prompts[at], veiled)
         return await self._answer(writer, body, prompts, echoes, private)
 
-    async def conversed(self, writer: TextWriter, body: TalkBody, made: Making = Answer) -> Response:
+    async def conversed(self, writer: TextWriter, body: ChatBody | ResponseBody, made: Making = Answer) -> Response:
         """Answer a conversation. `made`: makes what tells the answer."""
         template = self.template
         if template is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from airdraft.api.errors import ApiError, shown
+from airdraft.api.errors import ApiError, mistyped, shown
 
 NOTES = frozenset(
     {
@@ -44,7 +44,7 @@ def is_private(where: str, holder: Mapping[str, Any]) -> bool:
     marks = {} if holder.get(OWN) is None else holder[OWN]
     if not isinstance(marks, dict) or not isinstance(marks.get("private", False), bool) or set(marks) - {"private"}:
         field = f"{where}.{OWN}"
-        raise _wrong(field, f'{field} is {{"private": true}}, or left out')
+        raise mistyped(field, f'{field} is {{"private": true}}, or left out')
     return bool(marks.get("private"))
 
 
@@ -59,7 +59,7 @@ def _message(where: str, given: Mapping[str, Any], reads: Callable[[str], bool],
     private = is_private(where, given)
     message = {name: value for name, value in given.items() if value is not None and name != OWN}
     if not isinstance(message.get("role"), str):
-        raise _wrong(f"{where}.role", f"{where} has no role; give system, user or assistant")
+        raise mistyped(f"{where}.role", f"{where} has no role; give system, user or assistant")
     for name, value in message.items():
         if name not in NOTES and value not in ("", [], {}) and not reads(name):
             field = f"{where}.{shown(name)}"
@@ -68,7 +68,7 @@ def _message(where: str, given: Mapping[str, Any], reads: Callable[[str], bool],
     message["content"] = _content(f"{where}.content", message.get("content", ""), veil)
     calls = message.get("tool_calls", [])
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise _wrong(f"{where}.tool_calls", f"{where}.tool_calls is no list of calls; give objects")
+        raise mistyped(f"{where}.tool_calls", f"{where}.tool_calls is no list of calls; give objects")
     if calls:
         message["tool_calls"] = [
             _called(f"{where}.tool_calls[{at}].function", call, "function") for at, call in enumerate(calls)
@@ -83,12 +83,12 @@ def _content(where: str, content: Any, veil: str | None) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise _wrong(where, f"{where} is neither a string nor parts of text; give one of them")
+        raise mistyped(where, f"{where} is neither a string nor parts of text; give one of them")
     texts = []
     for at, part in enumerate(content):
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
         if not isinstance(text, str):
-            raise _wrong(f"{where}[{at}]", f"{where}[{at}] is no part of text; this model reads text")
+            raise mistyped(f"{where}[{at}]", f"{where}[{at}] is no part of text; this model reads text")
         private = is_private(f"{where}[{at}]", part)
         odd = next((name for name, value in part.items() if name not in (*_PART, OWN) and value is not None), None)
         if odd is not None:
@@ -107,11 +107,7 @@ def _called(where: str, holder: dict[str, Any], name: str) -> dict[str, Any]:
     try:
         arguments = msgspec.json.decode(words) if words.strip() else {}
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _wrong(f"{where}.arguments", f"{where}.arguments is no JSON: {error}") from error
+        raise mistyped(f"{where}.arguments", f"{where}.arguments is no JSON: {error}") from error
     if not isinstance(arguments, dict):
-        raise _wrong(f"{where}.arguments", f"{where}.arguments is no JSON object; give one, by parameter")
+        raise mistyped(f"{where}.arguments", f"{where}.arguments is no JSON object; give one, by parameter")
     return {**holder, name: {**call, "arguments": arguments}}
-
-
-def _wrong(field: str, message: str) -> ApiError:
-    return ApiError(400, message, field, "invalid_type")

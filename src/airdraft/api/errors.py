@@ -38,6 +38,16 @@ class ApiError(AirdraftError):
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
 
+def invalid(field: str, message: str) -> ApiError:
+    """Return the error for a field whose value is not one of those that it may have."""
+    return ApiError(400, message, field, "invalid_value")
+
+
+def mistyped(field: str, message: str) -> ApiError:
+    """Return the error for a field that holds something of another kind."""
+    return ApiError(400, message, field, "invalid_type")
+
+
 def shown(words: str) -> str:
     """Return a client's words for an error, cut if they are long."""
     return words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from airdraft.api.errors import ApiError
+from airdraft.api.errors import ApiError, invalid
 from airdraft.core.messages import GuideSpec
 from airdraft.errors import BadParameterError
 from airdraft.guides import JSON_OBJECT, of_choices, of_grammar, of_json, of_regex
@@ -35,7 +35,7 @@ def form_of(given: dict[str, Any]) -> tuple[str, GuideSpec] | None:
         if spec is not None:
             found.append((field, spec))
     if len(found) > 1:
-        raise _bad(found[1][0], f"{found[0][0]} and {found[1][0]} both give the text a form; give one of them")
+        raise invalid(found[1][0], f"{found[0][0]} and {found[1][0]} both give the text a form; give one of them")
     return found[0] if found else None
 
 
@@ -47,11 +47,11 @@ def _response_format(name: str, given: Any) -> _Made:
     if kind == "json_object":
         return name, of_json(given.get("schema") or JSON_OBJECT)  # the schema is llama.cpp's way to give one
     if kind != "json_schema":
-        raise _bad(f"{name}.type", f"{name}.type is none of text, json_object and json_schema; give one of them")
+        raise invalid(f"{name}.type", f"{name}.type is none of text, json_object and json_schema; give one of them")
     inner = given.get("json_schema")
     schema = inner.get("schema") if isinstance(inner, dict) else None
     if schema is None:
-        raise _bad(f"{name}.json_schema", f"{name}.json_schema.schema is missing; give a JSON schema")
+        raise invalid(f"{name}.json_schema", f"{name}.json_schema.schema is missing; give a JSON schema")
     return f"{name}.json_schema", of_json(schema)
 
 
@@ -60,27 +60,27 @@ def _text(name: str, given: Any) -> _Made:
     given = {each: value for each, value in given.items() if value is not None} if isinstance(given, dict) else None
     odd = None if given is None else next((each for each in given if each not in ("format", "verbosity")), None)
     if given is None or odd is not None:
-        raise _bad(name, f"{name} is no object with format alone; give one")
+        raise invalid(name, f"{name} is no object with format alone; give one")
     if given.get("verbosity", "medium") != "medium":
-        raise _bad(f"{name}.verbosity", f"{name}.verbosity is not steered; leave it out, and say it in instructions")
+        raise invalid(f"{name}.verbosity", f"{name}.verbosity is not steered; leave it out, and say it in instructions")
     asked = given.get("format", {})
     if not isinstance(asked, dict) or asked.get("type") != "json_schema":
         return _response_format(f"{name}.format", asked)
     if asked.get("schema") is None:
-        raise _bad(f"{name}.format", f"{name}.format.schema is missing; give a JSON schema")
+        raise invalid(f"{name}.format", f"{name}.format.schema is missing; give a JSON schema")
     return f"{name}.format", of_json(asked["schema"])
 
 
 def _structured(name: str, given: Any) -> _Made:
     if not isinstance(given, dict):
-        raise _bad(name, f"{name} is no object; give one with json, regex, choice, grammar or json_object")
+        raise invalid(name, f"{name} is no object; give one with json, regex, choice, grammar or json_object")
     asked = {each: value for each, value in given.items() if value not in (None, False)}
     if not asked:
         return name, None
     [kind, *more] = asked
     if more or kind not in _WORDS:
         odd = next((each for each in asked if each not in _WORDS), more[0] if more else kind)
-        raise _bad(f"{name}.{odd[:60]}", f"{name} takes one of {', '.join(_WORDS)} and nothing beside it; give that")
+        raise invalid(f"{name}.{odd[:60]}", f"{name} takes one of {', '.join(_WORDS)} and nothing beside it; give that")
     return f"{name}.{kind}", _WORDS[kind](asked[kind])
 
 
@@ -103,7 +103,3 @@ _READ: dict[str, Callable[[str, Any], _Made]] = {
     "regex": _plain(of_regex), "guided_choice": _plain(of_choices), "grammar": _plain(of_grammar), "format": _format,
     "text": _text,
 }  # fmt: skip
-
-
-def _bad(field: str, message: str) -> ApiError:
-    return ApiError(400, message, field, "invalid_value")

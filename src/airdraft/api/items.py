@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from airdraft.api.conversation import OWN, is_private
-from airdraft.api.errors import ApiError, shown
+from airdraft.api.errors import ApiError, mistyped, shown
 
 _NOTES = frozenset({"type", "id", "status", "phase"})
 """Fields of any item that say nothing to the model."""
@@ -48,7 +48,7 @@ def messages_of(
             raise ApiError(400, what, where, "unsupported_parameter")
         read(where, item, found, names, whole)
     if not found:
-        raise _wrong("input", "input holds no message; give one")
+        raise mistyped("input", "input holds no message; give one")
     return found
 
 
@@ -56,7 +56,7 @@ def _message(where: str, item: Mapping[str, Any], found: list[Message], names: d
     _only(where, item, ("role", "content", OWN))
     role = item.get("role")
     if role not in ("user", "assistant", *_SYSTEM):
-        raise _wrong(f"{where}.role", f"{where}.role is none of user, assistant, system, developer; give one of them")
+        raise mistyped(f"{where}.role", f"{where}.role is none of user, assistant, system, developer; give one of them")
     content = _parts(f"{where}.content", item.get("content"), is_private(where, item))
     if role in _SYSTEM:
         if len(found) == 1 and found[0]["role"] == "system":
@@ -73,7 +73,7 @@ def _call(where: str, item: Mapping[str, Any], found: list[Message], names: dict
     try:
         msgspec.json.decode(arguments or "{}", type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise _wrong(f"{where}.arguments", f"{where}.arguments is no JSON object: {error}") from error
+        raise mistyped(f"{where}.arguments", f"{where}.arguments is no JSON object: {error}") from error
     names[call] = name
     if not found or found[-1]["role"] != "assistant":
         found.append({"role": "assistant", "content": []})
@@ -86,7 +86,7 @@ def _output(where: str, item: Mapping[str, Any], found: list[Message], names: di
     call = _words(where, item, "call_id")
     if whole and call not in names:
         field = f"{where}.call_id"
-        raise _wrong(field, f"{field} is {shown(call)!r}, which no function_call before it has; give that call, too")
+        raise mistyped(field, f"{field} is {shown(call)!r}, which no function_call before it has; give that call, too")
     content = _parts(f"{where}.output", item.get("output"), is_private(where, item))
     named = {"name": names[call]} if call in names else {}
     found.append({"role": "tool", "tool_call_id": call, "content": content, **named})
@@ -109,7 +109,7 @@ def _only(where: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
 def _words(where: str, item: Mapping[str, Any], name: str) -> str:
     found = item.get(name)
     if not isinstance(found, str):
-        raise _wrong(f"{where}.{name}", f"{where}.{name} is no string; give one")
+        raise mistyped(f"{where}.{name}", f"{where}.{name} is no string; give one")
     return found
 
 
@@ -118,13 +118,13 @@ def _parts(where: str, given: Any, private: bool) -> list[dict[str, Any]]:
     if isinstance(given, str):
         return [_part(given, private)]
     if not isinstance(given, list):
-        raise _wrong(where, f"{where} is neither a string nor parts of text; give one of them")
+        raise mistyped(where, f"{where} is neither a string nor parts of text; give one of them")
     found = []
     for at, part in enumerate(given):
         kind = part.get("type") if isinstance(part, dict) else None
         holds = _TEXTS.get(kind) if isinstance(kind, str) else None
         if holds is None or not isinstance(part.get(holds), str):
-            raise _wrong(f"{where}[{at}]", f"{where}[{at}] is no part of text; this model reads text")
+            raise mistyped(f"{where}[{at}]", f"{where}[{at}] is no part of text; this model reads text")
         _only(f"{where}[{at}]", part, {holds, *_PART_NOTES})
         found.append(_part(part[holds], is_private(f"{where}[{at}]", part) or private))
     return found
@@ -132,7 +132,3 @@ def _parts(where: str, given: Any, private: bool) -> list[dict[str, Any]]:
 
 def _part(text: str, private: bool) -> dict[str, Any]:
     return {"type": "text", "text": text, **({OWN: {"private": True}} if private else {})}
-
-
-def _wrong(field: str, message: str) -> ApiError:
-    return ApiError(400, message, field, "invalid_type")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from airdraft.api.errors import ApiError, shown
+from airdraft.api.errors import ApiError, invalid, shown
 from airdraft.api.fields import Endpoint
 from airdraft.api.items import messages_of
 from airdraft.api.schema import TalkBody
@@ -38,7 +38,7 @@ class ResponseBody(TalkBody, kw_only=True):
         return self.input
 
     def talk(self) -> list[dict[str, Any]]:
-        """See `TalkBody.talk`."""
+        """Return the messages of the conversation. Raises: `ApiError`."""
         return messages_of(self.items(), self.instructions, self.before)
 
     def named(self, error: ApiError) -> ApiError:
@@ -50,22 +50,18 @@ class ResponseBody(TalkBody, kw_only=True):
         """See `Body.check`."""
         super().check()
         if self.choices() != 1:
-            raise _bad("n", f"n is {self.choices()}, and a response is one answer; leave it out")
+            raise invalid("n", f"n is {self.choices()}, and a response is one answer; leave it out")
         if not self.input:
-            raise _bad("input", "input is empty; give a string, or at least one item")
+            raise invalid("input", "input is empty; give a string, or at least one item")
         odd = next((each for each in self.include or () if each not in _INCLUDED), None)
         if odd is not None:
-            raise _bad("include", f"include names {shown(odd)!r}, of which answers hold nothing; leave it out")
+            raise invalid("include", f"include names {shown(odd)!r}, of which answers hold nothing; leave it out")
         if self.top_logprobs and self.wanted_logprobs() is None:
-            raise _bad("top_logprobs", f'top_logprobs goes with include: ["{LIKELY}"]; give both')
+            raise invalid("top_logprobs", f'top_logprobs goes with include: ["{LIKELY}"]; give both')
         if self.wanted_logprobs() is not None and self.called() is not None:
-            raise _bad("include", "an answer that may call tools has no log-probabilities; leave them out")
+            raise invalid("include", "an answer that may call tools has no log-probabilities; leave them out")
         messages_of(self.items(), whole=self.previous_response_id is None)
 
     def wanted_logprobs(self) -> int | None:
         """See `Body.wanted_logprobs`."""
         return (self.top_logprobs or 0) if LIKELY in (self.include or ()) else None
-
-
-def _bad(field: str, message: str) -> ApiError:
-    return ApiError(400, message, field, "invalid_value")

@@ -240,7 +240,7 @@ class Conversing(Protocol):
         """Answer a request. Raises: `ApiError`."""
         ...
 
-    async def conversed(self, writer: TextWriter, body: TalkBody, made: Making) -> Response:
+    async def conversed(self, writer: TextWriter, body: ResponseBody, made: Making) -> Response:
         """Answer a conversation. Raises: `ApiError`."""
         ...
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from airdraft.api.errors import MOST_WORDS, ApiError, shown
+from airdraft.api.errors import MOST_WORDS, ApiError, invalid, shown
 from airdraft.api.fields import BY_NAME, Endpoint, Fate, Field
 from airdraft.api.forms import FORMS, form_of
 from airdraft.api.tools import Tools, nested, tools_of
@@ -144,7 +144,7 @@ class Body(msgspec.Struct, kw_only=True):
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(parts, list) or not all(map(_is_text, parts)):
             form = '{"type": "content", "content": a string, or parts of type text}'
-            raise _bad("prediction", f"prediction holds no text; give {form}, or leave it out")
+            raise invalid("prediction", f"prediction holds no text; give {form}, or leave it out")
         for each, holds in ((given, "content"), *((part, "text") for part in parts)):
             odd = next((name for name in each if name not in ("type", holds) and each[name] is not None), None)
             if odd is not None:
@@ -160,7 +160,7 @@ class Body(msgspec.Struct, kw_only=True):
     def check(self) -> None:
         """Raise `ApiError` for a value out of range."""
         if not 1 <= self.choices() <= MOST_CHOICES:
-            raise _bad("n", f"n is {self.choices()}; give 1 to {MOST_CHOICES}")
+            raise invalid("n", f"n is {self.choices()}; give 1 to {MOST_CHOICES}")
         if self.best_of not in (None, self.choices()):
             raise _unsupported("best_of", "choices are not ranked; ask for n")
         least = self.least()
@@ -168,16 +168,16 @@ class Body(msgspec.Struct, kw_only=True):
             most = getattr(self, field)
             if most is not None and most != -1 and most < least:
                 name = self.said.get(field, field)
-                raise _bad(name, f"{name} is {most}; give at least {least}, or -1 for no limit")
+                raise invalid(name, f"{name} is {most}; give at least {least}, or -1 for no limit")
         if self.seed is not None and self.seed != -1 and not 0 <= self.seed < 1 << 63:
-            raise _bad("seed", f"seed is {self.seed}; give 0 to 2^63 - 1, or leave it out")
+            raise invalid("seed", f"seed is {self.seed}; give 0 to 2^63 - 1, or leave it out")
         if len(self.stops()) > MOST_STOPS or not all(self.stops()):
-            raise _bad("stop", f"stop takes at most {MOST_STOPS} strings, none empty")
+            raise invalid("stop", f"stop takes at most {MOST_STOPS} strings, none empty")
         if len(self.stop_token_ids or ()) > MOST_STOP_IDS:
-            raise _bad("stop_token_ids", f"stop_token_ids takes at most {MOST_STOP_IDS} ids")
+            raise invalid("stop_token_ids", f"stop_token_ids takes at most {MOST_STOP_IDS} ids")
         if (self.min_tokens or 0) > self.limit():
             name = self.said.get("min_tokens", "min_tokens")
-            raise _bad(name, f"{name} is {self.min_tokens}, more than the {self.limit()} that are to be written")
+            raise invalid(name, f"{name} is {self.min_tokens}, more than the {self.limit()} that are to be written")
         self.predicted()
         if self.ignore_eos and self.form() is not None:
             raise _unsupported("ignore_eos", "a text that has a form ends where it is complete; leave one of them out")
@@ -237,7 +237,7 @@ class CompletionBody(Body, kw_only=True):
             raise _unsupported("echo", "how likely the prompt was is not known, and logprobs ask for it; leave it out")
         private = self.private()
         if private is not None and not all(0 <= private < len(each) for each in self.prompts()):
-            raise _bad("airdraft.private", f"airdraft.private is {private}, and no prompt may end there; give less")
+            raise invalid("airdraft.private", f"airdraft.private is {private}, and no prompt may end there; give less")
 
     def private(self) -> int | None:
         """Return the place in each prompt, in characters or ids, from which on it is private; None: nothing is."""
@@ -257,7 +257,7 @@ class CompletionBody(Body, kw_only=True):
             raise ApiError(400, "prompt must be a string, token ids, or a list of either", "prompt", "invalid_type")
         if not 1 <= len(prompt) * self.choices() <= MOST_CHOICES:
             many = len(prompt) * self.choices()
-            raise _bad("prompt", f"prompts times n are {many}; give 1 to {MOST_CHOICES}")
+            raise invalid("prompt", f"prompts times n are {many}; give 1 to {MOST_CHOICES}")
         return prompt
 
 
@@ -276,10 +276,6 @@ class TalkBody(Body, kw_only=True):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
 
-    def talk(self) -> list[dict[str, Any]]:
-        """Return the messages of the conversation. Raises: `ApiError`."""
-        raise NotImplementedError
-
     def named(self, error: ApiError) -> ApiError:
         """See `Body.named`."""
         error.param = "tools" if error.param == "guide" and self.called() is not None else error.param
@@ -293,7 +289,7 @@ class TalkBody(Body, kw_only=True):
         if self.called() is None:
             return
         if (form := self.form()) is not None:
-            raise _bad(form[0], f"{form[0]} and tools both give the answer a form; give one of them")
+            raise invalid(form[0], f"{form[0]} and tools both give the answer a form; give one of them")
         if self.ignore_eos:
             raise _unsupported("ignore_eos", "an answer that calls tools ends by itself; leave one of them out")
 
@@ -322,16 +318,16 @@ class ChatBody(TalkBody, kw_only=True):
     logprobs: bool | None = None
 
     def talk(self) -> list[dict[str, Any]]:
-        """See `TalkBody.talk`."""
+        """Return the messages of the conversation."""
         return self.messages
 
     def check(self) -> None:
         """See `Body.check`."""
         super().check()
         if self.top_logprobs and not self.logprobs:
-            raise _bad("top_logprobs", "top_logprobs goes with logprobs: true; give both")
+            raise invalid("top_logprobs", "top_logprobs goes with logprobs: true; give both")
         if not self.messages:
-            raise _bad("messages", "messages is empty; give at least one")
+            raise invalid("messages", "messages is empty; give at least one")
 
     def wanted_logprobs(self) -> int | None:
         """See `Body.wanted_logprobs`."""
@@ -389,9 +385,9 @@ def _read(kind: type[Body], given: dict[str, Any], said: dict[str, str], within:
         field = row.names[0].removeprefix(within)
         whole = _whole(value) if field in _integers(kind) else value
         if isinstance(whole, int) and whole.bit_length() > 64:
-            raise _bad(path, f"{path} is beyond 64 bits; give a smaller number")
+            raise invalid(path, f"{path} is beyond 64 bits; give a smaller number")
         if field in values and values[field] != whole:
-            raise _bad(path, f"{path} and {said[field]} differ and mean the same; give one of them")
+            raise invalid(path, f"{path} and {said[field]} differ and mean the same; give one of them")
         said[field] = path
         values[field] = _read(kind, value, {}, f"{path}.") if _has_parts(row, value) else whole
     return values
@@ -425,7 +421,7 @@ def _by_id(given: Any) -> dict[int, float]:
     if not isinstance(given, dict) or not all(
         re.fullmatch("[0-9]{1,9}", each) and type(value) in (int, float) for each, value in given.items()
     ):
-        raise _bad("logit_bias", "logit_bias is no object of token ids and numbers; give one")
+        raise invalid("logit_bias", "logit_bias is no object of token ids and numbers; give one")
     return {int(token): float(value) for token, value in given.items()}
 
 
@@ -433,7 +429,7 @@ def _spelt(words: list[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...
     """Return the ways in which the tokenizer writes words, at the beginning of a text and after a space."""
     if len(words) > MOST_BAD_WORDS or not all(word.strip() and len(word) <= MOST_BAD_WORD for word in words):
         what = f"bad_words takes at most {MOST_BAD_WORDS} strings, each with 1 to {MOST_BAD_WORD} characters"
-        raise _bad("bad_words", f"{what}; give that")
+        raise invalid("bad_words", f"{what}; give that")
     bare = [word.lstrip() for word in words]
     runs = (tokenizer.encode(f"{space}{word}", special=False) for word in bare for space in ("", " "))
     return tuple(dict.fromkeys(tuple(run) for run in runs))
@@ -464,13 +460,9 @@ def _unsupported(field: str, why: str) -> ApiError:
     return ApiError(400, f"{field} is not supported: {why}", field, _UNSUPPORTED)
 
 
-def _bad(field: str, message: str) -> ApiError:
-    return ApiError(400, message, field, "invalid_value")
-
-
 def _check_likely(field: str, most: int | None) -> None:
     if most is not None and not 0 <= most <= MOST_LIKELY:
-        raise _bad(field, f"{field} is {most}; give 0 to {MOST_LIKELY}")
+        raise invalid(field, f"{field} is {most}; give 0 to {MOST_LIKELY}")
 
 
 def _are_ids(prompt: Any) -> bool:

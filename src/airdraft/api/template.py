@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import subprocess
-import sys
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ from typing import Any
 import msgspec
 import tokenizers
 
+from airdraft.apart import Apart
 from airdraft.api.rendering import CPU_S
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.files.config import read_json
@@ -42,9 +39,9 @@ class ChatTemplate:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._turn = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._apart = Apart("airdraft.api.rendering")
         try:
-            self._started()
+            self._begin()
         except _FailedError as problem:
             what = f"the chat template is no Jinja ({problem}); fetch the model again, or give another, {_ELSE}"
             raise ModelError(what) from problem
@@ -85,7 +82,8 @@ class ChatTemplate:
         try:
             line = msgspec.json.encode({**self._tokens, **variables, "messages": list(messages)})
             with self._turn:
-                return _ask(self._started(), line)
+                self._begin()
+                return _told(self._apart.ask(line))
         except (_FailedError, RecursionError) as problem:
             what = f"the chat template does not take these messages: {problem}"
             raise BadParameterError(f"{what}; send others, or give another, {_ELSE}", field=_FIELD) from problem
@@ -100,53 +98,24 @@ class ChatTemplate:
         except (UnicodeEncodeError, TypeError) as problem:
             raise ModelError("the chat template writes half a surrogate pair, which is no text; mend it") from problem
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        """Return the process, begun again if it has ended. Raises: `_FailedError`."""
-        if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-m", "airdraft.api.rendering"]
-            process = subprocess.Popen(  # noqa: S603 - this very program
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-            weakref.finalize(self, _end, process)
-            self._process = process
-            _ask(process, json.dumps(self.source).encode())
-        return self._process
+    def _begin(self) -> None:
+        """Begin the process unless it runs, and tell it the template. Raises: `_FailedError`."""
+        if self._apart.begin():
+            _told(self._apart.ask(json.dumps(self.source).encode()))
 
 
 class _FailedError(Exception):
     """What is wrong with a template."""
 
 
-def _ask(process: subprocess.Popen[bytes], line: bytes) -> str:
-    """Return the answer to a line. Raises: `_FailedError`."""
-    if process.stdin is None or process.stdout is None:
-        raise _FailedError("its process has no pipes")
-    answer = b""
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(line + b"\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-    except KeyboardInterrupt:  # the next line would get the answer to this one
-        process.kill()
-        process.wait()
-        raise
+def _told(answer: bytes) -> str:
+    """Return what the process answers, empty if it has ended. Raises: `_FailedError`."""
     if not answer:
-        process.wait()
         raise _FailedError(f"it took more than {CPU_S:g} s, or ended its process")
     found: dict[str, str] = json.loads(answer)
     if "error" in found:
         raise _FailedError(found["error"])
     return found["text"]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
 
 
 def _special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airdraft.api.errors import ApiError
+from airdraft.api.errors import invalid
 from airdraft.core.messages import GuideSpec
 from airdraft.guides import of_lark
 from airdraft.guides.grammar import LAYOUT
@@ -134,17 +134,17 @@ def tools_of(tools: Any, choice: Any, parallel: bool | None, flat: bool = False)
     """
     if tools in (None, []):
         if choice not in (None, "none", "auto"):
-            raise _wrong(
+            raise invalid(
                 "tool_choice", "tool_choice asks for a call, and there are no tools; give some, or leave it out"
             )
         return None
     if not isinstance(tools, list) or len(tools) > MOST_TOOLS:
-        raise _wrong("tools", f"tools is no list of at most {MOST_TOOLS} tools; give one")
+        raise invalid("tools", f"tools is no list of at most {MOST_TOOLS} tools; give one")
     found = tuple(_tool(f"tools[{at}]", each, flat) for at, each in enumerate(tools))
     names = [tool.name for tool in found]
     for at, name in enumerate(names):
         if name in names[:at]:
-            raise _wrong(
+            raise invalid(
                 f"tools[{at}].{'' if flat else 'function.'}name", f"there are two tools named {name}; name them apart"
             )
     if choice == "none":
@@ -155,9 +155,9 @@ def tools_of(tools: Any, choice: Any, parallel: bool | None, flat: bool = False)
     only = function.get("name") if isinstance(function, dict) else None
     if not isinstance(only, str):
         form = '{"type": "function", "name": …}' if flat else '{"type": "function", "function": {"name": …}}'
-        raise _wrong("tool_choice", f"tool_choice is none of auto, none, required and {form}; give one of them")
+        raise invalid("tool_choice", f"tool_choice is none of auto, none, required and {form}; give one of them")
     if only not in names:
-        raise _wrong("tool_choice", f"tool_choice names {only[:MOST_NAME]!r}, which is none of the tools; give one")
+        raise invalid("tool_choice", f"tool_choice names {only[:MOST_NAME]!r}, which is none of the tools; give one")
     return Tools(found, True, only, several=False)
 
 
@@ -173,22 +173,22 @@ def _tool(where: str, given: Any, flat: bool) -> Tool:
     function = _function(given, flat)
     if function is None:
         form = '"name": …, "parameters": …' if flat else '"function": {"name": …, "parameters": …}'
-        raise _wrong(where, f'{where} is no {{"type": "function", {form}}}, and nothing else can be called; give one')
+        raise invalid(where, f'{where} is no {{"type": "function", {form}}}, and nothing else can be called; give one')
     where = where if flat else f"{where}.function"
     odd = next((name for name in function if name not in ("name", "description", "parameters", "strict")), None)
     if odd is not None:
-        raise _wrong(where, f"{where} has a field {odd[:MOST_NAME]!r}; leave it out")
+        raise invalid(where, f"{where} has a field {odd[:MOST_NAME]!r}; leave it out")
     name, strict, parameters = function.get("name"), function.get("strict"), function.get("parameters")
     if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.replace("-", "_").isidentifier():
         field = f"{where}.name"
-        raise _wrong(field, f"{field} is no name of at most {MOST_NAME} letters, digits, - and _; give one")
+        raise invalid(field, f"{field} is no name of at most {MOST_NAME} letters, digits, - and _; give one")
     parameters = {"type": "object", "properties": {}} if parameters is None else parameters
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
         field = f"{where}.parameters"
-        raise _wrong(field, f"{field} is no JSON schema of an object; give one")
+        raise invalid(field, f"{field} is no JSON schema of an object; give one")
     if strict not in (None, True, False):
         field = f"{where}.strict"
-        raise _wrong(field, f"{field} is neither true nor false; give one of them")
+        raise invalid(field, f"{field} is neither true nor false; give one of them")
     return Tool(name, parameters, bool(strict))
 
 
@@ -421,7 +421,3 @@ def _whole_call(text: str, names: frozenset[str]) -> ToolCall | None:
 def call_form(template: str) -> CallForm:
     """Return the form in which a model with this chat template writes calls."""
     return next(form for form in CALL_FORMS if form.sign in template)
-
-
-def _wrong(field: str, message: str) -> ApiError:
-    return ApiError(400, message, field, "invalid_value")

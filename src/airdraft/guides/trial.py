@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
-import weakref
 from functools import cache
 from pathlib import Path
 
+from airdraft.apart import Apart
 from airdraft.guides.grammar import begun
 
 CPU_S = 0.5
@@ -32,53 +30,23 @@ class TrialReader:
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._apart = Apart(__name__, {"OPENBLAS_NUM_THREADS": "1"})
 
     def read(self, kind: str, text: str) -> str | None:
         """Let a grammar be read. Returns why it cannot be read within the limits; None: it can."""
-        line = json.dumps([kind, text]).encode()
         with self._turn:
-            process = self._started()
-            answer = b""
-            try:
-                if process.stdin is not None and process.stdout is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        process.stdin.write(line + b"\n")
-                        process.stdin.flush()
-                        answer = process.stdout.readline()
-            except KeyboardInterrupt:  # the next grammar would get the answer to this one
-                _end(process)
-                raise
-            if answer:
-                found: str | None = json.loads(answer)
-                return found
-            _end(process)
+            self._apart.begin()
+            answer = self._apart.ask(json.dumps([kind, text]).encode())
+        if not answer:
             return f"it takes more than {CPU_S:g} s or {MEMORY >> 20} MB, or breaks its reader; give a simpler one"
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            process = subprocess.Popen(  # noqa: S603 - this very program
-                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            )  # fmt: skip
-            weakref.finalize(self, _end, process)
-            self._process = process
-        return self._process
+        found: str | None = json.loads(answer)
+        return found
 
 
 @cache
 def trial() -> TrialReader:
     """Return the one of this process."""
     return TrialReader()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
 
 
 def main() -> None:

@@ -70,14 +70,14 @@ def schema(
             lab.run(encode, chosen, max_tokens, report, on_step)
     finally:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        found = {**msgspec.to_builtins(report), "cost": report.cost, "gain": report.gain}
-        write_json(json_file, {**found, "missed": lab.missed(report), "cores": os.cpu_count(), "load": load})
+        found, missed = {**msgspec.to_builtins(report), "cost": report.cost, "gain": report.gain}, lab.missed(report)
+        write_json(json_file, {**found, "missed": missed, "cores": os.cpu_count(), "load": load})
         if report.rows:
             console.print(Markdown(lab.table(report)))
     name = pair if pair.isalnum() else "pair"
     what = "schema" if schemas is None else "schemas" if max_tokens else "compiled"
     renew_pages(page, {f"{what}-{name}": lab.table(report)})
-    for missed in lab.missed(report):
-        typer.echo(missed)
-    if lab.missed(report):
+    for each in missed:
+        typer.echo(each)
+    if missed:
         raise typer.Exit(1)

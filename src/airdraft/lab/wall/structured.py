@@ -361,7 +361,8 @@ def table(report: SchemaReport) -> str:
         lines.append(f"| milliseconds to compile, median | {median(ours):.1f} | {median(theirs):.1f} |")
     if written:
         tokens = sum(row.tokens for row in written)
-        ours_us, alone_us = (sum(get(row) * row.tokens for row in written) / tokens for get in (_ours_us, _alone_us))
+        ours_us = sum(row.walk_us * row.tokens for row in written) / tokens
+        alone_us = sum(row.alone_us * row.tokens for row in written) / tokens
         lines += [
             f"| microseconds of a guide, a token | {ours_us:.0f} | {alone_us:.0f} |",
             "", "| | forced tokens | none forced |", "|---|---:|---:|",
@@ -381,21 +382,13 @@ def table(report: SchemaReport) -> str:
     return "\n".join(lines)
 
 
-def _ours_us(row: SchemaRow) -> float:
-    return row.walk_us
-
-
-def _alone_us(row: SchemaRow) -> float:
-    return row.alone_us
-
-
 def _per(tokens: int, forwards: int) -> str:
     return f"{tokens / forwards:.2f}" if forwards else "–"
 
 
 def run(
     encode: Encode, schemas: dict[str, tuple[str, Any]], tokens: int, report: SchemaReport, on_step: OnStep
-) -> None:  # fmt: skip
+) -> None:
     """Measure everything, into `report`. Raises: `BadParameterError` if what checks answers is not installed."""
     validator({})
 
