@@ -117,6 +117,32 @@ def test_drafting_in_vain_ends_under_a_stream_too() -> None:
     assert [each // 10 for each in served[:4]] == [2, 4, 8, 16]  # and half a second each to make up its mind
 
 
+BESIDE = replace(NEAR, rtt_s=0.001, streamed=1.4)
+SLOWED, SPED = replace(BESIDE, raced_s=0.04, silent_s=0.03), replace(BESIDE, raced_s=0.02, silent_s=0.03)
+
+
+@pytest.mark.parametrize("edge_draft_s", [0.0, 0.003])
+def test_near_an_edge_the_clock_decides_whatever_is_predicted(edge_draft_s: float) -> None:
+    beside, slowed, sped = (replace(facts, edge_draft_s=edge_draft_s) for facts in (BESIDE, SLOWED, SPED))
+    auto = Auto(32000)
+    assert auto.choose(beside, 0.0).scheme == "stream"
+    assert auto.choose(replace(beside, raced_s=0.04), 0.25).scheme == "server"  # to measure that, too
+    assert auto.choose(slowed, 0.5).scheme == "server"
+    assert auto.why() == "server: 25.0 tokens/s measured with drafts, 33.3 without"
+    assert auto.choose(sped, 0.75).scheme == "stream"
+    assert Auto(32000).choose(slowed, 0.0).scheme == "server"  # and from the next text's start
+    assert Auto(32000).choose(sped, 0.0).scheme == "stream"
+    equal = replace(sped, silent_s=sped.raced_s)
+    assert Auto(32000).choose(equal, 0.0).scheme == "server"  # which spares the device
+    assert Auto(32000).choose(replace(slowed, edge_draft_s=0.0, rtt_s=0.005), 0.0).scheme == "stream"
+
+
+def test_the_clock_decides_only_between_a_race_and_server() -> None:
+    assert Auto(32000, ("server", "coupled")).choose(SLOWED, 0.0).scheme == "coupled"
+    assert Auto(32000, ("stream",)).choose(SLOWED, 0.0).scheme == "stream"
+    assert Auto(32000, races=("off",)).choose(SLOWED, 0.0).race == "off"
+
+
 def test_lengths_follow_at_once() -> None:
     auto = Auto(32000, ("coupled",))
     assert auto.choose(NEAR, 0.0).length < auto.choose(FAR, 0.1).length

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from airdraft.control.estimate import Estimator
+from airdraft.core.events import Forward
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.policy import Facts, Mode
+from airdraft.core.policy import Facts, Judged, Mode
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 from airdraft.lab.record import prompts, record, synthetic
@@ -22,6 +24,7 @@ from airdraft.lab.virtual.replay import Replay
 from airdraft.link.markov2 import Markov2Link
 from airdraft.models.registry import load
 from airdraft.proposers import maker
+from airdraft.sim.virtual import Compute, Side
 
 RECORDING = synthetic(0.8, 5, 40, 3, 5000)
 SPECS = [SchemeSpec(name) for name in ("server", "dense", "topk", "lattice", "split", "coupled")] + [
@@ -37,6 +40,55 @@ def test_every_scheme_writes_the_recorded_texts(spec: SchemeSpec, length: int | 
     assert result.counts.committed == RECORDING.length
     assert len(result.waits_s) == RECORDING.length
     assert sum(result.waits_s) == pytest.approx(result.seconds)
+
+
+class Shared(Compute):
+    """Cores that both sides share: a forward of the target takes twice as long while the device drafts."""
+
+    drafting_s = -math.inf
+
+    def takes_s(self, side: Side, forward: Forward, now: float) -> float:
+        took_s = super().takes_s(side, forward, now)
+        if side == "device":
+            object.__setattr__(self, "drafting_s", now + took_s)
+        return took_s * (2 if side == "edge" and now <= self.drafting_s + self.draft_s else 1)
+
+
+@pytest.mark.parametrize("edge_draft_s", [0.0, 0.004])
+def test_auto_is_no_slower_than_server_where_drafts_cost_the_target_its_cores(edge_draft_s: float) -> None:
+    recording, race = synthetic(0.6, 30, 100, 3, 5000), SchemeSpec("stream")
+    link = constant(1, 1000, 10, 30).link
+    for compute_type, fastest in ((Shared, "server"), (Compute, "stream")):
+        setting = Setting(link, compute_type(0.01, 0.03, edge_draft_s))
+        took = [run(recording, setting, SchemeSpec(name)).seconds for name in ("server", "stream")]
+        assert took.index(min(took)) == ["server", "stream"].index(fastest)
+        assert run(recording, setting, race, policy=auto(5000, race)).seconds < 1.06 * min(took)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "race", "timed"),
+    [("server", "always", True), ("stream", "always", True), ("stream", "idle", True), ("stream", "off", False)],
+)
+def test_a_learner_is_told_how_long_tokens_took(
+    scheme: str, race: str, timed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Judged] = []
+    monkeypatch.setattr(Estimator, "judged", lambda _, verdict: heard.append(verdict))
+    result = run(RECORDING, constant(10, 5, 10, 30), SchemeSpec(scheme, race=race))
+    assert sum(verdict.written for verdict in heard) == RECORDING.length
+    since = [verdict.seconds for verdict in heard if verdict.seconds is not None]
+    assert len(since) == (len(heard) - len(RECORDING.texts) if timed else 0)  # before a text's first there is none
+    waited = [wait for wait in result.waits_s if wait]
+    assert not timed or sum(since) == pytest.approx(sum(waited) - _firsts(result.waits_s, heard))
+
+
+def _firsts(waits_s: list[float], heard: list[Judged]) -> float:
+    """The waits for texts' first tokens."""
+    at, found = 0, 0.0
+    for verdict in heard:
+        found += waits_s[at] if verdict.seconds is None else 0.0
+        at += verdict.written
+    return found
 
 
 def test_rejection_sampling_meets_the_recorded_chances() -> None:

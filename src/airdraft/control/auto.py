@@ -19,6 +19,8 @@ RETRY_S = (1.0, 16.0)
 """Least and most seconds of `server` before another try of a stream. They double while tries fail."""
 NEAR = 0.01
 """Relative difference below which two predictions count as equal."""
+SHORT_S = 0.004
+"""Round trip to an edge that may run on the device's own cores. No prediction knows what drafts cost it there."""
 
 
 AUTO = "auto"
@@ -79,9 +81,10 @@ class Auto:
 
     It leaves the present way (a scheme and race policy) once another has been predicted `margin` faster for `dwell_s`,
     or `server` no slower for as long. It leaves a raced stream for `server` when forwards measurably give no more than
-    one token. At an edge that drafts itself, a device that is predicted to add next to nothing keeps silent, but for
-    the start of a text and later trials. Draft length, window and packets follow the facts at once, since changing them
-    costs nothing.
+    one token. Near an edge, which may run on the device's own cores, the clock decides between these two: both are
+    tried, and the slower again `pace.FORGOTTEN` tokens later. At an edge that drafts itself, a device that is predicted
+    to add next to nothing keeps silent, but for the start of a text and later trials. Draft length, window and packets
+    follow the facts at once, since changing them costs nothing.
 
     TK-SLT's switch is `Auto(vocab_size, ("server", "topk"), rounds=lengths.tk_slt, margin=0, dwell_s=0)`.
     """
@@ -114,16 +117,18 @@ class Auto:
         self._retry_s = RETRY_S[0]
         self._runner_up: Prediction | None = None
         self._facts: Facts | None = None  # behind the last choice
+        self._clock: Facts | None = None  # the same, if what was measured decided
 
     def choose(self, facts: Facts, now: float) -> Mode:
         """See `Policy.choose`."""
         self._facts = facts.rounded()
         found = predictions(self._facts, self._wires, self._races, self._max_window, self._rounds)
-        best = self._best(found, facts.streamed, now)
+        measured = self._measured(found, facts)
+        best = measured or self._best(found, facts.streamed, now)
         present = next((each for each in found if self._present and _way(each) == _way(self._present)), best)
         if self._worth_it(best, present):
             self._better_since = now if self._better_since is None else self._better_since
-            if now - self._better_since >= self._patience_s(best, present, facts):
+            if measured or now - self._better_since >= self._patience_s(best, present, facts):
                 present, self._better_since = best, None
         else:
             self._better_since = None
@@ -133,6 +138,7 @@ class Auto:
                 self._retry_s = min(2 * self._retry_s, RETRY_S[1]) if failed else RETRY_S[0]
             self._since = now
         self._present = present
+        self._clock = facts if measured is present else None
         others = [each for each in found if each is not present]
         self._runner_up = max(others, key=lambda each: each.tokens_per_s, default=None)
         return present.mode
@@ -146,6 +152,15 @@ class Auto:
     def mode(self) -> Mode | None:
         """The last choice; None before the first."""
         return self._present.mode if self._present is not None else None
+
+    def _measured(self, found: Sequence[Prediction], facts: Facts) -> Prediction | None:
+        """The faster of a raced stream and `server` by the clock, or the one to measure. None: predictions tell."""
+        silent = next((each for each in found if not each.mode.traits.drafts), None)
+        raced = max((each for each in found if each.mode.races), key=lambda each: each.tokens_per_s, default=None)
+        if facts.rtt_s > SHORT_S or silent is None or raced is None or not facts.raced_s:
+            return None
+        slower = facts.silent_s is not None and facts.silent_s > (1 + NEAR) * facts.raced_s
+        return raced if slower else silent
 
     def _best(self, found: Sequence[Prediction], streamed: float | None, now: float) -> Prediction:
         racing = [each for each in found if each.mode.races]
@@ -188,6 +203,9 @@ class Auto:
         if self._present is None or self._facts is None:
             return "nothing chosen yet"
         mode = self._present.mode
+        if self._clock is not None and self._clock.raced_s:
+            raced = f"{1 / self._clock.raced_s:.1f} tokens/s measured with drafts"
+            return f"{mode}: {raced}, {_rate(self._clock.silent_s)} without"
         line = f"{mode}: {self._present.tokens_per_s:.1f} tokens/s predicted"
         if self._runner_up is None:
             return f"{line}, the only choice"
@@ -195,6 +213,10 @@ class Auto:
         wire = next(each for each in self._wires if each.scheme == mode.scheme)
         limit = predict.bottleneck(self._facts, wire, mode)
         return f"{line}, {other.tokens_per_s:.1f} with {'/'.join(_way(other))}; limited by {limit}"
+
+
+def _rate(token_s: float | None) -> str:
+    return "not yet" if token_s is None else f"{1 / token_s:.1f}"
 
 
 def _way(prediction: Prediction) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from statistics import median
 import numpy as np
 
 from airdraft.control.acceptance import Calibrated, FadingShare
+from airdraft.control.pace import TokenPace
 from airdraft.core.policy import Facts, Judged
 from airdraft.errors import BadParameterError
 
@@ -47,6 +48,7 @@ class Estimator:
         self._judged = _PRIOR_JUDGED
         self._beside = FadingShare(prior.beside, _PRIOR_JUDGED, 1 / _JUDGED)
         self._raced = 0.0, 0.0  # tokens, forwards
+        self._paces = TokenPace(), TokenPace()  # of `server`, of a raced stream
         self._up_s = 0.0  # in s/byte
         self._free_s = 0.0  # time when the uplink has sent everything
 
@@ -88,6 +90,9 @@ class Estimator:
             if verdict.raced:
                 keep = math.exp(-verdict.tokens / _JUDGED)
                 self._raced = keep * self._raced[0] + verdict.tokens, keep * self._raced[1] + 1
+        if verdict.seconds is not None:
+            self._paces[verdict.raced].wrote(verdict.written, verdict.seconds)
+            self._paces[not verdict.raced].missed(verdict.written)
         for at, prob in enumerate(verdict.probs[: verdict.accepted + 1]):
             self._chances.judged(prob, at < verdict.accepted)
 
@@ -122,6 +127,8 @@ class Estimator:
             acceptance=min(1.0, self._accepted / self._judged),
             streamed=self._raced[0] / self._raced[1] if self._raced[0] > _JUDGED / 2 else None,
             beside=self._beside.mean,
+            silent_s=self._paces[False].token_s,
+            raced_s=self._paces[True].token_s,
             widening=median(self._widely) / draft_s if min(len(self._widely), len(self._drafted)) >= 3 else None,
         )
 

@@ -45,6 +45,10 @@ class Facts:
     edge_draft_s: float = 0.0
     """Duration of a forward of the edge's own draft model in seconds; 0: it has none. It is taken to be right as often
     as the device's."""
+    raced_s: float | None = None
+    """Measured seconds between a raced stream's tokens of late. None: not known."""
+    silent_s: float | None = None
+    """The same while the device drafts nothing (`server`)."""
 
     def __post_init__(self) -> None:
         for name in ("draft_s", "verify_s"):
@@ -66,7 +70,8 @@ class Facts:
         scales = ("draft_s", "verify_s", "rtt_s", "uplink_bps", "downlink_bps", "edge_draft_s")
         rounded: dict[str, Any] = {name: _two_digits(getattr(self, name)) for name in scales}
         acceptance, beside = round(50 * self.acceptance) / 50, round(10 * self.beside) / 10
-        return replace(self, acceptance=acceptance, beside=beside, streamed=None, widening=None, **rounded)
+        rounded |= dict.fromkeys(("streamed", "widening", "raced_s", "silent_s"))
+        return replace(self, acceptance=acceptance, beside=beside, **rounded)
 
 
 def _two_digits(value: float) -> float:
@@ -142,6 +147,10 @@ class Judged:
     """The draft model's probabilities of a round's drafts, if a rule needs them."""
     beside: int = 0
     """Agreeing tokens that the device had drafted only beside a likelier one."""
+    written: int = 0
+    """All committed tokens."""
+    seconds: float | None = None
+    """Seconds since the commit before, where both were raced, or both `server`'s. None: there is none."""
 
 
 class Learner(Protocol):

@@ -195,12 +195,10 @@ class DeviceSession:
     def _streamed(self, message: Tokens) -> list[Out]:
         branch = self._pen.branch
         tokens = self._pen.stream.committed(branch, message, self._pen.seq)
-        agreeing, drafts, beside = branch.compared(tokens)
-        rejected = int(message.accepted < message.drafted and bool(message.tokens))
+        judged = self._pen.stream.judged(branch, message, tokens, self._pen.mode, self._now)
         kind = "target" if not message.drafted else "bonus" if message.accepted == message.drafted else "recovered"
         outs = self._commit(tokens, message.accepted, kind, (self.text.length + len(tokens), message.digest))
-        gain, races = message.accepted + bool(message.tokens), self._pen.mode.races
-        self._judged(Judged(message.accepted, rejected, agreeing, gain, drafts, races, False, (), beside))
+        self._judged(judged)
         self.counts.raced += 0 if message.drafted else len(message.tokens)
         return outs + self._go_on()
 
@@ -268,6 +266,7 @@ class DeviceSession:
         if rounds == had_rounds and alike:
             return []
         recovered, self._rounds.recovered = self._rounds.recovered, None
+        self._pen.stream.changed()
         self._answers_due += 1
         if rounds and not had_rounds:
             self._pen.state = State.SWITCHING

@@ -7,7 +7,7 @@ from collections import deque
 from airdraft.core.device.branch import Branch
 from airdraft.core.device.tree import Tree
 from airdraft.core.messages import Tokens
-from airdraft.core.policy import Facts, Mode
+from airdraft.core.policy import Facts, Judged, Mode
 from airdraft.errors import Code, RemoteProtocolError
 
 
@@ -20,6 +20,11 @@ class DeviceStream:
         self.silent = False
         """Whether the device has told the edge to go on alone."""
         self._due_s = deque[tuple[int, float]]()  # packets that it has not confirmed, and when it should have
+        self._last_s: float | None = None  # when the last commit came, if the way to write is still the same
+
+    def changed(self) -> None:
+        """Note that the way to write has changed."""
+        self._last_s = None
 
     def sends(self, seq: int, drafts: int, facts: Facts, now: float, queued_s: float) -> None:
         """Note that packet `seq` of so many drafts leaves `queued_s` from now. Without drafts it ends a stream."""
@@ -55,3 +60,14 @@ class DeviceStream:
         if not tokens:
             raise RemoteProtocolError(Code.STATE, "the edge committed nothing")
         return tokens
+
+    def judged(self, branch: Branch | Tree, message: Tokens, tokens: list[int], mode: Mode, now: float) -> Judged:
+        """Say how the drafts did, before the branch commits `tokens`."""
+        agreeing, drafts, beside = branch.compared(tokens)
+        rejected = int(message.accepted < message.drafted and bool(message.tokens))
+        gain, written = message.accepted + bool(message.tokens), len(tokens)
+        seconds = None if self._last_s is None else now - self._last_s
+        self._last_s = now if mode.races or not mode.traits.drafts else None
+        return Judged(
+            message.accepted, rejected, agreeing, gain, drafts, mode.races, False, (), beside, written, seconds
+        )
