@@ -168,8 +168,9 @@ def test_a_key_opens_the_page_and_other_pages_are_turned_away() -> None:
                 assert (await asked(found.device, path, body, Authorization="Bearer another"))[0] == 401
             about = json.loads((await asked(found.device, "/page/about", Authorization=f"Bearer {KEY}"))[2])
             assert (about["key"], about["side"], about["race"]) == (False, "device", True)
-            async with listening(found.device, Authorization=f"Bearer {KEY}"):
-                pass
+            for scheme in ("Bearer", "bearer"):  # as the API has it
+                async with listening(found.device, Authorization=f"{scheme} {KEY}"):
+                    pass
         async with pages() as found:
             for foreign in (
                 {"Origin": "http://evil.example"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import random
 import sys
 import time
@@ -24,7 +23,7 @@ from airdraft.api.answers import Answer, Making
 from airdraft.api.conversation import conversation, has_private
 from airdraft.api.drafts import drafts
 from airdraft.api.errors import ApiError, as_api_error, shown
-from airdraft.api.http import body_of, events, refused, whole
+from airdraft.api.http import body_of, events, has_key, refused, whole
 from airdraft.api.onward import OnwardWriter
 from airdraft.api.reading import End, Piece, TextWriter, read
 from airdraft.api.response_body import ResponseBody
@@ -345,9 +344,7 @@ def device_app(
     """
 
     def admit(authorization: str) -> TextWriter | None:
-        scheme, _, given = authorization.partition(" ")
-        right = key is None or hmac.compare_digest(given.strip().encode(errors="replace"), key.encode())
-        return writer if right and (key is None or scheme.lower() == "bearer") else None
+        return writer if has_key(authorization, key) else None
 
     own = OwnNames(names)
     return Api(admit, tokenizer, model, template, MAX_TEXTS, context, own, exactness, sampling or {}).app()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
@@ -25,6 +26,14 @@ _STREAMED = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # nginx would collect the stream and pass it on as a whole
 ]
+
+
+def has_key(authorization: str, key: str | None) -> bool:
+    """Whether an `Authorization` header presents `key` as a bearer; None asks for nothing."""
+    if key is None:
+        return True
+    scheme, _, given = authorization.partition(" ")
+    return hmac.compare_digest(given.strip().encode(errors="replace"), key.encode()) and scheme.lower() == "bearer"
 
 
 async def body_of(request: Request) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from starlette.applications import Starlette
 
+from airdraft.api.http import has_key
 from airdraft.api.template import ChatTemplate
 from airdraft.device.dial import LOOPBACK
 from airdraft.device.watch import MeteredWriter
@@ -49,8 +49,7 @@ def on_device(
         return
 
     def admit(authorization: str) -> str | None:
-        right = key is None or hmac.compare_digest(authorization.encode(errors="replace"), f"Bearer {key}".encode())
-        return "" if right else None
+        return "" if has_key(authorization, key) else None
 
     def encode(words: str) -> Sequence[int]:
         if template is None:
