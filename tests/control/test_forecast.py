@@ -84,6 +84,21 @@ def test_nothing_is_late_before_a_round_trip_is_known() -> None:
     assert LATE > 1
 
 
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_confirmations_that_take_seconds_do_not_make_seconds_seem_in_time(name: str) -> None:
+    """A link that lets a packet through now and then: the forecast round trip grows, and drafts are in vain all the
+    same, because the edge writes a token every 30 ms meanwhile."""
+    learner = Foreseeing(forecaster(name))
+    sent = confirmed(learner, 0.04, 2.0)
+    now, late = 2.0, list[bool]()
+    for _ in range(10):
+        sent += 1
+        late += [learner.late(1, now + 0.05 * step, sent, sent - 1) for step in range(40)]
+        now += 2.0
+        learner.late(1, now, sent, sent)
+    assert np.mean(late[-200:]) > 0.8
+
+
 def test_texts_have_packets_of_their_own() -> None:
     learner = Foreseeing(forecaster("ewma"))
     learner.late(1, 0.0, 7, 0)

@@ -11,7 +11,7 @@ from airdraft.cli import options
 from airdraft.control.forecast import HORIZONS_S, LinkSample
 from airdraft.errors import BadParameterError
 from airdraft.lab.record import synthetic
-from airdraft.lab.virtual.forecasting import NONE, cases, names_of, score, verdicts, weigh
+from airdraft.lab.virtual.forecasting import NONE, ORACLE, cases, names_of, score, verdicts, weigh
 
 
 def written(path: Path, *steps: tuple[float, float]) -> Path:
@@ -23,13 +23,15 @@ def written(path: Path, *steps: tuple[float, float]) -> Path:
 def test_outages_cost_fewer_drafts_in_vain_and_no_speed(tmp_path: Path) -> None:
     steps = [(2.0 * at + after, mbps) for at in range(6) for after, mbps in ((0.0, 10.0), (1.2, 0.0))]
     case = cases([str(written(tmp_path / "up.csv", *steps))], 30.0, 15.0, 30.0, 10.0)[0]
-    found = weigh(synthetic(0.8, 3, 64, 1, 4096), case, ["ewma", "ridge"])
+    found = weigh(synthetic(0.8, 3, 64, 1, 4096), case, ["ewma", "ridge", ORACLE])
     assert found.outage == pytest.approx(0.4, abs=0.02)
-    assert [row.forecast for row in found.rows] == [NONE, "ewma", "ridge"]
+    assert [row.forecast for row in found.rows] == [NONE, "ewma", "ridge", ORACLE]
     assert all(row.exact for row in found.rows)
-    for verdict in verdicts([found]):
+    found_of = {verdict["forecast"]: verdict for verdict in verdicts([found])}
+    for verdict in found_of.values():
         assert verdict["worst_speed"] > 0.98
         assert verdict["saved"] > 0.1
+    assert all(found_of[name]["saved"] > 0.8 * found_of[ORACLE]["saved"] for name in ("ewma", "ridge"))
 
 
 @pytest.mark.slow
@@ -45,6 +47,12 @@ def test_a_modem_that_measures_the_channel_saves_drafts_over_a_cell_with_outages
     assert [(each["forecast"], each["links"]) for each in verdicts(found)] == [("ridge", 2), ("snr", 1), ("model", 1)]
 
 
+def test_what_was_down_before_the_text_began_is_no_outage_of_it(tmp_path: Path) -> None:
+    late = written(tmp_path / "late.csv", (0.0, 0.0), (0.6, 10.0), (9.0, 10.0))
+    found = weigh(synthetic(0.8, 3, 64, 1, 4096), cases([str(late)], 30.0, 15.0, 30.0, 3.0)[0], [])
+    assert found.outage == 0.0
+
+
 def test_scores_know_a_link_that_never_changes_from_one_that_does() -> None:
     calm = score("ewma", [LinkSample(False, 0.02, 1e7)] * 200)
     assert [each.horizon_s for each in calm] == list(HORIZONS_S)
@@ -56,7 +64,7 @@ def test_scores_know_a_link_that_never_changes_from_one_that_does() -> None:
 
 
 def test_bad_names_and_numbers_are_refused(tmp_path: Path) -> None:
-    assert names_of("all") == ["ewma", "ridge", "snr", "model"]
+    assert names_of("all") == ["ewma", "ridge", "snr", "model", "oracle"]
     with pytest.raises(BadParameterError, match="no forecaster 'crystal'"):
         names_of("ewma,crystal")
     with pytest.raises(BadParameterError, match="--forecast model needs what a modem measures"):

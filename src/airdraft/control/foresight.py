@@ -6,16 +6,19 @@ What is known of the link are the packets of drafts: when each left, and when th
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 
 from airdraft.control.estimate import PRIOR, Estimator
 from airdraft.control.forecast import STEP_S, Forecaster, LinkSample
 from airdraft.core.policy import Facts
 
-LATE = 1.3
+LATE = 1.5
 """A confirmation is overdue after the likely longest round trip times this."""
 LEAST_LATE_S, FIRST_LATE_S = 0.03, 0.25
 """Least time until it is overdue, and that before a round trip is known."""
+HOPELESS = 0.02
+"""Chance that a chain of drafts is right for so long that it overtakes the edge, below which drafts are in vain."""
 LIKELY_DOWN = 0.5
 """Chance of an outage in the next step from which on drafts are in vain."""
 _SESSIONS = 64
@@ -63,4 +66,16 @@ class Foreseeing(Estimator):
             soonest = self._forecaster.forecast()[0]
             self._outage = soonest.outage
             if soonest.rtt_s:
-                self._late_s = max(LEAST_LATE_S, LATE * soonest.rtt_s[-1])
+                self._late_s = max(LEAST_LATE_S, min(LATE * soonest.rtt_s[-1], self._overtaken_s()))
+
+    def _overtaken_s(self) -> float:
+        """Seconds after which a packet is of no use, however long others took: the edge has written on too far.
+
+        An edge that writes alone has a token every `verify_s`, and the device drafts one every `draft_s`. So drafts
+        that travel for r seconds overtake it after r / (verify_s - draft_s) tokens, if all of them are right.
+        """
+        facts = self.facts()
+        gain_s = facts.verify_s - facts.draft_s
+        if gain_s <= 0 or not 0 < facts.acceptance < 1:
+            return FIRST_LATE_S
+        return max(FIRST_LATE_S / 2, gain_s * math.log(HOPELESS) / math.log(facts.acceptance))

@@ -7,14 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from airdraft.control import predict
+from airdraft.control.bandit import UnimodalBandit
 from airdraft.control.course import MAX_DRAFT
 from airdraft.control.facts import Wire
 from airdraft.core.policy import Facts, Length
 from airdraft.errors import BadParameterError
 
+LENGTHS, ROUNDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32), 96
+"""Draft lengths that `HoloBeam` tries, and in how many rounds."""
+
 
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(Length):
     """A rule with the same length for every round."""
 
     length: int
@@ -29,7 +33,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class TkSlt:
+class TkSlt(Length):
     """TK-SLT's closed form, which ignores round trip, headers and downlink."""
 
     wire: Wire
@@ -98,7 +102,7 @@ def lambert_lower(depth: float) -> float:
 
 
 @dataclass(frozen=True)
-class Optimum:
+class Optimum(Length):
     """The best length by `predict.rounds`, including round trip, headers, downlink and rejections."""
 
     wire: Wire
@@ -109,7 +113,7 @@ class Optimum:
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Length):
     """A rule that drafts while the next token is worth its time.
 
     The token's gain is the chance that it and all before it are accepted. Its cost is the time to draft and send it, in
@@ -127,7 +131,7 @@ class Greedy:
 
 
 @dataclass(frozen=True)
-class SpecDecPlus:
+class SpecDecPlus(Length):
     """A rule that drafts until a rejection is likely (SpecDec++, Huang, Guo, Wang 2024)."""
 
     threshold: float = 0.7
@@ -142,10 +146,38 @@ class SpecDecPlus:
         return 1 - math.prod(chances) <= self.threshold
 
 
+class HoloBeam(Length):
+    """A rule that tries lengths and keeps the fastest, by `UnimodalBandit`. It needs no facts and no model of the link.
+
+    Tokens by time rise with the length up to the best one and fall beyond it, as the marginal gain of a draft falls. It
+    learns from the rounds of every text that it ends, so give it to one text after another to have the budget pay.
+    """
+
+    def __init__(self, lengths: Sequence[int] = LENGTHS, rounds: int = ROUNDS) -> None:
+        """`lengths` rise; `rounds` is the budget, after which the length stays. Raises: `BadParameterError`."""
+        if not lengths or min(lengths) < 1:
+            raise BadParameterError("the bandit has no draft length of at least 1; give some")
+        self._bandit = UnimodalBandit(lengths, rounds)
+
+    @property
+    def length(self) -> int:
+        """The length of the next round."""
+        return self._bandit.arm
+
+    def more(self, chances: Sequence[float], facts: Facts) -> bool:
+        """See `Length.more`."""
+        return len(chances) < self.length
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        """See `Length.learn`."""
+        self._bandit.learn(tokens, seconds)
+
+
 RULES: dict[str, Callable[[Wire], Length]] = {
     "tk-slt": TkSlt,
     "optimum": Optimum,
     "greedy": Greedy,
     "specdec++": lambda _: SpecDecPlus(),
+    "holobeam": lambda _: HoloBeam(),
 }
 """The rules by name, each made for the `Wire` of a scheme."""

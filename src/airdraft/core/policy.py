@@ -232,3 +232,6 @@ class Length(Protocol):
         The caller keeps a round between one token and the edge's limit.
         """
         ...
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        """Learn from a round that wrote `tokens`, `seconds` after the one before it. Most rules learn nothing."""

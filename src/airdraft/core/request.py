@@ -89,8 +89,8 @@ class Request:
     _PLAIN: ClassVar[dict[str, Callable[[str, Any], Any]]] = {
         "prompt": values.ids, "scheme": values.instance(SchemeSpec), "params": values.instance(SamplingParams),
         "seed": values.whole, "max_tokens": values.whole, "draft_length": values.optional(values.whole),
-        "committed": values.ids, "counts": values.instance(Counts), "rule": values.optional(values.having("more")),
-        "policy": values.optional(values.having("choose")), "logprobs": values.optional(values.whole),
+        "committed": values.ids, "counts": values.instance(Counts), "logprobs": values.optional(values.whole),
+        "policy": values.optional(values.having("choose")), "rule": values.optional(values.having("more", "learn")),
         "prediction": values.ids, "branches": values.optional(values.whole),
         "private": values.optional(values.whole), "guide": values.optional(values.instance(GuideSpec)),
     }  # fmt: skip

@@ -164,8 +164,8 @@ def trace(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Compare auto with forecasts of the link and auto without instead: ewma, ridge, all, and for nr "
-            "snr, model; links by name (airdraft link --list) may stand among the files.",
+            help="Compare auto with forecasts of the link and auto without instead: ewma, ridge, all, for nr snr, "
+            "model, for traces oracle; links by name (airdraft link --list) may stand among the files.",
         ),
     ] = None,
     json_file: JsonFile = None,

@@ -194,9 +194,9 @@ class Pen:
             return False
         if drafts[-1] in self._text.eos_ids:
             return True
-        judged = rule is not None and self.state is State.DRAFTING
-        chances = [self._learner.chance(prob) for prob in self.rounds.probs] if judged else []
-        return rule is not None and judged and not rule.more(chances, self.facts)
+        if rule is None or self.state is not State.DRAFTING:
+            return False
+        return not rule.more([self._learner.chance(prob) for prob in self.rounds.probs], self.facts)
 
     def _advance_round(self, now: float) -> list[Out]:
         branch = self._chain

@@ -70,7 +70,7 @@ class DeviceSession:
         self._rounds = self._pen.rounds
         self._logprobs: Logprobs | None = None  # for the tokens that the next message commits
         self._answers_due, self._is_open = 1, False  # the `Opened` for `Open` and for every `Switch`
-        self._now = self._opened_s = self._reviewed_s = now
+        self._now = self._opened_s = self._reviewed_s = self._ruled_s = now
         self._queued_s, self._opening_bytes = self._learner.queued_s(now), 0  # how long `Open` waits to leave, its size
         self._facts = making.facts
         self._policy = request.policy or making.plan(request, making.vocab_size, self._pen.most)
@@ -169,19 +169,18 @@ class DeviceSession:
         return [taken, *self._advance()]
 
     def _ruled(self, verdict: Verdict) -> list[Out]:
-        rounds = self._rounds
+        rounds, verify_s = self._rounds, self._peer.verify_s
         probs = tuple(rounds.probs)
-        verify_s = self._peer.verify_s
         if self.curious and self._pen.seq > 1 and verify_s:  # the first waits for the prefill
             self._exchanged(self._now - rounds.sent_s, rounds.sent_bytes, VERDICT_BYTES + len(verdict.extra), verify_s)
         ruled = rounds.ruled(verdict, self.text.eos_ids, self._peer.welcome.max_draft)
-        accepted, rejected = ruled.accepted, ruled.failed
-        self._pen.state = State.DRAFTING
+        accepted, rejected, rule = ruled.accepted, ruled.failed, self._request.rule
+        if rule and self._pen.seq > 1:
+            rule.learn(len(ruled.tokens) + (ruled.rejected is not None), self._now - self._ruled_s)
+        self._ruled_s, self._pen.state = self._now, State.DRAFTING
         outs = self._commit(ruled.tokens, accepted, ruled.kind, (verdict.committed, verdict.digest))
         self._judged(Judged(accepted, rejected, accepted, accepted, accepted + rejected, False, True, probs))
-        if ruled.rejected is not None:
-            return outs + self._recover(verdict.extra)
-        return outs + self._go_on()
+        return outs + (self._go_on() if ruled.rejected is None else self._recover(verdict.extra))
 
     def _recover(self, extra: bytes) -> list[Out]:
         self.counts.downlink_payload_bytes += len(extra)

@@ -14,7 +14,7 @@ from airdraft.control.machine import device_machine
 from airdraft.core.connection import HEARTBEAT_S
 from airdraft.core.edge import EdgeMachine, Limits, Propose, Target, nobody
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
-from airdraft.core.policy import Facts, Policy
+from airdraft.core.policy import Facts, Length, Policy
 from airdraft.core.request import Counts, Request
 from airdraft.lab.record import Recording
 from airdraft.lab.virtual.branches import Branches
@@ -107,6 +107,7 @@ def run(
     branches: Branches | None = None,
     lucks: Mapping[SchemeSpec, Sequence[Luck]] | None = None,
     forecast: Callable[[], Forecaster] | None = None,
+    rule: Length | None = None,
 ) -> Result:
     """Write the recorded texts, one after another over one connection: once, or again and again for `until_s`.
 
@@ -116,9 +117,9 @@ def run(
     Without `length` the device finds draft length, window and packets by what it measures. `policy` makes a policy for
     each text, which chooses the scheme as well. `propose` makes the edge's proposers, as for `EdgeMachine`; it
     `drafts` itself with a model that chooses as the device's does; with `lookup` the device copies, too, and with
-    `branches` it drafts trees. `lucks` is as for `Replay`, `forecast` as for `device_machine`. The edge has been in
-    service: it knows how long its forwards take. A forward takes that long however many rows it has. Further candidates
-    have rows of their own.
+    `branches` it drafts trees. `lucks` is as for `Replay`, `forecast` as for `device_machine`; `rule` ends the
+    rounds of all texts. The edge has been in service: it knows how long its forwards take. A forward takes that long
+    however many rows it has. Further candidates have rows of their own.
     """
     replay, vocab = Replay(recording, oracle=oracle, branches=branches, lucks=lucks), recording.vocab_size
     device = device_machine(
@@ -142,7 +143,7 @@ def run(
             prompt, tokens = text.prompt or [0] * text.prompt_length, text.tokens
             request = Request(
                 prompt, spec, recording.params, at, len(tokens), length, counts=result.counts,
-                policy=policy() if policy else None,
+                policy=policy() if policy else None, rule=rule,
             )  # fmt: skip
             written = world.write(request)
             on_text(written)

@@ -6,8 +6,10 @@ The device drafts chains, the edge has no draft of its own, and one text lasts a
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,8 @@ from airdraft.link.presets import preset
 from airdraft.link.trace import RTT_S, TraceLink, TraceRun
 from airdraft.sim.virtual import Compute
 
-NONE = "none"
+NONE, ORACLE = "none", "oracle"
+"""The device without a forecast, and one that knows a recorded link beforehand: what a forecast could save at most."""
 SLOWER, BETTER = 0.01, 0.10
 """Share of the speed that a forecast may cost on any link, and share of the drafts in vain that it must save on the
 median link with outages."""
@@ -74,6 +77,23 @@ class Scored(msgspec.Struct, frozen=True):
     """The same of a forecaster that always says how often there was one."""
 
 
+class Oracle:
+    """A forecaster that knows when a recorded link is down, and nothing of round trips."""
+
+    def __init__(self, run: TraceRun) -> None:
+        self._rates, self._at_s = run.uplink_bps, 0.0
+
+    def see(self, sample: LinkSample) -> None:
+        """See `Forecaster.see`."""
+        self._at_s = sample.at_s
+
+    def forecast(self) -> list[Outlook]:
+        """See `Forecaster.forecast`. It says what will be at each horizon's end."""
+        ends_s, values = self._rates.ends_s, self._rates.values
+        rates = [values[bisect_right(ends_s, (self._at_s + horizon_s) % ends_s[-1])] for horizon_s in HORIZONS_S]
+        return [Outlook(at, (), (), float(rate < OUTAGE_BPS)) for at, rate in zip(HORIZONS_S, rates, strict=True)]
+
+
 class Trial(msgspec.Struct, frozen=True):
     """A link, and how long to write over it."""
 
@@ -88,7 +108,7 @@ class Weighed(msgspec.Struct, frozen=True):
 
     name: str
     outage: float | None
-    """Share of the time that a recorded link was down; None: it is no recorded one."""
+    """Share of the text's time that a recorded link was down; None: it is no recorded one."""
     rows: list[Foreseen]
     scores: list[Scored]
     """None of them for links that are not recorded."""
@@ -104,9 +124,10 @@ class Weighed(msgspec.Struct, frozen=True):
 
 def names_of(given: str) -> list[str]:
     """Read names with commas, or `all`. Raises: `BadParameterError`."""
-    names = [*FORECASTERS, *SIGHTED] if given == "all" else [name for name in given.split(",") if name and name != NONE]
+    every = [*FORECASTERS, *SIGHTED, ORACLE]
+    names = every if given == "all" else [name for name in given.split(",") if name and name != NONE]
     for name in names:
-        if name not in SIGHTED:
+        if name not in (*SIGHTED, ORACLE):
             forecaster(name)
     return names
 
@@ -158,19 +179,26 @@ def cases(links: Sequence[str], rtt_ms: float, draft_ms: float, verify_ms: float
 def weigh(recorded: Recording, case: Trial, names: Sequence[str]) -> Weighed:
     """Run `auto` over a link without a forecast and with each, and score forecasts of a recorded one.
 
-    Only a simulated cell has a channel to measure, so only there `SIGHTED` are run.
+    Only a simulated cell has a channel to measure, so only there `SIGHTED` are run; only a recorded link is known
+    beforehand.
     """
     long = joined(recorded, math.ceil(AHEAD * case.seconds / case.compute.verify_s))
     looked = Looked(case.link) if isinstance(case.link, NrLink) else None
     spec, setting = SchemeSpec(schemes.STREAM), Setting(looked or case.link, case.compute)
-    names = [name for name in names if looked is not None or name not in SIGHTED]
+    made = dict[str, Callable[[], Forecaster]](FORECASTERS)
+    if looked is not None:
+        made |= {name: looked.sighted(name) for name in SIGHTED if name in names}
+    if isinstance(case.link, TraceLink):
+        made[ORACLE] = partial(Oracle, case.link.run)
+    names, began_s = [name for name in names if name in made], 0.0
 
     def one(name: str) -> Foreseen:
+        nonlocal began_s
         result = run(
             long, setting, spec, policy=auto(recorded.vocab_size, spec), label=name, until_s=case.seconds,
-            heartbeat_s=PATIENCE_S,
-            forecast=looked.sighted(name) if looked and name in SIGHTED else FORECASTERS.get(name),
+            heartbeat_s=PATIENCE_S, forecast=made.get(name),
         )  # fmt: skip
+        began_s = result.began_s
         found, counts = speed(result, case.seconds), result.counts
         in_vain = (counts.draft_rows - counts.accepted) / max(1, counts.committed)
         return Foreseen(name, found.tokens_per_s, found.wait_p99_ms, in_vain, result.identical)
@@ -178,9 +206,9 @@ def weigh(recorded: Recording, case: Trial, names: Sequence[str]) -> Weighed:
     rows = [one(name) for name in (NONE, *names)]
     if not isinstance(case.link, TraceLink):
         return Weighed(case.name, None, rows, [])
-    samples = list(sampled(case.link.run, case.seconds))
-    outage = float(np.mean([sample.down for sample in samples]))
-    return Weighed(case.name, outage, rows, [each for name in names for each in score(name, samples)])
+    samples = list(sampled(case.link.run, began_s + case.seconds))
+    outage = float(np.mean([sample.down for sample in samples[int(began_s / STEP_S) :]]))
+    return Weighed(case.name, outage, rows, [each for name in names if name != ORACLE for each in score(name, samples)])
 
 
 def sampled(run: TraceRun, seconds: float) -> Iterator[LinkSample]:
