@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from airdraft.channel.bench import TASKS
+from airdraft.channel.nets import LEARNED, About
 from training import runtime
 from training.channel_export import export
 from training.channel_masks import batches
 from training.channel_model import ChannelModel, Shape
 from training.errors import UserError
 
+Batch = tuple[Tensor, Tensor, Tensor]
+"""What is observed, all values, and SNRs, as `ChannelModel` takes them."""
 SEED = 1
 HELD_OUT = 1 << 40
 """Number of the first channel that is never trained on."""
@@ -23,7 +28,7 @@ FLOOR = 3e-3
 """Error below which a channel counts no more: -25 dB."""
 
 
-def optimisers(model: ChannelModel, rate: float) -> list[torch.optim.Optimizer]:
+def optimisers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     """AdamW. Muon, which trains the language models, takes more time than the rest of a step of a model this small."""
     result: list[torch.optim.Optimizer] = [torch.optim.AdamW(model.parameters(), rate, (0.9, 0.95), weight_decay=0.01)]
     for group in result[0].param_groups:
@@ -39,47 +44,69 @@ def errors(model: ChannelModel, observed: Tensor, values: Tensor, snr_db: Tensor
     return tuple((share * at).sum((1, 2, 3, 4)) / (2 * at.sum((1, 2, 3, 4)) + 1e-9) for at in (1 - known, known))  # type: ignore[return-value]
 
 
-def loss_of(model: ChannelModel, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def loss_of(model: ChannelModel, batch: Batch) -> Tensor:
     """Mean logarithm of the error, so that a decibel counts the same whatever the SNR."""
     unknown, known = errors(model, *batch)
     return 0.75 * (unknown + FLOOR).log().mean() + 0.25 * (known + FLOOR).log().mean()
 
 
 @torch.no_grad()
-def held_out(model: ChannelModel, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, float]:
+def held_out(model: ChannelModel, batch: Batch) -> dict[str, float]:
     """Mean error in dB of what is unknown and of what is known, over a batch that is never trained on."""
     unknown, known = errors(model, *batch)
     decibels = {"unknown_db": unknown[unknown > 0], "known_db": known[known > 0]}
     return {name: float(10 * each.log10().mean()) for name, each in decibels.items()}
 
 
-def train(shape: Shape, work: Path, minutes: float, size: int, rate: float, save_s: float = 60.0) -> ChannelModel:
+def train(shape: Shape, work: Path, minutes: float, size: int, rate: float) -> tuple[ChannelModel, About]:
     """Trains until the budget is spent, from the last checkpoint in `work` if there is one; logs in channel.jsonl."""
     torch.manual_seed(SEED)
     model = ChannelModel(shape)
-    opts, state, log = optimisers(model, rate), work / "channel.state", runtime.Log(work / "channel.jsonl")
+    test = next(batches(shape, 128, SEED, HELD_OUT))
+    facts = steps(
+        model, lambda first: batches(shape, size, SEED, first), lambda batch: loss_of(model, batch),
+        lambda: held_out(model, test), work / "channel", minutes, rate,
+    )  # fmt: skip
+    return model, about(model, facts)
+
+
+def about(model: ChannelModel, facts: dict[str, float]) -> About:
+    """What the graph says of itself, by the facts of a checkpoint."""
+    parameters = sum(each.numel() for each in model.parameters())
+    return About(LEARNED, TASKS, "SNR", parameters, int(facts["seen"]), facts["spent"] / 60)
+
+
+def steps(
+    model: nn.Module, drawn: Callable[[int], Iterator[Batch]], loss_of: Callable[[Batch], Tensor],
+    measured: Callable[[], dict[str, float]], path: Path, minutes: float, rate: float, save_s: float = 60.0,
+) -> dict[str, float]:  # fmt: skip
+    """Trains until the budget is spent, from the checkpoint `path`.state if there is one; logs in `path`.jsonl.
+
+    `drawn` gives batches from a channel's number on. Returns how many steps, how many channels, and seconds spent.
+    """
+    opts, state, log = optimisers(model, rate), path.with_suffix(".state"), runtime.Log(path.with_suffix(".jsonl"))
     facts = runtime.load_state(state, model, opts)  # type: ignore[arg-type]
     step, seen = int(facts.get("step", 0)), int(facts.get("seen", 0))
     clock = runtime.Clock(minutes, facts.get("spent", 0.0), time.process_time)
-    test = next(batches(shape, 128, SEED, HELD_OUT))
     saved = clock.spent
-    for batch in batches(shape, size, SEED, seen):
+    for batch in drawn(seen):
         over = clock.done >= 1.0
         if over or clock.spent - saved > save_s:
             saved = clock.spent
-            runtime.save_state(state, model, opts, {"step": step, "seen": seen, "spent": saved})  # type: ignore[arg-type]
-            log.write(step=step, seen=seen, minutes=saved / 60, **held_out(model, test))
+            facts = {"step": step, "seen": seen, "spent": saved}
+            runtime.save_state(state, model, opts, facts)  # type: ignore[arg-type]
+            log.write(step=step, seen=seen, minutes=saved / 60, **measured())
         if over:
-            return model
+            return facts
         runtime.set_rates(opts, clock.done)
-        loss = loss_of(model, batch)
+        loss = loss_of(batch)
         for optimiser in opts:
             optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in opts:
             optimiser.step()
-        step, seen = step + 1, seen + size
+        step, seen = step + 1, seen + len(batch[0])
     raise AssertionError("channels have no end")
 
 
@@ -98,7 +125,8 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     shape = Shape(width=given.width, layers=given.layers)
     try:
-        export(train(shape, given.work, given.minutes, given.batch, given.rate), given.work / "channel.onnx")
+        model, said = train(shape, given.work, given.minutes, given.batch, given.rate)
+        export(model, given.work / "channel.onnx", said)
     except UserError as error:
         sys.exit(f"training.channel: {error}")
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from airdraft.channel.learned import SHIPPED
+from airdraft.channel.nets import LEARNED
 from training import channel_masks, runtime
 from training.card import hardware
-from training.channel import HELD_OUT, SEED, optimisers
+from training.channel import HELD_OUT, SEED, about, optimisers
 from training.channel_export import export
 from training.channel_model import ChannelModel, Shape
 from training.errors import UserError
@@ -59,7 +60,7 @@ def scored(path: Path | None) -> tuple[list[dict[str, Any]], str]:
     if path is None:
         return [], ""
     rows = json.loads(path.read_text("utf-8"))["rows"]
-    kept = [row for row in rows if row["method"] == "learned model"]
+    kept = [row for row in rows if row["method"] == LEARNED]
     if not kept:
         raise UserError(f"{path} has no row of a learned model; give the --json of `airdraft channel bench`")
     shown = [
@@ -98,22 +99,23 @@ def write(work: Path, scores: Path | None, to: Path) -> None:
     if not facts:
         raise UserError(f"no training in {work}; run `python -m training.channel --work {work}`")
     to.mkdir(parents=True, exist_ok=True)
-    export(model, to / SHIPPED.name)
+    said = about(model, facts)
+    export(model, to / SHIPPED.name, said)
     size = (to / SHIPPED.name).stat().st_size
     if size > MOST_BYTES:
         raise UserError(f"the graph has {size} bytes, and at most {MOST_BYTES} ship")
     kept, table = scored(scores)
-    recipe, log, minutes = channel_masks.recipe(shape), runtime.Log(work / "channel.jsonl").rows(), facts["spent"] / 60
-    said = (
+    recipe, log = channel_masks.recipe(shape), runtime.Log(work / "channel.jsonl").rows()
+    drawn = (
         f"{recipe.speed_kmh[0]:g} to {recipe.speed_kmh[1]:g} km/h, {recipe.delay_spread_s[0] * 1e9:g} to "
         f"{recipe.delay_spread_s[1] * 1e9:g} ns, {recipe.snr_db[0]:g} to {recipe.snr_db[1]:g} dB, "
         f"{recipe.carrier_hz / 1e9:g} GHz, slots of {recipe.slot_s * 1e3:g} ms, {recipe.spacing_hz / 1e3:g} kHz apart"
     )
     card = {
-        "parameters": sum(each.numel() for each in model.parameters()), "bytes": size, "shape": vars(shape),
-        "profiles": recipe.profiles, "recipe": said, "seed": SEED, "held_out_from": HELD_OUT,
-        "seen": int(facts["seen"]), "steps": int(facts["step"]), "minutes": minutes,
-        "command": f"python -m training.channel --work FOLDER --minutes {minutes:.2g}", "machine": hardware(),
+        "parameters": said.parameters, "bytes": size, "shape": vars(shape),
+        "profiles": recipe.profiles, "recipe": drawn, "seed": SEED, "held_out_from": HELD_OUT,
+        "seen": said.channels, "steps": int(facts["step"]), "minutes": said.minutes,
+        "command": f"python -m training.channel --work FOLDER --minutes {said.minutes:.3g}", "machine": hardware(),
         "unknown_db": log[-1]["unknown_db"], "known_db": log[-1]["known_db"], "curve": log, "scores": kept,
     }  # fmt: skip
     (to / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from airdraft.channel.nets import About, metadata
 from training.channel_model import KERNELS, LEAST, SPREAD, ChannelModel
 from training.export_onnx import IR_VERSION, OPSET, Graph
 
@@ -96,8 +97,8 @@ class _Writer:
         self.g.op("Concat", self.reshape(mean, -1, self.shape.width), spread, name="embedding", axis=1)
 
 
-def export(model: ChannelModel, path: Path) -> None:
-    """Write the graph."""
+def export(model: ChannelModel, path: Path, about: About | None = None) -> None:
+    """Write the graph, which says what it is if that is given."""
     writer, shape = _Writer(model), model.shape
     writer.write()
     window = ["batch", shape.slots, shape.subcarriers]
@@ -109,5 +110,7 @@ def export(model: ChannelModel, path: Path) -> None:
     graph = helper.make_graph(writer.g.nodes, "channel", infos[:2], infos[2:], writer.g.initializers)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="airdraft")
     made.ir_version = IR_VERSION
+    if about is not None:
+        helper.set_model_props(made, dict(metadata(about)))
     onnx.checker.check_model(made, full_check=True)
     onnx.save(made, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from training.channel_model import Shape
 
 COMB, FUTURE = 0.45, 0.40
 """Shares of channels that are shown as pilots, and as a past; of the rest, patches are shown."""
+
+Mask = Callable[[Shape, np.random.Generator], NDArray[np.bool_]]
+"""What is known of a channel, [slots, subcarriers, antennas]."""
 
 
 def recipe(shape: Shape) -> ChannelRecipe:
@@ -40,7 +43,9 @@ def mask(shape: Shape, rng: np.random.Generator) -> NDArray[np.bool_]:
     return shown.repeat(shape.patch[0], 0).repeat(shape.patch[1], 1).repeat(shape.patch[2], 2)
 
 
-def batches(shape: Shape, size: int, seed: int, first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(
+    shape: Shape, size: int, seed: int, first: int, masked: Mask = mask
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield what is observed, all values, and SNRs, from channel number `first` on; shapes as in `ChannelModel`."""
     drawn = channels(recipe(shape), seed, first)
     while True:
@@ -49,7 +54,7 @@ def batches(shape: Shape, size: int, seed: int, first: int) -> Iterator[tuple[Te
         values = np.empty((size, shape.slots, shape.subcarriers, 2, shape.antennas), np.float32)
         snrs_db = np.empty(size, np.float32)
         for i in range(size):
-            channel, known = next(drawn), mask(shape, rng)
+            channel, known = next(drawn), masked(shape, rng)
             seen = np.where(known, channel.observed(rng), 0)
             observed[i, :, :, 0], observed[i, :, :, 1], observed[i, :, :, 2] = seen.real, seen.imag, known
             values[i, :, :, 0], values[i, :, :, 1] = channel.values.real, channel.values.imag

@@ -53,10 +53,10 @@ def test_training_goes_on_from_its_checkpoint_and_learns(tmp_path: Path) -> None
     before = channel.loss_of(ChannelModel(SMALL), batch).item()
     channel.train(SMALL, tmp_path, 2 / 60, 16, 3e-3)
     state = torch.load(tmp_path / "channel.state", weights_only=True)["facts"]
-    model = channel.train(SMALL, tmp_path, 4 / 60, 16, 3e-3)
+    model, said = channel.train(SMALL, tmp_path, 4 / 60, 16, 3e-3)
     again = torch.load(tmp_path / "channel.state", weights_only=True)["facts"]
     assert again["step"] > state["step"] > 0
-    assert again["seen"] == 16 * again["step"]
+    assert again["seen"] == 16 * again["step"] == said.channels
     assert channel.loss_of(model, batch).item() < before - 0.05
 
 

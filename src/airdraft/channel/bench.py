@@ -6,7 +6,7 @@ The error is NMSE: power of what is wrong over power of the channel, both summed
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,11 +16,17 @@ from airdraft.channel.baselines import Comb, Matrix
 from airdraft.channel.generate import ChannelRecipe, Complex, Realisation, channels, shift_hz
 from airdraft.channel.profiles import PROFILES, profile
 
+ESTIMATE, PREDICT = TASKS = ("estimate", "predict")
 SNRS_DB = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0, 25.0)
 HORIZONS = (1, 2, 5, 10, 20)
 SPEEDS_KMH = (3.0, 30.0, 120.0)
 MIXED_KMH = (0.0, 150.0)
 """Speeds of the channels that covariances are estimated from."""
+LINES, LMMSE = "least squares, lines between", "LMMSE, estimated covariance"
+AUTOREGRESSION = f"autoregression of {baselines.AR_ORDER}"
+"""The methods without learning that a learned one is held against: they are told nothing that a device has not."""
+REACHED_DB, REACHED_SNR_DB = 1.0, 10.0
+"""How near to LMMSE an estimate counts as having reached it, and at which SNR."""
 PILOT_SLOTS, PILOT_SUBCARRIERS = 2, 4
 """Every second slot and every fourth subcarrier is a pilot."""
 PREDICTED_SNR_DB = 20.0
@@ -85,8 +91,8 @@ def true(recipe: ChannelRecipe, channel: Realisation) -> Covariances:
 def estimators(recipe: ChannelRecipe, known: Covariances) -> dict[str, Method]:
     """The ways to estimate a channel from pilots."""
     return {
-        "least squares, lines between": lambda seen: baselines.interpolated(seen.observed, seen.comb),
-        "LMMSE, estimated covariance": lambda seen: _lmmse(seen, known),
+        LINES: lambda seen: baselines.interpolated(seen.observed, seen.comb),
+        LMMSE: lambda seen: _lmmse(seen, known),
         "LMMSE, true covariance": lambda seen: _lmmse(seen, true(recipe, seen.channel)),
     }
 
@@ -96,10 +102,8 @@ def predictors(recipe: ChannelRecipe, known: Covariances) -> dict[str, Method]:
     return {
         "last value": lambda seen: baselines.held(seen.observed, len(seen.comb.slots)),
         "straight line": lambda seen: baselines.continued(seen.observed, len(seen.comb.slots)),
-        f"autoregression of {baselines.AR_ORDER}": lambda seen: baselines.autoregressed(
-            seen.observed, len(seen.comb.slots)
-        ),
-        "LMMSE, estimated covariance": lambda seen: _lmmse(seen, known),
+        AUTOREGRESSION: lambda seen: baselines.autoregressed(seen.observed, len(seen.comb.slots)),
+        LMMSE: lambda seen: _lmmse(seen, known),
         "LMMSE, true covariance": lambda seen: _lmmse(seen, true(recipe, seen.channel)),
     }
 
@@ -109,17 +113,19 @@ def _lmmse(seen: Seen, given: Covariances) -> Complex:
 
 
 def bench(
-    count: int, learned: Method | None = None, told: Callable[[int, int], None] = lambda done, of: None
+    count: int,
+    learned: Mapping[str, Mapping[str, Method]] | None = None,
+    told: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[NmseRow]:
-    """Measure every method, and one that is learned, in every cell: on the same `count` channels of all profiles."""
-    more = {} if learned is None else {"learned model": learned}
+    """Measure every method, and those learned for a task, in every cell: on the same `count` channels."""
+    learned = learned or {}
     recipe = ChannelRecipe(PROFILES, delay_spread_s=DELAY_SPREADS_S)
     known = estimated(recipe, 4 * count)
     pilots = Comb(np.arange(0, recipe.slots, PILOT_SLOTS), np.arange(0, recipe.subcarriers, PILOT_SUBCARRIERS))
     past = Comb(np.arange(recipe.slots // 2), np.arange(recipe.subcarriers))
     tasks: list[tuple[str, Comb, dict[str, Method], tuple[float, ...], tuple[int, ...]]] = [
-        ("estimate", pilots, estimators(recipe, known) | more, SNRS_DB, (0,)),
-        ("predict", past, predictors(recipe, known) | more, (PREDICTED_SNR_DB,), HORIZONS),
+        (ESTIMATE, pilots, estimators(recipe, known) | dict(learned.get(ESTIMATE, {})), SNRS_DB, (0,)),
+        (PREDICT, past, predictors(recipe, known) | dict(learned.get(PREDICT, {})), (PREDICTED_SNR_DB,), HORIZONS),
     ]
     rows: list[NmseRow] = []
     done = 0
@@ -160,7 +166,7 @@ def measure(
 def tables(rows: list[NmseRow]) -> dict[str, str]:
     """Write both tasks as Markdown, a column for each SNR or horizon, a row for each speed and method."""
     found = {}
-    for task, column, head in (("estimate", "snr_db", "dB"), ("predict", "horizon", "slots")):
+    for task, column, head in ((ESTIMATE, "snr_db", "dB"), (PREDICT, "horizon", "slots")):
         chosen = [row for row in rows if row.task == task]
         columns = sorted({getattr(row, column) for row in chosen})
         lines = [
@@ -179,3 +185,32 @@ def tables(rows: list[NmseRow]) -> dict[str, str]:
                 lines.append(f"| {speed_kmh:g} | {method} | {' | '.join(marked)} |")
         found[f"channel-{task}"] = "\n".join(lines)
     return found
+
+
+def reached(rows: list[NmseRow], learned: Mapping[str, Mapping[str, Method]]) -> str:
+    """Say as Markdown how the learned methods stand against those without learning that know no more."""
+    cells = {(row.task, row.method, row.snr_db, row.speed_kmh, row.horizon): row.nmse_db for row in rows}
+    estimates = list(itertools.product((ESTIMATE,), SNRS_DB, SPEEDS_KMH, (0,)))
+    predictions = list(itertools.product((PREDICT,), (PREDICTED_SNR_DB,), SPEEDS_KMH, HORIZONS))
+
+    def over(method: str, other: str, places: list[tuple[str, float, float, int]]) -> list[float]:
+        return [cells[task, method, *at] - cells[task, other, *at] for task, *at in places]
+
+    lines = []
+    for method in learned.get(ESTIMATE, {}):
+        lines_over, at = over(method, LINES, estimates), [each for each in estimates if each[1] == REACHED_SNR_DB]
+        apart = dict(zip(SPEEDS_KMH, over(method, LMMSE, at), strict=True))
+        near = [f"{speed:g}" for speed, db in apart.items() if db <= REACHED_DB]
+        said = ", ".join(f"{db:+.1f} dB at {speed:g} km/h" for speed, db in apart.items())
+        lines.append(
+            f"- *{method}* estimates better than least squares in {sum(db < 0 for db in lines_over)} of "
+            f"{len(lines_over)} cells. Against LMMSE with estimated covariance, pilots at {REACHED_SNR_DB:g} dB: "
+            f"{said}; at most {REACHED_DB:g} dB behind at {len(near)} of {len(apart)} speeds."
+        )
+    for method in learned.get(PREDICT, {}):
+        apart_ar = over(method, AUTOREGRESSION, predictions)
+        lines.append(
+            f"- *{method}* predicts better than autoregression in {sum(db < 0 for db in apart_ar)} of {len(apart_ar)} "
+            f"cells; the mean difference is {np.mean(apart_ar):+.1f} dB."
+        )
+    return "\n".join(lines)

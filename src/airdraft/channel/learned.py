@@ -40,10 +40,14 @@ class LearnedChannel:
             raise ModelError(f"{name} has inputs {shapes}; give a channel model, of `python -m training.channel`")
         self.window = (observed[1], observed[2], observed[4])
         """Slots, subcarriers and antennas that it looks at."""
+        self.about: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        """What the graph says of itself; see `nets.About`."""
 
     def filled(self, seen: Seen) -> Complex:
         """Compute all values of a channel from what is observed of it. Raises as `run` does."""
-        found: Complex = self.run(seen.observed[None], seen.comb, np.array([seen.snr_db]))[0][0]
+        self._check(seen.observed[None])
+        (values,) = self._run(["values"], seen.observed[None], seen.comb, np.array([seen.snr_db]))
+        found: Complex = _joined(values)[0]
         return found
 
     def run(self, observed: Complex, comb: Comb, snrs_db: NDArray[np.floating]) -> tuple[Complex, NDArray[np.float32]]:
@@ -52,18 +56,23 @@ class LearnedChannel:
         Of `observed` [n, slots, subcarriers, antennas] only what `comb` names is looked at. Raises: `ModelError` for
         another window than the model's, and for what is not finite.
         """
+        self._check(observed)
+        parts = [
+            self._run(["values", "embedding"], observed[at : at + _BATCH], comb, snrs_db[at : at + _BATCH])
+            for at in range(0, len(observed), _BATCH)
+        ]
+        return np.concatenate([_joined(values) for values, _ in parts]), np.concatenate([each for _, each in parts])
+
+    def _check(self, observed: Complex) -> None:
         if observed.shape[1:] != self.window:
             raise ModelError(
                 f"the channel has shape {observed.shape[1:]}; this model is for {self.window}: slots, subcarriers, "
                 "antennas"
             )
-        parts = [
-            self._run(observed[at : at + _BATCH], comb, snrs_db[at : at + _BATCH])
-            for at in range(0, len(observed), _BATCH)
-        ]
-        return np.concatenate([values for values, _ in parts]), np.concatenate([each for _, each in parts])
 
-    def _run(self, observed: Complex, comb: Comb, snrs_db: NDArray[np.floating]) -> tuple[Complex, NDArray[np.float32]]:
+    def _run(
+        self, outputs: list[str], observed: Complex, comb: Comb, snrs_db: NDArray[np.floating]
+    ) -> list[NDArray[np.float32]]:
         slots, subcarriers, antennas = self.window
         shown = np.zeros((len(observed), slots, subcarriers, 3, antennas), np.float32)
         at = np.ix_(np.arange(len(observed)), comb.slots, comb.subcarriers)
@@ -73,5 +82,11 @@ class LearnedChannel:
         for part, values in enumerate((known.real, known.imag, 1.0)):
             shown[:, :, :, part][at] = values
         feed = {"observed": shown, "snr_db": snrs_db.astype(np.float32)}
-        values, embedding = self._session.run(["values", "embedding"], feed)
-        return (values[:, :, :, 0] + 1j * values[:, :, :, 1]).astype(np.complex64), embedding
+        found: list[NDArray[np.float32]] = self._session.run(outputs, feed)
+        return found
+
+
+def _joined(values: NDArray[np.float32]) -> Complex:
+    """Make complex numbers of real and imaginary parts, [n, slots, subcarriers, 2, antennas]."""
+    joined: Complex = (values[:, :, :, 0] + 1j * values[:, :, :, 1]).astype(np.complex64)
+    return joined

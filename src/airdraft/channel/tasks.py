@@ -238,15 +238,29 @@ def _beam(seen: list[Seen]) -> Real:
 
 def measure(
     encoders: Mapping[str, Encoder], labels: int = LABELS, tested: int = TESTED,
+    nets: Mapping[str, Mapping[str, bench.Method]] | None = None,
     told: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[TaskRow]:  # fmt: skip
-    """Score every task, by encoders by name and without them."""
+    """Score every task, by encoders by name and without them, and by `nets`, networks for one of the bench's tasks."""
+    nets = nets or {}
     recipe = ChannelRecipe(PROFILES, SPEEDS_KMH, bench.DELAY_SPREADS_S, SNRS_DB)
     known = bench.estimated(recipe, labels)
     rows: list[TaskRow] = []
     rebuilt = (
-        (ESTIMATE, ESTIMATED_SNR_DB, pilots(recipe), slice(None), bench.estimators(recipe, known)),
-        (PREDICT, PREDICTED_SNR_DB, past(recipe), slice(recipe.slots // 2, None), bench.predictors(recipe, known)),
+        (
+            ESTIMATE,
+            ESTIMATED_SNR_DB,
+            pilots(recipe),
+            slice(None),
+            bench.estimators(recipe, known) | dict(nets.get(bench.ESTIMATE, {})),
+        ),
+        (
+            PREDICT,
+            PREDICTED_SNR_DB,
+            past(recipe),
+            slice(recipe.slots // 2, None),
+            bench.predictors(recipe, known) | dict(nets.get(bench.PREDICT, {})),
+        ),
     )
     for done, (task, snr_db, comb, slots, baselines) in enumerate(rebuilt, 1):
         data = _Labelled(replace(recipe, snr_db=(snr_db, snr_db)), comb, labels, tested, encoders)

@@ -38,6 +38,8 @@ channel = typer.Typer(
 )
 
 TITLES = {
+    "channel-nets": "what the learned networks are",
+    "channel-reached": "how they stand",
     "channel-estimate": "NMSE in dB, the least in bold",
     "channel-predict": "NMSE in dB, the least in bold",
     "channel-tasks": "the best of each column in bold, those that are told the truth aside",
@@ -99,6 +101,10 @@ def bench(
     model: Annotated[
         str, typer.Option(metavar="FILE", help="A learned model (.onnx of `python -m training.channel`), or none.")
     ] = "shipped",
+    nets: Annotated[
+        str,
+        typer.Option(metavar="FOLDER", help="Networks for one task (of `python -m training.channel_nets`), or none."),
+    ] = "shipped",
     json_file: JsonFile = None,
     page: Pages = None,
     figures: Figures = None,
@@ -106,15 +112,18 @@ def bench(
 ) -> None:
     """How well simulated channels are estimated from pilots and predicted, and what is read from them. Three minutes.
 
-    The learned model that ships is measured beside methods without learning, by
-    SNR, horizon and speed, and with heads for five tasks, fitted to few labels.
+    The learned model that ships is measured beside methods without learning and
+    networks for one task, by SNR, horizon and speed, and with heads for five
+    tasks, fitted to few labels.
 
-    The blocks `channel-estimate`, `channel-predict` and, unless --model none,
-    `channel-tasks` of a --page are renewed.
+    The blocks `channel-estimate`, `channel-predict`, `channel-nets`,
+    `channel-reached` and, unless --model none, `channel-tasks` of a --page are
+    renewed.
 
       airdraft channel bench --json channel.json
     """
     from airdraft.channel import bench as measured  # noqa: PLC0415
+    from airdraft.channel import nets as networks  # noqa: PLC0415
     from airdraft.channel import tasks  # noqa: PLC0415
     from airdraft.channel.learned import SHIPPED, LearnedChannel  # noqa: PLC0415
     from airdraft.channel.untrained import untrained  # noqa: PLC0415
@@ -122,17 +131,25 @@ def bench(
     console = console_for(no_color, json_file)
     path = SHIPPED if model == "shipped" else Path(model)
     learned = None if model == "none" else LearnedChannel(path)
+    folder = networks.SHIPPED_NETS if nets == "shipped" else Path(nets)
+    read = [] if nets == "none" else networks.read(folder)
+    others = networks.by_task(read)
+    ours = {} if learned is None else {networks.LEARNED: learned.filled}
+    methods = {task: ours | given for task, given in others.items()}
     with progress(console, "cells") as told:
-        rows = measured.bench(count, None if learned is None else learned.filled, told)
+        rows = measured.bench(count, methods, told)
     tables, scores = measured.tables(rows), list[tasks.TaskRow]()
+    said = [] if learned is None else [networks.described(learned)]
+    abouts = [about for about in (*said, *(net.about for net in read)) if about is not None]
+    tables |= {"channel-nets": networks.table(abouts), "channel-reached": measured.reached(rows, methods)}
     if learned is not None:
         encoders = {"pre-trained": learned, "untrained": LearnedChannel(untrained(path, tasks.LABEL_SEED))}
         with progress(console, "tasks") as told:
-            scores = tasks.measure(encoders, labels, told=told)
+            scores = tasks.measure(encoders, labels, nets=others, told=told)
         tables["channel-tasks"] = tasks.table(scores)
     record = {"channels": count, "labels": labels, "tested": tasks.TESTED, "model": model}
-    both = {"rows": [asdict(row) for row in rows], "tasks": [asdict(row) for row in scores]}
-    write_json(json_file, record | both)
+    blocks = {"nets": list(map(asdict, abouts)), "rows": list(map(asdict, rows)), "tasks": list(map(asdict, scores))}
+    write_json(json_file, record | blocks)
     for name, table in tables.items():
         console.print(f"{name}: {TITLES[name]}")
         console.print(Markdown(table))
