@@ -189,12 +189,12 @@ def tables(rows: list[NmseRow]) -> dict[str, str]:
 
 def reached(rows: list[NmseRow], learned: Mapping[str, Mapping[str, Method]]) -> str:
     """Say as Markdown how the learned methods stand against those without learning that know no more."""
-    cells = {(row.task, row.method, row.snr_db, row.speed_kmh, row.horizon): row.nmse_db for row in rows}
+    cells = {(row.method, (row.task, row.snr_db, row.speed_kmh, row.horizon)): row.nmse_db for row in rows}
     estimates = list(itertools.product((ESTIMATE,), SNRS_DB, SPEEDS_KMH, (0,)))
     predictions = list(itertools.product((PREDICT,), (PREDICTED_SNR_DB,), SPEEDS_KMH, HORIZONS))
 
     def over(method: str, other: str, places: list[tuple[str, float, float, int]]) -> list[float]:
-        return [cells[task, method, *at] - cells[task, other, *at] for task, *at in places]
+        return [cells[method, place] - cells[other, place] for place in places]
 
     lines = []
     for method in learned.get(ESTIMATE, {}):
