@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -15,7 +16,11 @@ from rich.table import Table
 
 from airdraft.cli import options
 from airdraft.core import schemes
+from airdraft.core.messages import SchemeSpec
 from airdraft.errors import BadParameterError
+
+if TYPE_CHECKING:
+    from airdraft.lab.conform import Tested
 
 LEAST_TEXTS = 200
 """With fewer texts a wrong rule could hide."""
@@ -33,6 +38,9 @@ def conform(
     ] = None,
     broken: Annotated[
         bool, typer.Option("--broken", help="Test all of these rules; the exit code is 0 if every one of them fails.")
+    ] = False,
+    fields: Annotated[
+        bool, typer.Option("--fields", help="Test every field of sampling under each scheme, with --scheme or --all.")
     ] = False,
     engine: Annotated[
         str | None,
@@ -53,13 +61,20 @@ def conform(
     code is 1. Schemes of other packages are found by the entry points of the
     group airdraft.schemes.
 
+    With --fields, texts are written with each field of sampling, and compared
+    with its law, computed a second time in plain words, and with laws that ignore
+    the field, misplace it or come too late: these must be told apart.
+
       airdraft conform --all
-      airdraft conform --scheme topk:k=8 --texts 5000
+      airdraft conform --scheme topk --texts 5000
+      airdraft conform --all --fields --texts 300
     """
     if sum((scheme is not None, every, example is not None, broken)) != 1:
         raise BadParameterError("say what to test: --scheme NAME, --all, --example NAME, or --broken, one of them")
     if texts < LEAST_TEXTS:
         raise BadParameterError(f"texts is {texts}; give at least {LEAST_TEXTS}, or a wrong rule could hide")
+    if fields and (broken or example is not None or engine is not None):
+        raise BadParameterError("fields are tested on tables, with --scheme or --all; leave the other option out")
     from airdraft.lab import conform as lab  # noqa: PLC0415  scipy takes long to import
 
     plug_ins = lab.plug_in()
@@ -67,28 +82,76 @@ def conform(
         todo = [lab.example(name) for name in ([example] if example else lab.EXAMPLES)]
     else:
         todo = [each for name in ([scheme] if scheme else [*schemes.SCHEMES]) for each in lab.variants(name)]
-    given = lab.models(draft, target, engine) if engine else lab.tables(seed)
-    shown = track(todo, "texts of every scheme", console=Console(stderr=True, no_color=no_color), transient=True)
-    found = [lab.tested(given, label, spec, texts, seed) for label, spec in shown]
-    if as_json:
-        rows = [
-            {
-                **asdict(each),
-                "statistic": each.statistic if math.isfinite(each.statistic) else None,
-                "exact": each.exact,
-            }
-            for each in found
-        ]
-        record = {"seed": seed, "engine": engine, "bar": lab.BAR, "plug_ins": plug_ins, "rows": rows}
-        print(json.dumps(record, indent=2))  # noqa: T201
+    if fields:
+        held = _of_fields(todo, texts, seed, plug_ins, as_json, no_color)
     else:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in ("scheme", "texts", "χ²", "degrees of freedom", "p", "verdict"):
-            table.add_column(heading, justify="left" if heading in ("scheme", "verdict") else "right")
-        for each in found:
-            verdict = "passes" if each.exact else each.fault or "NOT EXACT"
-            figures = (str(each.texts), f"{each.statistic:.1f}", str(each.freedom), f"{each.p_value:.2g}")
-            table.add_row(each.scheme, *figures, verdict)
-        Console(no_color=no_color, highlight=False).print(table)
-    if not (all(each.is_wrong for each in found) if broken else all(each.exact for each in found)):
+        given = lab.models(draft, target, engine) if engine else lab.tables(seed)
+        found = [lab.tested(given, label, spec, texts, seed) for label, spec in _shown(todo, no_color)]
+        held = all(each.is_wrong for each in found) if broken else all(each.exact for each in found)
+        _show(found, {"seed": seed, "engine": engine, "bar": lab.BAR, "plug_ins": plug_ins}, as_json, no_color)
+    if not held:
         raise typer.Exit(1)
+
+
+def _shown(todo: list[Any], no_color: bool) -> Iterable[Any]:
+    """Show how far the work is."""
+    return track(todo, "texts of every scheme", console=Console(stderr=True, no_color=no_color), transient=True)
+
+
+def _show(found: list[Tested], about: dict[str, Any], as_json: bool, no_color: bool) -> None:
+    """Print what was found of schemes."""
+    if as_json:
+        _print_json(about, ({**asdict(each), "exact": each.exact} for each in found))
+        return
+    lines = list[tuple[str, ...]]()
+    for each in found:
+        verdict = "passes" if each.exact else each.fault or "NOT EXACT"
+        figures = (str(each.texts), f"{each.statistic:.1f}", str(each.freedom), f"{each.p_value:.2g}")
+        lines.append((each.scheme, *figures, verdict))
+    _table(("scheme", "texts", "χ²", "degrees of freedom", "p", "verdict"), lines, no_color)
+
+
+def _of_fields(
+    todo: list[tuple[str, SchemeSpec]], texts: int, seed: int, plug_ins: list[str], as_json: bool, no_color: bool
+) -> bool:
+    """Test and print every field under every scheme. Returns whether all hold."""
+    from airdraft.lab import fields as lab  # noqa: PLC0415
+    from airdraft.lab.conform import BAR  # noqa: PLC0415
+
+    cells = [
+        [lab.tested(label, spec, name, texts, seed) for name in lab.FIELDS] for label, spec in _shown(todo, no_color)
+    ]
+    if as_json:
+        rows = ({**asdict(cell), "exact": cell.exact, "holds": cell.holds} for row in cells for cell in row)
+        _print_json({"seed": seed, "bar": BAR, "plug_ins": plug_ins}, rows)
+    else:
+        lines = list[tuple[str, ...]]()
+        for row in cells:
+            faulty = ", ".join(cell.field for cell in row if not cell.exact)
+            unseen = ", ".join(cell.field for cell in row if not cell.holds)
+            verdict = f"NOT EXACT: {faulty}" if faulty else f"too few texts: {unseen}" if unseen else "passes"
+            exact = f"{sum(cell.exact for cell in row)} of {len(row)}"
+            told = f"{sum(cell.told for cell in row)} of {sum(len(cell.wrong) for cell in row)}"
+            least = min(row, key=lambda cell: cell.p_value)
+            lines.append((row[0].scheme, exact, f"{least.p_value:.2g}", told, verdict))
+        _table(("scheme", "fields exact", "least p", "wrong laws told apart", "verdict"), lines, no_color)
+    return all(cell.holds for row in cells for cell in row)
+
+
+def _print_json(about: dict[str, Any], rows: Iterable[dict[str, Any]]) -> None:
+    """Print rows as JSON, which has no infinity."""
+    finite = [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in rows
+    ]
+    print(json.dumps({**about, "rows": finite}, indent=2))  # noqa: T201
+
+
+def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]], no_color: bool) -> None:
+    """Print a table, of which the first column and the last are words."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("scheme", "verdict") else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(no_color=no_color, highlight=False).print(table)

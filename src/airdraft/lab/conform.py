@@ -65,8 +65,9 @@ class NoResidual:
         return Ruling(path, draw(target_probs, self._rng))
 
 
-TREES = "several on trees"
-"""The choice that is tested at an edge whose engine runs trees, where a further candidate has a row of its own."""
+TREES = " on trees"
+"""The end of the choices that are tested where models run trees: a further candidate has a row of its own there, and
+a stream has branches."""
 CHOICES: dict[str, dict[str, Any]] = {
     **{verify: {"verify": verify} for verify in schemes.VERIFY},
     **{downlink: {"downlink": downlink} for downlink in schemes.DOWNLINKS},
@@ -74,7 +75,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "mass": {"mass": 0.7, "cut": "mass"},
     "conformal": {"mass": 0.1, "cut": "conformal"},
     "several": {"candidates": 3},
-    TREES: {"candidates": 3},
+    f"several{TREES}": {"candidates": 3},
+    f"always{TREES}": {"race": "always"},
 }
 """What to test of a scheme that has these options, by a word for each."""
 
@@ -133,6 +135,11 @@ def plug_in() -> list[str]:
     return found
 
 
+def on_trees(label: str) -> bool:
+    """Whether a choice is tested where models run trees."""
+    return label.endswith(TREES)
+
+
 def variants(name: str) -> Iterator[tuple[str, SchemeSpec]]:
     """Yield a scheme with all choices that its options leave, and with numbers that make rounding coarse."""
     traits = schemes.traits(name)
@@ -181,7 +188,7 @@ def tested(
 ) -> Tested:
     """Write `texts` texts under a scheme, and compare."""
     draft, target, prompt, params = given
-    pair = partial(Pair, trees=label.endswith(TREES))
+    pair = partial(Pair, trees=on_trees(label))
     try:
         found = conformance(
             draft,

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import chdtrc
 
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.request import Request
+from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.models.base import FloatArray, LanguageModel, Part
 from airdraft.sim.pair import Pair
 
 MIN_EXPECTED = 5.0
 """Least expected count of a cell. Rarer texts are counted together (Cochran's rule)."""
+BRANCHES = 2
+"""Branches of a stream's tree, where trees are taken."""
 
 
 class TableCache(list[int]):
@@ -122,13 +124,16 @@ def conformance(
     pair: Callable[[LanguageModel, LanguageModel], Pair] = Pair,
 ) -> Conformance:
     """Compare `trials` texts of `depth` tokens with the target's own distribution."""
-    both = pair(draft, target)
-    counts: Counter[tuple[int, ...]] = Counter()
-    for trial in range(trials):
-        request = Request(prompt, scheme, params, seed * trials + trial, depth, draft_length)
-        counts[tuple(both.write(request).tokens)] += 1
+    asked = Request(prompt, scheme, params, 0, depth, draft_length, branches=BRANCHES)
+    counts = written(pair(draft, target), asked, trials, seed)
     expected = dict(_texts(target, tuple(prompt), params, depth))
     return chi_squared(counts, expected, trials)
+
+
+def written(pair: Pair, asked: Request, trials: int, seed: int) -> Counter[tuple[int, ...]]:
+    """Write a text `trials` times, each with its own seed, and count equal ones."""
+    each = (replace(asked, seed=seed * trials + trial, counts=Counts()) for trial in range(trials))
+    return Counter(tuple(pair.write(request).tokens) for request in each)
 
 
 def chi_squared(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float], trials: int) -> Conformance:
