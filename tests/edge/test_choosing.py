@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from airdraft.api.alone import TargetWriter
@@ -34,12 +35,13 @@ PARAMS = (SamplingParams(0.0), SamplingParams(0.7, top_p=0.9), SamplingParams(1.
 class Noting(HfModel):
     """The engine, which counts what it chose and what it was asked for rows."""
 
-    chosen = rows = 0
+    chosen = rows = moved = 0
 
     def choose(self, batch: Sequence[Part]) -> list[Any]:
         found = super().choose(batch)
         self.chosen += sum(part.rows for part in batch if part.choice is not None)
         self.rows += sum(part.rows for part in batch if part.choice is None)
+        self.moved += sum(isinstance(row, np.ndarray) for each in found if isinstance(each, list) for row in each)
         return found
 
     def verify(self, batch: Sequence[Part], *more: Any) -> list[Any]:
@@ -55,19 +57,29 @@ def target() -> Iterator[Noting]:
     torch.set_num_threads(before)
 
 
-def of_edge(target: Noting, asked: Sequence[Request]) -> list[list[int]]:
+def tokens(event: Committed) -> list[Any]:
+    return list(event.tokens)
+
+
+def said(event: Committed) -> list[Any]:
+    return [*event.tokens, *event.logprobs]
+
+
+def of_edge(
+    target: Noting, asked: Sequence[Request], what: Callable[[Committed], list[Any]] = tokens
+) -> list[list[Any]]:
     """The texts that a device writes at an edge with that target, and then those that the edge's own API writes."""
     draft, tokenizer = load("draft", engine="onnx")
     guides = Guides(tokenizer)
 
-    async def tokens_of(events: Any) -> list[int]:
-        found: list[int] = []
+    async def tokens_of(events: Any) -> list[Any]:
+        found: list[Any] = []
         async for event in events:
             if isinstance(event, Committed):
-                found += event.tokens
+                found += what(event)
         return found
 
-    async def main() -> list[list[int]]:
+    async def main() -> list[list[Any]]:
         service = Service(reader=guides)
         async with EdgeServer(target, tokenizer.digest, tokenizer.vocab_size, service=service) as server:
             await server.start(HOST, 0)
@@ -101,14 +113,30 @@ def test_texts_are_the_same(target: Noting, scheme: str, guided: bool) -> None:
     assert plain[:3] == plain[3:]  # whatever the scheme
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("scheme", "more"), [("split", {}), ("stream", {"logprobs": 2})])
-def test_rows_come_where_more_is_needed(target: Noting, scheme: str, more: dict[str, Any]) -> None:
-    target.rows = target.chosen = 0
+def say(target: Noting, asked: Sequence[Request]) -> tuple[Any, Any]:
+    """What is written where rows are given, and where the engine answers."""
+    target.info = replace(target.info, chooses=False)
+    plain = of_edge(target, asked, said)
+    target.chosen = target.rows = 0
     target.info = replace(target.info, chooses=True)
-    found = of_edge(target, requests(scheme, **more))
-    assert target.rows > 0
-    assert all(len(text) == 8 for text in found)
-    if more:
-        assert found[:3] == found[3:]
-        assert target.chosen == 0
+    return plain, of_edge(target, asked, said)
+
+
+@pytest.mark.parametrize("scheme", mostly_slow(["split", "dense"], {"dense"}))
+def test_rounds_move_few_rows(target: Noting, scheme: str) -> None:
+    """Where a round ends depends on time, and what is written on that: the rulings are compared elsewhere."""
+    target.info = replace(target.info, chooses=True)
+    target.rows = target.chosen = target.moved = 0
+    assert all(len(text) == 8 for text in of_edge(target, requests(scheme)))
+    assert target.rows == 0
+    assert 0 < target.moved < target.chosen
+
+
+@pytest.mark.parametrize("scheme", mostly_slow(["coupled", "stream"], {"stream"}))
+@pytest.mark.parametrize("guided", mostly_slow([False, True], {True}))
+def test_log_probabilities_are_the_same_to_the_bit(target: Noting, scheme: str, guided: bool) -> None:
+    guide = of_json({"enum": ["red", "green", [1, 2, 3]]}) if guided else None
+    plain, found = say(target, requests(scheme, logprobs=3, guide=guide))
+    assert found == plain
+    assert target.chosen > 0
+    assert target.rows == 0

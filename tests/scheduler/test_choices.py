@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from airdraft.core.connection import known_rows
 from airdraft.core.events import Forward
-from airdraft.core.law import Guide, Law, Place
+from airdraft.core.law import Guide, Law, Needs, Place
+from airdraft.core.logprobs import UNLIKELY, Logprob
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import AirdraftError, LocalProtocolError, ModelError
 from airdraft.models.base import Choice, EngineInfo, Part
@@ -26,7 +28,7 @@ LAW = Law(SamplingParams(0.7, 3, 0.9, 0.01), 11, VOCAB)
 
 
 def forward(tokens: Sequence[int], at: Place | None, parents: tuple[int, ...] | None = None) -> Forward:
-    return Forward(1, 4, tuple(tokens), len(tokens), parents=parents, choice=None if at is None else (LAW, at))
+    return Forward(1, 4, tuple(tokens), len(tokens), parents=parents, needs=None if at is None else Needs(LAW, at))
 
 
 def test_rows_that_are_needed_are_asked_for() -> None:
@@ -57,6 +59,26 @@ def test_masks_follow_the_grammar_down_each_branch() -> None:
     assert forced is None  # after 3 comes 1, whatever the row says
     assert after_forced is not None
     assert not after_forced[1]
+
+
+def test_drafts_have_bars_and_the_last_row_is_needed() -> None:
+    found = choice_of(
+        replace(forward([1, 2, 4], None), needs=Needs(LAW, Place(5, Steps(9, 3)), (0.5, 0.25).__getitem__))
+    )
+    assert found is not None
+    assert found.bars == ((2, 0.5), (4, 0.25), (0, math.inf))
+    forced, _, _ = found.allowed  # 2 is not allowed after 3, so nobody asks what comes then
+    assert forced is not None  # a draft is judged by the row
+    assert forced.tolist() == [False, True, False, False, False, False]
+
+
+def test_of_a_forced_token_a_log_probability_may_be_asked() -> None:
+    found = choice_of(replace(forward([0, 3], None), needs=Needs(LAW, Place(5, Steps(9, 0)), logprobs=2)))
+    assert found is not None
+    assert found.logprobs == (2, UNLIKELY)
+    _, forced = found.allowed
+    assert forced is not None
+    assert forced.tolist() == [False, True, False, False, False, False]
 
 
 class Leaning(Steps):
@@ -91,7 +113,14 @@ def test_what_an_engine_says_is_bounded(said: list[Any], error: type[Exception])
     with pytest.raises(error):
         known_rows(np.fromiter(said, object, len(said)), 2, VOCAB)
     fine = np.fromiter([VOCAB - 1, np.zeros(VOCAB)], object, 2)
-    assert known_rows(fine, 2, VOCAB) is fine
+    assert known_rows(fine, 2, VOCAB).tolist() == fine.tolist()
+
+
+@pytest.mark.parametrize(("token", "likely"), [(VOCAB, 0), (-1, 0), (0, VOCAB), (0, -1)])
+def test_what_it_says_of_log_probabilities_is_bounded(token: int, likely: int) -> None:
+    with pytest.raises(ModelError):
+        known_rows(np.fromiter([Logprob(token, -1.0, ((likely, -1.0),))], object, 1), 1, VOCAB)
+    assert known_rows(np.fromiter([Logprob(2, -1.0, ((3, -0.5),))], object, 1), 1, VOCAB).tolist() == [2]
 
 
 class Choosing:
@@ -127,7 +156,7 @@ def test_the_scheduler_hands_on_what_it_is_given(chooses: bool) -> None:
         try:
             return [
                 await scheduler.run(text, lambda each=each: each)  # type: ignore[misc]
-                for each in (prompt, asked, replace(asked, choice=None))
+                for each in (prompt, asked, replace(asked, needs=None))
             ]
         except AirdraftError as error:
             return [error]

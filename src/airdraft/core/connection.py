@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from airdraft.core.events import Echo, Event, Failed, Out
+from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import MAX_FILLER, MAX_FRAME, Decoder, Error, Message, Ping, Pong, clip, encode
 from airdraft.errors import BadParameterError, Code, LocalProtocolError, ModelError, RemoteProtocolError
 
@@ -21,15 +22,17 @@ MAX_PINGS = 8
 def known_rows(logits: np.ndarray, rows: int, vocab_size: int) -> np.ndarray:
     """Drop the columns that are not tokens from [rows, vocab or more] logits, since models pad their vocabularies.
 
-    An array of tokens and rows, see `Forward.choice`, is checked alike.
+    An array of answers and rows, see `Forward.needs`, is checked alike, and one of tokens and rows returned.
     Raises: `ModelError` for a row from which no token can be chosen.
     """
     if logits.dtype == object and logits.shape == (rows,):
-        for row in logits:
-            if not isinstance(row, int):
+        for at, row in enumerate(logits := logits.copy()):
+            ids = [row.token, *dict(row.top)] if isinstance(row, Logprob) else [row]
+            logits[at] = ids[0]
+            if not isinstance(ids[0], int):
                 known_rows(row[None], 1, vocab_size)
-            elif not 0 <= row < vocab_size:
-                raise ModelError(f"the engine chose the token {row}, of {vocab_size}; its code may be broken")
+            elif not (min(ids) >= 0 and max(ids) < vocab_size):
+                raise ModelError(f"the engine chose the tokens {ids}, of {vocab_size}; its code may be broken")
         return logits
     if logits.ndim != 2 or len(logits) != rows or logits.shape[1] < vocab_size:
         raise LocalProtocolError(f"forwarded() got {logits.shape} logits where ({rows}, {vocab_size}) were asked for")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from airdraft.core.law import Law, Place
+from airdraft.core.law import Needs
 from airdraft.core.logprobs import Logprob
 from airdraft.core.messages import GuideSpec, Message, Welcome
 from airdraft.core.sampling import SamplingParams
@@ -32,9 +32,8 @@ class Forward:
     """Cached positions that stay besides the first `keep`, counted from there, upwards. They move up to `keep`."""
     draft: bool = False
     """Edge: run its own draft model and not the target. Answer with `unhelped` if that fails; nobody pays."""
-    choice: tuple[Law, Place] | None = field(default=None, compare=False, repr=False)
-    """Edge: the law by which each row chooses a token, and the place of the first. Then the answer may be an array of
-    objects [rows], each a token that is chosen, or a row [vocab]. None: there is more that rows are needed for."""
+    needs: Needs | None = field(default=None, compare=False, repr=False)
+    """Edge: what is needed of the rows: the answer may be objects [rows], each that or a row. None: rows."""
 
     @property
     def due(self) -> int:

@@ -123,6 +123,20 @@ class Law:
         return np.random.Generator(np.random.Philox(key=[self.seed, side], counter=[0, use, at.position, 0]))
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What is needed of a forward's rows, so that an engine may answer some of them with a token."""
+
+    law: Law
+    at: Place
+    """The place of the first row."""
+    bars: Callable[[int], float] | None = None
+    """Says of a draft of a chain what chance it must exceed to be accepted; then its row is answered with it. Of the
+    other rows the first is needed itself. None: every row is answered with the token that the law chooses."""
+    logprobs: int | None = None
+    """As in `Open`. If they are asked for, each token comes as a `Logprob`."""
+
+
 def _guided(row: np.ndarray, at: Place) -> np.ndarray:
     """Set the row [vocab] to -inf where the guide forbids a token, and bend the rest as it says."""
     if at.guide is None:

@@ -58,7 +58,8 @@ def logprob_of(row: np.ndarray, token: int, most: int, *, normalised: bool) -> L
     logs = row.astype(np.float64)
     if not normalised:
         logs -= logs.max()
-        logs -= np.log(np.exp(logs).sum())
+        # Added up without the likeliest token, so that its own value is right to the last bits, however certain it is.
+        logs -= np.log1p(np.exp(np.delete(logs, np.argmax(logs))).sum())
     logs = np.clip(logs, UNLIKELY, 0.0).astype(np.float32)
     likely: IntArray = np.zeros(0, np.int64)
     if most:

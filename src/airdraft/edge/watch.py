@@ -98,7 +98,7 @@ class Watch(Onlooker):
         """See `Onlooker.latest`: a page shows chances."""
         text = self.texts.get(forward.session)
         looks = text is not None and text.trace is not None and text.trace.looks
-        return replace(forward, choice=None) if looks and forward.choice is not None else forward
+        return replace(forward, needs=None) if looks and forward.needs is not None else forward
 
     def rows(self, forward: Forward, logits: np.ndarray) -> None:
         """Take the rows that the target gave for a text."""

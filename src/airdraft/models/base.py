@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,7 +196,7 @@ class EngineInfo:
     """Nats by which scores of two tokens must differ on another branch of a tree than the first, if a chain is to
     choose the same. The first is the first child of what stays, its first child, and so on."""
     chooses: bool = False
-    """Whether it is a `Chooser` to whom it is worth giving choices."""
+    """Whether it is a `Chooser` to whom it is worth giving choices. It knows whole rows then."""
     erases: bool = False
     """Whether its caches are `Erasable`, so that it may be given private texts."""
     digest: bytes = b""
@@ -222,10 +222,24 @@ class Choice:
     """For each row the index of its token in the text, [rows]."""
     allowed: tuple[NDArray[np.bool_] | None, ...] = ()
     """For each row the tokens that a grammar allows, [vocab]; None: all. Empty: all in every row."""
+    bars: tuple[tuple[int, float], ...] = ()
+    """For each row of a chain a token, and the probability that it must exceed to be the row's; else the row itself is
+    given, and of those behind it nothing is needed. Empty: each row's token is chosen."""
+    logprobs: tuple[int, float] | None = None
+    """How many likely tokens to tell with each, and the lowest log-probability told; None: nothing of the kind."""
 
 
-Chosen = list[int | FloatArray]
-"""For each row its token, or the row itself, [vocab], where rounding might decide."""
+class TokenLogprob(NamedTuple):
+    """A token, its log-probability and the likely ones of its row, see `core/logprobs.py`. All in single precision."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+Chosen = list[int | TokenLogprob | FloatArray]
+"""For each row its token, with log-probabilities if they are asked for, or the row itself, [vocab], where rounding
+might decide or the token does not exceed its bar."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Caches:
         self._engine = engine
         # An engine that runs calls side by side is a server elsewhere, which keeps prefixes by itself.
         self._copier = engine if isinstance(engine, Copier) and info.max_calls == 1 else None
-        self._chooses = info.chooses and isinstance(engine, Chooser)
+        self._chooses = info.chooses and info.top_k is None and isinstance(engine, Chooser)
         self._prefixes = Prefixes()
         self.evictions = 0
         """Caches taken from texts that were still being written."""

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from airdraft.core.events import Forward
-from airdraft.core.law import Guide
+from airdraft.core.law import Guide, Needs
+from airdraft.core.logprobs import UNLIKELY, Logprob
 from airdraft.errors import AirdraftError
-from airdraft.models.base import Choice
+from airdraft.models.base import Choice, Chosen, TokenLogprob
 
 _Mask = NDArray[np.bool_] | None
 
 
 def choice_of(forward: Forward) -> Choice | None:
-    """Return what the rows of a forward choose by. None: rows are needed, or no engine bends them as the guide does."""
-    if forward.choice is None:
+    """Return what the rows of a forward choose by. None: all are needed, or no engine bends them as the guide does."""
+    if (needs := forward.needs) is None:
         return None
-    law, at = forward.choice
+    law, at = needs.law, needs.at
     parents = range(-1, len(forward.tokens) - 1) if forward.parents is None else forward.parents
     positions = [at.position]
     for parent in parents[1:]:
@@ -29,10 +31,12 @@ def choice_of(forward: Forward) -> Choice | None:
         if type(at.guide).bent is not Guide.bent:
             return None
         try:
-            allowed = tuple(_masks(at.guide, forward.tokens, parents))
+            allowed = tuple(_masks(at.guide, forward.tokens, parents, needs))
         except AirdraftError:  # the text's own session meets it as well, and says so
             return None
-    params = law.params
+    params, bars = law.params, tuple[tuple[int, float], ...]()
+    if needs.bars is not None:  # the last row has no draft, and is needed
+        bars = (*((token, needs.bars(i)) for i, token in enumerate(forward.tokens[1:])), (0, math.inf))
     return Choice(
         params.temperature,
         params.top_k,
@@ -42,25 +46,36 @@ def choice_of(forward: Forward) -> Choice | None:
         law.vocab_size,
         tuple(positions),
         allowed,
+        bars,
+        None if needs.logprobs is None else (needs.logprobs, UNLIKELY),
     )
 
 
-def _masks(guide: Guide, tokens: Sequence[int], parents: Sequence[int]) -> list[_Mask]:
+def answers(chosen: Chosen) -> NDArray[np.object_]:
+    """What an engine chose, as a machine takes it. [rows]."""
+    every = (Logprob(*each) if isinstance(each, TokenLogprob) else each for each in chosen)
+    return np.fromiter(every, object, len(chosen))
+
+
+def _masks(guide: Guide, tokens: Sequence[int], parents: Sequence[int], needs: Needs) -> list[_Mask]:
     """What a guide allows after each token, of which the first stands before it. None: all, or it does not matter.
 
     A state is asked all there is to ask when it is reached, as a way back costs its reader more than one onwards.
     """
-    seen: list[tuple[Guide | None, _Mask]] = [(guide, _mask(guide))]
+    seen: list[tuple[Guide | None, _Mask]] = [(guide, _mask(guide, needs))]
     for token, parent in zip(tokens[1:], parents[1:], strict=True):
         before, mask = seen[parent]
         # Nothing is accepted behind a token that may not come.
         state = before.after(token) if before is not None and _goes_on(before, mask, token) else None
-        seen.append((state, None if state is None else _mask(state)))
+        seen.append((state, None if state is None else _mask(state, needs)))
     return [mask for _, mask in seen]
 
 
-def _mask(guide: Guide) -> _Mask:
-    return guide.allowed() if guide.forced is None else None
+def _mask(guide: Guide, needs: Needs) -> _Mask:
+    """What is forced comes whatever a row says, unless more is asked of the row than its token."""
+    if guide.forced is None or needs.bars is not None:
+        return guide.allowed()
+    return None if needs.logprobs is None else np.arange(needs.law.vocab_size) == guide.forced
 
 
 def _goes_on(guide: Guide, mask: _Mask, token: int) -> bool:

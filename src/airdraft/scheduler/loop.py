@@ -23,6 +23,7 @@ from airdraft.errors import AirdraftError, Code, ModelError, RefusedError
 from airdraft.models.base import Chooser, FloatArray, Part, TargetEngine
 from airdraft.scheduler.beside import Beside
 from airdraft.scheduler.caches import KEPT_BYTES, Caches
+from airdraft.scheduler.choices import answers
 from airdraft.scheduler.turns import Batch, Call, Ledger, Owner, Sequenced, Share, Turn, in_turn, who_yields
 
 _log = logging.getLogger(__package__)
@@ -140,7 +141,7 @@ class Scheduler:
     async def run(self, text: Sequenced, latest: Callable[[], Forward]) -> FloatArray:
         """Wait for a turn, then run what `latest` says by then. One at a time for each text.
 
-        Returns: float32 [rows, vocab], or as in `Forward.choice`. Raises: `ModelError`, `RefusedError` once closed.
+        Returns: float32 [rows, vocab], or as in `Forward.needs`. Raises: `ModelError`, `RefusedError` once closed.
         """
         if self._is_short():
             for _ in range(TURNS):
@@ -285,7 +286,7 @@ def _ran(engine: TargetEngine, batch: list[Part]) -> _Found:
     """What an engine gives for each part: rows, or where it chooses an array of tokens and rows."""
     if not (isinstance(engine, Chooser) and any(part.choice is not None for part in batch)):
         return engine.verify(batch)
-    return [np.fromiter(each, object, len(each)) if isinstance(each, list) else each for each in engine.choose(batch)]
+    return [answers(each) if isinstance(each, list) else each for each in engine.choose(batch)]
 
 
 def yielded() -> RefusedError:

@@ -7,15 +7,14 @@ forward and never the text. Proposals join forwards that run anyway; no forward 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from airdraft.core.drafting import Ask
 from airdraft.core.events import Forward, Progress
-from airdraft.core.law import Law
-from airdraft.core.schemes import Drafts, Ruling
+from airdraft.core.schemes import Drafts, Ruling, Scheme
 from airdraft.core.text import Prefix
 
 SMOOTHING = 0.2
@@ -127,16 +126,16 @@ class Load:
         stay = (0, *(node + 1 for node in ruling.path))[: len(ruling.path) + (ruling.token is not None)]
         return () if stay == tuple(range(len(stay))) else stay
 
-    def forward(self, number: int, text: Prefix, picks: tuple[int, ...], law: Law | None, spare: bool) -> Forward:
-        """Make a forward of the last committed token and the drafts, with a row for each draft and the next token.
-
-        law: see `Forward.choice`.
-        """
-        choice = None if law is None else (law, text.place)
+    def forward(
+        self, number: int, text: Prefix, picks: tuple[int, ...], scheme: Scheme, logprobs: int | None, spare: bool
+    ) -> Forward:
+        """Make a forward of the last committed token and the drafts, with a row for each draft and the next token."""
         tokens, above = (text.tokens[-1], *self.drafts.tokens), self.drafts.parents
         parents = None if above is None else (-1, *(node + 1 for node in above))
         keep, proposed = text.length - 1 - len(picks), len(self.drafts) - self.device
-        return Forward(number, keep, tokens, len(tokens), spare, proposed, parents, picks, choice=choice)
+        needs = scheme.needs(self.drafts, text.place)
+        needs = needs and replace(needs, logprobs=logprobs)
+        return Forward(number, keep, tokens, len(tokens), spare, proposed, parents, picks, needs=needs)
 
     def progress(self, number: int, start: int, ruling: Ruling, committed: int, rounds: bool) -> Progress:
         """Say what came of it: `committed` tokens from position `start` on."""

@@ -21,7 +21,7 @@ from airdraft.core.edge.stream import EdgeStream
 from airdraft.core.edge.target import Target
 from airdraft.core.events import Begun, Forward, Offered, Out, Recovering, Taken, Turning
 from airdraft.core.law import Guide, Law
-from airdraft.core.logprobs import check_logprobs, encode_logprobs, logprob_of
+from airdraft.core.logprobs import Logprob, check_logprobs, encode_logprobs, logprob_of
 from airdraft.core.messages import Draft, Extra, Logprobs, Message, More, Opened, SchemeSpec, Switch
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import Ruling, Scheme
@@ -64,7 +64,7 @@ class EdgeSession:
         target.check(law.params, logprobs)
         self.text = text
         self._number, self._law, self._make_scheme = number, law, make
-        self._logprobs, self._is_normalised = logprobs, target.top_k is not None
+        self._logprobs, self._target = logprobs, target
         self._scheme, self._name = self._make(spec), spec.name
         self.rounds, self._stream = EdgeRounds(stream.leaves), stream
         self.state = State.OPENING if self._scheme.traits.rounds else State.PRELOADING
@@ -131,8 +131,8 @@ class EdgeSession:
         committed = len(tokens) + self._recovery_due
         outs: list[Out] = [load.progress(self._number, start, ruling, committed, rounds)]
         if self._logprobs is not None:
-            rows = logits[[0, *(node + 1 for node in ruling.path)], : self._law.vocab_size]
-            outs.append(_said(self._number, start, tokens, rows, self._logprobs, normalised=self._is_normalised))
+            rows = logits[[0, *(node + 1 for node in ruling.path)]]
+            outs.append(_said(self._number, start, tokens, rows, self._logprobs, self._target))
         if not rounds:
             return outs + self._streamed(start, ruling)
         self.state = State.DONE if text.over else State.RECOVERING if self._recovery_due else State.IDLE
@@ -182,8 +182,8 @@ class EdgeSession:
 
     def _next(self) -> Forward:
         self._load = self._stream.next()
-        law = _choosing(self._scheme, self._law, self._logprobs)
-        return self._load.forward(self._number, self.text, self._picks, law, self._stream.is_spare(self._scheme))
+        spare = self._stream.is_spare(self._scheme)
+        return self._load.forward(self._number, self.text, self._picks, self._scheme, self._logprobs, spare)
 
     def _keep(self, message: Draft) -> list[Out]:
         self.rounds.keep(message, self._scheme, self._stream.room)
@@ -207,8 +207,7 @@ class EdgeSession:
         drafts = self.rounds.open(message, self.text, self._scheme, self._stream.room)
         self._load = Load(drafts, len(drafts))
         self._seq, self.state, self._forwarding = message.seq, State.VERIFYING, True
-        law = _choosing(self._scheme, self._law, self._logprobs)
-        return [self._load.forward(self._number, self.text, self._picks, law, False)]
+        return [self._load.forward(self._number, self.text, self._picks, self._scheme, self._logprobs, spare=False)]
 
     def _add(self, message: More) -> list[Out]:
         if message.seq != self._seq:
@@ -273,11 +272,6 @@ def opened(
     return EdgeSession(number, text, law, spec, target, stream, logprobs, make)
 
 
-def _choosing(scheme: Scheme, law: Law, logprobs: int | None) -> Law | None:
-    """Return the law, if nothing is needed of a row but the token that it chooses."""
-    return law if scheme.traits.exact == "text" and logprobs is None and not law.doubt else None
-
-
 def _ended(ruling: Ruling, ids: Sequence[int], eos_ids: Collection[int]) -> tuple[Ruling, list[int]]:
     """Cut a ruling at an accepted token that ends the text, as nothing follows it. Returns its accepted tokens too."""
     path = [ids[node] for node in ruling.path]
@@ -291,7 +285,11 @@ def _offered(number: int, message: Draft) -> Offered:
     return Offered(number, message.start, message.count, len(message.body))
 
 
-def _said(number: int, start: int, tokens: Sequence[int], rows: np.ndarray, most: int, *, normalised: bool) -> Logprobs:
-    """Say how likely committed tokens are, given the rows that they were chosen from, [rows, vocab]."""
-    known = [logprob_of(row, token, most, normalised=normalised) for row, token in zip(rows, tokens, strict=False)]
-    return Logprobs(number, start, len(tokens), encode_logprobs(known, rows.shape[1]))
+def _said(number: int, start: int, tokens: Sequence[int], rows: np.ndarray, most: int, target: Target) -> Logprobs:
+    """Say how likely committed tokens are, given the rows that they were chosen from, [rows, vocab or more]."""
+    vocab_size, normalised = target.vocab_size, target.top_k is not None
+    known = [
+        row if isinstance(row, Logprob) else logprob_of(row[:vocab_size], token, most, normalised=normalised)
+        for row, token in zip(rows, tokens, strict=False)
+    ]
+    return Logprobs(number, start, len(tokens), encode_logprobs(known, vocab_size))

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol, Self
 
 import numpy as np
 
-from airdraft.core.law import Law, Place
+from airdraft.core.law import Law, Needs, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray
 from airdraft.errors import BadParameterError, Code, LocalProtocolError, RemoteProtocolError
@@ -206,11 +206,15 @@ class Scheme(Protocol):
         """
         ...
 
+    def needs(self, drafts: Drafts, at: Place) -> Needs | None:
+        """At the edge, say what `verify` needs of its rows. None: all of them."""
+        ...
+
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         """At the edge, rule on drafts that begin at a place, given the target's logits [len(drafts) + 1, vocab].
 
-        rows[0] follows the text, rows[1 + i] follows draft i. Raises: `LocalProtocolError` for a tree, if the scheme
-        verifies only chains.
+        rows[0] follows the text, rows[1 + i] follows draft i. A token may stand for a row, see `Needs`.
+        Raises: `LocalProtocolError` for a tree, if the scheme verifies only chains.
         """
         ...
 
@@ -221,6 +225,18 @@ class Scheme(Protocol):
     def more(self) -> bytes:
         """At the edge, make another `extra` for `recover` about the last rejection."""
         ...
+
+
+class EdgeDraws:
+    """Base of schemes whose edge draws every token itself."""
+
+    def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
+        """Refuse: nothing is left to the device."""
+        raise RemoteProtocolError(Code.STATE, "the edge left a token to the device, which this scheme never does")
+
+    def more(self) -> bytes:
+        """Refuse: there is nothing more."""
+        raise RemoteProtocolError(Code.STATE, "the device asked for candidates, which this scheme never sends")
 
 
 def check_length(scheme: Scheme, count: int, body: bytes) -> None:

@@ -16,17 +16,17 @@ from typing import ClassVar
 import numpy as np
 
 from airdraft.core.bits import id_width, pack, unpack
-from airdraft.core.law import Place
+from airdraft.core.law import Needs, Place
 from airdraft.core.messages import SchemeSpec
-from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, Traits
-from airdraft.errors import BadParameterError, Code, RemoteProtocolError
+from airdraft.core.schemes.base import Context, Drafted, Drafts, EdgeDraws, Guess, Ruling, Traits
+from airdraft.errors import BadParameterError
 
 RACES = ("off", "idle", "always")
 BELIEVED = math.log(0.8)
 """Log of the chance of a token that a drafter believes in without a model."""
 
 
-class Coupled:
+class Coupled(EdgeDraws):
     """Body: the ids, `id_width` bits each."""
 
     traits: ClassVar = Traits(
@@ -60,6 +60,10 @@ class Coupled:
         """See `Scheme.decode`."""
         return Drafts.of_tokens(unpack(body, count, self._law.vocab_size))
 
+    def needs(self, drafts: Drafts, at: Place) -> Needs | None:
+        """See `Scheme.needs`. A doubt on branches needs their rows."""
+        return None if self._law.doubt and drafts.parents is not None else Needs(self._law, at)
+
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         """See `Scheme.verify`. It follows the target's own choices through the drafts, which may be a tree.
 
@@ -78,14 +82,6 @@ class Coupled:
             path.append(child)
             is_first = is_first and child == drafts.child(node)
             node, at = child, at.then(token)
-
-    def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
-        """Refuse, since this scheme never needs it."""
-        raise RemoteProtocolError(Code.STATE, "the edge left a token to the device, which this scheme never does")
-
-    def more(self) -> bytes:
-        """Refuse, since this scheme never needs it."""
-        raise RemoteProtocolError(Code.STATE, "the device asked for candidates, which this scheme never sends")
 
 
 class Stream(Coupled):

@@ -17,20 +17,20 @@ from typing import ClassVar
 import numpy as np
 
 from airdraft.core.bits import id_width
-from airdraft.core.law import Place
+from airdraft.core.law import Needs, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray, IntArray
 from airdraft.core.sampling import draw
-from airdraft.core.schemes.base import Context, Drafted, Drafts, Guess, Ruling, Traits
+from airdraft.core.schemes.base import Context, Drafted, Drafts, EdgeDraws, Guess, Ruling, Traits
 from airdraft.core.schemes.block import prefixes
 from airdraft.core.schemes.candidates import replaced, without_replacement
-from airdraft.errors import BadParameterError, Code, LocalProtocolError, RemoteProtocolError
+from airdraft.errors import BadParameterError, LocalProtocolError
 
 VERIFY = ("token", "block")
 """Ways to judge drafts."""
 
 
-class Rejection(ABC):
+class Rejection(EdgeDraws, ABC):
     """A scheme whose edge knows the draft's distribution, or at least the drafted token's probability."""
 
     traits: ClassVar[Traits]
@@ -91,6 +91,12 @@ class Rejection(ABC):
         self._start = None
         return self.pack(drafts)
 
+    def needs(self, drafts: Drafts, at: Place) -> Needs | None:
+        """See `Scheme.needs`. A block, or a tree, is judged by all of its rows."""
+        if self._by_block or drafts.parents is not None:
+            return None
+        return Needs(self._law, at, lambda i: self._coins(Place(at.position + i)).random() * drafts.said[i].prob())
+
     def verify(self, drafts: Drafts, rows: np.ndarray, at: Place) -> Ruling:
         """See `Scheme.verify`. The edge draws from the residual."""
         if drafts.parents is not None and self.candidates == 1:
@@ -98,10 +104,11 @@ class Rejection(ABC):
         if self._by_block:
             return self._verify_block(drafts, rows, at)
         for node, draft in enumerate(drafts.said[: drafts.trunk]):
-            target_probs = self._law.probs(rows[node], at)
-            self._rng = self._coins(at)
-            if not self.accepts(target_probs, draft):
-                return self._beyond(self.replace(tuple(range(node)), target_probs, draft), drafts, rows, at)
+            if not isinstance(rows[node], int):  # else the engine says that it is accepted
+                target_probs = self._law.probs(rows[node], at)
+                self._rng = self._coins(at)
+                if not self.accepts(target_probs, draft):
+                    return self._beyond(self.replace(tuple(range(node)), target_probs, draft), drafts, rows, at)
             at = at.then(draft.token)
         self._rng = self._coins(at)
         return Ruling(tuple(range(drafts.trunk)), draw(self._law.probs(rows[drafts.trunk], at), self._rng))
@@ -136,14 +143,6 @@ class Rejection(ABC):
     def likely(self, guess: Guess, at: Place, most: int) -> Sequence[tuple[int, float]]:
         """Refuse: both sides toss coins of their own."""
         raise LocalProtocolError("a tree is drafted under shared noise only")
-
-    def recover(self, draft: Drafted, extra: bytes, at: Place) -> int | None:
-        """Refuse, since only `split` leaves this to the device."""
-        raise RemoteProtocolError(Code.STATE, "the edge left a token to the device, which this scheme never does")
-
-    def more(self) -> bytes:
-        """Refuse, since only `split` has more to send."""
-        raise RemoteProtocolError(Code.STATE, "the device asked for candidates, which this scheme never sends")
 
 
 def check_verify(spec: SchemeSpec) -> None:
