@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 class Code(StrEnum):
@@ -40,6 +40,7 @@ class Code(StrEnum):
     IDLE = "idle", "nothing has happened for too long", True
     SILENT = "silent", "nothing was heard for three heartbeats", True
     ENGINE = "engine", "the model at the edge failed", True
+    GUIDE = "guide", "the text's guide cannot be read, leads nowhere, or is too much for its reader", False, 400
     UNAUTHORISED = "unauthorised", "the edge does not let the device in, or cannot be trusted", False, 502, False
     MODEL = "model", "the edge serves another target than the edges before it", False, 502, False
     CLOSED = "closed", "the edge ended the text before it was complete", True, 502, False
@@ -102,6 +103,15 @@ class StallError(LinkError):
 
 class ModelError(AirdraftError):
     """A model cannot be found, read or run."""
+
+    code: ClassVar[Code] = Code.ENGINE
+    """What a peer is told when this ends a text."""
+
+
+class GuideError(ModelError):
+    """A guide gives up in the midst of a text: its reader breaks, or no token may follow. The client can mend it."""
+
+    code = Code.GUIDE
 
 
 class BadParameterError(AirdraftError, ValueError):

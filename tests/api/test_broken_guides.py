@@ -29,8 +29,11 @@ KEEPS = "[a-z ]{12}"
 class Breaking(Guides):
     """Reads guides, of which one panics on its way."""
 
+    reads = 0
+
     async def read(self, spec: GuideSpec, eos_ids: Sequence[int]) -> Guide:
         """See `Guides.read`."""
+        self.reads += spec.text == BREAKS
         guide: Any = await super().read(spec, eos_ids)
         if spec.text == BREAKS:
             walk = guide._walk
@@ -81,6 +84,7 @@ def test_a_panic_ends_one_text_and_no_other(
                 connection = writer.edge
                 await check(device, True, scheme="coupled")  # by which nothing is written without the device's guide
                 assert writer.edge == connection
+                assert getattr(readers[where], "reads", 0) == 1  # it is no use to ask again
                 await check(edge, where == "edge")
 
     asyncio.run(main())

@@ -5,12 +5,22 @@ from __future__ import annotations
 import pytest
 
 from airdraft.api.errors import ApiError, as_api_error
-from airdraft.errors import AirdraftError, BadParameterError, Code, LinkError, ModelError, RefusedError, too_long
+from airdraft.errors import (
+    AirdraftError,
+    BadParameterError,
+    Code,
+    GuideError,
+    LinkError,
+    ModelError,
+    RefusedError,
+    too_long,
+)
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 OURS = {
     Code.CONTEXT: (400, "context_length_exceeded", INVALID),
     Code.SCHEME: (400, "invalid_value", INVALID),
+    Code.GUIDE: (400, "invalid_value", INVALID),
     Code.BUSY: (503, "busy", SERVER),
     Code.QUOTA: (429, "insufficient_quota", SERVER),
     Code.REVOKED: (401, "invalid_api_key", INVALID),
@@ -33,7 +43,7 @@ def test_what_is_between_device_and_edge_is_a_502_and_keeps_its_word(code: Code)
 def test_codes_of_newer_edges_and_other_errors() -> None:
     assert seen(RefusedError("of tomorrow", "top-k is 0")) == (502, "of tomorrow", SERVER, None)
     assert seen(LinkError("away")) == (503, "edge_unreachable", SERVER, None)
-    assert seen(ModelError("broken")) == (502, None, SERVER, None)
+    assert seen(ModelError("broken")) == (502, "engine", SERVER, None)
     error = ApiError(418, "a teapot")
     assert as_api_error(error) is error
 
@@ -49,9 +59,8 @@ def test_codes_of_newer_edges_and_other_errors() -> None:
         (RefusedError("scheme", "top-k is 0, and the engine of m"), "invalid_value", "top_k"),
         (RefusedError("scheme", "scheme 'magic' is unknown"), "invalid_value", "scheme"),
         (RefusedError("scheme", "race is 'often'"), "invalid_value", None),
-        (RefusedError("scheme", "the guide cannot be read: odd"), "invalid_value", "guide"),
-        (RefusedError("engine", "the guide is too much for its reader (fuel)"), "invalid_value", "guide"),
-        (ModelError("the guide breaks its reader (index)"), "invalid_value", "guide"),
+        (RefusedError("guide", "anything at all"), "invalid_value", "guide"),
+        (GuideError("anything at all"), "invalid_value", "guide"),
     ],
 )
 def test_the_field_at_fault(error: AirdraftError, code: str, field: str | None) -> None:

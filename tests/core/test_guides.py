@@ -18,7 +18,7 @@ from airdraft.core.law import Guide, Law, Place
 from airdraft.core.messages import GuideSpec, SchemeSpec, encode
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import BadParameterError, Code, ModelError, RefusedError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, GuideError, RefusedError, RemoteProtocolError
 from airdraft.proposers import maker
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel, chi_squared
@@ -219,10 +219,10 @@ class Tired(Steps):
     """A grammar whose reader gives up."""
 
     def allowed(self) -> Any:
-        raise ModelError("the guide is too much for its reader; ask for a simpler one")
+        raise GuideError("the guide is too much for its reader; ask for a simpler one")
 
     def after(self, token: int) -> Guide:
-        raise ModelError("the guide is too much for its reader; ask for a simpler one")
+        raise GuideError("the guide is too much for its reader; ask for a simpler one")
 
 
 def test_a_guide_that_gives_up_ends_its_text_and_not_the_connection() -> None:
@@ -231,5 +231,5 @@ def test_a_guide_that_gives_up_ends_its_text_and_not_the_connection() -> None:
     asked = asking(SPECS["server"], SamplingParams(), 1)
     with pytest.raises(RefusedError, match="too much for its reader") as caught:
         pair.write(asked)
-    assert caught.value.code == Code.ENGINE
+    assert caught.value.code == Code.GUIDE
     assert pair.write(asked).tokens == list(alone.write(model(), (0, 1, 2), SamplingParams(), 1, 20, guide=Steps()))

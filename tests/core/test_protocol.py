@@ -350,7 +350,7 @@ def test_every_error_raised_is_listed() -> None:
     source = "".join(path.read_text("utf-8") for path in core.rglob("*.py"))
     raised = {found.lower() for found in re.findall(r'RemoteProtocolError\(\s*(?:"|Code\.)(\w+)', source)}
     assert raised <= set(ERROR_CODES)
-    assert set(ERROR_CODES) - raised <= {"scheme", "busy", "quota", "revoked", "idle", "silent", "engine"}
+    assert set(ERROR_CODES) - raised <= {"scheme", "busy", "quota", "revoked", "idle", "silent", "engine", "guide"}
 
 
 def test_a_peer_with_newer_fields_is_understood() -> None:

@@ -17,7 +17,7 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.writer import Writer
 from airdraft.edge.server import EdgeServer, Service
-from airdraft.errors import AirdraftError, BadParameterError, ModelError, RefusedError
+from airdraft.errors import AirdraftError, BadParameterError, GuideError, RefusedError
 from airdraft.guides import Bias, Guides, of_bias, of_json, of_regex
 from airdraft.guides.known import check_known, known
 from airdraft.models.base import EngineInfo, FloatArray, OneByOne, Part, TargetEngine
@@ -128,7 +128,7 @@ def test_a_guided_text_is_the_targets_own_or_refused(engine: TargetEngine, name:
         for scheme in SCHEMES if law == "greedy" else SCHEMES[:3]:
             found = text_of(Request(PROMPT, SchemeSpec(scheme), params, seed, 24, guide=spec), engine)
             if isinstance(found, AirdraftError):
-                assert isinstance(found, RefusedError | ModelError)
+                assert isinstance(found, RefusedError | GuideError)
                 assert "the engine tells" in str(found), found
                 continue
             assert found == true, (name, law, scheme, seed)
@@ -140,7 +140,7 @@ def test_penalties_are_refused(engine: TargetEngine) -> None:
     spec = of_bias(Bias(frequency_penalty=1.0, guide=FORMS["letters"]))
     found = text_of(Request(PROMPT, SchemeSpec("stream"), PARAMS["two"], 1, 8, guide=spec), engine)
     assert isinstance(found, RefusedError)
-    assert found.code == "scheme"
+    assert found.code == "guide"
     assert str(found).startswith("the guide has penalties or biases")
 
 
@@ -162,7 +162,7 @@ def test_a_row_is_taken_exactly_if_it_tells_enough(needed: int) -> None:
             assert set(best) <= set(np.flatnonzero(np.isfinite(known(guide, params).bent(cut))))
             taken += 1
         else:
-            with pytest.raises(ModelError, match="likeliest of them the engine tells"):
+            with pytest.raises(GuideError, match="likeliest of them the engine tells"):
                 known(guide, params).bent(cut)
     assert 0 < taken < 5
 

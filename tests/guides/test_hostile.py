@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from airdraft.core.law import Guide
 from airdraft.core.messages import MOST_GUIDE, GuideSpec
-from airdraft.errors import BadParameterError, ModelError
+from airdraft.errors import BadParameterError, GuideError
 from airdraft.guides import Guides, of_json, of_regex
 from airdraft.guides.state import GrammarWalk
 from airdraft.guides.trial import CPU_S, trial
@@ -116,7 +116,7 @@ def tried(spec: GuideSpec) -> str:
     said = ""
     try:
         wander(GUIDES.make(spec, EOS), random.Random(0))  # noqa: S311
-    except (BadParameterError, ModelError) as error:
+    except (BadParameterError, GuideError) as error:
         said = str(error)
         if not said.startswith("the guide ") or "\n" in said or len(said) > 600:
             raise
@@ -200,7 +200,7 @@ def test_a_panic_on_the_way_is_an_error_of_that_text_alone(name: str) -> None:
     good = GUIDES.make(spec, EOS)
     grammar: Any = Panicking(GUIDES._grammars[spec, EOS], name)
     with pytest.raises(
-        ModelError, match=r"the guide breaks its reader \(index out of bounds: the len is 5\); ask"
+        GuideError, match=r"the guide breaks its reader \(index out of bounds: the len is 5\); ask"
     ) as caught:
         wander(GrammarWalk(grammar, TOKENIZER.vocab_size, EOS).begin, random.Random(1))  # noqa: S311
     assert "\n" not in str(caught.value)

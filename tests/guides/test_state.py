@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from airdraft.core.law import Guide
 from airdraft.core.messages import MOST_GUIDE, GuideSpec
-from airdraft.errors import BadParameterError, ModelError, RemoteProtocolError
+from airdraft.errors import BadParameterError, GuideError, RemoteProtocolError
 from airdraft.guides import Bias, Guides, of_bias, of_choices, of_grammar, of_json, of_regex
 from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
@@ -205,7 +205,7 @@ def test_a_hostile_guide_takes_bounded_time(spec: GuideSpec) -> None:
     said = ""
     try:
         walk(GUIDES.make(spec, EOS), random.Random(0), 60)  # noqa: S311
-    except (BadParameterError, ModelError) as error:
+    except (BadParameterError, GuideError) as error:
         said = str(error)
     assert "\n" not in said
     assert time.process_time() - began_s < 8

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from airdraft.errors import AirdraftError, BadParameterError, Code, LinkError, ModelError, RefusedError
+from airdraft.errors import AirdraftError, BadParameterError, Code, GuideError, LinkError, RefusedError
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
 _NAMES = {
     Code.CONTEXT: "context_length_exceeded",
     Code.SCHEME: "invalid_value",
+    Code.GUIDE: "invalid_value",
     Code.QUOTA: "insufficient_quota",
     Code.REVOKED: "invalid_api_key",
 }
@@ -19,8 +20,6 @@ _FIELDS = {
 }
 MOST_WORDS = 60
 """Characters of a client's words that an error repeats."""
-_GUIDE = "the guide "
-"""How every error begins that a guide has caused, also one that a text meets on its way: the guide is the client's."""
 
 
 class ApiError(AirdraftError):
@@ -60,11 +59,8 @@ def as_api_error(error: AirdraftError) -> ApiError:
     message = str(error)
     if isinstance(error, BadParameterError):
         return _coded(error.code, message, error.field)
-    if isinstance(error, RefusedError) and (code := Code.of(error.code)):
-        code = Code.SCHEME if code is Code.ENGINE and message.startswith(_GUIDE) else code
+    if isinstance(error, RefusedError | GuideError) and (code := Code.of(error.code)):
         return _coded(code, message, _field_of(code, message))
-    if isinstance(error, ModelError) and message.startswith(_GUIDE):
-        return _coded(Code.SCHEME, message, "guide")
     if isinstance(error, LinkError):
         return ApiError(503, message, None, "edge_unreachable", _SERVER)
     return ApiError(502, message, None, getattr(error, "code", None), _SERVER)
@@ -80,8 +76,6 @@ def _field_of(code: Code, message: str) -> str | None:
 
     An `Error` message of the protocol names no field, but the words of a refused parameter begin with its name.
     """
-    if code is Code.CONTEXT:
-        return "prompt"
-    if code is not Code.SCHEME:
-        return None
-    return "guide" if message.startswith(_GUIDE) else _FIELDS.get(message.split(" ", maxsplit=1)[0])
+    if code is Code.SCHEME:
+        return _FIELDS.get(message.split(" ", maxsplit=1)[0])
+    return {Code.CONTEXT: "prompt", Code.GUIDE: "guide"}.get(code)

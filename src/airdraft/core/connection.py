@@ -104,7 +104,7 @@ class Machine(ABC):
         except (RemoteProtocolError, BadParameterError) as error:
             return [self.fail(error.code, str(error))]
         except ModelError as error:  # the guide of a text has given up, which ends no other
-            return self.failed(message.session, Code.ENGINE, str(error))  # type: ignore[union-attr]
+            return self.failed(message.session, error.code, str(error))  # type: ignore[union-attr]
 
     def take(self) -> bytes:
         """Take the bytes to send now."""

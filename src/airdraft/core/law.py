@@ -18,7 +18,7 @@ from airdraft.core.choosing import choose, likely
 from airdraft.core.messages import GuideSpec
 from airdraft.core.noise import FloatArray
 from airdraft.core.sampling import SamplingParams, distribution
-from airdraft.errors import ModelError
+from airdraft.errors import GuideError
 
 
 class Guide(Protocol):
@@ -146,5 +146,5 @@ def _guided(row: np.ndarray, at: Place) -> np.ndarray:
         row = np.where(allowed, row, -np.inf)
         if not np.isfinite(row.max()):
             what = f"the guide allows no token that the engine tells at position {at.position}; mend it, or ask another"
-            raise ModelError(what)
+            raise GuideError(what)
     return at.guide.bent(row)

@@ -23,7 +23,16 @@ from airdraft.device.dial import DeviceSocket, dial
 from airdraft.device.probe import PING_BYTES, Pinger, Probe, measure
 from airdraft.device.stall import STALL_S, Debts
 from airdraft.device.tracing import Tracing
-from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError, RemoteProtocolError, StallError
+from airdraft.errors import (
+    AirdraftError,
+    Code,
+    GuideError,
+    LinkError,
+    ModelError,
+    RefusedError,
+    RemoteProtocolError,
+    StallError,
+)
 from airdraft.models.base import LanguageModel, OneByOne
 from airdraft.models.fit import kept_bytes
 from airdraft.scheduler import Scheduler
@@ -284,6 +293,6 @@ def _error_of(event: Event | None, url: str, close_code: int | None) -> Airdraft
         return StallError(f"the edge at {url} {event.message}{STANDS}")
     if event.code == Code.SILENT:
         return LinkError(f"the edge at {url} went silent: {event.message}{STANDS}")
-    if event.code == Code.ENGINE:
-        return ModelError(event.message)
+    if event.code in (Code.ENGINE, Code.GUIDE):
+        return (ModelError if event.code == Code.ENGINE else GuideError)(event.message)
     return RemoteProtocolError(event.code, f"the edge at {url} broke the protocol: {event.message}")

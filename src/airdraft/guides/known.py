@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from airdraft.core.law import Guide
 from airdraft.core.messages import GuideSpec
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import BadParameterError, ModelError
+from airdraft.errors import BadParameterError, GuideError
 from airdraft.guides.bias import BIASED
 
 
@@ -37,14 +37,14 @@ class Enough(Guide):
         return self.inner.allowed()
 
     def bent(self, row: np.ndarray) -> np.ndarray:
-        """See `Guide.bent`. Raises: `ModelError` for a row that does not tell enough."""
+        """See `Guide.bent`. Raises: `GuideError` for a row that does not tell enough."""
         told = int(np.isfinite(row).sum())
         allowed = self.inner.allowed()
         if allowed is None or told >= min(self.needed, int(allowed.sum())):
             return row
         what = f"the guide allows {int(allowed.sum())} tokens at one place, and of the {self.needed} likeliest of them"
         remedy = "ask with temperature 0 or a lower top_k, or an edge whose engine tells more tokens or whole rows"
-        raise ModelError(f"{what} the engine tells {told}; {remedy}")
+        raise GuideError(f"{what} the engine tells {told}; {remedy}")
 
     def within(self, prompt: Sequence[int]) -> Guide:
         """See `Guide.within`."""

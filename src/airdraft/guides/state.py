@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airdraft.core.law import Guide
-from airdraft.errors import Code, ModelError, RemoteProtocolError
+from airdraft.errors import Code, GuideError, RemoteProtocolError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -73,7 +73,7 @@ class GrammarWalk:
                 why = " ".join(str(error).split())[:200]
                 self._at = self._trail_at = self.begin
                 self._matcher, self._trail = self._grammar.deep_copy(), self._grammar.deep_copy()
-                raise ModelError(f"the guide breaks its reader ({why}); ask for another") from error
+                raise GuideError(f"the guide breaks its reader ({why}); ask for another") from error
 
     def go(self, state: State) -> None:
         """Move the matcher to a state."""
@@ -143,7 +143,7 @@ class GrammarWalk:
             if self._matcher.is_accepting():
                 mask |= self._ends
         if not mask.any():
-            raise ModelError("the guide allows nothing where the text has come; mend the guide")
+            raise GuideError("the guide allows nothing where the text has come; mend the guide")
         return mask
 
     def _bits(self, state: State) -> np.ndarray:
@@ -166,10 +166,10 @@ class GrammarWalk:
         return found
 
     def _check(self) -> None:
-        """Raise `ModelError` if the matcher has given up, which it does within its limits."""
+        """Raise `GuideError` if the matcher has given up, which it does within its limits."""
         if self._matcher.is_error():
             why = " ".join(self._matcher.get_error().replace("<non-verbose/>", "").split())[:200]
-            raise ModelError(f"the guide is too much for its reader ({why}); ask for a simpler one")
+            raise GuideError(f"the guide is too much for its reader ({why}); ask for a simpler one")
 
 
 _UNKNOWN = -1

@@ -260,7 +260,7 @@ class _Shell:
         try:
             events = self._call(give)
         except ModelError as error:
-            events = self.machine.failed(session, Code.ENGINE, str(error))
+            events = self.machine.failed(session, error.code, str(error))
         self._serve(events)
 
     def _check(self, forward: Forward, cached: int) -> None:
