@@ -127,6 +127,11 @@ class BadParameterError(AirdraftError, ValueError):
         self.code = code
 
 
+def ending(error: AirdraftError) -> str:
+    """Return the code of a text that an error has ended in its midst."""
+    return error.code if isinstance(error, RefusedError | ModelError) else Code.ENGINE
+
+
 def too_long(length: int, context: int, model: str | None = None, what: str = "prompt") -> str:
     """Return the message for a prompt of `length` tokens that leaves no room in a context of `context` tokens.
 

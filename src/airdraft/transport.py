@@ -25,7 +25,7 @@ from airdraft.core.events import Begun, Event, Failed, Finished, Forward, Progre
 from airdraft.core.law import Guide
 from airdraft.core.messages import GuideSpec, websocket_header
 from airdraft.core.schemes import Ruling
-from airdraft.errors import AirdraftError, Code, ModelError, RefusedError
+from airdraft.errors import AirdraftError, Code, ending
 from airdraft.scheduler import Call, Helped, Helping, Owner, Scheduler, Sequenced, yielded
 from airdraft.sockets import ANSWER_S, MESSAGE_BYTES, SLICE_S, TEXT_S, TURN_S, Reined
 
@@ -318,8 +318,7 @@ class Driver:
                 self._payer.spend(sum(each.taken for each in events if isinstance(each, Progress)))
             self.handle(events)
         except AirdraftError as error:
-            code = error.code if isinstance(error, RefusedError | ModelError) else Code.ENGINE
-            self._failed(number, code, str(error))
+            self._failed(number, ending(error), str(error))
         except Exception:  # our own fault: it ends this text and no other
             _log.exception("what a forward gave could not be taken")
             self._failed(number, Code.ENGINE, "a fault of airdraft's own; see the log of the side whose model ran")

@@ -19,7 +19,7 @@ from airdraft.edge.access import Tenant
 from airdraft.edge.guides import fitting
 from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
-from airdraft.errors import AirdraftError, BadParameterError, Code, ModelError, RefusedError, too_long
+from airdraft.errors import AirdraftError, BadParameterError, Code, RefusedError, ending, too_long
 from airdraft.scheduler import Helped, Owner
 from airdraft.transport import judged
 
@@ -84,8 +84,7 @@ class TargetWriter:
                     await asyncio.sleep(0)  # a short forward runs in this very thread: others want their turn, too
             reason = text.over or reason
         except AirdraftError as error:
-            code = error.code if isinstance(error, RefusedError | ModelError) else Code.ENGINE
-            watch.event(Failed(_NUMBER, code, str(error), ours=True))
+            watch.event(Failed(_NUMBER, ending(error), str(error), ours=True))
             raise
         finally:
             server.scheduler.drop(sequenced)

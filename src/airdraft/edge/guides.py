@@ -12,7 +12,7 @@ from airdraft.core.messages import GuideSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.edge.access import Tenant
 from airdraft.edge.watch import Watch
-from airdraft.errors import AirdraftError, BadParameterError, Code, GuideError
+from airdraft.errors import AirdraftError, BadParameterError, Code, ending
 from airdraft.guides.known import check_known, known
 from airdraft.scheduler import Helping, Scheduler
 from airdraft.sockets import Reined
@@ -53,7 +53,7 @@ class EdgeDriver(Driver):
             guide = await fitting(reader, self._whole, event.spec, event.eos_ids, event.params)
             events = self._edge.guided(event.session, guide)
         except AirdraftError as error:
-            code = Code.GUIDE if isinstance(error, BadParameterError | GuideError) else Code.ENGINE
+            code = Code.GUIDE if isinstance(error, BadParameterError) else ending(error)
             events = self._edge.failed(event.session, code, str(error))
         self.handle(events)
         self.flush()
