@@ -37,7 +37,7 @@ SPEC = GuideSpec("lark", "a grammar")
 class Steps:
     """A grammar: no token follows itself, 1 follows 3, and after so many tokens the text ends."""
 
-    bent, within = Guide.bent, Guide.within
+    bent, within, needed = Guide.bent, Guide.within, Guide.needed
 
     def __init__(self, left: int = 12, last: int = -1) -> None:
         self._left, self._last = left, last

@@ -92,23 +92,34 @@ def served(name: str, max_model_len: int | None = None) -> dict[str, Any]:
     return {"object": "list", "data": [{"id": name, "object": "model", "max_model_len": max_model_len}]}
 
 
-def like_vllm(model: OnnxModel, *, name: str = "target", max_model_len: int = 1024) -> Answer:
-    """Answers /v1/models and /v1/completions of token ids as vLLM does, with the rows of `model`."""
+def like_vllm(
+    model: OnnxModel, *, name: str = "target", max_model_len: int = 1024, max_logprobs: int = 20,
+    most_allowed: int = 4096,
+) -> Answer:  # fmt: skip
+    """Answers /v1/models and /v1/completions of token ids as vLLM does, with the rows of `model`.
+
+    `most_allowed`: of `allowed_token_ids`.
+    """
 
     def answer(path: str, body: Any) -> tuple[int, Any]:
         if path == "/v1/models":
             return 200, served(name, max_model_len)
         if path != "/v1/completions":
             return 404, {"detail": "Not Found"}
-        if (body["logprobs"] or 0) > 20:
-            return 400, {"error": {"message": f"Requested sample logprobs of {body['logprobs']}, max allowed: 20"}}
+        if (asked := body["logprobs"] or 0) > max_logprobs:
+            said = f"Requested sample logprobs of {asked}, which is greater than max allowed: {max_logprobs}"
+            return 400, {"error": {"message": said}}
+        allowed = body.get("allowed_token_ids") or range(model.vocab_size)
+        if len(allowed) > max(most_allowed, 1) and len(allowed) < model.vocab_size:
+            return 400, {"error": {"message": "too many tokens"}}
         if max(map(len, body["prompt"])) + body["max_tokens"] > max_model_len:
             return 400, {"error": {"message": "max_tokens must be at least 1, got 0."}}
         choices = []
         for index, prompt in enumerate(body["prompt"]):
             logprobs = log_softmax(model.forward(model.new_cache(), 0, prompt, 1))[0]
-            best = np.argsort(-logprobs)[: body["logprobs"]]
-            top = {f"token_id:{i}": float(logprobs[i]) for i in best}
+            best = np.argsort(-logprobs)[:asked].tolist()
+            drawn = max(allowed, key=lambda token, row=logprobs: row[token])  # type: ignore[misc]
+            top = {f"token_id:{i}": float(logprobs[i]) for i in (drawn, *best)}
             choices.append({"index": index, "text": "", "logprobs": {"top_logprobs": [top]}})
         return 200, {"choices": choices}
 
@@ -118,19 +129,23 @@ def like_vllm(model: OnnxModel, *, name: str = "target", max_model_len: int = 10
 def like_sglang(model: OnnxModel, *, name: str = "target", max_model_len: int = 1024) -> Answer:
     """Answers /v1/models and /generate as SGLang's documentation says, with the rows of `model`."""
 
-    def scored(prompt: list[int], start: int, k: int) -> dict[str, Any]:
+    def scored(prompt: list[int], start: int, k: int, named: list[int]) -> dict[str, Any]:
         logprobs = log_softmax(model.forward(model.new_cache(), 0, prompt, len(prompt) - start))
         tops = [[[float(row[i]), int(i), None] for i in np.argsort(-row)[:k]] for row in logprobs]
-        return {"meta_info": {"input_top_logprobs": [None, *tops[:-1]], "output_top_logprobs": tops[-1:]}}
+        meta = {"input_top_logprobs": [None, *tops[:-1]], "output_top_logprobs": tops[-1:]}
+        if named:
+            meta["output_token_ids_logprobs"] = [[[float(logprobs[-1][i]), i, None] for i in named]]
+        return {"meta_info": meta}
 
     def answer(path: str, body: Any) -> tuple[int, Any]:
         if path == "/v1/models":
             return 200, served(name, max_model_len)
         prompts, start, k = body["input_ids"], body.get("logprob_start_len", -1), body.get("top_logprobs_num", 0)
         if isinstance(prompts[0], int):
-            return 200, scored(prompts, start % len(prompts), k)
+            return 200, scored(prompts, start % len(prompts), k, [])
         starts = start if isinstance(start, list) else [len(prompt) - 1 for prompt in prompts]
-        return 200, [scored(*each, k) for each in zip(prompts, starts, strict=True)]
+        named = body.get("token_ids_logprob") or [[] for _ in prompts]
+        return 200, [scored(prompt, at, k, ids) for prompt, at, ids in zip(prompts, starts, named, strict=True)]
 
     return answer
 

@@ -29,6 +29,9 @@ class Guide(Protocol):
         """The token that comes next whatever the model says. None: there are several."""
         ...
 
+    needed: int | None = None
+    """Tokens of a row, the likeliest that are allowed, among which a choice is made, if rows may not tell all."""
+
     def allowed(self) -> NDArray[np.bool_] | None:
         """Mask of the tokens that may come next, [vocab]. None: all of them."""
         ...
@@ -71,8 +74,7 @@ class Place:
         """Return the first of `tokens` that the guide allows, one after the other, and the place after them."""
         at = self
         for count, token in enumerate(tokens):
-            allowed = None if at.guide is None else at.guide.allowed()
-            if allowed is not None and not allowed[token]:
+            if at.guide is not None and (allowed := at.guide.allowed()) is not None and not allowed[token]:
                 return tokens[:count], at
             at = at.then(token)
         return tokens, at
@@ -141,10 +143,8 @@ def _guided(row: np.ndarray, at: Place) -> np.ndarray:
     """Set the row [vocab] to -inf where the guide forbids a token, and bend the rest as it says."""
     if at.guide is None:
         return row
-    allowed = at.guide.allowed()
-    if allowed is not None:
-        row = np.where(allowed, row, -np.inf)
-        if not np.isfinite(row.max()):
-            what = f"the guide allows no token that the engine tells at position {at.position}; mend it, or ask another"
-            raise GuideError(what)
+    if (allowed := at.guide.allowed()) is not None:
+        row = np.where(allowed, row if at.forced is None else 0.0, -np.inf)  # forced, even where the row tells it not
+        if at.guide.needed is None and not np.isfinite(row.max()):
+            raise GuideError(f"the guide allows no token that the engine tells at position {at.position}; mend it")
     return at.guide.bent(row)

@@ -98,7 +98,9 @@ class Watch(Onlooker):
         """See `Onlooker.latest`: a page shows chances."""
         text = self.texts.get(forward.session)
         looks = text is not None and text.trace is not None and text.trace.looks
-        return replace(forward, needs=None) if looks and forward.needs is not None else forward
+        if not looks or (needs := forward.needs) is None or (needs.at.guide and needs.at.guide.needed is not None):
+            return forward  # of an engine that tells some tokens, those that the guide needs must still be asked for
+        return replace(forward, needs=None)
 
     def rows(self, forward: Forward, logits: np.ndarray) -> None:
         """Take the rows that the target gave for a text."""

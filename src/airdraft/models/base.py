@@ -229,6 +229,21 @@ class Choice:
     """How many likely tokens to tell with each, and the lowest log-probability told; None: nothing of the kind."""
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What a text chooses among at one row: the likeliest of the tokens that a grammar allows."""
+
+    allowed: NDArray[np.bool_]
+    """[vocab]"""
+    count: int
+    """How many of them, or all if fewer are allowed."""
+
+    def lacks(self, row: FloatArray) -> int:
+        """How many of them a row [vocab] does not tell, if what it does not is less likely than all that it does."""
+        told = int(np.isfinite(row[: self.allowed.size][self.allowed]).sum())
+        return max(0, min(self.count, int(self.allowed.sum())) - told)
+
+
 class TokenLogprob(NamedTuple):
     """A token, its log-probability and the likely ones of its row, see `core/logprobs.py`. All in single precision."""
 
@@ -264,6 +279,8 @@ class Part:
     stays without the position that it follows."""
     choice: Choice | None = None
     """By which a `Chooser` may give tokens instead of the rows; all others give rows."""
+    wanted: tuple[Wanted | None, ...] = ()
+    """For each row what an engine with `top_k` is to tell besides its likeliest tokens, if it can. Empty: nothing."""
 
 
 class TargetEngine(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from airdraft.errors import AirdraftError, BadParameterError
 from airdraft.models.base import Chooser, Copier, Erasable, Part, Roomy, TargetEngine
-from airdraft.scheduler.choices import choice_of
+from airdraft.scheduler.choices import choice_of, wanted_of
 from airdraft.scheduler.elsewhere import LEAST, Coming, Elsewhere
 from airdraft.scheduler.memory import Memory
 from airdraft.scheduler.prefixes import BLOCK, Prefixes
@@ -175,8 +175,10 @@ class Caches:
             share.text.cache.private = True
         tokens, lineage = share.tokens[start : share.end], share.lineage
         parents = None if lineage is None else lineage.fed(start, share.end)
-        choice = choice_of(share.forward) if share.forward is not None and self._chooses else None
-        return Part(share.text.cache, start - len(share.picks), tokens, share.rows, parents, share.picks, choice)
+        keep, asked = start - len(share.picks), share.forward
+        choice = choice_of(asked) if asked is not None and self._chooses else None
+        wanted = wanted_of(asked) if asked is not None and choice is None else ()
+        return Part(share.text.cache, keep, tokens, share.rows, parents, share.picks, choice, wanted)
 
     def fed(self, share: Share, *, failed: bool) -> None:
         """Note that a share was run."""

@@ -1,9 +1,10 @@
-"""What an engine is told that chooses tokens itself: the law of a text at each row of a forward."""
+"""What an engine learns of a text's law at each row: to choose a token itself, or to tell those that are needed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from airdraft.core.events import Forward
 from airdraft.core.law import Guide, Needs
 from airdraft.core.logprobs import UNLIKELY, Logprob
 from airdraft.errors import AirdraftError
-from airdraft.models.base import Choice, Chosen, TokenLogprob
+from airdraft.models.base import Choice, Chosen, TokenLogprob, Wanted
 
 _Mask = NDArray[np.bool_] | None
 
@@ -22,7 +23,7 @@ def choice_of(forward: Forward) -> Choice | None:
     if (needs := forward.needs) is None:
         return None
     law, at = needs.law, needs.at
-    parents = range(-1, len(forward.tokens) - 1) if forward.parents is None else forward.parents
+    parents = _parents(forward)
     positions = [at.position]
     for parent in parents[1:]:
         positions.append(positions[parent] + 1)
@@ -51,10 +52,26 @@ def choice_of(forward: Forward) -> Choice | None:
     )
 
 
+def wanted_of(forward: Forward) -> tuple[Wanted | None, ...]:
+    """Return what the rows of a forward are to tell besides what they tell anyway. Empty: nothing."""
+    needs = forward.needs
+    if needs is None or (guide := needs.at.guide) is None or (count := guide.needed) is None:
+        return ()
+    try:
+        masks = _masks(guide, forward.tokens, _parents(forward), replace(needs, bars=None))
+    except AirdraftError:  # as above
+        return ()
+    return tuple(None if mask is None else Wanted(mask, count) for mask in masks)
+
+
 def answers(chosen: Chosen) -> NDArray[np.object_]:
     """What an engine chose, as a machine takes it. [rows]."""
     every = (Logprob(*each) if isinstance(each, TokenLogprob) else each for each in chosen)
     return np.fromiter(every, object, len(chosen))
+
+
+def _parents(forward: Forward) -> Sequence[int]:
+    return range(-1, len(forward.tokens) - 1) if forward.parents is None else forward.parents
 
 
 def _masks(guide: Guide, tokens: Sequence[int], parents: Sequence[int], needs: Needs) -> list[_Mask]:

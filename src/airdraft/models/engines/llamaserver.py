@@ -12,24 +12,33 @@ probabilities. So a bias, which changes no probability that is told, makes the s
 
 Rows depend on the company of a batch by rounding, and on the server's flags: by default keys and values are kept in 16
 bits, whatever the weights are.
+
+Where a guide allows few of the likeliest tokens, more of them are asked for. A bias or a grammar of the server's would
+change no probability that it tells, and with `post_sampling_probs` a bias is rounded in fp32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
 from airdraft.errors import ModelError
-from airdraft.models.engines.remote import Branching, Served, Top
+from airdraft.models.engines.remote import Branching, Served
 from airdraft.models.engines.replicas import decode
+from airdraft.models.engines.telling import Inquiry, Short, Top
 
 _LETTER = "a"
 """A token of every vocabulary."""
 _BIAS = 1e6
 _LEAST = -104.0
 """Logarithm of less than the smallest fp32. The server has a probability in fp32, and 0 where it is smaller."""
+_COARSE = -87.0
+"""Logarithm of the smallest normal fp32. Below it a probability has few bits."""
 _MOST_POSITIONS = 2**31 - 1
+_LIKELIEST = 16_384
+"""Most of the likeliest tokens of a row that are asked for; a reply has 90 bytes of each."""
 
 
 class _Request(msgspec.Struct):
@@ -72,6 +81,7 @@ class LlamaServerTarget(Branching):
     """A `TargetEngine` over /completion of llama-server."""
 
     engine = "llama-server"
+    path = "/completion"
     spare = 1  # a prompt must be shorter than a slot's context
     advice = "llama-server must serve the model of this folder"
 
@@ -80,8 +90,17 @@ class LlamaServerTarget(Branching):
         url, reply = self._replicas.urls[replica], self._replicas.ask(replica, "/props")
         return decode(reply, _Props, f"{url}/props").default_generation_settings.n_ctx
 
-    def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
-        return "/completion", msgspec.json.encode(_Request(prompts, self._k if rows else 0))
+    def _prompts(self, prompts: list[list[int]], rows: int) -> bytes:
+        return msgspec.json.encode(_Request(prompts, self._k if rows else 0))
+
+    def _further(self, short: Sequence[Short]) -> Iterator[list[Inquiry]]:
+        """See `RemoteTarget._further`."""
+        most, prompts = min(_LIKELIEST, self.info.vocab_size), [each.prompt for each in short[::-1]]
+        yield [Inquiry(short, [msgspec.json.encode(_Request(prompts, most))], most)]
+
+    def _told(self, reply: bytes, rows: int) -> list[list[tuple[int, float]]]:
+        """See `RemoteTarget._told`."""
+        return [[entry for entry in top if entry[1] > _COARSE] for top in super()._told(reply, rows)]
 
     def _tops(self, reply: bytes) -> list[Top]:
         kind: Any = list[_Result] | _Result  # to one prompt it answers without a list

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,9 @@ import msgspec
 import numpy as np
 
 from airdraft.errors import AirdraftError, ModelError
-from airdraft.models.base import EngineInfo, FloatArray, Part, check
+from airdraft.models.base import EngineInfo, FloatArray, Part, Wanted, check
 from airdraft.models.engines.replicas import REPLY_BYTES, FailedError, Replicas, decode, line
+from airdraft.models.engines.telling import Inquiry, Short, Top
 from airdraft.models.files.config import read_config
 from airdraft.models.files.digest import BYTES, probe, same, words
 from airdraft.models.lineage import Lineage
@@ -24,14 +26,13 @@ _log = logging.getLogger(__name__)
 
 _MAX_CALLS = 64
 """The server batches what comes at once."""
+_MAX_ASKS = 16
+"""Of those, to learn more of the rows of one text."""
 _PROBE_ROWS = 32
 _ENTRY_BYTES = 256
 """Most bytes of one token of one row in a reply; they take some 40."""
 _MOST_LOGPROB = 1e-3
 """Log-probabilities are at most 0, but for rounding."""
-
-Top = Iterable[tuple[int, float]]
-"""The most likely tokens of one row: ids and log-probabilities, in any order."""
 
 
 class Served(msgspec.Struct):
@@ -68,6 +69,8 @@ class RemoteTarget(ABC):
     """Positions of the engine's context that a prompt cannot use."""
     advice: str
     """What to do where the engine refuses top_k or the vocabulary; `{k}` is top_k."""
+    path: str
+    """Of a POST."""
     trees = False
     """Whether a request may ask for rows of a tree; see `Branching`."""
 
@@ -112,7 +115,8 @@ class RemoteTarget(ABC):
         asked = [config.vocab_size - 1]
         try:
             for i in range(len(served)):
-                self._logits(self._tops(self._replicas.ask(i, *self._request(asked, 1, Lineage(1)), self._most(1))), 1)
+                body = self._request(asked, 1, Lineage(1))
+                self._logits(self._tops(self._replicas.ask(i, self.path, body, self._most(1))), 1)
             probes = [self._probe(i) for i in range(len(served))]
         except ModelError as problem:
             raise ModelError(f"{problem}: {self.advice.format(k=top_k)}") from problem
@@ -147,7 +151,7 @@ class RemoteTarget(ABC):
         whole = stay + [int(token) for token in part.tokens]
         request = self._request(whole, rows, lineage)
         try:
-            replica, reply = self._replicas.ask_any(cache.replica, *request, self._most(rows))
+            replica, reply = self._replicas.ask_any(cache.replica, self.path, request, self._most(rows))
         except ModelError as problem:
             # Addresses and words of the servers are for who runs the edge; the error goes to who asked for a text.
             _log.error("a forward failed: %s", problem)
@@ -156,6 +160,9 @@ class RemoteTarget(ABC):
             ) from problem
         logits = self._logits(self._tops(reply) if rows else [], rows)
         cache.tokens, cache.lineage, cache.replica = whole, lineage, replica
+        short = list(_short(whole, lineage, part.wanted, logits))
+        if short:
+            self._tell(replica, short)
         return logits
 
     def _check(self, replica: int) -> None:
@@ -172,14 +179,46 @@ class RemoteTarget(ABC):
         n = min(2 * _PROBE_ROWS, self.info.max_context)
         tokens = [first + (i * i * 7919 + i * 104_729) % (end - first) for i in range(1, n + 1)]
         rows = max(1, n // 2)
-        reply = self._replicas.ask(
-            replica, *self._request(tokens, rows, Lineage(len(tokens))), self._most(rows), checks=True
-        )
+        body = self._request(tokens, rows, Lineage(len(tokens)))
+        reply = self._replicas.ask(replica, self.path, body, self._most(rows), checks=True)
         return probe(self._logits(self._tops(reply), rows).max(axis=1).tolist())
 
     def _most(self, rows: int) -> int:
         """Most bytes of a reply with so many rows."""
         return REPLY_BYTES + rows * (self._k + 1) * _ENTRY_BYTES
+
+    def _tell(self, replica: int, short: Sequence[Short]) -> None:
+        """Ask one replica for what rows do not tell. What it does not say stays untold, and who needs that refuses."""
+        for asks in self._further(short):
+            bodies = [(body, ask) for ask in asks for body in ask.bodies]
+            if not bodies:
+                continue
+            with ThreadPoolExecutor(min(len(bodies), _MAX_ASKS), "ask") as pool:
+                found = iter([pool.submit(self._asked, replica, body, ask) for body, ask in bodies])
+            for ask in asks:
+                try:
+                    replies = [future.result() for future in islice(found, len(ask.bodies))]
+                except ModelError as problem:
+                    _log.warning("%s tells too little of what a guide allows: %s", self.info.name, problem)
+                    continue
+                for i, each in enumerate(ask.short):
+                    each.add([entry for reply in replies for entry in reply[i]], every=ask.every)
+
+    def _asked(self, replica: int, body: bytes, ask: Inquiry) -> list[list[tuple[int, float]]]:
+        """What one request of an `Inquiry` tells of its rows."""
+        most = REPLY_BYTES + len(ask.short) * (ask.entries + 1) * _ENTRY_BYTES
+        return self._told(self._replicas.ask(replica, self.path, body, most), len(ask.short))
+
+    def _told(self, reply: bytes, rows: int) -> list[list[tuple[int, float]]]:
+        """The rows in a reply to an `Inquiry`. Raises: `ModelError` if it is malformed."""
+        found = [list(top) for top in self._tops(reply)]
+        if len(found) != rows:
+            raise ModelError(
+                f"{self.engine} returned {len(found)} rows, not {rows}; its version may not fit airdraft's"
+            )
+        for token, logprob in (entry for top in found for entry in top):
+            self._check_entry(token, logprob)
+        return found
 
     def _logits(self, tops: Sequence[Top], rows: int) -> FloatArray:
         """float32 [rows, vocab_size] with the `top_k` best of each row. Raises: `ModelError` if the reply lacks any."""
@@ -192,25 +231,32 @@ class RemoteTarget(ABC):
             if len({token for token, _ in best}) < self._k:
                 raise ModelError(f"{self.engine} returned a row of {len(best)} tokens, not {self._k}")
             for token, logprob in best:
-                if not 0 <= token < self.info.vocab_size:
-                    raise ModelError(f"{self.engine} returned token {token}, outside 0 to {self.info.vocab_size - 1}")
-                if not logprob <= _MOST_LOGPROB:
-                    raise ModelError(f"{self.engine} returned a log-probability of {logprob:g}; it must be 0 at most")
+                self._check_entry(token, logprob)
                 row[token] = logprob
         return logits
+
+    def _check_entry(self, token: int, logprob: float) -> None:
+        if not 0 <= token < self.info.vocab_size:
+            raise ModelError(f"{self.engine} returned token {token}, outside 0 to {self.info.vocab_size - 1}")
+        if not logprob <= _MOST_LOGPROB:
+            raise ModelError(f"{self.engine} returned a log-probability of {logprob:g}; it must be 0 at most")
 
     def _length(self, replica: int, model: Served) -> int | None:
         """Most positions of a sequence there; None: it does not say. Raises: `ModelError`."""
         return model.max_model_len
 
     @abstractmethod
-    def _request(self, tokens: list[int], rows: int, lineage: Lineage) -> tuple[str, bytes]:
-        """The path and the body of a POST that asks for the last `rows` rows of `tokens`, which follow one another as
+    def _request(self, tokens: list[int], rows: int, lineage: Lineage) -> bytes:
+        """The body of a POST that asks for the last `rows` rows of `tokens`, which follow one another as
         `lineage` says: in a chain, unless the engine runs trees."""
 
     @abstractmethod
     def _tops(self, reply: bytes) -> list[Top]:
         """The rows in a reply, first to last. Raises: `ModelError` if it is malformed."""
+
+    @abstractmethod
+    def _further(self, short: Sequence[Short]) -> Iterator[list[Inquiry]]:
+        """What to ask about rows that tell too little. Rows have what is told by then when the next is asked for."""
 
 
 class Branching(RemoteTarget):
@@ -218,20 +264,29 @@ class Branching(RemoteTarget):
 
     trees = True
 
-    def _request(self, tokens: list[int], rows: int, lineage: Lineage) -> tuple[str, bytes]:
+    def _request(self, tokens: list[int], rows: int, lineage: Lineage) -> bytes:
         """See `RemoteTarget._request`. The longest prompt of a chain comes first: the others then find what it has."""
         n = len(tokens)
         ends = range(n - 1, n - 1 - max(rows, 1), -1)
         return self._prompts([leading(tokens, lineage, end) for end in ends], rows)
 
     @abstractmethod
-    def _prompts(self, prompts: list[list[int]], rows: int) -> tuple[str, bytes]:
-        """A request with a prompt for each row, the last first, or one for no row."""
+    def _prompts(self, prompts: list[list[int]], rows: int) -> bytes:
+        """The body of a request with a prompt for each row, the last first, or one for no row."""
 
 
 def leading(tokens: Sequence[int], lineage: Lineage, at: int) -> list[int]:
     """The tokens that lead to the one at position `at`, itself included."""
     return [*tokens[: min(lineage.trunk, at + 1)], *(tokens[each] for each in lineage.path(at))]
+
+
+def _short(
+    tokens: Sequence[int], lineage: Lineage, wanted: Sequence[Wanted | None], rows: FloatArray
+) -> Iterator[Short]:
+    """The rows, of the last of `tokens`, that do not tell what is wanted."""
+    for row, wish, at in zip(rows, wanted, range(len(tokens) - len(rows), len(tokens)), strict=False):
+        if wish is not None and wish.lacks(row):
+            yield Short(leading(tokens, lineage, at), row, wish)
 
 
 class _Models(msgspec.Struct):
