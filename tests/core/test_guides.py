@@ -160,7 +160,7 @@ def test_a_device_refuses_an_edge_without_guides_before_it_sends_anything() -> N
 
 def test_an_edge_that_forgets_the_guide_is_caught() -> None:
     class Forgetful:
-        forced, bent, within = None, Guide.bent, Guide.within
+        forced, bent, within, needed = None, Guide.bent, Guide.within, Guide.needed
 
         def allowed(self) -> None:
             return None

@@ -41,7 +41,7 @@ SPREAD = [name for name in EVERY if name not in TEXT]
 class EvenAfterOdd:
     """A grammar: after an odd token comes an even one."""
 
-    bent, within = Guide.bent, Guide.within
+    bent, within, needed = Guide.bent, Guide.within, Guide.needed
 
     def __init__(self, odd: bool = False) -> None:
         self._odd = odd
