@@ -46,9 +46,13 @@ patches. Trained from scratch by masked channel modelling; no weight and no data
 
 {scores}
 The training is short, and the model is far from what its size could do: the same command with more `--minutes` goes on.
+It may have gone on like that before: the rate falls to 0 by the end of each budget, as `curve` in `card.json` shows.
 
 `channel.onnx` takes `observed` [batch, slots, subcarriers, 3, antennas] (real, imaginary, 1 where known) and `snr_db`
 [batch], and gives `values` [batch, slots, subcarriers, 2, antennas] and `embedding` [batch, 2 · width].
+
+`nets` holds two networks for one task each, mixtures of linear filters by `python -m training.channel_nets`. Their
+graphs say in their metadata what they are.
 
 Not for: other windows, measured channels (it has seen none), carrier frequencies and subcarrier spacings other than
 those above.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,4 +59,9 @@ def test_folders_of_something_else_are_refused_in_a_line(tmp_path: Path) -> None
         nets.read(tmp_path)
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(ModelError, match="no channel model"):
+        nets.read(tmp_path)
+    (tmp_path / "text.onnx").unlink()
+    for name in ("one.onnx", "two.onnx"):
+        shutil.copy(nets.SHIPPED_NETS / "mixture-estimate.onnx", tmp_path / name)
+    with pytest.raises(ModelError, match="two networks with the title 'mixture of filters'"):
         nets.read(tmp_path)

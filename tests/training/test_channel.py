@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
+from airdraft.channel import nets  # noqa: E402
 from airdraft.channel.baselines import Comb  # noqa: E402
 from airdraft.channel.bench import Seen  # noqa: E402
 from airdraft.channel.generate import ChannelRecipe, channels  # noqa: E402
 from airdraft.channel.learned import LearnedChannel  # noqa: E402
 from airdraft.errors import ModelError  # noqa: E402
-from training import channel, channel_export, channel_masks  # noqa: E402
+from training import channel, channel_card, channel_export, channel_masks  # noqa: E402
 from training.channel_model import ChannelModel, Shape  # noqa: E402
+from training.errors import UserError  # noqa: E402
 
 SMALL = Shape(8, 8, 4, (2, 4, 2), width=16, layers=1, heads=2)
 
@@ -58,6 +62,27 @@ def test_training_goes_on_from_its_checkpoint_and_learns(tmp_path: Path) -> None
     assert again["step"] > state["step"] > 0
     assert again["seen"] == 16 * again["step"] == said.channels
     assert channel.loss_of(model, batch).item() < before - 0.05
+
+
+def test_the_card_says_what_the_checkpoint_and_the_scores_say(tmp_path: Path) -> None:
+    _, said = channel.train(Shape(), tmp_path, 0.5 / 60, 2, 1e-3)
+    rows = [
+        {"task": "estimate", "method": name, "snr_db": 10.0, "speed_kmh": 3.0, "horizon": 0, "nmse_db": -12.3}
+        for name in (nets.LEARNED, "another")
+    ]
+    (tmp_path / "scores.json").write_text(json.dumps({"rows": rows}))
+    channel_card.write(tmp_path, tmp_path / "scores.json", tmp_path / "card")
+    card = json.loads((tmp_path / "card" / "card.json").read_text())
+    assert (card["seen"], card["parameters"], card["scores"]) == (said.channels, said.parameters, rows[:1])
+    assert "| pilots at 10 dB | 3 | another | -12.3 |" in (tmp_path / "card" / "README.md").read_text()
+    assert nets.described(LearnedChannel(tmp_path / "card" / "channel.onnx")) == replace(
+        said, minutes=pytest.approx(said.minutes, abs=1e-3)
+    )
+    (tmp_path / "scores.json").write_text('{"rows": []}')
+    with pytest.raises(UserError, match="no row of a learned model"):
+        channel_card.write(tmp_path, tmp_path / "scores.json", tmp_path / "card")
+    with pytest.raises(UserError, match="no training in"):
+        channel_card.write(tmp_path / "card", None, tmp_path / "card")
 
 
 def test_the_graph_computes_what_the_model_does(tmp_path: Path) -> None:

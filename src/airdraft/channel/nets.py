@@ -43,11 +43,11 @@ class ChannelNet:
 
 
 def read(folder: Path) -> list[ChannelNet]:
-    """Read every graph of a folder of `python -m training.channel_nets`. Raises: `ModelError` if there is none."""
+    """Read every graph of a folder of `python -m training.channel_nets`. Raises: `ModelError` for any other folder."""
     paths = sorted(folder.glob("*.onnx"))
     if not paths:
         raise ModelError(f"{folder} has no network (.onnx); give a folder of `python -m training.channel_nets`")
-    found = []
+    found = list[ChannelNet]()
     for path in paths:
         graph = LearnedChannel(path)
         about = described(graph)
@@ -56,6 +56,8 @@ def read(folder: Path) -> list[ChannelNet]:
                 f"{path} does not say what it is for; give a folder of `python -m training.channel_nets`, and a "
                 "channel model by --model"
             )
+        if any(each.about.title == about.title and set(each.about.tasks) & set(about.tasks) for each in found):
+            raise ModelError(f"{folder} has two networks with the title {about.title!r} for one task; keep one of them")
         found.append(ChannelNet(about, graph.filled))
     return sorted(found, key=lambda net: (TASKS.index(net.about.tasks[0]), net.about.title))
 

@@ -141,7 +141,8 @@ def bench(
     tables, scores = measured.tables(rows), list[tasks.TaskRow]()
     said = [] if learned is None else [networks.described(learned)]
     abouts = [about for about in (*said, *(net.about for net in read)) if about is not None]
-    tables |= {"channel-nets": networks.table(abouts), "channel-reached": measured.reached(rows, methods)}
+    if ours or read:
+        tables |= {"channel-nets": networks.table(abouts), "channel-reached": measured.reached(rows, methods)}
     if learned is not None:
         encoders = {"pre-trained": learned, "untrained": LearnedChannel(untrained(path, tasks.LABEL_SEED))}
         with progress(console, "tasks") as told:

@@ -14,6 +14,7 @@ from airdraft.channel import bench, tasks
 from airdraft.channel.baselines import interpolated
 from airdraft.channel.bench import Method, NmseRow
 from airdraft.channel.generate import ChannelRecipe
+from airdraft.channel.nets import LEARNED
 from airdraft.lab.figures import PALETTE, STYLE, WIDTH, entitled, save
 
 SHOWN = ChannelRecipe(("TDL-B",), (60.0, 60.0), (200e-9, 200e-9), (10.0, 10.0))
@@ -39,7 +40,7 @@ def shown(learned: Method | None) -> Figure:
         "least squares, lines between": np.abs(interpolated(seen.observed, seen.comb)),
     }
     if learned is not None:
-        panels["learned model"] = np.abs(learned(seen))
+        panels[LEARNED] = np.abs(learned(seen))
     most = float(np.abs(seen.channel.values[:, :, 0]).max())
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 2.9), layout="constrained")
@@ -87,6 +88,7 @@ def _lines(axes: Axes, rows: Sequence[NmseRow], colours: Mapping[str, str]) -> N
         points = [(row.horizon or row.snr_db, row.nmse_db) for row in rows if row.method == method]
         xs, ys = zip(*sorted(points), strict=True)
         dashed = "--" if "true" in method else "-"
-        axes.plot(xs, ys, dashed, color=colours[method], linewidth=1.6, marker="o", markersize=3, label=method)
+        width = 3.0 if method == LEARNED else 1.6
+        axes.plot(xs, ys, dashed, color=colours[method], linewidth=width, marker="o", markersize=3, label=method)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
