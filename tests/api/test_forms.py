@@ -113,6 +113,32 @@ def test_a_form_that_cannot_be_kept_is_refused_by_its_name(served: Served, field
         assert "\n" not in answer["error"]["message"]
 
 
+def _schema(**more: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON, **more}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"type": "text", "schema": PERSON}, "schema"),
+        ({"type": "json_object", "json_schema": {"schema": PERSON}}, "json_schema"),
+        ({"type": "json_object", "strict": True}, "strict"),
+        ({**_schema(), "schema": PERSON}, "schema"),
+        (_schema(required=["name"]), "json_schema.required"),
+        (_schema(strict="yes"), "json_schema.strict"),
+    ],
+)
+def test_no_part_of_a_response_format_is_ignored(asked: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        body(response_format=asked)
+    assert (caught.value.status, caught.value.param) == (400, f"response_format.{param}")
+
+
+def test_what_says_nothing_of_the_form_may_stand_beside_a_schema() -> None:
+    form = body(response_format=_schema(description="a person", strict=False, required=None)).form()
+    assert form == ("response_format.json_schema", of_json(PERSON))
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("at", [0, 8, 11, 13])
 def test_the_text_is_the_targets_own_under_the_form(

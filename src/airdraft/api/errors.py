@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from airdraft.errors import AirdraftError, BadParameterError, Code, GuideError, LinkError, RefusedError
@@ -45,6 +46,14 @@ def invalid(field: str, message: str) -> ApiError:
 def mistyped(field: str, message: str) -> ApiError:
     """Return the error for a field that holds something of another kind."""
     return ApiError(400, message, field, "invalid_type")
+
+
+def only(field: str, given: Mapping[str, Any], *known: str) -> None:
+    """Raise `ApiError` for a part of an object that means nothing here. Null is as if it were not there."""
+    for name, value in given.items():
+        if value is not None and name not in known:
+            where = f"{field}.{name[:MOST_WORDS]}"
+            raise invalid(where, f"{where} means nothing here; leave it out (known are {', '.join(known)})")
 
 
 def shown(words: str) -> str:

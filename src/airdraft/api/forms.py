@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from airdraft.api.errors import ApiError, invalid
+from airdraft.api.errors import ApiError, invalid, only
 from airdraft.core.messages import GuideSpec
 from airdraft.errors import BadParameterError
 from airdraft.guides import JSON_OBJECT, of_choices, of_grammar, of_json, of_regex
@@ -43,16 +43,25 @@ def _response_format(name: str, given: Any) -> _Made:
     given = {each: value for each, value in given.items() if value is not None} if isinstance(given, dict) else given
     kind = given.get("type") if isinstance(given, dict) else None
     if given == {} or kind == "text":
+        only(name, given, "type")
         return name, None
     if kind == "json_object":
+        only(name, given, "type", "schema")
         return name, of_json(given.get("schema") or JSON_OBJECT)  # the schema is llama.cpp's way to give one
     if kind != "json_schema":
         raise invalid(f"{name}.type", f"{name}.type is none of text, json_object and json_schema; give one of them")
-    inner = given.get("json_schema")
-    schema = inner.get("schema") if isinstance(inner, dict) else None
-    if schema is None:
-        raise invalid(f"{name}.json_schema", f"{name}.json_schema.schema is missing; give a JSON schema")
-    return f"{name}.json_schema", of_json(schema)
+    only(name, given, "type", "json_schema")
+    return f"{name}.json_schema", _schema(f"{name}.json_schema", given.get("json_schema"))
+
+
+def _schema(field: str, given: Any, *known: str) -> GuideSpec:
+    """Read a schema with what OpenAI's API has beside it. A text is strict here in any case."""
+    if not isinstance(given, dict) or given.get("schema") is None:
+        raise invalid(field, f"{field}.schema is missing; give a JSON schema")
+    only(field, given, "schema", "name", "description", "strict", *known)
+    if given.get("strict") not in (None, True, False):
+        raise invalid(f"{field}.strict", f"{field}.strict is neither true nor false; give one of them")
+    return of_json(given["schema"])
 
 
 def _text(name: str, given: Any) -> _Made:
@@ -66,9 +75,7 @@ def _text(name: str, given: Any) -> _Made:
     asked = given.get("format", {})
     if not isinstance(asked, dict) or asked.get("type") != "json_schema":
         return _response_format(f"{name}.format", asked)
-    if asked.get("schema") is None:
-        raise invalid(f"{name}.format", f"{name}.format.schema is missing; give a JSON schema")
-    return f"{name}.format", of_json(asked["schema"])
+    return f"{name}.format", _schema(f"{name}.format", asked, "type")
 
 
 def _structured(name: str, given: Any) -> _Made:

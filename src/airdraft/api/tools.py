@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airdraft.api.errors import invalid
+from airdraft.api.errors import invalid, only
 from airdraft.core.messages import GuideSpec
 from airdraft.guides import of_lark
 from airdraft.guides.grammar import LAYOUT
@@ -151,33 +151,34 @@ def tools_of(tools: Any, choice: Any, parallel: bool | None, flat: bool = False)
         return None
     if choice in (None, "auto", "required"):
         return Tools(found, choice == "required", None, parallel is not False)
-    function = _function(choice, flat)
-    only = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(only, str):
+    function = _function("tool_choice", choice, flat)
+    one = function.get("name") if isinstance(function, dict) else None
+    if function is None or not isinstance(one, str):
         form = '{"type": "function", "name": …}' if flat else '{"type": "function", "function": {"name": …}}'
         raise invalid("tool_choice", f"tool_choice is none of auto, none, required and {form}; give one of them")
-    if only not in names:
-        raise invalid("tool_choice", f"tool_choice names {only[:MOST_NAME]!r}, which is none of the tools; give one")
-    return Tools(found, True, only, several=False)
+    only("tool_choice" if flat else "tool_choice.function", function, "name")
+    if one not in names:
+        raise invalid("tool_choice", f"tool_choice names {one[:MOST_NAME]!r}, which is none of the tools; give one")
+    return Tools(found, True, one, several=False)
 
 
-def _function(given: Any, flat: bool) -> dict[str, Any] | None:
+def _function(where: str, given: Any, flat: bool) -> dict[str, Any] | None:
     """Return the object that says of a function what it is; None if there is none."""
     if not isinstance(given, dict) or given.get("type") != "function":
         return None
-    found = {name: value for name, value in given.items() if name != "type"} if flat else given.get("function")
-    return found if isinstance(found, dict) else None
+    if flat:
+        return {name: value for name, value in given.items() if name != "type"}
+    only(where, given, "type", "function")
+    return found if isinstance(found := given.get("function"), dict) else None
 
 
 def _tool(where: str, given: Any, flat: bool) -> Tool:
-    function = _function(given, flat)
+    function = _function(where, given, flat)
     if function is None:
         form = '"name": …, "parameters": …' if flat else '"function": {"name": …, "parameters": …}'
         raise invalid(where, f'{where} is no {{"type": "function", {form}}}, and nothing else can be called; give one')
     where = where if flat else f"{where}.function"
-    odd = next((name for name in function if name not in ("name", "description", "parameters", "strict")), None)
-    if odd is not None:
-        raise invalid(where, f"{where} has a field {odd[:MOST_NAME]!r}; leave it out")
+    only(where, function, "name", "description", "parameters", "strict")
     name, strict, parameters = function.get("name"), function.get("strict"), function.get("parameters")
     if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.replace("-", "_").isidentifier():
         field = f"{where}.name"
