@@ -95,6 +95,41 @@ def generate(
 
 
 @channel.command()
+def guard(
+    out: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="The .json file for the thresholds.")] = None,
+    false_alarms: Annotated[float, typer.Option(metavar="SHARE", help="Of the looks without a jam.")] = 0.002,
+    cells: Annotated[int, typer.Option(help="Simulated cells to learn from.", min=10, max=100_000)] = 100,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same thresholds.", min=0)] = 0,
+    json_file: JsonFile = None,
+    page: Pages = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """Learn to tell a jammed channel from a faded one, from simulated cells. A minute.
+
+    A jam has much energy, which is not alike at neighbouring subcarriers. Two
+    thresholds are learned, and tried on cells that were not learned from.
+
+      airdraft channel guard guard.json --false-alarms 0.002
+
+    The block `guard` of a --page is renewed.
+    """
+    import msgspec  # noqa: PLC0415
+
+    from airdraft.channel.guard import write  # noqa: PLC0415
+    from airdraft.lab import guarding  # noqa: PLC0415
+
+    console = console_for(no_color, json_file)
+    with progress(console, "steps") as on_step:
+        found = guarding.guarded(cells, false_alarms, seed, on_step)
+    if out is not None:
+        write(out, found.thresholds)
+    write_json(json_file, msgspec.to_builtins(found))
+    block = guarding.block(found)
+    console.print(Markdown(block))
+    renew_pages(page, {"guard": block})
+
+
+@channel.command()
 def bench(
     count: Annotated[int, typer.Option("--channels", help="Channels in each cell.", min=10, max=100_000)] = 200,
     labels: Annotated[int, typer.Option(help="Labelled channels, of which 1, 10 and 100 % are used.", min=50)] = 2000,

@@ -60,6 +60,7 @@ def device(
     lookup: options.Lookup = False,
     tree: options.Tree = "auto",
     forecast: options.Forecast = "none",
+    csi: options.Csi = None,
     tokenizer_of: options.TokenizerOf = None,
     draft_fit: Fit = ANY,
     kept_mb: options.KeptMb = None,
@@ -113,7 +114,7 @@ def device(
             options.edges(edge), model, tokenizer.digest, tokenizer.vocab_size,
             offline=cast(Offline, offline), token=token, ssl=trust, give_up_s=give_up_s, stall_s=stall_s,
             traces=traces, told=_log.info, lookup=lookup, kept_mb=kept_mb, branches=branches, prompts=stored,
-            reader=Guides(tokenizer), forecast=options.forecast(forecast),
+            reader=Guides(tokenizer), forecast=options.forecast(forecast, csi),
         )  # fmt: skip
         feed = traces.feed if traces else None
         watch = MeteredWriter(writer, feed)

@@ -69,9 +69,17 @@ Tree = Annotated[
 Forecast = Annotated[
     str,
     typer.Option(
-        metavar="none|ewma|ridge",
+        metavar="none|ewma|ridge|...",
         help="Forecast the link, and draft nothing while drafts would come too late, as in an outage. It spares the "
-        "battery and does not change the text.",
+        "battery and does not change the text. snr, guard and model read a modem's --csi.",
+        rich_help_panel="Link",
+    ),
+]
+Csi = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="CSI that a modem's tool writes to a file or pipe, a slot a line as JSON, see docs/links.md.",
         rich_help_panel="Link",
     ),
 ]
@@ -348,13 +356,19 @@ def fitting(draft: str | None) -> Iterator[None]:
         ) from error
 
 
-def forecast(name: str) -> Callable[[], Forecaster] | None:
-    """`Writer`'s `forecast` of `--forecast`. Raises: `BadParameterError` for no such."""
+def forecast(name: str, csi: Path | None = None) -> Callable[[], Forecaster] | None:
+    """`Writer`'s `forecast` of `--forecast` and `--csi`. Raises: `BadParameterError` for no such, or no such file."""
     if name in SIGHTED:
-        raise BadParameterError(
-            f"--forecast {name} needs what a modem measures of the channel, which no modem gives airdraft; give none, "
-            "ewma or ridge, or try it over a simulated cell: airdraft bench trace nr --forecast all"
-        )
+        if csi is None:
+            raise BadParameterError(
+                f"--forecast {name} needs what a modem measures of the channel; give --csi FILE, or none, ewma or "
+                "ridge, or try it over a simulated cell: airdraft bench trace nr --forecast all"
+            )
+        from airdraft.device.modem import sighted  # noqa: PLC0415  # it loads what no other device needs
+
+        return sighted(name, csi)
+    if csi is not None:
+        raise BadParameterError(f"--csi is given, and --forecast {name} does not read it; give snr, guard or model")
     if name not in ("none", *FORECASTERS):
         raise BadParameterError(f"--forecast is {name!r}; give none, {', '.join(FORECASTERS)}")
     return FORECASTERS.get(name)

@@ -231,8 +231,9 @@ FORECASTERS: dict[str, Callable[[], Forecaster]] = {
     "ridge": lambda: Learned(Ridge()),
 }
 """Forecasters by name."""
-SIGHTED = ("snr", "model")
-"""`ridge` that is told when the modem has no signal, and one that is also told what the channel model says of CSI."""
+SIGHTED = ("snr", "guard", "model")
+"""`ridge` that is told when the modem has no signal; one that is also told when it is jammed; and one that is also told
+what the channel model says of CSI."""
 
 
 def forecaster(name: str) -> Forecaster:

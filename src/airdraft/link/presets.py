@@ -67,6 +67,8 @@ KEYS: dict[type, dict[str, Key]] = {
         "power": Key("power_dbm", "maximum power of the device, dBm"),
         "core": Key("core_s", "base station to server, ms", 1e-3),
         "outages": Key("outage_interval_s", "mean time between outages, s; inf for none"),
+        "jams": Key("jam_interval_s", "mean time between jams, s; inf for none"),
+        "jam": Key("jam_db", "power of a jam over the noise, dB"),
         "seed": _SEED,
         "header": _HEADER,
     },

@@ -30,7 +30,8 @@ def forecasts(
     names = lab.names_of(given)
     if not names:
         raise BadParameterError(
-            "--forecast names nothing to compare with none; give ewma, ridge, snr, model, oracle or all", "forecast"
+            "--forecast names nothing to compare with none; give ewma, ridge, snr, guard, model, oracle or all",
+            "forecast",
         )
     todo = lab.cases(links, *numbers)
     with progress(console, "links") as on_run:

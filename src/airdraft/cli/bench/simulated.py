@@ -165,7 +165,7 @@ def trace(
         typer.Option(
             metavar="NAMES",
             help="Compare auto with forecasts of the link and auto without instead: ewma, ridge, all, for nr snr, "
-            "model, for traces oracle; links by name (airdraft link --list) may stand among the files.",
+            "guard, model, for traces oracle; links by name (airdraft link --list) may stand among the files.",
         ),
     ] = None,
     json_file: JsonFile = None,

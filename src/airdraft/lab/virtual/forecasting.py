@@ -18,6 +18,7 @@ import numpy as np
 
 from airdraft.channel.features import modelled, silent
 from airdraft.channel.generate import ChannelRecipe
+from airdraft.channel.guard import shipped
 from airdraft.channel.learned import LearnedChannel
 from airdraft.control.forecast import (
     FORECASTERS,
@@ -151,11 +152,14 @@ class Looked:
     def sighted(self, name: str) -> Callable[[], Forecaster]:
         """Make a maker of forecasters that are told what is measured: one of `SIGHTED`."""
         features = modelled(LearnedChannel()) if name == "model" else lambda _: ()
+        guard = shipped() if name == "guard" else None
         nothing = np.zeros((SLOTS, ChannelRecipe.subcarriers, ChannelRecipe.antennas), np.complex64)
 
         def look(now: float) -> tuple[bool, tuple[float, ...]]:
             csi = self._pipe.csi(now) if self._pipe else None
-            return csi is not None and silent(csi), features(nothing if csi is None else csi)
+            if csi is None:
+                return False, features(nothing)
+            return silent(csi) or (guard is not None and guard.jammed(csi)), features(csi)
 
         return lambda: Sighted(forecaster("ridge"), look)
 

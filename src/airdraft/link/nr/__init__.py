@@ -1,8 +1,8 @@
 """`nr`: a 5G cell at 30 kHz subcarrier spacing, seen by one device that has it to itself.
 
 radio.py: path loss, shadowing, fading → SNR → MCS. tbs.py: MCS → bytes of a transport block. tdd.py: times of slots.
-mac.py: grants, segmentation, HARQ, RLC. csi.py: what is measured of the channel. This file: the parameters, and both
-directions as pipes.
+mac.py: grants, segmentation, HARQ, RLC. csi.py: what is measured of the channel. jam.py: a jammer. This file: the
+parameters, and both directions as pipes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from airdraft.channel.generate import LIGHT_MPS, Complex
 from airdraft.errors import BadParameterError
 from airdraft.link.base import HEADER_BYTES, PACKET_BYTES, check_fixed, check_range, check_seed, wire_bytes
 from airdraft.link.nr.csi import Sounding
+from airdraft.link.nr.jam import Jammer
 from airdraft.link.nr.mac import Mac, Scheduling
 from airdraft.link.nr.radio import (
     SCENARIOS,
@@ -30,6 +31,8 @@ from airdraft.link.nr.radio import (
 from airdraft.link.nr.tdd import SLOT_S, Slots
 
 GRANTS = ("request", "configured")
+_JAMS = 11
+"""Number of the random numbers of jams, which both directions share."""
 _PHASE_S = 0.08
 """A pipe begins at a random point of this time, a multiple of all usual periods."""
 _DEVICE_NOISE_FIGURE_DB = 9.0
@@ -88,6 +91,12 @@ class NrLink:
     """Mean time between outages; inf for none."""
     outage_s: float = 0.2
     """Mean length of an outage."""
+    jam_interval_s: float = math.inf
+    """Mean time between jams; inf for none."""
+    jam_s: float = 1.0
+    """Mean length of a jam."""
+    jam_db: float = 30.0
+    """Power of a jam over the noise, at both ends."""
     seed: int = 0
     header_bytes: int = HEADER_BYTES
 
@@ -120,6 +129,9 @@ class NrLink:
             ("csi_age_s", 0.0, 10.0, "a time from 0 to 10 s"),
             ("outage_interval_s", 0.1, math.inf, "a time of 0.1 s or more, or inf for no outages"),
             ("outage_s", 0.0, 60.0, "a time from 0 to 60 s"),
+            ("jam_interval_s", 0.1, math.inf, "a time of 0.1 s or more, or inf for no jams"),
+            ("jam_s", 0.001, 60.0, "a time from 0.001 to 60 s"),
+            ("jam_db", -10.0, 80.0, "a power from -10 to 80 dB"),
         ):
             check_range(name, getattr(self, name), least, most, what)
         check_range("distance_m", self._distance_m, 1.0, 10_000.0, "a distance from 1 to 10000 m")
@@ -171,23 +183,27 @@ class NrLink:
         scenario = SCENARIOS[self.scenario]
         correlation = math.exp(-self.speed_mps * block_s / scenario.correlation_m)
 
-        def channel(drawing: np.random.Generator) -> Channel:
+        def jammer() -> Jammer:
+            return Jammer(self.jam_interval_s, self.jam_s, self.jam_db, np.random.default_rng([self.seed, _JAMS]))
+
+        def channel(drawing: np.random.Generator, jammer: Jammer | None = None) -> Channel:
             return Channel(
                 block_s, scenario.shadow_db, correlation, self.branches, self.outage_interval_s, self.outage_s,
-                drawing.spawn(1)[0],
+                drawing.spawn(1)[0], jammer,
             )  # fmt: skip
 
         def sounding() -> Sounding:
             again = channel(np.random.default_rng([self.seed, asks is None]))  # of the same gains
             doppler_hz = self.speed_mps * self.frequency_ghz * 1e9 / LIGHT_MPS
-            return Sounding(again, partial(mean_snr_db, self.prbs), scenario.in_sight is None, doppler_hz, self.seed)
+            in_sight = scenario.in_sight is None
+            return Sounding(again, jammer(), partial(mean_snr_db, self.prbs), in_sight, doppler_hz, self.seed)
 
         scheduling = Scheduling(
             asks, self.prbs, min(self.first_prbs, self.prbs), self.most_mcs, self.prepare_s, self.grant_delay_s,
             self.decode_s, self.harq_delay_s, self.harq_transmissions, self.rlc_stall_s, self.csi_age_s,
             self.bler_target,
         )  # fmt: skip
-        mac = Mac(scheduling, slots, channel(rng), mean_snr_db, rng)
+        mac = Mac(scheduling, slots, channel(rng, jammer()), mean_snr_db, rng)
         return NrPipe(mac, float(rng.uniform(0.0, _PHASE_S)), before_s, after_s, self.header_bytes, sounding)
 
     def _uplink_snr_db(self, prbs: int, shadow_db: float) -> float:
@@ -242,6 +258,10 @@ class NrPipe:
     def csi(self, now: float) -> Complex | None:
         """Measure the channel, see `Sounding.at`; None before the first `send`. `now` may not fall."""
         return None if self._offset_s is None else self._sounding.at(now - self._offset_s)
+
+    def jammed(self, now: float) -> bool:
+        """Whether there is a jam, see `Sounding.jammed`."""
+        return self._offset_s is not None and self._sounding.jammed(now - self._offset_s)
 
     @cached_property
     def _sounding(self) -> Sounding:

@@ -14,6 +14,7 @@ import numpy as np
 
 from airdraft.channel.generate import ChannelRecipe, Complex, noise, rays
 from airdraft.channel.profiles import profile
+from airdraft.link.nr.jam import Jammer
 from airdraft.link.nr.radio import Channel
 from airdraft.link.nr.tdd import SLOT_S
 
@@ -25,13 +26,16 @@ _STREAM = 9
 
 
 class Sounding:
-    """Measures one direction's channel. It has noise of power 1, so that the mean power is SNR + 1."""
+    """Measures one direction's channel. It has noise of power 1, so that the mean power is SNR + 1, and in a jam that
+    of the jam more.
+    """
 
     def __init__(
-        self, channel: Channel, mean_snr_db: Callable[[float], float], in_sight: bool, doppler_hz: float, seed: int
-    ) -> None:
+        self, channel: Channel, jammer: Jammer, mean_snr_db: Callable[[float], float], in_sight: bool,
+        doppler_hz: float, seed: int,
+    ) -> None:  # fmt: skip
         """`channel`: of the link's gains, not shared with it. `mean_snr_db(shadow_db)`: SNR without fading."""
-        self._channel = channel
+        self._channel, self._jammer = channel, jammer
         self._mean_snr_db = mean_snr_db
         self._rng = np.random.default_rng([seed, _STREAM])
         like = profile(IN_SIGHT if in_sight else OUT_OF_SIGHT)
@@ -45,8 +49,13 @@ class Sounding:
         shaped = self._rays.at(times_s, self._frequencies_hz)
         shaped /= np.sqrt(np.mean(np.abs(shaped) ** 2, axis=(1, 2), keepdims=True))
         amplitudes = np.array([self._amplitude(float(each)) for each in times_s], np.float32)
-        found: Complex = shaped * amplitudes[:, None, None] + noise(shaped.shape, 0.0, self._rng)
+        heard = np.array([math.sqrt(1 + self._jammer.power(float(each))) for each in times_s], np.float32)
+        found: Complex = shaped * amplitudes[:, None, None] + noise(shaped.shape, 0.0, self._rng) * heard[:, None, None]
         return found
+
+    def jammed(self, time_s: float) -> bool:
+        """Whether there is a jam, which a device has to find out."""
+        return self._jammer.power(time_s) > 0
 
     def _amplitude(self, time_s: float) -> float:
         shadow_db, fading_db = self._channel.gains_db(time_s)

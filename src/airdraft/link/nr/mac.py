@@ -131,7 +131,7 @@ class Mac:
     def _send_block(self, slot_s: float, asked: bool) -> None:
         """Send a transport block from `slot_s` on, until it is decoded."""
         scheduling = self._scheduling
-        self._channel.forget(slot_s - scheduling.csi_age_s)
+        self._channel.forget(max(0.0, slot_s - scheduling.csi_age_s))
         prbs = scheduling.first_prbs if asked else scheduling.prbs
         mcs = self._mcs(slot_s, prbs)
         self._sent_s.append(slot_s)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from airdraft.link.nr.jam import Jammer
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -101,9 +103,11 @@ class Channel:
 
     def __init__(
         self, block_s: float, shadow_db: float, correlation: float, branches: int,
-        outage_interval_s: float, outage_s: float, rng: np.random.Generator,
+        outage_interval_s: float, outage_s: float, rng: np.random.Generator, jammer: Jammer | None = None,
     ) -> None:  # fmt: skip
-        """`correlation` is the correlation of shadowing between successive blocks."""
+        """`correlation` is that of shadowing between successive blocks. `jammer`: taken off the fading, as its noise
+        is as bad as a signal so much weaker. None: the gains are those of the signal alone."""
+        self._jammer = jammer
         self._block_s = block_s
         self._shadow_db = shadow_db
         self._correlation = correlation
@@ -121,7 +125,8 @@ class Channel:
         block = int(time_s / self._block_s) - self._first
         while block >= len(self._gains):
             self._draw()
-        return self._gains[block]
+        shadow_db, fading_db = self._gains[block]
+        return shadow_db, fading_db - (self._jammer.rise_db(time_s) if self._jammer else 0.0)
 
     def forget(self, time_s: float) -> None:
         """Forget what was before `time_s`; it is not asked for again."""
