@@ -12,13 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.choosing import choose
+from airdraft.core.logprobs import UNLIKELY
 from airdraft.core.noise import gumbel, mix, row_key
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import ModelError
 from airdraft.models.base import Choice, Chooser, Part
 from airdraft.models.engines import hf_choice
 from airdraft.models.engines.hf import HfModel
-from bench.engine_choice import DRAFTS, LOGPROBS, TOKENS, compare, reference
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
+from airdraft.models.grafts import Grafted
+from airdraft.models.sharing import Sharing
+from airdraft.models.steady import Banded
+from bench.engine_choice import DRAFTS, LOGPROBS, TOKENS, compare, truth
 
 pytest.importorskip("torch", reason="the hf engine takes airdraft[hf]")
 pytest.importorskip("transformers", reason="the hf engine takes airdraft[hf]")
@@ -152,6 +158,7 @@ def test_a_mask_without_a_token_that_may_come() -> None:
     np.testing.assert_array_equal(row, np.zeros(5))
 
 
+BARS = st.sampled_from([0.0, 1e-4, 0.01, 0.1, 0.9])
 PARAMS = st.builds(
     SamplingParams,
     st.sampled_from([0.0, 0.3, 1.0, 2.0]), st.sampled_from([0, 1, 5, 97]), st.sampled_from([1.0, 0.9, 0.3]),
@@ -159,11 +166,29 @@ PARAMS = st.builds(
 )  # fmt: skip
 
 
+WRAPPERS: dict[str, Any] = {
+    "as it is": lambda engine: engine,
+    "at least two tokens": lambda engine: Banded(engine, 2),
+    "two to three tokens": lambda engine: Banded(engine, 2, 3),
+    "branches fed again": Grafted,
+    "both": lambda engine: Grafted(Banded(engine, 2)),
+    "shared beginnings": Sharing,
+}
+
+
+@pytest.fixture(scope="module", params=WRAPPERS)
+def wrapped(request: pytest.FixtureRequest, llama: HfModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    if request.param == "shared beginnings":
+        folder = write(tmp_path_factory.mktemp("hf") / "spliced", "llama")
+        return Sharing(HfModel(folder, device="cpu", splice=True))
+    return WRAPPERS[request.param](llama)
+
+
 @given(st.data())
-@examples(40)
-def test_the_engine_chooses_from_the_rows_that_it_would_give(llama: HfModel, data: st.DataObject) -> None:
+@examples(30)
+def test_the_engine_chooses_from_the_rows_that_it_would_give(wrapped: Any, data: st.DataObject) -> None:
     """Chains, trees and parts that ask for rows in one call, each with a law of its own."""
-    assert isinstance(llama, Chooser)
+    assert isinstance(wrapped, Chooser)
     parts, plain = [], []
     for _ in range(data.draw(st.integers(1, 4))):
         text = data.draw(st.lists(st.integers(0, 96), min_size=1, max_size=9))
@@ -172,28 +197,39 @@ def test_the_engine_chooses_from_the_rows_that_it_would_give(llama: HfModel, dat
         if data.draw(st.booleans()):
             parents = (-1, *(data.draw(st.integers(0, at - 1)) for at in range(1, len(fed))))
         rows = data.draw(st.integers(1, len(fed)))
-        caches = [llama.new_cache() for _ in range(2)]
+        caches = [wrapped.new_cache() for _ in range(2)]
         for cache in caches:
-            llama.forward(cache, 0, text, 0)
+            wrapped.forward(cache, 0, text, 0)
         masks = [np.random.default_rng(at).random(97) < 0.5 if data.draw(st.booleans()) else None for at in range(rows)]
         first = data.draw(st.integers(0, 1 << 30))
         asked = choice(
             data.draw(PARAMS), data.draw(st.integers(0, (1 << 64) - 1)), tuple(range(first, first + rows)), 97, *masks
         )
+        if data.draw(st.booleans()):
+            asked = replace(asked, logprobs=(data.draw(st.integers(0, 3)), UNLIKELY))
+        elif parents is None and data.draw(st.booleans()):
+            asked = replace(asked, bars=tuple((data.draw(st.integers(0, 96)), data.draw(BARS)) for _ in range(rows)))
         parts.append(Part(caches[0], len(text), fed, rows, parents, choice=asked if data.draw(st.booleans()) else None))
         plain.append(Part(caches[1], len(text), fed, rows, parents))
-    for part, found, expected in zip(parts, llama.choose(parts), llama.verify(plain), strict=True):
+    for part, found, expected in zip(parts, wrapped.choose(parts), wrapped.verify(plain), strict=True):
         assert not isinstance(found, ModelError)
         assert not isinstance(expected, ModelError)
         if part.choice is None:
             np.testing.assert_array_equal(np.asarray(found), expected)
             continue
+        assert isinstance(found, list)
         assert len(found) == part.rows
-        for at, (token, row) in enumerate(zip(found, expected, strict=True)):
-            if isinstance(token, int):
-                assert token == reference(row, part.choice, at)
+        for at, (said, row) in enumerate(zip(found, expected, strict=True)):
+            if isinstance(said, np.ndarray):
+                np.testing.assert_array_equal(said, row)
             else:
-                np.testing.assert_array_equal(token, row)
+                assert said == truth(row, part.choice, at)
+            if part.choice.bars and truth(row, part.choice, at) is None:
+                break
+
+
+def test_a_wrapper_of_an_engine_that_gives_rows_gives_rows() -> None:
+    assert not isinstance(Grafted(Banded(OnnxModel(shipped("draft")), 2)), Chooser)
 
 
 def test_columns_that_are_no_tokens_are_not_chosen(llama: HfModel) -> None:

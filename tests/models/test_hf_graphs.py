@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.sampling import SamplingParams
+from airdraft.errors import ModelError
 from airdraft.models.base import Part
 from airdraft.models.engines import hf_graphs
 from airdraft.models.engines.hf import HfModel
@@ -197,3 +199,78 @@ def test_pages_are_there_before_they_are_needed(plain: HfModel) -> None:
     assert count >= 1000 // 16
     plain._pages.reserve(10)
     assert plain._pages.count == count
+
+
+class Failing(Counting):
+    """A GPU whose memory ends when the second shape is made ready, or when a shape is run for the third time."""
+
+    def __init__(self, *, made: int = 1 << 30, ran: int = 1 << 30) -> None:
+        super().__init__()
+        self._most_made, self._most_ran = made, ran
+
+    def __call__(self, run: Any) -> Any:
+        if self.made == self._most_made:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        again = super().__call__(run)
+
+        def replay() -> Any:
+            if self.ran == self._most_ran:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return again()
+
+        return replay
+
+
+@pytest.mark.parametrize("failing", [Failing(made=1), Failing(ran=2)], ids=["capture", "replay"])
+def test_what_fails_later_is_run_as_it_is_and_no_text_notices(
+    folder: Path, plain: HfModel, failing: Failing, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = HfModel(folder, device="cpu")
+    failing.made = failing.ran = 0
+    graphs = model.set_shapes(failing)
+    cache, other = model.new_cache(), plain.new_cache()
+    with caplog.at_level(logging.WARNING, "airdraft"):
+        for keep, width in ((0, 1), (1, 1), (2, 5), (7, 1), (3, 6)):
+            fed = list(range(width))
+            [found] = model.verify([Part(cache, keep, fed, width)])
+            close(found, plain.forward(other, keep, fed, width))
+    assert graphs.off
+    assert model.uncaptured == graphs.off
+    assert caplog.text.count("captured no more") == 1
+
+
+def test_memory_that_ends_while_pages_move_leaves_them_as_they_were(
+    shaped: tuple[HfModel, Counting], plain: HfModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some layers have moved then, and what was captured before would read where they were."""
+    model, counting = shaped
+    cache, other = model.new_cache(), plain.new_cache()
+    for each, kept in ((model, cache), (plain, other)):
+        each.forward(kept, 0, [5, 6, 7], 0)
+    count, made = model._pages.count, counting.made
+    zeros, left = torch.Tensor.new_zeros, iter([True])
+
+    def ends(self: Any, *size: int, **options: Any) -> Any:
+        if self.dim() == 2 and not next(left, False):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return zeros(self, *size, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_zeros", ends)
+        [found] = model.verify([Part(model.new_cache(), 0, [1] * 50, 1)])
+    assert isinstance(found, ModelError)
+    assert "out of memory" in str(found)
+    assert model._pages.count == count
+    close(model.forward(cache, 3, [8], 1), plain.forward(other, 3, [8], 1))
+    assert counting.made > made  # anew, where the pages lie now
+    close(model.forward(cache, 0, [1] * 50, 2), plain.forward(other, 0, [1] * 50, 2))
+
+
+def test_an_error_holds_on_to_no_cache(plain: HfModel) -> None:
+    cache = plain.new_cache()
+    gone = weakref.ref(cache)
+    found = plain.verify([Part(cache, 0, [4000], 1), Part(cache, 3, [1], 1)])
+    assert all(isinstance(each, ModelError) for each in found)
+    del cache
+    gc.collect()
+    assert gone() is None

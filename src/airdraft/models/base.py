@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -228,6 +228,15 @@ class Choice:
     logprobs: tuple[int, float] | None = None
     """How many likely tokens to tell with each, and the lowest log-probability told; None: nothing of the kind."""
 
+    def of(self, rows: Sequence[int]) -> Choice:
+        """That of these rows."""
+        return replace(
+            self,
+            positions=tuple(self.positions[row] for row in rows),
+            allowed=tuple(self.allowed[row] for row in rows if self.allowed),
+            bars=tuple(self.bars[row] for row in rows if self.bars),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
@@ -310,6 +319,10 @@ class Chooser(Protocol):
         Returns: for each part with a `choice` what that chooses, or its rows; for others their rows; or an error.
         """
         ...
+
+
+Call = Callable[[Sequence[Part]], list[Any]]
+"""`TargetEngine.verify` or `Chooser.choose`."""
 
 
 @runtime_checkable

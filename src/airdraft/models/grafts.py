@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import (
     Around,
+    Call,
+    Chooser,
     Copier,
     FloatArray,
     LocalEngine,
@@ -86,6 +89,8 @@ class Grafted(LocalEngine):
         self.info, self._engine = engine.info, engine
         if isinstance(engine, Copier):
             self.copy = partial(self._copy, engine)
+        if isinstance(engine, Chooser):
+            self.choose = partial(self._run, engine.choose)
 
     def _copy(self, engine: Copier, cache: GraftCache, length: int) -> GraftCache:
         """See `Copier.copy`."""
@@ -106,7 +111,10 @@ class Grafted(LocalEngine):
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`."""
-        found: dict[int, FloatArray | AirdraftError] = {}
+        return self._run(self._engine.verify, batch)
+
+    def _run(self, call: Call, batch: Sequence[Part]) -> list[Any]:
+        found: dict[int, Any] = {}
         plans: dict[int, _Plan] = {}
         for i, part in enumerate(batch):
             try:
@@ -114,7 +122,7 @@ class Grafted(LocalEngine):
                 plans[i] = _planned(part)
             except ModelError as error:
                 found[i] = error.with_traceback(None)  # which would hold on to the cache
-        rows = self._engine.verify([plan.part for plan in plans.values()])
+        rows = call([plan.part for plan in plans.values()])
         for (i, plan), got in zip(plans.items(), rows, strict=True):
             cache = batch[i].cache
             if isinstance(got, AirdraftError):
@@ -124,7 +132,9 @@ class Grafted(LocalEngine):
                     cache.lineage, cache.firm, cache.main, cache.tokens = cache.lineage.kept(held), held, (), ()
                 continue
             cache.lineage, cache.firm, cache.main, cache.tokens = plan.lineage, plan.firm, plan.main, plan.tokens
-            found[i] = got if plan.rows == list(range(len(got))) else got[plan.rows]
+            found[i] = got
+            if plan.rows != list(range(len(got))):
+                found[i] = [got[row] for row in plan.rows] if isinstance(got, list) else got[plan.rows]
         return [found[i] for i in range(len(batch))]
 
 
@@ -148,9 +158,14 @@ def _planned(part: Part) -> _Plan:
     rows = len(order) - min(places, default=len(order))
     fed = [tokens[at - base] for at in order]
     lead = next((i for i, at in enumerate(main, base) if i != at), base + len(main))  # main positions in their places
+    wanted = [place - (len(order) - rows) for place in places]
+    choice = part.choice
+    if choice is not None and wanted != list(range(rows)):
+        # Nobody looks at the others. Bars are of a chain whose rows are all looked at.
+        choice = None if choice.bars else choice.of([wanted.index(row) if row in wanted else 0 for row in range(rows)])
     return _Plan(
-        Part(cache.inner, base, fed, rows, None if chain else tuple(parents)),
-        [place - (len(order) - rows) for place in places],
+        Part(cache.inner, base, fed, rows, None if chain else tuple(parents), choice=choice),
+        wanted,
         lineage, lead, tuple(main[lead - base :]), tokens[lead - base :],
     )  # fmt: skip
 

@@ -7,8 +7,9 @@ it gets what they have of their own, and the beginning beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -17,6 +18,7 @@ import numpy as np
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import (
     Around,
+    Chooser,
     EngineInfo,
     FloatArray,
     LocalEngine,
@@ -169,6 +171,8 @@ class Sharing(LocalEngine):
     def __init__(self, engine: Splicer) -> None:
         """Raises: `ModelError` if rows behind a beginning are not those of the whole text, which a trial tells."""
         self.info, self._engine = engine.info, engine
+        if isinstance(engine, Chooser):
+            self.choose = partial(self._run, engine.choose)
         if self.max_context >= LEAST and not self._splices():
             raise ModelError(f"{self.name} attends in ways that cannot be spliced; leave --splice out")
 
@@ -202,7 +206,10 @@ class Sharing(LocalEngine):
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`. Texts of one beginning share calls."""
-        found: dict[int, FloatArray | AirdraftError] = {}
+        return self._run(self._engine.verify, batch)
+
+    def _run(self, call: Callable[..., list[Any]], batch: Sequence[Part]) -> list[Any]:
+        found: dict[int, Any] = {}
         groups: dict[Beginning | None, list[int]] = {}
         parts = list(batch)
         for i, part in enumerate(batch):
@@ -214,7 +221,7 @@ class Sharing(LocalEngine):
                 parts[i] = _own(part)
                 groups.setdefault(part.cache.beginning, []).append(i)
         for beginning, group in groups.items():
-            found.update(zip(group, self._engine.verify([parts[i] for i in group], beginning), strict=True))
+            found.update(zip(group, call([parts[i] for i in group], beginning), strict=True))
         return [found[i] for i in range(len(batch))]
 
 
@@ -225,4 +232,4 @@ def _own(part: Part) -> Part:
         keep, picks = keep + 1, tuple(pick - 1 for pick in picks[1:])
     follows = keep + len(picks) + min(part.parents or (-1,))
     cache.own(min(keep, follows + 1))
-    return Part(cache.inner, keep - cache.start, part.tokens, part.rows, part.parents, picks)
+    return Part(cache.inner, keep - cache.start, part.tokens, part.rows, part.parents, picks, part.choice)

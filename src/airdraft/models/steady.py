@@ -19,6 +19,8 @@ import numpy as np
 from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.base import (
     Around,
+    Call,
+    Chooser,
     Copier,
     EngineInfo,
     Exactness,
@@ -111,6 +113,8 @@ class Banded(LocalEngine):
         self._engine, self._least, self._most = engine, least, most
         if isinstance(engine, Copier):
             self.copy = partial(self._copy, engine)
+        if isinstance(engine, Chooser):
+            self.choose = partial(self._run, engine.choose)
 
     def _copy(self, engine: Copier, cache: BandCache, length: int) -> BandCache:
         """See `Copier.copy`."""
@@ -127,9 +131,12 @@ class Banded(LocalEngine):
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         """See `TargetEngine.verify`. A part of several pieces that fails has lost what followed its `keep`."""
+        return self._run(self._engine.verify, batch)
+
+    def _run(self, call: Call, batch: Sequence[Part]) -> list[Any]:
         failed: dict[int, AirdraftError] = {}
         pieces: dict[int, Iterator[tuple[Part, int]]] = {}
-        rows: dict[int, list[FloatArray]] = {}
+        rows: dict[int, list[Any]] = {}
         for i, part in enumerate(batch):
             try:
                 check(self.info, part)
@@ -137,7 +144,7 @@ class Banded(LocalEngine):
             except ModelError as error:
                 failed[i] = error.with_traceback(None)  # which would hold on to the cache
         while fed := {i: piece for i, each in pieces.items() if (piece := next(each, None)) and i not in failed}:
-            found = self._engine.verify([part for part, _ in fed.values()])
+            found = call([part for part, _ in fed.values()])
             for (i, (_, wanted)), got in zip(fed.items(), found, strict=True):
                 if isinstance(got, AirdraftError):
                     failed[i] = got
@@ -160,10 +167,14 @@ class Banded(LocalEngine):
             if part.parents is not None:
                 mine = tuple(parent - start for parent in part.parents[start:end])
                 parents = mine + mine[-1:] * again
+            choice = part.choice if wanted else None
+            if choice is not None:  # of what is fed again the row that is dropped chooses as the last one does
+                first = end - wanted - (n - part.rows)
+                choice = choice.of([*range(first, first + wanted), *[first + wanted - 1] * again])
             if start == 0:
-                yield Part(part.cache.inner, part.keep, fed, rows, parents, part.picks), wanted
+                yield Part(part.cache.inner, part.keep, fed, rows, parents, part.picks, choice), wanted
             else:
-                yield Part(part.cache.inner, keep + start, fed, rows, parents), wanted
+                yield Part(part.cache.inner, keep + start, fed, rows, parents, choice=choice), wanted
 
 
 def steadied(engine: Engine) -> Engine:
@@ -315,5 +326,8 @@ def _rows(
     return raised(engine.verify([Part(cache, keep, tokens, rows, parents, picks)]).pop())
 
 
-def _joined(rows: list[FloatArray]) -> FloatArray:
+def _joined(rows: list[Any]) -> Any:
+    """The rows of all pieces, or where an engine chose the answers to those that were asked for."""
+    if any(isinstance(each, list) for each in rows):
+        return [row for each in rows for row in each]
     return rows[0] if len(rows) == 1 else np.concatenate(rows)

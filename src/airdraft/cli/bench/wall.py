@@ -71,6 +71,32 @@ def engines(
 
 
 @bench.command()
+def card(
+    size: Annotated[
+        str | None, typer.Option(help="tiny, 1b or 8b; without it what fits the card twice, on a CPU tiny.")
+    ] = None,
+    json_file: JsonFile = None,
+    page: Pages = None,
+    no_color: options.NoColor = False,
+) -> None:
+    """The hf engine on this machine's GPU, beside transformers, a captured graph and the card's limit, in wall clock.
+
+    Takes 2 minutes and, for 8b, 16 GB of disk for random weights. Block `card` of
+    a --page is renewed. Without a GPU it runs on the CPU, and says so.
+
+      airdraft bench card --page docs/deploy.md
+    """
+    from airdraft.lab.wall import card as lab  # noqa: PLC0415
+
+    console = console_for(no_color, json_file)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, progress(console, "calls") as on_step:
+        found = lab.card(lab.checked(size or lab.fitting()), Path(folder), on_step)
+    write_json(json_file, {**msgspec.to_builtins(found), "positions": lab.HELD, "turns": lab.TURNS})
+    console.print(Markdown(lab.table(found)))
+    renew_pages(page, {"card": lab.table(found)})
+
+
+@bench.command()
 def sessions(json_file: JsonFile = None, page: Pages = None, no_color: options.NoColor = False) -> None:
     """Many devices at once on one edge, which batches or does not, in wall clock. 3 minutes.
 

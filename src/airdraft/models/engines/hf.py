@@ -70,7 +70,7 @@ class HfModel(LocalEngine):
         Raises: `ModelError` if torch or transformers is missing, a file is missing or broken, or the model cannot be
         rolled back.
         """
-        self._torch, self._transformers = _libraries()
+        self._torch, self._transformers = libraries()
         if threads is not None:
             self._torch.set_num_threads(threads)
         self._device = _device(self._torch, device)
@@ -114,6 +114,16 @@ class HfModel(LocalEngine):
         self._graphs = Graphs(self._pages, self._device, self._model.dtype, self._logits, capture)
         return self._graphs
 
+    @property
+    def dtype(self) -> Any:
+        """PyTorch's type of the weights."""
+        return self._model.dtype
+
+    @property
+    def uncaptured(self) -> str:
+        """Why small calls are not captured as graphs; empty: they are."""
+        return "there is no GPU, or the model takes no mask" if self._graphs is None else self._graphs.off
+
     def new_cache(self) -> HfCache:
         """An empty cache for one sequence."""
         return HfCache(self._pages)
@@ -134,9 +144,11 @@ class HfModel(LocalEngine):
         """See `Splicer.verify`. Parts of up to 32 tokens share forwards, longer ones run alone."""
         return self._each(batch, beginning, rows_of)
 
-    def choose(self, batch: Sequence[Part]) -> list[Chosen | FloatArray | AirdraftError]:
+    def choose(
+        self, batch: Sequence[Part], beginning: Beginning | None = None
+    ) -> list[Chosen | FloatArray | AirdraftError]:
         """See `Chooser.choose`."""
-        return self._each(batch, None, chosen)
+        return self._each(batch, beginning, chosen)
 
     def _each(self, batch: Sequence[Part], beginning: Beginning | None, take: _Take) -> list[Any]:
         """What `take` makes of the rows of each part, or an error."""
@@ -152,7 +164,7 @@ class HfModel(LocalEngine):
                 else:
                     found[i] = self._run([parts[i]], beginning, take)[0]
             except ModelError as error:
-                found[i] = error
+                found[i] = error.with_traceback(None)  # which would hold on to the cache, and to tensors
         most = self.info.max_batch
         for start in range(0, len(narrow), most):
             together = narrow[start : start + most]
@@ -164,7 +176,10 @@ class HfModel(LocalEngine):
         try:
             return self._run(parts, beginning, take)
         except ModelError as error:
-            return [error] if len(parts) == 1 else [self._together([part], beginning, take)[0] for part in parts]
+            if len(parts) == 1:
+                return [error.with_traceback(None)]
+        # Not while the error is there, which holds on to what filled the memory.
+        return [self._together([part], beginning, take)[0] for part in parts]
 
     def _run(self, parts: list[Part], beginning: Beginning | None = None, take: _Take = rows_of) -> Sequence[Any]:
         """One forward of all parts, and their caches grown."""
@@ -193,7 +208,7 @@ class HfModel(LocalEngine):
         except Exception as problem:  # PyTorch's errors and those of models' code share no base class
             raise ModelError(
                 f"{self.name} cannot run {fed} tokens after {kept} in a batch of {len(parts)}: {first_line(problem)}"
-            ) from problem
+            ) from problem.with_traceback(None)
         for part, line in zip(parts, lines, strict=True):
             part.cache.length, part.cache.lineage = line.lineage.length, line.lineage
         return found
@@ -254,8 +269,11 @@ def past_name(model: Any) -> str:
     return next((name for name in ("cache", "past_key_values") if name in takes), "")
 
 
-def _libraries() -> tuple[Any, Any]:
-    """torch and transformers, imported only when an engine is made: they take seconds, and an extra."""
+def libraries() -> tuple[Any, Any]:
+    """torch and transformers, imported only when an engine is made: they take seconds, and an extra.
+
+    Raises: `ModelError` if they are not installed.
+    """
     try:
         torch, transformers = import_module("torch"), import_module("transformers")
     except ImportError as problem:

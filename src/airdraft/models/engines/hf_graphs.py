@@ -66,8 +66,8 @@ class Buffers:
         self.whole = torch.zeros(texts * columns, dtype=torch.int64, device=device)
         self.new = torch.zeros(texts * fed, dtype=torch.int64, device=device)
         self.columns = Columns(pages, columns - fed, self.new, self.whole, private=False)
-        self.pages = pages.count
-        """How many there were: where there are more now, they lie elsewhere."""
+        self.moves = pages.moves
+        """Of the pages until then."""
         self.run: Run | None = None
 
     def write(self, inputs: Inputs, rows: Any) -> None:
@@ -141,7 +141,7 @@ class Graphs:
 
     def _buffers(self, shape: Shape) -> Buffers:
         """Those of a shape, made if need be, or anew if the pages have moved."""
-        if any(each.pages != self._pages.count for each in self._made.values()):
+        if any(each.moves != self._pages.moves for each in self._made.values()):
             self._made.clear()
         found = self._made.get(shape)
         if found is None:

@@ -38,6 +38,8 @@ class Pages:
         """Heads of keys and values, by the same."""
         self.gone: deque[list[int]] = deque()
         """Pages of caches that were dropped, maybe by another thread; taken back when pages are needed."""
+        self.moves = 0
+        """How often they have moved, or some of them: what was captured before reads where nothing is any more."""
         self._torch, self._device = import_module("torch"), device
         self._holders = [1]
         """For each page, how many sequences have it."""
@@ -126,7 +128,7 @@ class Pages:
 
     @property
     def count(self) -> int:
-        """How many there are. When there are more, all lie elsewhere."""
+        """How many there are."""
         return len(self._holders)
 
     def _index(self, rows: Any) -> Any:
@@ -141,16 +143,22 @@ class Pages:
         return self.layers[index]
 
     def _grow(self, count: int) -> None:
-        """Make `count` pages more; a layer moves after the other, so that little is there twice."""
+        """Make `count` pages more; a layer moves after the other, so that little is there twice.
+
+        If memory ends on the way, some layers have moved, and there are as many pages as before.
+        """
         first = len(self._holders)
-        self._free.update(range(first, first + count))
-        self._holders.extend([0] * count)
+        rows = PAGE * (first + count)
+        self.moves += 1
         for layer in self.layers.values():
             for i, old in enumerate(layer):
-                layer[i] = old.new_zeros(PAGE * len(self._holders), old.shape[1])
-                layer[i][: len(old)] = old
-                if self._private:
-                    old.zero_()
+                if len(old) < rows:
+                    layer[i] = old.new_zeros(rows, old.shape[1])
+                    layer[i][: len(old)] = old
+                    if self._private:
+                        old.zero_()
+        self._free.update(range(first, first + count))
+        self._holders.extend([0] * count)
 
 
 @dataclass
