@@ -180,7 +180,8 @@ def test_tools_are_called_and_answered(talk: openai.OpenAI) -> None:
     ]  # fmt: skip
     assert "".join(event.delta for event in events[3 : 3 + deltas]) == call.arguments == events[3 + deltas].arguments
     assert events[2].item.arguments == ""
-    with talk.responses.stream(**asked, tool_choice="required", parallel_tool_calls=False) as stream:
+    some = {"type": "allowed_tools", "mode": "required", "tools": [named]}
+    with talk.responses.stream(**asked, tool_choice=some, parallel_tool_calls=False) as stream:
         [parsed] = stream.get_final_response().output
     assert parsed.type == "function_call"
     assert parsed.name == "weather"
@@ -363,6 +364,7 @@ def test_items_are_the_messages_of_a_chat() -> None:
         ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{}]}}, "tool_choice"),
         ({"tools": [{**WEATHER, "parameters": {"type": "array"}}]}, "tools[0].parameters"),
         ({"conversation": "c"}, "conversation"),
         ({"background": True}, "background"),

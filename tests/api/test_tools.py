@@ -39,6 +39,12 @@ def tool(name: str, strict: bool = False, **properties: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": parameters, "strict": strict}}
 
 
+def allowing(mode: str, *names: str) -> dict[str, Any]:
+    """A `tool_choice` that names the tools that may be called."""
+    some = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": some}}
+
+
 WEATHER = tool("weather", city={"enum": ["Bonn", "Ulm"]}, days={"type": "integer", "minimum": 1, "maximum": 9})
 STOP = tool("stop")
 
@@ -156,6 +162,25 @@ def test_a_guide_holds_calls_and_leaves_words_alone(name: str, tokenizer: Tokeni
     assert not ends(named, spoken(form, [("stop", "{}")]))
     assert not ends(named, spoken(form, [right, right]))
     assert ends("auto", "anything", strict=False)
+    for mode in ("required", "auto"):
+        some = allowing(mode, "weather")
+        assert ends(some, spoken(form, [right, right]))
+        assert not ends(some, spoken(form, [right, ("stop", "{}")]))
+        assert not ends(some, spoken(form, [wrong]))
+        assert ends(some, "It is sunny.") == (mode == "auto")
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_what_may_not_be_called_is_words(flat: bool) -> None:
+    given: Any = [WEATHER, STOP]
+    choice = allowing("auto", "weather")
+    if flat:
+        given = [{"type": "function", **each["function"]} for each in given]
+        choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "weather"}]}
+    found = tools_of(given, choice, None, flat)
+    assert found is not None
+    assert [each.name for each in found.tools] == ["weather", "stop"]  # the prompt has both
+    assert (found.must, found.several, found.names) == (False, True, frozenset({"weather"}))
 
 
 @pytest.mark.parametrize(
@@ -174,6 +199,10 @@ def test_a_guide_holds_calls_and_leaves_words_alone(name: str, tokenizer: Tokeni
         ({"tools": [STOP], "tool_choice": "weather"}, "tool_choice"),
         ({"tools": [STOP], "tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [STOP], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"tools": [STOP], "tool_choice": allowing("auto")}, "tool_choice"),
+        ({"tools": [STOP], "tool_choice": allowing("none", "stop")}, "tool_choice"),
+        ({"tools": [STOP], "tool_choice": allowing("required", "stop", "weather")}, "tool_choice"),
         ({"tools": [STOP], "response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [STOP], "ignore_eos": True}, "ignore_eos"),
     ],

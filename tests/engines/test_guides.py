@@ -34,6 +34,8 @@ from .conftest import Tmp, _llama_server
 
 pytest.importorskip("llguidance")
 
+SLOW = (pytest.mark.slow, pytest.mark.timeout(600))
+
 Name = {
     "type": "object", "properties": {"name": {"type": "string", "maxLength": 20}}, "required": ["name"],
     "additionalProperties": False,
@@ -93,16 +95,22 @@ def _cut(_: Tmp) -> Iterator[TargetEngine]:
 
 @contextmanager
 def _vllm(request: pytest.FixtureRequest) -> Iterator[TargetEngine]:
-    yield load_target("target", engine="vllm", urls=[request.getfixturevalue("vllm_url")])[0]
+    found: Any = load_target("target", engine="vllm", urls=[request.getfixturevalue("vllm_url")])[0]
+    if request.param == NARROW:
+        found._widest = found.info.top_k
+    yield found
+
+
+NARROW = "vllm-narrow"
+"""A vLLM that tells no more of the likeliest tokens than each row has: others are drawn."""
 
 
 @pytest.fixture(
-    scope="module",
-    params=["cut", pytest.param("llamaserver", marks=pytest.mark.slow), pytest.param("vllm", marks=pytest.mark.slow)],
+    scope="module", params=["cut", *(pytest.param(name, marks=SLOW) for name in ("llamaserver", "vllm", NARROW))]
 )
 def engine(request: pytest.FixtureRequest, tmp_path_factory: Tmp) -> Iterator[TargetEngine]:
-    made: dict[str, Any] = {"cut": _cut, "llamaserver": _llama_server, "vllm": lambda _: _vllm(request)}
-    with made[request.param](tmp_path_factory) as found:
+    made: dict[str, Any] = {"cut": _cut, "llamaserver": _llama_server}
+    with made.get(request.param, lambda _: _vllm(request))(tmp_path_factory) as found:
         yield found
 
 
@@ -138,11 +146,16 @@ def own(spec: GuideSpec, params: SamplingParams, seed: int, most: int) -> list[i
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("law", PARAMS)
-def test_a_guided_text_is_the_targets_own(engine: TargetEngine, name: str, law: str) -> None:
+def test_a_guided_text_is_the_targets_own(
+    engine: TargetEngine, name: str, law: str, request: pytest.FixtureRequest
+) -> None:
+    if NARROW in request.node.name and name == "letters" and PARAMS[law].top_k == 20:
+        pytest.skip("of 3,000 tokens that are allowed, up to 20 would be drawn one after the other, at each place")
     spec, params, refused = FORMS[name], PARAMS[law], 0
-    for seed in range(3 if isinstance(engine, Cut) else 2):
+    schemes = SCHEMES if law == "greedy" else SCHEMES[:-1]
+    for seed in range(3 if isinstance(engine, Cut) else 1):
         true = own(spec, params, seed, 24)
-        for scheme in SCHEMES if law == "greedy" else SCHEMES[:3]:
+        for scheme in schemes if isinstance(engine, Cut) else {schemes[0], schemes[-1]}:
             found = text_of(Request(PROMPT, SchemeSpec(scheme), params, seed, 24, guide=spec), engine)
             if isinstance(found, AirdraftError):
                 assert isinstance(found, RefusedError | GuideError)

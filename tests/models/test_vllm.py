@@ -178,8 +178,8 @@ def test_coupled_text(vllm: VllmTarget, target: OnnxModel, prompt: list[int], se
 
 
 def test_more_tokens_than_it_returns(vllm_url: str) -> None:
-    with pytest.raises(ModelError, match=r"logprobs of 21, which is greater.*with --max-logprobs 21 or more"):
-        VllmTarget(shipped("target"), [vllm_url], top_k=21)
+    with pytest.raises(ModelError, match=r"logprobs of 4001, which is greater.*with --max-logprobs 4001 or more"):
+        VllmTarget(shipped("target"), [vllm_url], top_k=4001)
 
 
 def test_killed_in_the_middle_of_a_text(vllm_url: str, target: OnnxModel, caplog: pytest.LogCaptureFixture) -> None:

@@ -38,6 +38,7 @@ FLAGS = [
     *("--host", "127.0.0.1"),  # nobody else may ask it
     "--enforce-eager",  # compiling takes longer than the tests
     *("--max-model-len", "1024"),
+    *("--max-logprobs", "4000"),  # of a row that tells too little under a guide
     *("--block-size", "32"),  # of the prefix cache, the least on a CPU: more of its edges are met, and less is computed
 ]
 

@@ -197,7 +197,7 @@ FIELDS: tuple[Field, ...] = (
     _done("add_generation_prompt", "for the template; true unless given", TALKS),
     _done("chat_template_kwargs", "further variables for the template", TALKS),
     _done("tools", "up to 128 functions that the model may call, for the template; see below", TALKS),
-    _done("tool_choice", "`auto`, `none`, `required`, or the one function that must be called", TALKS),
+    _done("tool_choice", "`auto`, `none`, `required`, the one function that must be called, or `allowed_tools`", TALKS),
     _done("parallel_tool_calls", "whether the answer may hold several calls; true unless given", TALKS),
     # Refused: what would change the distribution.
     _refused("length_penalty tfs_z", (1,), _OWN),

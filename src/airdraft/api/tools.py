@@ -65,23 +65,25 @@ class Tools:
     tools: tuple[Tool, ...]
     must: bool = False
     """Whether the answer is a call."""
-    only: str | None = None
-    """The one tool that may be called; None: any."""
+    only: frozenset[str] | None = None
+    """The tools that may be called; None: all."""
     several: bool = True
     """Whether it may call more than once."""
     names: frozenset[str] = field(init=False)
+    """Of the tools that may be called."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "names", frozenset(tool.name for tool in self.tools))
+        names = frozenset(tool.name for tool in self.tools)
+        object.__setattr__(self, "names", names if self.only is None else self.only)
 
     def guide(self, form: CallForm) -> GuideSpec | None:
         """Return the grammar of answers; None if nothing holds them. Raises: `BadParameterError` if it is too large.
 
         Unless it must call, only tools that are all `strict` hold an answer, from where a call begins.
         """
-        if not (self.must or all(tool.strict for tool in self.tools)):
+        some = [tool for tool in self.tools if tool.name in self.names]
+        if not (self.must or all(tool.strict for tool in some)):
             return None
-        some = [tool for tool in self.tools if self.only in (None, tool.name)]
         call = f"{_quoted(form.open)} body {_quoted(form.close)}" if form.open else "body"
         lines = ["body: " + " | ".join(f"call_{at}" for at in range(len(some)))]
         lines += [f"call_{at}: %json {json.dumps(_schema(tool, form))}" for at, tool in enumerate(some)]
@@ -151,15 +153,39 @@ def tools_of(tools: Any, choice: Any, parallel: bool | None, flat: bool = False)
         return None
     if choice in (None, "auto", "required"):
         return Tools(found, choice == "required", None, parallel is not False)
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        mode, some = _allowed(choice, flat)
+        listed = frozenset(_named(each, names, flat) for each in some)
+        return Tools(found, mode == "required", listed, parallel is not False)
+    return Tools(found, True, frozenset([_named(choice, names, flat)]), several=False)
+
+
+def _allowed(choice: dict[str, Any], flat: bool) -> tuple[str, list[Any]]:
+    """Return what an `allowed_tools` of `tool_choice` says: `auto` or `required`, and the tools that may be called."""
+    said = {name: value for name, value in choice.items() if name != "type"} if flat else choice.get("allowed_tools")
+    mode, some = (said.get("mode"), said.get("tools")) if isinstance(said, dict) else (None, None)
+    if mode not in ("auto", "required") or not isinstance(some, list) or not 0 < len(some) <= MOST_TOOLS:
+        form = '"mode": "auto" or "required", "tools": […]'
+        form = form if flat else f'"allowed_tools": {{{form}}}'
+        raise invalid("tool_choice", f"tool_choice is of type allowed_tools, and is not {form}; give that")
+    if not flat:
+        only("tool_choice", choice, "type", "allowed_tools")
+    only("tool_choice" if flat else "tool_choice.allowed_tools", said, "mode", "tools")
+    return mode, some
+
+
+def _named(choice: Any, names: list[str], flat: bool) -> str:
+    """Return the tool that a choice names."""
     function = _function("tool_choice", choice, flat)
     one = function.get("name") if isinstance(function, dict) else None
     if function is None or not isinstance(one, str):
         form = '{"type": "function", "name": …}' if flat else '{"type": "function", "function": {"name": …}}'
-        raise invalid("tool_choice", f"tool_choice is none of auto, none, required and {form}; give one of them")
+        what = f"tool_choice is none of auto, none, required, {form} and a choice of allowed_tools among such"
+        raise invalid("tool_choice", f"{what}; give one of them")
     only("tool_choice" if flat else "tool_choice.function", function, "name")
     if one not in names:
         raise invalid("tool_choice", f"tool_choice names {one[:MOST_NAME]!r}, which is none of the tools; give one")
-    return Tools(found, True, one, several=False)
+    return one
 
 
 def _function(where: str, given: Any, flat: bool) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ class Enough(Guide):
         """See `Guide.bent`. Raises: `GuideError` for a row that does not tell enough."""
         told = int(np.isfinite(row).sum())
         allowed = self.inner.allowed()
-        if allowed is None or self.needed is None or told >= min(self.needed, int(allowed.sum())):
+        if allowed is None or told >= min(self.needed, int(allowed.sum())):
             return row
         what = f"the guide allows {int(allowed.sum())} tokens at one place, and of the {self.needed} likeliest of them"
         remedy = "ask with temperature 0 or a lower top_k, start vLLM with a higher --max-logprobs, or ask an edge "
