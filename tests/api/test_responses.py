@@ -373,6 +373,8 @@ def test_items_are_the_messages_of_a_chat() -> None:
         ({"metadata": {"a": 1}}, "metadata[...]"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"before": []}, "before"),
+        ({"messages": []}, "messages"),
+        ({"input": [{"type": "reasoning", "summary": []}], "instructions": "Be brief."}, "input"),
     ],
 )
 def test_a_mistake_is_a_400_that_names_the_field(fields: dict[str, Any], param: str) -> None:

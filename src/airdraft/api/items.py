@@ -47,7 +47,7 @@ def messages_of(
             what = f"{where} is of type {shown(str(kind))}, and items are {known}; leave it out"
             raise ApiError(400, what, where, "unsupported_parameter")
         read(where, item, found, names, whole)
-    if not found:
+    if all(item.get("type") == "reasoning" for item in (*before, *items)):
         raise mistyped("input", "input holds no message; give one")
     return found
 

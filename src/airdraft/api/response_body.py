@@ -23,6 +23,8 @@ class ResponseBody(TalkBody, kw_only=True):
 
     before: Sequence[Any] = ()
     """Items of the answer that is gone on from, and of those before it. No field of a request."""
+    messages: Sequence[dict[str, Any]] = ()
+    """The conversation, as `check` and `follow` make it of the items. No field of a request."""
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -38,8 +40,13 @@ class ResponseBody(TalkBody, kw_only=True):
         return self.input
 
     def talk(self) -> list[dict[str, Any]]:
-        """Return the messages of the conversation. Raises: `ApiError`."""
-        return messages_of(self.items(), self.instructions, self.before)
+        """Return the messages of the conversation."""
+        return list(self.messages)
+
+    def follow(self, before: Sequence[Any]) -> None:
+        """Go on from an answer: from its items, and those before it. Raises: `ApiError`."""
+        self.before = before
+        self.messages = messages_of(self.items(), self.instructions, before)
 
     def named(self, error: ApiError) -> ApiError:
         """See `Body.named`."""
@@ -60,7 +67,7 @@ class ResponseBody(TalkBody, kw_only=True):
             raise invalid("top_logprobs", f'top_logprobs goes with include: ["{LIKELY}"]; give both')
         if self.wanted_logprobs() is not None and self.called() is not None:
             raise invalid("include", "an answer that may call tools has no log-probabilities; leave them out")
-        messages_of(self.items(), whole=self.previous_response_id is None)
+        self.messages = messages_of(self.items(), self.instructions, whole=self.previous_response_id is None)
 
     def wanted_logprobs(self) -> int | None:
         """See `Body.wanted_logprobs`."""

@@ -264,7 +264,7 @@ def response_routes(api: Conversing) -> list[Route]:
                 if found is None:
                     what = f"there is no response {shown(name)!r} here, or no longer; send all of the talk in input"
                     raise ApiError(400, what, "previous_response_id", "previous_response_not_found")
-                body.before = found[1]
+                body.follow(found[1])
             keep = None if body.store is False or has_private(body.talk()) else partial(_keep, kept, owner(http))
             return await api.conversed(writer, body, partial(ResponseAnswer, body, keep))
 
