@@ -201,6 +201,7 @@ def test_what_may_not_be_called_is_words(flat: bool) -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [STOP], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         ({"tools": [STOP], "tool_choice": allowing("auto")}, "tool_choice"),
+        ({"tools": [STOP], "tool_choice": {**allowing("auto", "stop"), "mode": "auto"}}, "tool_choice.mode"),
         ({"tools": [STOP], "tool_choice": allowing("none", "stop")}, "tool_choice"),
         ({"tools": [STOP], "tool_choice": allowing("required", "stop", "weather")}, "tool_choice"),
         ({"tools": [STOP], "response_format": {"type": "json_object"}}, "response_format"),
