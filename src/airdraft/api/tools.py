@@ -163,7 +163,8 @@ def tools_of(tools: Any, choice: Any, parallel: bool | None, flat: bool = False)
 def _allowed(choice: dict[str, Any], flat: bool) -> tuple[str, list[Any]]:
     """Return what an `allowed_tools` of `tool_choice` says: `auto` or `required`, and the tools that may be called."""
     said = {name: value for name, value in choice.items() if name != "type"} if flat else choice.get("allowed_tools")
-    mode, some = (said.get("mode"), said.get("tools")) if isinstance(said, dict) else (None, None)
+    said = said if isinstance(said, dict) else {}
+    mode, some = said.get("mode"), said.get("tools")
     if mode not in ("auto", "required") or not isinstance(some, list) or not 0 < len(some) <= MOST_TOOLS:
         form = '"mode": "auto" or "required", "tools": […]'
         form = form if flat else f'"allowed_tools": {{{form}}}'
