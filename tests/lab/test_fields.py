@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from airdraft.cli import app
 from airdraft.core import law, schemes
 from airdraft.core.law import Guide, Place
-from airdraft.core.messages import GuideSpec
+from airdraft.core.messages import GuideSpec, SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 from airdraft.guides import Bias, of_bias
@@ -163,6 +163,14 @@ def test_the_command_shows_every_field_of_a_scheme(monkeypatch: pytest.MonkeyPat
     assert "2 of 2" in words.stdout
     assert "5 of 5" in words.stdout
     assert words.stdout.rstrip().endswith("passes")
+
+
+def test_a_scheme_that_cannot_write_is_shown_with_its_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fields, "FIELDS", {"top_k": FIELDS["top_k"]})
+    monkeypatch.setattr("airdraft.lab.conform.variants", lambda name: [(name, SchemeSpec(name, bits=99))])
+    done = CliRunner().invoke(app, ["conform", "--scheme", "topk", "--fields", "--texts", "200", "--no-color"])
+    assert done.exit_code == 1
+    assert "bits is 99" in done.stdout
 
 
 @pytest.mark.parametrize("words", [["--broken"], ["--example", "inverted"], ["--all", "--engine", "onnx"]])

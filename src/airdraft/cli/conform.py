@@ -127,13 +127,14 @@ def _of_fields(
     else:
         lines = list[tuple[str, ...]]()
         for row in cells:
-            faulty = ", ".join(cell.field for cell in row if not cell.exact)
+            fault = next((cell.fault for cell in row if cell.fault), "")
+            wrong = ", ".join(cell.field for cell in row if not cell.exact)
             unseen = ", ".join(cell.field for cell in row if not cell.holds)
-            verdict = f"NOT EXACT: {faulty}" if faulty else f"too few texts: {unseen}" if unseen else "passes"
+            verdict = f"NOT EXACT: {wrong}" if wrong else f"too few texts: {unseen}" if unseen else "passes"
             exact = f"{sum(cell.exact for cell in row)} of {len(row)}"
             told = f"{sum(cell.told for cell in row)} of {sum(len(cell.wrong) for cell in row)}"
             least = min(row, key=lambda cell: cell.p_value)
-            lines.append((row[0].scheme, exact, f"{least.p_value:.2g}", told, verdict))
+            lines.append((row[0].scheme, exact, f"{least.p_value:.2g}", told, fault or verdict))
         _table(("scheme", "fields exact", "least p", "wrong laws told apart", "verdict"), lines, no_color)
     return all(cell.holds for row in cells for cell in row)
 
