@@ -50,8 +50,10 @@ def test_how_a_method_stands_is_said_from_the_rows() -> None:
     learned = {task: {"some net": lambda seen: seen.observed} for task in bench.TASKS}
     first, then = bench.reached(estimates + predictions, learned).splitlines()
     assert "better than least squares in 21 of 21 cells" in first
-    assert "-0.5 dB at 3 km/h, +0.5 dB at 30 km/h, +0.5 dB at 120 km/h; at most 1 dB behind at 3 of 3 speeds" in first
-    assert "better than autoregression in 12 of 15 cells; the mean difference is -1.1 dB" in then
+    assert (
+        "-0.50 dB at 3 km/h, +0.50 dB at 30 km/h, +0.50 dB at 120 km/h; at most 1 dB behind at 3 of 3 speeds" in first
+    )
+    assert "better than autoregression in 12 of 15 cells; the mean difference is -1.10 dB" in then
 
 
 def test_folders_of_something_else_are_refused_in_a_line(tmp_path: Path) -> None:

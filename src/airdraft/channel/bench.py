@@ -201,7 +201,7 @@ def reached(rows: list[NmseRow], learned: Mapping[str, Mapping[str, Method]]) ->
         lines_over, at = over(method, LINES, estimates), [each for each in estimates if each[1] == REACHED_SNR_DB]
         apart = dict(zip(SPEEDS_KMH, over(method, LMMSE, at), strict=True))
         near = [f"{speed:g}" for speed, db in apart.items() if db <= REACHED_DB]
-        said = ", ".join(f"{db:+.1f} dB at {speed:g} km/h" for speed, db in apart.items())
+        said = ", ".join(f"{db:+.2f} dB at {speed:g} km/h" for speed, db in apart.items())
         lines.append(
             f"- *{method}* estimates better than least squares in {sum(db < 0 for db in lines_over)} of "
             f"{len(lines_over)} cells. Against LMMSE with estimated covariance, pilots at {REACHED_SNR_DB:g} dB: "
@@ -211,6 +211,6 @@ def reached(rows: list[NmseRow], learned: Mapping[str, Mapping[str, Method]]) ->
         apart_ar = over(method, AUTOREGRESSION, predictions)
         lines.append(
             f"- *{method}* predicts better than autoregression in {sum(db < 0 for db in apart_ar)} of {len(apart_ar)} "
-            f"cells; the mean difference is {np.mean(apart_ar):+.1f} dB."
+            f"cells; the mean difference is {np.mean(apart_ar):+.2f} dB."
         )
     return "\n".join(lines)
