@@ -27,13 +27,12 @@ class UnimodalBandit:
         if not self._pulls:
             what = f"the bandit has a budget of {budget} and {len(arms)} arms; give at least {_most_probes(len(arms))}"
             raise BadParameterError(what)
-        self._plan = self._probes() * self._pulls
-        self._plan.reverse()  # the next is the last
+        self._plan = self._probes()[::-1] * self._pulls  # taken from the end: short drafts first
 
     @property
     def arm(self) -> int:
         """The arm to pull now."""
-        return self._arms[self._plan[-1] if self._plan else self._low]
+        return self._arms[self._low if self.settled else self._plan[-1]]
 
     @property
     def settled(self) -> bool:
@@ -42,11 +41,11 @@ class UnimodalBandit:
 
     def learn(self, reward: float, cost: float) -> None:
         """Learn what a pull of `arm` brought and took, each 0 or more."""
-        if not self._plan:
+        if self.settled:
             return
         at = self._plan.pop()
         self._sums[at] = self._sums[at][0] + reward, self._sums[at][1] + cost
-        if not self._plan:
+        if self.settled:
             self._narrow()
 
     def _probes(self) -> list[int]:

@@ -76,6 +76,8 @@ class Foreseeing(Estimator):
         """
         facts = self.facts()
         gain_s = facts.verify_s - facts.draft_s
-        if gain_s <= 0 or not 0 < facts.acceptance < 1:
+        if gain_s <= 0 or facts.acceptance <= 0:
             return FIRST_LATE_S
+        if facts.acceptance >= 1:
+            return math.inf
         return max(FIRST_LATE_S / 2, gain_s * math.log(HOPELESS) / math.log(facts.acceptance))
