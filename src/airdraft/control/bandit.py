@@ -27,7 +27,7 @@ class UnimodalBandit:
         if not self._pulls:
             what = f"the bandit has a budget of {budget} and {len(arms)} arms; give at least {_most_probes(len(arms))}"
             raise BadParameterError(what)
-        self._plan = self._probes()[::-1] * self._pulls  # taken from the end: short drafts first
+        self._plan = self._probes()[::-1] * self._pulls  # taken from the end: the lowest arm first
 
     @property
     def arm(self) -> int:
@@ -45,7 +45,7 @@ class UnimodalBandit:
             return
         at = self._plan.pop()
         self._sums[at] = self._sums[at][0] + reward, self._sums[at][1] + cost
-        if self.settled:
+        if not self._plan:
             self._narrow()
 
     def _probes(self) -> list[int]:
