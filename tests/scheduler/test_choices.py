@@ -17,9 +17,9 @@ from airdraft.core.law import Guide, Law, Needs, Place
 from airdraft.core.logprobs import UNLIKELY, Logprob
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import AirdraftError, LocalProtocolError, ModelError
-from airdraft.models.base import Choice, EngineInfo, Part
+from airdraft.models.base import Choice, EngineInfo, Part, Wanted
 from airdraft.scheduler import Owner, Scheduler
-from airdraft.scheduler.choices import choice_of
+from airdraft.scheduler.choices import choice_of, wanted_of
 from airdraft.sim.conformance import TableModel
 
 from ..core.test_guides import EOS, VOCAB, Steps
@@ -79,6 +79,39 @@ def test_of_a_forced_token_a_log_probability_may_be_asked() -> None:
     _, forced = found.allowed
     assert forced is not None
     assert forced.tolist() == [False, True, False, False, False, False]
+
+
+class Lacking(Steps):
+    """A grammar over rows that do not tell all."""
+
+    needed = 2
+
+    def after(self, token: int) -> Guide:
+        super().after(token)
+        return Lacking(self._left - 1, token)
+
+
+def test_rows_are_to_tell_what_a_guide_needs() -> None:
+    asked = forward([0, 2, 1, 2, 3], Place(5, Lacking(9, 0)), (-1, 0, 1, 1, 0))
+    first, after_2, after_1, forbidden, forced = wanted_of(asked)
+    assert first is not None
+    assert (first.count, first.allowed.tolist()) == (2, [False, True, True, True, True, True])
+    assert after_2 is not None
+    assert not after_2.allowed[2]
+    assert after_1 is not None
+    assert (forbidden, forced) == (None, None)
+    assert wanted_of(replace(asked, needs=None)) == ()
+    assert wanted_of(forward([1, 2], Place(5, Steps()))) == ()  # rows that tell all
+    assert asked.needs is not None
+    told = wanted_of(replace(asked, needs=replace(asked.needs, logprobs=1)))[4]
+    assert told is not None
+    assert told.allowed.nonzero()[0].tolist() == [1]  # whose log-probability is asked for, though it is forced
+
+
+@pytest.mark.parametrize(("count", "lacks"), [(1, 0), (2, 0), (3, 1), (9, 2)])
+def test_a_row_lacks_what_it_does_not_tell(count: int, lacks: int) -> None:
+    row = np.array([-1, -np.inf, -2, -3, -np.inf, -np.inf], np.float32)
+    assert Wanted(np.array([True, True, False, True, True, False]), count).lacks(row) == lacks
 
 
 class Leaning(Steps):
