@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from airdraft.cli import app
 from airdraft.core import law, schemes
 from airdraft.core.law import Guide, Place
 from airdraft.core.messages import GuideSpec, SchemeSpec
+from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 from airdraft.guides import Bias, of_bias
@@ -109,10 +111,9 @@ def test_every_field_acts_as_it_says_under_every_scheme(label: str) -> None:
 
 @dataclass(frozen=True)
 class Mistaken(Guide):
-    """A guide that bends every row by a wrong law, instead of the right one."""
+    """A guide that is the whole law, right or wrong: it bends every row to the logarithms of its probabilities."""
 
     law: PlainLaw
-    temperature: float
     text: tuple[int, ...] = ()
 
     @property
@@ -125,10 +126,10 @@ class Mistaken(Guide):
         return
 
     def bent(self, row: np.ndarray) -> np.ndarray:
-        """See `Guide.bent`. What the parameters still do to it keeps it as it is, or makes it more wrong."""
+        """See `Guide.bent`."""
         found = np.full(VOCAB, -np.inf)
         for token, chance in self.law.chances(row, self.text).items():
-            found[token] = np.log(chance) * self.temperature
+            found[token] = np.log(chance)
         return found
 
     def after(self, token: int) -> Mistaken:
@@ -142,11 +143,15 @@ class Mistaken(Guide):
 def test_an_implementation_that_is_wrong_about_a_field_fails(
     name: str, label: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def unbent(prompt: tuple[int, ...], spec: SchemeSpec, params: SamplingParams, *rest: Any, **more: Any) -> Request:
+        return Request(prompt, spec, SamplingParams(), *rest, **more)
+
+    monkeypatch.setattr(fields, "Request", unbent)
     label = next(each for each in SCHEMES if each.endswith(label))
     for what, wrong in fields.laws(name).items():
 
         def read(spec: GuideSpec, eos_ids: Sequence[int], wrong: PlainLaw = wrong) -> Guide:
-            return Mistaken(wrong, FIELDS[name].asked.params.temperature)
+            return Mistaken(wrong)
 
         monkeypatch.setattr(fields, "read", read)
         assert fields.tested(label, SCHEMES[label], name, TEXTS, SEED).exact == (what == RIGHT), what

@@ -172,14 +172,15 @@ FIELDS: dict[str, FieldTest] = {
         forbidden, nucleus, looks_back=True, params=SamplingParams(top_p=0.6), min_tokens=1, stop_token_ids=(2,)
     ),
     "ignore_eos": _field(
-        forbidden, typical, looks_back=True, min_tokens=1, stop_token_ids=(2,), ignore_eos=True, typical_p=0.8
+        forbidden, typical, looks_back=True, min_tokens=1, stop_token_ids=(2,), ignore_eos=True, typical_p=0.8,
+        logit_bias={EOS: 1.0},
     ),
     "typical_p": _field(typical, warmed, params=SamplingParams(3.0), typical_p=0.6),
     "temperature": _field(warmed, nucleus, params=SamplingParams(2.0, top_p=0.8)),
     "top_k": _field(forbidden, first, params=_FEW, allowed_token_ids=(0, 1, 3, EOS)),
     "top_p": _field(warmed, nucleus, params=SamplingParams(2.0, top_p=0.4)),
     "min_p": _field(warmed, likely, params=SamplingParams(2.0, min_p=0.65)),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
