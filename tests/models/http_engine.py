@@ -109,8 +109,8 @@ def like_vllm(
         if (asked := body["logprobs"] or 0) > max_logprobs:
             said = f"Requested sample logprobs of {asked}, which is greater than max allowed: {max_logprobs}"
             return 400, {"error": {"message": said}}
-        allowed = body.get("allowed_token_ids") or range(model.vocab_size)
-        if len(allowed) > max(most_allowed, 1) and len(allowed) < model.vocab_size:
+        allowed = body.get("allowed_token_ids")
+        if len(allowed or ()) > most_allowed:
             return 400, {"error": {"message": "too many tokens"}}
         if max(map(len, body["prompt"])) + body["max_tokens"] > max_model_len:
             return 400, {"error": {"message": "max_tokens must be at least 1, got 0."}}
@@ -118,7 +118,7 @@ def like_vllm(
         for index, prompt in enumerate(body["prompt"]):
             logprobs = log_softmax(model.forward(model.new_cache(), 0, prompt, 1))[0]
             best = np.argsort(-logprobs)[:asked].tolist()
-            drawn = max(allowed, key=lambda token, row=logprobs: row[token])  # type: ignore[misc]
+            drawn = max(allowed or range(logprobs.size), key=lambda token, row=logprobs: row[token])  # type: ignore[misc]
             top = {f"token_id:{i}": float(logprobs[i]) for i in (drawn, *best)}
             choices.append({"index": index, "text": "", "logprobs": {"top_logprobs": [top]}})
         return 200, {"choices": choices}
