@@ -221,6 +221,22 @@ def test_pages(tmp_path: Path) -> None:
         renew(page, {"z": "never"})
 
 
+def test_a_page_is_looked_at_before_the_run_and_its_blocks_are_never_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    for text, thing in ((None, "cannot be renewed"), ("plain", "has no marks")):
+        if text is not None:
+            page.write_text(text)
+        shown, error, code = say(monkeypatch, capsys, "chat", "--page", str(page))
+        assert (shown, code, error.count("\n")) == ("", 2, 1)
+        assert thing in error
+    page.write_text("<!-- other:begin --><!-- other:end -->")
+    with pytest.raises(BadParameterError, match="lacks the marks"):
+        results.renew_pages([page], {"x": "found"})
+    assert capsys.readouterr().out == "<!-- x:begin -->\nfound\n<!-- x:end -->\n"
+
+
 def test_the_table_of_a_validation() -> None:
     check = Check("phone-8b", 20.0, 5.0, "coupled", 3)
     block = validation_block(Validation(Overhead(4e-4, 6e-4), [Checked(check, 20.0, 21.0, 22.0, True)]))

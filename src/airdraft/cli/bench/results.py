@@ -14,14 +14,28 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from airdraft.cli.pages import renew
+from airdraft.cli.pages import check_page, renew
 from airdraft.errors import BadParameterError
 
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results to FILE.")]
 Jobs = Annotated[int, typer.Option(help="Processes that share the work; 0: one for each core.", min=0)]
+
+
+def _marked(pages: list[Path] | None) -> list[Path] | None:
+    """Check pages that are to be renewed, because the runs take minutes."""
+    for page in pages or []:
+        check_page(page)
+    return pages
+
+
 Pages = Annotated[
     list[Path] | None,
-    typer.Option("--page", metavar="FILE", help="Renew the marked blocks of this Markdown page; may be given again."),
+    typer.Option(
+        "--page",
+        metavar="FILE",
+        callback=_marked,
+        help="Renew the marked blocks of this Markdown page; may be given again.",
+    ),
 ]
 
 Figures = Annotated[
@@ -49,8 +63,15 @@ def write_json(json_file: Path | None, record: dict[str, Any]) -> None:
 
 
 def renew_pages(pages: list[Path] | None, blocks: dict[str, str]) -> None:
+    """Write blocks into pages. If one cannot be written, they are printed first, so that no run was in vain."""
     for page in pages or []:
-        typer.echo(f"wrote {', '.join(renew(page, blocks))} into {page}")
+        try:
+            names = renew(page, blocks)
+        except BadParameterError:
+            for name, block in blocks.items():
+                typer.echo(f"<!-- {name}:begin -->\n{block}\n<!-- {name}:end -->")
+            raise
+        typer.echo(f"wrote {', '.join(names)} into {page}")
 
 
 def draw_into(folder: Path, draw: Callable[[Path], list[Path]]) -> None:
