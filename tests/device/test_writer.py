@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.control.auto import Auto
+from airdraft.control.forecast import LinkSample, Outlook
 from airdraft.core.edge import Limits
 from airdraft.core.request import Request
 from airdraft.device import edges as edges_module
@@ -121,6 +122,11 @@ class Told:
 
     def of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+    def later(self, kind: type) -> list[Any]:
+        """The same after the first commit, when there has been an edge."""
+        first = next(at for at, event in enumerate(self.events) if isinstance(event, Committed))
+        return [event for event in self.events[first:] if isinstance(event, kind)]
 
 
 def asking(scheme: str = "coupled", **options: Any) -> Request:
@@ -494,6 +500,57 @@ def test_alone_the_draft_model_writes_on_and_is_confirmed_or_corrected() -> None
                     assert await tasks[0] == truth(target, asked)
                 assert bool(told[0].of(Corrected)) != agrees
                 await until(lambda draft=draft: not draft.caches)  # type: ignore[misc]
+
+    run(main)
+
+
+class Down:
+    """A forecaster that takes the link to be down for ever."""
+
+    def see(self, sample: LinkSample) -> None:
+        """See `Forecaster.see`."""
+
+    def forecast(self) -> list[Outlook]:
+        """See `Forecaster.forecast`."""
+        return [Outlook(0.05, (), (), 1.0)]
+
+
+@pytest.mark.parametrize(("number", "agrees"), [(1, True), (9, False)])
+def test_while_a_link_is_taken_to_be_down_the_draft_model_is_shown(number: int, agrees: bool) -> None:
+    async def main() -> None:
+        draft, target = Table(number, eos_ids=(), seconds=0.001), Table(1, eos_ids=(), seconds=0.15)
+        asked = asking("stream", max_tokens=8)
+        async with Edge(target) as edge:
+            async with writer([edge], draft, offline="draft", forecast=Down) as over:
+                told = Told()
+                assert await told.write(over, asked) == truth(target, asked)
+                assert told.later(Unverified)
+                assert bool(told.of(Corrected)) != agrees
+            async with writer([edge], draft, offline="draft") as over, following(over, asked) as (plain, tasks):
+                assert await tasks[0] == truth(target, asked)
+                assert not plain[0].later(Unverified)
+            async with writer([edge], draft, forecast=Down) as over, following(over, asked) as (plain, tasks):
+                assert await tasks[0] == truth(target, asked)
+                assert not plain[0].later(Unverified)
+
+    run(main)
+
+
+def test_a_link_that_is_cut_where_it_was_taken_to_be_down() -> None:
+    async def main() -> None:
+        draft, target = Table(9, eos_ids=(), seconds=0.001), Table(1, eos_ids=(), seconds=0.1)
+        asked = asking("stream", max_tokens=12)
+        async with Edge(target) as edge, writer([edge], draft, offline="draft", forecast=Down) as over:
+            async with following(over, asked) as (told, tasks):
+                await until(lambda: len(told[0].tokens) > 2 and bool(told[0].later(Unverified)))
+                await edge.kill()
+                await edge.start()
+                assert await tasks[0] == truth(target, asked)
+            async with following(over, asked) as (told, tasks):
+                await until(lambda: bool(told[0].of(Unverified)))
+                tasks[0].cancel()
+                await asyncio.gather(tasks[0], return_exceptions=True)
+            await until(lambda: not draft.caches)
 
     run(main)
 

@@ -40,6 +40,10 @@ class Foreseeing(Estimator):
     def late(self, session: int, now: float, sent: int, heard: int) -> bool:
         """See `Learner.late`."""
         self._note(session, now, sent, heard)
+        return self.down(now)
+
+    def down(self, now: float) -> bool:
+        """Whether the link is taken to be down now, or about to be."""
         self._catch_up(now)
         return self._overdue(now) or self._outage >= LIKELY_DOWN
 

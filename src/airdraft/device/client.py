@@ -81,6 +81,8 @@ class EdgeConnection:
         self._scheduler = scheduler or Scheduler(OneByOne(draft), "draft", kept_bytes=kept_bytes())
         wide, clock = self._scheduler.engine.info.trees, asyncio.get_running_loop().time
         self._machine = device = machine(hello, draft.max_context, clock(), wide=wide)
+        self.learner = device.learner
+        """What is learned of the link and the models at its ends."""
         self._tracing = Tracing(traces, url, device, clock) if traces else None
         self._driver = Driver(device, socket, self._scheduler, self._on_event, self._tracing)
         self._greeting: asyncio.Queue[Event] = asyncio.Queue()
@@ -209,7 +211,7 @@ class EdgeConnection:
 
     def facts(self) -> Facts:
         """Return what is known of the link and the models at its ends, or assumed until it is measured."""
-        return self._machine.learner.facts()
+        return self.learner.facts()
 
     @property
     def bytes_out(self) -> int:

@@ -1,8 +1,12 @@
-"""The draft model's writing while no edge answers. It is shown, but not part of the text until an edge confirms it."""
+"""The draft model's writing while no edge answers, or a forecast says that the link is down.
+
+It is shown, but not part of the text until an edge confirms it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +17,9 @@ from airdraft.core.request import Request
 from airdraft.core.text import agreeing
 from airdraft.errors import RefusedError
 from airdraft.scheduler import Owner, Scheduler
+
+LOOK_S = 0.05
+"""Seconds between looks at a link that is silent."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +94,37 @@ class Guess:
     def close(self) -> None:
         """Free the draft model's cache."""
         self._scheduler.drop(self._text)
+
+
+async def meanwhile(
+    events: AsyncGenerator[Committed | Finished, None],
+    guess: Guess,
+    committed: Callable[[], Sequence[int]],
+    is_down: Callable[[], bool],
+) -> AsyncGenerator[Committed | Finished | Unverified, None]:
+    """Yield a session's events, and while its link is down what the draft model would write.
+
+    committed: returns the text's tokens, which grow as the reader takes events. Raises: as `events` does.
+    """
+    arriving, ended = asyncio.create_task(_next(events)), False
+    try:
+        while True:
+            await asyncio.wait({arriving}, timeout=LOOK_S)
+            if arriving.done():
+                event = arriving.result()
+                if event is None:
+                    return
+                yield event
+                arriving, ended = asyncio.create_task(_next(events)), False
+            while not arriving.done() and not ended and is_down():
+                unverified = await guess.more(committed())
+                ended = unverified is None or unverified.ended is not None
+                if unverified is not None:
+                    yield unverified
+    finally:
+        arriving.cancel()
+        await asyncio.gather(arriving, return_exceptions=True)
+
+
+async def _next(events: AsyncGenerator[Committed | Finished, None]) -> Committed | Finished | None:
+    return await anext(events, None)

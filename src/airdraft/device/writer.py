@@ -22,6 +22,7 @@ from msgspec import structs
 
 from airdraft import values
 from airdraft.control.forecast import Forecaster
+from airdraft.control.foresight import Foreseeing
 from airdraft.control.machine import device_machine
 from airdraft.core import schemes
 from airdraft.core.drafting import Drafter
@@ -32,7 +33,7 @@ from airdraft.core.request import Request
 from airdraft.device.client import STANDS, EdgeConnection
 from airdraft.device.dial import check_address
 from airdraft.device.edges import Edges, EdgesState
-from airdraft.device.offline import Corrected, Guess, Unverified
+from airdraft.device.offline import Corrected, Guess, Unverified, meanwhile
 from airdraft.device.resume import Backoff, Resumable
 from airdraft.device.stall import STALL_S
 from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, StallError
@@ -92,7 +93,8 @@ class Writer:
             draft: `NoDraft` for none: every text is then written by `server`, unless `lookup` or a `drafter` proposes.
             tokenizer, vocab_size: the digest and the size of the draft's vocabulary.
             offline: while no edge answers, `stall` waits, `error` raises at once, and `draft` waits and meanwhile
-                yields what the draft model would write, as `Unverified`.
+                yields what the draft model would write, as `Unverified`: also while a `forecast` takes the link to be
+                down.
             token, ssl: see `EdgeConnection.connect`.
             give_up_s: how long a text waits without a commit while there is no edge; None: for ever.
             stall_s: see `EdgeConnection.connect`. A text leaves such an edge for the next one. It is given up when
@@ -329,7 +331,8 @@ class _Text:
             try:
                 async with (
                     self._edges.using(connection),
-                    contextlib.aclosing(connection.write(text.next_request(), guide)) as events,
+                    contextlib.aclosing(connection.write(text.next_request(), guide)) as session,
+                    contextlib.aclosing(self._shown(connection, session)) as events,
                 ):
                     async for event in events:
                         for each in self._taken(event):
@@ -348,6 +351,15 @@ class _Text:
         for each in self._taken(Finished(0, text.finished or "")):  # complete, but no session has said so
             yield each
 
+    def _shown(
+        self, connection: EdgeConnection, session: AsyncGenerator[Committed | Finished, None]
+    ) -> AsyncGenerator[Committed | Finished | Unverified, None]:
+        """The events of a session, and what is shown while a forecast says that its link is down."""
+        learner, now = connection.learner, asyncio.get_running_loop().time
+        if self._guess is None or not isinstance(learner, Foreseeing):
+            return session
+        return meanwhile(session, self._guess, lambda: self._text.tokens, lambda: learner.down(now()))
+
     async def _guide(self, connection: EdgeConnection) -> Guide | None:
         """Read the text's guide, if it has one. A text that goes on at another edge may have another end."""
         if self._spec is None:
@@ -356,8 +368,10 @@ class _Text:
             raise BadParameterError("no guides are read here; give none, or give the writer a reader", "guide")
         return await self._reader.read(self._spec, () if connection.welcome is None else connection.welcome.eos_ids)
 
-    def _taken(self, event: Committed | Finished) -> list[Written]:
+    def _taken(self, event: Committed | Finished | Unverified) -> list[Written]:
         """Return the events for the reader: a session's own, after a correction of what was shown if it differs."""
+        if isinstance(event, Unverified):
+            return [event]
         length = self._begin + len(self._text.tokens)
         corrected = self._guess.judge(event, length) if self._guess is not None else None
         self._text.take(event)
