@@ -150,6 +150,19 @@ def test_a_malformed_further_reply_changes_no_row(target: OnnxModel, value: Any)
         np.testing.assert_array_equal(rows_of(model, [among([5, 6, 7], K)]), plain)
 
 
+def test_a_request_that_fails_leaves_the_replies_of_others_where_they_belong(target: OnnxModel) -> None:
+    """Both rows ask for some of the same tokens, too many to share requests, and the first row's first fails."""
+    wanted = [among([0, *range(50, 61)], K), among([*range(1, 22), *range(50, 61)], K)]
+    with vllm(target) as (model, engine):
+        good = engine.answer
+
+        def answer(path: str, body: Any) -> tuple[int, Any]:
+            return (500, {"error": "busy"}) if body.get("allowed_token_ids") == [0] else good(path, body)
+
+        engine.answer = answer
+        is_exact(target, rows_of(model, wanted), [None, wanted[1]])
+
+
 def test_rows_share_a_request_as_far_as_it_goes() -> None:
     def short(first: int) -> Short:
         return Short([first], np.full(4096, -np.inf, np.float32), among(range(first, first + 50), K))

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -190,14 +190,13 @@ class RemoteTarget(ABC):
     def _tell(self, replica: int, short: Sequence[Short]) -> None:
         """Ask one replica for what rows do not tell. What it does not say stays untold, and who needs that refuses."""
         for asks in self._further(short):
-            bodies = [(body, ask) for ask in asks for body in ask.bodies]
-            if not bodies:
+            if not (count := sum(len(ask.bodies) for ask in asks)):
                 continue
-            with ThreadPoolExecutor(min(len(bodies), _MAX_ASKS), "ask") as pool:
-                found = iter([pool.submit(self._asked, replica, body, ask) for body, ask in bodies])
-            for ask in asks:
+            with ThreadPoolExecutor(min(count, _MAX_ASKS), "ask") as pool:
+                futures = [[pool.submit(self._asked, replica, body, ask) for body in ask.bodies] for ask in asks]
+            for ask, asked in zip(asks, futures, strict=True):
                 try:
-                    replies = [future.result() for future in islice(found, len(ask.bodies))]
+                    replies = [future.result() for future in asked]
                 except ModelError as problem:
                     _log.warning("%s tells too little of what a guide allows: %s", self.info.name, problem)
                     continue
