@@ -101,4 +101,4 @@ def test_a_scripted_chat_of_two_turns(
         said.append(("user", question))
         assert answer["ids"] == truth(target, said, 0.7, 5)
         said.append(("assistant", answer["text"]))
-    assert answers[1]["drafted"] > 0
+    assert answers[0]["drafted"] > 0  # near an edge the next text may be the one that measures `server`
