@@ -12,6 +12,7 @@ import numpy as np
 
 from airdraft.channel.baselines import Comb
 from airdraft.channel.generate import Complex
+from airdraft.channel.guard import shipped
 from airdraft.channel.learned import LearnedChannel
 from airdraft.errors import ModelError
 
@@ -49,6 +50,24 @@ def modelled(model: LearnedChannel) -> Features:
         return tuple(math.log10(max(1.0, float(group.mean()))) for group in groups)
 
     return features
+
+
+def reading(name: str, model: LearnedChannel | None) -> Callable[[Complex | None], tuple[bool, tuple[float, ...]]]:
+    """Make what a forecast by this name reads from CSI, and from None before there is any.
+
+    It says whether the link is down, for `guard` also if it is jammed, and the features of a `model`, if it has one.
+    """
+    features: Features = modelled(model) if model is not None else lambda _: ()
+    guard = shipped() if name == "guard" else None
+    window = (0, 0, 0) if model is None else model.window
+    unknown = features(np.zeros((window[0] // 2, *window[1:]), np.complex64))
+
+    def read(csi: Complex | None) -> tuple[bool, tuple[float, ...]]:
+        if csi is None:
+            return False, unknown
+        return silent(csi) or (guard is not None and guard.jammed(csi)), features(csi)
+
+    return read
 
 
 def _signal(csi: Complex) -> float:

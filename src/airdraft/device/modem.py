@@ -17,9 +17,8 @@ from typing import IO, Annotated
 import msgspec
 import numpy as np
 
-from airdraft.channel.features import modelled, silent
+from airdraft.channel.features import reading
 from airdraft.channel.generate import Complex
-from airdraft.channel.guard import shipped
 from airdraft.channel.learned import LearnedChannel
 from airdraft.control.forecast import Forecaster, Sighted, forecaster
 from airdraft.errors import BadParameterError
@@ -129,14 +128,5 @@ def sighted(name: str, path: Path) -> Callable[[], Forecaster]:
     model = LearnedChannel() if name == "model" else None
     slots, *shape = (model.window[0] // 2, *model.window[1:]) if model else (20,)
     modem = Modem(path, slots, (shape[0], shape[1]) if model else None)
-    features = modelled(model) if model else lambda _: ()
-    guard = shipped() if name == "guard" else None
-    nothing = np.zeros((slots, *shape), np.complex64)
-
-    def look(now: float) -> tuple[bool, tuple[float, ...]]:
-        csi = modem.csi()
-        if csi is None:
-            return False, features(nothing)
-        return silent(csi) or (guard is not None and guard.jammed(csi)), features(csi)
-
-    return lambda: Sighted(forecaster("ridge"), look)
+    read = reading(name, model)
+    return lambda: Sighted(forecaster("ridge"), lambda _: read(modem.csi()))

@@ -16,9 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from airdraft.channel.features import modelled, silent
-from airdraft.channel.generate import ChannelRecipe
-from airdraft.channel.guard import shipped
+from airdraft.channel.features import reading
 from airdraft.channel.learned import LearnedChannel
 from airdraft.control.forecast import (
     FORECASTERS,
@@ -38,7 +36,6 @@ from airdraft.lab.virtual.cell import Setting, auto, compute, run
 from airdraft.lab.virtual.tracing import AHEAD, OUTAGE_BPS, PATIENCE_S, check_numbers, joined, speed, tasks
 from airdraft.link.base import LinkModel, Pipe
 from airdraft.link.nr import NrLink, NrPipe
-from airdraft.link.nr.csi import SLOTS
 from airdraft.link.presets import preset
 from airdraft.link.trace import RTT_S, TraceLink, TraceRun
 from airdraft.sim.virtual import Compute
@@ -151,17 +148,8 @@ class Looked:
 
     def sighted(self, name: str) -> Callable[[], Forecaster]:
         """Make a maker of forecasters that are told what is measured: one of `SIGHTED`."""
-        features = modelled(LearnedChannel()) if name == "model" else lambda _: ()
-        guard = shipped() if name == "guard" else None
-        nothing = np.zeros((SLOTS, ChannelRecipe.subcarriers, ChannelRecipe.antennas), np.complex64)
-
-        def look(now: float) -> tuple[bool, tuple[float, ...]]:
-            csi = self._pipe.csi(now) if self._pipe else None
-            if csi is None:
-                return False, features(nothing)
-            return silent(csi) or (guard is not None and guard.jammed(csi)), features(csi)
-
-        return lambda: Sighted(forecaster("ridge"), look)
+        read = reading(name, LearnedChannel() if name == "model" else None)
+        return lambda: Sighted(forecaster("ridge"), lambda now: read(self._pipe.csi(now) if self._pipe else None))
 
 
 def cases(links: Sequence[str], rtt_ms: float, draft_ms: float, verify_ms: float, seconds: float) -> list[Trial]:

@@ -211,18 +211,14 @@ class RemoteTarget(ABC):
     def _told(self, reply: bytes, rows: int) -> list[list[tuple[int, float]]]:
         """The rows in a reply to an `Inquiry`. Raises: `ModelError` if it is malformed."""
         found = [list(top) for top in self._tops(reply)]
-        if len(found) != rows:
-            raise ModelError(
-                f"{self.engine} returned {len(found)} rows, not {rows}; its version may not fit airdraft's"
-            )
+        self._check_rows(found, rows)
         for token, logprob in (entry for top in found for entry in top):
             self._check_entry(token, logprob)
         return found
 
     def _logits(self, tops: Sequence[Top], rows: int) -> FloatArray:
         """float32 [rows, vocab_size] with the `top_k` best of each row. Raises: `ModelError` if the reply lacks any."""
-        if len(tops) != rows:
-            raise ModelError(f"{self.engine} returned {len(tops)} rows, not {rows}; its version may not fit airdraft's")
+        self._check_rows(tops, rows)
         logits = np.full((rows, self.info.vocab_size), -np.inf, np.float32)
         for row, top in zip(logits, tops, strict=True):
             # The token that was drawn comes besides, and may not be among the most likely: it goes out again.
@@ -233,6 +229,10 @@ class RemoteTarget(ABC):
                 self._check_entry(token, logprob)
                 row[token] = logprob
         return logits
+
+    def _check_rows(self, tops: Sequence[Top], rows: int) -> None:
+        if len(tops) != rows:
+            raise ModelError(f"{self.engine} returned {len(tops)} rows, not {rows}; its version may not fit airdraft's")
 
     def _check_entry(self, token: int, logprob: float) -> None:
         if not 0 <= token < self.info.vocab_size:
