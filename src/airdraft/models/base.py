@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from airdraft.errors import AirdraftError, ModelError
 from airdraft.models.lineage import check_parents, check_picks
 
 FloatArray = NDArray[np.float32]
+Found = TypeVar("Found")
 Tensors = Sequence[NDArray[Any]]
 """Keys and values of some positions: for each layer keys, then values, each [kv_heads, positions, head_dim]."""
 
@@ -397,8 +398,8 @@ class Around:
             self.inner.erase(keep)
 
 
-def raised(found: FloatArray | AirdraftError) -> FloatArray:
-    """Return an engine's rows, or raise its error."""
+def raised(found: Found | AirdraftError) -> Found:
+    """Return an engine's rows, or what it chose, or raise its error."""
     if isinstance(found, AirdraftError):
         try:
             raise found

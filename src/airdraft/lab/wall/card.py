@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from airdraft.errors import AirdraftError, ModelError, first_line
+from airdraft.errors import ModelError, first_line
 from airdraft.lab.wall.engines import OnStep
-from airdraft.models.base import Choice, Part
+from airdraft.models.base import Choice, Part, raised
 from airdraft.models.engines.hf import HfModel, libraries, past_name
 from airdraft.models.engines.hf_graphs import captured
 
@@ -155,8 +155,8 @@ class _Bench:
             return [Part(cache, HELD, line, tokens, choice=choice) for cache, line in lines]
 
         runs = [
-            lambda: _sound(self._engine.choose(parts(choice))),
-            lambda: _sound(self._engine.verify(parts(None))),
+            lambda: [raised(each) for each in self._engine.choose(parts(choice))],
+            lambda: [raised(each) for each in self._engine.verify(parts(None))],
             self._plain(prompts, fed),
         ]
         static = self._static(prompts, fed) if texts == 1 else None
@@ -232,12 +232,6 @@ class _Bench:
 
     def _on_card(self, ids: Any) -> Any:
         return self._torch.from_numpy(ids).to(self._device)
-
-
-def _sound(found: list[Any]) -> None:
-    for each in found:
-        if isinstance(each, AirdraftError):
-            raise each
 
 
 def checked(size: str) -> str:

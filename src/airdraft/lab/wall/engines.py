@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from airdraft.errors import AirdraftError, ModelError
+from airdraft.errors import ModelError
 from airdraft.lab.wall.exactness import TEXTS, Depends, depends
-from airdraft.models.base import OneByOne, Part, TargetEngine
+from airdraft.models.base import OneByOne, Part, TargetEngine, raised
 from airdraft.models.files.folder import shipped
 from airdraft.models.fit import Fit
 from airdraft.models.gguf import WeightType, write_gguf
@@ -156,10 +156,7 @@ def _times_ms(
 
 
 def _forward(model: TargetEngine, part: Part) -> Any:
-    [found] = model.verify([part])
-    if isinstance(found, AirdraftError):
-        raise found
-    return found
+    return raised(model.verify([part]).pop())
 
 
 def _memory_bytes(engine: str, models: Models) -> int | None:

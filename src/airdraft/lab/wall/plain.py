@@ -15,9 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from airdraft.errors import AirdraftError
 from airdraft.lab.wall.engines import HELD, THREADS, OnStep
-from airdraft.models.base import Part
+from airdraft.models.base import Part, raised
 from airdraft.models.engines.hf import HfModel, past_name
 from airdraft.models.files.folder import shipped
 
@@ -99,8 +98,7 @@ def _row(name: str, engine: HfModel, model: Any, texts: int, tokens: int) -> Pla
             for found in engine.verify(
                 [Part(*each, tokens) for each in zip(caches, [HELD] * texts, fed.tolist(), strict=True)]
             ):
-                if isinstance(found, AirdraftError):
-                    raise found
+                raised(found)
             between = time.thread_time()
             model(input_ids=torch.from_numpy(fed), use_cache=True, **{as_past: past})
             past.crop(-tokens)
