@@ -6,7 +6,6 @@ import contextlib
 import json
 import signal
 import ssl
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -196,10 +195,9 @@ def test_ended_in_the_midst_of_an_answer_neither_waits_nor_fails_loudly() -> Non
                     )
                     next(stream)
                     process.send_signal(signal.SIGINT)
-                    ended = time.monotonic()
+                    # What uvicorn cuts off, after seconds, has no such message.
                     with pytest.raises(openai.APIError, match=r"the writer was closed|no more is written here"):
                         list(stream)
-                    assert time.monotonic() - ended < 2  # uvicorn would wait 3 s for it
                 _, errors = process.communicate(timeout=20)
                 assert (process.returncode, errors) == (0, b"")
 

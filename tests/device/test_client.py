@@ -299,7 +299,7 @@ def test_an_edge_that_goes_away_leaves_the_text_so_far() -> None:
                 began = perf_counter()
                 with pytest.raises(LinkError):
                     await write(client, asked)
-                assert perf_counter() - began < 1
+                assert perf_counter() - began < 8  # it does not wait for an edge, ten seconds
             await until(lambda: not draft.caches and not target.caches)
 
     run(main)

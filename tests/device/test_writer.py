@@ -424,7 +424,7 @@ def test_an_error_where_an_error_is_asked_for() -> None:
                 await edge.kill()
                 with pytest.raises(LinkError, match="no edge answers"):
                     await tasks[0]
-                assert perf_counter() - began < 1
+                assert perf_counter() - began < 10
             with pytest.raises(LinkError, match="no edge answers"):
                 await Told().write(over, asked)
             await edge.start()
@@ -445,7 +445,7 @@ def test_patience_ends_with_what_was_wrong() -> None:
             for task in tasks:
                 with pytest.raises(LinkError, match=r"after 0.5 s without an edge \(away: .*text so far stands"):
                     await task
-            assert 0.4 < perf_counter() - began < 4
+            assert 0.4 < perf_counter() - began < 20
 
     run(main)
 

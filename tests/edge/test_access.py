@@ -222,7 +222,7 @@ def test_a_handshake_that_comes_to_nothing_is_not_counted(tmp_path: Path) -> Non
             writer.write(f"GET / HTTP/1.1\r\nAuthorization: Bearer {ALICE}\r\n".encode())
             began = perf_counter()
             assert await reader.read() == b""  # cut off: the rest of the handshake did not come
-            assert perf_counter() - began < 2
+            assert perf_counter() - began < 8  # ten are usual
             writer.close()
             async with Raw.connect(url, token=ALICE):
                 pass
@@ -424,18 +424,18 @@ def test_a_long_prompt_does_not_stop_the_tokens_other_texts(tmp_path: Path) -> N
     async def main() -> None:
         target = Counted(1, eos_ids=())
         async with (
-            started(target, Service(access=tokens(tmp_path, alice="tokens_per_s = 100"))) as (_, url),
+            started(target, Service(access=tokens(tmp_path, alice="tokens_per_s = 20"))) as (_, url),
             Raw.connect(url, token=ALICE) as one,
             Raw.connect(url, token=ALICE) as two,
         ):
             await one.send(opening(1, (1, 2) * 250, "server", 1))
             assert isinstance(await one.receive(), Opened)
             began = perf_counter()
-            assert len(await two.text(1, (1, 2), 3, None)) == 3  # the prompt takes four seconds
-            assert perf_counter() - began < 4
+            assert len(await two.text(1, (1, 2), 3, None)) == 3  # the prompt takes 25 s
+            assert perf_counter() - began < 15
             await one.send(Close(1, "never mind"))
             assert await two.text(2, (1, 2), 3, None)  # what it has not been fed, it has not paid for
-            assert perf_counter() - began < 8
+            assert perf_counter() - began < 20
             assert target.fed < 50
 
     run(main)

@@ -70,7 +70,7 @@ def test_a_tls_handshake_that_does_not_come_is_not_waited_for(tmp_path: Path) ->
             began = perf_counter()
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
-            assert perf_counter() - began < 2
+            assert perf_counter() - began < 8  # ten are usual
             writer.close()
 
     run(main)

@@ -164,18 +164,19 @@ def test_a_reply_within_the_cap_is_whole() -> None:
 
 
 def test_tries_share_one_deadline() -> None:
-    """Each try is cut off late by the server; together they may not take four times as long."""
+    """Each try is cut off late by the server: there is no time for the fourth."""
+    tries = []
 
     def late(connection: socket.socket) -> None:
+        tries.append(connection)
         time.sleep(0.4)
 
     with hostile(late) as url:
         asked = Replicas([url], timeout_s=TIMEOUT_S, connections=2)
-        begin = time.monotonic()
         with pytest.raises(ModelError, match=rf"{url} (did not answer|cannot be reached)"):
             asked.ask(0, "/x", b"{}")
-        assert time.monotonic() - begin < 4 * 0.4 + 0.6
         asked.close()
+    assert 1 <= len(tries) < 4
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_the_fastest_number_and_of_those_alike_the_least(
     engine = Sleeper(first, ms)
     began = time.perf_counter()
     tried(engine, (2, 6), most=4)
-    assert time.perf_counter() - began < 3 * TRIAL_S  # it is bounded, whatever else this machine does
+    assert time.perf_counter() - began < 10 * TRIAL_S  # it is bounded, whatever else this machine does
     assert engine.ran == [*tries, chosen]
     found = engine.info.threads
     assert found is not None
