@@ -648,3 +648,61 @@ def test_whatever_is_reused_the_rows_are_the_texts_own(asked: list[tuple[int, in
         assert scheduler.texts == 0
 
     run(main)
+
+
+def test_nobody_begins_with_drafts_that_were_rejected() -> None:
+    """A text that lost its cache is fed again together with drafts, and the target then writes something else."""
+
+    async def main() -> None:
+        engine, owner = Copying(), Owner()
+        scheduler = Scheduler(engine, "noting", max_positions=700)
+        text = await written(scheduler, owner, PROMPT)
+        scheduler.drop(await written(scheduler, Owner(), [1] * 600))
+        assert scheduler.caches.evictions == 1
+        drafts = [*range(20, 40)]
+        found = await scheduler.run(text, forward(len(PROMPT), drafts, len(drafts)))
+        assert (found[-1] == contents([*PROMPT, *drafts])).all()
+        other = [*range(60, 80)]
+        found = await scheduler.run(text, forward(len(PROMPT), other, len(other)))
+        assert (found[-1] == contents([*PROMPT, *other])).all()
+        scheduler.drop(await written(scheduler, owner, [*PROMPT, *drafts, 5]))
+        scheduler.drop(text)
+        scheduler.close()
+
+    run(main)
+
+
+def test_a_text_that_cannot_say_what_it_needs_by_now_ends_alone() -> None:
+    """Those that wait beside it have their rows, and so have those that come later."""
+
+    async def main() -> None:
+        engine = Noting()
+        scheduler = Scheduler(engine, "noting")
+        good, bad, last = (scheduler.open(Owner()) for _ in range(3))
+
+        def tired() -> Forward:
+            raise ModelError("its guide gives up")
+
+        found: list[FloatArray] = []
+
+        async def fine() -> None:
+            found.append(await scheduler.run(good, forward(0, [4], 1)))
+
+        engine.gated = True
+        blocker = asyncio.create_task(scheduler.run(scheduler.open(Owner()), forward(0, [1], 1)))
+        while not engine.calls:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        tasks = [asyncio.create_task(scheduler.run(bad, tired)), asyncio.create_task(fine())]
+        await asyncio.sleep(0.01)
+        engine.gated = False
+        engine.gate.release()
+        await blocker
+        with pytest.raises(ModelError, match="gives up"):
+            await tasks[0]
+        assert (await scheduler.run(last, forward(0, [5], 1)))[0, 0] == 1
+        await tasks[1]
+        assert found[0][0, 0] == 1
+        assert scheduler.waiting == 0
+        scheduler.close()
+
+    run(main)

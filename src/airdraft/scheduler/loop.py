@@ -7,10 +7,11 @@ nobody waits for it to fill. `turns` decides who goes next, and `caches` who may
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from time import monotonic, perf_counter
@@ -215,23 +216,21 @@ class Scheduler:
 
     def _gather(self) -> list[Share]:
         """The shares of the next call, with caches for all of them."""
-        turns = [
-            Turn(job.text, job.forward(), job.arrival)
-            for job in self._waiting.values()
-            if not job.done.done() and not job.text.running
-        ]
+        turns = list[Turn]()
+        for job in self._waiting.values():
+            if not job.done.done() and not job.text.running:
+                with _ending(job):
+                    turns.append(Turn(job.text, job.forward(), job.arrival))
         # An engine that runs calls side by side takes whole prompts: nobody waits for them.
         batch = Batch(self._max_batch, pieces=self._max_calls == 1)
         for turn in in_turn(turns):
             if batch.full:
                 break
-            try:
+            with _ending(self._waiting[turn.arrival]):
                 began = self.caches.begin(turn, self._calls) if batch.takes_prompts else turn
                 share = batch.share(began) if began is not None else None
                 if share is not None and self.caches.has_room(share, batch.shares):
                     batch.add(share)
-            except AirdraftError as error:
-                self._waiting[turn.arrival].done.set_exception(error)
         return batch.shares
 
     def _call(self, shares: Sequence[Share]) -> tuple[_Found, float]:
@@ -280,6 +279,15 @@ class Scheduler:
             else:
                 text.since, job.begun = job.arrival, True
                 self._waiting[job.arrival] = job
+
+
+@contextlib.contextmanager
+def _ending(job: _Job) -> Iterator[None]:
+    """Let an error, whatever it is, end this forward: raised here, it would end others, and come again at every call."""
+    try:
+        yield
+    except Exception as error:
+        job.done.set_exception(error)
 
 
 def _ran(engine: TargetEngine, batch: list[Part]) -> _Found:

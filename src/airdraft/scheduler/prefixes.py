@@ -82,7 +82,7 @@ class Prefixes:
         """
         there, coming = Found(text, 0), 0
         for other, common in self.find(text, tokens):
-            held = min(common, other.cached) if other.cache is not None else 0
+            held = _held(other, tokens[:common])
             if held > there.common:
                 there = Found(other, held)
             if comes(other):
@@ -110,6 +110,14 @@ class Prefixes:
             for each in others
         ]
         return sorted(found, key=lambda each: each.common, reverse=True)
+
+
+def _held(text: Sequenced, tokens: Sequence[int]) -> int:
+    """Count the first of `tokens` that a text's cache begins with. It was to begin with all, drafts among them."""
+    if text.cache is None:
+        return 0
+    own = text.tokens[: min(text.cached, len(tokens), *([] if text.lineage is None else [text.lineage.trunk]))]
+    return len(own) if own == tokens[: len(own)] else alike(own, tokens)
 
 
 def _blocks(tokens: Sequence[int]) -> list[tuple[int, ...]]:
