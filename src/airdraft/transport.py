@@ -294,7 +294,7 @@ class Driver:
             if event.draft and isinstance(machine, EdgeMachine):
                 row = await self._helped.row(event, self._private.get(number))
                 self._forwards.pop(number, None)
-                self.handle(machine.unhelped(number) if row is None else machine.forwarded(number, row, _now()))
+                self.handle(machine.unhelped(number, _now()) if row is None else machine.forwarded(number, row, _now()))
                 self.flush()
                 return
             text = self._texts.get(number)

@@ -200,18 +200,18 @@ def test_an_edge_takes_drafts_while_it_reads_a_guide_and_closes_cleanly() -> Non
     assert [type(event) for event in events if isinstance(event, Forward | Compile)] == [Forward, Compile]
     side.sends(drafting((0, 1), (2, 2), vocab=VOCAB))  # the second is forbidden
     assert side.edge.forwarded(1, np.zeros((0, VOCAB)), 0.0) == []
-    [forward] = [each for each in side.edge.guided(1, Steps()) if isinstance(each, Forward)]
+    [forward] = [each for each in side.edge.guided(1, Steps(), 0.0) if isinstance(each, Forward)]
     assert forward.tokens == (1, 2, 2)
     side.edge.forwarded(1, np.zeros((3, VOCAB), np.float32), 0.0)
     assert len(side.edge.text(1)) in (3, 4)
-    assert side.edge.guided(2, Steps()) == []  # a text that is gone
+    assert side.edge.guided(2, Steps(), 0.0) == []  # a text that is gone
 
 
 def test_an_edge_refuses_what_a_guide_forbids_or_where_it_takes_none() -> None:
     assert not any(isinstance(event, Compile) for event in Hostile("").opens())
     side = Hostile()
     side.opens((0, 1, 2, 2), prompt=2)
-    [failed] = [event for event in side.edge.guided(1, Steps()) if isinstance(event, Failed)]
+    [failed] = [event for event in side.edge.guided(1, Steps(), 0.0) if isinstance(event, Failed)]
     assert failed.code == Code.STATE
 
 
@@ -232,4 +232,35 @@ def test_a_guide_that_gives_up_ends_its_text_and_not_the_connection() -> None:
     with pytest.raises(RefusedError, match="too much for its reader") as caught:
         pair.write(asked)
     assert caught.value.code == Code.GUIDE
+    assert pair.write(asked).tokens == list(alone.write(model(), (0, 1, 2), SamplingParams(), 1, 20, guide=Steps()))
+
+
+def test_the_time_that_a_guide_takes_to_read_is_no_forwards() -> None:
+    side = Hostile()
+    side.opens()
+    side.edge.forwarded(1, np.zeros((0, VOCAB)), 0.25)
+    side.sends(drafting((0, 1), (2,), vocab=VOCAB))
+    assert any(isinstance(each, Forward) for each in side.edge.guided(1, Steps(), 8.0))
+    side.edge.forwarded(1, np.zeros((2, VOCAB), np.float32), 8.5)
+    assert side.edge.verify_s == 0.5
+
+
+class Lost(Steps):
+    """A grammar whose reader gives up before the first token."""
+
+    @property
+    def forced(self) -> int | None:  # type: ignore[override]
+        raise GuideError("the guide is too much for its reader; ask for a simpler one")
+
+    @forced.setter
+    def forced(self, _: int | None) -> None: ...
+
+
+def test_a_text_whose_guide_gives_up_at_once_leaves_nothing_on_the_device() -> None:
+    pair = Pair(alike(model(), 4), model(), read=lambda *_: Steps())
+    asked = asking(SPECS["coupled"], SamplingParams(), 1)
+    with pytest.raises(GuideError, match="too much for its reader"):
+        pair.device.open(asked, 0.0, Lost())
+    assert pair.device.take() == b""
+    assert pair.device._sessions == {}
     assert pair.write(asked).tokens == list(alone.write(model(), (0, 1, 2), SamplingParams(), 1, 20, guide=Steps()))

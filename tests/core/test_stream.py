@@ -132,7 +132,7 @@ class Anyhow:
         forward = self.running.pop(action)
         if isinstance(forward, Compile):
             assert self.guide is not None
-            self.serve("edge", self.edge.guided(forward.session, self.guide))
+            self.serve("edge", self.edge.guided(forward.session, self.guide, self.now))
             return
         forward = self.machine(action).latest(forward) if size % 2 else forward
         if forward.draft:
@@ -147,7 +147,7 @@ class Anyhow:
         """End a forward of the edge's own draft model."""
         assert forward.rows == 1
         if self.helping is None:
-            return self.edge.unhelped(forward.session)
+            return self.edge.unhelped(forward.session, self.now)
         row = self.helping.forward(self.caches["helping"], forward.keep, forward.tokens, 1)
         return self.edge.forwarded(forward.session, row, self.now)
 

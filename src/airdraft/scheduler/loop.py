@@ -283,7 +283,7 @@ class Scheduler:
 
 @contextlib.contextmanager
 def _ending(job: _Job) -> Iterator[None]:
-    """Let an error, whatever it is, end this forward: raised here, it would end others, and come again at every call."""
+    """Let an error, whatever it is, end this forward: raised, it would end others, and come again at every call."""
     try:
         yield
     except Exception as error:

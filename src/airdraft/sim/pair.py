@@ -88,7 +88,7 @@ class Pair:
                 todo.extend((side, more) for more in self._forward(side, event))
             elif isinstance(event, Compile) and self._read is not None:
                 guide = self._read(event.spec, event.eos_ids)
-                todo.extend(("edge", more) for more in self.edge.guided(event.session, guide))
+                todo.extend(("edge", more) for more in self.edge.guided(event.session, guide, 0.0))
             elif isinstance(event, Failed):
                 raise RefusedError(event.code, event.message)
             elif side == "device" and isinstance(event, Committed):
@@ -107,7 +107,7 @@ class Pair:
         machine, model = (self.device, self._draft) if side == "device" else (self.edge, self._target)
         if event.draft:
             if self._helping is None:
-                return self.edge.unhelped(event.session)
+                return self.edge.unhelped(event.session, 0.0)
             model = self._helping
         key = (side, event.session, event.draft)
         if key not in self._caches:

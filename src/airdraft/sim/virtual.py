@@ -243,7 +243,7 @@ class Virtual:
             return
         key, model = (forward.session, forward.draft), self._helping if forward.draft else side.model
         if model is None:
-            self._serve(side, self._unhelped(forward.session))
+            self._serve(side, self._unhelped(forward.session, self.now))
             return
         cache = side.caches.get(key)
         if cache is None:

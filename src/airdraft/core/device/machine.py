@@ -87,7 +87,7 @@ class DeviceMachine(Machine):
     def open(self, request: Request, now: float, guide: Guide | None = None) -> tuple[int, list[Event]]:
         """Start a text. Returns its session's number and the first events. `guide`: what `request.guide` says.
 
-        Raises: `BadParameterError` for a request that cannot be served, before it sends anything.
+        Raises: `BadParameterError` or `GuideError` for what cannot be served, before it sends anything.
         """
         if self._peer is None or self.closed:
             raise LocalProtocolError("open() before the edge's welcome, or after the connection ended")
@@ -131,8 +131,8 @@ class DeviceMachine(Machine):
                 f"takes {welcome.max_frame}; shorten it",
                 field="prompt",
             )
-        self._sessions[session.number] = session
-        return session.number, self._emit(session.begin(message, now))
+        outs, self._sessions[session.number] = session.begin(message, now), session  # if its guide does not give up
+        return session.number, self._emit(outs)
 
     def _emit(self, outs: Iterable[Out]) -> list[Event]:
         """See `Machine._emit`. A session that is over is dropped."""

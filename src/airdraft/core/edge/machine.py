@@ -100,11 +100,10 @@ class EdgeMachine(Machine):
             self.pace.took(asked[1], now - asked[0])
         return self._emit(outs)
 
-    def unhelped(self, session: int) -> list[Event]:
+    def unhelped(self, session: int, now: float) -> list[Event]:
         """Let one session go on without the edge's own draft model, whose `Forward` cannot run."""
         self._asked.pop(session, None)
-        found = self._sessions.get(session)
-        return self._emit(found.unhelped()) if found is not None and not self.closed else []
+        return self._act(session, EdgeSession.unhelped, now)
 
     def failed(self, session: int, code: str, message: str) -> list[Event]:
         """End one session, whose `Forward` cannot run."""
@@ -145,10 +144,11 @@ class EdgeMachine(Machine):
         number: int = message.session  # type: ignore[attr-defined]
         if isinstance(message, Close):
             return [Finished(number, message.reason)] if self._forget(number) else []
-        return self._act(number, lambda session: session.handle(message))
+        return self._act(number, lambda session: session.handle(message), now)
 
-    def _act(self, number: int, act: Callable[[EdgeSession], list[Out]]) -> list[Event]:
+    def _act(self, number: int, act: Callable[[EdgeSession], list[Out]], now: float) -> list[Event]:
         """Let a session act, if it is still there."""
+        self._now = now
         session = self._sessions.get(number)
         if session is None or self.closed:  # what asks was in flight when the session was refused or failed
             return []
@@ -203,9 +203,9 @@ class EdgeMachine(Machine):
         reading = [] if message.guide is None else [Compile(number, message.guide, eos_ids, message.params)]
         return self._emit([*session.begin(message.prompt_length, cached, message.private), *reading])
 
-    def guided(self, session: int, guide: Guide) -> list[Event]:
+    def guided(self, session: int, guide: Guide, now: float) -> list[Event]:
         """Take the guide that a `Compile` asked for."""
-        return self._act(session, lambda found: found.guided(guide))
+        return self._act(session, lambda found: found.guided(guide), now)
 
     def _decline(self, number: int, code: str, message: str) -> list[Event]:
         self._send(Error(number, code, clip(message)))

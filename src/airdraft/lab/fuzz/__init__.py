@@ -237,7 +237,7 @@ class _Shell:
         except BadParameterError as error:
             self._serve(machine.failed(session, Code.SCHEME, str(error)))
         else:
-            self._answer(session, lambda: machine.guided(session, guide))
+            self._answer(session, lambda: machine.guided(session, guide, self._now))
 
     def _run(self, most: int) -> None:
         while self._guides and not self.machine.closed and (not self._late or self._schedule.random() < 0.5):
@@ -248,7 +248,12 @@ class _Shell:
             if self._ran > MOST_FORWARDS:
                 raise BrokenError(f"more than {MOST_FORWARDS} forwards were asked for")
             number = self._schedule.choice(list(self._forwards)) if self._late else next(iter(self._forwards))
-            forward = self.machine.latest(self._forwards.pop(number))
+            asked = self._forwards.pop(number)
+            try:
+                forward = self.machine.latest(asked)
+            except ModelError as error:  # the guide has given up, which a driver's scheduler tells the text
+                self._serve(self.machine.failed(number, error.code, str(error)))
+                continue
             cache = self._caches.setdefault(number, self._model.new_cache())
             self._check(forward, len(cache))
             self._now += 0.001
