@@ -222,7 +222,7 @@ class Virtual:
         self._flush(side)
 
     def _have_read(self, session: int, guide: Guide) -> None:
-        self._serve(self._edge, self._guided(session, guide))
+        self._serve(self._edge, self._guided(session, guide, self.now))
 
     def _start(self, side: _Side, forward: Forward) -> None:
         if side.free_s > self.now:  # another forward came first
