@@ -22,6 +22,7 @@ from airdraft.prompts import arriving
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.blocks import BLOCK, BlockError
 from airdraft.prompts.publishing import publish
+from airdraft.prompts.store import PromptStore
 from airdraft.scheduler import Owner, Scheduler
 from airdraft.scheduler.elsewhere import Elsewhere
 
@@ -33,8 +34,8 @@ QUESTION = [5, 6, 7, 8, 9] * 9
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    """The target, whose rows are steady; a call takes 60 ms, so that there is something to gain."""
-    return PacedEngine(steady(), 0.06)
+    """The target, whose rows are steady."""
+    return steady()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ async def rows_after(engine: Any, prompts: Elsewhere | None, tokens: list[int]) 
 
     scheduler.on_call = called
     text = scheduler.open(Owner())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await scheduler.run(text, lambda: Forward(1, 0, tuple(tokens[:-1]), 0))
         rows = await scheduler.run(text, lambda: Forward(1, len(tokens) - 1, (tokens[-1], 3, 4), 3))
     scheduler.drop(text)
@@ -76,25 +77,50 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(main())
 
 
+class Watched(StoredPrompts):
+    """A store that counts the blocks that came, or will not come, and of which some may be bad."""
+
+    bad: Callable[[int], None]
+
+    def __init__(self, store: PromptStore) -> None:
+        super().__init__(store)
+        self.bad = lambda which: None
+        self.asked = list[bytes]()
+        self.over = threading.Semaphore(0)
+
+    async def block(self, name: bytes) -> Tensors:
+        self.asked.append(name)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self.bad, len(self.asked))
+            return await super().block(name)
+        finally:
+            self.over.release()
+
+
+class Patient(PacedEngine):
+    """An engine whose calls take until so many blocks have come, or will not: how fast this machine computes, and how
+    fast it reads, does not decide how much of a prompt comes from the store."""
+
+    def __init__(self, engine: Any, prompts: Watched, blocks: int = 3) -> None:
+        super().__init__(engine, 0.0)
+        self._prompts, self._left = prompts, blocks
+
+    def verify(self, batch: Any) -> Any:
+        """See `TargetEngine.verify`."""
+        while self._left and self._prompts.over.acquire(timeout=15):
+            self._left -= 1
+        return super().verify(batch)
+
+
 def test_what_is_there_is_not_computed(engine: Any, url: str, expected: FloatArray) -> None:
     async def main() -> None:
-        rows, fetched, fed = await rows_after(engine, StoredPrompts.at(url, engine), [*PROMPT, *QUESTION])
+        prompts = Watched.at(url, engine)
+        rows, fetched, fed = await rows_after(Patient(engine, prompts, 9), prompts, [*PROMPT, *QUESTION])
         assert np.array_equal(rows, expected)
         assert fetched >= 5 * BLOCK
         assert fed == len(PROMPT) + len(QUESTION) + 2 - fetched
 
     _run(main)
-
-
-class _Bad(StoredPrompts):
-    """A store of which some blocks are bad."""
-
-    bad: Callable[[int], None]
-
-    async def block(self, name: bytes) -> Tensors:
-        self.asked = [*getattr(self, "asked", []), name]
-        await asyncio.get_running_loop().run_in_executor(None, self.bad, len(self.asked))
-        return await super().block(name)
 
 
 def _loses(which: int) -> None:
@@ -111,9 +137,12 @@ def _delays(which: int) -> None:
     time.sleep(0.02 * (which % 4))
 
 
+_OVER = threading.Event()
+
+
 def _stops(which: int) -> None:
     if which > 3:
-        time.sleep(0.6)
+        _OVER.wait(50)
 
 
 def _all_gone(which: int) -> None:
@@ -122,14 +151,19 @@ def _all_gone(which: int) -> None:
 
 @pytest.mark.parametrize("bad", [_loses, _damages, _delays, _stops, _all_gone])
 def test_a_bad_store_changes_no_bit(
-    engine: Any, url: str, expected: FloatArray, bad: Callable[[int], None], caplog: pytest.LogCaptureFixture
-) -> None:
+    engine: Any, url: str, expected: FloatArray, bad: Callable[[int], None], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(arriving, "REST_S", 3600.0)
+
     async def main() -> None:
-        prompts = _Bad.at(url, engine)
-        prompts.bad = bad  # type: ignore[attr-defined]
+        prompts = Watched.at(url, engine)
+        prompts.bad = bad
+        _OVER.clear()
         began_s = time.perf_counter()
-        rows, fetched, _ = await rows_after(engine, prompts, [*PROMPT, *QUESTION])
-        assert time.perf_counter() - began_s < 10
+        rows, fetched, _ = await rows_after(Patient(engine, prompts), prompts, [*PROMPT, *QUESTION])
+        assert time.perf_counter() - began_s < 40  # who waits for a block that does not come waits for 50 s
+        _OVER.set()
         assert np.array_equal(rows, expected)
         assert (fetched == 0) == (bad is _all_gone)
         if bad in (_loses, _damages):
@@ -150,7 +184,8 @@ def test_a_wrong_byte_on_the_disk_is_found_and_recomputed(
         place.write_bytes(bytes(data))
 
     async def main() -> None:
-        rows, fetched, _ = await rows_after(engine, StoredPrompts.at(str(tmp_path), engine), [*PROMPT, *QUESTION])
+        prompts = Watched.at(str(tmp_path), engine)
+        rows, fetched, _ = await rows_after(Patient(engine, prompts), prompts, [*PROMPT, *QUESTION])
         assert np.array_equal(rows, expected)
         assert fetched == 0
 
@@ -161,17 +196,17 @@ def test_a_wrong_byte_on_the_disk_is_found_and_recomputed(
 
 
 async def _mended(engine: Any, url: str) -> None:
-    assert (await rows_after(engine, StoredPrompts.at(url, engine), [*PROMPT, *QUESTION]))[1] > 0
+    prompts = Watched.at(url, engine)
+    assert (await rows_after(Patient(engine, prompts), prompts, [*PROMPT, *QUESTION]))[1] > 0
 
 
 def test_a_prompt_that_is_not_published_asks_for_nothing(engine: Any, url: str) -> None:
     async def main() -> None:
-        prompts = _Bad.at(url, engine)
-        prompts.bad = lambda which: None  # type: ignore[attr-defined]
+        prompts = Watched.at(url, engine)
         other = [at * 37 % 4000 for at in range(5 * BLOCK)]
         _, fetched, _ = await rows_after(engine, prompts, other)
         assert fetched == 0
-        assert not hasattr(prompts, "asked")  # no hash of it went out
+        assert not prompts.asked  # no hash of it went out
 
     _run(main)
 
@@ -183,7 +218,7 @@ def test_what_is_published_later_is_seen(engine: Any, tmp_path: Path, monkeypatc
         prompts = StoredPrompts.at(str(tmp_path), engine)
         assert prompts.ask(PROMPT, 0, lambda: None) is None
         publish(engine, PROMPT, str(tmp_path))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (coming := prompts.ask(PROMPT, 0, lambda: None)) is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         coming.close()
@@ -194,18 +229,19 @@ def test_what_is_published_later_is_seen(engine: Any, tmp_path: Path, monkeypatc
 def test_a_text_that_ends_early_leaves_nothing_behind(engine: Any, url: str) -> None:
     async def main() -> None:
         gate = threading.Event()
-        prompts = _Bad.at(url, engine)
-        prompts.bad = lambda which: gate.wait(10) and None  # type: ignore[attr-defined]
-        scheduler = Scheduler(engine, "test")
+        prompts = Watched.at(url, engine)
+        prompts.bad = lambda which: gate.wait(60) and None
+        scheduler = Scheduler(Patient(engine, prompts, 1), "test")  # which waits for the gate, too
         scheduler.caches.elsewhere = prompts
         text = scheduler.open(Owner())
         task = asyncio.create_task(scheduler.run(text, lambda: Forward(1, 0, tuple(PROMPT), 0)))
-        await asyncio.sleep(0.01)
+        while not scheduler.caches._coming:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         coming = weakref.ref(next(iter(scheduler.caches._coming.values())))
         task.cancel()
         scheduler.drop(text)
         gate.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while prompts._bytes:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         scheduler.close()

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 
 from airdraft.prompts.lanes import FEWEST, MOST, Lanes
 
 
+class _Emulated(asyncio.SelectorEventLoop):
+    """A loop of an emulated time: nobody waits, and however busy the machine is, nothing comes late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now_s = 0.0
+        select = self._selector.select  # type: ignore[attr-defined]
+
+        def skip(wait_s: float | None) -> Any:
+            assert wait_s is not None, "all wait, and nothing will wake them"
+            self._now_s += wait_s
+            return select(0)
+
+        self._selector.select = skip  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self._now_s
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=_Emulated) as runner:
+        runner.run(main)
+
+
 class _Link:
-    """A link of an emulated time: each request takes a round trip, and then its turn on the wire."""
+    """A link: each request takes a round trip, and then its turn on the wire."""
 
     def __init__(self, rtt_s: float, each_s: float) -> None:
         self.rtt_s, self.each_s = rtt_s, each_s
@@ -46,7 +71,7 @@ def test_the_bound_follows_the_link_and_the_order_stands(rtt_s: float, each_s: f
         found = await asyncio.gather(*(lanes.run(link.request(at), 10.0) for at in range(count)))
         assert found == list(range(count))
 
-    asyncio.run(main())
+    _run(main())
     if each_s:
         assert link.most <= 3 * FEWEST
         assert link.done == list(range(count))
@@ -80,4 +105,4 @@ def test_whatever_ends_gives_its_place_to_the_next() -> None:
         async with asyncio.timeout(5):
             assert await lanes.run(_Link(0.0, 0.0).request(7), 1.0) == 7
 
-    asyncio.run(main())
+    _run(main())

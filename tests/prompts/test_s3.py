@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 
 from airdraft.errors import LinkError
-from airdraft.models.profile import PacedEngine
 from airdraft.prompts.arriving import StoredPrompts
 from airdraft.prompts.publishing import publish
 
 from .models import steady
-from .test_arriving import PROMPT, QUESTION, rows_after
+from .test_arriving import PROMPT, QUESTION, Patient, Watched, rows_after
 
 pytestmark = [
     pytest.mark.slow,
@@ -66,17 +65,16 @@ def test_a_prompt_in_a_bucket(bucket: tuple[str, subprocess.Popen[bytes]], caplo
     made = publish(engine, PROMPT, url)
     assert (made.written, publish(engine, PROMPT, url).written) == (10, 0)
 
-    # Calls take 0.5 s, so that even such a server is faster.
-    prompts = StoredPrompts.at(url, PacedEngine(engine, 0.5))
-    rows, fetched, _ = asyncio.run(rows_after(PacedEngine(engine, 0.5), prompts, [*PROMPT, *QUESTION]))
+    prompts = Watched.at(url, engine)
+    rows, fetched, _ = asyncio.run(rows_after(Patient(engine, prompts), prompts, [*PROMPT, *QUESTION]))
     assert np.array_equal(rows, expected)
     assert fetched >= 128
 
     s3fs.S3FileSystem(endpoint_url=os.environ["AWS_ENDPOINT_URL"], skip_instance_cache=True).pipe(
         dict.fromkeys(prompts.store._fs.glob("prompts/here/*/*/blocks/*/1"), b"damaged")
     )
-    prompts = StoredPrompts.at(url, engine)
-    rows, fetched, _ = asyncio.run(rows_after(PacedEngine(engine, 0.5), prompts, [*PROMPT, *QUESTION]))
+    prompts = Watched.at(url, engine)
+    rows, fetched, _ = asyncio.run(rows_after(Patient(engine, prompts), prompts, [*PROMPT, *QUESTION]))
     assert np.array_equal(rows, expected)
     assert fetched == 0
     assert "is damaged" in caplog.text
