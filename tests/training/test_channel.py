@@ -22,6 +22,8 @@ from training import channel, channel_card, channel_export, channel_masks  # noq
 from training.channel_model import ChannelModel, Shape  # noqa: E402
 from training.errors import UserError  # noqa: E402
 
+from .ticks import ticking  # noqa: E402
+
 SMALL = Shape(8, 8, 4, (2, 4, 2), width=16, layers=1, heads=2)
 
 
@@ -35,6 +37,7 @@ def scrambled() -> ChannelModel:
 
 
 def test_patches_and_back_lose_nothing() -> None:
+    torch.manual_seed(0)
     values, model = torch.randn(3, 8, 8, 2, 4), ChannelModel(SMALL)
     assert torch.equal(model.whole(model.patched(values)), values)
 
@@ -52,7 +55,8 @@ def test_an_untrained_model_is_an_average_of_what_is_observed_and_sees_nothing_e
     assert ChannelModel(SMALL)(whole, snr_db)[0].shape == values.shape
 
 
-def test_training_goes_on_from_its_checkpoint_and_learns(tmp_path: Path) -> None:
+def test_training_goes_on_from_its_checkpoint_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticking(monkeypatch, 60)
     batch = next(channel_masks.batches(SMALL, 16, 1, 0))
     before = channel.loss_of(ChannelModel(SMALL), batch).item()
     channel.train(SMALL, tmp_path, 2 / 60, 16, 3e-3)

@@ -20,6 +20,8 @@ from training.channel_4cast import delays  # noqa: E402
 from training.channel_mixture import Mixture, filtered, gram  # noqa: E402
 from training.channel_model import ChannelModel, Shape  # noqa: E402
 
+from .ticks import ticking  # noqa: E402
+
 
 @pytest.mark.parametrize("net", channel_nets.NETS, ids=lambda net: net.name)
 def test_a_graph_computes_what_its_network_does_and_says_what_it_is(net: channel_nets.Net, tmp_path: Path) -> None:
@@ -52,7 +54,8 @@ def test_a_network_looks_at_nothing_but_what_its_task_shows(net: channel_nets.Ne
     assert torch.equal(model(observed, torch.zeros(2))[:, 20:], model(observed * hidden, torch.zeros(2))[:, 20:])
 
 
-def test_training_goes_on_and_learns(tmp_path: Path) -> None:
+def test_training_goes_on_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticking(monkeypatch, 30)
     net = replace(channel_nets.NETS[0], batch=16)
     first = channel_nets.train(net, tmp_path, 3 / 60)
     then = channel_nets.train(net, tmp_path, 8 / 60)
@@ -62,6 +65,7 @@ def test_training_goes_on_and_learns(tmp_path: Path) -> None:
 
 
 def test_complex_parts_are_complex_products() -> None:
+    torch.manual_seed(0)
     rows = torch.randn(2, 3, 5, dtype=torch.complex64)
     real, imaginary = gram(torch.stack([rows.real, rows.imag], 1))
     assert torch.allclose(torch.complex(real, imaginary), rows @ rows.mH, atol=1e-5)

@@ -11,6 +11,8 @@ torch = pytest.importorskip("torch")
 
 from training import data, distill, generate, model, pair, runtime, schedule, train_target  # noqa: E402
 
+from .ticks import ticking  # noqa: E402
+
 
 def test_rate_rises_holds_and_ends_at_zero() -> None:
     rates = [schedule.learning_rate(i / 1000) for i in range(1001)]
@@ -57,6 +59,7 @@ def test_repeated_rows_are_copies() -> None:
 
 
 def test_divergences() -> None:
+    torch.manual_seed(0)
     logits = torch.randn(3, 5, 7)
     kl, tv = distill.divergences(logits, logits + 2.0, 0.7)
     assert abs(float(kl)) < 1e-5
@@ -75,7 +78,8 @@ def test_greedy_sampling_ignores_padding() -> None:
         assert generate.sample(tiny, [prompt], 8, torch.zeros(1), 0, fast=False)[0] == expected
 
 
-def test_target_trains_and_resumes(tmp_path: Path) -> None:
+def test_target_trains_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticking(monkeypatch, 100)
     (tmp_path / "tokens").mkdir()
     ids = np.tile(np.arange(32, dtype=np.uint16), 200)
     for split in ("train", "held_files", "own"):
