@@ -90,8 +90,9 @@ def test_a_step_costs_the_same_however_long_the_text_is() -> None:
             lookup.propose(text, (), 8)
         return time.thread_time() - began_s
 
-    takes_s(1_000)
-    assert takes_s(100_000) < 5 * takes_s(1_000)
+    # The least of several: a machine may be busy, and its caches full of something else.
+    few, many = (min(takes_s(length) for _ in range(4)) for length in (1_000, 100_000))
+    assert many < 15 * few
 
 
 def test_a_copy_goes_on_with_itself() -> None:
