@@ -55,10 +55,11 @@ def truth(most: int = 60) -> list[int]:
 
 
 def when_writing(edge: Edge, act: Callable[[], object]) -> threading.Thread:
-    """Do something once the edge is in the midst of a text."""
+    """Do something once the edge is in the midst of a text, which does not go on before the edge is killed."""
+    edge.held = True
 
     def wait() -> None:
-        assert edge.writing.wait(20)
+        assert edge.writing.wait(60)
         act()
 
     thread = threading.Thread(target=wait)

@@ -27,17 +27,19 @@ def shipped(which: str) -> tuple[LanguageModel, Tokenizer]:
 
 
 class _Watched(OneByOne):
-    """Signals that a text is in progress."""
+    """Signals that a text is in progress, and stays in its midst if it is told to."""
 
-    def __init__(self, model: LanguageModel, writing: threading.Event) -> None:
+    def __init__(self, model: LanguageModel, edge: Edge) -> None:
         super().__init__(model, words(model.name))
         self._calls = 0
-        self._writing = writing
+        self._edge = edge
 
     def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
         self._calls += 1
         if self._calls == 10:
-            self._writing.set()
+            self._edge.writing.set()
+            if self._edge.held:
+                self._edge.killed.wait(60)
         return super().verify(batch)
 
 
@@ -48,6 +50,9 @@ class Edge:
         self._tls = tls
         self.writing = threading.Event()
         """Set from the tenth forward on."""
+        self.held = False
+        """Whether the next tenth forward waits until the edge is killed: then no text is over before."""
+        self.killed = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -63,7 +68,7 @@ class Edge:
 
     def start(self) -> None:
         model, tokenizer = shipped("target")
-        engine = _Watched(Paced(model, 0.004), self.writing)
+        engine = _Watched(Paced(model, 0.004), self)
 
         async def begin() -> EdgeServer:
             service = Service(tls=self._tls, reader=Guides(tokenizer))
@@ -76,6 +81,8 @@ class Edge:
 
     def kill(self) -> None:
         server, self._server = self._server, None
+        self.held = False
+        self.killed.set()
         if server is not None:
             self._run(server.close())
 
