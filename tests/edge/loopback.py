@@ -98,7 +98,7 @@ class Table(TableModel):
         return super().forward(cache, keep, tokens, rows)
 
 
-def run(main: Callable[[], Coroutine[Any, Any, T]], seconds: float = 30) -> T:
+def run(main: Callable[[], Coroutine[Any, Any, T]], seconds: float = 100) -> T:
     """Run `main` to its end in bounded time, and check that it leaves no task or thread behind."""
 
     async def bounded() -> T:
@@ -172,7 +172,7 @@ async def write(client: EdgeConnection, asked: Request, into: list[int] | None =
     return tokens
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

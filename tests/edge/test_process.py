@@ -60,7 +60,7 @@ class Edge:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urlopen(self.http + path, timeout=5) as answer:  # noqa: S310
+            with urlopen(self.http + path, timeout=60) as answer:  # noqa: S310
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             with error:
@@ -84,12 +84,12 @@ def certified(folder: Path) -> ssl.SSLContext:
 
 @pytest.fixture
 def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Edge]:
-    """Run an edge with all its public options. It drains for two seconds, or for as long as the test says."""
+    """Run an edge with all its public options. It drains for six seconds, or for as long as the test says."""
     context = certified(tmp_path)
     (tmp_path / "tokens").write_text(TOKEN)
     with started(
         "edge", "--port", "0", "--json", "--profile", "phone-8b", "--metrics-port", "0",
-        "--drain-s", getattr(request, "param", "2"),
+        "--drain-s", getattr(request, "param", "6"),
         "--api-port", "0",
         "--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem"),
         "--tokens", str(tmp_path / "tokens"), "--log-json", "--log-level", "debug",
@@ -128,40 +128,47 @@ async def received(socket: object, decoder: Decoder) -> list[Message]:
 
 
 def test_it_starts_counts_reloads_drains_and_ends(running: Edge) -> None:
-    written = 0
+    written = refused = 0
 
     async def main() -> None:
-        nonlocal written
+        nonlocal written, refused
         assert running.url.startswith("wss://")
         with pytest.raises(InvalidStatus):
             await running.connect(OTHER)
+        refused += 1
         (running.folder / "tokens").write_text(f"{TOKEN}\n{OTHER}\n")
         running.process.send_signal(signal.SIGHUP)
-        await asyncio.sleep(0.2)
-        async with running.connect(OTHER) as socket:
+        async with asyncio.timeout(60):
+            while True:  # until the tokens are read again
+                try:
+                    socket = await running.connect(OTHER)
+                    break
+                except InvalidStatus:
+                    refused += 1
+        async with socket:
             decoder = await opened(socket, 900)
             while not written:
                 written += sum(isinstance(message, Tokens) for message in await received(socket, decoder))
             status, page = await asyncio.to_thread(running.get, "/metrics")
             assert status == 200
             assert "airdraft_texts 1.0" in page
-            assert 'airdraft_refusals_total{code="401"} 1.0' in page
+            assert f'airdraft_refusals_total{{code="401"}} {refused}.0' in page
             assert await asyncio.to_thread(running.get, "/healthz") == (200, '{"status":"ok"}')
             running.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
             while (await asyncio.to_thread(running.get, "/healthz"))[0] == 200:
                 pass
-            with pytest.raises(InvalidStatus) as refused:
+            with pytest.raises(InvalidStatus) as draining:
                 await running.connect(TOKEN)
-            assert refused.value.response.status_code == 503
+            assert draining.value.response.status_code == 503
             with contextlib.suppress(ConnectionClosed):
                 while True:
                     written += sum(isinstance(message, Tokens) for message in await received(socket, decoder))
             assert socket.close_code == 1012
-            assert time.monotonic() - began > 1.5
+            assert time.monotonic() - began > 5
 
     asyncio.run(main())
-    _, errors = running.process.communicate(timeout=10)
+    _, errors = running.process.communicate(timeout=60)
     assert running.process.returncode == 0
     lines = [json.loads(line) for line in errors.decode().splitlines()]
     assert "lost" in [line.get("how") for line in lines]
@@ -192,7 +199,7 @@ def test_a_second_sigterm_ends_it_at_once(running: Edge) -> None:
             assert time.monotonic() - began < 30
 
     asyncio.run(main())
-    assert running.process.wait(10) == 0
+    assert running.process.wait(60) == 0
 
 
 @pytest.mark.slow
@@ -201,7 +208,7 @@ def test_a_new_certificate_is_for_devices_and_for_clients_of_the_api(running: Ed
 
     def models(context: ssl.SSLContext) -> str:
         asked = Request(running.api + "/models", headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310
-        with urlopen(asked, timeout=5, context=context) as answer:  # noqa: S310
+        with urlopen(asked, timeout=60, context=context) as answer:  # noqa: S310
             return str(json.load(answer)["data"][0]["id"])
 
     async def main() -> None:
@@ -213,7 +220,7 @@ def test_a_new_certificate_is_for_devices_and_for_clients_of_the_api(running: Ed
             with pytest.raises(URLError, match="CERTIFICATE_VERIFY_FAILED"):
                 await asyncio.to_thread(models, running.context)
             running.process.send_signal(signal.SIGHUP)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while True:
                     with contextlib.suppress(URLError):
                         assert await asyncio.to_thread(models, running.context) == "target"
@@ -231,7 +238,7 @@ def test_a_new_certificate_is_for_devices_and_for_clients_of_the_api(running: Ed
 
     asyncio.run(main())
     running.process.send_signal(signal.SIGINT)
-    _, errors = running.process.communicate(timeout=10)
+    _, errors = running.process.communicate(timeout=60)
     assert errors.decode().count("not reloaded, everything is as it was") == 1
 
 
@@ -244,7 +251,7 @@ def test_a_device_that_is_silent_for_three_heartbeats_is_given_up() -> None:
             await socket.send(encode(Hello(1, "a test", "none", tokenizer.digest, tokenizer.vocab_size)))
             decoder, messages = Decoder(ToDevice), list[Message]()
             with contextlib.suppress(ConnectionClosed):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while True:
                         messages += await received(socket, decoder)
             welcome, *pings, error = messages

@@ -321,7 +321,7 @@ def test_a_silent_device_is_given_up() -> None:
             assert message.code == "silent"
             with pytest.raises(ConnectionClosed):
                 await raw.socket.recv()
-            assert perf_counter() - began < 5
+            assert perf_counter() - began < 15  # ten seconds a heartbeat are usual
 
     run(main)
 
@@ -329,8 +329,8 @@ def test_a_silent_device_is_given_up() -> None:
 def test_heartbeats_keep_an_idle_connection() -> None:
     async def main() -> None:
         target, draft = Table(1), Table(1, 2)
-        async with serving(target, Limits(heartbeat_s=0.05)) as url, await device(url, draft) as client:
-            await asyncio.sleep(0.25)  # five heartbeats
+        async with serving(target, Limits(heartbeat_s=0.4)) as url, await device(url, draft) as client:
+            await asyncio.sleep(1.6)  # four heartbeats: who is silent is given up after three
             asked = request()
             assert await write(client, asked) == truth(target, asked)
 
@@ -389,7 +389,7 @@ def test_short_forwards_hold_up_neither_what_was_said_nor_what_came() -> None:
                     decoder = Decoder(ToDevice)
                     with contextlib.suppress(TimeoutError):
                         while not any(isinstance(message, Pong) for message in said):
-                            data = self.device.recv(timeout=2)
+                            data = self.device.recv(timeout=20)
                             assert isinstance(data, bytes)
                             said.extend(decoder.feed(data))
             return super().forward(cache, keep, tokens, rows)
@@ -397,10 +397,10 @@ def test_short_forwards_hold_up_neither_what_was_said_nor_what_came() -> None:
     def listen(target: Asking, url: str, over: threading.Event) -> None:
         with connect_sync(url, compression=None, ping_interval=None, proxy=None) as target.device:
             target.device.send(encode(hello()) + encode(opening(scheme="server")))
-            over.wait(10)
+            over.wait(60)
 
     async def main() -> None:
-        target, over = Asking(1), threading.Event()
+        target, over = Asking(1, eos_ids=()), threading.Event()
         async with serving(target) as url:
             listening = asyncio.create_task(asyncio.to_thread(listen, target, url, over))
             await until(lambda: said)

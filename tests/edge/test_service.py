@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from airdraft.core.edge import Limits
-from airdraft.core.messages import Close, Error, Opened, Ping, Tokens
+from airdraft.core.messages import Close, Error, Opened, Ping, SchemeSpec, Tokens
 from airdraft.edge.server import EdgeServer, Service
 from airdraft.errors import LinkError, RefusedError
 from airdraft.telemetry import logs
@@ -36,16 +36,16 @@ async def error(raw: Raw) -> Error:
 
 def test_a_connection_without_a_text_is_ended_when_it_has_been_idle() -> None:
     async def main() -> None:
-        async with started(Table(1), Service(idle_s=0.15)) as (_, url):
+        async with started(Table(1), Service(idle_s=1.0)) as (_, url):
             for greet in (True, False):
                 async with Raw.connect(url, greet) as raw:
                     began = perf_counter()
-                    while perf_counter() - began < 0.1:  # heartbeats are no progress
+                    while perf_counter() - began < 0.4:  # heartbeats are no progress
                         await raw.send(Ping(1.0))
                         await asyncio.sleep(0.02)
                     answer = await error(raw)
                     assert (answer.session, answer.code) == (None, "idle")
-                    assert 0.12 < perf_counter() - began < 15
+                    assert 0.5 < perf_counter() - began < 15
                     with pytest.raises(ConnectionClosed):
                         await raw.socket.recv()
 
@@ -54,8 +54,8 @@ def test_a_connection_without_a_text_is_ended_when_it_has_been_idle() -> None:
 
 def test_a_text_without_progress_is_ended_and_one_that_goes_on_is_not() -> None:
     async def main() -> None:
-        target, draft = Table(1, eos_ids=(), seconds=0.004), Table(1, 2, eos_ids=())
-        async with started(target, Service(idle_s=0.15)) as (_, url), await device(url, draft) as client:
+        target, draft = Table(1, eos_ids=(), seconds=0.03), Table(1, 2, eos_ids=())
+        async with started(target, Service(idle_s=0.8)) as (_, url), await device(url, draft) as client:
             asked = request("coupled", max_tokens=60, draft_length=1)  # longer than what is idle
             going = asyncio.create_task(write(client, asked))
             async with Raw.connect(url) as raw:
@@ -71,8 +71,8 @@ def test_a_text_without_progress_is_ended_and_one_that_goes_on_is_not() -> None:
 
 def test_a_forward_that_takes_long_is_not_idle() -> None:
     async def main() -> None:
-        target = Table(1, seconds=0.4)
-        async with started(target, Service(idle_s=0.1)) as (_, url), Raw.connect(url) as raw:
+        target = Table(1, seconds=1.2)
+        async with started(target, Service(idle_s=0.5)) as (_, url), Raw.connect(url) as raw:
             assert await raw.text(1, (1,), 1) == truth(target, request(prompt=(1,), max_tokens=1))
 
     run(main)
@@ -82,7 +82,7 @@ def test_draining_lets_texts_end_and_sends_everybody_else_away() -> None:
     async def main() -> None:
         target, draft = Table(1, eos_ids=(), seconds=0.003), Table(1, 2, eos_ids=())
         async with started(target) as (server, url), await device(url, draft) as client, Raw.connect(url) as other:
-            asked = request("coupled", WARM, 3, max_tokens=40)
+            asked = request("coupled", WARM, 3, max_tokens=200)
             text = asyncio.create_task(write(client, asked))
             await until(lambda: value(server, "texts") == 1)
             assert server.health() is None
@@ -157,7 +157,7 @@ def test_metrics_count_what_texts_were_made_of() -> None:
                 assert value(server, "batch_size_sum") == target.forwards
                 assert value(server, "first_token_seconds_count") == 4
                 assert value(server, "connections") == 1
-                assert value(server, "received_bytes_total") == client.bytes_out
+                await until(lambda: value(server, "received_bytes_total") == client.bytes_out)
                 await until(lambda: value(server, "sent_bytes_total") == client.bytes_in)
                 assert value(server, "kv_positions") == value(server, "waiting_forwards") == 0
             await until(lambda: value(server, "connections") == 0)
@@ -171,7 +171,7 @@ def test_metrics_count_what_texts_were_made_of() -> None:
 def test_metrics_of_round_trips_refusals_and_texts_that_were_lost() -> None:
     async def main() -> None:
         target = Table(1, eos_ids=(), seconds=0.002)
-        async with started(target, limits=Limits(heartbeat_s=0.05)) as (server, url):
+        async with started(target, limits=Limits(heartbeat_s=0.3)) as (server, url):
             async with await device(url, Table(1, 2)):
                 await until(lambda: value(server, "rtt_seconds_count") > 1)
             async with Raw.connect(url) as raw:
@@ -192,6 +192,7 @@ def test_metrics_of_round_trips_refusals_and_texts_that_were_lost() -> None:
 def test_traces_tell_what_happened_and_the_text_only_if_asked(tmp_path: Path, ids: bool) -> None:
     target, draft = Table(1), Table(1, 2)
     asked = [request(scheme, prompt=(4, 5), max_tokens=12) for scheme in ("coupled", "stream", "split")]
+    asked[1] = replace(asked[1], scheme=SchemeSpec("stream", race="off"))  # or it might be over before a draft comes
 
     async def main() -> list[list[int]]:
         service = Service(traces=Traces(tmp_path, "edge", ids))
