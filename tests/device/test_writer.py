@@ -155,7 +155,7 @@ def test_an_edge_that_dies_and_comes_back_twice_interrupts_no_text(scheme: str) 
         target, draft = slow(), Table(1, 2, eos_ids=())
         states: list[EdgesState] = []
         async with Edge(target) as edge, writer([edge], draft, told=states.append) as over:
-            asked = [asking(scheme, seed=seed) for seed in range(2)]
+            asked = [asking(scheme, seed=seed, max_tokens=200) for seed in range(2)]
             async with following(over, *asked) as (told, tasks):
                 for length in (8, 30):
                     await until(lambda length=length: all(len(each.tokens) >= length for each in told))  # type: ignore[misc]
@@ -168,7 +168,7 @@ def test_an_edge_that_dies_and_comes_back_twice_interrupts_no_text(scheme: str) 
             assert [state for state in states if isinstance(state, Connected)] == [Connected(edge.url)] * 3
             assert str(states[0]) == f"connected to {edge.url}"
             assert str(states[1]).startswith("away: ")
-            assert all(each.counts.committed == 60 for each in asked)
+            assert all(each.counts.committed == 200 for each in asked)
             await until(lambda: not draft.caches)
         assert (states[-1], str(over.state)) == (Closed(), "closed")
 
@@ -180,7 +180,7 @@ def test_when_one_edge_dies_the_texts_go_on_at_the_other(scheme: str) -> None:
     async def main() -> None:
         target = slow()
         async with Edge(slow()) as first, Edge(target) as second, writer([first, second]) as over:
-            asked = [asking(scheme, seed=seed) for seed in range(2)]
+            asked = [asking(scheme, seed=seed, max_tokens=200) for seed in range(2)]
             async with following(over, *asked) as (told, tasks):
                 await until(lambda: all(len(each.tokens) >= 10 for each in told))
                 assert over.edge == first.url
@@ -331,16 +331,16 @@ def test_patience_is_for_times_without_an_edge() -> None:
         def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
             if keep == 0:
                 self.reads = True
-                time.sleep(0.8)
+                time.sleep(2.0)
             return super().forward(cache, keep, tokens, rows)
 
     async def main() -> None:
         target = Reading(1, eos_ids=())
-        async with Edge(target) as edge, writer([edge], give_up_s=0.6) as over:
+        async with Edge(target) as edge, writer([edge], give_up_s=1.5) as over:
             asked = asking(max_tokens=5)
             async with following(over, asked) as (_, (task,)):
                 await until(lambda: target.reads)  # the prompt, for longer than anybody would wait in vain
-                await asyncio.sleep(0.7)
+                await asyncio.sleep(1.7)
                 connection = over._edges._live
                 assert connection is not None
                 connection._socket.transport.abort()
@@ -387,7 +387,7 @@ def test_closing_does_not_wait_for_who_does_not_answer() -> None:
                 await asyncio.sleep(0.2)
                 began = perf_counter()
                 await over.close()
-                assert perf_counter() - began < 5  # a handshake alone may take ten
+                assert perf_counter() - began < 9  # a handshake alone may take ten
                 with pytest.raises(LinkError, match="closed"):
                     await task
 
@@ -646,7 +646,7 @@ def test_a_full_edge_is_waited_for_and_another_is_gone_to() -> None:
             async with following(over, *asked) as (_, tasks):
                 assert await asyncio.gather(*tasks) == [truth(slow(), each) for each in asked]
         async with (
-            Edge(slow(), one) as full, Edge(slow()) as free,
+            Edge(Table(1, eos_ids=(), seconds=0.02), one) as full, Edge(slow()) as free,
             writer([full]) as theirs, writer([full, free]) as ours,
             following(theirs, asking(max_tokens=400)) as (told, _),
         ):  # fmt: skip
@@ -702,11 +702,11 @@ def test_texts_move_to_an_edge_that_is_nearer(monkeypatch: pytest.MonkeyPatch) -
             far = f"ws://{HOST}:{relay.port}"
             async with writer([far, second], told=states.append) as over:
                 asked = [asking("stream", seed=seed, max_tokens=100) for seed in range(2)]
-                async with following(over, *asked) as (told, tasks):
-                    await until(lambda: all(each.tokens for each in told))
-                    assert over.edge == far
-                    assert await asyncio.gather(*tasks) == [truth(target, each) for each in asked]
-                assert states == [Connected(far), Connected(second.url)]
+                while over.edge != second.url:
+                    async with following(over, *asked) as (_, tasks):
+                        assert await asyncio.gather(*tasks) == [truth(target, each) for each in asked]
+                    asked = [replace(each, seed=each.seed + 2) for each in asked]
+                assert states[:2] == [Connected(far), Connected(second.url)]
 
     run(main)
 
@@ -717,11 +717,12 @@ def test_texts_stay_where_another_edge_is_hardly_nearer(monkeypatch: pytest.Monk
     async def main() -> None:
         async with (
             Edge(slow()) as first, Edge(slow()) as second,
-            await _far(first, 0.025) as far, await _far(second, 0.020) as near,
+            await _far(first, 0.25) as far, await _far(second, 0.22) as near,
         ):  # fmt: skip
             urls = [f"ws://{HOST}:{relay.port}" for relay in (far, near)]
             async with writer(urls) as over:
-                await Told().write(over, asking(max_tokens=30))
+                for seed in range(3):
+                    await Told().write(over, asking("server", max_tokens=30, seed=seed))
                 assert over.edge == urls[0]
 
     run(main)
@@ -783,7 +784,7 @@ def test_a_link_that_dies_without_a_word() -> None:
         async with (
             Edge(target, limits=Limits(heartbeat_s=0.15)) as edge, Swallowing(edge) as way, writer([way.url]) as over,
         ):  # fmt: skip
-            asked = [asking(scheme, seed=1) for scheme in EXACT]
+            asked = [asking(scheme, seed=1, max_tokens=200) for scheme in EXACT]
             async with following(over, *asked) as (told, tasks):
                 await until(lambda: all(len(each.tokens) > 5 for each in told))
                 assert not all(task.done() for task in tasks)
