@@ -99,7 +99,7 @@ def test_every_wrong_option_is_refused_with_its_name_and_a_text_over_the_same_co
 
         thread = threading.Thread(target=neighbour)
         thread.start()
-        assert begun.wait(20)
+        assert begun.wait(60)
         asked: list[tuple[str, Callable[[], object]]] = [
             (field, lambda field=field, wrong=wrong: client.complete(PROMPT, **{"scheme": "coupled", field: wrong}))  # type: ignore[misc]
             for field, every in OPTIONS.items()

@@ -174,12 +174,12 @@ class Scripted:
         await asyncio.sleep(60)
 
 
-def end_of(monkeypatch: pytest.MonkeyPatch, *script: tuple[float, Told]) -> End:
-    monkeypatch.setattr(reading, "ALONE_S", 0.2)
+def end_of(monkeypatch: pytest.MonkeyPatch, *script: tuple[float, Told], alone_s: float = 0.2) -> End:
+    monkeypatch.setattr(reading, "ALONE_S", alone_s)
     request = Request(tuple(range(START)), SchemeSpec("coupled"), SamplingParams(), 0, 50)
 
     async def main() -> End:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return [each async for each in reading.read(Scripted(*script), request, tokenizer(), ())][-1]
 
     end = asyncio.run(main())
@@ -197,6 +197,7 @@ def test_a_guess_that_was_confirmed_in_part_does_not_wait_for_ever(monkeypatch: 
     complete = Unverified(START + 3, (), "stop")
     end = end_of(
         monkeypatch,
-        (0, Unverified(START, (1, 2, 0))), (0, complete), (0.1, Committed(0, (1,), 1, "bonus")), (0.1, complete),
+        (0, Unverified(START, (1, 2, 0))), (0, complete), (0, Committed(0, (1,), 1, "bonus")), (0, complete),
+        alone_s=1.0,
     )  # fmt: skip
     assert (end.reason, end.tokens, end.unverified) == ("stop", 3, 2)

@@ -73,7 +73,7 @@ class Slow(Paced):
 
     def forward(self, cache: Any, keep: int, tokens: Sequence[int], rows: int) -> Any:
         if len(tokens) > BLOCK:
-            self.came.acquire(timeout=10)
+            self.came.acquire(timeout=60)
         return super().forward(cache, keep, tokens, rows)
 
 
@@ -161,7 +161,7 @@ def test_a_prompt_is_given_to_its_tenant_alone_while_its_text_is_open(
                 place = f"{offering.target}/{'0' * 32}/blocks/{chain(PROMPT[BLOCK:])[0].hex()}/0"
                 assert await offering.object(tenants[0], place) is None
                 await text.aclose()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while await offering.object(tenants[0], place) is None:  # noqa: ASYNC110 - until the edge knows
                         await asyncio.sleep(0.02)
                 assert await given(tenants[0], 0) is None

@@ -36,7 +36,7 @@ Edge = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     async def bounded() -> T:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             return await main
 
     return asyncio.run(bounded())
@@ -294,7 +294,7 @@ def takes(measured: Callable[[], list[float]], seconds: float) -> bool:
 
 
 def test_round_trip_takes_the_rtt() -> None:
-    rtt_s = 0.03
+    rtt_s = 0.2
 
     async def main() -> list[float]:
         times = []
@@ -331,11 +331,11 @@ def test_connections_share_the_rate() -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        ConstLink(1e6, math.inf, 0.04),
-        Markov2Link(block_s=0.02, rtt_s=0.04, seed=1),
-        RayleighLink(snr_db=5.0, bandwidth_hz=1e6, rtt_s=0.04, seed=1),
-        TraceLink(TraceRun("an outage", Series((0.01, 0.08, 1.0), (1e6, 0.0, 4e6)), None), rtt_s=0.04),
-        NrLink(core_s=0.06, seed=1),
+        ConstLink(2e5, math.inf, 0.04),
+        Markov2Link(2e5, 3e5, block_s=0.02, rtt_s=0.04, seed=1),
+        RayleighLink(snr_db=5.0, bandwidth_hz=1e5, rtt_s=0.04, seed=1),
+        TraceLink(TraceRun("an outage", Series((0.01, 0.2, 1.0), (1e6, 0.0, 4e6)), None), rtt_s=0.04),
+        NrLink(core_s=0.4, seed=1),
     ],
     ids=lambda model: type(model).__name__,
 )
@@ -343,7 +343,7 @@ def test_real_time_and_virtual_time_agree(model: LinkModel) -> None:
     """The first message on a fresh link takes as long as the same link says in virtual time."""
     nbytes = 5000
     predicted_s = model.uplink().send(0.0, nbytes)
-    assert predicted_s > 0.04
+    assert predicted_s > 0.15
 
     async def main() -> float:
         done = asyncio.Event()

@@ -25,7 +25,7 @@ from airdraft.telemetry.http import serving
 from airdraft.telemetry.trace import Traces
 
 from ..api.test_links import BEARER, TOKENIZER, VOCAB, table
-from ..edge.loopback import HOST, engine, run
+from ..edge.loopback import HOST, engine, run, until
 
 KEY = "a key"
 
@@ -42,7 +42,7 @@ class Pages:
 @contextlib.asynccontextmanager
 async def pages(key: str | None = None, access: Access | None = None) -> AsyncIterator[Pages]:
     there, here = (Traces(None, side, feed=Feed(TOKENIZER.stream)) for side in ("edge", "device"))
-    target = engine(table(1, seconds=0.0))
+    target = engine(table(1, seconds=0.02))  # the device has time to draft
     server = EdgeServer(target, TOKENIZER.digest, VOCAB, None, None, Service(access=access, traces=there))
     await server.start(HOST, 0)
     token = BEARER if access else None
@@ -93,10 +93,18 @@ async def listening(port: int, **headers: str) -> AsyncIterator[list[dict[str, A
     task = asyncio.create_task(take())
     try:
         yield found
-        await asyncio.sleep(0.3)
     finally:
         task.cancel()
         writer.close()
+
+
+def commits(heard: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each for each in heard if each["event"] == "committed"]
+
+
+def last(heard: list[dict[str, Any]], text: str) -> dict[str, Any]:
+    """What was heard last of a text."""
+    return next((each for each in reversed(heard) if each.get("text") == text), {})
 
 
 def race(**changed: Any) -> dict[str, Any]:
@@ -116,23 +124,26 @@ def test_a_race_is_heard_on_both_pages_with_words_winners_and_chances() -> None:
             before = found.readings()
             async with listening(found.device) as device, listening(found.edge) as edge:
                 status, _, answer = await asked(found.device, "/page/race", race())
+                for text in ("race1/0", "race1/1"):
+                    await until(lambda text=text: "sent_bytes_total" in last(device, text))  # type: ignore[misc]
+                await until(lambda: any("target" in each and each["pieces"] for each in commits(edge)))
+                await until(lambda: any("waiting_forwards" in each for each in edge))
+                await until(lambda: any(each["event"] == "readings" for each in device))
             after = found.readings()
             assert after["device_joules"] > before["device_joules"]  # races cost energy, and
             assert after["tokens_committed_total"] == before["tokens_committed_total"] == 0  # are no texts of clients
             assert (status, json.loads(answer)) == (200, {"texts": ["race1/0", "race1/1"]})
             texts = []
             for name in ("race1/0", "race1/1"):
-                commits = [each for each in device if each.get("text") == name and each["event"] == "committed"]
-                texts.append("".join(piece for each in commits for piece in each["pieces"]))
-                assert all(len(each["by"]) == len(each["target"]) == len(each["pieces"]) for each in commits)
-                assert [each for each in device if each.get("text") == name][-1]["sent_bytes_total"] > 0
+                told = [each for each in commits(device) if each.get("text") == name]
+                texts.append("".join(piece for each in told for piece in each["pieces"]))
+                assert all(len(each["by"]) == len(each["target"]) == len(each["pieces"]) for each in told)
+                assert last(device, name)["sent_bytes_total"] > 0
             assert texts[0] == texts[1] != ""
-            assert any("draft" in each for each in device if each["event"] == "committed")
+            assert any("draft" in each for each in commits(device))
             assert {"opened", "ready", "draft", "call", "committed", "finished", "readings"} <= {
                 e["event"] for e in device
             }
-            assert any("target" in each and each["pieces"] for each in edge if each["event"] == "committed")
-            assert any("waiting_forwards" in each for each in edge)
 
     run(main)
 
@@ -197,6 +208,7 @@ def test_an_edge_with_tokens_shows_each_its_own(tmp_path: Path) -> None:
             async with listening(found.edge, **mine) as phone, listening(found.edge, **theirs) as tablet:
                 body = {"prompt": "def f(x):", "max_tokens": 5}
                 assert (await asked(found.device, "/v1/completions", body))[0] == 200
+                await until(lambda: any(each["event"] == "finished" for each in phone))
             assert {each["tenant"] for each in phone if each["event"] == "opened"} == {"phone"}
             assert tablet == []
 

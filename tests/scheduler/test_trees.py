@@ -69,7 +69,7 @@ def test_every_row_is_of_what_leads_to_it(data: st.DataObject) -> None:
 
     async def main() -> None:
         scheduler = Scheduler(engine, "trees")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await asyncio.gather(*(write(scheduler, seed) for seed in seeds))
         scheduler.close()
 

@@ -31,7 +31,7 @@ READINGS = Readings(11, 12, 13, 14, 15, 16, 17, 18, 19)
 def fetch(url: str, context: ssl.SSLContext | None = None) -> tuple[int, str, str]:
     """Status, content type, body."""
     try:
-        with urllib.request.urlopen(url, timeout=5, context=context) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=60, context=context) as answer:  # noqa: S310
             return answer.status, answer.headers["content-type"], answer.read().decode()
     except HTTPError as error:
         with error:
@@ -141,7 +141,7 @@ def test_a_client_that_does_not_ask_is_not_waited_for(monkeypatch: pytest.Monkey
         async with serving(Starlette(), HOST, 0) as port:
             reader, writer = await asyncio.open_connection(HOST, port)
             writer.write(sent)
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(9):  # ten are usual
                 with contextlib.suppress(ConnectionError):
                     await reader.read()
             writer.transport.abort()
@@ -151,10 +151,10 @@ def test_a_client_that_does_not_ask_is_not_waited_for(monkeypatch: pytest.Monkey
 
 
 def test_a_client_that_asks_again_and_one_that_waits_long_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airdraft.telemetry.http.HEAD_S", 0.5)
+    monkeypatch.setattr("airdraft.telemetry.http.HEAD_S", 1.5)
 
     async def slow(request: Request) -> Response:
-        await asyncio.sleep(1)
+        await asyncio.sleep(1.7)
         return Response("done")
 
     async def fast(request: Request) -> Response:
@@ -166,7 +166,7 @@ def test_a_client_that_asks_again_and_one_that_waits_long_are_served(monkeypatch
             for path in ["slow", *["fast"] * 8]:
                 writer.write(f"GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200")
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.2)
             writer.transport.abort()
             await asyncio.sleep(0.01)
 
@@ -191,7 +191,7 @@ def test_one_connection_too_many_is_told_so() -> None:
             writer.close()
             assert [await ask(*each) for each in (first, second, first)] == [b"404"] * 3
             first[1].close()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while True:  # until its end is noticed
                     third = await asyncio.open_connection(HOST, port)
                     with contextlib.suppress(ConnectionError, EOFError):  # refused before it has asked
@@ -206,7 +206,7 @@ def test_one_connection_too_many_is_told_so() -> None:
 
 
 def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airdraft.telemetry.http.HEAD_S", 0.1)
+    monkeypatch.setattr("airdraft.telemetry.http.HEAD_S", 1.0)
     monkeypatch.setattr("airdraft.telemetry.http.UNREAD_S", 0.3)
     ended = asyncio.Event()
 
@@ -225,7 +225,7 @@ def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch
         async with serving(Starlette(routes=[Route("/", endless)]), HOST, 0) as port:
             _, writer = await asyncio.open_connection(HOST, port, limit=1024)
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(50):  # a minute is usual
                 await ended.wait()
             writer.transport.abort()
             await asyncio.sleep(0.01)
