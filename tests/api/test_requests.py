@@ -31,7 +31,7 @@ def post(url: str, body: Any, path: str = "/completions", **headers: str) -> tup
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(url + path, data, {"Content-Type": "application/json", **headers})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -123,28 +123,28 @@ def test_without_a_seed_texts_differ_and_say_their_seed(
     assert [each.text for each in found] == [tokenizer.decode(truth(seed=seed, max_tokens=20)) for seed in seeds]
 
 
-def test_sixteen_tokens_unless_told_otherwise(client: openai.OpenAI, truth: Truth) -> None:
-    answer = client.completions.create(model="target", prompt=PROMPT, seed=5)
-    assert answer.usage.completion_tokens == len(truth(seed=5, max_tokens=16)) == 16
+def test_sixteen_tokens_unless_told_otherwise(client: openai.OpenAI, long_seed: int) -> None:
+    answer = client.completions.create(model="target", prompt=PROMPT, seed=long_seed)
+    assert answer.usage.completion_tokens == 16
 
 
 @pytest.mark.parametrize("many", [1, 3])
 def test_a_stop_string_ends_the_text_before_itself(
-    client: openai.OpenAI, tokenizer: Tokenizer, truth: Truth, many: int
+    client: openai.OpenAI, tokenizer: Tokenizer, truth: Truth, many: int, long_seed: int
 ) -> None:
-    ids = truth(seed=5, max_tokens=60)
+    ids = truth(seed=long_seed, max_tokens=60)
     text = tokenizer.decode(ids)
     for at in (3, 9, 18):
         stop = text[at : at + 6]  # which begins and ends within tokens
         stops = stop if many == 1 else ["never to be seen", stop, text[at + 1 : at + 4]]
-        asked: dict[str, Any] = {"model": "target", "prompt": PROMPT, "seed": 5, "max_tokens": 60, "stop": stops}
+        asked: Any = {"model": "target", "prompt": PROMPT, "seed": long_seed, "max_tokens": 60, "stop": stops}
         whole = client.completions.create(**asked)
         chunks = list(client.completions.create(**asked, stream=True))
         cut = min(text.find(each) for each in ([stop] if many == 1 else stops[1:]))
         assert whole.choices[0].text == text[:cut]
         assert "".join(chunk.choices[0].text for chunk in chunks) == text[:cut]
         assert whole.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == "stop"
-        assert whole.usage.completion_tokens < 30
+        assert whole.usage.completion_tokens < 60
 
 
 @pytest.mark.parametrize(
@@ -312,24 +312,23 @@ def test_no_path_leads_to_another(url: str, path: str) -> None:
 def test_streams_are_not_to_be_collected_on_the_way(url: str) -> None:
     body = json.dumps({"prompt": "x", "max_tokens": 1, "stream": True}).encode()
     request = urllib.request.Request(url + "/completions", body)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         assert answer.headers["x-accel-buffering"] == "no"
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict", "num_predict"])
 @pytest.mark.parametrize("most", [3, 3.0])
-def test_a_limit_in_every_spelling(url: str, name: str, most: float) -> None:
-    """Seed 5 writes 16 tokens and more."""
-    status, answer = post(url, {"prompt": PROMPT, "seed": 5, name: most})
+def test_a_limit_in_every_spelling(url: str, name: str, most: float, long_seed: int) -> None:
+    status, answer = post(url, {"prompt": PROMPT, "seed": long_seed, name: most})
     assert (status, answer["usage"]["completion_tokens"]) == (200, 3)
 
 
 def test_no_limit_in_the_words_of_other_servers(served: Served, tokenizer: Tokenizer, truth: Truth) -> None:
-    ids = truth(seed=9, max_tokens=1024)
-    expected = tokenizer.decode(ids)
-    assert len(ids) > 16  # which is the limit of requests that name none
+    # Requests that name no limit have one of 16.
+    seed = next(seed for seed in range(9, 99) if 16 < len(truth(seed=seed, max_tokens=100)) < 100)
+    expected = tokenizer.decode(truth(seed=seed, max_tokens=100))
     for name in ("max_tokens", "n_predict"):
-        _, answer = post(served.edge, {"prompt": PROMPT, "seed": 9, name: -1})
+        _, answer = post(served.edge, {"prompt": PROMPT, "seed": seed, name: -1})
         assert answer["choices"][0]["text"] == expected
 
 
@@ -345,10 +344,11 @@ def test_whole_numbers_may_have_a_point_and_a_seed_of_minus_one_is_drawn(
     assert -1 not in seeds
 
 
-def test_a_text_ends_before_a_token_that_stops_it(url: str, tokenizer: Tokenizer, truth: Truth) -> None:
-    ids = truth(seed=5, max_tokens=40)
+def test_a_text_ends_before_a_token_that_stops_it(url: str, tokenizer: Tokenizer, truth: Truth, long_seed: int) -> None:
+    ids = truth(seed=long_seed, max_tokens=60)[:40]
     at = next(at for at in range(8, 40) if ids[at] not in ids[:at])
-    body = {"prompt": PROMPT, "seed": 5, "max_tokens": 40, "stop_token_ids": [4000, ids[at]], "logprobs": 0}
+    never = next(token for token in range(4000, 4096) if token not in ids)
+    body = {"prompt": PROMPT, "seed": long_seed, "max_tokens": 40, "stop_token_ids": [never, ids[at]], "logprobs": 0}
     status, answer = post(url, body)
     choice = answer["choices"][0]
     assert (status, choice["finish_reason"]) == (200, "stop")
@@ -368,13 +368,13 @@ def test_an_end_of_text_may_be_passed_over(url: str, tokenizer: Tokenizer, targe
 
 @pytest.mark.parametrize("scheme", ["server", "stream", "coupled", "dense", "topk", "lattice", "split"])
 def test_every_scheme_stops_and_goes_on_as_the_target_alone(
-    served: Served, scheme: str, tokenizer: Tokenizer, target: OnnxModel, truth: Truth
+    served: Served, scheme: str, tokenizer: Tokenizer, target: OnnxModel, truth: Truth, long_seed: int
 ) -> None:
     """Under shared noise at any temperature, in rounds with probabilities at temperature 0."""
     warm = scheme in ("server", "stream", "coupled")
-    ids = truth(seed=5, max_tokens=40, temperature=float(warm))
+    ids = truth(seed=long_seed, max_tokens=40, temperature=float(warm))
     at = next(at for at in range(4, 40) if ids[at] not in ids[:at])
-    asked = {"prompt": PROMPT, "seed": 5, "temperature": float(warm), "max_tokens": 40, "scheme": scheme}
+    asked = {"prompt": PROMPT, "seed": long_seed, "temperature": float(warm), "max_tokens": 40, "scheme": scheme}
     status, answer = post(served.device, {**asked, "stop_token_ids": [ids[at]]})
     assert (status, answer["choices"][0]["text"]) == (200, tokenizer.decode(ids[:at])), answer
     status, answer = post(served.device, {**asked, "stop_token_ids": [ids[at]], "min_tokens": 40, "ignore_eos": True})
