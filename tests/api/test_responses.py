@@ -357,7 +357,7 @@ def test_items_are_the_messages_of_a_chat() -> None:
         ({"text": {"format": {"type": "json_schema", "schema": {}, "required": []}}}, "text.format.required"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "weather", "n": 1}}, "tool_choice.n"),
         ({"text": {"odd": 1}}, "text"),
-        ({"text": {"format": {"type": "json_object"}}, "tools": [WEATHER]}, "text.format"),
+        ({"regex": "a+", "tools": [WEATHER]}, "regex"),
         ({"text": {"format": {"type": "json_object"}}, "regex": "a"}, "text.format"),
         ({"tools": [{"type": "web_search"}]}, "tools[0]"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].function"),

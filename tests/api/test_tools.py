@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from airdraft.api.errors import ApiError
 from airdraft.api.schema import ChatBody, parse
 from airdraft.api.template import ChatTemplate
 from airdraft.api.tools import CALL_FORMS, CallForm, CallReader, call_form, tools_of
+from airdraft.core.messages import GuideSpec
 from airdraft.device.writer import Writer
 from airdraft.edge.server import EdgeServer, Service
-from airdraft.guides import Guides
+from airdraft.guides import Guides, of_json
 from airdraft.models.engines.onnx import OnnxModel
 from airdraft.models.files.folder import shipped
 from airdraft.models.text import Tokenizer
@@ -134,11 +136,11 @@ def test_the_form_is_that_of_the_template() -> None:
 def test_a_guide_holds_calls_and_leaves_words_alone(name: str, tokenizer: Tokenizer) -> None:
     form, guides = FORMS[name], Guides(tokenizer)
 
-    def ends(choice: Any, text: str, several: bool = True, strict: bool = True) -> bool:
+    def ends(choice: Any, text: str, several: bool = True, strict: bool = True, words: GuideSpec | None = None) -> bool:
         given = [tool("weather", strict, city={"enum": ["Bonn"]}), tool("stop", strict)]
         tools = tools_of(given, choice, several)
         assert tools is not None
-        spec = tools.guide(form)
+        spec = tools.guide(form, words)
         if spec is None:
             return True
         state = guides.make(spec, (0,))
@@ -162,12 +164,43 @@ def test_a_guide_holds_calls_and_leaves_words_alone(name: str, tokenizer: Tokeni
     assert not ends(named, spoken(form, [("stop", "{}")]))
     assert not ends(named, spoken(form, [right, right]))
     assert ends("auto", "anything", strict=False)
+    said = of_json({"type": "object", "properties": {"sun": {"type": "boolean"}}, "additionalProperties": False})
+    for choice, strict in itertools.product(("required", "auto"), (True, False)):
+        assert ends(choice, '{"sun": true}', strict=strict, words=said) == (choice == "auto")
+        assert ends(choice, spoken(form, [right]), strict=strict, words=said)
+        for other in ("It is sunny.", '{"sun": 5}', '{"sun":true}', spoken(form, [wrong])):
+            assert not ends(choice, other, strict=strict, words=said)
     for mode in ("required", "auto"):
         some = allowing(mode, "weather")
         assert ends(some, spoken(form, [right, right]))
         assert not ends(some, spoken(form, [right, ("stop", "{}")]))
         assert not ends(some, spoken(form, [wrong]))
         assert ends(some, "It is sunny.") == (mode == "auto")
+
+
+@pytest.mark.parametrize("own", [{}, {"$id": "https://a.example/b"}])
+def test_parameters_refer_to_themselves(own: dict[str, str], tokenizer: Tokenizer) -> None:
+    """Schemas of nested types, as clients make them, have `$defs`, and `$ref`s that lead there from their own root."""
+    parameters = {
+        **own, "$defs": {"Day": {"type": "object", "properties": {"next": {"$ref": "#"}, "n": {"const": 1}}}},
+        "type": "object", "properties": {"day": {"$ref": "#/$defs/Day"}},
+    }  # fmt: skip
+    tools = tools_of([{"type": "function", "function": {"name": "plan", "parameters": parameters}}], "required", None)
+    assert tools is not None
+    spec = tools.guide(FORMS["json"])
+    assert spec is not None
+    state = Guides(tokenizer).make(spec, (0,))
+    text = '[{"name": "plan", "arguments": {"day": {"next": {"day": {"n": '
+    for token in tokenizer.encode(text, special=False):
+        allowed = state.allowed()
+        assert allowed is not None
+        assert allowed[token]
+        state = state.after(token)
+    allowed = state.allowed()
+    assert allowed is not None
+    [one], [two] = (tokenizer.encode(each, special=False) for each in "12")
+    assert allowed[one]
+    assert not allowed[two]
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -204,7 +237,7 @@ def test_what_may_not_be_called_is_words(flat: bool) -> None:
         ({"tools": [STOP], "tool_choice": {**allowing("auto", "stop"), "mode": "auto"}}, "tool_choice.mode"),
         ({"tools": [STOP], "tool_choice": allowing("none", "stop")}, "tool_choice"),
         ({"tools": [STOP], "tool_choice": allowing("required", "stop", "weather")}, "tool_choice"),
-        ({"tools": [STOP], "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [STOP], "regex": "a+"}, "regex"),
         ({"tools": [STOP], "ignore_eos": True}, "ignore_eos"),
     ],
 )
@@ -221,6 +254,18 @@ TEMPLATE = """\
 {%- for message in messages %}# {{ message.role }}: {{ message.content }}
 {% for call in message.tool_calls %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}
 {%- endfor %}# assistant:"""
+
+
+async def _a_form_beside_tools(create: Any, asked: dict[str, Any], named: Any, function: Any) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"enum": ["sun", "rain"]}}}
+    either = (await create(**asked, response_format=form)).choices[0].message
+    assert either.tool_calls or json.loads(either.content) in ("sun", "rain")
+    called = await create(**asked, tool_choice=named, response_format=form)
+    assert called.choices[0].message.tool_calls[0].function == function
+    form["json_schema"]["schema"] = {"type": "nonsense"}
+    with pytest.raises(openai.BadRequestError, match="nonsense") as caught:
+        await create(**asked, response_format=form)
+    assert caught.value.param == "response_format.json_schema"
 
 
 @pytest.mark.slow
@@ -268,6 +313,7 @@ def test_openais_client_calls_tools_and_answers_them(
             plain = await create(**{**asked, "tools": openai.omit})
             assert none.choices[0].message.content == plain.choices[0].message.content
 
+            await _a_form_beside_tools(create, asked, named, call.function)
             answered = [
                 *asked["messages"], whole.choices[0].message.model_dump(exclude_none=True),
                 {"role": "tool", "tool_call_id": call.id, "content": "sunny"},

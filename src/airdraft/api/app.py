@@ -175,7 +175,7 @@ class Api:
         if tools is None:
             return await self._answer(writer, body, [ids], [""], [private], made=made)
         reader = partial(CallReader, form, tools.names)
-        return await self._answer(writer, body, [ids], [""], [private], tools.guide(form), reader, made)
+        return await self._answer(writer, body, [ids], [""], [private], tools.guide(form, body.words()), reader, made)
 
     async def encoded(self, encode: Callable[[str], list[int]], text: str, name: str = "prompt") -> list[int]:
         """Encode in a thread, because megabytes take seconds. Long texts go one at a time: each takes a gigabyte."""

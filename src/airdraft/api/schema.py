@@ -102,9 +102,9 @@ class Body(msgspec.Struct, kw_only=True):
         return form_of({name: getattr(self, name, None) for name in FORMS})
 
     def guide(self, tokenizer: Tokenizer, calls: GuideSpec | None = None) -> GuideSpec | None:
-        """Return what leads the text: its form or `calls`, and its bias. Raises: `ApiError`, or as `Bias.check`."""
+        """Return what leads the text: `calls` or its form, and its bias. Raises: `ApiError`, or as `Bias.check`."""
         form = self.form()
-        grammar = calls if form is None else form[1]
+        grammar = calls or (None if form is None else form[1])
         given = {name: value for name in BIASED if (value := getattr(self, name)) is not None}
         given = {name: value for name, value in given.items() if value is not False and value not in ("", [], {})}
         if "logit_bias" in given:
@@ -278,7 +278,8 @@ class TalkBody(Body, kw_only=True):
 
     def named(self, error: ApiError) -> ApiError:
         """See `Body.named`."""
-        error.param = "tools" if error.param == "guide" and self.called() is not None else error.param
+        if error.param == "guide" and self.called() is not None and not (self.words() and " at 1(" in str(error)):
+            error.param = "tools"  # the first line of a grammar that has both is the form
         error.param = self.talk_field if error.param in ("prompt", "private") else error.param
         return super().named(error)
 
@@ -288,14 +289,21 @@ class TalkBody(Body, kw_only=True):
         _check_likely("top_logprobs", self.top_logprobs)
         if self.called() is None:
             return
-        if (form := self.form()) is not None:
-            raise invalid(form[0], f"{form[0]} and tools both give the answer a form; give one of them")
+        form = self.form()
+        if form is not None and form[1].kind != "json":
+            what = f"{form[0]} is no JSON schema, the one form that an answer may have beside tools"
+            raise invalid(form[0], f"{what}; give one, or leave tools out")
         if self.ignore_eos:
             raise _unsupported("ignore_eos", "an answer that calls tools ends by itself; leave one of them out")
 
     def called(self) -> Tools | None:
         """Return the tools that may be called; None: none. Raises: `ApiError`."""
         return tools_of(self.tools, self.tool_choice, self.parallel_tool_calls, self.flat)
+
+    def words(self) -> GuideSpec | None:
+        """Return the form of an answer that calls no tool; None: any."""
+        form = self.form()
+        return None if form is None else form[1]
 
     def variables(self) -> dict[str, Any]:
         """Return what the template may read besides the messages. Raises: `ApiError`."""

@@ -76,13 +76,15 @@ class Tools:
         names = frozenset(tool.name for tool in self.tools)
         object.__setattr__(self, "names", names if self.only is None else self.only)
 
-    def guide(self, form: CallForm) -> GuideSpec | None:
+    def guide(self, form: CallForm, words: GuideSpec | None = None) -> GuideSpec | None:
         """Return the grammar of answers; None if nothing holds them. Raises: `BadParameterError` if it is too large.
 
         Unless it must call, only tools that are all `strict` hold an answer, from where a call begins.
+        words: the JSON schema of an answer that is no call, the first line of the grammar. It holds calls, too, because
+        they stand in its place.
         """
         some = [tool for tool in self.tools if tool.name in self.names]
-        if not (self.must or all(tool.strict for tool in some)):
+        if not (self.must or words or all(tool.strict for tool in some)):
             return None
         call = f"{_quoted(form.open)} body {_quoted(form.close)}" if form.open else "body"
         lines = ["body: " + " | ".join(f"call_{at}" for at in range(len(some)))]
@@ -91,6 +93,8 @@ class Tools:
         whole = f"{_quoted(form.begin)} call {more} {_quoted(form.end)}"
         if self.must:
             lines += [f"start: {whole}", f"call: {call}"]
+        elif words:
+            lines = [f"words: %json {_laid_out(words)}", *lines, f"start: {whole} | words", f"call: {call}"]
         elif form.open:
             lines += [
                 "start: said* LAST" if self.several else "start: said? LAST", f"TEXT: /{_TEXT}/",
@@ -102,11 +106,20 @@ class Tools:
         return of_lark("\n".join(lines))
 
 
+def _laid_out(spec: GuideSpec) -> str:
+    """The text of a schema that stands in a grammar, with the layout that it has alone."""
+    schema = json.loads(spec.text)
+    if not isinstance(schema, dict):
+        return spec.text
+    own = schema.get("x-guidance", {})
+    return json.dumps({**schema, "x-guidance": {**LAYOUT, **own} if isinstance(own, dict) else own})
+
+
 def _schema(tool: Tool, form: CallForm) -> dict[str, Any]:
-    """The schema of a call of this tool."""
+    """The schema of a call of this tool. Its parameters are a document of their own, to which their `$ref`s lead."""
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, form.arguments: dict(tool.parameters)},
+        "properties": {"name": {"const": tool.name}, form.arguments: {"$id": "urn:parameters", **tool.parameters}},
         "required": ["name", form.arguments],
         "additionalProperties": False,
         "x-guidance": LAYOUT,
