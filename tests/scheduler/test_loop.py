@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from airdraft.core.events import Forward
 from airdraft.errors import AirdraftError, ModelError, RefusedError
 from airdraft.models.base import EngineInfo, FloatArray, Part
+from airdraft.models.steady import Banded
 from airdraft.scheduler import Owner, Scheduler, Sequenced
 from airdraft.scheduler.beside import BRIEF_S
 from airdraft.scheduler.loop import SHORT_S, SHORT_TOKENS
@@ -709,6 +710,78 @@ def test_a_text_that_cannot_say_what_it_needs_by_now_ends_alone() -> None:
         await tasks[1]
         assert found[0][0, 0] == 1
         assert scheduler.waiting == 0
+        scheduler.close()
+
+    run(main)
+
+
+def test_nobody_begins_with_what_a_failed_call_left() -> None:
+    """An engine that feeds piece by piece may have overwritten what was there before it failed."""
+
+    async def main() -> None:
+        engine: Any = Copying()
+        engine.info = replace(engine.info, vocab_size=10_000)
+        scheduler, owner, drafts = Scheduler(Banded(engine, 2, 7), "noting"), Owner(), [*range(20, 30)]
+        text = scheduler.open(owner)
+        await scheduler.run(text, forward(0, [*PROMPT[:60], *drafts], 1))
+        with pytest.raises(ModelError, match="a fault"):
+            await scheduler.run(text, forward(60, [*range(40, 50), FAULT], 1))
+        scheduler.drop(text)
+        again = scheduler.open(owner)
+        found = await scheduler.run(again, forward(0, [*PROMPT[:60], *drafts, 5, 6], 2))
+        assert (found[-1] == contents([*PROMPT[:60], *drafts, 5, 6])).all()
+        scheduler.drop(again)
+        scheduler.close()
+
+    run(main)
+
+
+class Resting(Cache):
+    """A cache that takes note of when it rests."""
+
+    rested = False
+
+    @property
+    def room(self) -> int:
+        return len(self)
+
+    def rest(self) -> None:
+        self.rested = True
+
+
+class Slow(Copying):
+    """An engine that takes its time to copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copying, self.go_on = threading.Event(), threading.Event()
+
+    def new_cache(self) -> Cache:
+        return Resting()
+
+    def copy(self, cache: Cache, length: int) -> Cache:
+        self.copying.set()
+        self.go_on.wait(15)
+        assert not getattr(cache, "rested", False)
+        return super().copy(cache, length)
+
+
+def test_a_text_that_ends_while_another_copies_its_cache_stays_as_it_is_until_then() -> None:
+    async def main() -> None:
+        engine, owner = Slow(), Owner()
+        scheduler = Scheduler(engine, "noting")
+        first = await written(scheduler, owner, PROMPT)
+        cache = first.cache
+        other = asyncio.create_task(written(scheduler, owner, [*PROMPT[:100], 1, 2, 3]))
+        while not engine.copying.is_set():
+            await asyncio.sleep(0.001)
+        scheduler.drop(first)
+        engine.go_on.set()
+        text = await other
+        assert (text.reused, engine.copies) == (100, [100])
+        assert isinstance(cache, Resting)
+        assert cache.rested
+        scheduler.drop(text)
         scheduler.close()
 
     run(main)

@@ -184,6 +184,7 @@ class Caches:
         """Note that a share was run."""
         text = share.text
         if failed:
+            text.cached = min(text.cached, share.start - len(share.picks))  # behind that may be anything
             if text.cache is None:  # none could be made
                 self._free(text)
             return

@@ -200,7 +200,9 @@ class Scheduler:
             batch = [(self._waiting.pop(share.arrival), share) for share in shares]
             self._ledger.served(shares)
             for share in shares:
-                share.text.running, share.text.used = True, self._calls
+                share.text.used = self._calls
+                for text in share.texts:
+                    text.running = True
             if self._is_short() and shares[0].fed <= SHORT_TOKENS and shares[0].splice is None:
                 self._settle(batch, *self._call(shares))
                 continue
@@ -262,12 +264,14 @@ class Scheduler:
             self.on_call(call)
         for (job, share), rows in zip(batch, found, strict=True):
             text = job.text
-            text.running, text.since = False, math.inf
+            text.since = math.inf
             if text.on_call is not None:
                 text.on_call(call)
             self.caches.fed(share, failed=isinstance(rows, AirdraftError))
-            if text.over:
-                self.caches.end(text, keeps=not self._closed)
+            for each in share.texts:
+                each.running = False
+                if each.over:
+                    self.caches.end(each, keeps=not self._closed)
             if job.done.done():  # cancelled meanwhile
                 continue
             if isinstance(rows, AirdraftError):

@@ -72,8 +72,7 @@ class Memory:
         if self._max_positions == math.inf and (text.cache is not None or self._max_caches == math.inf):
             return []  # no limit: with a thousand texts at rest it would take long to look
         held = [each for each in self._holders if each is not text]
-        busy = {each.text for each in batch}
-        busy.update(each.origin.text for each in (share, *batch) if each.origin)
+        busy = {each for one in (share, *batch) for each in one.texts}
         free = [each for each in held if not (each.running or each in busy) and each.since > share.arrival]
         free.sort(key=lambda each: (not each.over, each.used))
         ends = {each.text: each.end for each in batch}

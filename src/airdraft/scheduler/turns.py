@@ -66,6 +66,7 @@ class Sequenced:
     used: int = 0
     """When it was run last, in calls."""
     running: bool = False
+    """Whether a call feeds it, or copies its cache."""
     since: float = math.inf
     """Arrival of the forward that it is halfway through, more pieces to come. No later one may take its cache, or two
     long texts would for ever take it from each other."""
@@ -173,6 +174,11 @@ class Share(NamedTuple):
     """The last of the first `start` positions, which are not in that cache."""
     forward: Forward | None = None
     """Whose rows it gives."""
+
+    @property
+    def texts(self) -> list[Sequenced]:
+        """Those whose caches it needs as they are: its own, and the one that it begins with."""
+        return [self.text] if self.origin is None else [self.text, self.origin.text]
 
     @property
     def is_last(self) -> bool:
