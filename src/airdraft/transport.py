@@ -93,6 +93,29 @@ async def judged(
     return await scheduler.aside(judge, logits) if logits.size > LARGE else judge(logits)
 
 
+async def paid(
+    scheduler: Scheduler, payer: Payer | None, text: Sequenced, forward: Forward, latest: Callable[[], Forward]
+) -> np.ndarray:
+    """Pay for a forward and run what `latest` says by then. What joins it while it waits, or is shared by then, is
+    settled afterwards; who gives up before it has run gets everything back."""
+    if payer is None:
+        return await scheduler.run(text, latest)
+    ran, due, used = forward, scheduler.unread(text, forward), text.used
+
+    def noted() -> Forward:
+        nonlocal ran
+        ran = latest()
+        return ran
+
+    await payer.pace(due)
+    try:
+        rows = await scheduler.run(text, noted)
+    finally:
+        payer.spend(-due if text.used == used else max(0, ran.due - forward.due))
+    payer.spend(scheduler.fed(text, forward) - due)
+    return rows
+
+
 class _Sender:
     """Sends a machine's bytes in their order, in WebSocket messages of at most `MESSAGE_BYTES`."""
 
@@ -305,7 +328,9 @@ class Driver:
                 text.on_call = partial(self._onlooker.call, number)
             while not self._is_device and self._sender.is_open and self.machine.backlog > MOST_WAITING:
                 await self._sender.caught_up.wait()
-            logits = await self._paid(text, event)
+            logits = await paid(
+                self._scheduler, self._payer, text, event, lambda: self._onlooker.latest(machine.latest(event))
+            )
             self._onlooker.rows(event, logits)
             take: Callable[[int, np.ndarray, float], list[Event]] = machine.forwarded
             if isinstance(machine, EdgeMachine):
@@ -324,25 +349,6 @@ class Driver:
             self._failed(number, Code.ENGINE, "a fault of airdraft's own; see the log of the side whose model ran")
         self._judged.set()
         self.flush()
-
-    async def _paid(self, text: Sequenced, event: Forward) -> np.ndarray:
-        """Pay for a forward and run it. What joins it while it waits, or is shared by then, is settled afterwards."""
-        if self._payer is None:
-            return await self._scheduler.run(text, lambda: self._onlooker.latest(self.machine.latest(event)))
-        ran, due = event, self._scheduler.unread(text, event)
-
-        def latest() -> Forward:
-            nonlocal ran
-            ran = self._onlooker.latest(self.machine.latest(event))
-            return ran
-
-        await self._payer.pace(due)
-        try:
-            rows = await self._scheduler.run(text, latest)
-        finally:
-            self._payer.spend(max(0, ran.due - event.due))
-        self._payer.spend(self._scheduler.fed(text, event) - due)
-        return rows
 
     def _failed(self, session: int, code: str, message: str) -> None:
         self._forwards.pop(session, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -410,6 +411,62 @@ def test_of_a_prompt_only_what_is_read_is_paid_for(tmp_path: Path, monkeypatch: 
                 cost, fed = await written([*prompt, 5, 5, 6], [*prompt, 5, 5, 7])
                 assert cost == fed <= 2 * (3 + 4)
                 assert await written([5, *prompt]) == (205, 205)
+
+    run(main)
+
+
+class Gated(Table):
+    """A table that waits for a gate."""
+
+    def __init__(self, *seeds: int) -> None:
+        super().__init__(*seeds, eos_ids=())
+        self.gate = threading.Event()
+
+    def forward(self, cache: list[int], keep: int, tokens: Sequence[int], rows: int) -> FloatArray:
+        self.gate.wait(20)
+        return super().forward(cache, keep, tokens, rows)
+
+
+@pytest.mark.parametrize("way", ["device", "api"])
+def test_who_gives_up_waiting_for_the_engine_has_not_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    paid, take = list[int](), Bucket.take
+
+    def counted(bucket: Bucket, tokens: int, now: float) -> None:
+        if bucket.rate is not None:
+            paid.append(tokens)
+        take(bucket, tokens, now)
+
+    monkeypatch.setattr(Bucket, "take", counted)
+
+    async def main() -> None:
+        target = Gated(1)
+        service = Service(access=tokens(tmp_path, alice="tokens_per_s = 100000"))
+        async with started(target, service) as (server, url), Raw.connect(url, token=BOB) as other:
+            first = asyncio.create_task(other.text(1, (1, 2), 4, None))
+            await until(lambda: server.scheduler.texts == 1)
+            tenant = server.tenant_of(f"Bearer {ALICE}")
+            assert tenant is not None
+            client = await EdgeConnection.connect(url, Table(2), TOKENIZER, VOCAB, token=ALICE)
+            async with client:
+                writer = client if way == "device" else TargetWriter(server, tenant)
+                asked = request("server", WARM, prompt=[1, 2, 3, 4] * 50, max_tokens=5)
+
+                async def write() -> None:
+                    assert [event async for event in writer.write(asked)]
+
+                task = asyncio.create_task(write())
+                await until(lambda: server.scheduler.waiting == 1)
+                assert sum(paid) == 199
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                await until(lambda: server.scheduler.waiting == 0)
+                assert sum(paid) == 0
+                target.gate.set()
+                assert len(await first) == 4
+                await write()
+                assert sum(paid) == 199 + 5
 
     run(main)
 

@@ -21,7 +21,7 @@ from airdraft.edge.server import EdgeServer
 from airdraft.edge.watch import Watch
 from airdraft.errors import AirdraftError, BadParameterError, Code, RefusedError, ending, too_long
 from airdraft.scheduler import Helped, Owner
-from airdraft.transport import judged
+from airdraft.transport import judged, paid
 
 SCHEMES = schemes.named(exact="text")
 """The schemes whose text is the one that a seed stands for, drafted or not."""
@@ -67,14 +67,11 @@ class TargetWriter:
                     self._pace.took(forward, clock() - asked_s)
                     outs = _shown(watch, session.unhelped() if row is None else session.forwarded(row))
                     continue
-                due = server.scheduler.unread(sequenced, forward)
-                await tenant.pace(due)
+                rows = await paid(server.scheduler, tenant, sequenced, forward, partial(watch.latest, forward))
                 if tenant.revoked:
                     raise RefusedError(Code.REVOKED, "this key is no longer valid; ask whoever runs the edge")
-                rows = await server.scheduler.run(sequenced, partial(watch.latest, forward))
                 watch.rows(forward, rows)
                 self._pace.took(forward, clock() - asked_s)
-                tenant.spend(server.scheduler.fed(sequenced, forward) - due)
                 if not forward.rows:
                     request.counts.cached = sequenced.reused
                 outs = _shown(watch, session.forwarded(rows, await judged(server.scheduler, session.judge, rows)))
