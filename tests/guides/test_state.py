@@ -242,3 +242,21 @@ def test_a_panic_in_the_reader_costs_the_one_guide(monkeypatch: pytest.MonkeyPat
         with pytest.raises(BadParameterError, match="index out of bounds"):
             asyncio.run(read())
     assert asyncio.run(read()).allowed() is not None
+
+
+@pytest.mark.parametrize("name", list(SPECS))
+def test_whatever_is_forced_or_allowed_may_come_also_where_a_text_ends_with_a_token_of_words(name: str) -> None:
+    """Some models end texts with a line break, say. Then it is never in the midst of a text, where others spell it."""
+    words = walk(GUIDES.make(SPECS[name], EOS), random.Random(3))  # noqa: S311
+    for ending in words[:6]:
+        guide, rng = GUIDES.make(SPECS[name], (*EOS, ending)), random.Random(4)  # noqa: S311
+        for _ in range(20):
+            try:
+                allowed = guide.allowed()
+            except GuideError:  # nothing else spells it
+                break
+            if allowed is None:
+                break
+            for token in {int(np.argmax(allowed)), guide.forced}:
+                assert token is None or guide.after(token) is not None
+            guide = guide.after(rng.choice(np.flatnonzero(allowed).tolist()))

@@ -127,7 +127,7 @@ class GrammarWalk:
                 return self.eos_ids[0] if len(self.eos_ids) == 1 else None
             run = [] if accepts else self._matcher.compute_ff_tokens()
             self._check()
-            if run:
+            if run and run[0] not in self.eos_ids:  # which would end the text in its midst
                 return int(run[0])
             bits = self._bits(state)
             if int(np.bitwise_count(bits).sum()) + accepts * len(self.eos_ids) != 1:
