@@ -773,7 +773,7 @@ def test_a_text_that_ends_while_another_copies_its_cache_stays_as_it_is_until_th
         first = await written(scheduler, owner, PROMPT)
         cache = first.cache
         other = asyncio.create_task(written(scheduler, owner, [*PROMPT[:100], 1, 2, 3]))
-        while not engine.copying.is_set():
+        while not engine.copying.is_set():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         scheduler.drop(first)
         engine.go_on.set()

@@ -180,8 +180,15 @@ class Caches:
         wanted = wanted_of(asked) if asked is not None and choice is None else ()
         return Part(share.text.cache, keep, tokens, share.rows, parents, share.picks, choice, wanted)
 
-    def fed(self, share: Share, *, failed: bool) -> None:
-        """Note that a share was run."""
+    def settle(self, share: Share, *, failed: bool, keeps: bool) -> None:
+        """Note that a share was run. Texts of it that are over meanwhile end, see `end`."""
+        self._fed(share, failed=failed)
+        for text in share.texts:
+            text.running = False
+            if text.over:
+                self.end(text, keeps=keeps)
+
+    def _fed(self, share: Share, *, failed: bool) -> None:
         text = share.text
         if failed:
             text.cached = min(text.cached, share.start - len(share.picks))  # behind that may be anything

@@ -267,11 +267,7 @@ class Scheduler:
             text.since = math.inf
             if text.on_call is not None:
                 text.on_call(call)
-            self.caches.fed(share, failed=isinstance(rows, AirdraftError))
-            for each in share.texts:
-                each.running = False
-                if each.over:
-                    self.caches.end(each, keeps=not self._closed)
+            self.caches.settle(share, failed=isinstance(rows, AirdraftError), keeps=not self._closed)
             if job.done.done():  # cancelled meanwhile
                 continue
             if isinstance(rows, AirdraftError):
