@@ -785,3 +785,73 @@ def test_a_text_that_ends_while_another_copies_its_cache_stays_as_it_is_until_th
         scheduler.close()
 
     run(main)
+
+
+class Careless(Copying):
+    """An engine that has fed some tokens before it fails."""
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        for part in batch:
+            if FAULT in part.tokens:
+                part.cache[part.keep :] = part.tokens[: part.tokens.index(FAULT)]
+        return super().verify(batch)
+
+
+@examples(100)
+@given(data=st.data())
+def test_whatever_texts_draft_lose_and_share_every_row_is_of_their_own_tokens(data: st.DataObject) -> None:
+    """Texts of one tenant, in blocks of two kinds only, so that each begins as others do, or as others drafted."""
+    engine = Careless(data.draw(st.sampled_from([None, 1, 2, 3])))
+    limits = {"max_positions": data.draw(st.sampled_from([None, 120, 300]))}
+    kept, seeds = data.draw(st.sampled_from([0, 1 << 26])), data.draw(st.lists(st.integers(0, 1 << 30), max_size=6))
+
+    async def write(scheduler: Scheduler, owner: Owner, seed: int) -> None:
+        random = np.random.default_rng(seed)
+
+        def blocks(most: int) -> list[int]:
+            kinds = random.integers(1, 3, size=random.integers(1, most + 1))
+            return [int(kind) for kind in kinds for _ in range(16)][: -int(random.integers(0, 4)) or None]
+
+        for _ in range(random.integers(1, 4)):
+            text, tokens = scheduler.open(owner), blocks(5)
+            try:
+                found = await scheduler.run(text, forward(0, tokens, 1))
+                assert (found[0] == contents(tokens)).all()
+                for _ in range(random.integers(0, 5)):
+                    keep = int(random.integers(max(1, len(tokens) - 40), len(tokens) + 1))
+                    more = blocks(3)
+                    if random.random() < 0.1:
+                        more[int(random.integers(len(more)))] = FAULT
+                    found = await scheduler.run(text, forward(keep, more, 1))
+                    tokens = [*tokens[:keep], *more]
+                    assert (found[0] == contents(tokens)).all()
+            except ModelError as error:
+                assert str(error) == "a fault"
+            finally:
+                scheduler.drop(text)
+
+    async def main() -> None:
+        scheduler, owner = Scheduler(engine, "noting", kept_bytes=kept, **limits), Owner()
+        await asyncio.gather(*(write(scheduler, owner, seed) for seed in seeds))
+        scheduler.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_text_does_not_wait_for_ever_for_room_beside_the_one_that_it_begins_with(ends: bool) -> None:
+    """It takes the cache of one that is over, and of one that rests none of it."""
+
+    async def main() -> None:
+        engine, owner = Copying(), Owner()
+        scheduler = Scheduler(engine, "noting", max_positions=400)
+        first = await written(scheduler, owner, PROMPT)
+        if ends:
+            scheduler.drop(first)
+        other = await written(scheduler, owner, [*PROMPT[:100], *range(200, 350)])
+        assert (other.reused, scheduler.caches.evictions) == ((100, 0) if ends else (0, 1))
+        assert scheduler.caches.positions == 250
+        scheduler.drop(other)
+        scheduler.close()
+
+    run(main)

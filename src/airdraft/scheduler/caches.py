@@ -118,16 +118,18 @@ class Caches:
         if found is None or found.text.cache is None:
             return None if found else turn
         source, held = found.text, min(found.common, len(tokens) - turn.scored)
-        source.used = now
-        # A copy needs room beside the other; where there is but one cache, it changes hands.
-        if source.over and (source.cached - held <= _TAKEN or self._engine.info.max_caches == 1):
+        source.used, origin = now, Origin(found.text, held)
+        share = Share(text, turn.arrival, tokens, held, len(tokens), turn.forward.rows, origin)
+        fits = self._memory.room(share, ()) is not None
+        # A copy needs room beside the other; where there is none, it changes hands.
+        if source.over and (source.cached - held <= _TAKEN or not fits):
             cache = source.cache
             self._free(source)
             text.cache, text.tokens, text.cached, text.lineage = cache, tokens, held, lineage
             self._memory.hold(text)
             self._reuse(text, held)
             return turn
-        return turn._replace(origin=Origin(source, held))
+        return turn._replace(origin=origin) if fits else turn
 
     def _reuse(self, text: Sequenced, tokens: int) -> None:
         text.reused += tokens
