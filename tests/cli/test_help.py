@@ -47,6 +47,7 @@ def test_it_fits_a_screen_and_names_every_option(words: str) -> None:
     lines = shown.strip("\n").splitlines()
     assert len(lines) <= LINES
     assert max(map(len, lines)) <= COLUMNS
+    assert not re.search(r"\[/?(?:bold|cyan|dim)\]", shown)  # markup that was not understood
     options = [each for each in COMMANDS[words].params if isinstance(each, TyperOption) and not each.hidden]
     assert not [each.opts[0] for each in options if not re.search(rf"{each.opts[0]}(?![\w-])", shown)]
 

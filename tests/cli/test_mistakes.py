@@ -161,6 +161,35 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         ),
         (("edge", "--engine", "vllm", "--url", "nonsense"), "nonsense", "http://"),
         (("gguf", "nope", "x.gguf"), "no folder 'nope'", "the folder of a Llama"),
+        *(
+            ((*words, "."), ". cannot be written (Is a directory)", "give another file")
+            for words in (
+                ("demo", "--json"),
+                ("demo", "--svg"),
+                ("bench", "grid", "--json"),
+                ("channel", "bench", "--json"),
+                ("channel", "generate"),
+                ("channel", "guard"),
+                ("chaos", "--json"),
+                ("reproduce", "all", "--json"),
+                ("fuzz", "--json"),
+            )
+        ),
+        (("run", "x", "--target", ""), "no model ''", "hub id"),
+        (("chat", "--target", ""), "no model ''", "hub id"),
+        *(
+            ((*words, "/dev/zero"), "/dev/zero cannot be read (it has more than", remedy)
+            for *words, remedy in (
+                ("trace", "show", "name a file of --trace-dir"),
+                ("trace", "view", "name a file of --trace-dir"),
+                ("run", "x", "--ca", "give a PEM file"),
+                ("run", "--chat", "x", "--target", "target", "--chat-template", "name a Jinja file"),
+                ("edge", "--tls-key", "/dev/zero", "--tls-cert", "give a PEM file"),
+                ("edge", "--tokens", "give a text file"),
+                ("bench", "report", "give a grid's JSON"),
+            )
+        ),
+        (("edge", "--tokens", "gone"), "the tokens in gone cannot be read (No such file or directory)", "a text file"),
         (("demo", "--json", "no/such/folder.json"), "no/such/folder.json cannot be written", "make it"),
         (("demo", "--svg", "no/such/folder.svg"), "no/such/folder.svg cannot be written", "make it"),
     ],

@@ -14,7 +14,8 @@ import tokenizers
 
 from airdraft.apart import Apart
 from airdraft.api.rendering import CPU_S
-from airdraft.errors import BadParameterError, ModelError
+from airdraft.errors import BadParameterError, ModelError, why
+from airdraft.files import read_utf8
 from airdraft.models.files.config import read_json
 from airdraft.models.imports.cache import text_folder
 from airdraft.models.text import ids_of, tokenizer_file
@@ -58,9 +59,9 @@ class ChatTemplate:
         for place in [file] if file else [folder / "chat_template.jinja"]:
             if file or place.is_file():
                 try:
-                    source: Any = place.read_text("utf-8")
+                    source: Any = read_utf8(place)
                 except (OSError, UnicodeDecodeError) as problem:
-                    raise ModelError(f"{place} cannot be read ({problem}); name a Jinja file") from problem
+                    raise ModelError(f"{place} cannot be read ({why(problem)}); name a Jinja file") from problem
                 break
         else:
             source = _default(config.get("chat_template"))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from airdraft.channel.generate import ChannelRecipe, Complex, channels
 from airdraft.errors import BadParameterError
+from airdraft.files import output
 
 MOST_BYTES = 1 << 31
 """Largest array that is read: 2 GiB."""
@@ -66,16 +67,13 @@ def write(path: Path, recipe: ChannelRecipe, count: int, seed: int, noisy: bool 
         for number, channel in enumerate(itertools.islice(channels(recipe, seed), count)):
             yield channel.observed(np.random.default_rng([seed, number, 1])).tobytes()
 
-    try:
-        with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
-            _stream(archive, "values", shape, values())
-            if noisy:
-                _stream(archive, "noisy", shape, observed())
-            for name, column in labels.items():
-                _whole(archive, name, np.array(column))
-            _whole(archive, "made_with", np.array(msgspec.json.encode(_MadeWith(recipe, seed)).decode()))
-    except OSError as error:
-        raise BadParameterError(f"{path} cannot be written ({error.strerror or error}); give another file") from error
+    with output(path) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        _stream(archive, "values", shape, values())
+        if noisy:
+            _stream(archive, "noisy", shape, observed())
+        for name, column in labels.items():
+            _whole(archive, name, np.array(column))
+        _whole(archive, "made_with", np.array(msgspec.json.encode(_MadeWith(recipe, seed)).decode()))
 
 
 def _stream(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], parts: Iterator[bytes]) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from airdraft.channel.generate import Complex
 from airdraft.errors import ModelError
+from airdraft.files import output
 
 SLOTS = 5
 """Slots that one look takes in: the last 2.5 ms."""
@@ -90,5 +91,6 @@ def shipped() -> Guard:
 
 
 def write(path: Path, thresholds: Thresholds) -> None:
-    """Write thresholds as JSON."""
-    path.write_text(json.dumps(msgspec.to_builtins(thresholds), indent=1) + "\n", "utf-8")
+    """Write thresholds as JSON. Raises: `BadParameterError` if they cannot be written."""
+    with output(path) as file:
+        file.write(json.dumps(msgspec.to_builtins(thresholds), indent=1).encode() + b"\n")

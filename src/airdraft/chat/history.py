@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +10,7 @@ import msgspec
 
 from airdraft.chat.marks import is_private, plain
 from airdraft.errors import BadParameterError, first_line
+from airdraft.files import output
 
 _MOST_BYTES = 1 << 24
 
@@ -106,18 +104,8 @@ def save(chat: SavedChat, path: Path) -> None:
             load(path)
         except BadParameterError as problem:
             raise BadParameterError(f"{path} is there and holds no chat; name another file") from problem
-    text = msgspec.json.format(msgspec.json.encode(chat), indent=1) + b"\n"
-    part: str | None = None
-    try:
-        number, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-")
-        with os.fdopen(number, "wb") as file:
-            file.write(text)
-        Path(part).replace(path)
-    except OSError as problem:
-        if part is not None:
-            with contextlib.suppress(OSError):
-                Path(part).unlink(missing_ok=True)
-        raise BadParameterError(f"{path} cannot be written ({problem.strerror}); name another file") from problem
+    with output(path, mode=0o600) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(chat), indent=1) + b"\n")
 
 
 def load(path: Path) -> SavedChat:

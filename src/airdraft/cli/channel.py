@@ -25,6 +25,7 @@ from airdraft.cli.bench.results import (
 )
 from airdraft.cli.explained import FoldedCommand
 from airdraft.errors import BadParameterError
+from airdraft.files import check_output
 
 _in_grid = functools.partial(typer.Option, rich_help_panel="Grid")
 channel = typer.Typer(
@@ -119,6 +120,7 @@ def guard(
     from airdraft.lab import guarding  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
+    check_output(out)
     with progress(console, "steps") as on_step:
         found = guarding.guarded(cells, false_alarms, seed, on_step)
     if out is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from airdraft.cli.bench.results import write_json
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.core.schemes import STREAM
-from airdraft.errors import BadParameterError
+from airdraft.files import check_output, output
 
 
 def demo(
@@ -71,12 +70,9 @@ def demo(
     )
     console = Console(no_color=no_color, record=svg is not None, highlight=False)
     for path in (json_file, svg):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise BadParameterError(f"{path} cannot be written: there is no folder {path.resolve().parent}; make it")
-    results = asyncio.run(report.demo(plan, console))
+        check_output(path)
+    results = report.demo(plan, console)
     write_json(json_file, results)
     if svg is not None:
-        try:
-            console.save_svg(str(svg), title="airdraft demo")
-        except OSError as error:
-            raise BadParameterError(f"{svg} cannot be written ({error.strerror}); give another file") from error
+        with output(svg) as file:
+            file.write(console.export_svg(title="airdraft demo").encode())

@@ -91,7 +91,8 @@ def device(
     Any client that speaks to OpenAI speaks to it:
 
       airdraft device --edge ws://HOST:8571
-      curl http://127.0.0.1:8572/v1/completions -H 'Content-Type: application/json' \\
+      curl http://127.0.0.1:8572/v1/completions \\
+        -H 'Content-Type: application/json' \\
         -d '{"model": "target", "prompt": "def f(x):", "max_tokens": 40}'
 
     Without a draft it keeps texts alive over a bad link all the same:

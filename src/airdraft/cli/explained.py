@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperOption
 
 MANY = 12
@@ -19,7 +20,7 @@ def flowing(text: str) -> str:
     """Help whose paragraphs fill any width. Examples, indented, stay as they are and have a colour."""
     parts = inspect.cleandoc(text).split("\n\n")
     whole = [part if re.search(r"^ ", part, re.MULTILINE) else " ".join(part.split()) for part in parts]
-    return re.sub(r"^ .*", r"[cyan]\g<0>[/cyan]", "\n\n".join(whole), flags=re.MULTILINE)
+    return re.sub(r"^ .*", lambda line: f"[cyan]{escape(line[0])}[/cyan]", "\n\n".join(whole), flags=re.MULTILINE)
 
 
 class FoldedCommand(TyperCommand):

@@ -15,7 +15,11 @@ from airdraft.models.fit import Fit
 
 _PANEL = "Machine"
 _OPTIONS: dict[str, tuple[type, dict[str, Any], str]] = {
-    "threads": (int, {"min": 1}, "Threads of {its} forwards. Without it: as many as are fastest, by a trial."),
+    "threads": (
+        int,
+        {"min": 1, "max": 1024},  # with many more a start takes minutes, and the machine is no one else's
+        "Threads of {its} forwards. Without it: as many as are fastest, by a trial.",
+    ),
     "context": (int, {"min": 1}, "Most positions of a text, where fewer will do than {its} own."),
     "kv_type": (
         str,

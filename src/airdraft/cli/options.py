@@ -16,7 +16,8 @@ from airdraft.control.forecast import FORECASTERS, SIGHTED, Forecaster
 from airdraft.control.lengths import RULES
 from airdraft.core.device.tree import MOST_BRANCHES
 from airdraft.core.schemes import SCHEMES, STREAM
-from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError
+from airdraft.errors import BadParameterError, Code, RefusedError, RemoteProtocolError, why
+from airdraft.files import read_bytes
 from airdraft.models.profile import PROFILES
 from airdraft.models.registry import HERE
 from airdraft.telemetry import logs
@@ -335,9 +336,10 @@ def trusted(ca: Path | None) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context()
     try:
+        read_bytes(ca)
         context.load_verify_locations(ca)
-    except (OSError, ssl.SSLError) as error:
-        raise BadParameterError(f"the authorities in {ca} cannot be read ({error}); give a PEM file") from error
+    except OSError as error:  # SSLError among them
+        raise BadParameterError(f"the authorities in {ca} cannot be read ({why(error)}); give a PEM file") from error
     return context
 
 

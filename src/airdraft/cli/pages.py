@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from airdraft.errors import BadParameterError
+from airdraft.files import read_utf8, replacing
 
 
 def check_page(page: Path) -> None:
@@ -31,7 +32,8 @@ def renew(page: Path, blocks: Mapping[str, str]) -> list[str]:
         marks = " or ".join(f"<!-- {name}:begin --> and <!-- {name}:end -->" for name in blocks)
         raise BadParameterError(f"{page} lacks the marks {marks}; put them where a block belongs")
     try:
-        page.write_text(text, encoding="utf-8")
+        with replacing(page) as file:
+            file.write(text.encode())
     except OSError as error:
         raise _cannot(page, error) from error
     return renewed
@@ -39,7 +41,7 @@ def renew(page: Path, blocks: Mapping[str, str]) -> list[str]:
 
 def _read(page: Path) -> str:
     try:
-        return page.read_text(encoding="utf-8")
+        return read_utf8(page)
     except (OSError, UnicodeDecodeError) as error:
         raise _cannot(page, error) from error
 

@@ -41,7 +41,7 @@ from airdraft.device.offline import Corrected, Unverified
 from airdraft.device.shipped import SHIPPED, draft_at
 from airdraft.device.stall import STALL_S
 from airdraft.device.writer import Offline, Writer
-from airdraft.errors import BadParameterError, Code, LinkError, RefusedError
+from airdraft.errors import BadParameterError, Code, LinkError, RefusedError, why
 from airdraft.guides import Guides, of_regex
 from airdraft.models.base import LanguageModel, OneByOne, info_of
 from airdraft.models.engines.nothing import NONE
@@ -58,8 +58,8 @@ GIVE_UP_S = 60.0
 """Seconds that a text waits for an edge that was lost."""
 ROUNDS = named(rounds=True)
 
-_MOST_PREDICTED = 1 << 24
-"""Bytes of a prediction, more than a message holds."""
+_MOST_PREDICTED = _MOST_INPUT = 1 << 24
+"""Bytes of a prediction, and of a prompt: more than a message holds."""
 Schema = Annotated[
     str | None,
     typer.Option(
@@ -142,7 +142,8 @@ def run(
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
     branches = _check(scheme, draft_length, rule, race, chat_template is None or chat, lookup, tree)
     trust, wanted, told = options.trusted(ca), options.fitting(draft), draft or tokenizer_of
-    target = target or (chosen.CHAT_TARGET if chat and chat_template is None else "target")
+    if target is None:
+        target = chosen.CHAT_TARGET if chat and chat_template is None else "target"
     served, spares = None if edge else target, scheme == SERVER and offline != "draft"
     draft, tokenizer_of = needed(draft, draft_engine, tokenizer_of, served, edge, token, trust, spares)
     place = chosen.place_of(served, draft, draft_engine, tokenizer_of) if chat else None
@@ -391,7 +392,12 @@ def _note(words: str) -> None:
 def _input() -> str:
     """All of standard input."""
     try:
-        return sys.stdin.buffer.read().decode()
+        found = sys.stdin.buffer.read(_MOST_INPUT + 1)
+        if len(found) > _MOST_INPUT:
+            raise BadParameterError(f"standard input has more than {_MOST_INPUT} bytes; shorten the prompt")
+        return found.decode()
+    except OSError as error:
+        raise BadParameterError(f"standard input cannot be read ({why(error)}); give it a text") from error
     except UnicodeDecodeError as error:
         raise BadParameterError(f"standard input is not UTF-8 text ({error.reason}); convert it first") from error
 

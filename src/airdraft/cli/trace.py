@@ -20,7 +20,8 @@ from starlette.routing import Route
 from airdraft.cli import options
 from airdraft.cli.waiting import stopping
 from airdraft.demo.show import played
-from airdraft.errors import BadParameterError, why
+from airdraft.errors import BadParameterError
+from airdraft.files import output
 from airdraft.page.replay import standalone
 from airdraft.telemetry.hosts import OwnNames
 from airdraft.telemetry.http import plain, serving
@@ -113,10 +114,8 @@ def view(
     if out is None:
         asyncio.run(_serve(content, host, port, until_eof))
         return
-    try:
-        out.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise BadParameterError(f"{out} cannot be written ({why(error)}); give another file") from error
+    with output(out) as file:
+        file.write(content.encode())
     typer.echo(f"{out} plays {len(traces)} trace{'s' if len(traces) > 1 else ''} in any browser")
 
 

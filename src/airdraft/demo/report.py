@@ -39,32 +39,19 @@ SCHEMES = (schemes.SERVER, "device", *DRAFTING, *HELPED)
 WATCHED = [*HELPED][-1]
 
 
-async def demo(plan: Plan, console: Console) -> dict[str, Any]:
+def demo(plan: Plan, console: Console) -> dict[str, Any]:
     """Run the whole demonstration. Returns what `--json` writes."""
     imitated = "" if plan.profile == "none" else f" (compute imitates {plan.profile})"
     console.print(_introduction(plan))
-    async with contextlib.AsyncExitStack() as stack:
-        with console.status("starting the edge and the link"):
-            bench = await stack.enter_async_context(Bench.start(plan))
-            await asyncio.to_thread(bench.write_truth)
-        console.print(legend())
-        rows = {WATCHED: await _watch(bench, console)}
-        with _progress(console) as progress:
-            task = progress.add_task("")
-            for name in SCHEMES:
-                progress.update(task, description=f"the same prompts: {name}{imitated}")
-                if name == "device":
-                    rows[name] = await bench.device_only()
-                elif name in HELPED and name not in rows:
-                    rows[name] = await bench.helped(name)
-                elif name not in rows:
-                    rows[name] = await bench.scheme(name)
-            for name in schemes.named(drafts=True):
-                progress.update(task, description=f"acceptance over {SEEDS * len(PROMPTS)} texts: {name}")
-                rows[name].sample = await asyncio.to_thread(bench.sample, name)
-            for name in ROUNDS:
-                progress.update(task, description=f"is it exact? {plan.trials} short texts: {name}")
-                rows[name].conformance = await asyncio.to_thread(bench.conform, name)
+    bench, rows = asyncio.run(_timed(plan, console, imitated))
+    with _progress(console) as progress:  # outside the loop, which Ctrl-C would not end before a test of many seconds
+        task = progress.add_task("")
+        for name in schemes.named(drafts=True):
+            progress.update(task, description=f"acceptance over {SEEDS * len(PROMPTS)} texts: {name}")
+            rows[name].sample = bench.sample(name)
+        for name in ROUNDS:
+            progress.update(task, description=f"is it exact? {plan.trials} short texts: {name}")
+            rows[name].conformance = bench.conform(name)
     shown = [rows[name] for name in SCHEMES]
     console.print(_table(shown, plan, imitated))
     said = conclusions(shown)
@@ -91,6 +78,27 @@ async def demo(plan: Plan, console: Console) -> dict[str, Any]:
         "rows": [row.record() for row in shown],
         "conclusions": said,
     }  # fmt: skip
+
+
+async def _timed(plan: Plan, console: Console, imitated: str) -> tuple[Bench, dict[str, SchemeRow]]:
+    """Write the texts over the link by every scheme, the first of them while the reader watches."""
+    async with contextlib.AsyncExitStack() as stack:
+        with console.status("starting the edge and the link"):
+            bench = await stack.enter_async_context(Bench.start(plan))
+            await asyncio.to_thread(bench.write_truth)
+        console.print(legend())
+        rows = {WATCHED: await _watch(bench, console)}
+        with _progress(console) as progress:
+            task = progress.add_task("")
+            for name in SCHEMES:
+                progress.update(task, description=f"the same prompts: {name}{imitated}")
+                if name == "device":
+                    rows[name] = await bench.device_only()
+                elif name in HELPED and name not in rows:
+                    rows[name] = await bench.helped(name)
+                elif name not in rows:
+                    rows[name] = await bench.scheme(name)
+    return bench, rows
 
 
 def conclusions(rows: list[SchemeRow]) -> list[str]:

@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from airdraft.core.edge import Propose
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, why
+from airdraft.files import read_utf8
 from airdraft.scheduler import Owner
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
@@ -170,9 +171,9 @@ class Access:
 def _read(path: Path) -> list[tuple[str, bytes, Quotas]]:
     """Return the name, digest and quotas of each token. No error message shows a token."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_utf8(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise BadParameterError(f"the tokens in {path} cannot be read ({error}); give a text file") from error
+        raise BadParameterError(f"the tokens in {path} cannot be read ({why(error)}); give a text file") from error
     entries = _of_toml(path, text) if path.suffix == ".toml" else _of_lines(path, text)
     if not entries:
         raise BadParameterError(f"{path} holds no token, so nobody could connect; add one, or leave --tokens out")

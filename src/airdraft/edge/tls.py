@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from airdraft.errors import BadParameterError
+from airdraft.files import read_bytes
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -27,7 +28,7 @@ def load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     """Give new connections of `context` this certificate. Raises: as `server_context`; `context` is then unchanged."""
     for what, path in (("certificate", certificate), ("key", key)):
         try:
-            path.read_bytes()
+            read_bytes(path)
         except OSError as error:
             raise BadParameterError(
                 f"the TLS {what} {path} cannot be read ({error.strerror}); give a PEM file"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from airdraft.errors import BadParameterError
+from airdraft.files import read_bytes
 from airdraft.link.trace import Series, TraceRun
 
 _COLUMNS = ("time_s", "uplink_mbps", "downlink_mbps", "rtt_ms")
@@ -31,7 +32,7 @@ def read(path: str | Path) -> list[TraceRun]:
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Each line that says something, after its place for messages. # begins a comment."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
+        text = read_bytes(path).decode("utf-8-sig")  # spreadsheets begin with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadParameterError(f"the trace {path} cannot be read ({reason}): give the path of a trace file") from error

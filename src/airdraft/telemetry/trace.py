@@ -45,7 +45,8 @@ from airdraft.core.events import (
     Taken,
     Turning,
 )
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, why
+from airdraft.files import read_utf8
 from airdraft.telemetry.chances import Chances
 from airdraft.telemetry.feed import ENDS, LABEL, Feed, Speller
 from airdraft.telemetry.winners import winners
@@ -309,9 +310,11 @@ MOST = 1e15
 def read(path: Path) -> list[dict[str, Any]]:
     """Read the events of a trace. Raises: `BadParameterError` for any other file."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_utf8(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadParameterError(f"the trace {path} cannot be read ({error}); name a file of --trace-dir") from error
+        raise BadParameterError(
+            f"the trace {path} cannot be read ({why(error)}); name a file of --trace-dir"
+        ) from error
     events = []
     for number, line in enumerate(lines, 1):
         try:

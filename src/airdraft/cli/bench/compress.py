@@ -24,6 +24,7 @@ from airdraft.cli.bench.results import (
 )
 from airdraft.cli.bench.simulated import bench
 from airdraft.errors import BadParameterError
+from airdraft.files import read_bytes
 from airdraft.models.registry import draft_files
 from airdraft.models.text import Tokenizer
 
@@ -107,7 +108,7 @@ def _read(file: Path) -> list[lab.CompressRow]:
     from airdraft.lab import compress as lab  # noqa: PLC0415
 
     try:
-        return msgspec.json.decode(file.read_bytes(), type=lab.Measured).rows
+        return msgspec.json.decode(read_bytes(file), type=lab.Measured).rows
     except OSError as error:
         raise BadParameterError(f"{file} cannot be read ({error.strerror}); give what --json wrote") from error
     except msgspec.MsgspecError as error:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from airdraft.cli.pages import check_page, renew
 from airdraft.errors import BadParameterError
+from airdraft.files import check_output, output
 
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results to FILE.")]
 Jobs = Annotated[int, typer.Option(help="Processes that share the work; 0: one for each core.", min=0)]
@@ -47,19 +48,21 @@ _EVERY_S = 20.0
 
 def console_for(no_color: bool, json_file: Path | None) -> Console:
     """A console for the results. Checks first that the file can be written, because the runs take minutes."""
-    if json_file is not None and not json_file.resolve().parent.is_dir():
-        folder = json_file.resolve().parent
-        raise BadParameterError(f"{json_file} cannot be written: there is no folder {folder}; make it")
+    check_output(json_file)
     return Console(no_color=no_color, highlight=False)
 
 
 def write_json(json_file: Path | None, record: dict[str, Any]) -> None:
+    """Write results. If the file cannot be written, they are printed first, so that no run was in vain."""
     if json_file is None:
         return
+    text = json.dumps(record, indent=1) + "\n"
     try:
-        json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadParameterError(f"{json_file} cannot be written ({error.strerror}); give another file") from error
+        with output(json_file) as file:
+            file.write(text.encode())
+    except BadParameterError:
+        typer.echo(text, nl=False)
+        raise
 
 
 def renew_pages(pages: list[Path] | None, blocks: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from airdraft.cli import options
 from airdraft.cli.bench.forecasts import forecasts
 from airdraft.cli.bench.results import Jobs, JsonFile, Pages, console_for, jobs_of, progress, renew_pages, write_json
 from airdraft.errors import BadParameterError
+from airdraft.files import read_bytes
 
 if TYPE_CHECKING:
     from airdraft.lab.virtual.tracing import Traced
@@ -105,7 +106,7 @@ def report(
     from airdraft.lab import report as lab  # noqa: PLC0415
 
     try:
-        results = json.loads(grid_file.read_text(encoding="utf-8"))
+        results = json.loads(read_bytes(grid_file))
     except OSError as error:
         raise BadParameterError(f"{grid_file} cannot be read ({error.strerror}); give a grid's JSON") from error
     except ValueError as error:

@@ -96,10 +96,11 @@ def chat(
     if edge is not None and target is not None:
         raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
     words = own_edge(edge, engine, fit)
-    urls, patience = reach(edge, target or chosen.CHAT_TARGET, "none", link, offline, words)
+    target = chosen.CHAT_TARGET if target is None else target
+    urls, patience = reach(edge, target, "none", link, offline, words)
     trust, feed = options.trusted(ca), watched(live, as_json)
     given = chosen.given(temperature, top_k, top_p, min_p)
-    served = None if edge is not None else target or chosen.CHAT_TARGET
+    served = None if edge is not None else target
     named, told = draft, draft or tokenizer_of
     draft, tokenizer_of = needed(
         draft, draft_engine, tokenizer_of, served, edge, token, trust, spares=False, default=chosen.CHAT_DRAFT

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from airdraft.core.law import Law, Place
 from airdraft.core.text import agreeing
 from airdraft.errors import AirdraftError, BadParameterError, ModelError
+from airdraft.files import replacing
 from airdraft.lab.record import RecordedText, Recording
 from airdraft.models.base import FloatArray, LanguageModel, Part
 from airdraft.models.files.digest import files_digest
@@ -104,7 +104,10 @@ class Branches:
 
     def save(self, path: Path) -> None:
         """Write all that is known."""
-        path.write_bytes(msgspec.msgpack.encode([_Line(*key, likely) for key, likely in self._known.items()]))
+        path.write_bytes(self._lines())
+
+    def _lines(self) -> bytes:
+        return msgspec.msgpack.encode([_Line(*key, likely) for key, likely in self._known.items()])
 
     def load(self, path: Path) -> None:
         """Take over what `save` wrote of the same recording. Raises: `BadParameterError` if it is something else."""
@@ -140,9 +143,8 @@ class KeptBranches(Branches):
             if self._path.is_file():
                 self.load(self._path)
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            made = self._path.with_suffix(f".{os.getpid()}")
-            self.save(made)
-            os.replace(made, self._path)
+            with replacing(self._path) as file:
+                file.write(self._lines())
         except OSError as problem:
             _log.info("what the draft says off the texts is not kept: %s", problem)
 

@@ -19,7 +19,8 @@ from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.policy import Facts, Given, Mode, Policy
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, why
+from airdraft.files import replacing
 from airdraft.lab.record import Recording, prompts, record, synthetic
 from airdraft.lab.results import ALL, COPYING, EXACT, GROWN, HELPED, Claim, Help, Row
 from airdraft.lab.timeline import timeline
@@ -207,18 +208,24 @@ class KeptCells:
             for line in whole[1:]:
                 found = msgspec.json.decode(line, type=list[Row])
                 self.rows[_cell_of(found[0])] = found
-            path.write_bytes(b"".join(whole or [head + b"\n"]))
+            with replacing(path) as file:
+                file.write(b"".join(whole or [head + b"\n"]))
         except (msgspec.DecodeError, IndexError) as problem:
             raise BadParameterError(f"{path} keeps no cells of a grid ({problem}); give another file") from problem
         except OSError as problem:
-            why = problem.strerror or problem
-            raise BadParameterError(f"cells cannot be kept in {path}: {why}; give another file") from problem
+            raise self._unkept(problem) from problem
 
     def add(self, found: list[Row]) -> None:
-        """Keep the rows of one more cell."""
+        """Keep the rows of one more cell. Raises: `BadParameterError` if they cannot be written."""
         self.rows[_cell_of(found[0])] = found
-        with self._path.open("ab") as file:
-            file.write(msgspec.json.encode(found) + b"\n")
+        try:
+            with self._path.open("ab") as file:
+                file.write(msgspec.json.encode(found) + b"\n")
+        except OSError as problem:
+            raise self._unkept(problem) from problem
+
+    def _unkept(self, problem: OSError) -> BadParameterError:
+        return BadParameterError(f"cells cannot be kept in {self._path} ({why(problem)}); give another file")
 
 
 def _made_of(recorded: Sequence[Recording]) -> str:

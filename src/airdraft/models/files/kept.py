@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from pathlib import Path
+
+from airdraft.files import replacing
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +32,7 @@ def keep(kind: str, key: str, line: str) -> None:
     place = cache_folder() / kind / key
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=place.parent, encoding="ascii", delete=False) as file:
-            file.write(line)
-        os.replace(file.name, place)
+        with replacing(place) as file:
+            file.write(line.encode("ascii"))
     except OSError as problem:
         _log.info("what was found out of a model (%s) is not kept: %s", kind, problem)
