@@ -83,6 +83,7 @@ async def _child(command: str, *options: str) -> AsyncIterator[dict[str, Any]]:
             stderr=errors,
             start_new_session=True,  # Ctrl-C is for this process, which ends the others with its contexts
         )  # fmt: skip
+        line = b""
         try:
             if process.stdout is None:
                 raise LinkError(f"the {command} process has no output to listen to")
@@ -102,6 +103,8 @@ async def _child(command: str, *options: str) -> AsyncIterator[dict[str, Any]]:
             # process ended by itself at that moment.
             if process.stdin is not None:
                 process.stdin.close()
+            if not line and process.returncode is None:
+                process.kill()  # it does not listen yet, to its input neither, and there is nothing that it could lose
             try:
                 await asyncio.wait_for(process.wait(), 5.0)
             except TimeoutError:

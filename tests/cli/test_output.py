@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +80,35 @@ def test_a_pipe_that_nobody_reads(name: str, tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
-def test_no_standard_output(tmp_path: Path) -> None:
-    code = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-m', 'airdraft', 'plan'])"
-    ended = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=False, timeout=100)
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such numbers")
+@pytest.mark.parametrize(
+    ("closed", "words"),
+    [
+        ((1,), ("plan",)),
+        pytest.param((0, 1, 2), ("plan", "--json"), marks=pytest.mark.slow),
+        pytest.param((0,), ("run", "-", "--max-tokens", "2"), marks=pytest.mark.slow),
+        pytest.param((0, 1, 2), ("run", "x", "--max-tokens", "2"), marks=pytest.mark.slow),
+    ],
+)
+def test_standard_files_that_are_closed(closed: tuple[int, ...], words: tuple[str, ...]) -> None:
+    script = f'exec {" ".join(f"{each}>&-" for each in closed)}; exec "$@"'
+    ended = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", sys.executable, "-m", "airdraft", *words],
+        capture_output=True, check=False, timeout=100,
+    )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
+@pytest.mark.parametrize("module", ["airdraft.errors", "rich", "numpy"])
+def test_ctrl_c_while_modules_are_imported(module: str) -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "airdraft", "run", "x", "--draft", "none"]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.split(b"|")[-1].strip() == module.encode():
+                break
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(60) == 130
+    assert b"Traceback" not in said

@@ -114,7 +114,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def main() -> None:
-    """The entry point of the `airdraft` command."""
+    """Run the command line: what `airdraft` does once this module is imported. Raises: `KeyboardInterrupt`."""
     logging.basicConfig(level=logging.WARNING, format="airdraft: %(levelname)s: %(message)s")
     logging.getLogger("websockets").setLevel(logging.ERROR)  # a port scanner's bytes are not worth a line
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it retries succeeds or becomes an airdraft error
@@ -127,5 +127,3 @@ def main() -> None:
         with contextlib.suppress(OSError):  # standard error may be as full
             print(f"airdraft: {one_line(str(error))}", file=sys.stderr, flush=True)  # noqa: T201
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)

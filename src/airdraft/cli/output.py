@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from airdraft.errors import AirdraftError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
     from typing_extensions import Buffer
 
 SPELLED = {
@@ -28,6 +30,11 @@ SPELLING = "airdraft"
 def one_line(message: str) -> str:
     """`message` as a line of printable text: parts of it may come from a peer or a file."""
     return "".join(char if char.isprintable() else " " for char in " ".join(message.split()))
+
+
+def noted(console: Console, words: Text) -> None:
+    """Print a note: in a terminal its lines end between words, and elsewhere only where `words` do."""
+    console.print(words, soft_wrap=not console.is_terminal)
 
 
 class OutputError(AirdraftError):

@@ -22,6 +22,7 @@ from airdraft import local
 from airdraft.chat.talk import private_of, prompt_of
 from airdraft.cli import chosen, options
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
+from airdraft.cli.output import noted
 from airdraft.cli.schemas import WORDS, schema_of
 from airdraft.cli.texts import read_text
 from airdraft.cli.unnamed import draft_for
@@ -444,9 +445,9 @@ def _sum_up(console: Console, request: Request, cost: CostMeter, profile_name: s
     figures = cost.figures()
     up, down = figures["uplink_bits_per_token"], figures["downlink_bits_per_token"]
     parts.append(f"{up:.0f} bits up and {down:.0f} down a token")
-    console.print(Text(", ".join(parts), "dim"), soft_wrap=True)
+    noted(console, Text(", ".join(parts), "dim"))
     if request.policy is not None:
-        console.print(Text(f"auto chose last: {request.policy.why()}", "dim"), soft_wrap=True)
+        noted(console, Text(f"auto chose last: {request.policy.why()}", "dim"))
 
 
 async def _as_json(writer: Writer, request: Request, tokenizer: Tokenizer, profile_name: str) -> None:

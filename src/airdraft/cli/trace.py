@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from airdraft.cli import options
+from airdraft.cli.output import noted
 from airdraft.cli.waiting import stopping
 from airdraft.demo.show import played
 from airdraft.errors import BadParameterError
@@ -146,7 +147,7 @@ def _play(events: list[dict[str, Any]], speed: float, console: Console) -> None:
             piece = None if pieces is None else _lines(pieces[at])
             console.print(played(piece, by[at] if at < len(by) else ""), end="", soft_wrap=True)
     console.print()
-    console.print(Text(_line(summary(events))), soft_wrap=True)
+    noted(console, Text(_line(summary(events))))
 
 
 def _lines(text: str) -> str:

@@ -17,6 +17,7 @@ from airdraft.cli.chat.behind import Behind
 from airdraft.cli.chat.conversing import Conversation
 from airdraft.cli.chat.typed import Typed
 from airdraft.cli.fitted import DRAFT, TARGET, fitted, own_edge
+from airdraft.cli.output import noted
 from airdraft.cli.run import (
     Schema,
     bring,
@@ -133,6 +134,6 @@ def chat(
 
 def _greet(notes: Console, served: str | None, edge: str | None, by: str) -> None:
     """Say to a person who writes what, and with which colours."""
-    notes.print(Text(f"{served or 'the target'} at {edge or 'an edge on this machine'}, {by}:"), soft_wrap=True)
+    noted(notes, Text(f"{served or 'the target'} at {edge or 'an edge on this machine'}, {by}:"))
     notes.print(legend())
     notes.print(Text("/help lists the commands, Ctrl-D ends the chat", "dim"))

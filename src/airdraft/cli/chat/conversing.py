@@ -16,7 +16,7 @@ from airdraft.chat.talk import Reply, Settings, Talk
 from airdraft.cli.chat.behind import Behind
 from airdraft.cli.chat.commands import COMMANDS, Command
 from airdraft.cli.chat.typed import Typed
-from airdraft.cli.output import OutputError, one_line
+from airdraft.cli.output import OutputError, noted, one_line
 from airdraft.core.events import Committed
 from airdraft.core.request import Counts
 from airdraft.demo.show import Prints, TokenPrinter
@@ -109,7 +109,7 @@ class Conversation:
 
     def _say(self, words: str, style: str = "dim") -> None:
         if not self._as_json or style != "dim":
-            self._notes.print(Text(words, style), soft_wrap=True)
+            noted(self._notes, Text(words, style))
 
     def _answer(self, question: str) -> None:
         left_out = self._talk.history.left_out
@@ -212,11 +212,12 @@ class Conversation:
         if self._as_json:
             print(json.dumps(record | figures), flush=True)  # noqa: T201
             return None
-        lines = [f"{name:>20}  {value}" for name, value in record.items() if name != "event" and value is not None]
-        for name, value in figures.items():
-            if value is not None:
-                lines.append(f"{name:>20}  {value:.4g}" if isinstance(value, float) else f"{name:>20}  {value}")
-        return "\n".join(lines)
+        shown = {name: value for name, value in (record | figures).items() if name != "event" and value is not None}
+        wide = max(map(len, shown))
+        return "\n".join(
+            f"{name:>{wide}}  {value:.4g}" if isinstance(value, float) else f"{name:>{wide}}  {value}"
+            for name, value in shown.items()
+        )
 
     def _help(self) -> str:
         lines = [f"  {f'/{name} {command.takes}':<20}{command.what}" for name, command in self._commands.items()]

@@ -9,6 +9,8 @@ from airdraft.errors import BadParameterError, first_line
 
 PROMPT, MORE = ">>> ", "... "
 _MARK = '"""'
+_MOST = 1 << 24
+"""Bytes of one message from a script."""
 
 
 class Typed:
@@ -20,7 +22,7 @@ class Typed:
 
     def __init__(self, prompts: bool) -> None:
         """`prompts`: whether a person types, who needs prompts and a line that can be edited."""
-        self._prompts = prompts
+        self._prompts, self._left = prompts, _MOST
         if prompts:
             with contextlib.suppress(ImportError):
                 import readline  # noqa: F401, PLC0415 - from then on, lines are edited and remembered
@@ -28,8 +30,9 @@ class Typed:
     def next(self) -> str | None:
         """Return the next message that is not empty; None at the end of the input.
 
-        Raises: `BadParameterError` for bytes that are no UTF-8, and for an end in the midst of a message.
+        Raises: `BadParameterError` for bytes that are no UTF-8, too many of them, and an end in the midst of a message.
         """
+        self._left = _MOST
         while (line := self._line(PROMPT)) is not None:
             head, mark, rest = line.partition(_MARK)
             if mark and (not head.strip() or head.startswith("/")):
@@ -67,9 +70,15 @@ class Typed:
         try:
             if self._prompts:
                 line = input(prompt)
-            elif not (line := sys.stdin.readline()):
-                return None
-            line.encode()
+                line.encode()
+            else:
+                read = sys.stdin.buffer.readline(self._left + 1)  # whatever the locale says of its encoding
+                self._left -= len(read)
+                if self._left < 0:
+                    raise BadParameterError(f"a message has more than {_MOST:,} bytes; end it sooner")
+                if not read:
+                    return None
+                line = read.decode()
         except EOFError:
             return None
         except UnicodeError as error:

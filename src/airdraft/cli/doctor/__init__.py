@@ -22,6 +22,7 @@ from airdraft.cli import options
 from airdraft.cli.doctor.checks import examine
 from airdraft.cli.doctor.finding import BAD, LOOK, OK, SKIPPED, Finding, Subject
 from airdraft.cli.fitted import DRAFT, TARGET, fitted
+from airdraft.cli.output import noted
 from airdraft.cli.unnamed import draft_for
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.dial import check_address
@@ -159,9 +160,9 @@ def _show(console: Console, finding: Finding) -> None:
     line = Text.assemble(
         (f"{finding.verdict:<8}", COLOURS[finding.verdict]), (f"{finding.check}: ", "bold"), finding.says
     )
-    console.print(line, soft_wrap=True)
+    noted(console, line)
     if finding.remedy:
-        console.print(Text(f"        → {finding.remedy}"), soft_wrap=True)
+        noted(console, Text(f"        → {finding.remedy}"))
 
 
 def _link(rtt_ms: float | None, uplink_mbps: float | None, downlink_mbps: float | None) -> local.Link | None:
