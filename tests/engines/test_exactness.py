@@ -20,6 +20,8 @@ from airdraft.models.base import Part, TargetEngine
 from airdraft.models.files.folder import shipped
 from airdraft.models.registry import load_target
 
+from ..cpu import needs_avx2
+
 pytestmark = pytest.mark.timeout(600)
 
 N = 160
@@ -104,6 +106,7 @@ def test_a_text_keeps_its_bits_whatever_trees_it_was_fed_in(engine: TargetEngine
     np.testing.assert_array_equal(found, whole[at:])
 
 
+@needs_avx2
 def test_what_each_engine_keeps(engine: TargetEngine, request: pytest.FixtureRequest) -> None:
     """As the documentation says. hf differs from machine to machine: PyTorch chooses its products by their sizes."""
     [name] = [

@@ -37,11 +37,10 @@ def test_it_is_small_and_known_by_name(model: OnnxModel) -> None:
 
 def test_it_writes_english(model: OnnxModel) -> None:
     tokenizer = Tokenizer(FOLDER)
-    cache, text = model.new_cache(), tokenizer.encode(PROMPT)
-    for _ in range(8):
-        row = model.forward(cache, cache.length, text[cache.length :], 1)[0]
-        text.append(int(row.argmax()))
-    assert "The capital of France is Paris" in tokenizer.decode(text)
+    prompt, answer = tokenizer.encode(PROMPT), tokenizer.encode("The capital of France is Paris", special=False)
+    rows = model.forward(model.new_cache(), 0, [*prompt, *answer[:-1]], len(answer))
+    ranks = [int((row > row[token]).sum()) for row, token in zip(rows, answer, strict=True)]
+    assert max(ranks) < 5, ranks  # of 49,152; another CPU rounds activations elsewhere, and no more
 
 
 def test_its_chat_template() -> None:

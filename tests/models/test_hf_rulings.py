@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airdraft.core import schemes
@@ -111,11 +111,14 @@ def test_the_comparison_sees_a_wrong_bar(monkeypatch: pytest.MonkeyPatch) -> Non
     needs: Any = dense.needs
     monkeypatch.setattr(dense, "needs", halved)
 
-    @given(data=st.data())
-    @examples(200)
-    def compared(data: st.DataObject) -> None:
-        plain, found, _ = both(data, SchemeSpec("dense"))
-        assert found == plain
+    differ = 0
 
-    with pytest.raises(AssertionError):
-        compared()
+    @given(data=st.data())
+    @settings(max_examples=200, derandomize=True, database=None)  # the same examples every time
+    def compared(data: st.DataObject) -> None:
+        nonlocal differ
+        plain, found, _ = both(data, SchemeSpec("dense"))
+        differ += found != plain
+
+    compared()
+    assert differ > 0

@@ -444,7 +444,7 @@ def test_more_positions_than_memory(folders: Path) -> None:
         "import resource, sys; from pathlib import Path\n"
         "from airdraft.errors import ModelError\n"
         "from airdraft.models.engines.llamacpp import LlamaCppModel\n"
-        "model = LlamaCppModel(Path(sys.argv[1]), sequences=200)\n"
+        "model = LlamaCppModel(Path(sys.argv[1]), sequences=200, threads=1)\n"  # each thread takes memory
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000,) * 2)\n"
         "caches = [model.new_cache() for _ in range(200)]\n"

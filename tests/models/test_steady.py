@@ -18,6 +18,7 @@ from airdraft.models.grafts import Grafted
 from airdraft.models.registry import load, load_target
 from airdraft.models.steady import ROUNDING, Banded, share, steadied
 
+from ..cpu import needs_avx2
 from .test_onnx_variants import converted
 
 VOCAB = 50
@@ -210,6 +211,7 @@ def stepwise(engine: Any) -> Any:
     return np.concatenate(found)
 
 
+@needs_avx2
 @pytest.mark.parametrize("kind", ["fp32", "int4"])
 def test_onnx_rows_are_the_same_bits_at_every_width(kind: str, tmp_path: Path) -> None:
     """And would not be if one token were fed alone: the claim, and that it is not empty."""
@@ -237,4 +239,8 @@ def test_one_scale_for_all_activations_makes_texts_depend_on_width(tmp_path: Pat
 
 def test_a_draft_is_not_slowed_down() -> None:
     assert isinstance(load("draft")[0], OnnxModel)
+
+
+@needs_avx2
+def test_a_target_that_drafts_is_steady_where_that_is_asked_for() -> None:
     assert isinstance(load("target", steady=True)[0], Grafted)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -128,9 +129,7 @@ def relayed(url: str) -> Iterator[Server]:
 
 def _started(python: Path, folder: Path, log: IO[bytes], dtype: str = "float32") -> Server:
     """A server that answers. Fails the test if it does not."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     words = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT
     process = subprocess.Popen(
@@ -146,6 +145,15 @@ def _started(python: Path, folder: Path, log: IO[bytes], dtype: str = "float32")
         log.seek(0)
         pytest.fail(f"vLLM did not start; the end of its log:\n{log.read().decode(errors='replace')[-5000:]}")
     return server
+
+
+def _free_port() -> int:
+    """One that nobody is given who asks for any: it takes a minute until vLLM listens."""
+    while True:
+        port = random.randrange(10_000, 30_000)  # noqa: S311
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def _answers(server: Server) -> bool:

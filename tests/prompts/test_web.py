@@ -55,7 +55,7 @@ class _Handler(SimpleHTTPRequestHandler):
                     self.wfile.write(b'<a href="x">x</a>\n' * 1000)
         if "/blocks/" in self.path:
             self.server.asked += 1
-            self.server.gives.wait(20)
+            self.server.gives.wait(100)
         super().do_GET()
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -88,8 +88,11 @@ def test_an_answer_that_never_ends_is_read_as_far_as_it_was_asked_for(
     assert not store.has(NAMES[0])
 
 
-def test_who_gives_a_block_up_gives_the_link_back(web: tuple[str, _Web], tmp_path: Path) -> None:
+def test_who_gives_a_block_up_gives_the_link_back(
+    web: tuple[str, _Web], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, server = web
+    monkeypatch.setattr(module, "TIMEOUT_S", 100.0)
     expected = PromptStore(str(tmp_path), FOLDER, LAYOUT).block(NAMES[0])
 
     async def main() -> None:
@@ -102,9 +105,11 @@ def test_who_gives_a_block_up_gives_the_link_back(web: tuple[str, _Web], tmp_pat
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         assert server.asked <= 2 * FEWEST  # the rest was never asked for
+        held, server.gives = server.gives, threading.Event()
         server.gives.set()
-        async with asyncio.timeout(8):  # a request that still ran would hold its place for 10 s
+        async with asyncio.timeout(50):  # a request that still ran would hold its place for 100 s
             found = await prompts.block(NAMES[0])
+        held.set()
         assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
     asyncio.run(main())

@@ -14,6 +14,7 @@ from airdraft.models.imports.write import import_gguf
 
 pytest.importorskip("gguf", reason="writing the files takes the gguf package")
 
+from ...cpu import needs_avx2
 from ...suites import mostly_slow
 from .made import FLOATS, TYPES, Made
 
@@ -76,6 +77,7 @@ def test_every_variant_is_the_same_to_rounding(variant: dict[str, Any], tmp_path
     assert most < 1e-4
 
 
+@needs_avx2  # whose products take activations as they are
 @pytest.mark.parametrize("kind", mostly_slow([kind for kind in TYPES if kind not in FLOATS], OFTEN))
 def test_activations_are_rounded_to_8_bits_block_by_block(kind: str, tmp_path: Path) -> None:
     median, most = compare(Made(kind=kind), tmp_path, rounded=True)
