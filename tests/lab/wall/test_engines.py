@@ -48,6 +48,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.alone
 def test_a_row_of_each_engine(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "WIDTHS", (1, 6))
+    monkeypatch.setattr(engines, "TURNS", 7)  # a median heeds a turn or two that waited for a core no more
     steps: list[tuple[int, int]] = []
     with serve(like_vllm(OnnxModel(shipped("target")))) as vllm:
         onnx, remote = engines.engines({"onnx": PAIR}, vllm.url, lambda done, of: steps.append((done, of)))
@@ -58,10 +59,13 @@ def test_a_row_of_each_engine(few: None, monkeypatch: pytest.MonkeyPatch) -> Non
     assert onnx.verify_ratio_6 == onnx.verify_ms[6] / onnx.verify_ms[1]
     assert remote.verify_ms[1] > onnx.verify_ms[1]  # without a prefix cache: 200 positions each time, over HTTP
     assert (remote.draft_ms, remote.memory_bytes) == (None, None)
-    assert steps[:5] == [(1, 1), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert steps[:35] == [*((done, 7) for done in range(1, 8)), *((done, 28) for done in range(1, 29))]
     # What is in a server's memory is not tried.
-    assert steps[5:] == [(done, 40) for done in range(1, 36)]
-    assert onnx.exactness == Depends(0.0, "exact", "exact")  # rounding in a batch, which changed none of these texts
+    assert steps[35:] == [(done, 40) for done in range(1, 36)]
+    assert onnx.exactness is not None
+    # Rounding in a batch or, on some CPUs, by width, which changes none of these texts.
+    assert {onnx.exactness.batch, onnx.exactness.width} <= {0.0, "exact"}
+    assert onnx.exactness.company == "exact"
     assert remote.exactness is not None
     assert remote.exactness.company is None
     if sys.platform == "linux":
@@ -134,9 +138,11 @@ def test_texts_that_depend_on_something_are_counted(few: None) -> None:
             return [-rows if turn else rows for rows, turn in zip(super().verify(batch), turned, strict=True)]
 
     engine = Turned(shipped("target"))
-    assert depends(engine).width == 0.0  # one token is fed alone here: other bits, the same texts
+    assert depends(engine).width in (0.0, "exact")  # one token is fed alone here: other bits, the same texts
     engine.turns = True
-    assert depends(engine) == Depends(0.0, 1.0, "exact")
+    turned = depends(engine)
+    assert turned.batch in (0.0, "exact")
+    assert (turned.width, turned.company) == (1.0, "exact")
 
 
 def test_our_loop_writes_the_targets_text(few: None) -> None:
@@ -149,11 +155,16 @@ def test_our_loop_writes_the_targets_text(few: None) -> None:
 
 
 def test_texts_that_end_early_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "TEXTS", 4)
+    monkeypatch.setattr(peers, "TEXTS", 3)
+    monkeypatch.setattr(peers, "TOKENS", 4)
+    tried = prompts(12)
+
+    def write(target: object, prompt: list[int], *_: object) -> list[int]:
+        return [1] * (2 if tried.index(prompt) in (0, 2, 3) else 4)
+
+    monkeypatch.setattr(alone, "write", write)
     target, tokenizer = load("target")
-    heads = peers.full_texts(target, tokenizer.vocab_size)
-    assert len(heads) == 4
-    assert heads != prompts(4)  # the fourth ends after 20 tokens
+    assert peers.full_texts(target, tokenizer.vocab_size) == [tried[at] for at in (1, 4, 5)]
 
 
 def test_speeds_are_held_against_each_other_text_by_text() -> None:

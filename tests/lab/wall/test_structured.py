@@ -84,7 +84,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
         "--json",
         str(results),
         "--max-tokens",
-        "90",
+        "160",
         "--threads",
         "1",
     ]
