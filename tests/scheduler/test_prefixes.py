@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airdraft.models.lineage import Lineage
 from airdraft.scheduler.prefixes import BLOCK, Found, Prefixes
 from airdraft.scheduler.turns import Owner, Sequenced
 
@@ -78,3 +79,14 @@ def test_a_text_does_not_begin_with_itself() -> None:
     text = held(OWNERS[0], tokens)
     tree.add(text, tokens)
     assert tree.start(text, tokens, never) is None
+
+
+def test_what_a_text_was_to_begin_with_and_does_not_is_not_found() -> None:
+    """Drafts that were rejected since, and those beside which others stand in a tree."""
+    tree, tokens = Prefixes(), [1] * (3 * BLOCK)
+    text = held(OWNERS[0], tokens)
+    tree.add(text, tokens)
+    text.lineage = Lineage(2 * BLOCK, (2 * BLOCK - 1,) * BLOCK)
+    assert tree.start(Sequenced(OWNERS[0]), tokens, never) == Found(text, 2 * BLOCK)
+    text.tokens, text.lineage = [*tokens[: BLOCK + 3], *[2] * BLOCK], None
+    assert tree.start(Sequenced(OWNERS[0]), tokens, never) == Found(text, BLOCK + 3)

@@ -15,7 +15,7 @@ from airdraft.models.base import FloatArray
 from airdraft.scheduler import Owner, Scheduler
 from airdraft.scheduler.turns import PIECE
 
-from ..models.trees import Prefix, TreeTable
+from ..models.trees import Prefix, TreeCache, TreeTable
 from ..suites import examples
 
 VOCAB = 100
@@ -30,18 +30,29 @@ def row(prefix: Prefix) -> FloatArray:
     return found
 
 
+class Copying(TreeTable):
+    """The same, whose caches can be copied."""
+
+    def copy(self, cache: TreeCache, length: int) -> TreeCache:
+        return TreeCache(cache[:length])
+
+
 @examples(60)
-@given(data=st.data())
-def test_every_row_is_of_what_leads_to_it(data: st.DataObject) -> None:
-    """Several texts grow trees, drop branches, and lose their caches to each other meanwhile."""
-    engine = TreeTable(row, VOCAB, max_batch=data.draw(st.integers(1, 3)))
+@given(data=st.data(), shares=st.booleans())
+def test_every_row_is_of_what_leads_to_it(data: st.DataObject, shares: bool) -> None:
+    """Several texts grow trees, drop branches, and lose their caches to each other meanwhile.
+
+    shares: they are one tenant's, and begin alike.
+    """
+    engine = (Copying if shares else TreeTable)(row, VOCAB, max_batch=data.draw(st.integers(1, 3)))
+    one = Owner()
     engine.info = replace(engine.info, max_caches=data.draw(st.sampled_from([None, 1, 2])))
     drawn, texts = st.integers(0, 1 << 30), data.draw(st.integers(1, 3))
     seeds = [data.draw(drawn) for _ in range(texts)]
 
     async def write(scheduler: Scheduler, seed: int) -> None:
         random, fresh = np.random.default_rng(seed), itertools.count()
-        text, lines = scheduler.open(Owner()), list[Line]()
+        text, lines = scheduler.open(one if shares else Owner()), list[Line]()
         for _ in range(random.integers(1, 6)):
             keep = int(random.integers(max(0, len(lines) - 9), len(lines) + 1))
             stay = lines[:keep]
@@ -50,8 +61,10 @@ def test_every_row_is_of_what_leads_to_it(data: st.DataObject) -> None:
                 if lines[at][:-1] in ((), *stay) and random.random() < 0.7:
                     picks.append(at - keep)
                     stay.append(lines[at])
-            n = int(random.integers(1, 8)) if lines else int(random.integers(1, 2 * PIECE))
+            n = int(random.integers(1, 24 if shares else 8)) if lines else int(random.integers(1, 2 * PIECE))
             tokens = random.integers(VOCAB, size=n).tolist()
+            if shares:
+                tokens = np.repeat(random.integers(1, 3, size=n), 16)[:n].tolist()
             lowest = -len(stay) - 1
             is_tree = bool(lines) and random.random() < 0.7
             parents = tuple(int(random.integers(max(lowest, -5), at)) for at in range(n)) if is_tree else None
