@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from airdraft.version import __version__
 
 if TYPE_CHECKING:
     from airdraft.client import AsyncClient, Client, Text
+
+# ONNX Runtime would keep an id of this machine in the user's cache and report to its maker from its import on.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["AsyncClient", "Client", "Text", "__version__"]
 

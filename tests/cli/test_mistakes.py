@@ -175,6 +175,8 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
                 ("fuzz", "--json"),
             )
         ),
+        (("run", "x", "--edge", "ws://h:1", "--target", "target"), "--edge and --target", "leave one of them out"),
+        (("bench", "grid", "--keep", "."), ". cannot be written (Is a directory)", "give another file"),
         (("run", "x", "--target", ""), "no model ''", "hub id"),
         (("chat", "--target", ""), "no model ''", "hub id"),
         *(

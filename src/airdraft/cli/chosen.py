@@ -13,7 +13,7 @@ import typer
 from airdraft.api.recommended import Recommended, recommended
 from airdraft.api.template import ChatTemplate
 from airdraft.core.sampling import SamplingParams
-from airdraft.errors import ModelError
+from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.registry import draft_files, text_files
 
 _log = logging.getLogger(__name__)
@@ -44,6 +44,12 @@ Chat = Annotated[
     typer.Option("--chat", help="PROMPT is a question: apply the model's chat template.", rich_help_panel="Models"),
 ]
 DEFAULTS: dict[str, float] = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def check_target(edge: str | None, target: str | None) -> None:
+    """Raises: `BadParameterError` for a target that would mean nothing."""
+    if edge is not None and target is not None:
+        raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
 
 
 def place_of(served: str | None, draft: str, engine: str | None, tokenizer: str | None) -> Path:

@@ -143,6 +143,7 @@ def run(
     link, own = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms), own_edge(edge, engine, fit)
     branches = _check(scheme, draft_length, rule, race, chat_template is None or chat, lookup, tree)
     trust, wanted, told = options.trusted(ca), options.fitting(draft), draft or tokenizer_of
+    chosen.check_target(edge, target)
     if target is None:
         target = chosen.CHAT_TARGET if chat and chat_template is None else "target"
     served, spares = None if edge else target, scheme == SERVER and offline != "draft"

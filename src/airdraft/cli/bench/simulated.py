@@ -16,9 +16,19 @@ from rich.text import Text
 
 from airdraft.cli import options
 from airdraft.cli.bench.forecasts import forecasts
-from airdraft.cli.bench.results import Jobs, JsonFile, Pages, console_for, jobs_of, progress, renew_pages, write_json
+from airdraft.cli.bench.results import (
+    Jobs,
+    JsonFile,
+    Pages,
+    busy,
+    console_for,
+    jobs_of,
+    progress,
+    renew_pages,
+    write_json,
+)
 from airdraft.errors import BadParameterError
-from airdraft.files import read_bytes
+from airdraft.files import check_output, read_bytes
 
 if TYPE_CHECKING:
     from airdraft.lab.virtual.tracing import Traced
@@ -63,8 +73,10 @@ def grid(
     from airdraft.lab.virtual import grid as lab  # noqa: PLC0415
 
     console = console_for(no_color, json_file)
+    check_output(keep)
     drawn = None if sample is None else lab.Sample(sample, seed)
-    recorded = lab.recordings()
+    with busy(console, "the texts of both models are recorded"):
+        recorded = lab.recordings()
     kept = None if keep is None else lab.KeptCells(keep, recorded)
     with progress(console, "cells") as on_cell:
         found = lab.run_grid(recorded, jobs_of(jobs), on_cell, drawn, kept)

@@ -36,7 +36,6 @@ from airdraft.cli.schemas import schema_of
 from airdraft.demo.live import onto
 from airdraft.demo.show import legend
 from airdraft.device.stall import STALL_S
-from airdraft.errors import BadParameterError
 from airdraft.models.engines.nothing import NONE
 from airdraft.models.fit import Fit
 from airdraft.models.registry import ANY
@@ -94,8 +93,7 @@ def chat(
     check_lookup(scheme, lookup)
     branches = options.branches(tree, scheme)
     link = emulated_link(edge, uplink_mbps, downlink_mbps, rtt_ms)
-    if edge is not None and target is not None:
-        raise BadParameterError("--edge and --target are given; that edge has its own target, so leave one of them out")
+    chosen.check_target(edge, target)
     words = own_edge(edge, engine, fit)
     target = chosen.CHAT_TARGET if target is None else target
     urls, patience = reach(edge, target, "none", link, offline, words)

@@ -11,7 +11,6 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,6 +31,7 @@ from airdraft.device.resume import Backoff, Resumable
 from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError
 from airdraft.lab.chaos import forms
 from airdraft.lab.chaos.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
+from airdraft.lab.pool import processes
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
 from airdraft.link.markov2 import Markov2Link
@@ -380,7 +380,7 @@ def chaos(
     """Run all sessions, in `jobs` processes."""
     one = partial(_brief, seed)
     outcomes = []
-    with ProcessPoolExecutor(jobs) as pool:
+    with processes(jobs) as pool:
         for outcome in pool.map(one, range(sessions), chunksize=8):
             outcomes.append(outcome)
             on_session(len(outcomes), sessions)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
+from airdraft.lab.pool import processes
 from airdraft.lab.record import Recording, prompts, record
 from airdraft.lab.virtual.gpu import Gpu, Point, gpu
 from airdraft.lab.virtual.replay import Blank, Replay
@@ -255,7 +255,7 @@ def crowds(
     recording = recorded()
     todo = [(recording, engine, way) for engine in engines for way in WAYS]
     found: list[CrowdRow] = []
-    with ProcessPoolExecutor(jobs) as pool:
+    with processes(jobs) as pool:
         for row in pool.map(_held, todo):
             found.append(row)
             on_row(len(found), len(todo))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from airdraft.control.forecast import (
 )
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
+from airdraft.lab.pool import processes
 from airdraft.lab.record import Recording
 from airdraft.lab.virtual.cell import Setting, auto, compute, run
 from airdraft.lab.virtual.tracing import AHEAD, OUTAGE_BPS, PATIENCE_S, check_numbers, joined, speed, tasks
@@ -254,7 +254,7 @@ def weigh_all(
 ) -> list[Weighed]:
     """Weigh every case, in `jobs` processes."""
     found = []
-    with ProcessPoolExecutor(jobs) as pool:
+    with processes(jobs) as pool:
         for done, each in enumerate(pool.map(weigh, [recorded] * len(todo), todo, [names] * len(todo)), 1):
             found.append(each)
             on_run(done, len(todo))

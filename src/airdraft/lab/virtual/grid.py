@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from airdraft.core.policy import Facts, Given, Mode, Policy
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, why
 from airdraft.files import replacing
+from airdraft.lab.pool import processes
 from airdraft.lab.record import Recording, prompts, record, synthetic
 from airdraft.lab.results import ALL, COPYING, EXACT, GROWN, HELPED, Claim, Help, Row
 from airdraft.lab.timeline import timeline
@@ -252,7 +252,7 @@ def run_grid(
     every = cells(by_name) if sample is None else sample.of(cells(by_name))
     done = {} if kept is None else kept.rows
     todo = [cell for cell in every if cell not in done]
-    with ProcessPoolExecutor(jobs) as pool:
+    with processes(jobs) as pool:
         for found in pool.map(rows, todo, [by_name[cell.agreement] for cell in todo]):
             if kept is not None:
                 kept.add(found)

@@ -7,7 +7,6 @@ lengths on each link, its own choice by measurement among them. All write the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError
 from airdraft.lab.energy import EnergyModel, Joules, Used, capacity_bps
+from airdraft.lab.pool import processes
 from airdraft.lab.record import Recording, record
 from airdraft.lab.results import HELPED, NOTES
 from airdraft.lab.virtual.cell import Result, Setting, auto, compute, run
@@ -240,7 +240,7 @@ def league(
     pace = compute(1e3 * imitated.draft_s, 1e3 * imitated.target_s)
     todo = [(track, entrant) for track in over for entrant in entrants()]
     found: list[LeagueRow] = []
-    with ProcessPoolExecutor(jobs) as pool:
+    with processes(jobs) as pool:
         of, entering = zip(*todo, strict=True)
         every = pool.map(partial(row, recorded, lucky, pace, energy), of, entering)
         for done, (each, (track, entrant)) in enumerate(zip(every, todo, strict=True), 1):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, count
 from pathlib import Path
@@ -23,6 +22,7 @@ from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, RefusedError
+from airdraft.lab.pool import processes
 from airdraft.lab.record import Recording, prompts, record
 from airdraft.lab.results import ALL, HELPED, Help
 from airdraft.lab.virtual.cell import Result, Setting, auto, compute, run
@@ -244,7 +244,7 @@ def trace_all(
 ) -> list[Traced]:
     """Run every task, in `jobs` processes. `on_run` gets the number done, and of how many."""
     found = []
-    with ProcessPoolExecutor(jobs) as pool:
+    with processes(jobs) as pool:
         for done, traced in enumerate(pool.map(trace, [recorded] * len(todo), todo), 1):
             found.append(traced)
             on_run(done, len(todo))
