@@ -103,17 +103,6 @@ def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]
         yield lambda done, of: progress.update(task, completed=done, total=of)
 
 
-@contextmanager
-def busy(console: Console, what: str) -> Iterator[None]:
-    """Says what takes long in the body, of which nobody knows how far it is; without a terminal on standard error."""
-    if console.is_terminal:
-        with console.status(what):
-            yield
-        return
-    typer.echo(what, err=True)
-    yield
-
-
 def _told(what: str) -> Callable[[int, int], None]:
     told_s = monotonic()
 

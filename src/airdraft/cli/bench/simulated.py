@@ -20,7 +20,6 @@ from airdraft.cli.bench.results import (
     Jobs,
     JsonFile,
     Pages,
-    busy,
     console_for,
     jobs_of,
     progress,
@@ -75,7 +74,7 @@ def grid(
     console = console_for(no_color, json_file)
     check_output(keep)
     drawn = None if sample is None else lab.Sample(sample, seed)
-    with busy(console, "the texts of both models are recorded"):
+    with console.status("the texts of both models are recorded"):
         recorded = lab.recordings()
     kept = None if keep is None else lab.KeptCells(keep, recorded)
     with progress(console, "cells") as on_cell:
