@@ -11,7 +11,7 @@ from airdraft.client import Committed, Corrected, Unverified
 
 
 async def main(edge: str, prompt: str = "def fibonacci(n):", most: int = 400) -> None:
-    """Print what is committed plainly, and what is not verified yet in parentheses."""
+    """Print what is committed plainly, and what is not verified yet in quotes of its own."""
     async with airdraft.AsyncClient(edge, draft="draft", offline="draft") as client:
         words = client.tokenizer
         print(prompt, end="", flush=True)
@@ -19,9 +19,9 @@ async def main(edge: str, prompt: str = "def fibonacci(n):", most: int = 400) ->
             if isinstance(event, Committed):
                 print(words.decode(event.tokens), end="", flush=True)
             elif isinstance(event, Unverified) and event.tokens:
-                print(f"({words.decode(event.tokens)})", end="", flush=True)
+                print(f"‹{words.decode(event.tokens)}›", end="", flush=True)
             elif isinstance(event, Corrected):
-                print(f"[taken back: {words.decode(event.tokens)}]", end="", flush=True)
+                print(f"«taken back: {words.decode(event.tokens)}»", end="", flush=True)
     print()
 
 

@@ -44,12 +44,14 @@ def test_copies_and_predictions_gain_and_the_text_stays() -> None:
 
 
 def test_what_is_missed_is_said() -> None:
-    low = lab.EditsRow("t", lab.OWN, lab.PREDICTION, 2, 2.0, 2.0, 1, 0.9)
-    assert len(lab.missed([low])) == 2
-    assert lab.missed([structs.replace(low, tokens_per_forward=3.5, identical=2)]) == []
-    (nothing,) = lab.missed([structs.replace(low, alike=0.1, identical=2)])
-    assert nothing.startswith("no target writes a function again")
-    assert "| t | its own | prediction | 2.00 |" in lab.table([low])
+    low = lab.EditsRow("t", lab.OWN, lab.USUAL, 2, 2.0, 2.0, 1, 0.9)
+    alone = structs.replace(low, way=lab.PREDICTION, tokens_per_forward=1.1, identical=2)
+    good = structs.replace(low, tokens_per_forward=3.5, identical=2)
+    assert len(lab.missed([low, alone])) == 2
+    assert lab.missed([good, alone]) == []
+    assert "| t | its own | prediction, lookup | 2.00 |" in lab.table([low, alone])
+    assert "The bar is 3: MISSED. The prediction by itself brings 1.10" in lab.says([low, alone])
+    assert "The bar is 3: kept." in lab.says([good, alone])
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ No GPU is needed: the same buffers, padding and pages are used on the CPU, where
 from __future__ import annotations
 
 import gc
+import io
 import logging
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -171,15 +173,18 @@ def test_where_nothing_can_be_captured_forwards_run_as_they_are(
     assert "captured no more" in caplog.text
 
 
-def test_shapes_get_ready_at_the_start_and_say_so(
-    shaped: tuple[HfModel, Counting], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("terminal", [False, True])
+def test_shapes_get_ready_at_the_start_and_a_terminal_shows_it(
+    shaped: tuple[HfModel, Counting], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     model, counting = shaped
     assert model._graphs is not None
-    with caplog.at_level(logging.INFO, "airdraft"):
-        model._graphs.warm()
+    errors = io.StringIO()
+    monkeypatch.setattr(errors, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", errors)
+    model._graphs.warm()
     assert counting.made == len(hf_graphs.WARM)
-    assert f"{len(hf_graphs.WARM)} of {len(hf_graphs.WARM)} shapes" in caplog.text
+    assert ("forwards get ready" in errors.getvalue()) == terminal
 
 
 def test_the_oldest_shapes_go(shaped: tuple[HfModel, Counting], monkeypatch: pytest.MonkeyPatch) -> None:

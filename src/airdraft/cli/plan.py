@@ -294,6 +294,10 @@ def sentences(rows: list[PlanRow]) -> list[str]:
         lines.append(
             f"An edge with a draft model of its own would write {servers[True]:.1f} tokens/s without the device."
         )
+    lines.append(
+        "Copies at the edge (server+lookup, stream+lookup) come on top: what they gain is how much a text repeats, "
+        "which no link tells."
+    )
     return lines
 
 

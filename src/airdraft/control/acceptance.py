@@ -1,4 +1,4 @@
-"""The chance that a draft is accepted, given the draft model's own probability."""
+"""The chance that a draft is accepted, given the chance that the draft model gives it."""
 
 from __future__ import annotations
 

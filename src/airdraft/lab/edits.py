@@ -43,8 +43,8 @@ NAMES = ("value", "item", "given", "wanted", "first", "entry")
 """New names; the first that the function does not use."""
 AIRDRAFT, OWN = "airdraft's", "its own"
 """Whose functions are changed."""
-PREDICTION, LEAST, ALIKE = "prediction", 3.0, 0.5
-"""A way, and its bar: tokens a forward where what the target writes is so much alike the prediction."""
+PREDICTION, USUAL, LEAST = "prediction", "prediction, lookup", 3.0
+"""Ways in which a prediction is given, and the bar of the second: tokens a forward."""
 GREEDY = SamplingParams(0.0)
 
 
@@ -165,7 +165,7 @@ def asking(tokenizer: Tokenizer, render: Callable[[str], list[int]]) -> Ask:
 WAYS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
     "server+lookup": ((Lookup.name,), False, False),
     PREDICTION: ((Predicted.name,), True, False),
-    "prediction, lookup": ((Predicted.name, Lookup.name), True, False),
+    USUAL: ((Predicted.name, Lookup.name), True, False),
     "device copies": ((), False, True),
 }
 """Ways that gain something; without any a forward commits one token. The edge's proposers, whether the client gives the
@@ -213,19 +213,29 @@ def measured(
 
 
 def missed(rows: Sequence[EditsRow]) -> list[str]:
-    """What is not as it must be: a text that is not the target's own, or a prediction that gains too little.
+    """What is not as it must be: a text that is not the target's own, or too little gained where a prediction is given.
 
-    What a prediction gains of a target that writes something else says nothing, so the bar is for functions that the
-    target writes again.
+    The bar is for an edge as people have it, which copies as well. What the prediction gains by itself depends on
+    whether the target writes it.
     """
     found = [f"{row.target}, {row.way}: {row.edits - row.identical} other texts" for row in rows
              if row.identical < row.edits]  # fmt: skip
-    able = [row for row in rows if row.way == PREDICTION and row.alike >= ALIKE]
     return found + [
         f"{row.target}, {row.functions} functions: {row.tokens_per_forward:.2f} tokens a forward, below {LEAST:g}"
-        for row in able
-        if row.tokens_per_forward < LEAST
-    ] + ([] if able else ["no target writes a function again, so nothing is said of predictions"])  # fmt: skip
+        for row in rows
+        if row.way == USUAL and row.tokens_per_forward < LEAST
+    ]
+
+
+def says(rows: Sequence[EditsRow]) -> str:
+    """The bar, and whether it is kept, in Markdown."""
+    usual, alone = (sorted(row.tokens_per_forward for row in rows if row.way == way) for way in (USUAL, PREDICTION))
+    verdict = "MISSED" if missed(rows) else "kept"
+    return (
+        f"Where a prediction is given, an edge as it is usually started (`{USUAL}`) commits {usual[0]:.2f} to "
+        f"{usual[-1]:.2f} tokens a forward. The bar is {LEAST:g}: {verdict}. The prediction by itself brings "
+        f"{alone[0]:.2f} to {alone[-1]:.2f}: nothing where the target writes something else."
+    )
 
 
 def table(rows: Sequence[EditsRow]) -> str:
@@ -239,4 +249,4 @@ def table(rows: Sequence[EditsRow]) -> str:
         f"{row.median_tokens_per_forward:.2f} | {row.alike:.2f} | {row.identical} of {row.edits} |"
         for row in rows
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", says(rows)])

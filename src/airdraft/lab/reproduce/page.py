@@ -169,6 +169,21 @@ def _dssd(reports: Sequence[DssdReport]) -> str:
                 f"baseline there goes from {slow:g} to {fast:g} tokens/s between 20 and 50 ms; here it is the "
                 "target alone, and then server streaming",
             ))  # fmt: skip
+    rows += [
+        (
+            "speed-up before a larger target, OPT-13b",
+            _range(dssd.LARGER),
+            "no such pair here; the rows above are ours",
+            "a slower target hides more of the draft and the link, and agrees less often with the same draft",
+        ),
+        (
+            "speed-up before itself, on a CPU",
+            _range(dssd.ITSELF),
+            "1 at most",
+            f"{dssd.PRINTED_LENGTH} drafts and a verification take as long as {dssd.PRINTED_LENGTH + 1} tokens without "
+            "drafts, however often the two agree",
+        ),
+    ]
     lines = [
         *_compared([*rows, ("tokens a round", f"acceptance {least:g} to {most:g}",
                             f"at most {chance:.2f} or {share:.2f}",

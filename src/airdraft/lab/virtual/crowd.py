@@ -301,7 +301,8 @@ def says(rows: Sequence[CrowdRow], engine: str) -> str:
         f"One edge on *{engine}* holds {plain}, {best} and {helped.users} with `{helped.scheme}`, where devices draft: "
         f"{helped.device_drafts_per_token:.1f} forwards of a device's draft model a token. With devices "
         f"`{found.scheme}` takes least of the engine: {found.against_server:.2f} × `server`'s time a token, and "
-        f"{found.against_draft:.2f} × that of `server+draft`."
+        f"{found.against_draft:.2f} × that of `server+draft`. The bar is {MOST_SHARE:g} × `server`'s: "
+        f"{'kept' if found.against_server <= MOST_SHARE else 'MISSED'}."
     )
 
 

@@ -118,12 +118,12 @@ class Graphs:
             return None
 
     def warm(self) -> None:
-        """Make the first shapes, and say so: it takes seconds."""
+        """Make the first shapes, and show on a terminal how far that is: it takes seconds."""
+        bar = import_module("tqdm").tqdm  # of transformers
         try:
             with import_module("torch").inference_mode():
-                for done, shape in enumerate(WARM, 1):
+                for shape in bar(WARM, "forwards get ready", leave=False, unit=" shapes", disable=None):
                     self._run(self._buffers(Shape(*shape)))
-                    _log.info("forwards get ready: %d of %d shapes", done, len(WARM))
         except Exception as problem:
             self._give_up(problem)
 
