@@ -15,7 +15,9 @@ import openai
 import pytest
 
 from airdraft.api.app import Api, check_ids
+from airdraft.api.conversation import conversation
 from airdraft.api.errors import ApiError
+from airdraft.api.items import messages_of
 from airdraft.api.schema import UNLIMITED, CompletionBody, parse
 from airdraft.core.sampling import SamplingParams
 from airdraft.guides import Guides
@@ -412,27 +414,59 @@ def test_texts_and_ids_are_turned_into_each_other(url: str, tokenizer: Tokenizer
     assert post(base, {"prompt": "x", "model": "gpt"}, "/tokenize")[0] == 404
 
 
-def test_paths_that_are_not_served_are_refused_by_name(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="/v1/embeddings is not supported"):
-        client.embeddings.create(model="target", input="x")
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("/v1/embeddings", "a server that has a model for them"),
+        ("/v1/images/generations", "text only"),
+        ("/v1/audio/transcriptions", "text only"),
+        ("/v1/conversations", "give previous_response_id"),
+        ("/v1/messages", "it is of Anthropic's API, and this is OpenAI's; the base URL"),
+        ("/api/chat", "it is of Ollama's API, and this is OpenAI's; the base URL"),
+        ("/v1/api/generate", "it is of Ollama's API"),
+        ("/chat/completions", "ask /v1/chat/completions; the base URL"),
+        ("/completions", "ask /v1/completions;"),
+        ("/v1/v1/responses", "ask /v1/responses; the base URL"),
+        ("/v1/chat/completions/chat/completions", "ask /v1/chat/completions;"),
+        ("/v1/chat/completions/", "ask /v1/chat/completions;"),
+        ("/v1/detokenize", "ask /detokenize"),
+        ("/v1/rerank", "served are /v1/models, /v1/completions"),
+        ("/" + "x" * 99, "/" + "x" * 59 + "… is not supported"),
+    ],
+)
+def test_paths_that_are_not_served_are_refused_by_name_and_say_what_to_ask(url: str, path: str, remedy: str) -> None:
+    """A client's base URL may lack its /v1, or have it twice, or the client may speak another API."""
+    status, answer = post(url.removesuffix("/v1"), {}, path)
+    assert (status, answer["error"]["code"]) == (404, "unsupported_path")
+    assert remedy in answer["error"]["message"]
+    assert answer["error"]["message"].startswith(f"POST {path[:60]}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"), [("image_url", "messages"), ("input_image", "input"), ("input_audio", "input")]
+)
+def test_what_is_no_text_is_refused_by_its_type(kind: str, form: str) -> None:
+    talk = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, {"type": kind, kind: {}}]}]
+    with pytest.raises(ApiError, match=rf"content\[1\], a part of type {kind}, holds no text") as caught:
+        conversation(talk, bool) if form == "messages" else messages_of(talk)
+    assert (caught.value.status, caught.value.param) == (400, f"{form}[0].content[1]")
+
+
+def test_methods_that_are_not_served_are_refused_by_name(client: openai.OpenAI) -> None:
+    for ask, methods in (
+        (client.chat.completions.list, "POST"),
+        (lambda: client.responses.input_tokens.count(model="target", input="x"), "DELETE or GET or HEAD"),
+    ):
+        with pytest.raises(openai.APIStatusError, match=f"is not supported: ask it with {methods}") as caught:
+            ask()
+        assert (caught.value.status_code, caught.value.code) == (405, "unsupported_method")
 
 
 def test_every_server_has_a_model_called_target(url: str) -> None:
     assert post(url, {"model": "target", "prompt": "x", "max_tokens": 1})[0] == 200
 
 
-def test_other_paths_methods_and_bodies_too_long(url: str) -> None:
-    assert post(url, {}, "/rerank") == (
-        404,
-        {
-            "error": {
-                "message": "POST /v1/rerank: Not Found",
-                "type": "invalid_request_error",
-                "param": None,
-                "code": None,
-            }
-        },
-    )
+def test_other_methods_and_bodies_too_long(url: str) -> None:
     assert post(url, {}, "/models")[0] == 405
     assert post(url, b" " * (9 << 20))[0] == 413
 

@@ -31,7 +31,7 @@ from airdraft.api.responses import response_routes
 from airdraft.api.schema import UNLIMITED, B, Body, ChatBody, CompletionBody, parse
 from airdraft.api.template import ChatTemplate
 from airdraft.api.together import together
-from airdraft.api.tokens import refusals, token_routes
+from airdraft.api.tokens import token_routes
 from airdraft.api.tools import CallReader, call_form
 from airdraft.control.auto import AUTO, way
 from airdraft.core.messages import GuideSpec
@@ -93,7 +93,6 @@ class Api:
                 Route("/v1/chat/completions", self._converse, methods=["POST"]),
                 *response_routes(self),
                 *token_routes(self),
-                *refusals(),
             ],
             exception_handlers={AirdraftError: refused, HTTPException: refused, Exception: refused},
         )
@@ -154,9 +153,8 @@ class Api:
             raise ApiError(400, f"{self.model} has no chat template; {remedy}", body.talk_field, "no_chat_template")
         tools, form = body.called(), call_form(template.source)
         if tools is not None and not template.reads("tools"):
-            raise ApiError(
-                400, "the chat template does not read tools; leave them out", "tools", "unsupported_parameter"
-            )
+            remedy = "leave them out, or start the server with --chat-template FILE, one that reads them"
+            raise ApiError(400, f"the chat template does not read tools; {remedy}", "tools", "unsupported_parameter")
         talk, variables = body.talk(), body.variables()
         encode = partial(template.encode, special=bool(body.add_special_tokens))
 

@@ -48,6 +48,13 @@ def is_private(where: str, holder: Mapping[str, Any]) -> bool:
     return bool(marks.get("private"))
 
 
+def no_text(where: str, part: Any) -> ApiError:
+    """Return the error for a part of a message that holds no text, such as an image."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    what = f" of type {shown(kind)}" if isinstance(kind, str) else ""
+    return mistyped(where, f"{where}, a part{what}, holds no text, and this model reads text alone; leave it out")
+
+
 def _veiled(value: Any, veil: str) -> Any:
     """Return a value with something else in place of every text in it."""
     if isinstance(value, dict):
@@ -88,7 +95,7 @@ def _content(where: str, content: Any, veil: str | None) -> str:
     for at, part in enumerate(content):
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
         if not isinstance(text, str):
-            raise mistyped(f"{where}[{at}]", f"{where}[{at}] is no part of text; this model reads text")
+            raise no_text(f"{where}[{at}]", part)
         private = is_private(f"{where}[{at}]", part)
         odd = next((name for name, value in part.items() if name not in (*_PART, OWN) and value is not None), None)
         if odd is not None:

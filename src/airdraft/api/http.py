@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from airdraft.api.errors import ApiError, as_api_error
+from airdraft.api.paths import unserved
 from airdraft.errors import AirdraftError
 
 MAX_BODY = 8 << 20
@@ -125,7 +126,7 @@ async def refused(request: Request, error: Exception) -> Response:
     """Return an error as an answer."""
     if isinstance(error, HTTPException):
         headers = error.headers
-        known = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        known = unserved(request, error)
     else:
         headers = None
         known = as_api_error(error) if isinstance(error, AirdraftError) else ApiError(500, "a fault of this server")

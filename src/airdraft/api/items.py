@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from airdraft.api.conversation import OWN, is_private
+from airdraft.api.conversation import OWN, is_private, no_text
 from airdraft.api.errors import ApiError, mistyped, shown
 
 _NOTES = frozenset({"type", "id", "status", "phase"})
@@ -124,7 +124,7 @@ def _parts(where: str, given: Any, private: bool) -> list[dict[str, Any]]:
         kind = part.get("type") if isinstance(part, dict) else None
         holds = _TEXTS.get(kind) if isinstance(kind, str) else None
         if holds is None or not isinstance(part.get(holds), str):
-            raise mistyped(f"{where}[{at}]", f"{where}[{at}] is no part of text; this model reads text")
+            raise no_text(f"{where}[{at}]", part)
         _only(f"{where}[{at}]", part, {holds, *_PART_NOTES})
         found.append(_part(part[holds], is_private(f"{where}[{at}]", part) or private))
     return found

@@ -61,22 +61,6 @@ def taken(kind: type[K], data: bytes) -> K:
         raise ApiError(400, f"the body is no such request: {error}", None, "invalid_type") from error
 
 
-REFUSED: dict[str, str] = {
-    "/v1/embeddings": "no embeddings are made here; ask a server of a model for them",
-}
-"""Paths of OpenAI's API that are refused, and why."""
-
-
-def refusals() -> list[Route]:
-    """Return what answers the paths of `REFUSED`."""
-
-    async def refuse(http: HttpRequest) -> Response:
-        path = http.url.path
-        raise ApiError(404, f"{path} is not supported: {REFUSED[path]}", None, "unsupported_path")
-
-    return [Route(path, refuse, methods=["POST"]) for path in REFUSED]
-
-
 class Encoding(Protocol):
     """What these paths need of the API."""
 
