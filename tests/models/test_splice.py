@@ -41,11 +41,16 @@ def whole(queries, keys, values, seen):  # type: ignore[no-untyped-def]
     return found
 
 
+def closeness(queries: NDArray[np.floating]) -> float:
+    """How near two ways of adding up must come: scores round by their size."""
+    return CLOSE[queries.dtype.type] * max(1.0, float(np.abs(queries).max() ** 2))
+
+
 @given(cases())
 def test_merged_parts_are_whole_attention(case) -> None:  # type: ignore[no-untyped-def]
     (queries, keys, values), seen, parts = case
     found = merge([attend(queries, keys[:, part], values[:, part], seen[..., part]) for part in parts])
-    close = CLOSE[queries.dtype.type] * max(1.0, float(np.abs(queries).max() ** 2))  # scores round by their size
+    close = closeness(queries)
     np.testing.assert_allclose(found.output, whole(queries, keys, values, seen), rtol=0, atol=close)
     alone = attend(queries, keys, values, seen)
     np.testing.assert_allclose(found.log_sum, alone.log_sum, rtol=1e-6, atol=close)
@@ -61,7 +66,7 @@ def test_order_and_brackets_do_not_matter(case, random) -> None:  # type: ignore
     shuffled = random.sample(pieces, len(pieces))
     nested = merge([merge(shuffled[:2]), *shuffled[2:4], merge(shuffled[4:])])
     for other in (merge(shuffled), nested):
-        np.testing.assert_allclose(other.output, found.output, rtol=0, atol=10 * CLOSE[queries.dtype.type])
+        np.testing.assert_allclose(other.output, found.output, rtol=0, atol=closeness(queries))
 
 
 @given(cases())
