@@ -16,6 +16,7 @@ from training.channel import HELD_OUT, SEED, about, optimisers
 from training.channel_export import export
 from training.channel_model import ChannelModel, Shape
 from training.errors import UserError
+from training.steps import main as finished
 
 MOST_BYTES = 8_000_000
 
@@ -89,10 +90,7 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, help="--json of `airdraft channel bench` with this model")
     parser.add_argument("--to", type=Path, default=SHIPPED.parent)
     given = parser.parse_args()
-    try:
-        write(given.work, given.scores, given.to)
-    except (UserError, OSError, ValueError) as error:
-        sys.exit(f"training.channel_card: {error}")
+    sys.exit(finished(lambda: write(given.work, given.scores, given.to), (UserError, OSError, ValueError)))
 
 
 def write(work: Path, scores: Path | None, to: Path) -> None:
@@ -102,6 +100,8 @@ def write(work: Path, scores: Path | None, to: Path) -> None:
     facts = runtime.load_state(work / "channel.state", model, optimisers(model, 0.0))  # type: ignore[arg-type]
     if not facts:
         raise UserError(f"no training in {work}; run `python -m training.channel --work {work}`")
+    if facts.get("recorded"):
+        raise UserError(f"{work} has learned from recorded channels too, and the card is of simulated ones alone")
     to.mkdir(parents=True, exist_ok=True)
     said = about(model, facts)
     export(model, to / SHIPPED.name, said)

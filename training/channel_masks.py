@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from airdraft.channel.generate import ChannelRecipe, channels
+from airdraft.channel.generate import ChannelRecipe, Complex, channels, noise
 from airdraft.channel.profiles import PROFILES
 from training.channel_model import Shape
 
@@ -19,12 +19,21 @@ COMB, FUTURE = 0.45, 0.40
 Mask = Callable[[Shape, np.random.Generator], NDArray[np.bool_]]
 """What is known of a channel, [slots, subcarriers, antennas]."""
 
+Source = Callable[[Shape, int, int], Iterator[tuple[Complex, float]]]
+"""Gives channels, [slots, subcarriers, antennas], and SNRs in dB without end: those of a seed, from a number on."""
+SNRS_DB = (-5.0, 25.0)
+
 
 def recipe(shape: Shape) -> ChannelRecipe:
     """What the model learns from: every profile, 0 to 150 km/h, delay spreads of 10 to 300 ns, -5 to 25 dB."""
     return ChannelRecipe(
-        PROFILES, (0.0, 150.0), (10e-9, 300e-9), (-5.0, 25.0), shape.slots, shape.subcarriers, shape.antennas
+        PROFILES, (0.0, 150.0), (10e-9, 300e-9), SNRS_DB, shape.slots, shape.subcarriers, shape.antennas
     )  # fmt: skip
+
+
+def simulated(shape: Shape, seed: int, first: int) -> Iterator[tuple[Complex, float]]:
+    """The `Source` of simulated channels."""
+    return ((each.values, each.snr_db) for each in channels(recipe(shape), seed, first))
 
 
 def mask(shape: Shape, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -44,20 +53,20 @@ def mask(shape: Shape, rng: np.random.Generator) -> NDArray[np.bool_]:
 
 
 def batches(
-    shape: Shape, size: int, seed: int, first: int, masked: Mask = mask
+    shape: Shape, size: int, seed: int, first: int, masked: Mask = mask, source: Source = simulated
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield what is observed, all values, and SNRs, from channel number `first` on; shapes as in `ChannelModel`."""
-    drawn = channels(recipe(shape), seed, first)
+    drawn = source(shape, seed, first)
     while True:
         rng = np.random.default_rng([seed, first, 1])
         observed = np.zeros((size, shape.slots, shape.subcarriers, 3, shape.antennas), np.float32)
         values = np.empty((size, shape.slots, shape.subcarriers, 2, shape.antennas), np.float32)
         snrs_db = np.empty(size, np.float32)
         for i in range(size):
-            channel, known = next(drawn), masked(shape, rng)
-            seen = np.where(known, channel.observed(rng), 0)
+            (channel, snr_db), known = next(drawn), masked(shape, rng)
+            seen = np.where(known, channel + noise(channel.shape, snr_db, rng), 0)
             observed[i, :, :, 0], observed[i, :, :, 1], observed[i, :, :, 2] = seen.real, seen.imag, known
-            values[i, :, :, 0], values[i, :, :, 1] = channel.values.real, channel.values.imag
-            snrs_db[i] = channel.snr_db
+            values[i, :, :, 0], values[i, :, :, 1] = channel.real, channel.imag
+            snrs_db[i] = snr_db
         first += size
         yield torch.from_numpy(observed), torch.from_numpy(values), torch.from_numpy(snrs_db)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from airdraft.channel import bench
 from airdraft.channel.baselines import Comb
 from airdraft.channel.nets import About, metadata
-from training.channel import HELD_OUT, SEED, Batch, steps
+from training import runtime
+from training.channel import CPU, HELD_OUT, SEED, Batch, on, steps
 from training.channel_4cast import Forecast
 from training.channel_export import export
 from training.channel_fortitran import FortiTran
@@ -31,6 +32,7 @@ from training.channel_mixture import Mixture
 from training.channel_model import ChannelModel, Shape
 from training.errors import UserError
 from training.export_onnx import OPSET
+from training.steps import main as finished
 
 FLOOR = 1e-3
 """Error below which a slot counts no more: -30 dB."""
@@ -67,9 +69,7 @@ class Net:
 
 def comb(shape: Shape, task: str) -> Comb:
     """What the bench shows of a channel."""
-    if task == bench.PREDICT:
-        return Comb(np.arange(shape.slots // 2), np.arange(shape.subcarriers))
-    return Comb(np.arange(0, shape.slots, bench.PILOT_SLOTS), np.arange(0, shape.subcarriers, bench.PILOT_SUBCARRIERS))
+    return bench.comb(task, shape.slots, shape.subcarriers)
 
 
 def _mixture(task: str) -> Callable[[Shape], nn.Module]:
@@ -111,12 +111,12 @@ def slot_errors(model: nn.Module, task: str, batch: Batch) -> Tensor:
     return errors[:, values.shape[1] // 2 :] if task == bench.PREDICT else errors
 
 
-def train(net: Net, work: Path, minutes: float) -> dict[str, float]:
+def train(net: Net, work: Path, minutes: float, device: torch.device = CPU) -> dict[str, float]:
     """Trains a network until its budget is spent, from its last checkpoint, and writes it."""
     torch.manual_seed(SEED)
     shape = Shape(antennas=net.antennas, patch=(*Shape.patch[:2], net.antennas))
-    model, mask = net.make(shape), masked(net.task)
-    test = next(batches(shape, 128, SEED, HELD_OUT, mask))
+    model, mask = net.make(shape).to(device), masked(net.task)
+    test = on(device, next(batches(shape, 128, SEED, HELD_OUT, mask)))
 
     @torch.no_grad()
     def measured() -> dict[str, float]:
@@ -128,7 +128,7 @@ def train(net: Net, work: Path, minutes: float) -> dict[str, float]:
         lambda batch: (slot_errors(model, net.task, batch) + FLOOR).log().mean(), measured, work / net.name, minutes,
         net.rate,
     )  # fmt: skip
-    write(net, model, facts, work / f"{net.name}.onnx")
+    write(net, model.cpu(), facts, work / f"{net.name}.onnx")
     return facts
 
 
@@ -168,16 +168,22 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=[net.name for net in NETS], nargs="+", help="train these alone")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     given = parser.parse_args()
+    sys.exit(finished(lambda: run(given), (UserError, OSError)))
+
+
+def run(given: argparse.Namespace) -> None:
+    """Train the chosen networks. Raises: `UserError`."""
+    if not (given.minutes > 0 and given.threads > 0):
+        raise UserError("--minutes and --threads must be more than 0")
+    device = runtime.device_of(given.device)
     torch.set_num_threads(given.threads)
     given.work.mkdir(parents=True, exist_ok=True)
-    try:
-        for net in NETS:
-            if given.only is None or net.name in given.only:
-                print(f"{net.name}: {net.title}, to {net.task}", flush=True)
-                train(net, given.work, given.minutes)
-    except UserError as error:
-        sys.exit(f"training.channel_nets: {error}")
+    for net in NETS:
+        if given.only is None or net.name in given.only:
+            print(f"{net.name}: {net.title}, to {net.task}", flush=True)
+            train(net, given.work, given.minutes, device)
 
 
 if __name__ == "__main__":

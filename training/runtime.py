@@ -20,7 +20,9 @@ from training.schedule import learning_rate, momentum
 
 def device_of(name: str) -> torch.device:
     """`cpu` or `cuda`, checked."""
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"--device is {name!r}; give cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device")
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     torch.set_float32_matmul_precision("high")
@@ -123,12 +125,15 @@ def load_state(path: Path, model: Llama, opts: list[torch.optim.Optimizer]) -> d
     """Restores model and optimisers; returns the facts saved with them (empty when there is no checkpoint)."""
     if not path.is_file():
         return {}
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    for optimiser, saved in zip(opts, state["optimisers"], strict=True):
-        peaks = [group["peak"] for group in optimiser.param_groups]
-        optimiser.load_state_dict(saved)
-        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-            group["peak"] = peak  # the plan of this run, not of the one that was stopped
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimiser, saved in zip(opts, state["optimisers"], strict=True):
+            peaks = [group["peak"] for group in optimiser.param_groups]
+            optimiser.load_state_dict(saved)
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["peak"] = peak  # the plan of this run, not of the one that was stopped
+    except Exception as error:  # torch's errors for another model's weights, and for no checkpoint, have no common base
+        raise UserError(f"{path} is no checkpoint of this model; give its own size, or another folder") from error
     facts: dict[str, float] = state["facts"]
     return facts

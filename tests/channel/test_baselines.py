@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from airdraft.channel import baselines
 from airdraft.channel.baselines import Comb
-from airdraft.channel.bench import bench, estimated, estimators, measure, predictors, true
-from airdraft.channel.generate import ChannelRecipe, channels
+from airdraft.channel.bench import ESTIMATE, PREDICT, Drawn, bench, drawn, estimated, measure, true, ways
+from airdraft.channel.generate import ChannelRecipe, Complex, channels
 
 RECIPE = ChannelRecipe(("TDL-B",), (60.0, 60.0), (100e-9, 100e-9), (10.0, 10.0), 12, 16, 2)
 PILOTS = Comb(np.arange(0, 12, 2), np.arange(1, 16, 4))
@@ -52,14 +52,16 @@ def test_predictions_are_exact_where_their_model_holds() -> None:
 
 
 def test_methods_that_know_more_err_less() -> None:
-    drawn = list(itertools.islice(channels(RECIPE, 5), 30))
     known = estimated(RECIPE, 60)
-    found = measure(estimators(RECIPE, known), drawn, PILOTS, (0,))
+
+    def shown(task: str) -> Iterator[tuple[Drawn, Complex]]:
+        return ((each, each.channel.values) for each in drawn(RECIPE, task, 5, 30))
+
+    found = measure(ways(ESTIMATE, RECIPE, known), shown(ESTIMATE), (0,))
     lines, some, all_ = (each[0] for each in found.values())
     assert lines > some + 0.5
     assert some > all_
-    past = Comb(np.arange(8), np.arange(16))
-    ahead = measure(predictors(RECIPE, known), drawn, past, (1, 4))
+    ahead = measure(ways(PREDICT, RECIPE, known), shown(PREDICT), (1, 4))
     assert ahead["LMMSE, true covariance"][1] == min(each[1] for each in ahead.values())
     assert all(each[1] < each[4] for each in ahead.values())
 

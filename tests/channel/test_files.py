@@ -55,7 +55,7 @@ def test_files_that_are_not_channels_are_refused_in_a_line(tmp_path: Path) -> No
     good = np.ones((2, 3, 4), np.complex64)
     for name, array in (
         ("nan", np.where(np.arange(4) == 2, np.nan, good)), ("zeros", 0 * good), ("real", good.real),
-        ("objects", np.array([[[{}]]], object)), ("good", good),
+        ("objects", np.array([[[{}]]], object)), ("good", good), ("empty", good[:0]),
     ):  # fmt: skip
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
     (tmp_path / "text.npy").write_text("time,csi\n")
@@ -74,11 +74,14 @@ def test_files_that_are_not_channels_are_refused_in_a_line(tmp_path: Path) -> No
         ("objects.npy", "nta", "not complex"), ("text.npy", "nta", "no file"), ("huge.npy", "nf", "at most"),
         ("text.mat", "nta", "no file of channels"), ("short.npy", "nta", "too early"), ("two.npz", "nta", "a, b"),
         ("missing.npy", "nta", "no file"), ("good.npy", None, "say what its axes are"), ("good.npy", "nt", "name all"),
-        ("good.npy", "ntt", "at most once"), ("good.npy", "xyz", "at most once"),
+        ("empty.npy", "nta", "holds nothing"), ("good.npy", "ntt", "at most once"), ("good.npy", "xyz", "at most once"),
     ):  # fmt: skip
         with pytest.raises(BadParameterError, match=said) as raised:
             files.read(tmp_path / name, axes)
         assert "\n" not in str(raised.value), name
+    for scale in (1e-30, 1e30):
+        np.save(tmp_path / "scaled.npy", (scale * good).astype(np.complex64))
+        np.testing.assert_allclose(files.read(tmp_path / "scaled.npy", "nta").values, 1, rtol=1e-5)
     assert files.read(tmp_path / "two.npz", "nta", key="b").values.shape == (2, 3, 1, 4)
 
 

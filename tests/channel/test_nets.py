@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from airdraft.channel import bench, nets, tasks
+from airdraft.channel import bench, nets
 from airdraft.channel.bench import NmseRow
 from airdraft.channel.generate import ChannelRecipe
 from airdraft.channel.profiles import PROFILES
@@ -19,15 +19,13 @@ def test_the_networks_that_ship_are_small_and_at_walking_speed_beat_what_they_ar
     found = nets.read(nets.SHIPPED_NETS)
     assert sum(path.stat().st_size for path in nets.SHIPPED_NETS.iterdir()) < 2_000_000
     recipe = ChannelRecipe(PROFILES, (3.0, 3.0), bench.DELAY_SPREADS_S, (20.0, 20.0))
-    combs = {bench.ESTIMATE: tasks.pilots(recipe), bench.PREDICT: tasks.past(recipe)}
     known = bench.estimated(recipe, 60)
-    others = {bench.ESTIMATE: bench.estimators(recipe, known), bench.PREDICT: bench.predictors(recipe, known)}
     against = {bench.ESTIMATE: bench.LMMSE, bench.PREDICT: bench.AUTOREGRESSION}
-    drawn = [each.channel for each in tasks.drawn(recipe, combs[bench.ESTIMATE], 3, 40)]
     for task, methods in nets.by_task(found).items():
         (name,) = methods
-        pair = {name: methods[name], "other": others[task][against[task]]}
-        errors = bench.measure(pair, drawn, combs[task], (0,) if task == bench.ESTIMATE else (5,))
+        pair = {name: methods[name], "other": bench.untold(task, known)[against[task]]}
+        shown = [(each, each.channel.values) for each in bench.drawn(recipe, task, 3, 40)]
+        errors = bench.measure(pair, shown, (0,) if task == bench.ESTIMATE else (5,))
         (ours,), (other,) = (errors[each].values() for each in (name, "other"))
         assert ours < other - 1
 

@@ -13,7 +13,6 @@ pytest.importorskip("safetensors")
 
 from airdraft.channel import nets  # noqa: E402
 from airdraft.channel.bench import Seen  # noqa: E402
-from airdraft.channel.generate import ChannelRecipe, channels  # noqa: E402
 from airdraft.errors import ModelError  # noqa: E402
 from training import channel_export, channel_masks, channel_nets, runtime  # noqa: E402
 from training.channel_4cast import delays  # noqa: E402
@@ -35,8 +34,7 @@ def test_a_graph_computes_what_its_network_does_and_says_what_it_is(net: channel
     assert found.about.parameters == sum(each.numel() for each in model.parameters())
     observed, _, snr_db = next(channel_masks.batches(Shape(), 1, 3, 0, channel_nets.masked(net.task)))
     seen = (observed[0, :, :, 0] + 1j * observed[0, :, :, 1]).numpy()
-    channel = next(channels(ChannelRecipe(), 0))
-    values = found.method(Seen(seen, channel_nets.comb(Shape(), net.task), float(snr_db[0]), channel))
+    values = found.method(Seen(seen, channel_nets.comb(Shape(), net.task), float(snr_db[0])))
     with torch.no_grad():
         wanted = model(observed, snr_db)[0].numpy()
     np.testing.assert_allclose(values, wanted[:, :, 0] + 1j * wanted[:, :, 1], rtol=1e-3, atol=1e-4)

@@ -6,8 +6,9 @@ The error is NMSE: power of what is wrong over power of the channel, both summed
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ REACHED_DB, REACHED_SNR_DB = 1.0, 10.0
 PILOT_SLOTS, PILOT_SUBCARRIERS = 2, 4
 """Every second slot and every fourth subcarrier is a pilot."""
 PREDICTED_SNR_DB = 20.0
+COLUMNS, UNITS = {ESTIMATE: "snr_db", PREDICT: "horizon"}, {"snr_db": "dB", "horizon": "slots"}
+"""What an error's table has a column for each of."""
 TRAINING_SEED, SEED = 7001, 7002
 DELAY_SPREADS_S = (10e-9, 300e-9)
 
@@ -41,8 +44,13 @@ class Seen:
     observed: Complex  # [slots, subcarriers, antennas], whole; only what `comb` names may be used
     comb: Comb
     snr_db: float
+
+
+@dataclass(frozen=True)
+class Drawn(Seen):
+    """A simulated channel as a method sees it that is told the truth."""
+
     channel: Realisation
-    """For methods that are told the truth: they may use its profile, speed and delay spread."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,10 @@ class Covariances:
     over_subcarriers: Matrix
 
 
+S = TypeVar("S", bound=Seen)
 Method = Callable[[Seen], Complex]
+ToldMethod = Callable[[Drawn], Complex]
+"""A method that may also be told a channel's profile, speed and delay spread."""
 
 
 @dataclass(frozen=True)
@@ -88,24 +99,41 @@ def true(recipe: ChannelRecipe, channel: Realisation) -> Covariances:
     return Covariances(over_time, baselines.true_subcarriers(like, channel.delay_spread_s, lags_hz))
 
 
-def estimators(recipe: ChannelRecipe, known: Covariances) -> dict[str, Method]:
-    """The ways to estimate a channel from pilots."""
+def comb(task: str, slots: int, subcarriers: int) -> Comb:
+    """Make what is shown of a channel: pilots, or to predict the first half of the slots."""
+    if task == PREDICT:
+        return Comb(np.arange(slots // 2), np.arange(subcarriers))
+    return Comb(np.arange(0, slots, PILOT_SLOTS), np.arange(0, subcarriers, PILOT_SUBCARRIERS))
+
+
+def untold(task: str, known: Covariances | None) -> dict[str, Method]:
+    """The ways to estimate or predict a channel without being told of it; LMMSE needs the covariances of others."""
+    found: dict[str, Method] = {LINES: lambda seen: baselines.interpolated(seen.observed, seen.comb)}
+    if task == PREDICT:
+        found = {
+            "last value": lambda seen: baselines.held(seen.observed, len(seen.comb.slots)),
+            "straight line": lambda seen: baselines.continued(seen.observed, len(seen.comb.slots)),
+            AUTOREGRESSION: lambda seen: baselines.autoregressed(seen.observed, len(seen.comb.slots)),
+        }
+    if known is not None:
+        found[LMMSE] = lambda seen: _lmmse(seen, known)
+    return found
+
+
+def ways(task: str, recipe: ChannelRecipe, known: Covariances) -> dict[str, ToldMethod]:
+    """All ways without learning to estimate or predict a simulated channel."""
     return {
-        LINES: lambda seen: baselines.interpolated(seen.observed, seen.comb),
-        LMMSE: lambda seen: _lmmse(seen, known),
+        **untold(task, known),
         "LMMSE, true covariance": lambda seen: _lmmse(seen, true(recipe, seen.channel)),
     }
 
 
-def predictors(recipe: ChannelRecipe, known: Covariances) -> dict[str, Method]:
-    """The ways to predict a channel from its past."""
-    return {
-        "last value": lambda seen: baselines.held(seen.observed, len(seen.comb.slots)),
-        "straight line": lambda seen: baselines.continued(seen.observed, len(seen.comb.slots)),
-        AUTOREGRESSION: lambda seen: baselines.autoregressed(seen.observed, len(seen.comb.slots)),
-        LMMSE: lambda seen: _lmmse(seen, known),
-        "LMMSE, true covariance": lambda seen: _lmmse(seen, true(recipe, seen.channel)),
-    }
+def drawn(recipe: ChannelRecipe, task: str, seed: int, count: int) -> Iterator[Drawn]:
+    """Draw channels as they are seen."""
+    at = comb(task, recipe.slots, recipe.subcarriers)
+    for number, each in enumerate(itertools.islice(channels(recipe, seed), count)):
+        observed = each.observed(np.random.default_rng([seed, number, 1]))
+        yield Drawn(observed, at, each.snr_db, each)
 
 
 def _lmmse(seen: Seen, given: Covariances) -> Complex:
@@ -121,20 +149,16 @@ def bench(
     learned = learned or {}
     recipe = ChannelRecipe(PROFILES, delay_spread_s=DELAY_SPREADS_S)
     known = estimated(recipe, 4 * count)
-    pilots = Comb(np.arange(0, recipe.slots, PILOT_SLOTS), np.arange(0, recipe.subcarriers, PILOT_SUBCARRIERS))
-    past = Comb(np.arange(recipe.slots // 2), np.arange(recipe.subcarriers))
-    tasks: list[tuple[str, Comb, dict[str, Method], tuple[float, ...], tuple[int, ...]]] = [
-        (ESTIMATE, pilots, estimators(recipe, known) | dict(learned.get(ESTIMATE, {})), SNRS_DB, (0,)),
-        (PREDICT, past, predictors(recipe, known) | dict(learned.get(PREDICT, {})), (PREDICTED_SNR_DB,), HORIZONS),
-    ]
+    tasks = ((ESTIMATE, SNRS_DB, (0,)), (PREDICT, (PREDICTED_SNR_DB,), HORIZONS))
     rows: list[NmseRow] = []
     done = 0
-    of = sum(len(snrs) for _, _, _, snrs, _ in tasks) * len(SPEEDS_KMH)
-    for task, comb, methods, snrs_db, horizons in tasks:
+    of = sum(len(snrs) for _, snrs, _ in tasks) * len(SPEEDS_KMH)
+    for task, snrs_db, horizons in tasks:
+        methods = {**ways(task, recipe, known), **learned.get(task, {})}
         for snr_db, speed_kmh in itertools.product(snrs_db, SPEEDS_KMH):
             at = replace(recipe, speed_kmh=(speed_kmh, speed_kmh), snr_db=(snr_db, snr_db))
-            drawn = list(itertools.islice(channels(at, SEED), count))
-            for method, found in measure(methods, drawn, comb, horizons).items():
+            shown = ((seen, seen.channel.values) for seen in drawn(at, task, SEED, count))
+            for method, found in measure(methods, shown, horizons).items():
                 rows += [NmseRow(task, method, snr_db, speed_kmh, *each) for each in found.items()]
             done += 1
             told(done, of)
@@ -142,19 +166,20 @@ def bench(
 
 
 def measure(
-    methods: dict[str, Method], drawn: list[Realisation], comb: Comb, horizons: tuple[int, ...]
+    methods: Mapping[str, Callable[[S], Complex]], shown: Iterable[tuple[S, Complex]], horizons: Sequence[int]
 ) -> dict[str, dict[int, float]]:
-    """Compute each method's NMSE in dB at each horizon, in slots after the last observed; 0 is the whole channel."""
+    """Compute each method's NMSE in dB at each horizon, in slots after the last observed; 0 is the whole channel.
+
+    `shown`: channels as they are seen, and all their values.
+    """
     errors = {name: np.zeros(len(horizons)) for name in methods}
     power = np.zeros(len(horizons))
-    last = int(comb.slots[-1])
-    places = [slice(None) if each == 0 else slice(last + each, last + each + 1) for each in horizons]
-    for number, channel in enumerate(drawn):
-        observed = channel.observed(np.random.default_rng([SEED, number, 1]))
-        seen = Seen(observed, comb, channel.snr_db, channel)
-        power += [np.sum(np.abs(channel.values[place]) ** 2) for place in places]
+    for seen, values in shown:
+        last = int(seen.comb.slots[-1])
+        places = [slice(None) if each == 0 else slice(last + each, last + each + 1) for each in horizons]
+        power += [np.sum(np.abs(values[place]) ** 2) for place in places]
         for name, method in methods.items():
-            wrong = np.abs(method(seen) - channel.values) ** 2
+            wrong = np.abs(method(seen) - values) ** 2
             errors[name] += [np.sum(wrong[place]) for place in places]
     shares = {name: np.maximum(each / power, 1e-12) for name, each in errors.items()}
     return {
@@ -163,28 +188,34 @@ def measure(
     }
 
 
-def tables(rows: list[NmseRow]) -> dict[str, str]:
+def tables(rows: Sequence[NmseRow]) -> dict[str, str]:
     """Write both tasks as Markdown, a column for each SNR or horizon, a row for each speed and method."""
     found = {}
-    for task, column, head in ((ESTIMATE, "snr_db", "dB"), (PREDICT, "horizon", "slots")):
-        chosen = [row for row in rows if row.task == task]
-        columns = sorted({getattr(row, column) for row in chosen})
-        lines = [
-            f"| km/h | method | {' | '.join(f'{each:g} {head}' for each in columns)} |",
-            f"|---|---|{'---|' * len(columns)}",
-        ]
-        for speed_kmh, group in itertools.groupby(sorted(chosen, key=lambda row: row.speed_kmh), lambda r: r.speed_kmh):
-            cells = {(row.method, getattr(row, column)): row.nmse_db for row in group}
-            best = {each: min(db for (_, at), db in cells.items() if at == each) for each in columns}
-            for method in dict.fromkeys(method for method, _ in cells):
-                shown = [cells[method, each] for each in columns]
-                marked = [
-                    f"**{db:.1f}**" if db == best[each] else f"{db:.1f}"
-                    for db, each in zip(shown, columns, strict=True)
-                ]
-                lines.append(f"| {speed_kmh:g} | {method} | {' | '.join(marked)} |")
-        found[f"channel-{task}"] = "\n".join(lines)
+    for task, column in COLUMNS.items():
+        chosen = sorted((row for row in rows if row.task == task), key=lambda row: row.speed_kmh)
+        cells = {(f"{row.speed_kmh:g}", row.method, getattr(row, column)): row.nmse_db for row in chosen}
+        found[f"channel-{task}"] = grouped(cells, "km/h", UNITS[column])
     return found
+
+
+def grouped(cells: Mapping[tuple[str, str, float], float], head: str, unit: str) -> str:
+    """Write errors by group, method and column as Markdown, the least of a group's column in bold."""
+    columns = sorted({column for _, _, column in cells})
+    lines = [
+        f"| {head} | method | {' | '.join(f'{each:g} {unit}' for each in columns)} |",
+        f"|---|---|{'---|' * len(columns)}",
+    ]
+    for group in dict.fromkeys(group for group, _, _ in cells):
+        own = {(method, at): db for (of, method, at), db in cells.items() if of == group}
+        best = {each: min(db for (_, at), db in own.items() if at == each) for each in {at for _, at in own}}
+        for method in dict.fromkeys(method for method, _ in own):
+            shown = [own.get((method, each)) for each in columns]
+            marked = [
+                "" if db is None else f"**{db:.1f}**" if db == best[each] else f"{db:.1f}"
+                for db, each in zip(shown, columns, strict=True)
+            ]
+            lines.append(f"| {group} | {method} | {' | '.join(marked)} |")
+    return "\n".join(lines)
 
 
 def reached(rows: list[NmseRow], learned: Mapping[str, Mapping[str, Method]]) -> str:

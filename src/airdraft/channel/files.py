@@ -113,10 +113,11 @@ def read(path: Path, axes: str | None = None, key: str | None = None) -> Recorde
         raise BadParameterError(f"{path} has shape {values.shape}, and its recipe another; generate it again")
     if not np.isfinite(values).all():
         raise BadParameterError(f"{path} has values that are not finite; give channels without NaN or infinity")
-    power = float(np.mean(np.abs(values) ** 2))
-    if power == 0:
+    most = float(max(np.abs(values.real).max(), np.abs(values.imag).max()))
+    if most == 0:
         raise BadParameterError(f"{path} holds only zeros; give channels")
-    return Recorded((values / np.sqrt(power)).astype(np.complex64), recipe)
+    values = values / most  # or powers of very large or small values would not be finite
+    return Recorded((values / np.sqrt(np.mean(np.abs(values) ** 2))).astype(np.complex64), recipe)
 
 
 def _ordered(path: Path, found: NDArray[Any], axes: str) -> NDArray[Any]:
@@ -172,8 +173,8 @@ def _array(file: IO[bytes], kinds: str = "c", most: int = MOST_BYTES) -> NDArray
 def _check(dtype: np.dtype[Any], size: int, kinds: str = "c", most: int = MOST_BYTES) -> None:
     if dtype.kind not in kinds:
         raise ValueError(f"it holds {dtype}, not complex numbers")
-    if size > most:
-        raise ValueError(f"it holds {size} bytes, and at most {most} are read")
+    if not 0 < size <= most:
+        raise ValueError(f"it holds {size} bytes, and at most {most} are read" if size else "it holds nothing")
 
 
 def _mat(path: Path, key: str | None) -> tuple[NDArray[Any], None]:

@@ -7,7 +7,6 @@ other ones.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 
 from airdraft.channel import bench, heads
 from airdraft.channel.baselines import Comb
-from airdraft.channel.bench import Seen
-from airdraft.channel.generate import ChannelRecipe, Complex, channels
+from airdraft.channel.bench import Drawn
+from airdraft.channel.generate import ChannelRecipe, Complex
 from airdraft.channel.profiles import PROFILES
 
 SHARES = {0.01: 5, 0.1: 3, 1.0: 1}
@@ -42,7 +41,7 @@ class Encoder(Protocol):
         ...
 
 
-def encoded(encoder: Encoder, seen: Sequence[Seen]) -> tuple[Complex, NDArray[np.float32]]:
+def encoded(encoder: Encoder, seen: Sequence[Drawn]) -> tuple[Complex, NDArray[np.float32]]:
     """Run an encoder over channels that are seen at the same places."""
     observed, snrs_db = np.stack([each.observed for each in seen]), np.array([each.snr_db for each in seen])
     return encoder.run(observed, seen[0].comb, snrs_db)
@@ -76,28 +75,7 @@ BEAM = ChannelTask("best of 8 beams", "share right", True)
 TASKS = (ESTIMATE, PREDICT, SIGHT, SPEED, BEAM)
 
 
-def pilots(recipe: ChannelRecipe) -> Comb:
-    """Where pilots are."""
-    return Comb(
-        np.arange(0, recipe.slots, bench.PILOT_SLOTS), np.arange(0, recipe.subcarriers, bench.PILOT_SUBCARRIERS)
-    )
-
-
-def past(recipe: ChannelRecipe) -> Comb:
-    """The first half of the window."""
-    return Comb(np.arange(recipe.slots // 2), np.arange(recipe.subcarriers))
-
-
-def drawn(recipe: ChannelRecipe, comb: Comb, seed: int, count: int) -> list[Seen]:
-    """Draw channels as they are seen."""
-    found = []
-    for number, each in enumerate(itertools.islice(channels(recipe, seed), count)):
-        observed = each.observed(np.random.default_rng([seed, number, 1]))
-        found.append(Seen(observed, comb, each.snr_db, each))
-    return found
-
-
-def observed_of(seen: Sequence[Seen]) -> Complex:
+def observed_of(seen: Sequence[Drawn]) -> Complex:
     """Stack what is observed, without what is not: [n, slots, subcarriers, antennas]."""
     return np.stack([each.observed[np.ix_(each.comb.slots, each.comb.subcarriers)] for each in seen])
 
@@ -111,7 +89,7 @@ def beam_powers(values: Complex) -> Real:
     return found
 
 
-def statistics(seen: Sequence[Seen]) -> Real:
+def statistics(seen: Sequence[Drawn]) -> Real:
     """What is classically taken from pilots: correlations over time, subcarriers and antennas, how deep fades are, SNR.
 
     They are [n, statistics], each without the noise that the SNR says.
@@ -129,7 +107,7 @@ def statistics(seen: Sequence[Seen]) -> Real:
     return np.stack(columns, 1)
 
 
-def flat(seen: Sequence[Seen]) -> Real:
+def flat(seen: Sequence[Drawn]) -> Real:
     """What is observed as real numbers, and the SNR, [n, numbers]."""
     values = observed_of(seen).reshape(len(seen), -1)
     return np.concatenate([values.real, values.imag, [[each.snr_db] for each in seen]], 1).astype(np.float64)
@@ -163,26 +141,28 @@ class _Labelled:
     """Channels with labels and channels to test, as every encoder sees them."""
 
     def __init__(
-        self, recipe: ChannelRecipe, comb: Comb, labels: int, tested: int, encoders: Mapping[str, Encoder]
+        self, recipe: ChannelRecipe, task: str, labels: int, tested: int, encoders: Mapping[str, Encoder]
     ) -> None:
-        self.first = drawn(recipe, comb, LABEL_SEED, labels)
-        self.then = drawn(recipe, comb, TEST_SEED, tested)
+        self.first = list(bench.drawn(recipe, task, LABEL_SEED, labels))
+        self.then = list(bench.drawn(recipe, task, TEST_SEED, tested))
         self.encoded = {name: (encoded(each, self.first), encoded(each, self.then)) for name, each in encoders.items()}
 
-    def right(self, answer: Callable[[list[Seen]], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def right(self, answer: Callable[[list[Drawn]], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Labels of both."""
         return answer(self.first), answer(self.then)
 
-    def features(self, of: Callable[[list[Seen]], Real]) -> tuple[Real, Real]:
+    def features(self, of: Callable[[list[Drawn]], Real]) -> tuple[Real, Real]:
         """Other features of both."""
         return of(self.first), of(self.then)
 
 
-def _values(seen: list[Seen]) -> Complex:
+def _values(seen: list[Drawn]) -> Complex:
     return np.stack([each.channel.values for each in seen])
 
 
-def _rebuilt(task: ChannelTask, data: _Labelled, slots: slice, baselines: dict[str, bench.Method]) -> Iterator[TaskRow]:
+def _rebuilt(
+    task: ChannelTask, data: _Labelled, slots: slice, baselines: Mapping[str, bench.ToldMethod]
+) -> Iterator[TaskRow]:
     """Score estimation or prediction: heads are linear maps of an antenna's values."""
     whole, right = (each[:, slots] for each in data.right(_values))
     for name, method in baselines.items():
@@ -207,7 +187,7 @@ def _rebuilt(task: ChannelTask, data: _Labelled, slots: slice, baselines: dict[s
 
 
 def _answered(
-    task: ChannelTask, data: _Labelled, answer: Callable[[list[Seen]], Real], score: Callable[[Real, Real], float],
+    task: ChannelTask, data: _Labelled, answer: Callable[[list[Drawn]], Real], score: Callable[[Real, Real], float],
     more: dict[str, tuple[Real, Real]],
 ) -> Iterator[TaskRow]:  # fmt: skip
     """Score a task whose answers are numbers, [n, answers]: heads are regressions."""
@@ -223,15 +203,15 @@ def _answered(
             yield TaskRow(task.name, f"{name}, head", labels, float(np.mean(scores)))
 
 
-def _sight(seen: list[Seen]) -> Real:
+def _sight(seen: list[Drawn]) -> Real:
     return np.array([[each.channel.los] for each in seen], np.float64)
 
 
-def _speed(seen: list[Seen]) -> Real:
+def _speed(seen: list[Drawn]) -> Real:
     return np.array([[each.channel.speed_kmh] for each in seen])
 
 
-def _beam(seen: list[Seen]) -> Real:
+def _beam(seen: list[Drawn]) -> Real:
     chosen: Real = np.eye(BEAMS)[beam_powers(_values(seen)).argmax(1)]
     return chosen
 
@@ -247,26 +227,15 @@ def measure(
     known = bench.estimated(recipe, labels)
     rows: list[TaskRow] = []
     rebuilt = (
-        (
-            ESTIMATE,
-            ESTIMATED_SNR_DB,
-            pilots(recipe),
-            slice(None),
-            bench.estimators(recipe, known) | dict(nets.get(bench.ESTIMATE, {})),
-        ),
-        (
-            PREDICT,
-            PREDICTED_SNR_DB,
-            past(recipe),
-            slice(recipe.slots // 2, None),
-            bench.predictors(recipe, known) | dict(nets.get(bench.PREDICT, {})),
-        ),
+        (ESTIMATE, bench.ESTIMATE, ESTIMATED_SNR_DB, slice(None)),
+        (PREDICT, bench.PREDICT, PREDICTED_SNR_DB, slice(recipe.slots // 2, None)),
     )
-    for done, (task, snr_db, comb, slots, baselines) in enumerate(rebuilt, 1):
-        data = _Labelled(replace(recipe, snr_db=(snr_db, snr_db)), comb, labels, tested, encoders)
+    for done, (task, shown, snr_db, slots) in enumerate(rebuilt, 1):
+        baselines = {**bench.ways(shown, recipe, known), **nets.get(shown, {})}
+        data = _Labelled(replace(recipe, snr_db=(snr_db, snr_db)), shown, labels, tested, encoders)
         rows += _rebuilt(task, data, slots, baselines)
         told(done, len(TASKS))
-    data = _Labelled(recipe, pilots(recipe), labels, tested, encoders)
+    data = _Labelled(recipe, bench.ESTIMATE, labels, tested, encoders)
     classic = {"statistics of pilots": data.features(statistics)}
     rows += _answered(SIGHT, data, _sight, lambda found, right: f1(found[:, 0] > 0.5, right[:, 0] > 0.5), classic)
     always = f1(np.ones(tested, np.bool_), _sight(data.then)[:, 0] > 0.5)

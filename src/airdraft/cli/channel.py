@@ -1,13 +1,15 @@
-"""`airdraft channel`: simulated wireless channels, and how well they are estimated and predicted."""
+"""`airdraft channel`: simulated and recorded wireless channels, and how well they are estimated and predicted."""
 
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.markdown import Markdown
 
 from airdraft.channel.generate import ChannelRecipe, Range
@@ -27,18 +29,34 @@ from airdraft.cli.explained import FoldedCommand
 from airdraft.errors import BadParameterError
 from airdraft.files import check_output
 
+if TYPE_CHECKING:
+    from airdraft.channel.bench import Method
+
 _in_grid = functools.partial(typer.Option, rich_help_panel="Grid")
 channel = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="""Simulated wireless channels: made, estimated and predicted.
+    help="""Wireless channels, simulated or recorded: made, estimated and predicted.
 
   airdraft channel generate mix.npz --profile all --speed-kmh 3:120
+  airdraft channel bench --csi recorded.npy --axes taf
 """,
 )
 
+Axes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LETTERS",
+        help="The axes of another program's arrays, one letter each: n channels, t slots, f subcarriers, a antennas "
+        "(twice for both ends'). DeepMIMO's are naaf.",
+    ),
+]
+Key = Annotated[str | None, typer.Option(metavar="NAME", help="The array's name in a file of several.")]
 TITLES = {
+    "csi-files": "what was measured",
+    "csi-estimate": "NMSE in dB, the least in bold",
+    "csi-predict": "NMSE in dB, the least in bold",
     "channel-nets": "what the learned networks are",
     "channel-reached": "how they stand",
     "channel-estimate": "NMSE in dB, the least in bold",
@@ -132,9 +150,51 @@ def guard(
 
 
 @channel.command()
+def describe(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .npy, .npz or .mat file (up to version 7).")],
+    axes: Axes = None,
+    key: Key = None,
+    as_json: options.Json = False,
+    no_color: options.NoColor = False,
+) -> None:
+    """Say what channels in a file are like: how many, how strong, and how fast they change.
+
+    airdraft channel describe mix.npz
+    airdraft channel describe o1.mat --axes naaf --key channel
+    """
+    from airdraft.channel import files, recorded  # noqa: PLC0415
+
+    found = recorded.described(files.read(file, axes, key).values)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    console = Console(no_color=no_color, highlight=False)
+    sizes = [f"{found[each]} {each}" for each in ("channels", "slots", "subcarriers", "antennas")]
+    console.print(f"{', '.join(sizes)}; channels without power: {found['without_power']}")
+    if found["channels"] > 1:
+        powers = ", ".join(f"{share} below {db:+.1f} dB" for share, db in found["power_db"].items())
+        console.print(f"a channel's power over the mean: {powers}")
+    for name, alike in found["alike"].items():
+        if alike:
+            steps = ", ".join(f"{each:.2f} after {lag}" for lag, each in alike.items())
+            console.print(f"correlation along {name}: {steps}")
+
+
+@channel.command()
 def bench(
-    count: Annotated[int, typer.Option("--channels", help="Channels in each cell.", min=10, max=100_000)] = 200,
-    labels: Annotated[int, typer.Option(help="Labelled channels, of which 1, 10 and 100 % are used.", min=50)] = 2000,
+    csi: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Recorded channels to measure instead of simulated ones; may be repeated."),
+    ] = None,
+    axes: Axes = None,
+    key: Key = None,
+    count: Annotated[
+        int, typer.Option("--channels", help="Channels in each cell; windows of each --csi.", min=10, max=100_000)
+    ] = 200,
+    labels: Annotated[
+        int | None,
+        typer.Option(help="Labelled channels, of which 1, 10 and 100 % are used: 2000, if not given.", min=50),
+    ] = None,
     model: Annotated[
         str, typer.Option(metavar="FILE", help="A learned model (.onnx of `python -m training.channel`), or none.")
     ] = "shipped",
@@ -147,7 +207,7 @@ def bench(
     figures: Figures = None,
     no_color: options.NoColor = False,
 ) -> None:
-    """How well simulated channels are estimated from pilots and predicted, and what is read from them. Three minutes.
+    """How well channels are estimated from pilots and predicted, and what is read from them. Three minutes.
 
     The learned model that ships is measured beside methods without learning and
     networks for one task, by SNR, horizon and speed, and with heads for five
@@ -158,6 +218,10 @@ def bench(
     renewed.
 
       airdraft channel bench --json channel.json
+      airdraft channel bench --csi recorded.npy --axes taf
+
+    With --csi the channels are your own: cut into windows, with noise added, by
+    SNR and horizon. Blocks `csi-files`, `csi-estimate` and `csi-predict`.
     """
     from airdraft.channel import bench as measured  # noqa: PLC0415
     from airdraft.channel import nets as networks  # noqa: PLC0415
@@ -165,6 +229,11 @@ def bench(
     from airdraft.channel.learned import SHIPPED, LearnedChannel  # noqa: PLC0415
     from airdraft.channel.untrained import untrained  # noqa: PLC0415
 
+    if csi is None and (axes or key):
+        raise BadParameterError("--axes and --key are of recorded channels; give --csi FILE, or leave them out")
+    if csi is not None and (labels is not None or figures is not None):
+        raise BadParameterError("--labels and --figures are of simulated channels; leave them out, or --csi")
+    labels = tasks.LABELS if labels is None else labels
     console = console_for(no_color, json_file)
     path = SHIPPED if model == "shipped" else Path(model)
     learned = None if model == "none" else LearnedChannel(path)
@@ -173,6 +242,9 @@ def bench(
     others = networks.by_task(read)
     ours = {} if learned is None else {networks.LEARNED: learned.filled}
     methods = {task: ours | given for task, given in others.items()}
+    if csi is not None:
+        _recorded(console, csi, axes, key, count, methods, json_file, page)
+        return
     with progress(console, "cells") as told:
         rows = measured.bench(count, methods, told)
     tables, scores = measured.tables(rows), list[tasks.TaskRow]()
@@ -188,10 +260,7 @@ def bench(
     record = {"channels": count, "labels": labels, "tested": tasks.TESTED, "model": model}
     blocks = {"nets": list(map(asdict, abouts)), "rows": list(map(asdict, rows)), "tasks": list(map(asdict, scores))}
     write_json(json_file, record | blocks)
-    for name, table in tables.items():
-        console.print(f"{name}: {TITLES[name]}")
-        console.print(Markdown(table))
-    renew_pages(page, tables)
+    _show(console, tables, page)
     if figures is not None:
 
         def draw(folder: Path) -> list[Path]:
@@ -200,3 +269,26 @@ def bench(
             return channel_figures.draw(rows, None if learned is None else learned.filled, folder)
 
         draw_into(figures, draw)
+
+
+def _show(console: Console, tables: dict[str, str], page: list[Path] | None) -> None:
+    for name, table in tables.items():
+        console.print(f"{name}: {TITLES[name]}")
+        console.print(Markdown(table))
+    renew_pages(page, tables)
+
+
+def _recorded(
+    console: Console, csi: list[Path], axes: str | None, key: str | None, count: int,
+    methods: dict[str, dict[str, Method]], json_file: Path | None, page: list[Path] | None,
+) -> None:  # fmt: skip
+    from airdraft.channel import files, recorded  # noqa: PLC0415
+
+    found = []
+    for path in csi:
+        values = files.read(path, axes, key).values
+        with progress(console, f"cells of {path.name}") as told:
+            name = path.name if [each.name for each in csi].count(path.name) == 1 else str(path)
+            found.append(recorded.measure(name, values, count, methods, told))
+    write_json(json_file, {"channels": count, "files": list(map(asdict, found))})
+    _show(console, recorded.tables(found), page)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from airdraft.channel import bench, tasks
+from airdraft.channel import bench
 from airdraft.channel.baselines import interpolated
 from airdraft.channel.bench import Method, NmseRow
 from airdraft.channel.generate import ChannelRecipe
@@ -30,7 +30,7 @@ def draw(rows: Sequence[NmseRow], learned: Method | None, folder: Path) -> list[
 
 def shown(learned: Method | None) -> Figure:
     """The amplitude of one channel at one antenna, over slots and subcarriers, and estimates of it."""
-    (seen,) = tasks.drawn(SHOWN, tasks.pilots(SHOWN), NUMBER, 1)
+    (seen,) = bench.drawn(SHOWN, bench.ESTIMATE, NUMBER, 1)
     pilots = np.full(seen.observed.shape, np.nan)
     at = np.ix_(seen.comb.slots, seen.comb.subcarriers)
     pilots[at] = np.abs(seen.observed[at])
