@@ -65,12 +65,16 @@ def test_scores_know_a_link_that_never_changes_from_one_that_does() -> None:
 
 def test_bad_names_and_numbers_are_refused(tmp_path: Path) -> None:
     assert names_of("all") == ["ewma", "ridge", "snr", "guard", "model", "oracle"]
-    with pytest.raises(BadParameterError, match="no forecaster 'crystal'"):
+    with pytest.raises(
+        BadParameterError, match="no forecaster 'crystal'; give one of ewma, ridge, snr, guard, model, oracle, or all"
+    ):
         names_of("ewma,crystal")
     with pytest.raises(
         BadParameterError, match="--forecast model needs what a modem measures of the channel; give --csi FILE"
     ):
         options.forecast("model")
+    with pytest.raises(BadParameterError, match="give none, ewma, ridge, or with --csi FILE snr, guard, model"):
+        options.forecast("crystal")
     with pytest.raises(BadParameterError, match="no link 'wires'"):
         cases(["wires"], 20.0, 15.0, 30.0, 10.0)
     with pytest.raises(BadParameterError, match="cannot be read"):

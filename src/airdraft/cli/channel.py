@@ -40,7 +40,6 @@ channel = typer.Typer(
     help="""Wireless channels, simulated or recorded: made, estimated and predicted.
 
   airdraft channel generate mix.npz --profile all --speed-kmh 3:120
-  airdraft channel bench --csi recorded.npy --axes taf
 """,
 )
 
@@ -48,11 +47,10 @@ Axes = Annotated[
     str | None,
     typer.Option(
         metavar="LETTERS",
-        help="The axes of another program's arrays, one letter each: n channels, t slots, f subcarriers, a antennas "
-        "(twice for both ends'). DeepMIMO's are naaf.",
+        help="Axes of other programs' arrays: n channels, t slots, f subcarriers, a antennas; DeepMIMO's are naaf.",
     ),
 ]
-Key = Annotated[str | None, typer.Option(metavar="NAME", help="The array's name in a file of several.")]
+Key = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the array in a file.")]
 TITLES = {
     "csi-files": "what was measured",
     "csi-estimate": "NMSE in dB, the least in bold",
@@ -159,8 +157,10 @@ def describe(
 ) -> None:
     """Say what channels in a file are like: how many, how strong, and how fast they change.
 
-    airdraft channel describe mix.npz
-    airdraft channel describe o1.mat --axes naaf --key channel
+      airdraft channel describe mix.npz
+      airdraft channel describe o1.mat --axes naaf --key channel
+
+    docs/channel.md says which files are read.
     """
     from airdraft.channel import files, recorded  # noqa: PLC0415
 
@@ -184,23 +184,23 @@ def describe(
 def bench(
     csi: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Recorded channels to measure instead of simulated ones; may be repeated."),
+        typer.Option(metavar="FILE", help="Measure recorded channels instead; may be repeated."),
     ] = None,
     axes: Axes = None,
     key: Key = None,
     count: Annotated[
-        int, typer.Option("--channels", help="Channels in each cell; windows of each --csi.", min=10, max=100_000)
+        int, typer.Option("--channels", help="Channels in each cell; windows of each file.", min=10, max=100_000)
     ] = 200,
     labels: Annotated[
         int | None,
-        typer.Option(help="Labelled channels, of which 1, 10 and 100 % are used: 2000, if not given.", min=50),
+        typer.Option(help="Labelled channels, of which 1, 10 and 100 % are used (2000).", min=50),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="FILE", help="A learned model (.onnx of `python -m training.channel`), or none.")
+        str, typer.Option(metavar="FILE", help="A model of `python -m training.channel`, or none.")
     ] = "shipped",
     nets: Annotated[
         str,
-        typer.Option(metavar="FOLDER", help="Networks for one task (of `python -m training.channel_nets`), or none."),
+        typer.Option(metavar="FOLDER", help="Those of `python -m training.channel_nets`, or none."),
     ] = "shipped",
     json_file: JsonFile = None,
     page: Pages = None,
@@ -209,19 +209,15 @@ def bench(
 ) -> None:
     """How well channels are estimated from pilots and predicted, and what is read from them. Three minutes.
 
-    The learned model that ships is measured beside methods without learning and
-    networks for one task, by SNR, horizon and speed, and with heads for five
-    tasks, fitted to few labels.
-
-    The blocks `channel-estimate`, `channel-predict`, `channel-nets`,
-    `channel-reached` and, unless --model none, `channel-tasks` of a --page are
-    renewed.
+    The learned model that ships is measured beside networks for one task and
+    methods without learning, by SNR, horizon and speed, and with heads for five
+    tasks, fitted to few labels. Or all that apply on channels of your own:
 
       airdraft channel bench --json channel.json
       airdraft channel bench --csi recorded.npy --axes taf
 
-    With --csi the channels are your own: cut into windows, with noise added, by
-    SNR and horizon. Blocks `csi-files`, `csi-estimate` and `csi-predict`.
+    Blocks of a --page: `channel-` `estimate`, `predict`, `nets`, `reached` and,
+    unless --model none, `tasks`; with --csi `csi-` `files`, `estimate`, `predict`.
     """
     from airdraft.channel import bench as measured  # noqa: PLC0415
     from airdraft.channel import nets as networks  # noqa: PLC0415

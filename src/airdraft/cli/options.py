@@ -372,7 +372,9 @@ def forecast(name: str, csi: Path | None = None) -> Callable[[], Forecaster] | N
     if csi is not None:
         raise BadParameterError(f"--csi is given, and --forecast {name} does not read it; give snr, guard or model")
     if name not in ("none", *FORECASTERS):
-        raise BadParameterError(f"--forecast is {name!r}; give none, {', '.join(FORECASTERS)}")
+        raise BadParameterError(
+            f"--forecast is {name!r}; give none, {', '.join(FORECASTERS)}, or with --csi FILE {', '.join(SIGHTED)}"
+        )
     return FORECASTERS.get(name)
 
 

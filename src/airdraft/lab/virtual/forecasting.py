@@ -30,6 +30,7 @@ from airdraft.control.forecast import (
 )
 from airdraft.core import schemes
 from airdraft.core.messages import SchemeSpec
+from airdraft.errors import BadParameterError
 from airdraft.lab.pool import processes
 from airdraft.lab.record import Recording
 from airdraft.lab.virtual.cell import Setting, auto, compute, run
@@ -125,8 +126,8 @@ def names_of(given: str) -> list[str]:
     every = [*FORECASTERS, *SIGHTED, ORACLE]
     names = every if given == "all" else [name for name in given.split(",") if name and name != NONE]
     for name in names:
-        if name not in (*SIGHTED, ORACLE):
-            forecaster(name)
+        if name not in every:
+            raise BadParameterError(f"no forecaster {name!r}; give one of {', '.join(every)}, or all", "forecast")
     return names
 
 
