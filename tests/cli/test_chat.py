@@ -6,9 +6,11 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -312,6 +314,21 @@ class Terminal:
         found, _, self.seen = self.seen.partition(words)
         return found
 
+    def until_coloured(self) -> None:
+        """Until a token is shown: those of an answer have the colours of how they were won."""
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"\x1b\[(1;)?3[2-7]m", self.seen)):
+            assert select.select([self._ours], [], [], max(0.0, deadline - time.monotonic()))[0], self.seen
+            self.seen += os.read(self._ours, 4096).decode(errors="replace")
+        self.seen = self.seen[found.end() :]
+
+    def until_edited(self) -> None:
+        """Until the line editor has taken the terminal, some time after it has shown its prompt."""
+        deadline = time.monotonic() + 60
+        while termios.tcgetattr(self._theirs)[3] & termios.ICANON:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     def type(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
@@ -337,8 +354,7 @@ def terminal(folders: tuple[str, str]) -> Iterator[Terminal]:
 def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal: Terminal, tmp_path: Path) -> None:
     assert "drafted by the device's model" in terminal.until(">>> ")
     terminal.type("one\r")
-    terminal.until("\x1b[")  # a colour: the answer has begun
-    time.sleep(1)
+    terminal.until_coloured()
     terminal.type("\x03")
     terminal.until("the chat goes on from there")
     terminal.until(">>> ")
@@ -351,22 +367,22 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal: Terminal, tmp_path: 
     # The edge is there still.
     terminal.type("two\r")
     terminal.until("two")
-    terminal.until("\x1b[")
-    time.sleep(1)
+    terminal.until_coloured()
     terminal.type("\x03")
     terminal.until("RTT")
     terminal.until(">>> ")
-    time.sleep(0.5)  # the line editor takes the terminal after it has shown its prompt
+    terminal.until_edited()
     terminal.type("\x03")
     terminal.until("Ctrl-C again")
     terminal.until(">>> ")
-    time.sleep(0.5)
+    terminal.until_edited()
     terminal.type("\x03")
-    assert terminal.process.wait(30) == 0
+    assert terminal.process.wait(60) == 0
 
 
 @pytest.mark.slow
 def test_the_end_of_input_ends_the_chat(terminal: Terminal) -> None:
     terminal.until(">>> ")
+    terminal.until_edited()
     terminal.type("\x04")
-    assert terminal.process.wait(30) == 0
+    assert terminal.process.wait(60) == 0
