@@ -77,7 +77,7 @@ def alive(pid: int) -> bool:
     return bool(listed.stdout.strip()) and not listed.stdout.strip().startswith("Z")
 
 
-def all_end(pids: list[int], seconds: float = 10) -> bool:
+def all_end(pids: list[int], seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while any(alive(pid) for pid in pids):
         if time.monotonic() > deadline:
