@@ -41,7 +41,7 @@ def test_it_writes_a_folder_that_loads(tmp_path: Path) -> None:
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no folder 'nowhere'; name 'target', 'draft' or the folder of a Llama"):
+    with pytest.raises(ModelError, match="no folder 'nowhere'; name 'target', 'draft' or the folder of a checkpoint"):
         say("nowhere", str(tmp_path / "model.gguf"))
 
 

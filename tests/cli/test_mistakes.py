@@ -163,7 +163,7 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
             "start SGLang",
         ),
         (("edge", "--engine", "vllm", "--url", "nonsense"), "nonsense", "http://"),
-        (("gguf", "nope", "x.gguf"), "no folder 'nope'", "the folder of a Llama"),
+        (("gguf", "nope", "x.gguf"), "no folder 'nope'", "the folder of a checkpoint"),
         *(
             ((*words, "."), ". cannot be written (Is a directory)", "give another file")
             for words in (

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from airdraft.cli import app
-from airdraft.compress.layers import Run, layers, linear, normed, tensor
+from airdraft.compress.layers import Run, layers, linear, normed
 from airdraft.compress.methods import METHODS
 from airdraft.compress.quality import Comparison
 from airdraft.compress.whole import Recipe, Texts, compress, windows
@@ -41,11 +41,11 @@ def rows(path: Path, tokens: list[int]) -> np.ndarray:
     """Logits of every token by the layers in NumPy."""
     file = GgufFile(path)
     d = decoder_of(file)
-    run = Run(d, tensor(file, "token_embd.weight")[[tokens]])
+    run = Run(d, file.numbers("token_embd.weight")[[tokens]])
     for layer in layers(file, d.layers):
         run.x = run.through(layer)
-    head = tensor(file, "token_embd.weight" if d.tied else "output.weight")
-    return linear({"head.weight": head}, "head", normed(run.x[0], tensor(file, "output_norm.weight"), d.eps))
+    head = file.numbers("token_embd.weight" if d.tied else "output.weight")
+    return linear({"head.weight": head}, "head", normed(run.x[0], file.numbers("output_norm.weight"), d.eps))
 
 
 def texts_of(made: Made, seed: int = 0) -> Texts:

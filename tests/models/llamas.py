@@ -82,7 +82,8 @@ def checkpoint_rows(folder: Path, tokens: list[int]) -> Array:
     loaded = safetensors.numpy.load_file(folder / "model.safetensors")
     names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
              "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-             "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+             "mlp.down_proj": "ffn_down", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+             "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
              "model.layers": "blk", "model.embed_tokens": "token_embd", "model.norm": "output_norm",
              "lm_head": "output"}  # fmt: skip
     tensors = {}
@@ -157,6 +158,10 @@ def _rows(
         h = norm(f"{own}attn_norm", x)
         q = turned(linear(f"{own}attn_q", h).reshape(n, heads, width))
         k = turned(linear(f"{own}attn_k", h).reshape(n, kv_heads, width)).repeat(heads // kv_heads, 1)
+        if f"{own}attn_q_norm.weight" in tensors:
+            q, k = (turned(norm(f"{own}attn_{part}_norm", linear(f"{own}attn_{part}", h).reshape(n, -1, width)))
+                    for part in "qk")  # fmt: skip
+            k = k.repeat(heads // kv_heads, 1)
         v = linear(f"{own}attn_v", h).reshape(n, kv_heads, width).repeat(heads // kv_heads, 1)
         scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(width) + future
         weights = np.exp(scores - scores.max(-1, keepdims=True))

@@ -31,7 +31,7 @@ COMMANDS = {
     "channel": ("channel:channel", "Simulated wireless channels: made, estimated and predicted."),
     "plan": ("plan:plan", "Predict which scheme is fastest for a link and a pair."),
     "compress": ("compress:compress", "Write a model in few bits, and say how much it agrees."),
-    "gguf": ("gguf:gguf", "Write a Llama as GGUF, for llama.cpp."),
+    "gguf": ("gguf:gguf", "Write a checkpoint as GGUF, for llama.cpp."),
     "chaos": ("chaos:chaos", "Write texts through faults of link and edge, and compare."),
     "fuzz": ("fuzz:fuzz", "Send both sides, and the decoder, what no honest peer would."),
     "conform": ("conform:conform", "Test whether texts are distributed as the target's own."),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,7 +19,7 @@ from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.engines.llamacpp import gguf_file
 from airdraft.models.files.folder import locate
 from airdraft.models.files.variants import CHECKPOINT, GGUF
-from airdraft.models.files.weights import visible
+from airdraft.models.files.weights import checkpoint_files, visible
 from airdraft.models.profile import PROFILES, profile
 from airdraft.models.registry import load, text_files
 from airdraft.models.text import Tokenizer
@@ -79,7 +76,10 @@ ProfileName = Annotated[
 def compress(
     context: typer.Context,
     model: Annotated[
-        str, typer.Argument(help="A checkpoint of the Llama family, or a GGUF file, by any name of a MODEL.")
+        str,
+        typer.Argument(
+            help="A checkpoint or a GGUF file of the families Llama, Mistral, Qwen2, Qwen3, by any name of a MODEL."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="The file to write, OUT.gguf; a folder for the other formats.")],
     calibrate: Annotated[
@@ -102,8 +102,8 @@ def compress(
         Literal["gguf", "onnx", "compressed-tensors"] | None,
         typer.Option(
             "--format",
-            help="What is written: a GGUF file (the default of weights alone), a folder for the onnx engine (of "
-            "activations, too), or a checkpoint that vLLM serves.",
+            help="What is written: a GGUF file (of weights alone: the default), a folder for the onnx engine, or a "
+            "checkpoint that vLLM serves.",
             rich_help_panel=_CODES,
         ),
     ] = None,
@@ -144,10 +144,9 @@ def compress(
     method = method or ("outliertune" if bits in LEVELS else "gptq")
     recipe = Recipe(method, bits, head or ("F16" if form == CHECKPOINT else "W8"), temperature, form)
     _check_name(out, recipe.written)
-    texts = _texts(model, calibrate)
-    with _as_gguf(model) as source, progress(console, "percent") as tell:
-        quality = compressed(source, out, recipe, texts, lambda share: tell(int(100 * share), 100))
-        before = source.stat().st_size
+    texts, (source, before) = _texts(model, calibrate), _source(model)
+    with progress(console, "percent") as tell:
+        quality = compressed(source, out, recipe, texts, lambda share: tell(int(100 * share), 100), model)
     after = sum(each.stat().st_size for each in ([out] if out.is_file() else out.glob("model[.-]*")))
     if as_json:
         typer.echo(json.dumps({"file": str(out), "bytes": after, "source_bytes": before, **asdict(quality)}))
@@ -206,10 +205,9 @@ def _suited(
     own, wanted = (Tokenizer(text_files(name)) for name in (model, target))
     if (own.digest, own.vocab_size) != (wanted.digest, wanted.vocab_size):
         raise BadParameterError(f"{model} and {target} do not share one vocabulary; pick a draft that has the target's")
-    texts = _texts(model, calibrate)
-    with _as_gguf(model) as source, progress(console, "models") as tell:
-        made = suited(source, out, texts, load(target)[0], wanted.vocab_size, (on, facts), tell)
-        before = source.stat().st_size
+    texts, (source, before) = _texts(model, calibrate), _source(model)
+    with progress(console, "models") as tell:
+        made = suited(source, out, texts, load(target)[0], wanted.vocab_size, (on, facts), tell, model)
     if as_json:
         found = {"file": str(out), "bytes": out.stat().st_size, "source_bytes": before}
         typer.echo(
@@ -225,20 +223,14 @@ def _suited(
     typer.echo(f"{out}: {before / 1e6:.1f} MB became {made.chosen.mb:.1f} MB\nuse it: airdraft run --draft {out} ...")
 
 
-@contextlib.contextmanager
-def _as_gguf(model: str) -> Iterator[Path]:
-    """The model as a GGUF file: as it is, or a checkpoint written as one for the while. Raises: `ModelError`."""
+def _source(model: str) -> tuple[Path, int]:
+    """Where the model lies, a GGUF file or the folder of a checkpoint, and its bytes. Raises: `ModelError`."""
     place, _ = locate(model, {CHECKPOINT: "", GGUF: ""})
-    if place.is_dir() and (place / "model.safetensors").is_file():
-        from airdraft.models.gguf import write_gguf  # noqa: PLC0415
-
-        with tempfile.TemporaryDirectory() as folder:
-            whole = Path(folder) / "model.gguf"
-            write_gguf(place, whole)
-            yield whole
-    elif place.is_file() or any(visible(place, "*.gguf")):
-        yield gguf_file(place)
-    else:
-        raise ModelError(
-            f"{model} has no model.safetensors and no .gguf file; graphs cannot be made smaller, so name a checkpoint"
-        )
+    if place.is_dir() and any(visible(place, "*.safetensors")):
+        return place, sum(file.stat().st_size for file in checkpoint_files(place)[1:])
+    if place.is_file() or any(visible(place, "*.gguf")):
+        file = gguf_file(place)
+        return file, file.stat().st_size
+    raise ModelError(
+        f"{model} has no model.safetensors and no .gguf file; graphs cannot be made smaller, so name a checkpoint"
+    )

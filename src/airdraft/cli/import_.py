@@ -21,8 +21,8 @@ def import_(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model of the families Llama, Qwen2, Qwen3, by any name of a MODEL: a GGUF file, or safetensors, "
-            "plain or in the codes of AWQ or GPTQ."
+            help="A model of the families Llama, Mistral, Qwen2, Qwen3, by any name of a MODEL: a GGUF file, or "
+            "safetensors, plain or in the codes of AWQ or GPTQ."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist, or be empty.")],

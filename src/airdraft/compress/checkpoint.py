@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airdraft.compress.integers import NORMS, Integers
-from airdraft.compress.layers import MATRICES, tensor
-from airdraft.compress.part import unwritable
+from airdraft.compress.layers import MATRICES
 from airdraft.compress.rounding import BLOCK
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.files.config import read_json
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
 from airdraft.models.imports.read import GgufFile
-from airdraft.models.imports.write import write_text_files
 from airdraft.models.llama import MATRIX_NAMES, NORM_NAMES, LlamaRope, unpaired
 
 METHODS = ("rtn", "awq", "gptq", "token", "tensor", "smoothquant", "outliertune", "repquant")
@@ -60,34 +58,29 @@ def check_served(method: str, bits: str, head: str) -> None:
 
 
 def write_checkpoint(made: Path, out: Path, integers: Integers | None) -> None:
-    """Write the model in the file `made` as the folder `out`: weights, config, tokenizer.
+    """Write the model in the file `made` into the folder `out`, which holds its tokenizer: weights and config.
 
     integers: what a model in whole numbers is beside its folded weights; None: weights alone have few bits.
-    Raises: `ModelError` if `out` cannot be written, or the model turns positions as no config can say.
+    Raises: `ModelError` if the model turns positions as no config can say; `OSError` if nothing can be written.
     """
     from safetensors.numpy import save_file  # noqa: PLC0415
 
     file = GgufFile(made)
     decoder = decoder_of(file)
-    try:
-        out.mkdir()
-        write_text_files(made, out)
-        places: dict[str, str] = {}
-        size = 0
-        for i, tensors in enumerate(_files(file, decoder, integers)):
-            name = f"model-{i + 1:05}-of-{decoder.layers + 1:05}.safetensors"
-            save_file(tensors, out / name, {"format": "pt"})
-            (out / name).chmod(0o644)  # the library writes 0600
-            places |= dict.fromkeys(tensors, name)
-            size += sum(each.nbytes for each in tensors.values())
-        index = {"metadata": {"total_size": size}, "weight_map": places}
-        (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), "utf-8")
-        config = (
-            read_json(out / "config.json") | config_of(file, decoder) | {"quantization_config": _scheme(made, integers)}
-        )
-        (out / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
-    except OSError as problem:
-        raise unwritable(out, problem) from problem
+    places: dict[str, str] = {}
+    size = 0
+    for i, tensors in enumerate(_files(file, decoder, integers)):
+        name = f"model-{i + 1:05}-of-{decoder.layers + 1:05}.safetensors"
+        save_file(tensors, out / name, {"format": "pt"})
+        (out / name).chmod(0o644)  # the library writes 0600
+        places |= dict.fromkeys(tensors, name)
+        size += sum(each.nbytes for each in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": places}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), "utf-8")
+    config = (
+        read_json(out / "config.json") | config_of(file, decoder) | {"quantization_config": _scheme(made, integers)}
+    )
+    (out / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
 
 
 def _files(file: GgufFile, decoder: DecoderFacts, integers: Integers | None) -> Iterator[Tensors]:
@@ -110,17 +103,17 @@ def _files(file: GgufFile, decoder: DecoderFacts, integers: Integers | None) -> 
                 if integers and integers.fixed and matrices[stem] in NORMS:
                     found[f"{own}.input_scale"] = np.ones(1, np.float32)
             else:
-                plain = tensor(file, name)  # whole: a norm's output is the code, and half precision would change it
+                plain = file.numbers(name)  # whole: a norm's output is the code, and half precision would change it
                 found[f"{own}.{what}"] = unpaired(plain, heads) if heads else plain
         yield found
-    others = {f"{own}.weight": tensor(file, f"{stem}.weight") for stem, own in _ELSEWHERE.items()
+    others = {f"{own}.weight": file.numbers(f"{stem}.weight") for stem, own in _ELSEWHERE.items()
               if f"{stem}.weight" in file.tensors}  # fmt: skip
     yield {name: each.astype(np.float16) if each.ndim > 1 else each for name, each in others.items()}
 
 
 def _integers(file: GgufFile, name: str, integers: Integers) -> Tensors:
     step = integers.parts[f"{name.removesuffix('.weight')}.step"][:, None]
-    return {"weight": np.rint(tensor(file, name) / step).astype(np.int8), "weight_scale": step}
+    return {"weight": np.rint(file.numbers(name) / step).astype(np.int8), "weight_scale": step}
 
 
 def _packed(file: GgufFile, name: str) -> Tensors:

@@ -141,14 +141,8 @@ def linear(layer: Mapping[str, Reals], name: str, x: Reals) -> Reals:
     return found if bias is None else found + bias
 
 
-def tensor(file: GgufFile, name: str) -> Reals:
-    """A tensor of a file in single precision, a matrix [rows, columns] or a vector."""
-    there = file.tensors[name]
-    return there.format.dense(file.raw(there)).reshape(there.shape)
-
-
 def layers(file: GgufFile, count: int, first: int = 0) -> Iterator[Layer]:
     """The layers of a file from `first` on, one after the other."""
     for i in range(first, count):
         prefix = f"blk.{i}."
-        yield {name.removeprefix(prefix): tensor(file, name) for name in file.tensors if name.startswith(prefix)}
+        yield {name.removeprefix(prefix): file.numbers(name) for name in file.tensors if name.startswith(prefix)}

@@ -5,6 +5,7 @@ A failure takes the folder away. Only what stops a process from outside leaves i
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zipfile
@@ -19,6 +20,7 @@ from airdraft.errors import ModelError, first_line
 
 REPORT = "report.json"
 _STATE = "state.npz"
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class Unfinished:
@@ -43,8 +45,20 @@ class Unfinished:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Raises: `ModelError` that names `out`, where an `OSError` tells that nothing could be written."""
         if error is None or isinstance(error, Exception):
             shutil.rmtree(self.folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise unwritable(self._out, error) from error
+
+    def check_room(self, size: int) -> None:
+        """Raises: `ModelError` if the disk has no room for so many bytes."""
+        room = shutil.disk_usage(self.folder).free
+        if room < size:
+            raise ModelError(
+                f"{self._out} takes {size / 1e6:.0f} MB, and its disk has room for {room / 1e6:.0f} MB; make room, or "
+                "choose another place"
+            )
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What was saved last; nothing, if nothing was."""
@@ -53,32 +67,31 @@ class Unfinished:
                 return dict(found)
         except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):
             return {}  # none, or cut off with the machine's power
-        except OSError as problem:
-            raise unwritable(self._out, problem) from problem
 
     def save(self, state: dict[str, NDArray[Any]]) -> None:
-        """Save arrays in place of those before. Raises: `ModelError` if there is no room."""
+        """Save arrays in place of those before."""
         new = self.folder / f"new-{_STATE}"
-        try:
-            np.savez(new, **state)  # type: ignore[arg-type]  # of its other arguments none has such a name
-            os.replace(new, self.folder / _STATE)
-        except OSError as problem:
-            raise unwritable(self._out, problem) from problem
+        np.savez(new, **state)  # type: ignore[arg-type]  # of its other arguments none has such a name
+        os.replace(new, self.folder / _STATE)
 
-    def finish(self, name: str, report: str) -> None:
-        """Put what the folder holds as `name` in its place, and the report with it. Raises: `ModelError`."""
+    def anew(self, name: str) -> Path:
+        """An empty folder within, whatever was left there."""
         made = self.folder / name
-        try:
-            if made.is_dir():
-                (made / REPORT).write_text(report, "utf-8")
-            else:
-                (self.folder / REPORT).write_text(report, "utf-8")
-                os.replace(self.folder / REPORT, self._out.with_suffix(".json"))
-            os.replace(made, self._out)
-        except OSError as problem:
-            raise unwritable(self._out, problem) from problem
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        return made
+
+    def finish(self, made: Path, report: str) -> None:
+        """Put what the folder holds as `made` in its place, and the report with it."""
+        beside = not made.is_dir()
+        said = (self.folder if beside else made) / REPORT
+        said.write_text(report, "utf-8")
+        os.replace(made, self._out)
+        if beside:
+            os.replace(said, self._out.with_suffix(".json"))
 
 
 def unwritable(out: Path, problem: OSError) -> ModelError:
-    """The error for a place where nothing can be written, or no more."""
-    return ModelError(f"{out} cannot be written ({first_line(problem)}); choose another place")
+    """The error for a place where nothing can be written, or no more. It names `out`, not what lies there meanwhile."""
+    remedy = "make room, or choose another place" if problem.errno in _FULL else "choose another place"
+    return ModelError(f"{out} cannot be written ({problem.strerror or first_line(problem)}); {remedy}")

@@ -15,17 +15,20 @@ from numpy.typing import NDArray
 
 from airdraft.compress.checkpoint import check_served, config_of, write_checkpoint
 from airdraft.compress.integers import LEVELS, IntegerMatrices, Integers, Way, folded, in_numpy
-from airdraft.compress.layers import MATRICES, Applied, At, Layer, Run, layers, normed, tensor
+from airdraft.compress.layers import MATRICES, Applied, At, Layer, Run, layers, normed
 from airdraft.compress.methods import METHODS, Method, to_nearest
 from airdraft.compress.part import Unfinished
 from airdraft.compress.quality import Comparison, Quality
 from airdraft.compress.rounding import FEWEST, WIDTHS, Reals, packed
 from airdraft.compress.write import GgufCopy, plain_bytes
 from airdraft.errors import BadParameterError, ModelError
+from airdraft.models.files.digest import files_digest
+from airdraft.models.files.weights import checkpoint_files
+from airdraft.models.gguf import AsGguf
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
 from airdraft.models.imports.quants import FORMATS
 from airdraft.models.imports.read import GgufFile
-from airdraft.models.imports.write import import_gguf
+from airdraft.models.imports.write import text_paths, write_graph, write_texts
 
 LAYERS = WIDTHS | FEWEST
 """Widths of the layers' weights alone."""
@@ -64,8 +67,8 @@ class Recipe:
         if self.method not in methods:
             raise BadParameterError(f"{self.bits} is made by {', '.join(methods)}, not by {self.method}", "method")
         if self.written not in forms(self.bits):
-            held = "activations in integers" if self.of_integers else "weights alone in few bits"
-            raise BadParameterError(f"{self.form} does not hold {held}; choose {' or '.join(forms(self.bits))}", "form")
+            known = " or ".join(forms(self.bits))
+            raise BadParameterError(f"{self.form} does not hold activations in integers; choose {known}", "form")
         if self.written == CHECKPOINT:
             check_served(self.method, self.bits, self.head)
 
@@ -80,9 +83,9 @@ class Recipe:
         return self.form or forms(self.bits)[0]
 
 
-def forms(bits: str) -> tuple[Form, Form]:
+def forms(bits: str) -> tuple[Form, ...]:
     """The forms that such bits are written in, the usual one first."""
-    return ("onnx" if bits in LEVELS else "gguf"), CHECKPOINT
+    return ("onnx", CHECKPOINT) if bits in LEVELS else ("gguf", "onnx", CHECKPOINT)
 
 
 @dataclass(frozen=True)
@@ -110,16 +113,30 @@ def windows(ids: Sequence[Sequence[int]], length: int, most: int) -> Texts:
     return Texts(cut[~held], cut[held])
 
 
+def source_of(path: Path, tokenizer: bool = True) -> GgufFile:
+    """The model at `path`: a GGUF file, or the folder of a checkpoint, as the GGUF file made of it would be.
+
+    tokenizer: whether its metadata must hold the tokenizer. Raises: `ModelError` if it is neither.
+    """
+    return AsGguf(path, tokenizer) if path.is_dir() else GgufFile(path)
+
+
 def compress(
-    path: Path, out: Path, recipe: Recipe, texts: Texts, progress: Callable[[float], None] = lambda share: None
+    path: Path,
+    out: Path,
+    recipe: Recipe,
+    texts: Texts,
+    progress: Callable[[float], None] = lambda share: None,
+    name: str | None = None,
 ) -> Quality:
-    """Write the model in the GGUF file `path` as `out`, smaller. Returns: what it is worth on the texts held out.
+    """Write the model at `path`, see `source_of`, as `out`, smaller. Returns: what it is worth on the texts held out.
 
     A run that was stopped goes on after the last layer it completed; see `Unfinished`. A report is written as well, in
     the folder, or beside the file under its name with .json.
-    progress: told the share that is done, 0 to 1. Raises: `ModelError`, `BadParameterError`.
+    progress: told the share that is done, 0 to 1. name: what the report calls the model; None: by its path.
+    Raises: `ModelError`, `BadParameterError`.
     """
-    file = GgufFile(path)
+    file = source_of(path, tokenizer=recipe.written == "gguf")
     decoder = decoder_of(file)
     for ids in (texts.calibration, texts.held_out):
         if ids.max() >= decoder.vocab:
@@ -130,29 +147,32 @@ def compress(
         raise ModelError(f"{out} is there already; name a folder that is not")
     if recipe.written == CHECKPOINT:
         config_of(file, decoder)  # which refuses what has no words there, before the work
-    with Unfinished(out, _key(file, recipe, texts)) as part:
+    with Unfinished(out, _key(path, recipe, texts)) as part:
         work = _Pass(file, decoder, recipe, texts, part)
         made = work.write(progress)
         quality = work.quality(made)
+        integers = work.integers if recipe.of_integers else None
+        result = made
+        if recipe.written != "gguf":
+            result = part.anew(MADE)
+            write_texts(path, result)
         if recipe.written == "onnx":
-            import_gguf(made, part.folder / MADE, matrices=partial(IntegerMatrices, work.integers))
+            write_graph(made, result, partial(IntegerMatrices, integers) if integers else None)
         elif recipe.written == CHECKPOINT:
-            write_checkpoint(made, part.folder / MADE, work.integers if recipe.of_integers else None)
-        else:
-            made.rename(part.folder / MADE)
-        report = {**asdict(recipe), "form": recipe.written, "source": str(path), **asdict(quality)}
-        part.finish(MADE, json.dumps(report, indent=1))
+            write_checkpoint(made, result, integers)
+        report = {**asdict(recipe), "form": recipe.written, "source": name or str(path), **asdict(quality)}
+        part.finish(result, json.dumps(report, indent=1))
     progress(1.0)
     return quality
 
 
-def _key(file: GgufFile, recipe: Recipe, texts: Texts) -> str:
+def _key(path: Path, recipe: Recipe, texts: Texts) -> str:
     """A digest of all that a smaller model follows from."""
     found = hashlib.sha256(repr(recipe).encode())
     for ids in (texts.calibration, texts.held_out):
         found.update(repr(ids.shape).encode() + ids.tobytes())
-    with file.path.open("rb") as whole:
-        found.update(hashlib.file_digest(whole, "sha256").digest())
+    files = [*checkpoint_files(path), *text_paths(path)] if path.is_dir() else [path]
+    found.update(files_digest(each for each in files if each.is_file()))
     return found.hexdigest()[:32]
 
 
@@ -214,7 +234,10 @@ class _Pass:
         """Write the smaller model as a GGUF file in the part's folder; one of integers with folded weights."""
         made, d = self._part.folder / "model.gguf", self._decoder
         common = {"W4": 2, "W8": 7, "W3": 12, "W2": 10}.get(self._recipe.bits, F32)
-        with GgufCopy(self._file, self._formats, made, common, begun=self._done > 0) as copy:
+        copy = GgufCopy(self._file, self._formats, made, common, begun=self._done > 0)
+        if not self._done:
+            self._part.check_room(copy.size)
+        with copy:
             for i, layer in enumerate(layers(self._file, d.layers, self._done), self._done):
                 self._layer(copy, i, layer)
                 state = {name: run.x for name, run in self._runs.items()}
@@ -229,7 +252,7 @@ class _Pass:
     def _rows(self, name: str) -> Iterator[Reals]:
         there = self._file.tensors[name]
         for first in range(0, there.shape[0] if len(there.shape) == 2 else 1, _ROWS):
-            yield there.format.dense(self._file.raw(there, first, _ROWS))
+            yield self._file.numbers(name, first, _ROWS)
 
     def _layer(self, copy: GgufCopy, i: int, layer: Layer) -> None:
         seen = {kind: Applied.nothing(layer[f"{names[0]}.weight"].shape[1]) for kind, names in MATRICES.items()}
@@ -259,7 +282,7 @@ class _Pass:
 
     def quality(self, made: Path) -> Quality:
         """Compare the two forwards of the texts held out, at every position but the last of each."""
-        d, norm = self._decoder, tensor(self._file, "output_norm.weight")
+        d, norm = self._decoder, self._file.numbers("output_norm.weight")
         name = TABLE if d.tied else "output.weight"
         following = self._texts.held_out[:, 1:].reshape(-1)
         runs, files = (self._runs["whole"], self._runs["small"]), (self._file, GgufFile(made))
@@ -274,9 +297,9 @@ class _Pass:
 
 def scores(file: GgufFile, name: str, x: Reals) -> Reals:
     """x [positions, columns] times a table of the file [rows, columns], of which few rows are in memory at a time."""
-    there = file.tensors[name]
-    found = np.empty((len(x), there.shape[0]), np.float32)
-    for first in range(0, there.shape[0], _ROWS):
-        rows = there.format.dense(file.raw(there, first, _ROWS))
+    count = file.tensors[name].shape[0]
+    found = np.empty((len(x), count), np.float32)
+    for first in range(0, count, _ROWS):
+        rows = file.numbers(name, first, _ROWS)
         found[:, first : first + len(rows)] = x @ rows.T
     return found

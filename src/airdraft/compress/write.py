@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,8 +11,6 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from airdraft.compress.part import unwritable
-from airdraft.errors import ModelError
 from airdraft.models.imports.quants import FORMATS
 from airdraft.models.imports.read import GgufFile
 
@@ -31,11 +28,8 @@ class GgufCopy:
     def __init__(
         self, source: GgufFile, formats: Mapping[str, int], out: Path, file_type: int, begun: bool = False
     ) -> None:
-        """file_type: what most tensors are, by llama.cpp's count. begun: whether `out` has some of them already.
-
-        Raises: `ModelError` if `out` cannot be written, or there is no room for it.
-        """
-        self._out = out
+        """file_type: what most tensors are, by llama.cpp's count. begun: whether `out` has some of them already."""
+        self._out, self._begun = out, begun
         self._places: dict[str, tuple[int, int]] = {}
         lines, offset = [], 0
         for name, number in formats.items():
@@ -49,41 +43,29 @@ class GgufCopy:
         at = keys.find(_FILE_TYPE) + len(_FILE_TYPE)
         if at >= len(_FILE_TYPE):
             keys = keys[:at] + struct.pack("<I", file_type) + keys[at + 4 :]
-        head = b"GGUF" + struct.pack("<IQQ", 3, len(formats), count) + keys + b"".join(lines)
-        self._start = -(-len(head) // _ALIGNMENT) * _ALIGNMENT
-        try:
-            room = shutil.disk_usage(out.parent).free
-            if not begun and room < self._start + offset:
-                raise ModelError(
-                    f"{out.parent} has room for {room / 1e6:.0f} MB, and {(self._start + offset) / 1e6:.0f} MB are to "
-                    "be written there; make room, or choose another place"
-                )
-            self._file = out.open("r+b" if begun else "w+b")
-            self._file.write(head)
-            self._file.truncate(self._start + offset)
-        except OSError as problem:
-            raise unwritable(out, problem) from problem
+        self._head = b"GGUF" + struct.pack("<IQQ", 3, len(formats), count) + keys + b"".join(lines)
+        self._start = -(-len(self._head) // _ALIGNMENT) * _ALIGNMENT
+        self.size = self._start + offset
+        """Bytes of the whole file."""
 
     def __enter__(self) -> GgufCopy:
+        """Raises: `OSError`, as `add` does, if the file cannot be written."""
+        self._file = self._out.open("r+b" if self._begun else "w+b")
+        self._file.write(self._head)
+        self._file.truncate(self.size)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        try:
-            self._file.close()
-        except OSError as problem:
-            raise unwritable(self._out, problem) from problem
+        self._file.close()
 
     def add(self, name: str, pieces: Iterable[NDArray[np.uint8]]) -> None:
-        """Write a tensor's bytes, piece after piece. Raises: `ModelError` if there is no room."""
+        """Write a tensor's bytes, piece after piece."""
         offset, left = self._places.pop(name)
-        try:
-            self._file.seek(self._start + offset)
-            for raw in pieces:
-                left -= raw.size
-                self._file.write(np.ascontiguousarray(raw).data)
-            self._file.flush()
-        except OSError as problem:
-            raise unwritable(self._out, problem) from problem
+        self._file.seek(self._start + offset)
+        for raw in pieces:
+            left -= raw.size
+            self._file.write(np.ascontiguousarray(raw).data)
+        self._file.flush()
         if left:
             raise ValueError(f"{name} has another size than its format says")
 

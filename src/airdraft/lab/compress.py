@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from airdraft.compress.fold import Matrix, Scaled, fold
 from airdraft.compress.integers import NORMS, Way
-from airdraft.compress.layers import MATRICES, layers, tensor
+from airdraft.compress.layers import MATRICES, layers
 from airdraft.compress.methods import METHODS
 from airdraft.compress.quality import Comparison, Quality
 from airdraft.compress.rounding import WIDTHS
@@ -232,7 +232,7 @@ def plant(source: Path, out: Path) -> None:
                 copy.add(f"blk.{i}.{name}", [plain_bytes(found)])
         for name in file.tensors:
             if not name.startswith("blk."):
-                copy.add(name, [plain_bytes(tensor(file, name))])
+                copy.add(name, [plain_bytes(file.numbers(name))])
 
 
 def _times(models: Sequence[LanguageModel], prompt: Sequence[int], runs: int) -> NDArray[np.float64]:

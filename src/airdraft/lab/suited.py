@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airdraft.compress.part import unwritable
-from airdraft.compress.whole import LAYERS, Recipe, Texts, compress
+from airdraft.compress.whole import LAYERS, Recipe, Texts, compress, source_of
 from airdraft.core.policy import Facts
 from airdraft.errors import BadParameterError
 from airdraft.lab.compress import along
 from airdraft.lab.points import SmallDraft, frontier, point, worth_most
 from airdraft.models.base import LanguageModel
-from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import import_gguf
 from airdraft.models.profile import Profile
 from airdraft.models.registry import load
@@ -45,14 +44,15 @@ def suited(
     vocab: int,
     on: tuple[Profile, Facts],
     tell: Callable[[int, int], None] = lambda done, of: None,
+    name: str | None = None,
 ) -> Suited:
-    """Write the model in the GGUF file `source` as `out`, in the bits that give most tokens/s.
+    """Write the model at `source`, see `source_of`, as `out`, in the bits that give most tokens/s.
 
     Acceptance is that beside `target` along the texts held out, of `vocab` tokens. on: the device, whose time for a
     draft is taken for that of `source` in half precision, and the link. tell: told how many are
-    made, and of how many. Raises: `ModelError`, `BadParameterError` as `compress` does.
+    made, and of how many. name: of the model, for the report. Raises: `ModelError`, `BadParameterError` as `compress`.
     """
-    file = GgufFile(source)
+    file = source_of(source)
     shapes = [there.shape for name, there in file.tensors.items() if name.startswith("blk.") and len(there.shape) == 2]
     recipes = [each for each in RECIPES if all(shape[-1] % LAYERS[each.bits].together == 0 for shape in shapes)]
     if not recipes:
@@ -68,12 +68,12 @@ def suited(
         made: dict[SmallDraft, Path] = {}
         for i, recipe in enumerate(recipes):
             small = Path(place, f"{i}.gguf")
-            compress(source, small, recipe, texts)
+            compress(source, small, recipe, texts, name=name)
             import_gguf(small, small.with_suffix(""))  # here, and not in the cache of the user's own
             (quality,) = along(target, [load(str(small.with_suffix("")))[0]], pieces, vocab)
             shutil.rmtree(small.with_suffix(""))
-            name = f"{recipe.bits}, scores {recipe.head}"
-            made[point(name, small.stat().st_size / 1e6, half_mb, quality.coupled, *on, vocab)] = small
+            bits = f"{recipe.bits}, scores {recipe.head}"
+            made[point(bits, small.stat().st_size / 1e6, half_mb, quality.coupled, *on, vocab)] = small
             tell(i + 1, len(recipes))
         chosen = worth_most([*made])
         try:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airdraft.errors import ModelError, first_line
-from airdraft.models.files.config import ModelConfig, read_config, read_json, shown
+from airdraft.models.files.config import ModelConfig, read_config, read_json, shown, whole
 from airdraft.models.files.weights import checkpoint
 from airdraft.models.imports.quants import FORMATS, Bytes, Format
 from airdraft.models.imports.read import GgufFile, GgufTensor
@@ -43,6 +43,7 @@ _CODED = ("qweight", "qzeros", "scales", "g_idx")
 _LEAST_BLOCK, _MOST_BLOCK = 16, 256
 """Values of a row that may share a scale in the engine."""
 _OF_CODES = "fetch a GGUF file of the model, or use --engine hf with a library that reads such codes"
+_MISTRAL, _OF_MISTRAL = "MistralForCausalLM", ("model_type", "architectures", "sliding_window")
 _QWEN = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 Array = NDArray[Any]
@@ -84,15 +85,16 @@ class Checkpoint(GgufFile):
     def __init__(self, folder: Path) -> None:
         """Raises: `ModelError` if it is none, or in a form that is not known here."""
         self.path = folder
-        self.facts, self._packing, family, llama = _described(folder)
+        self._packing, family, self.llama = _described(folder)
+        self.facts = self.llama.facts
         self._stored = _stored(folder)
         self.size = sum(each.nbytes for each in self._stored.values())
         self.orders: dict[str, NDArray[np.int64]] = {}
         """By matrix the order in which it takes its channels, where that is not theirs."""
-        self.metadata = _metadata(family, llama, self.facts, folder)
+        self.metadata = _metadata(family, self.llama, self.facts, folder)
         self.tensors = {}
         self._rows: list[Callable[[int, int], Bytes]] = []
-        self._place(family, llama)
+        self._place(family, self.llama)
 
     def raw(self, tensor: GgufTensor, first: int = 0, rows: int | None = None) -> Bytes:
         count = tensor.shape[0] if len(tensor.shape) == 2 else 1
@@ -222,15 +224,15 @@ def _unpacked(packed: Array, bits: int) -> Array:
 
 def check_described(folder: Path) -> ModelConfig:
     """The facts of a checkpoint whose config.json tells of nothing that is not known here. Raises: `ModelError`."""
-    return _described(folder)[0]
+    return _described(folder)[2].facts
 
 
-def _described(folder: Path) -> tuple[ModelConfig, _Packing | None, str, Llama]:
-    """What config.json says: the facts, how codes are stored, the family, and the decoder. Raises: `ModelError`."""
+def _described(folder: Path) -> tuple[_Packing | None, str, Llama]:
+    """What config.json says: how codes are stored, the family, and the decoder. Raises: `ModelError`."""
     facts, where = read_config(folder), folder / "config.json"
     config = read_json(where)
     packing = _packing(config.pop("quantization_config", None), where)
-    return facts, packing, *_decoder(config, where, facts, _OF_CODES if packing else CONVERT)
+    return packing, *_decoder(config, where, facts, _OF_CODES if packing else CONVERT)
 
 
 def _packing(said: Any, where: Path) -> _Packing | None:
@@ -311,6 +313,13 @@ def _tensor(data: mmap.mmap, begin: int, dtype: str, shape: list[int], data_offs
 def _decoder(config: dict[str, Any], where: Path, facts: ModelConfig, remedy: str) -> tuple[str, Llama]:
     """The family, and the decoder as if it were a Llama. Raises: `ModelError` for what is not known."""
     family = config.get("model_type")
+    if family == "mistral":  # a Llama that looks back a part of the way: within it, it is one
+        window = whole(config, where, "sliding_window")
+        facts = facts if window is None else replace(facts, max_context=min(window, facts.max_context))
+        if config.get("architectures") not in (None, [_MISTRAL]):
+            raise ModelError(f"{where} has architectures = {shown(config['architectures'])}, which is not known here")
+        family = "llama"
+        config = {name: value for name, value in config.items() if name not in _OF_MISTRAL}
     if family in _QWEN:
         if config.get("architectures") not in (None, [_QWEN[family]]):
             raise ModelError(f"{where} has architectures = {shown(config['architectures'])}, which is not known here")

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from airdraft.errors import ModelError, first_line
-from airdraft.models.imports.quants import FORMATS, OTHERS, Bytes, Format
+from airdraft.models.imports.quants import FORMATS, OTHERS, Bytes, Floats, Format
 
 _SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "<u1", 10: "<u8", 11: "<i8",
             12: "<f8"}  # fmt: skip
 _BOOL, _STRING, _ARRAY = 7, 8, 9
-_KEYS_AT = 24
+KEYS_AT = 24
 """After magic, version and the two counts."""
 _VERSIONS = (2, 3)
 _MOST_KEYS, _MOST_TENSORS = 10_000, 100_000
@@ -86,7 +86,7 @@ class GgufFile:
 
     def metadata_bytes(self) -> tuple[int, bytes]:
         """The number of keys, and keys and values as they are: what another file about the same model begins with."""
-        return len(self.metadata), self._map[_KEYS_AT : self._keys_end]
+        return len(self.metadata), self._map[KEYS_AT : self._keys_end]
 
     def header(self) -> bytes:
         """Metadata and the list of tensors, as they are."""
@@ -120,6 +120,19 @@ class GgufFile:
         count = all_rows - first if rows is None else min(rows, all_rows - first)
         found = np.frombuffer(self._map, np.uint8, count * each, tensor.start + first * each)
         return found.reshape(count, each)
+
+    def numbers(self, name: str, first: int = 0, rows: int | None = None) -> Floats:
+        """A vector, or a matrix [rows, columns] or some of its rows, in single precision.
+
+        Raises: `ModelError` if it has numbers that are none.
+        """
+        there = self.tensors[name]
+        found = there.format.dense(self.raw(there, first, rows))
+        if not np.isfinite(found).all():
+            raise ModelError(
+                f"{self.path} has {name[:80]} in {there.format.name} with numbers that are none; fetch it again"
+            )
+        return found if len(there.shape) > 1 else found[0]
 
 
 class _Header:

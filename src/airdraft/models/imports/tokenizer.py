@@ -41,13 +41,15 @@ _OLD = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
 _CUTS: dict[str, tuple[str, ...]] = (
     dict.fromkeys(("gpt-2", "phi-2", "olmo", "jais", "trillion", "granite-docling"), (_GPT2,))
     | dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), (r"\p{N}", _GPT2))
-    | dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "lfm2"), (_LLAMA3,))
+    | dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"), (_LLAMA3,))
     | dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), (_QWEN2,))
     | {"tekken": (_TEKKEN,), "default": _OLD}
 )
 """Expressions that cut a text, one after the other, by the name of a pre-tokenizer."""
 _WHOLE = {"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "lfm2", "tekken"}
 """Pre-tokenizers whose pieces are taken whole where the vocabulary has them, and put a BOS before a text."""
+_COMPOSED = {"qwen2", "deepseek-r1-qwen"}
+"""Pre-tokenizers before which original files compose characters (NFC); the metadata have no word for it."""
 _MOST_TEMPLATE = 1 << 20
 
 
@@ -71,6 +73,31 @@ def kind_of(file: GgufFile) -> tuple[str, str]:
     if kind == "gpt2" and pre not in _CUTS:
         raise _unknown(file, f"cuts its texts by {pre[:80]!r}; known are {', '.join(sorted(_CUTS))}")
     return kind, pre
+
+
+def pre_tokenizer_of(content: dict[str, Any]) -> str | None:
+    """What GGUF files call the way in which the contents of a tokenizer.json cut a text; None if they have no name."""
+    said = content.get("pre_tokenizer") or {}
+    *steps, level = said.get("pretokenizers") or [said]
+    if level.get("type") != "ByteLevel" or level.get("add_prefix_space"):
+        return None
+    cuts = [_cut(step) for step in steps] + ([_GPT2] if level.get("use_regex", True) else [])
+    whole, before = bool(content.get("model", {}).get("ignore_merges")), content.get("normalizer")
+    for name, known in _CUTS.items():
+        composed = {"type": "NFC"} if name in _COMPOSED else None
+        if known == tuple(cuts) and (name in _WHOLE) == whole and before == composed:
+            return name
+    return None
+
+
+def _cut(step: dict[str, Any]) -> str | None:
+    """The expression by which a step cuts a text; None if it does something else."""
+    if step.get("type") == "Digits" and step.get("individual_digits"):
+        return r"\p{N}"
+    if step.get("type") != "Split" or step.get("behavior") != "Isolated" or step.get("invert"):
+        return None
+    expression: str | None = step.get("pattern", {}).get("Regex")
+    return expression
 
 
 def _said(file: GgufFile, key: str, kind: type, default: Any) -> Any:
@@ -140,8 +167,7 @@ class GgufTokenizer:
         merges = [tuple(merge.split(" ", 1)) for merge in self._list("merges", str)]
         if any(len(merge) != 2 for merge in merges):
             raise self._broken("has a merge that is no pair")
-        # Original files of Qwen compose characters before anything else; the metadata have no word for it.
-        composed = {"type": "NFC"} if self._pre in ("qwen2", "deepseek-r1-qwen") else None
+        composed = {"type": "NFC"} if self._pre in _COMPOSED else None
         cuts = [
             {"type": "Split", "pattern": {"Regex": cut}, "behavior": "Isolated", "invert": False}
             for cut in _CUTS[self._pre]

@@ -56,6 +56,8 @@ class _Checked:
     tokenizer: dict[str, Any]
     tokenizer_config: dict[str, Any]
     config: dict[str, Any]
+    sampling: dict[str, Any]
+    """What the model recommends."""
 
 
 def import_gguf(
@@ -74,8 +76,14 @@ def import_gguf(
 
 def import_checkpoint(folder: Path, out: Path, progress: Callable[[float], None] = lambda share: None) -> Imported:
     """As `import_gguf`, of a checkpoint in safetensors: plain, or in the codes of AWQ or GPTQ, see `checkpoint`."""
-    from airdraft.models.imports.checkpoint import Checkpoint  # noqa: PLC0415  # most models are none
     from airdraft.models.imports.ordered import CheckpointMatrices  # noqa: PLC0415  # needs onnx
+
+    return _write(_check_folder(folder), out, progress, CheckpointMatrices)
+
+
+def _check_folder(folder: Path) -> _Checked:
+    """As `_check`, of a checkpoint."""
+    from airdraft.models.imports.checkpoint import Checkpoint  # noqa: PLC0415  # most models are none
 
     file = Checkpoint(folder)
     decoder = replace(decoder_of(file), paired=False)
@@ -85,11 +93,10 @@ def import_checkpoint(folder: Path, out: Path, progress: Callable[[float], None]
         raise ModelError(f"{folder} has no tokenizer.json; copy it there from the original model")
     if paths[2].is_file():
         settings["chat_template"] = paths[2].read_text("utf-8")
-    sampling = read_json(paths[3]) if paths[3].is_file() else {}
-    file.metadata |= {key: sampling[name] for name, key in _SAMPLING.items() if sampling.get(name) is not None}
+    said = read_json(paths[3]) if paths[3].is_file() else {}
+    sampling = {name: said[name] for name in _SAMPLING if said.get(name) is not None}
     config = _config(decoder, file.facts.eos_ids, folder.resolve().name)
-    checked = _Checked(file, decoder, _parsed(folder, tokenizer), settings, config)
-    return _write(checked, out, progress, CheckpointMatrices)
+    return _Checked(file, decoder, _parsed(folder, tokenizer), settings, config, sampling)
 
 
 def text_paths(folder: Path) -> tuple[Path, Path, Path, Path]:
@@ -109,7 +116,7 @@ def _write(
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
             _write_text(checked, made)
-            written = _write_graph(checked, made, progress, matrices)
+            written = _write_graph(checked.file, checked.decoder, made, progress, matrices)
             made.chmod(0o755)
             os.replace(made, out)
         finally:
@@ -121,6 +128,23 @@ def _write(
     file, decoder = checked.file, checked.decoder
     formats = Counter(tensor.format.name for tensor in file.tensors.values())
     return Imported(decoder.family, decoder.layers, decoder.vocab, decoder.context, dict(formats), file.size, written)
+
+
+def write_texts(source: Path, out: Path) -> None:
+    """Write config, tokenizer and sampling of a model that can be imported into the folder `out`; no weights.
+
+    source: a GGUF file, or the folder of a checkpoint. Raises: `ModelError`; `OSError` if they cannot be written.
+    """
+    _write_text(_check_folder(source) if source.is_dir() else _check(source), out)
+
+
+def write_graph(made: Path, out: Path, matrices: Callable[..., Matrices] | None = None) -> None:
+    """Write graph and weights of the GGUF file `made`, which may lack a tokenizer, into the folder `out`.
+
+    matrices: see `GraphWriter`. Raises: `ModelError`; `OSError` if they cannot be written.
+    """
+    file = GgufFile(made)
+    _write_graph(file, decoder_of(file), out, lambda share: None, matrices)
 
 
 def write_text_files(path: Path, out: Path) -> None:
@@ -137,7 +161,7 @@ def write_text_files(path: Path, out: Path) -> None:
     _write_json(out / "tokenizer.json", _parsed(path, tokenizer.tokenizer()))
     _write_json(out / "tokenizer_config.json", tokenizer.config())
     _write_json(out / "config.json", facts)
-    _write_sampling(file, out)
+    _write_sampling(_sampling(file), out)
 
 
 def check_header(file: GgufFile) -> DecoderFacts:
@@ -158,7 +182,7 @@ def _check(path: Path) -> _Checked:
             "llama.cpp's converter, which leaves out tokens without a row"
         )
     config = _config(decoder, tokenizer.ends(), str(file.metadata.get("general.name") or path.stem)[:200])
-    return _Checked(file, decoder, _parsed(path, tokenizer.tokenizer()), tokenizer.config(), config)
+    return _Checked(file, decoder, _parsed(path, tokenizer.tokenizer()), tokenizer.config(), config, _sampling(file))
 
 
 def _config(decoder: DecoderFacts, ends: Sequence[int], name: str) -> dict[str, Any]:
@@ -191,12 +215,15 @@ def _write_text(checked: _Checked, folder: Path) -> None:
     _write_json(folder / "tokenizer.json", checked.tokenizer)
     _write_json(folder / "tokenizer_config.json", checked.tokenizer_config)
     _write_json(folder / "config.json", checked.config)
-    _write_sampling(checked.file, folder)
+    _write_sampling(checked.sampling, folder)
 
 
-def _write_sampling(file: GgufFile, folder: Path) -> None:
-    """Write what the file recommends for sampling, if it does, as generation_config.json."""
-    said = {name: file.metadata[key] for name, key in _SAMPLING.items() if key in file.metadata}
+def _sampling(file: GgufFile) -> dict[str, Any]:
+    """What a GGUF file recommends for sampling, as generation_config.json calls it."""
+    return {name: file.metadata[key] for name, key in _SAMPLING.items() if key in file.metadata}
+
+
+def _write_sampling(said: dict[str, Any], folder: Path) -> None:
     if said:
         _write_json(folder / "generation_config.json", {name: _short(value) for name, value in said.items()})
 
@@ -207,14 +234,18 @@ def _short(value: Any) -> Any:
 
 
 def _write_graph(
-    checked: _Checked, folder: Path, progress: Callable[[float], None], matrices: Callable[..., Matrices] | None
+    file: GgufFile,
+    decoder: DecoderFacts,
+    folder: Path,
+    progress: Callable[[float], None],
+    matrices: Callable[..., Matrices] | None,
 ) -> int:
     """Write graph and weights. Returns: bytes of the weights."""
     from airdraft.models.imports.graph import GraphWriter  # noqa: PLC0415  # onnx takes half a second
     from airdraft.models.imports.matrices import Matrices  # noqa: PLC0415
     from airdraft.models.imports.nodes import Weights  # noqa: PLC0415
 
-    done, size = 0, checked.file.size
+    done, size = 0, file.size
 
     def read(count: int) -> None:
         nonlocal done
@@ -222,7 +253,7 @@ def _write_graph(
         progress(min(1.0, done / size))
 
     with (folder / WEIGHTS).open("wb") as out:
-        model = GraphWriter(checked.file, checked.decoder, Weights(out, WEIGHTS, read), matrices or Matrices).model()
+        model = GraphWriter(file, decoder, Weights(out, WEIGHTS, read), matrices or Matrices).model()
         written = out.tell()
     (folder / GRAPH).write_bytes(model.SerializeToString(deterministic=True))
     return written
