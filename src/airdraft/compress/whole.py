@@ -148,14 +148,13 @@ def compress(
     if recipe.written == CHECKPOINT:
         config_of(file, decoder)  # which refuses what has no words there, before the work
     with Unfinished(out, _key(path, recipe, texts)) as part:
+        if recipe.written != "gguf":  # first, as a tokenizer may be refused
+            write_texts(path, part.anew(MADE))
         work = _Pass(file, decoder, recipe, texts, part)
         made = work.write(progress)
         quality = work.quality(made)
         integers = work.integers if recipe.of_integers else None
-        result = made
-        if recipe.written != "gguf":
-            result = part.anew(MADE)
-            write_texts(path, result)
+        result = made if recipe.written == "gguf" else part.folder / MADE
         if recipe.written == "onnx":
             write_graph(made, result, partial(IntegerMatrices, integers) if integers else None)
         elif recipe.written == CHECKPOINT:
