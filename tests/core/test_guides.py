@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -245,22 +246,41 @@ def test_the_time_that_a_guide_takes_to_read_is_no_forwards() -> None:
     assert side.edge.verify_s == 0.5
 
 
-class Lost(Steps):
-    """A grammar whose reader gives up before the first token."""
+class Trap(Steps):
+    """A grammar that allows all, whose reader gives up behind one token."""
+
+    def __init__(self, trap: int, last: int = -1) -> None:
+        self._trap, self._last = trap, last
 
     @property
     def forced(self) -> int | None:  # type: ignore[override]
-        raise GuideError("the guide is too much for its reader; ask for a simpler one")
+        if self._last == self._trap:
+            raise GuideError("the guide is too much for its reader; ask for a simpler one")
+        return None
 
-    @forced.setter
-    def forced(self, _: int | None) -> None: ...
+    def allowed(self) -> Any:
+        return None
+
+    def after(self, token: int) -> Guide:
+        return Trap(self._trap, token)
+
+
+def test_a_guide_that_gives_up_behind_drafts_in_a_tree_ends_no_text() -> None:
+    target, tried = model(), 0
+    for seed in range(12):
+        truth = list(alone.write(target, (0, 1, 2), SamplingParams(), seed, 20))
+        for trap in {*range(EOS)} - {*truth}:
+            pair, tried = Pair(alike(target, 4), target, trees=True, read=lambda *_, at=trap: Trap(at)), tried + 1
+            assert pair.write(asking(SchemeSpec("stream"), SamplingParams(), seed)).tokens == truth
+    assert tried > 5
 
 
 def test_a_text_whose_guide_gives_up_at_once_leaves_nothing_on_the_device() -> None:
-    pair = Pair(alike(model(), 4), model(), read=lambda *_: Steps())
-    asked = asking(SPECS["coupled"], SamplingParams(), 1)
+    """Copies are compared with what the guide allows before anything is sent."""
+    pair, prompt = Pair(alike(model(), 4), model(), lookup=True, read=lambda *_: Steps()), (0, 1, 2, 3, 0, 1, 2)
+    asked = replace(asking(SPECS["coupled"], SamplingParams(), 1), prompt=prompt)
     with pytest.raises(GuideError, match="too much for its reader"):
-        pair.device.open(asked, 0.0, Lost())
+        pair.device.open(asked, 0.0, Tired())
     assert pair.device.take() == b""
     assert pair.device._sessions == {}
-    assert pair.write(asked).tokens == list(alone.write(model(), (0, 1, 2), SamplingParams(), 1, 20, guide=Steps()))
+    assert pair.write(asked).tokens == list(alone.write(model(), prompt, SamplingParams(), 1, 20, guide=Steps()))

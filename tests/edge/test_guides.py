@@ -32,13 +32,11 @@ class Anything(Guide):
     trap: int
     last: int = -1
 
-    @property
-    def forced(self) -> int | None:
-        if self.last == self.trap:
-            raise GuideError("the guide is too much for its reader")
-        return None
+    forced: int | None = None
 
     def allowed(self) -> Any:
+        if self.last == self.trap:
+            raise GuideError("the guide is too much for its reader")
         return None
 
     def after(self, token: int) -> Guide:
@@ -71,8 +69,8 @@ def test_a_guide_that_gives_up_while_its_text_waits_ends_no_other() -> None:
         while not isinstance(message := await raw.receive(), Error):
             if isinstance(message, Tokens):
                 text += message.tokens
-                seq, body = len(text), pack([reader.trap], VOCAB)
-                await raw.send(Draft(1, seq, len(text), len(text), Digest(text).value, 1, body))
+                seq, body = len(text), pack([reader.trap, 0], VOCAB)
+                await raw.send(Draft(1, seq, len(text), len(text), Digest(text).value, 2, body))
         return message.code
 
     async def main() -> tuple[list[int], str]:

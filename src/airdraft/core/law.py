@@ -7,6 +7,7 @@ parameters, seeds or grammars itself.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -80,11 +81,12 @@ class Place:
         return tokens, at
 
     def run(self, most: int) -> list[int]:
-        """Return the tokens that are forced from here on, at most `most`."""
+        """Return the tokens that are forced from here on, at most `most`; none where the guide gives up."""
         at, found = self, list[int]()
-        while len(found) < most and (token := at.forced) is not None:
-            found.append(token)
-            at = at.then(token)
+        with contextlib.suppress(GuideError):
+            while len(found) < most and (token := at.forced) is not None:
+                found.append(token)
+                at = at.then(token)
         return found
 
 

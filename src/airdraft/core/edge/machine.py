@@ -193,9 +193,7 @@ class EdgeMachine(Machine):
             return self._decline(number, Code.BUSY, what)
         try:
             session = self._session(message)
-        except BadParameterError as error:
-            return self._decline(number, Code.SCHEME, str(error))
-        except (RefusedError, RemoteProtocolError) as error:
+        except (BadParameterError, RefusedError, RemoteProtocolError) as error:
             return self._decline(number, error.code, str(error))
         self._sessions[number] = session
         cached = self.held(session.text.tokens[: message.private]) if self.held is not None else 0
