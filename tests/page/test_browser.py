@@ -107,11 +107,9 @@ def raced(page: Any, one: str, two: str) -> None:
 def test_a_race_has_every_colour_flights_chances_and_no_barrier(site: Site, chromium: Any, kind: str) -> None:
     page, faults = opened(chromium, site.device, kind)
     seen: set[str] = set()
-    for one, two in RACES:
+    for one, two in RACES if kind == "desktop" else RACES[-1:]:
         raced(page, one, two)
         seen |= colours(page)
-        if kind == "phone":
-            break
     assert kind == "phone" or {"model", "copy", "edge", "recovered", "bonus", "raced"} <= seen
     left, right = page.inner_text(".lane:nth-child(1) .words"), page.inner_text(".lane:nth-child(2) .words")
     assert "class Stack" in left
