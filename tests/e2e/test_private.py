@@ -101,7 +101,7 @@ if os.environ.get("TAP_KEEPS"):  # as if the engine overwrote nothing
 
     onnx.OnnxModel.__init__ = _keep
 """
-LONG = 48
+LONG = 120
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +221,7 @@ def store(engine: Any, home: Path) -> Path:
 def _stopped(process: subprocess.Popen[bytes]) -> bytes:
     """What a process has written, once it has ended."""
     process.send_signal(signal.SIGTERM)
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors[-2000:]
     return out + errors
 
@@ -310,7 +310,7 @@ def test_an_edge_that_is_killed_amid_a_private_text_leaves_nothing_of_it(
             one.kill()  # once it has written something
             pieces.append(piece)
         assert one.wait(30) == -signal.SIGKILL
-        places = {"output of the killed": b"".join(one.communicate(timeout=30))}
+        places = {"output of the killed": b"".join(one.communicate(timeout=60))}
         places |= {"output of the device": _stopped(device), "output of the other": _stopped(other)}
     written = "".join(choice["text"] for piece in pieces for choice in piece.get("choices", ()))
     places |= {str(file): file.read_bytes() for file in home.rglob("*") if file.is_file()}
