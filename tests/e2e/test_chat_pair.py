@@ -86,11 +86,11 @@ def test_the_edges_api_writes_the_same(target: tuple[LanguageModel, Tokenizer], 
         assert text == target[1].decode(truth(target, [("user", question)], 0.7, seed))
 
 
-@pytest.mark.parametrize("own_edge", [False, True])
+@pytest.mark.parametrize(("own_edge", "scheme"), [(False, "auto"), (True, "coupled")])
 def test_a_scripted_chat_of_two_turns(
-    target: tuple[LanguageModel, Tokenizer], edge: dict[str, Any], own_edge: bool
+    target: tuple[LanguageModel, Tokenizer], edge: dict[str, Any], own_edge: bool, scheme: str
 ) -> None:
-    where = () if own_edge else ("--edge", edge["url"])
+    where = ("--scheme", scheme) if own_edge else ("--edge", edge["url"])
     words = command("chat", "--json", "--seed", "5", "--temperature", "0.7", "--max-tokens", str(TOKENS), *where)
     script = "".join(f"{question}\n" for question in QUESTIONS).encode()
     done = subprocess.run(words, input=script, capture_output=True, timeout=300, check=False, env=ENVIRONMENT)
@@ -101,4 +101,4 @@ def test_a_scripted_chat_of_two_turns(
         said.append(("user", question))
         assert answer["ids"] == truth(target, said, 0.7, 5)
         said.append(("assistant", answer["text"]))
-    assert answers[0]["drafted"] > 0  # near an edge the next text may be the one that measures `server`
+        assert answer["drafted"] > 0 or scheme == "auto"  # whose choice hangs on how fast this machine is
