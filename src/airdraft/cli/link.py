@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from airdraft.cli.waiting import stopping
 from airdraft.errors import BadParameterError
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
+from airdraft.link.nr import NrLink, NrPipe
+from airdraft.link.nr.measuring import Measuring
 from airdraft.link.presets import listing, preset
 from airdraft.link.relay import Relay
 
@@ -33,6 +36,15 @@ def link(
     uplink_mbps: options.Uplink = math.inf,
     downlink_mbps: options.DownlinkRate = math.inf,
     rtt_ms: options.Rtt = 0.0,
+    csi: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what a modem measures of nr's channel there, for airdraft device --csi. A pipe is made if "
+            "there is no file.",
+            rich_help_panel="Link",
+        ),
+    ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Print the links there are, and end.")] = False,
     as_json: options.Json = False,
     until_eof: options.UntilEof = False,
@@ -67,13 +79,17 @@ def link(
         target = ("", 0)
     if not all(target):
         raise BadParameterError(f"--to is {to!r}; write the edge's address as ws://HOST:PORT")
-    asyncio.run(_relay(model, host, port, target, as_json, until_eof))
+    if csi is not None and not isinstance(model, NrLink):
+        raise BadParameterError("--csi is given, and only nr has a channel to measure; give --link nr, or leave it out")
+    asyncio.run(_relay(model, host, port, target, as_json, until_eof, csi))
 
 
 async def _relay(
-    model: LinkModel, host: str, port: int, target: tuple[str, int], as_json: bool, until_eof: bool
+    model: LinkModel, host: str, port: int, target: tuple[str, int], as_json: bool, until_eof: bool, csi: Path | None
 ) -> None:
     async with await Relay.start(model, host, port, *target) as relay:
+        if csi is not None and isinstance(relay.uplink, NrPipe):
+            Measuring(relay.uplink, csi, asyncio.get_running_loop().time)
         stopped = stopping(until_eof)
         url = options.address(host, relay.port)
         if as_json:
