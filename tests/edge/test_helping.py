@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,7 +12,8 @@ import pytest
 from airdraft.api.alone import TargetWriter
 from airdraft.core.events import Committed
 from airdraft.edge.server import EdgeServer, Service
-from airdraft.models.base import FloatArray, OneByOne
+from airdraft.errors import AirdraftError
+from airdraft.models.base import FloatArray, OneByOne, Part
 from airdraft.proposers import drafting
 from airdraft.scheduler import Helping
 
@@ -30,9 +34,23 @@ class Broken(Table):
         return super().row(prefix)
 
 
-def helping(draft: Table) -> Service:
+class Together(OneByOne):
+    """An engine whose calls take all texts that wait, and so long that others come to wait."""
+
+    def __init__(self, draft: Table) -> None:
+        super().__init__(draft)
+        self.info = replace(self.info, max_batch=8)
+        self.texts: list[int] = []
+
+    def verify(self, batch: Sequence[Part]) -> list[FloatArray | AirdraftError]:
+        time.sleep(0.005)
+        self.texts.append(len(batch))
+        return super().verify(batch)
+
+
+def helping(draft: Table | OneByOne) -> Service:
     """An edge with that draft model, which thinks it fast."""
-    helps = Helping(OneByOne(draft))
+    helps = Helping(OneByOne(draft) if isinstance(draft, Table) else draft)
     make = drafting(helps.context)
 
     def eager(draw, pace):  # type: ignore[no-untyped-def]
@@ -69,6 +87,21 @@ def test_a_draft_model_that_fails_or_errs_or_is_short_costs_speed_only(draft: Ta
             for scheme in ("server", "stream"):
                 asked = request(scheme, WARM, 3, LENGTH, PROMPT)
                 assert await write(client, asked) == truth(target, asked)
+
+    run(main)
+
+
+def test_texts_whose_drafts_share_a_call_are_each_the_targets_own() -> None:
+    async def main() -> None:
+        target, draft = Table(1, eos_ids=()), Together(Table(1, 3, eos_ids=()))
+        async with started(target, helping(draft)) as (server, url), await device(url, Table(1, 2)) as client:
+            asked = [request("server", WARM, seed, LENGTH, (seed, 2, 3)) for seed in range(6)]
+            assert await asyncio.gather(*(write(client, each) for each in asked)) == [
+                truth(target, each) for each in asked
+            ]
+            taken = server.metrics.registry.get_sample_value("airdraft_tokens_taken_total", {"proposer": "draft"})
+            assert taken
+        assert sum(texts > 1 for texts in draft.texts) > LENGTH / 4
 
     run(main)
 

@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
@@ -19,7 +20,7 @@ from airdraft import cli
 from airdraft.core.connection import Machine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.edge.proposing import Load
-from airdraft.core.events import Event, Forward
+from airdraft.core.events import Event, Forward, Progress
 from airdraft.core.messages import Decoder, Message, More, Open, Ping, Pong, ToDevice, ToEdge
 from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WIDE, WORLDS, hunt, run, stage, survey
 from airdraft.lab.fuzz.limits import limits
@@ -57,6 +58,25 @@ def test_inputs_nothing_was_changed_in_come_to_their_end() -> None:
         elif PARTS[part] == "edge":
             assert {"stop", "length"} & set(ending.split())
             assert set(ending.split()) <= {"stop", "length", "silent"}
+
+
+def test_edges_have_all_that_they_may_draft_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, sound = Counter[str](), EdgeMachine.forwarded
+
+    def counting(self: EdgeMachine, *given: Any, **more: Any) -> list[Event]:
+        events = sound(self, *given, **more)
+        for event in events:
+            if isinstance(event, Progress) and event.taken:
+                taken[event.proposer] += event.taken
+        return events
+
+    unhelped, failed = EdgeMachine.unhelped, list[int]()
+    monkeypatch.setattr(EdgeMachine, "forwarded", counting)
+    monkeypatch.setattr(EdgeMachine, "unhelped", lambda self, *given: failed.append(given[0]) or unhelped(self, *given))
+    for data in seeds():
+        run(data)
+    assert {"draft", "predicted", "lookup", "ngram"} <= set(taken)
+    assert failed
 
 
 def test_changes_are_the_same_again_and_reach_deep() -> None:

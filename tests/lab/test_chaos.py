@@ -10,17 +10,25 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from airdraft import cli
+from airdraft.core import schemes
+from airdraft.core.edge.session import EdgeSession
+from airdraft.core.edge.stream import GUIDE
 from airdraft.core.events import Committed, Finished
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
+from airdraft.core.schemes import Ruling
 from airdraft.device.resume import Resumable
 from airdraft.guides import Bias, of_bias, of_json, of_regex
 from airdraft.lab import chaos
 from airdraft.lab.chaos import faults, forms
 from airdraft.lab.chaos.faults import KINDS, Fault, Kind
+from airdraft.lab.helps import PREDICTIONS
+from airdraft.proposers import PROPOSERS
+from airdraft.proposers.draft import NAME as DRAFT
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.virtual import Virtual
 
@@ -68,6 +76,8 @@ def test_texts_are_the_targets_own_through_every_fault() -> None:
     assert set(felt) == set(KINDS)
     assert {outcome.form for outcome in lived} == {"", *forms.KINDS}
     assert {outcome.way for outcome in lived} == {*chaos.WAYS, *chaos.GREEDY}
+    assert {outcome.prediction for outcome in lived} == {"", *PREDICTIONS}
+    assert {name for outcome in lived for name in outcome.taken} == {*PROPOSERS, DRAFT, GUIDE}
     assert chaos.held(chaos.record_of(lived, 5))
 
 
@@ -86,7 +96,7 @@ def test_each_kind_of_fault_by_itself(kind: Kind) -> None:
 
 def test_a_stream_goes_on_whose_packet_was_committed_before_it_came() -> None:
     # A bonus was the next draft, which was alone in its packet: nobody confirms that, and the edge waits.
-    outcome = chaos.session(3, 1157)
+    outcome = chaos.live(1157, replace(chaos.case(3, 1157), aid=chaos.Aid()))
     assert (outcome.way, outcome.identical) == ("stream/off", True)
 
 
@@ -201,6 +211,51 @@ def test_a_guide_that_is_lost_on_the_way_is_found_out() -> None:
     for broken in (Unguided, Anew):
         lived = [chaos.live(number, guided(number), broken) for number in range(8)]
         assert sum(not outcome.identical for outcome in lived) > 4, broken
+
+
+AIDS = {
+    DRAFT: chaos.Aid(draft_noise=0.5, draft_context=4096, draft_share=0.1),
+    "ngram": chaos.Aid(ngram=True, seed=1),
+    "predicted": chaos.Aid(prediction="half true", seed=1),
+}
+
+
+def helped(number: int, proposer: str) -> chaos.Case:
+    """A stream without a guide, whose edges draft by this, and whose only fault is a drop after its middle."""
+    case = drawn(number)
+    spec = SchemeSpec(schemes.STREAM, race="always")
+    asked = replace(case.request, scheme=spec, guide=None, policy=None, max_tokens=60, branches=0)
+    case = replace(
+        case, request=asked, form=None, eos_ids=(), context=4096, draft_context=4096, aid=AIDS[proposer], trees=False,
+        lookup=False, draft_noise=2.5, limits=replace(case.limits, max_draft=8), faults=[Fault("drop", 1e6)],
+    )  # fmt: skip
+    return replace(case, faults=[Fault("drop", 0.6 * chaos.live(number, case).seconds)])
+
+
+@pytest.mark.parametrize("proposer", AIDS)
+def test_what_the_edge_proposes_is_verified(monkeypatch: pytest.MonkeyPatch, proposer: str) -> None:
+    cases = [helped(number, proposer) for number in range(6)]
+    lived = [chaos.live(number, case) for number, case in enumerate(cases)]
+    assert all(outcome.identical for outcome in lived), lived
+    assert sum(outcome.taken.get(proposer, 0) for outcome in lived) > 20
+    sound = EdgeSession.judge
+
+    def trusting(self: EdgeSession, logits: np.ndarray) -> Ruling | None:
+        ruling, load = sound(self, logits), self._load
+        trusts = ruling is not None and load.proposer == proposer and ruling.accepted >= load.device
+        return replace(ruling, path=tuple(range(len(load.drafts)))) if ruling is not None and trusts else ruling
+
+    monkeypatch.setattr(EdgeSession, "judge", trusting)
+    lived = [chaos.live(number, case) for number, case in enumerate(cases)]
+    assert sum(not outcome.identical for outcome in lived) > 3
+
+
+def test_an_edge_goes_on_whose_own_draft_model_fails() -> None:
+    case = helped(1, DRAFT)
+    assert chaos.live(1, case).taken[DRAFT]
+    outcome = chaos.live(1, replace(case, aid=replace(case.aid, draft_fails=True)))
+    assert outcome.identical
+    assert DRAFT not in outcome.taken
 
 
 def test_an_exception_of_no_error_of_ours_is_unhandled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ def chaos(
     In virtual time; each text is compared with the target's own.
 
     Connections are cut, edges restarted, slowed, changed and full. Half of the
-    texts keep to a grammar, to penalties, or to both. Ends with exit code 1 if a text differs, an
+    texts keep to a grammar, to penalties, or to both, and edges draft with a model
+    of their own, with n-grams and by predictions. Ends with exit code 1 if a text differs, an
     exception goes unhandled, or fewer faults than sessions were felt. Block `chaos` of a --page is renewed.
 
       airdraft chaos --sessions 200

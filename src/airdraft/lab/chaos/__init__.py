@@ -12,7 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -21,16 +21,18 @@ import numpy as np
 from airdraft.control.auto import Auto
 from airdraft.control.machine import device_machine
 from airdraft.core import schemes
-from airdraft.core.edge import EdgeMachine, Limits, Target
-from airdraft.core.events import Committed, Event, Finished
+from airdraft.core.edge import EdgeMachine, Limits, Propose, Target
+from airdraft.core.events import Committed, Event, Finished, Progress
 from airdraft.core.messages import VERSION, Hello, SchemeSpec
 from airdraft.core.policy import Facts, Mode, Policy
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
+from airdraft.core.schemes import Ruling
 from airdraft.device.resume import Backoff, Resumable
 from airdraft.errors import AirdraftError, Code, LinkError, ModelError, RefusedError
 from airdraft.lab.chaos import forms
 from airdraft.lab.chaos.faults import ENDING, KINDS, MEANING, Fault, TroubledCompute, TroubledLink, draw
+from airdraft.lab.helps import PREDICTIONS, Prediction, predicted, tenant
 from airdraft.lab.pool import processes
 from airdraft.link.base import LinkModel
 from airdraft.link.const import ConstLink
@@ -38,7 +40,8 @@ from airdraft.link.markov2 import Markov2Link
 from airdraft.link.rayleigh import RayleighLink
 from airdraft.models.base import FloatArray, Part
 from airdraft.models.lineage import check_parents, check_picks
-from airdraft.proposers import USUAL, maker
+from airdraft.proposers import PROPOSERS, USUAL, drafting
+from airdraft.proposers.draft import NAME as DRAFT
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel
 from airdraft.sim.virtual import Virtual
@@ -85,8 +88,12 @@ class _Table(TableModel):
         return super().verify(batch)
 
 
+@lru_cache(maxsize=8)
 def table(seed: int, like: TableModel | None = None, noise: float = 2.0, **more: object) -> TableModel:
-    """A model whose row is drawn from the whole prefix; with `like` it is that model, bent by `noise`."""
+    """A model whose row is drawn from the whole prefix; with `like` it is that model, bent by `noise`.
+
+    The same one again, for a while: its rows are made once for all connections of a text.
+    """
 
     def row(prefix: tuple[int, ...]) -> FloatArray:
         own = np.random.default_rng([seed, *prefix]).normal(0.0, noise, VOCAB)
@@ -122,6 +129,24 @@ class Site:
     verify_s: float
 
 
+@dataclass(frozen=True)
+class Aid:
+    """What the edges draft by themselves for a text, besides copying."""
+
+    draft_noise: float | None = None
+    """How far their own draft model is from the target. None: they have none."""
+    draft_context: int = 0
+    draft_share: float = 0.0
+    """Duration of its forward, in those of the target's."""
+    draft_fails: bool = False
+    ngram: bool = False
+    """Whether they learn from the tenant's texts."""
+    prediction: Prediction | None = None
+    """How true what the client predicts is, if it does."""
+    seed: int = 0
+    """Of what is predicted, and of the tenant's texts before."""
+
+
 @dataclass
 class Case:
     """Everything that is drawn for one session."""
@@ -144,6 +169,7 @@ class Case:
     """Of which kind the request's guide is, if it has one."""
     read_s: float = 0.0
     """Seconds that an edge takes to read it."""
+    aid: Aid = Aid()
 
     def target(self, site: int) -> TableModel:
         """The target that the edge at `site` serves, which is the same everywhere."""
@@ -161,6 +187,23 @@ def _link(rng: random.Random) -> LinkModel:
 
 def case(seed: int, number: int) -> Case:
     """Session `number` of a run with this seed."""
+    drawn = _unhelped(seed, number)
+    rng, request = random.Random(f"{seed} {number} help"), drawn.request  # noqa: S311  the draws before stay what they are
+    if drawn.way == "switching":  # to be predicted, a text must not begin in rounds
+        spec = msgspec.structs.replace(request.scheme, name=rng.choice((schemes.COUPLED, schemes.STREAM)))
+        drawn = replace(drawn, request=replace(request, scheme=spec))
+    aid = Aid(ngram=rng.random() < 0.3, seed=rng.randrange(1 << 30))
+    if rng.random() < 0.4:
+        aid = replace(
+            aid, draft_noise=rng.uniform(0.1, 2.5), draft_context=rng.choice((drawn.context, drawn.context, 30)),
+            draft_share=rng.uniform(0.05, 0.5), draft_fails=rng.random() < 0.15,
+        )  # fmt: skip
+    if not schemes.traits(drawn.request.scheme.name).rounds and rng.random() < 0.4:
+        aid = replace(aid, prediction=rng.choice(PREDICTIONS))
+    return replace(drawn, aid=aid)
+
+
+def _unhelped(seed: int, number: int) -> Case:
     rng = random.Random(f"{seed} {number}")  # noqa: S311
     way = rng.choice((*WAYS, *WAYS, *GREEDY))
     name, _, option = {"auto": schemes.STREAM, "switching": schemes.COUPLED}.get(way, way).partition("/")
@@ -216,8 +259,12 @@ class Outcome(msgspec.Struct):
     """An exception that is not one of the library's."""
     form: str = ""
     """Of which kind its guide was, if it had one."""
+    prediction: str = ""
+    """How true its prediction was, if it had one."""
     faults: dict[str, int] = {}
     """Faults that were felt, by kind."""
+    taken: dict[str, int] = {}
+    """Tokens that the edges' own proposers got right, by proposer."""
     connections: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -233,12 +280,31 @@ class _EndedError(LinkError):
         self.fault = fault
 
 
+class _Edge(EdgeMachine):
+    """An edge that counts what its own proposers get right."""
+
+    taken: Counter[str]
+
+    def forwarded(self, session: int, logits: np.ndarray, now: float, ruling: Ruling | None = None) -> list[Event]:
+        """See `EdgeMachine.forwarded`."""
+        events = super().forwarded(session, logits, now, ruling)
+        for event in events:
+            if isinstance(event, Progress) and event.taken:
+                self.taken[event.proposer] += event.taken
+        return events
+
+
 class _Life:
     """A session in progress: its text, and the state of both edges."""
 
-    def __init__(self, case: Case, outcome: Outcome, resume: Callable[[Request], Resumable]) -> None:
+    def __init__(self, case: Case, outcome: Outcome, resume: Callable[[Request], Resumable], text: list[int]) -> None:
+        """`text`: the one that is to be written."""
         self._case, self._outcome = case, outcome
-        self._text = resume(case.request)
+        self._rng, self._target_text = random.Random(case.aid.seed), text  # noqa: S311
+        prediction = () if case.aid.prediction is None else self._like(case.aid.prediction)[: case.context - 1]
+        self._text = resume(replace(case.request, prediction=prediction))
+        self._propose = [self._tenant(), self._tenant()]
+        self.taken = Counter[str]()
         self._backoff = Backoff(0.05, 2.0, 0.5, outcome.number)
         self._now = 0.0
         self._world: Virtual | None = None
@@ -254,6 +320,14 @@ class _Life:
     def now(self) -> float:
         """The session's clock."""
         return self._world.now if self._world else self._now
+
+    def _like(self, kind: Prediction) -> list[int]:
+        return predicted(kind, self._target_text, VOCAB, self._rng)
+
+    def _tenant(self) -> Propose:
+        """What makes the proposers at an edge that has just begun: the tenant's texts before were half like this."""
+        learns, text = self._case.aid.ngram, [*self._case.request.prompt, *self._like("half true")]
+        return tenant(tuple(PROPOSERS), [text]) if learns else tenant(USUAL, [])
 
     def live(self) -> list[int]:
         """Write the text in spite of everything. Raises: `AirdraftError` when it has to be given up."""
@@ -292,14 +366,21 @@ class _Life:
         case, now, at = self._case, self._now, self._site
         if now < self._listens_s[at]:
             raise LinkError(f"edge {at} cannot be reached")
-        site, target = case.sites[at], case.target(at)
+        site, target, aid = case.sites[at], case.target(at), case.aid
         draft = table(1 + case.target_seed, target, case.draft_noise, max_context=case.draft_context)
         limits = replace(case.limits, max_sessions=0) if now < self._takes_s[at] else case.limits
         context, eos_ids = target.max_context, target.eos_ids
         identity = Target(
             "chaos", "target", bytes(16), VOCAB, context, eos_ids, trees=case.trees, guides=forms.guides().name
         )
-        edge = EdgeMachine(identity, limits, now, self._verify_s[at], propose=maker(USUAL))
+        helped, own = aid.draft_noise is not None, None
+        if aid.draft_noise is not None and not aid.draft_fails:
+            own = table(2 + case.target_seed, target, aid.draft_noise, max_context=aid.draft_context)
+        edge = _Edge(
+            identity, limits, now, self._verify_s[at], propose=self._propose[at],
+            help=drafting(aid.draft_context) if helped else None, draft_s=aid.draft_share * self._verify_s[at],
+        )  # fmt: skip
+        edge.taken = self.taken
         device = device_machine(
             Hello(VERSION, "chaos", "draft", bytes(16), VOCAB), draft.max_context, now, lookup=case.lookup,
             wide=case.trees,
@@ -310,8 +391,11 @@ class _Life:
         befalling = [(fault.at_s, partial(self._befall, fault)) for fault in self._ending]
         world = Virtual(
             device, edge, draft, target, TroubledLink(site.link, case.faults),
-            TroubledCompute(site.draft_s, site.verify_s, read_s=case.read_s, faults=case.faults), began_s=now,
-            faults=[(now, self._begun), *befalling, (self._until_s, self._give_up)], read=forms.guides().make,
+            TroubledCompute(
+                site.draft_s, site.verify_s, aid.draft_share * site.verify_s, read_s=case.read_s, faults=case.faults
+            ),
+            began_s=now, faults=[(now, self._begun), *befalling, (self._until_s, self._give_up)],
+            read=forms.guides().make, helping=own,
         )  # fmt: skip
         self._text.ends_with(identity.eos_ids)
         try:
@@ -340,7 +424,7 @@ class _Life:
             world.tear(fault.side, fault.strength, _EndedError(fault))
             return
         if fault.kind == "restart":
-            self._listens_s[self._site] = world.now + fault.lasts_s
+            self._listens_s[self._site], self._propose[self._site] = world.now + fault.lasts_s, self._tenant()
         elif fault.kind == "busy":
             self._takes_s[self._site], self._busy = world.now + fault.lasts_s, fault
         raise _EndedError(fault)
@@ -355,16 +439,17 @@ def expected(case: Case) -> list[int]:
 
 def live(number: int, case: Case, resume: Callable[[Request], Resumable] = Resumable) -> Outcome:
     """Live one session and compare its text."""
-    outcome = Outcome(number, case.way, form=case.form or "")
-    life = _Life(case, outcome, resume)
+    outcome = Outcome(number, case.way, form=case.form or "", prediction=case.aid.prediction or "")
+    text = expected(case)
+    life = _Life(case, outcome, resume, text)
     try:
         tokens = life.live()
-        outcome.identical, outcome.tokens = tokens == expected(case), len(tokens)
+        outcome.identical, outcome.tokens = tokens == text, len(tokens)
     except AirdraftError as error:
         outcome.error = f"{type(error).__name__}: {error}"
     except Exception:
         outcome.unhandled = traceback.format_exc()
-    outcome.seconds = life.now
+    outcome.seconds, outcome.taken = life.now, dict(life.taken)
     outcome.faults = dict(Counter(fault.kind for fault in case.faults if fault.hit))
     return outcome
 
@@ -401,7 +486,10 @@ def record_of(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
         faults.update(outcome.faults)
     felt = Counter(sum(outcome.faults.values()) for outcome in outcomes)
     ways = Counter(outcome.way for outcome in outcomes)
-    kinds = Counter(outcome.form for outcome in outcomes)
+    kinds, predictions = Counter(each.form for each in outcomes), Counter(each.prediction for each in outcomes)
+    taken = Counter[str]()
+    for outcome in outcomes:
+        taken.update(outcome.taken)
     return {
         "seed": seed,
         "sessions": len(outcomes),
@@ -411,6 +499,8 @@ def record_of(outcomes: Sequence[Outcome], seed: int) -> dict[str, Any]:
         "connections": sum(outcome.connections for outcome in outcomes),
         "tokens": sum(outcome.tokens for outcome in outcomes),
         "guides": {kind: kinds[kind] for kind in forms.KINDS},
+        "predictions": {kind: predictions[kind] for kind in PREDICTIONS},
+        "taken": {name: taken[name] for name in (*PROPOSERS, DRAFT)},
         "schemes": {way: ways[way] for way in (*WAYS, *GREEDY)},
         "unhandled": sum(bool(outcome.unhandled) for outcome in outcomes),
         "wrong": [
@@ -438,10 +528,14 @@ def report(record: dict[str, Any]) -> str:
     lines = ["| fault | what happens | felt |", "|---|---|---:|"]
     lines += [f"| {kind} | {MEANING[kind]} | {record['faults'][kind]:,} |" for kind in KINDS]
     guided = ", ".join(f"{kind}: {count}" for kind, count in record["guides"].items())
+    told = ", ".join(f"{kind}: {count}" for kind, count in record["predictions"].items())
+    taken = ", ".join(f"{name}: {count:,}" for name, count in record["taken"].items())
     histogram = ", ".join(f"{count}: {sessions}" for count, sessions in felt.items())
     return "\n".join([
         f"{record['identical']:,} of {record['sessions']:,} texts were the target's own, to the token; "
         f"{record['unhandled']} exceptions were unhandled. {record['tokens']:,} tokens over "
-        f"{record['connections']:,} connections. {sum(record['guides'].values()):,} texts had a guide: {guided}.",
+        f"{record['connections']:,} connections. {sum(record['guides'].values()):,} texts had a guide: {guided}. "
+        f"{sum(record['predictions'].values()):,} had a prediction: {told}. "
+        f"Tokens that the edges' own proposers got right: {taken}.",
         "", *lines, "", f"Sessions by how many faults each felt: {histogram}.",
     ])  # fmt: skip

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -27,8 +28,10 @@ from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, Code, ModelError, RemoteProtocolError
 from airdraft.guides import Bias, Guides, of_bias, of_json, of_lark, of_regex
 from airdraft.lab import spelling
+from airdraft.lab.helps import PREDICTIONS, predicted, tenant
 from airdraft.models.base import FloatArray
-from airdraft.proposers import USUAL, maker
+from airdraft.proposers import PROPOSERS, USUAL, drafting
+from airdraft.sim import alone
 from airdraft.sim.conformance import TableCache, TableModel
 from airdraft.sim.running import run as run_forward
 
@@ -40,6 +43,8 @@ MAX_FRAME, WIDE_FRAME = 1 << 12, 4 << 20
 WIDE = 0x80
 PIECE = 1 << 16
 """Bytes of a wide input that are handed over at once, as the transport does."""
+VERIFY_S, OWN_DRAFT_S = 1e-3, 1e-4
+"""Seconds of a forward, and of one of the edge's own draft model, which then is worth it."""
 MOST_FORWARDS = 600
 """Most forwards of one input: far more than its texts have positions."""
 MOST_SAID = 1 << 20
@@ -94,6 +99,7 @@ def requests(world: int) -> list[Request]:
     )
     logprobs = None if schemes.traits(spec.name).recovers_on == schemes.DEVICE else (None, 2, 0)[world // len(SPECS)]
     tree = (None, 1, 4, 0)[world % 4]
+    prediction = () if schemes.traits(spec.name).rounds else _prediction(world, params)
     return [
         Request(
             (1, 2, 3),
@@ -106,9 +112,20 @@ def requests(world: int) -> list[Request]:
             logprobs=logprobs,
             branches=tree,
             guide=FORMS[world % len(FORMS)],
+            prediction=prediction,
         ),
         Request((0,), spec, params, 1 + world, 7, None, committed=(1, 2), logprobs=logprobs),
     ]
+
+
+@cache
+def _prediction(world: int, params: SamplingParams) -> Sequence[int]:
+    """What the first text of a world is expected to be: nothing, or something true, half true or false."""
+    kind = (None, *PREDICTIONS)[world // 2 % 4]
+    if kind is None:
+        return ()
+    text = list(alone.write(_table(world), (1, 2, 3), params, world, 12))
+    return predicted(kind, text, VOCAB, random.Random(world))  # noqa: S311
 
 
 def trees(world: int) -> bool:
@@ -138,7 +155,9 @@ def _machine(part: str, world: int, wide: bool) -> tuple[EdgeMachine | DeviceMac
     limits = replace(limits, max_frame=WIDE_FRAME) if wide else limits
     if part == "edge":
         identity = Target("fuzz", "t", bytes(16), VOCAB, CONTEXT, target.eos_ids, trees=trees(world), guides="x")
-        return EdgeMachine(identity, limits, 0.0, propose=maker(USUAL)), target
+        propose = tenant(tuple(PROPOSERS), [(1, 2, 3, 4, 2, 0, 1, 2, 0)]) if world % 3 else tenant(USUAL, [])
+        help = drafting(draft.max_context) if world % 5 else None
+        return EdgeMachine(identity, limits, 0.0, VERIFY_S, propose=propose, help=help, draft_s=OWN_DRAFT_S), target
     hello = Hello(VERSION, "fuzz", "d", bytes(16), VOCAB)
     return device_machine(hello, draft.max_context, 0.0, wide=trees(world)), draft
 
@@ -148,12 +167,14 @@ class _Shell:
 
     def __init__(self, part: str, world: int, schedule: random.Random, wide: bool) -> None:
         self.machine, self._model = _machine(part, world, wide)
+        own, _, _ = models(world)
+        self._own = None if world % 5 == 1 else own  # an edge's own draft model, which fails in some worlds
         self._requests = requests(world) if part == "device" else []
         self._said = Decoder(ToEdge if part == "device" else ToDevice, 1 << 30)
         self._schedule = schedule
         self._late = schedule.random() < 0.5
         self._pieces = (PIECE,) if wide else (1, 2, 7, 30, 200, 20000) if self._late else (8,)
-        self._caches: dict[int, TableCache] = {}
+        self._caches: dict[tuple[int, bool], TableCache] = {}  # by session, and whether the edge's own draft model's
         self._forwards: dict[int, Forward] = {}
         self._guides: list[Compile] = []
         self._ran = 0
@@ -210,7 +231,8 @@ class _Shell:
                 self.ends.add(end if end in KNOWN_ENDS else "other")  # a peer may send any code
                 if event.session is not None:
                     self._forwards.pop(event.session, None)
-                    self._caches.pop(event.session, None)
+                    for own in (False, True):
+                        self._caches.pop((event.session, own), None)
         said = self.machine.take()
         if len(said) > MOST_SAID:
             raise BrokenError(f"{len(said)} bytes would be sent at once")
@@ -254,11 +276,20 @@ class _Shell:
             except ModelError as error:  # the guide has given up, which a driver's scheduler tells the text
                 self._serve(self.machine.failed(number, error.code, str(error)))
                 continue
-            cache = self._caches.setdefault(number, self._model.new_cache())
-            self._check(forward, len(cache))
-            self._now += 0.001
-            logits = run_forward(self._model, cache, forward)
+            model = self._own if forward.draft else self._model
+            if model is None:
+                self._serve(self._call(lambda: self._unhelped(number)))  # noqa: B023  at once
+                continue
+            cache = self._caches.setdefault((number, forward.draft), model.new_cache())
+            self._check(forward, len(cache), model)
+            self._now += OWN_DRAFT_S if forward.draft else VERIFY_S
+            logits = run_forward(model, cache, forward)
             self._answer(number, lambda: self.machine.forwarded(number, logits, self._now))  # noqa: B023  at once
+
+    def _unhelped(self, session: int) -> list[Event]:
+        if not isinstance(self.machine, EdgeMachine):
+            raise BrokenError("a device asked for the edge's own draft model")
+        return self.machine.unhelped(session, self._now)
 
     def _answer(self, session: int, give: Callable[[], list[Event]]) -> None:
         """Give the machine what it asked for. What its model or guide cannot do ends the session, as with a driver."""
@@ -268,11 +299,11 @@ class _Shell:
             events = self.machine.failed(session, error.code, str(error))
         self._serve(events)
 
-    def _check(self, forward: Forward, cached: int) -> None:
+    def _check(self, forward: Forward, cached: int, model: TableModel) -> None:
         fits = (
             0 <= forward.keep <= cached
             and 0 <= forward.rows <= len(forward.tokens)
-            and 0 < len(forward.tokens) <= self._model.max_context - forward.keep - len(forward.picks)
+            and 0 < len(forward.tokens) <= model.max_context - forward.keep - len(forward.picks)
             and list(forward.picks) == sorted(set(forward.picks) & set(range(cached - forward.keep)))
             and all(0 <= token < VOCAB for token in forward.tokens)
         )
