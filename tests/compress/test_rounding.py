@@ -8,13 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.compress.gptq import gptq
-from airdraft.compress.rounding import BLOCK, FEWEST, SUPER, WIDTHS, codes, packed, rounded, spread, steps, values
+from airdraft.compress.rounding import (
+    BLOCK,
+    FEWEST,
+    GROUPS,
+    STORED,
+    SUPER,
+    WIDTHS,
+    Width,
+    codes,
+    grouped,
+    packed,
+    rounded,
+    spread,
+    steps,
+    values,
+)
 from airdraft.models.imports.quants import FORMATS
 
 gguf = pytest.importorskip("gguf", reason="its numbers are compared with")
 
 
 EVERY = WIDTHS | FEWEST
+GROUPED = [grouped(width, group) for width in EVERY.values() for group in GROUPS]
 
 
 @pytest.mark.parametrize("bits", EVERY)
@@ -35,6 +51,26 @@ def test_what_is_stored_is_read_back(bits: str, seed: int, scale: float) -> None
         # The step is rounded to half precision, and the code on the far side of the largest may be missing.
         far = np.abs(spread(step, width)) * (1.01 if width.bits == 4 else 0.6)
         assert (np.abs(stands_for - weights) <= far).all()
+
+
+@pytest.mark.parametrize("width", GROUPED, ids=str)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([0.0, 0.02, 1.0, 1e3]))
+def test_blocks_of_any_length_are_read_back(width: Width, seed: int, scale: float) -> None:
+    weights = np.float32(scale) * np.random.default_rng(seed).normal(size=(3, 256)).astype(np.float32)
+    step = steps(weights, width)
+    assert step.shape == (3, 256 // width.block)
+    found = codes(weights, spread(step, width), width)
+    raw, form = packed(found, step, width), STORED[width.number]
+    assert raw.shape == (3, form.row_bytes(256))
+    np.testing.assert_array_equal(form.dense(raw), values(found, spread(step, width), width))
+    assert form.bits == (8 if width.bits == 8 else 4)
+
+
+@pytest.mark.parametrize("bits", EVERY)
+def test_shorter_blocks_lose_less(bits: str) -> None:
+    weights = np.random.default_rng(4).normal(size=(8, 256))
+    lost = [np.square(rounded(weights, grouped(EVERY[bits], group)) - weights).mean() for group in GROUPS]
+    assert lost == sorted(lost)
 
 
 def test_fewer_bits_lose_more_and_never_all() -> None:

@@ -19,13 +19,16 @@ from typer.testing import CliRunner
 from airdraft.cli import app
 from airdraft.compress.integers import Way
 from airdraft.compress.methods import METHODS
+from airdraft.compress.quality import Comparison
 from airdraft.compress.whole import CHECKPOINT, Recipe, Texts, compress, source_of, windows
-from airdraft.errors import ModelError
+from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.files.folder import shipped
+from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import import_gguf
 from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 
+from ..models.hub_server import environment, hub_server
 from ..models.llamas import BASE, VOCAB, checkpoint_rows
 
 safetensors = pytest.importorskip("safetensors", reason="writing checkpoints takes safetensors")
@@ -291,6 +294,28 @@ def test_the_command_takes_parts_in_half_precision(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"model", "code.py", "out.gguf", "out.json", "out"}
 
 
+def test_a_checkpoint_on_the_hub(tmp_path: Path) -> None:
+    """All its parts are fetched, and the report calls it by its id."""
+    source = Published("qwen2", parts=3).write(tmp_path / "model")
+    text = tmp_path / "code.py"
+    text.write_text("def add(a, b):\n    return a + b\n\n\n" * 100, encoding="utf-8")
+    out = tmp_path / "out.gguf"
+    with hub_server() as hub:
+        hub.repos["org/small"] = {file.name: file.read_bytes() for file in source.iterdir()}
+        words = ["compress", "org/small", str(out), "--calibrate", str(text), "--method", "rtn"]
+        program = f"import sys; sys.argv = ['airdraft', *{words!r}]; from airdraft.cli import main; main()"
+        said = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment(tmp_path, hub.url), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert json.loads(out.with_suffix(".json").read_text("utf-8"))["source"] == "org/small"
+    compress(source, tmp_path / "own.gguf", Recipe("rtn", "W4"), random_texts())
+    found, wanted = GgufFile(out), GgufFile(tmp_path / "own.gguf")
+    for name, there in wanted.tensors.items():
+        np.testing.assert_array_equal(found.raw(found.tensors[name]), wanted.raw(there))
+
+
 def test_weights_alone_are_a_graph_as_well(tmp_path: Path) -> None:
     """Its codes are those of the GGUF file, as an import writes them, and the tokenizer is the checkpoint's own."""
     source = Published("llama").write(tmp_path / "model")
@@ -308,6 +333,59 @@ def test_weights_alone_are_a_graph_as_well(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.onnx" / "tokenizer.json").read_text("utf-8")) == json.loads(
         (source / "tokenizer.json").read_text("utf-8")
     )
+
+
+def blocks(graph: Path) -> set[int]:
+    """Lengths of blocks of the layers' products."""
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    return {
+        onnx.helper.get_node_attr_value(node, "block_size")
+        for node in nodes if node.op_type == "MatMulNBits" and node.input[1].startswith("blk.")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "group", "most"),
+    [
+        ("gptq", "W4", 64, 0.4), ("rtn", "W8", 16, 0.1), ("gptq", "W3", None, 0.6),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (
+            ("awq", "W4", 128, 0.4), ("rtn", "W8", 128, 0.1), ("gptq", "W2", None, 1.0), ("gptq", "W2", 64, 1.0),
+            ("gptq", "W4", 16, 0.4),
+        )),
+    ],
+)  # fmt: skip
+def test_a_graph_takes_blocks_of_any_length(method: Any, bits: str, group: int, most: float, tmp_path: Path) -> None:
+    """Also in 3 and 2 bits, where a GGUF file takes whole pieces of 256 alone; and it runs as it was compared."""
+    changes = {"hidden_size": 128, "intermediate_size": 384, "head_dim": 32}
+    source = Published("qwen2", changes=changes).write(tmp_path / "model", tmp_path / "plain")
+    recipe = Recipe(method, bits, "F16", form="onnx", group=group)
+    quality = compress(source, tmp_path / "out", recipe, random_texts())
+    assert blocks(tmp_path / "out" / "model.onnx") == {group or 16}
+    assert error(rows(tmp_path / "out"), checkpoint_rows(tmp_path / "plain", TOKENS)) < most
+    model, _ = load(str(tmp_path / "out"))
+    comparison = Comparison(0.7)
+    for text in random_texts().held_out:
+        found = model.forward(model.new_cache(), 0, text.tolist(), len(text))
+        comparison.add(checkpoint_rows(tmp_path / "plain", text.tolist())[:-1], found[:-1], text[1:])
+    assert abs(comparison.quality().one_minus_tv - quality.one_minus_tv) < 0.06  # activations have 8 bits there
+
+
+def test_groups_where_there_is_a_place_for_them(tmp_path: Path) -> None:
+    source = Published("llama", changes={"hidden_size": 128, "head_dim": 32}).write(tmp_path / "model")
+    compress(source, tmp_path / "served", Recipe("rtn", "W4", "F16", form=CHECKPOINT, group=32), random_texts())
+    said = json.loads((tmp_path / "served" / "config.json").read_text("utf-8"))["quantization_config"]
+    assert said["config_groups"]["group_0"]["weights"]["group_size"] == 32
+    with pytest.raises(ModelError, match=r"ffn_down.* 96 columns, .* of 64; choose .*a --group that divides them"):
+        compress(source, tmp_path / "out", Recipe("rtn", "W4", form="onnx", group=64), random_texts())
+    for group, words, why in (
+        (64, {}, "a GGUF file has blocks of 32 for W4; leave the group out, or choose the format onnx"),
+        (48, {"form": "onnx"}, "blocks of 48 have no kernel; choose 16, 32, 64, 128"),
+        (16, {"form": CHECKPOINT, "head": "F16"}, "vLLM has no kernel for blocks of 16; choose 32, 64, 128"),
+    ):
+        with pytest.raises(BadParameterError, match=why):
+            Recipe("rtn", "W4", group=group, **words)
+    with pytest.raises(BadParameterError, match="W8A8 has a step for each row; leave the group out"):
+        Recipe("token", "W8A8", group=32)
 
 
 def test_a_tokenizer_that_gguf_has_no_words_for(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ _LONGEST = 1 << 24
 DEVICES = [name for name, each in PROFILES.items() if each.draft_s]
 """Profiles that say how fast a device is."""
 _DEVICE, _CODES = "For a device", "Codes"
-_CHOSEN, _OF_DEVICE = ("method", "bits", "head", "form", "temperature"), (
+_CHOSEN, _OF_DEVICE = ("method", "bits", "head", "form", "group", "temperature"), (
     "target", "profile_name", "uplink_mbps", "downlink_mbps", "rtt_ms",
 )  # fmt: skip
 """Options that `--for device` chooses, and those that have no use without it."""
@@ -107,6 +107,14 @@ def compress(
             rich_help_panel=_CODES,
         ),
     ] = None,
+    group: Annotated[
+        int | None,
+        typer.Option(
+            help="Weights of a row that share a step: 16, 32, 64 or 128, for vLLM not 16. Of weights alone, and not "
+            "in GGUF files, where they are 32, of W3 and W2 16.",
+            rich_help_panel=_CODES,
+        ),
+    ] = None,
     temperature: Annotated[
         float, typer.Option(help="At which both are compared.", min=0.05, max=5, rich_help_panel=_CODES)
     ] = 0.7,
@@ -142,7 +150,7 @@ def compress(
     from airdraft.compress.whole import compress as compressed  # noqa: PLC0415
 
     method = method or ("outliertune" if bits in LEVELS else "gptq")
-    recipe = Recipe(method, bits, head or ("F16" if form == CHECKPOINT else "W8"), temperature, form)
+    recipe = Recipe(method, bits, head or ("F16" if form == CHECKPOINT else "W8"), temperature, form, group)
     _check_name(out, recipe.written)
     texts, (source, before) = _texts(model, calibrate), _source(model)
     with progress(console, "percent") as tell:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from airdraft.compress.integers import NORMS, Integers
 from airdraft.compress.layers import MATRICES
-from airdraft.compress.rounding import BLOCK
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.files.config import read_json
 from airdraft.models.imports.decoder import DecoderFacts, decoder_of
@@ -28,6 +27,7 @@ METHODS = ("rtn", "awq", "gptq", "token", "tensor", "smoothquant", "outliertune"
 """Methods whose activations are codes as vLLM makes them, or no codes."""
 SERVED = ("W8A8", "W8", "W4")
 """Bits that vLLM has kernels for, on one machine or another."""
+_GROUPS = (32, 64, 128)
 _TOKEN, _FIXED = {"strategy": "token", "dynamic": True}, {"strategy": "tensor", "dynamic": False}
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _OF_LAYER = {there: own for own, there in (MATRIX_NAMES | NORM_NAMES).items()} | {
@@ -40,7 +40,7 @@ _LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "orig
 Tensors = dict[str, NDArray[Any]]
 
 
-def check_served(method: str, bits: str, head: str) -> None:
+def check_served(method: str, bits: str, head: str, group: int | None) -> None:
     """Refuse what vLLM would not run. Raises: `BadParameterError`, or `ModelError` where a package is missing."""
     if bits not in SERVED:
         raise BadParameterError(f"vLLM has no kernel for {bits}; choose {', '.join(SERVED)}, or another form", "bits")
@@ -51,21 +51,23 @@ def check_served(method: str, bits: str, head: str) -> None:
         )  # fmt: skip
     if head != "F16":
         raise BadParameterError(f"vLLM scores tokens in F16, not in {head}; choose --head F16", "head")
+    if group not in (None, *_GROUPS):
+        known = ", ".join(map(str, _GROUPS))
+        raise BadParameterError(f"vLLM has no kernel for blocks of {group}; choose {known}", "group")
     try:
         import safetensors.numpy  # noqa: F401, PLC0415  # an extra
     except ImportError as problem:
         raise ModelError("writing a checkpoint needs safetensors; install airdraft[llamacpp]") from problem
 
 
-def write_checkpoint(made: Path, out: Path, integers: Integers | None) -> None:
-    """Write the model in the file `made` into the folder `out`, which holds its tokenizer: weights and config.
+def write_checkpoint(file: GgufFile, out: Path, integers: Integers | None) -> None:
+    """Write the smaller model in `file` into the folder `out`, which holds its tokenizer: weights and config.
 
     integers: what a model in whole numbers is beside its folded weights; None: weights alone have few bits.
     Raises: `ModelError` if the model turns positions as no config can say; `OSError` if nothing can be written.
     """
     from safetensors.numpy import save_file  # noqa: PLC0415
 
-    file = GgufFile(made)
     decoder = decoder_of(file)
     places: dict[str, str] = {}
     size = 0
@@ -78,7 +80,7 @@ def write_checkpoint(made: Path, out: Path, integers: Integers | None) -> None:
     index = {"metadata": {"total_size": size}, "weight_map": places}
     (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), "utf-8")
     config = (
-        read_json(out / "config.json") | config_of(file, decoder) | {"quantization_config": _scheme(made, integers)}
+        read_json(out / "config.json") | config_of(file, decoder) | {"quantization_config": _scheme(file, integers)}
     )
     (out / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
 
@@ -130,24 +132,24 @@ def _packed(file: GgufFile, name: str) -> Tensors:
     }
 
 
-def _scheme(made: Path, integers: Integers | None) -> dict[str, Any]:
+def _scheme(file: GgufFile, integers: Integers | None) -> dict[str, Any]:
     """What config.json says of the codes."""
     common = {"type": "int", "symmetric": True}
     groups: list[tuple[list[str], dict[str, Any], dict[str, Any] | None]]
     if integers is None:
-        formats = {each.format for name, each in GgufFile(made).tensors.items() if name.endswith("ffn_down.weight")}
-        weights = {"num_bits": formats.pop().bits, **common, "strategy": "group", "group_size": BLOCK}
-        groups, form = [(["Linear"], weights, None)], "pack-quantized"
+        form = file.tensors["blk.0.ffn_down.weight"].format
+        weights = {"num_bits": form.bits, **common, "strategy": "group", "group_size": form.block}
+        groups, kind = [(["Linear"], weights, None)], "pack-quantized"
     else:
         weights = {"num_bits": 8, **common, "strategy": "channel", "dynamic": False}
         each, fixed = ({"num_bits": 8, **common, **kind} for kind in (_TOKEN, _FIXED))
         behind = [f"re:.*{_OF_LAYER[name]}$" for kind in NORMS for name in MATRICES[kind]]
         others = [f"re:.*{_OF_LAYER[name]}$" for kind in set(MATRICES) - set(NORMS) for name in MATRICES[kind]]
-        groups, form = [(["Linear"], weights, each)], "int-quantized"
+        groups, kind = [(["Linear"], weights, each)], "int-quantized"
         if integers.fixed:
             groups = [(behind, weights, fixed), (sorted(others), weights, each)]
     return {
-        "quant_method": "compressed-tensors", "format": form, "quantization_status": "compressed",
+        "quant_method": "compressed-tensors", "format": kind, "quantization_status": "compressed",
         "ignore": ["lm_head"], "kv_cache_scheme": None,
         "config_groups": {
             f"group_{i}": {"targets": targets, "weights": weights, "input_activations": activations}

@@ -1,16 +1,20 @@
 """Rounding of weights to codes of few bits in blocks, in formats of GGUF files: Q4_0 and Q8_0, and Q3_K and Q2_K.
 
+What is no GGUF file in the end may have blocks of another length, with a scale each, in formats of our own.
+
 Of Q2_K, whose blocks have a minimum each, one use is made: its four values lie evenly around zero, so that the step
 tells the minimum.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from airdraft.models.imports.quants import FORMATS, blocked
 
 Reals = NDArray[np.floating]
 BLOCK = 32
@@ -29,7 +33,7 @@ class Width:
     bits: int
     format: str
     number: int
-    """Of the format in GGUF files."""
+    """Of the format in GGUF files, or among our own."""
     block: int = BLOCK
     """Weights of a row that share a scale."""
     together: int = BLOCK
@@ -51,6 +55,21 @@ class Width:
 WIDTHS = {"W4": Width(4, "Q4_0", 2), "W8": Width(8, "Q8_0", 8)}
 FEWEST = {"W3": Width(3, "Q3_K", 11, 16, SUPER), "W2": Width(2, "Q2_K", 10, 16, SUPER, 0.5)}
 """For matrices whose rows are whole supers."""
+GROUPS = (16, 32, 64, 128)
+"""Lengths of blocks in formats of our own, which the engine has kernels for."""
+_FIRST = 1 << 16
+_OWN = {
+    _FIRST * bits + group: blocked(f"codes of {bits} bits in blocks of {group}", bits, group)
+    for bits in (4, 8) for group in GROUPS
+}  # fmt: skip
+STORED = FORMATS | _OWN
+"""Formats by their numbers. Files with our own are taken apart again before anyone else sees them."""
+
+
+def grouped(width: Width, group: int) -> Width:
+    """A width whose blocks are `group` long, one of `GROUPS`."""
+    number = _FIRST * (8 if width.bits == 8 else 4) + group
+    return replace(width, format=_OWN[number].name, number=number, block=group, together=group)
 
 
 def steps(weights: Reals, width: Width, clip: float = 1.0) -> Reals:
@@ -66,16 +85,23 @@ def steps(weights: Reals, width: Width, clip: float = 1.0) -> Reals:
     if width.bits == 8 or width.middle:
         largest = -np.abs(largest)
     step = clip * largest / (width.least + width.middle)
-    if width.together == BLOCK:
-        found: Reals = np.clip(step, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16).astype(weights.dtype)
-        return found
+    if width.bits > 3:
+        return _as_half(step)
     best, smallest = step, np.full(step.shape, np.inf)
     for share in _SHARES:
         tried = (share * step)[..., None]
         wrong = np.square(values(codes(blocks, tried, width), tried, width) - blocks).sum(-1)
         best, smallest = np.where(wrong < smallest, share * step, best), np.minimum(wrong, smallest)
+    if width.together != SUPER:
+        return _as_half(best)
     number, of_super = _of_super(best, width)
     return (number * of_super[..., None]).reshape(step.shape).astype(weights.dtype)
+
+
+def _as_half(step: Reals) -> Reals:
+    """Steps as half precision stores them."""
+    found: Reals = np.clip(step, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16).astype(step.dtype)
+    return found
 
 
 def _of_super(step: Reals, width: Width) -> tuple[Reals, Reals]:
@@ -116,8 +142,10 @@ def rounded(weights: Reals, width: Width, clip: float = 1.0) -> Reals:
 
 
 def packed(found: NDArray[np.int8], step: Reals, width: Width) -> NDArray[np.uint8]:
-    """Codes and steps of a matrix as a GGUF file stores them: bytes, [rows, bytes of a row]."""
+    """Codes and steps of a matrix as they are stored: bytes, [rows, bytes of a row]."""
     rows = len(found)
+    if width.number in _OWN:
+        return _blocked(found, step, width).reshape(rows, -1)
     if width.together == SUPER:
         return (_q3_k if width.bits == 3 else _q2_k)(found, *_of_super(step, width)).reshape(rows, -1)
     scales = _halves(step)
@@ -126,6 +154,15 @@ def packed(found: NDArray[np.int8], step: Reals, width: Width) -> NDArray[np.uin
         low, high = (found.reshape(-1, 2, BLOCK // 2) + np.int8(8)).astype(np.uint8).swapaxes(0, 1)
         body = low | high << np.uint8(4)
     return np.concatenate([scales, body], 1).reshape(rows, -1)
+
+
+def _blocked(found: NDArray[np.int8], step: Reals, width: Width) -> NDArray[np.uint8]:
+    form = _OWN[width.number]
+    if width.middle:  # no code lies in the middle: in halves of steps, codes are the odd numbers
+        found, step = 2 * found + np.int8(1), step / 2
+    code = (found.astype(np.int16) + form.zero).astype(np.uint8).reshape(-1, width.block)
+    scales = np.ascontiguousarray(step.reshape(-1, 1), "<f4").view(np.uint8)
+    return np.concatenate([scales, code if form.bits == 8 else code[:, ::2] | code[:, 1::2] << np.uint8(4)], 1)
 
 
 def _halves(numbers: Reals) -> NDArray[np.uint8]:

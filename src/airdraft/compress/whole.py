@@ -19,7 +19,7 @@ from airdraft.compress.layers import MATRICES, Applied, At, Layer, Run, layers, 
 from airdraft.compress.methods import METHODS, Method, to_nearest
 from airdraft.compress.part import Unfinished
 from airdraft.compress.quality import Comparison, Quality
-from airdraft.compress.rounding import FEWEST, WIDTHS, Reals, packed
+from airdraft.compress.rounding import FEWEST, GROUPS, STORED, WIDTHS, Reals, Width, grouped, packed
 from airdraft.compress.write import GgufCopy, plain_bytes
 from airdraft.errors import BadParameterError, ModelError
 from airdraft.models.files.digest import files_digest
@@ -39,6 +39,7 @@ HEADS = {"F16": 1, **{bits: WIDTHS[bits].number for bits in ("W8", "W4")}}
 Form = Literal["gguf", "onnx", "compressed-tensors"]
 CHECKPOINT: Form = "compressed-tensors"
 TABLE, MADE = "token_embd.weight", "made"
+_PIECES = "--format onnx, and a --group that divides them"
 _ROWS = 4096
 """Rows of a table that are taken at a time."""
 _POSITIONS = 256
@@ -59,6 +60,8 @@ class Recipe:
     """At which the smaller model is compared."""
     form: Form | None = None
     """What is written: a GGUF file, or a folder, for the onnx engine or for vLLM. None: the first that holds it."""
+    group: int | None = None
+    """Weights of a row that share a step, of weights alone in a folder: one of `GROUPS`. None: as in GGUF files."""
 
     def __post_init__(self) -> None:
         methods: tuple[str, ...] = get_args(Way) if self.bits in LEVELS else (*METHODS,)
@@ -70,7 +73,28 @@ class Recipe:
             known = " or ".join(forms(self.bits))
             raise BadParameterError(f"{self.form} does not hold activations in integers; choose {known}", "form")
         if self.written == CHECKPOINT:
-            check_served(self.method, self.bits, self.head)
+            check_served(self.method, self.bits, self.head, self.group)
+        if self.group is not None:
+            self._check_group()
+
+    def _check_group(self) -> None:
+        if self.of_integers:
+            raise BadParameterError(f"{self.bits} has a step for each row; leave the group out", "group")
+        if self.written == "gguf":
+            raise BadParameterError(
+                f"a GGUF file has blocks of {self.width.block} for {self.bits}; leave the group out, or choose the "
+                "format onnx", "group",
+            )  # fmt: skip
+        if self.group not in GROUPS:
+            raise BadParameterError(
+                f"blocks of {self.group} have no kernel; choose {', '.join(map(str, GROUPS))}", "group"
+            )
+
+    @property
+    def width(self) -> Width:
+        """Of the layers' weights, where they alone are in few bits."""
+        own = LAYERS[self.bits]
+        return own if self.written == "gguf" else grouped(own, self.group or own.block)
 
     @property
     def of_integers(self) -> bool:
@@ -152,13 +176,14 @@ def compress(
             write_texts(path, part.anew(MADE))
         work = _Pass(file, decoder, recipe, texts, part)
         made = work.write(progress)
-        quality = work.quality(made)
+        smaller = GgufFile(made, formats=STORED)
+        quality = work.quality(smaller)
         integers = work.integers if recipe.of_integers else None
         result = made if recipe.written == "gguf" else part.folder / MADE
         if recipe.written == "onnx":
-            write_graph(made, result, partial(IntegerMatrices, integers) if integers else None)
+            write_graph(smaller, result, partial(IntegerMatrices, integers) if integers else None)
         elif recipe.written == CHECKPOINT:
-            write_checkpoint(made, result, integers)
+            write_checkpoint(smaller, result, integers)
         report = {**asdict(recipe), "form": recipe.written, "source": name or str(path), **asdict(quality)}
         part.finish(result, json.dumps(report, indent=1))
     progress(1.0)
@@ -203,12 +228,12 @@ class _Pass:
             return F32
         number = self._head
         if name.startswith("blk."):
-            number = F32 if self._recipe.of_integers else LAYERS[self._recipe.bits].number
-        form = FORMATS[number]
+            number = F32 if self._recipe.of_integers else self._recipe.width.number
+        form = STORED[number]
         if there.shape[-1] % form.values:
             raise ModelError(
                 f"{name} of {self._file.path} has {there.shape[-1]} columns, and {form.name} takes whole pieces of "
-                f"{form.values}; choose other bits"
+                f"{form.values}; choose {_PIECES if name.startswith('blk.') else '--head F16'}"
             )
         return number
 
@@ -266,7 +291,7 @@ class _Pass:
         whole.x = whole.through(layer)
 
     def _weights(self, i: int, layer: Layer, seen: dict[str, Applied]) -> _Smaller:
-        width = LAYERS[self._recipe.bits]
+        width = self._recipe.width
         layer, coded = METHODS[cast(Method, self._recipe.method)](layer, seen, width)
         stored = {name: plain_bytes(vector) for name, vector in layer.items() if vector.ndim == 1}
         stored |= {f"{name}.weight": packed(each.codes, each.step, width) for name, each in coded.items()}
@@ -279,12 +304,12 @@ class _Pass:
         stored = {name: plain_bytes(each) for name, each in layer.items()}
         return stored, *in_numpy(layer, beside, levels, self.integers.fixed)
 
-    def quality(self, made: Path) -> Quality:
+    def quality(self, smaller: GgufFile) -> Quality:
         """Compare the two forwards of the texts held out, at every position but the last of each."""
         d, norm = self._decoder, self._file.numbers("output_norm.weight")
         name = TABLE if d.tied else "output.weight"
         following = self._texts.held_out[:, 1:].reshape(-1)
-        runs, files = (self._runs["whole"], self._runs["small"]), (self._file, GgufFile(made))
+        runs, files = (self._runs["whole"], self._runs["small"]), (self._file, smaller)
         rows = [normed(run.x[:, :-1], norm, d.eps).reshape(-1, d.width) for run in runs]
         comparison = Comparison(self._recipe.temperature)
         for start in range(0, len(following), _POSITIONS):

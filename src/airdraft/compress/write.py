@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from airdraft.models.imports.quants import FORMATS
+from airdraft.compress.rounding import STORED
 from airdraft.models.imports.read import GgufFile
 
 _ALIGNMENT = 32
@@ -22,7 +22,7 @@ _FILE_TYPE = struct.pack("<Q", len(b"general.file_type")) + b"general.file_type"
 class GgufCopy:
     """A file that is being written: the metadata of `source`, and its tensors in the `formats` told by name.
 
-    Formats are numbers of `quants.FORMATS`. Tensors may come in any order.
+    Formats are numbers of `rounding.STORED`. Tensors may come in any order.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class GgufCopy:
         lines, offset = [], 0
         for name, number in formats.items():
             shape = source.tensors[name].shape
-            size = FORMATS[number].row_bytes(shape[-1]) * math.prod(shape[:-1])
+            size = STORED[number].row_bytes(shape[-1]) * math.prod(shape[:-1])
             dims = struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
             lines.append(_string(name) + dims + struct.pack("<IQ", number, offset))
             self._places[name] = (offset, size)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from airdraft.errors import ModelError, first_line
 from airdraft.models.files.config import ModelConfig, read_config, read_json, shown, whole
 from airdraft.models.files.weights import checkpoint
-from airdraft.models.imports.quants import FORMATS, Bytes, Format
+from airdraft.models.imports.quants import FORMATS, Bytes, Format, blocked
 from airdraft.models.imports.read import GgufFile, GgufTensor
 from airdraft.models.llama import COMPUTED, CONVERT, Llama, llama_of
 
@@ -170,7 +170,7 @@ class Checkpoint(GgufFile):
             return np.concatenate([*heads, body], -1).reshape(stop - first, -1)
 
         name = f"{packing.method.upper()} {packing.bits} bits"
-        self._add(there, _format(name, bits, block, minima is not None), shape, rows)
+        self._add(there, blocked(name, bits, block, minima is not None), shape, rows)
 
     def _order(self, stem: str, channels: int, group: int) -> NDArray[np.int64] | None:
         """The channels, group after group, unless they lie so. Raises: `ModelError` if groups are not of one size."""
@@ -202,18 +202,6 @@ class Checkpoint(GgufFile):
 
     def _broken(self, what: str) -> ModelError:
         return ModelError(f"{self.path} {what}; fetch it again")
-
-
-def _format(name: str, bits: int, block: int, minima: bool) -> Format:
-    """Pieces of one block: its scale, its minimum if it has one, and its codes."""
-    heads = 2 if minima else 1
-
-    def take(p: Bytes) -> tuple[Any, ...]:
-        body = p[:, 4 * heads :]
-        codes = body if bits == 8 else np.stack([body & 15, body >> 4], -1).reshape(len(p), -1)
-        return codes, *np.ascontiguousarray(p[:, : 4 * heads]).view("<f4").reshape(-1, heads, 1).swapaxes(0, 1)
-
-    return Format(name, block, 4 * heads + block * bits // 8, bits=bits, block=block, minima=minima, take=take)
 
 
 def _unpacked(packed: Array, bits: int) -> Array:

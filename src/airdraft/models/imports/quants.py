@@ -94,6 +94,18 @@ class Format:
         return values.reshape(len(raw), -1)
 
 
+def blocked(name: str, bits: int, block: int, minima: bool = False) -> Format:
+    """Pieces of one block: its scale, its minimum if it has one, and its codes. No GGUF file of others has it."""
+    heads = 2 if minima else 1
+
+    def take(p: Bytes) -> tuple[Any, ...]:
+        body = p[:, 4 * heads :]
+        codes = body if bits == 8 else np.stack([body & 15, body >> 4], -1).reshape(len(p), -1)
+        return codes, *np.ascontiguousarray(p[:, : 4 * heads]).view("<f4").reshape(-1, heads, 1).swapaxes(0, 1)
+
+    return Format(name, block, 4 * heads + block * bits // 8, bits=bits, block=block, minima=minima, take=take)
+
+
 def _half(raw: Bytes) -> Floats:
     """Half-precision numbers, two bytes each, along the last axis."""
     return np.ascontiguousarray(raw).view("<f2").astype(np.float32)

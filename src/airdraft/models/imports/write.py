@@ -138,12 +138,11 @@ def write_texts(source: Path, out: Path) -> None:
     _write_text(_check_folder(source) if source.is_dir() else _check(source), out)
 
 
-def write_graph(made: Path, out: Path, matrices: Callable[..., Matrices] | None = None) -> None:
-    """Write graph and weights of the GGUF file `made`, which may lack a tokenizer, into the folder `out`.
+def write_graph(file: GgufFile, out: Path, matrices: Callable[..., Matrices] | None = None) -> None:
+    """Write graph and weights of a GGUF file, which may lack a tokenizer, into the folder `out`.
 
     matrices: see `GraphWriter`. Raises: `ModelError`; `OSError` if they cannot be written.
     """
-    file = GgufFile(made)
     _write_graph(file, decoder_of(file), out, lambda share: None, matrices)
 
 
