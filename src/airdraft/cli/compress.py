@@ -51,6 +51,14 @@ Method = Annotated[
         "token, tensor, smoothquant, outliertune (the default), mergequant, osplus, repquant, crossquant, qllm.",
     ),
 ]  # fmt: skip
+Group = Annotated[
+    int | None,
+    typer.Option(
+        help="Weights of a row that share a step: 16, 32, 64 or 128, for vLLM not 16. Of weights alone, and not "
+        "in GGUF files, where they are 32, of W3 and W2 16.",
+        rich_help_panel=_CODES,
+    ),
+]
 For = Annotated[
     Literal["device"] | None,
     typer.Option(
@@ -107,14 +115,7 @@ def compress(
             rich_help_panel=_CODES,
         ),
     ] = None,
-    group: Annotated[
-        int | None,
-        typer.Option(
-            help="Weights of a row that share a step: 16, 32, 64 or 128, for vLLM not 16. Of weights alone, and not "
-            "in GGUF files, where they are 32, of W3 and W2 16.",
-            rich_help_panel=_CODES,
-        ),
-    ] = None,
+    group: Group = None,
     temperature: Annotated[
         float, typer.Option(help="At which both are compared.", min=0.05, max=5, rich_help_panel=_CODES)
     ] = 0.7,
