@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "airdraft"
 SCHEMES = frozenset({"dense", "topk", "lattice", "split", "coupled", "stream"})
 """Names that belong to `core/schemes`; elsewhere a trait is asked for. `server` and `auto` are words of many uses."""
 SCHEMES_HOME = "airdraft.core.schemes"
-MOST_LITERALS, MOST_CLASS_LINES, MOST_FUNCTION_LINES, MOST_CORE_LINES = 12, 220, 90, 6162
+MOST_LITERALS, MOST_CLASS_LINES, MOST_FUNCTION_LINES, MOST_CORE_LINES = 12, 220, 90, 6159
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from airdraft.core.messages import GuideSpec, SchemeSpec, encode
 from airdraft.core.request import Request
 from airdraft.core.sampling import SamplingParams
 from airdraft.errors import BadParameterError, Code, GuideError, RefusedError, RemoteProtocolError
-from airdraft.proposers import maker
+from airdraft.proposers import USUAL, maker
 from airdraft.sim import alone
 from airdraft.sim.conformance import TableModel, chi_squared
 from airdraft.sim.pair import Pair
 
 from ..suites import examples, mostly_slow
 from .tables import SPECS, STREAMS, Fickle, alike, drafting, hello, opening, table
-from .test_proposing import KINDS, named
+from .test_proposing import KINDS, eager, named
 from .test_stream import MODES, Anyhow
 
 VOCAB, EOS = 6, 5
@@ -265,22 +265,28 @@ class Trap(Steps):
         return Trap(self._trap, token)
 
 
-def test_a_guide_that_gives_up_behind_drafts_in_a_tree_ends_no_text() -> None:
-    target, tried = model(), 0
+@pytest.mark.parametrize("who", ["model", "tree", "copies", "edge"])
+@pytest.mark.parametrize("scheme", ["coupled", "stream"])
+def test_a_guide_that_gives_up_behind_drafts_ends_no_text_that_does_not_come_there(scheme: str, who: str) -> None:
+    """Whoever drafts: only what is drafted ends there."""
+    target, tried, prompt = model(), 0, (0, 1, 2, 3, 0, 1, 2)
+    drafter: dict[str, Any] = {
+        "model": {},
+        "tree": {"trees": True},
+        "copies": {"lookup": True, "propose": maker(USUAL)},
+        "edge": {"help": eager(64), "helping": alike(target, 7)},
+    }[who]
     for seed in range(12):
-        truth = list(alone.write(target, (0, 1, 2), SamplingParams(), seed, 20))
+        truth = list(alone.write(target, prompt, SamplingParams(), seed, 20))
         for trap in {*range(EOS)} - {*truth}:
-            pair, tried = Pair(alike(target, 4), target, trees=True, read=lambda *_, at=trap: Trap(at)), tried + 1
-            assert pair.write(asking(SchemeSpec("stream"), SamplingParams(), seed)).tokens == truth
+            pair, tried = Pair(alike(target, 4), target, read=lambda *_, at=trap: Trap(at), **drafter), tried + 1
+            asked = replace(asking(SchemeSpec(scheme), SamplingParams(), seed), prompt=prompt)
+            assert pair.write(asked).tokens == truth
     assert tried > 5
 
 
-def test_a_text_whose_guide_gives_up_at_once_leaves_nothing_on_the_device() -> None:
-    """Copies are compared with what the guide allows before anything is sent."""
-    pair, prompt = Pair(alike(model(), 4), model(), lookup=True, read=lambda *_: Steps()), (0, 1, 2, 3, 0, 1, 2)
-    asked = replace(asking(SPECS["coupled"], SamplingParams(), 1), prompt=prompt)
-    with pytest.raises(GuideError, match="too much for its reader"):
-        pair.device.open(asked, 0.0, Tired())
-    assert pair.device.take() == b""
-    assert pair.device._sessions == {}
-    assert pair.write(asked).tokens == list(alone.write(model(), prompt, SamplingParams(), 1, 20, guide=Steps()))
+@pytest.mark.parametrize("scheme", ["coupled", "stream"])
+def test_where_a_guide_gives_up_at_once_nobody_drafts_and_the_edge_says_so(scheme: str) -> None:
+    pair = Pair(alike(model(), 4), model(), lookup=True, read=lambda *_: Trap(2, 2))
+    with pytest.raises(GuideError, match="too much for its reader"):  # its driver ends the text by that
+        pair.write(asking(SchemeSpec(scheme), SamplingParams(), 1))

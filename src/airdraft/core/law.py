@@ -72,16 +72,17 @@ class Place:
         return None if self.guide is None else self.guide.forced
 
     def along(self, tokens: Sequence[int]) -> tuple[Sequence[int], Place]:
-        """Return the first of `tokens` that the guide allows, one after the other, and the place after them."""
-        at = self
-        for count, token in enumerate(tokens):
-            if at.guide is not None and (allowed := at.guide.allowed()) is not None and not allowed[token]:
-                return tokens[:count], at
-            at = at.then(token)
-        return tokens, at
+        """Return the first of `tokens` that the guide allows before it gives up, and the place after them."""
+        at, count = self, 0
+        with contextlib.suppress(GuideError):
+            for token in tokens:
+                if at.guide is not None and (allowed := at.guide.allowed()) is not None and not allowed[token]:
+                    break
+                at, count = at.then(token), count + 1
+        return tokens[:count], at
 
     def run(self, most: int) -> list[int]:
-        """Return the tokens that are forced from here on, at most `most`; none where the guide gives up."""
+        """Return the tokens that are forced from here on, at most `most`, before the guide gives up."""
         at, found = self, list[int]()
         with contextlib.suppress(GuideError):
             while len(found) < most and (token := at.forced) is not None:

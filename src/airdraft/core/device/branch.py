@@ -32,6 +32,8 @@ class Branch:
         """Whether the drafter is waiting for a row."""
         self.place: Place = text.place
         """The place of the next draft."""
+        self.stuck = False
+        """Whether the guide gives up there. The text may never come to it, so only the drafts end."""
         self._text, self._drafter = text, drafter
         self._sent_digest = text.digest_after()
 
@@ -63,8 +65,8 @@ class Branch:
 
     def want(self, most: int) -> Ask | Sequence[Guess]:
         """Ask the drafter. See `Drafter.want`."""
-        if forced := self.place.run(most):
-            return forced
+        if self.stuck or (forced := self.place.run(most)):
+            return () if self.stuck else forced
         wanted = self._drafter.want(self._text.tokens, self.drafts, most, self.place)
         self.asking = isinstance(wanted, Ask)
         return wanted
@@ -75,9 +77,9 @@ class Branch:
         return self._drafter.told(row)
 
     def append(self, token: int) -> None:
-        """Draft `token`."""
-        self.drafts.append(token)
+        """Draft `token`. Raises: `GuideError`, and then does not."""
         self.place = self.place.then(token)
+        self.drafts.append(token)
 
     def send(self) -> tuple[int, int, list[int], bytes]:
         """Mark all drafts as sent. Returns the new ones' start, the digest of all tokens before, the drafts, and the
@@ -114,5 +116,5 @@ class Branch:
     def _begin(self) -> None:
         """Begin a new branch after the text, or let the current one go on there."""
         if not self.drafts:
-            self.place = self._text.place
+            self.place, self.stuck = self._text.place, False
         self.sent, self._sent_digest, self.fresh = self._text.length, self._text.digest_after(), True

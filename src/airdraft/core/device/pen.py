@@ -21,7 +21,7 @@ from airdraft.core.request import Request
 from airdraft.core.schemes import Drafts, Guess, Scheme
 from airdraft.core.states import DeviceState as State
 from airdraft.core.text import Prefix
-from airdraft.errors import LocalProtocolError
+from airdraft.errors import GuideError
 
 DRAFT_HEADER = 80
 """Most bytes in a `Draft` message besides its body."""
@@ -116,12 +116,12 @@ class Pen:
         else:
             guesses = branch.told(rows[0])
             if drafts:
-                self._draft(guesses[: self._asked_most])
+                self._draft(branch, guesses[: self._asked_most])
 
     def advance(self, now: float) -> list[Out]:
         """Draft another token, or send the drafts."""
-        if self.state is State.DRAFTING:
-            return self._advance_round(now)
+        if self.state is State.DRAFTING and isinstance(self.branch, Branch):  # rounds have no trees, see `begin`
+            return self._advance_round(self.branch, now)
         return self._advance_stream(now) if self.state is State.STREAMING else []
 
     def copies(self, accepted: Sequence[int]) -> frozenset[int]:
@@ -151,29 +151,25 @@ class Pen:
         return self._live > 0 and self._request.branches is None
 
     @property
-    def _chain(self) -> Branch:
-        """The branch of a scheme that drafts chains."""
-        if isinstance(self.branch, Tree):
-            raise LocalProtocolError("a tree was drafted where a chain is due")
-        return self.branch
-
-    @property
     def _shape(self) -> tuple[int, int]:
         """Number of drafts behind which a step of a tree runs the draft model, and most drafts behind one."""
         tries = self._tries and self.facts.widening is None
         width, children = shape(self.facts, self._request.branches, self._wide is not None, self._alone)
         return (1 if tries and self.rows > 1 else width), children  # both kinds in turn, to learn what a wide one costs
 
-    def _draft(self, guesses: Sequence[Guess]) -> None:
+    def _draft(self, branch: Branch, guesses: Sequence[Guess]) -> None:
         """Draw tokens from the guesses, until the round or the text ends."""
-        branch = self._chain
         for at, guess in enumerate(guesses):
-            if at and self._is_enough():
+            if at and self._is_enough(branch):
                 break
             place = branch.place
-            drafted = self.scheme.draw(guess, place)
-            (self._copied.add if isinstance(guess, int) else self._copied.discard)(branch.end)
-            branch.append(drafted.token)
+            try:
+                drafted = self.scheme.draw(guess, place)
+                branch.append(drafted.token)
+            except GuideError:
+                branch.stuck = True
+                break
+            (self._copied.add if isinstance(guess, int) else self._copied.discard)(branch.end - 1)
             if self.state is State.DRAFTING:
                 self.rounds.drafts.append(drafted)
                 if self._request.rule:  # it needs the model's probability; a believed token has none
@@ -187,9 +183,9 @@ class Pen:
             return math.exp(self.scheme.likely(guess, place, 1)[0][1])
         return float(self._law.probs(guess, place)[token])
 
-    def _is_enough(self) -> bool:
+    def _is_enough(self, branch: Branch) -> bool:
         """Whether to stop drafting, though more tokens are allowed."""
-        drafts, rule = self._chain.drafts, self._request.rule
+        drafts, rule = branch.drafts, self._request.rule
         if not drafts:
             return False
         if drafts[-1] in self._text.eos_ids:
@@ -198,13 +194,12 @@ class Pen:
             return False
         return not rule.more([self._learner.chance(prob) for prob in self.rounds.probs], self.facts)
 
-    def _advance_round(self, now: float) -> list[Out]:
-        branch = self._chain
+    def _advance_round(self, branch: Branch, now: float) -> list[Out]:
         length = self.most if self._request.rule else self.mode.length
         fit = int(min(self._max_bits, self.scheme.traits.body_bits)) // self.scheme.draft_bits
         most = min(length, self.most, fit, self._end - self._text.length)
-        while len(branch.drafts) < most and not self._is_enough():
-            if (asked := self._want(most - len(branch.drafts), now)) is not None:
+        while len(branch.drafts) < most and not self._is_enough(branch):
+            if (asked := self._want(branch, most - len(branch.drafts), now)) is not None:
                 return asked
         return self._end_round(now)
 
@@ -236,11 +231,11 @@ class Pen:
             return self._advance_tree(self.branch, now)
         branch, outs, end = self.branch, list[Out](), self.reach
         while True:
-            more = branch.end < end and not self._is_enough()
+            more = branch.end < end and not self._is_enough(branch)
             outs += self._send_due(now, more)
             if not more:
                 return outs
-            asked = self._want(end - branch.end, now)
+            asked = self._want(branch, end - branch.end, now)
             if asked is not None:
                 return [*outs, *asked]
 
@@ -253,16 +248,15 @@ class Pen:
         self.stream.sends(self.seq + 1, len(drafts), self.facts, now, self._learner.queued_s(now))
         return self._send(start, digest, Drafts.of_tokens(drafts), parents)
 
-    def _want(self, most: int, now: float) -> list[Out] | None:
+    def _want(self, branch: Branch, most: int, now: float) -> list[Out] | None:
         """Ask the drafter for more. Returns the steps needed before it can go on, or None if it has drafted."""
-        branch = self._chain
         if branch.asking:
             return []
         wanted = branch.want(most)
         if isinstance(wanted, Ask):
             return [self._ask(wanted, now, most)]
         if wanted:
-            self._draft(wanted[:most])
+            self._draft(branch, wanted[:most])
             return None
         if self.state is State.DRAFTING:
             return self._end_round(now)

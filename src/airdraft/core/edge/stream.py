@@ -15,7 +15,7 @@ from airdraft.core.messages import MOST_NODES, MOST_PROPOSED, MOST_VERIFIED, REA
 from airdraft.core.schemes import Drafts, Ruling, Scheme
 from airdraft.core.schemes.base import check_length
 from airdraft.core.text import Prefix
-from airdraft.errors import Code, RemoteProtocolError
+from airdraft.errors import Code, GuideError, RemoteProtocolError
 
 GUIDE = "guide"
 """The proposer's name where the text's guide allows one token only."""
@@ -148,7 +148,10 @@ class EdgeStream:
         """Take the row that `ask` asked for, [1, vocab or more]."""
         self.drafting = False
         if self._helper is not None:
-            self._helper.told(known_rows(logits, 1, vocab_size)[0])
+            try:
+                self._helper.told(known_rows(logits, 1, vocab_size)[0])
+            except GuideError:  # which the text may never meet
+                self.unhelped()
 
     def unhelped(self) -> None:
         """Go on without the edge's own draft model, which has failed."""
@@ -185,7 +188,4 @@ def _along(nodes: Sequence[Node], parents: Sequence[int], tokens: Sequence[int])
 
 def _draw(text: Prefix, scheme: Scheme, row: np.ndarray, drafts: Sequence[int]) -> int:
     """See `Draw`."""
-    place = text.place
-    for token in drafts:
-        place = place.then(token)
-    return scheme.draw(row, place).token
+    return scheme.draw(row, text.place.along(drafts)[1]).token
