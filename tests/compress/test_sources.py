@@ -199,6 +199,19 @@ def test_integers_have_the_rows_of_the_original(family: str, method: Any, tmp_pa
     check_rows(tmp_path / "out", tmp_path / "plain")
 
 
+@pytest.mark.parametrize(
+    "family", ["qwen2", *(pytest.param(each, marks=pytest.mark.slow) for each in FAMILIES if each != "qwen2")]
+)
+def test_llama_cpp_runs_what_is_written(family: str, tmp_path: Path) -> None:
+    """Biases, norms of heads and the order of rows are where it looks for them."""
+    pytest.importorskip("llama_cpp", reason="needs the extra llamacpp")
+    source = Published(family).write(tmp_path / "model", tmp_path / "plain")
+    compress(source, tmp_path / "out.gguf", Recipe("gptq", "W8"), random_texts())
+    model, _ = load(str(tmp_path / "out.gguf"), engine="llamacpp")
+    found = model.forward(model.new_cache(), 0, TOKENS, len(TOKENS))
+    assert error(found, checkpoint_rows(tmp_path / "plain", TOKENS)) < 0.1
+
+
 def test_parts_make_no_difference(tmp_path: Path) -> None:
     """One file or three, a folder's name aside: the same bytes are written."""
     made = []

@@ -61,6 +61,8 @@ FEW: dict[str, tuple[Way, ...]] = {
     "W4A4": (*_OF_PAPERS, "osplus", "repquant", "crossquant", "qllm"),
 }
 """Ways that are measured with fewer than 8 bits."""
+FEWER = [Recipe("gptq", bits, form="onnx") for bits in ("W3", "W2")]
+"""Of drafts whose rows are no whole pieces of 256. Their codes are stored in 4 bits, so these rows save nothing."""
 OUTLIERS, RAISED = 8, 40.0
 """Channels of every norm that are raised, and by how much."""
 
@@ -131,7 +133,7 @@ def subjects(pair: str, folder: Path) -> list[Shrunk]:
         write_gguf(shipped("target"), own)
         weights = [Recipe(method, bits) for bits in WIDTHS for method in METHODS]
         integers = [Recipe(way, "W8A8") for way in get_args(Way)]
-        weights += [Recipe("gptq", "W4", "W4"), *integers, *few]
+        weights += [Recipe("gptq", "W4", "W4"), *FEWER, *integers, *few]
         return [
             Shrunk(DRAFT, plain, weights, [(str(plain), WHOLE, "fp32")]),
             Shrunk(PLANTED, planted, [*integers, *few], [(str(planted), WHOLE, "fp32")]),
@@ -140,7 +142,8 @@ def subjects(pair: str, folder: Path) -> list[Shrunk]:
     made = folder / "chat-draft.gguf"
     expand(resolve(CHAT_DRAFT), made)
     draft = [Recipe(method, "W4") for method in METHODS]
-    draft += [Recipe("gptq", "W8"), Recipe("gptq", "W4", "W4"), *(Recipe(way, "W8A8") for way in get_args(Way))]
+    draft += [Recipe("gptq", "W8"), Recipe("gptq", "W4", "W4"), *FEWER]
+    draft += [Recipe(way, "W8A8") for way in get_args(Way)]
     target = [Recipe("rtn", "W4"), Recipe("gptq", "W4"), *(Recipe(way, "W8A8") for way in ("token", "outliertune"))]
     return [
         Shrunk(CHAT_DRAFT, made, draft, [(str(made), WHOLE, "fp32"), (CHAT_DRAFT, AS_SHIPPED, "W8")]),
@@ -182,7 +185,7 @@ def _made(subject: Shrunk, folder: Path, texts: Texts, tell: Told) -> Iterator[t
     """Each model of a subject: what to load, its bytes, and what it is: method, bits, bits of the scores."""
     for i, recipe in enumerate(subject.recipes):
         tell(f"{subject.name}, {recipe.method} {recipe.bits}")
-        out = folder / (f"{subject.name} {i}" + ("" if recipe.of_integers else ".gguf"))
+        out = folder / (f"{subject.name} {i}" + (".gguf" if recipe.written == "gguf" else ""))
         compress(subject.source, out, recipe, texts)
         size = sum(file.stat().st_size for file in ([out] if out.is_file() else out.glob("model.*")))
         if out.is_file():  # here, and not in the cache of the user's own
