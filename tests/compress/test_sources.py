@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -21,10 +22,13 @@ from airdraft.compress.integers import Way
 from airdraft.compress.methods import METHODS
 from airdraft.compress.quality import Comparison
 from airdraft.compress.whole import CHECKPOINT, Recipe, Texts, compress, source_of, windows
+from airdraft.core.policy import Facts
 from airdraft.errors import BadParameterError, ModelError
+from airdraft.lab.suited import suited
 from airdraft.models.files.folder import shipped
 from airdraft.models.imports.read import GgufFile
 from airdraft.models.imports.write import import_gguf
+from airdraft.models.profile import profile
 from airdraft.models.registry import load
 from airdraft.models.text import Tokenizer
 
@@ -391,13 +395,13 @@ def test_groups_where_there_is_a_place_for_them(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"ffn_down.* 96 columns, .* of 64; choose .*a --group that divides them"):
         compress(source, tmp_path / "out", Recipe("rtn", "W4", form="onnx", group=64), random_texts())
     for group, words, why in (
-        (64, {}, "a GGUF file has blocks of 32 for W4; leave the group out, or choose the format onnx"),
+        (64, {}, "a GGUF file has blocks of 32 for W4; leave --group out, or choose --format onnx"),
         (48, {"form": "onnx"}, "blocks of 48 have no kernel; choose 16, 32, 64, 128"),
         (16, {"form": CHECKPOINT, "head": "F16"}, "vLLM has no kernel for blocks of 16; choose 32, 64, 128"),
     ):
         with pytest.raises(BadParameterError, match=why):
             Recipe("rtn", "W4", group=group, **words)
-    with pytest.raises(BadParameterError, match="W8A8 has a step for each row; leave the group out"):
+    with pytest.raises(BadParameterError, match="W8A8 has a step for each row; leave --group out"):
         Recipe("token", "W8A8", group=32)
 
 
@@ -423,6 +427,20 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model has blk\.1\.ffn_down\.weight in BF16 with numbers that are none"):
         compress(source, tmp_path / "out.gguf", Recipe("rtn", "W4"), random_texts())
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_no_room_that_is_seen_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Published("llama").write(tmp_path / "model")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    out = tmp_path / "place" / "out.gguf"
+    why = r"it takes 0\.\d MB, and there is room for 0\.1 MB"
+    with pytest.raises(ModelError, match=rf"^{out} cannot be written \({why}\); make room, or choose another place$"):
+        compress(source, out, Recipe("rtn", "W4"), random_texts())
+    assert not [*out.parent.iterdir()]
+    target, _ = load("draft")
+    with pytest.raises(ModelError, match=rf"^{out} cannot be written \({why}\); make room"):
+        suited(source, out, random_texts(), target, VOCAB, (profile("phone-8b"), Facts(0.02, 0.05, 0.1, 1e6, 1e8, 1.0)))
+    assert not [*out.parent.iterdir()]
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,32 @@ def test_merges_that_no_scores_tell(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
     with pytest.raises(ModelError, match="merges 'turn' in two places, which no scores of tokens tell"):
         write_gguf(folder, tmp_path / "out" / "model.gguf")
+
+
+def test_tokens_without_a_row_are_left_out(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "model")
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    far = {"id": 4_000_000_000, "content": "<far>", "special": True, "single_word": False, "lstrip": False,
+           "rstrip": False, "normalized": False}  # fmt: skip
+    path.write_text(json.dumps(content | {"added_tokens": [*content["added_tokens"], far]}), "utf-8")
+    write_gguf(folder, tmp_path / "out" / "model.gguf")
+    assert len(GgufTokenizer(GgufFile(tmp_path / "out" / "model.gguf")).tokens) == 4096
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"pre_tokenizer": "ByteLevel"}, r"tokenizer\.json is no tokenizer \(.*\); fetch it again"),
+        ({"model": []}, "is no byte-level BPE"),
+        ({"model": {"type": "BPE", "vocab": {"a": "b"}, "merges": []}}, "is no tokenizer"),
+        ({"normalizer": {"type": "Sequence", "normalizers": []}}, "is no byte-level BPE"),
+    ],
+)
+def test_broken_tokenizers(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "model")
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+    with pytest.raises(ModelError, match=why) as raised:
+        write_gguf(folder, tmp_path / "out" / "model.gguf")
+    assert "\n" not in str(raised.value)

@@ -52,13 +52,10 @@ class Unfinished:
             raise unwritable(self._out, error) from error
 
     def check_room(self, size: int) -> None:
-        """Raises: `ModelError` if the disk has no room for so many bytes."""
+        """Raises: `OSError` if the disk has no room for so many bytes."""
         room = shutil.disk_usage(self.folder).free
         if room < size:
-            raise ModelError(
-                f"{self._out} takes {size / 1e6:.0f} MB, and its disk has room for {room / 1e6:.0f} MB; make room, or "
-                "choose another place"
-            )
+            raise OSError(errno.ENOSPC, f"it takes {size / 1e6:.1f} MB, and there is room for {room / 1e6:.1f} MB")
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What was saved last; nothing, if nothing was."""

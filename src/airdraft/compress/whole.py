@@ -79,11 +79,11 @@ class Recipe:
 
     def _check_group(self) -> None:
         if self.of_integers:
-            raise BadParameterError(f"{self.bits} has a step for each row; leave the group out", "group")
+            raise BadParameterError(f"{self.bits} has a step for each row; leave --group out", "group")
         if self.written == "gguf":
             raise BadParameterError(
-                f"a GGUF file has blocks of {self.width.block} for {self.bits}; leave the group out, or choose the "
-                "format onnx", "group",
+                f"a GGUF file has blocks of {self.width.block} for {self.bits}; leave --group out, or choose --format "
+                "onnx", "group",
             )  # fmt: skip
         if self.group not in GROUPS:
             raise BadParameterError(

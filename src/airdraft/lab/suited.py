@@ -12,7 +12,7 @@ from pathlib import Path
 from airdraft.compress.part import unwritable
 from airdraft.compress.whole import LAYERS, Recipe, Texts, compress, source_of
 from airdraft.core.policy import Facts
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab.compress import along
 from airdraft.lab.points import SmallDraft, frontier, point, worth_most
 from airdraft.models.base import LanguageModel
@@ -68,8 +68,13 @@ def suited(
         made: dict[SmallDraft, Path] = {}
         for i, recipe in enumerate(recipes):
             small = Path(place, f"{i}.gguf")
-            compress(source, small, recipe, texts, name=name)
-            import_gguf(small, small.with_suffix(""))  # here, and not in the cache of the user's own
+            try:
+                compress(source, small, recipe, texts, name=name)
+                import_gguf(small, small.with_suffix(""))  # here, and not in the cache of the user's own
+            except ModelError as error:
+                if isinstance(error.__cause__, OSError):  # it names a file that nobody asked for
+                    raise unwritable(out, error.__cause__) from error
+                raise
             (quality,) = along(target, [load(str(small.with_suffix("")))[0]], pieces, vocab)
             shutil.rmtree(small.with_suffix(""))
             bits = f"{recipe.bits}, scores {recipe.head}"

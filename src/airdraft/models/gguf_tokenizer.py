@@ -26,19 +26,25 @@ def add_tokenizer(writer: Any, folder: Path, facts: ModelConfig, bos: int | None
     """
     path = tokenizer_file(folder)
     content = read_json(path) if path.is_file() else {}
-    model = content.get("model", {})
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE":
+        raise _unknown(path)
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as problem:  # the library raises bare Exception
+        raise ModelError(f"{path} is no tokenizer ({first_line(problem)}); fetch it again") from problem
     name, prefix = pre_tokenizer_of(content), _space_before(content)
-    if model.get("type") != "BPE" or (name is None and prefix is None):
-        raise ModelError(f"{path} is no byte-level BPE with a pre-tokenizer known here; {CONVERT}")
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    added = tokenizer.get_added_tokens_decoder()
-    known = tokenizer.get_vocab(with_added_tokens=True)
-    tokens: list[str | None] = [None] * max(facts.vocab_size, *(i + 1 for i in known.values()))
+    if name is None and prefix is None:
+        raise _unknown(path)
+    # Tokens that the model has no row for are left out, as by llama.cpp's converter.
+    known = {token: i for token, i in tokenizer.get_vocab(with_added_tokens=True).items() if i < facts.vocab_size}
+    tokens: list[str | None] = [None] * facts.vocab_size
     for token, i in known.items():
         tokens[i] = token
     types = [_UNUSED if token is None else 1 for token in tokens]
-    for i, each in added.items():
-        types[i] = _CONTROL if each.special else _USER
+    for i, each in tokenizer.get_added_tokens_decoder().items():
+        if i < len(types):
+            types[i] = _CONTROL if each.special else _USER
     writer.add_token_list([f"[PAD{i}]" if token is None else token for i, token in enumerate(tokens)])
     merges = [each if isinstance(each, str) else " ".join(each) for each in model["merges"]]
     if name is not None:
@@ -60,6 +66,10 @@ def add_tokenizer(writer: Any, folder: Path, facts: ModelConfig, bos: int | None
     template = _template(folder)
     if template is not None:
         writer.add_chat_template(template)
+
+
+def _unknown(path: Path) -> ModelError:
+    return ModelError(f"{path} is no byte-level BPE with a pre-tokenizer known here; {CONVERT}")
 
 
 def _add_ends(writer: Any, folder: Path, facts: ModelConfig, before: list[int], bos: int | None) -> None:
@@ -88,7 +98,7 @@ def _space_before(content: dict[str, Any]) -> bool | None:
     cut, normalizer = content.get("pre_tokenizer"), content.get("normalizer")
     replaced = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     steps = (normalizer or {}).get("normalizers", [normalizer])
-    if cut is None and steps[-1] == replaced:
+    if cut is None and steps[-1:] == [replaced]:
         before = steps[:-1]
         return bool(before) if before in ([], [{"type": "Prepend", "prepend": _SPACE}]) else None
     if normalizer is None and cut and (cut.get("type"), cut.get("replacement")) == ("Metaspace", _SPACE):

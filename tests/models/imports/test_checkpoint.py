@@ -89,6 +89,20 @@ def test_an_import_runs_in_the_default_engine(packed: Packed, tmp_path: Path) ->
     assert np.abs(found - wanted).max() < 0.1 * wanted.std()  # activations are rounded to 8 bits
 
 
+def test_mistral_is_a_llama_within_its_window(tmp_path: Path) -> None:
+    packed = Packed(family="mistral")
+    source = packed.write(tmp_path / "model")
+    config = packed.told | {"sliding_window": 48, "architectures": ["MistralForCausalLM"]}
+    (source / "config.json").write_text(json.dumps(config))
+    assert import_checkpoint(source, tmp_path / "out").context == 48
+    model, _ = load(str(tmp_path / "out"))
+    wanted = rows(packed, TOKENS)
+    assert np.abs(model.forward(model.new_cache(), 0, TOKENS, len(TOKENS)) - wanted).max() < 0.1 * wanted.std()
+    (source / "config.json").write_text(json.dumps(config | {"architectures": ["MistralForTokens"]}))
+    with pytest.raises(ModelError, match=r"architectures = .'MistralForTokens'., which is not known here"):
+        import_checkpoint(source, tmp_path / "other")
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
