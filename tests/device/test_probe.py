@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airdraft.core.events import Echo
-from airdraft.device.probe import measure
+from airdraft.device import probe
+from airdraft.device.probe import Pinger, measure
 from airdraft.edge.server import EdgeServer
 from airdraft.errors import LinkError
 from airdraft.link.const import ConstLink
@@ -46,6 +47,19 @@ def test_an_ideal_link_is_measured_as_it_is(rtt_s: float, up_bps: float, down_bp
     found = asyncio.run(measure(Linear(rtt_s, up_bps, down_bps), 1 << 18, 1 << 16))
     framed_s = 8 * FRAME * (1 / up_bps + 1 / down_bps)
     assert found == pytest.approx((rtt_s + framed_s, up_bps, down_bps), rel=1e-6)
+
+
+def test_an_edge_that_gives_back_less_than_is_asked_for_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "PATIENCE_S", 0.1)
+
+    async def main() -> None:
+        pinger = Pinger(lambda filler, want: pinger.take(Echo(0.01, FRAME + filler, FRAME)), AssertionError)
+        async with pinger.turn:
+            assert (await pinger.ask(100, 0)).bytes_out == FRAME + 100
+            with pytest.raises(LinkError, match=r"did not answer a ping of 0 bytes with 1024 within 0.1 s"):
+                await pinger.ask(0, 1024)
+
+    asyncio.run(main())
 
 
 def test_a_link_without_limits_has_none() -> None:

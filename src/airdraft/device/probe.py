@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from airdraft.core.events import Echo, Failed
-from airdraft.errors import AirdraftError
+from airdraft.errors import AirdraftError, LinkError
 
 PING_BYTES = 64
 """Upper bound of what a ping takes besides its filler."""
@@ -28,6 +28,8 @@ ENOUGH_S = 0.05
 """Time beyond a small ping's after which a longer one gives the rate."""
 BUDGET_S = 0.5
 """Time after which no further ping is begun: for the small ones, for the way up, and for the way down."""
+PATIENCE_S = 30.0
+"""Time for the answer to one ping. One of eight times the bytes of a ping that took `ENOUGH_S` takes less."""
 NOISE_S = 2e-4
 """Smallest difference in time that means anything. A link that differs by less is as fast as can be measured."""
 
@@ -61,16 +63,23 @@ class Pinger:
             self._answers.put_nowait(event)
 
     async def ask(self, filler: int, want: int) -> Echo:
-        """Send one ping and return its answer. Raises: what `error` makes of the connection's end."""
+        """Send one ping and return its answer. Raises: what `error` makes of the connection's end, `LinkError`."""
         while not self._answers.empty():  # those of heartbeats
             self._answers.get_nowait()
         self._send(filler, want)
-        while True:
-            event = await self._answers.get()
-            if isinstance(event, Failed):
-                raise self._error(event)
-            if 0 < event.bytes_out - filler <= PING_BYTES and 0 < event.bytes_in - want <= PING_BYTES:
-                return event  # any other answers a heartbeat
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    event = await self._answers.get()
+                    if isinstance(event, Failed):
+                        raise self._error(event)
+                    if 0 < event.bytes_out - filler <= PING_BYTES and 0 < event.bytes_in - want <= PING_BYTES:
+                        return event  # any other answers a heartbeat
+        except TimeoutError:
+            raise LinkError(
+                f"the edge did not answer a ping of {filler} bytes with {want} within {PATIENCE_S:g} s, so the link "
+                "cannot be measured; try again when it is less busy"
+            ) from None
 
     async def round_trip_s(self) -> float:
         """Return the fastest round trip of a few small pings, in seconds."""
