@@ -214,7 +214,8 @@ def test_the_record_and_the_page_hold_everything(found: everything.Found, pair: 
     assert {"closed_form", "costs", "tk_slt", "dssd", "qs", "tslt", "sqs", "pairs"} <= set(record)
     first = record["closed_form"][0]
     assert (first["alpha"], first["L"], first["gamma"], first["speedup"]) == (0.8, 0.01, 14, 4.23)
-    made = blocks(found, [pair])
+    made = blocks(found, [pair], 90.0)
+    assert "took 1.5 minutes of CPU time" in made["pairs"]
     assert set(made) == {"pairs", "tk-slt", "dssd", "qs", "tslt", "sqs"}
     for block in made.values():
         assert "nan" not in block

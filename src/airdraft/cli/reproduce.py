@@ -68,9 +68,8 @@ def reproduce(
     write_json(json_file, {**lab.record_of(found, pairs), "cpu_s": round(cpu_s, 1)})
     if figures is not None:
         draw_into(figures, lambda folder: _draw(found, folder))
-    made = blocks(found, pairs)
+    made = blocks(found, pairs, cpu_s)
     console.print(Markdown("\n\n".join(made.values())))
-    console.print(f"{cpu_s / 60:.1f} minutes of CPU time.")
     renew_pages(page, made)
     if "tk-slt" in papers and not all(row.agrees for row in table()):
         console.print("The closed form does NOT give the printed table.")

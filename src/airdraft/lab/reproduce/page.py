@@ -18,12 +18,12 @@ from airdraft.lab.results import SIMULATED
 UNKNOWN = "not known to us"
 
 
-def blocks(found: Found, pairs: Sequence[RecordedPair]) -> dict[str, str]:
-    """A block for each paper that was run, by its name, and one about the pairs."""
+def blocks(found: Found, pairs: Sequence[RecordedPair], cpu_s: float) -> dict[str, str]:
+    """A block for each paper that was run, by its name, and one about the pairs and the time that all took."""
     made: dict[str, Callable[..., str]] = {
         "tk-slt": _tk_slt, "dssd": _dssd, "qs": _qs, "tslt": _tslt, "sqs": _sqs,
     }  # fmt: skip
-    return {"pairs": _pairs(pairs), **{paper: made[paper](reports) for paper, reports in found.items()}}
+    return {"pairs": _pairs(pairs, cpu_s), **{paper: made[paper](reports) for paper, reports in found.items()}}
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
@@ -37,7 +37,7 @@ def _compared(rows: Iterable[Sequence[str]]) -> list[str]:
     return _table(("figure", "published", "ours", "why"), rows, words=4)
 
 
-def _pairs(pairs: Sequence[RecordedPair]) -> str:
+def _pairs(pairs: Sequence[RecordedPair], cpu_s: float) -> str:
     rows = [
         (pair.name, sampling, str(of["texts"]), f"{of['tokens']:,}", f"{of['acceptance']:.3f}")
         for pair in pairs for sampling, of in texts_of(pair).items()
@@ -46,7 +46,7 @@ def _pairs(pairs: Sequence[RecordedPair]) -> str:
     vocabularies = ", ".join(f"{pair.vocab_size:,} tokens in the vocabulary of {pair.name}" for pair in pairs)
     lines = [
         f"A forward of the draft takes {draft_ms:.1f} ms and one of the target {verify_ms:.0f} ms, {SIMULATED}; "
-        f"{vocabularies}.",
+        f"{vocabularies}. The run took {cpu_s / 60:.1f} minutes of CPU time.",
         "",
         *_table(("pair", "sampling", "texts", "tokens", "acceptance"), rows, words=2),
     ]
