@@ -28,7 +28,7 @@ COMMANDS = {
     "models": ("models:models", "List the models on this machine, and which go together."),
     "prompt": ("prompts:prompt", "Prompts computed once, whose keys and values edges read."),
     "link": ("link:link", "Emulate a slow link in front of an edge, in real time."),
-    "channel": ("channel:channel", "Simulated wireless channels: made, estimated and predicted."),
+    "channel": ("channel:channel", "Wireless channels, simulated or recorded: made, estimated and predicted."),
     "plan": ("plan:plan", "Predict which scheme is fastest for a link and a pair."),
     "compress": ("compress:compress", "Write a model in few bits, and say how much it agrees."),
     "gguf": ("gguf:gguf", "Write a checkpoint as GGUF, for llama.cpp."),
