@@ -37,7 +37,7 @@ def read(paths: Sequence[Path], axes: str | None, key: str | None, shape: Shape)
                 )
         learned.append(first)
         held.append(then)
-    return Recorded(learned), Recorded(held)
+    return RecordedSource(learned), RecordedSource(held)
 
 
 def _window(shape: Shape) -> tuple[int, int, int]:
@@ -59,7 +59,7 @@ def _split(values: Complex, shape: Shape) -> tuple[Complex, Complex]:
     return values[:, :last], values[:, last:]
 
 
-class Recorded:
+class RecordedSource:
     """A `Source` of windows, each scaled to a mean power of 1, at an SNR that is drawn."""
 
     def __init__(self, parts: Sequence[Complex]) -> None:

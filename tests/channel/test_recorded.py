@@ -14,6 +14,7 @@ import pytest
 from airdraft.channel import baselines, bench, files, nets, recorded
 from airdraft.channel.generate import ChannelRecipe, Complex
 from airdraft.channel.learned import LearnedChannel
+from airdraft.errors import BadParameterError
 
 DEEPMIMO_USERS = 6
 
@@ -53,6 +54,10 @@ def test_windows_are_apart_scaled_and_all_that_fits() -> None:
     assert like(found.tested[3], values[2, :4, 3:6, 2:4])
     one = recorded.cut(values[:1, :4], (4, 7, 5))
     assert (len(one.known), len(one.tested)) == (0, 1)
+    values = np.zeros((1, 41, 8, 1), np.complex64)
+    values[0, 40] = 1  # beyond the last whole window
+    with pytest.raises(BadParameterError, match="no window with power"):
+        recorded.measure("edge", values, 10, {})
 
 
 def test_simulated_channels_from_a_file_err_as_in_the_bench(tmp_path: Path) -> None:

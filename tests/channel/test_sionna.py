@@ -6,20 +6,21 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-pytest.importorskip("torch")
-phy = pytest.importorskip("sionna.phy")
-tr38901 = pytest.importorskip("sionna.phy.channel.tr38901")
+from airdraft.channel.generate import ChannelRecipe, channels
+from airdraft.channel.profiles import CDL, TDL, profile
 
-from airdraft.channel.generate import ChannelRecipe, channels  # noqa: E402
-from airdraft.channel.profiles import CDL, TDL, profile  # noqa: E402
-
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(find_spec("sionna") is None, reason="needs airdraft[sionna]"),
+]
 
 SPEED_KMH, DELAY_SPREAD_S, COUNT = 60.0, 100e-9, 3000
 RECIPE = ChannelRecipe(("TDL-A",), (SPEED_KMH, SPEED_KMH), (DELAY_SPREAD_S, DELAY_SPREAD_S), slots=12, antennas=1)
@@ -27,6 +28,8 @@ RECIPE = ChannelRecipe(("TDL-A",), (SPEED_KMH, SPEED_KMH), (DELAY_SPREAD_S, DELA
 
 def theirs(name: str) -> Any:
     """Sionna's model of a profile, at the same speed and delay spread, with one antenna at both ends."""
+    from sionna.phy.channel import tr38901  # seconds: only where it is used
+
     speed_mps = SPEED_KMH / 3.6
     if name in TDL:
         return tr38901.TDL(
@@ -42,7 +45,9 @@ def theirs(name: str) -> Any:
 
 def paths(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Gains [channels, paths, slots] and delays [paths] in s of channels that Sionna draws."""
-    phy.config.seed = 0
+    from sionna.phy import config
+
+    config.seed = 0
     gains, delays = theirs(name)(COUNT, RECIPE.slots, 1 / RECIPE.slot_s)
     return gains[:, 0, 0, 0, 0].numpy(), delays[0, 0, 0].numpy()
 
@@ -72,7 +77,7 @@ def test_clusters_that_are_drawn_have_the_delays_and_powers_of_the_profile(name:
     ours = by_delay(like.delays, like.powers)
     found = by_delay(delays / DELAY_SPREAD_S, np.mean(np.abs(gains) ** 2, axis=(0, 2)))
     assert sorted(ours) == pytest.approx(sorted(found), abs=2e-3)
-    np.testing.assert_allclose([found[each] for each in sorted(found)], [ours[each] for each in sorted(ours)], rtol=0.2)
+    np.testing.assert_allclose([found[each] for each in sorted(found)], [ours[each] for each in sorted(ours)], rtol=0.1)
     assert sum(found.values()) == pytest.approx(1, abs=0.05)
     k_factor = float(theirs(name)._get_k_factor(1).ravel()[0])
     assert like.rice() == pytest.approx(k_factor, rel=1e-3)

@@ -109,6 +109,8 @@ def measure(
     if size[:2] == (1, 1):
         raise BadParameterError(f"{file} has a single slot and subcarrier: give channels over several of one of them")
     windows = cut(values, size)
+    if not len(windows.tested):
+        raise BadParameterError(f"{file} has no window with power: give channels of more than zeros")
     known, tested = _spread(windows.known, 4 * count), _spread(windows.tested, count)
     covariances = Covariances(baselines.measured(known, 1), baselines.measured(known, 2)) if len(known) else None
     predicted, whole = size[0] >= LEAST_SLOTS, size == WINDOW
