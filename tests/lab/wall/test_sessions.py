@@ -79,8 +79,8 @@ def test_a_process_is_weighed() -> None:
             child.stdin.write("\n")
             child.stdin.flush()
     assert weights[1] - weights[0] > 0.8 * size
-    began = capacity._cpu_s(os.getpid())
-    while capacity._cpu_s(os.getpid()) - began < 0.05:
+    began = capacity.used_s(os.getpid())
+    while capacity.used_s(os.getpid()) - began < 0.05:
         sum(range(10_000))
 
 

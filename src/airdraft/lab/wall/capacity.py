@@ -116,7 +116,7 @@ def _resident_bytes(pid: int) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
-def _cpu_s(pid: int) -> float:
+def used_s(pid: int) -> float:
     """User and system time so far (proc(5): fields 14 and 15, counted after the name in brackets)."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -159,12 +159,12 @@ async def _per_token(pair: _Models) -> TokenCost:
         tally.devices(edge["url"], pair.draft, pair.tokenizer, pair.vocab_size, pair.todo, BUSY_DEVICES) as clients,
     ):
         await tally.count(0.0)
-        before = _cpu_s(edge["pid"]), sum(each.bytes_out for each in clients), sum(each.bytes_in for each in clients)
+        before = used_s(edge["pid"]), sum(each.bytes_out for each in clients), sum(each.bytes_in for each in clients)
         tally.counting = True
         await asyncio.sleep(SECONDS)
         tally.counting = False
         tally.check(SECONDS)
-        after = _cpu_s(edge["pid"]), sum(each.bytes_out for each in clients), sum(each.bytes_in for each in clients)
+        after = used_s(edge["pid"]), sum(each.bytes_out for each in clients), sum(each.bytes_in for each in clients)
     cpu_s, up, down = (late - early for early, late in zip(before, after, strict=True))
     return TokenCost(1e3 * cpu_s / tally.tokens, up / tally.tokens, down / tally.tokens)
 
@@ -183,8 +183,8 @@ async def _idle_bytes(pair: _Models, texts: int, options: Sequence[str]) -> floa
 async def _settled_bytes(pid: int) -> int:
     """Resident memory once the process has nothing more to do: a text is open before its prompt is read."""
     cpu_s = -1.0
-    while _cpu_s(pid) - cpu_s > SETTLED * SETTLE_S:
-        cpu_s = _cpu_s(pid)
+    while used_s(pid) - cpu_s > SETTLED * SETTLE_S:
+        cpu_s = used_s(pid)
         await asyncio.sleep(SETTLE_S)
     return _resident_bytes(pid)
 
