@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from msgspec import structs
 from typer.testing import CliRunner
 
 from airdraft.cli import app
 from airdraft.core import schemes
+from airdraft.core.law import Place
+from airdraft.core.schemes.cuts import Conformal
 from airdraft.errors import BadParameterError
-from airdraft.lab import conform
+from airdraft.lab import conform, cutting
 
 EXACT = '''
 from dataclasses import replace
@@ -71,7 +76,39 @@ def test_an_example_fails_and_the_scheme_that_it_spoils_does_not(name: str) -> N
     assert float(str(row["p_value"])) < conform.BAR
     assert not row["exact"]
     spoilt = conform.EXAMPLES[name][1]
-    assert conform.tested(conform.tables(1), "", spoilt, 400, 1).p_value > 1e-4
+    assert conform.tested(conform.tables(1, spoilt), "", spoilt, 400, 1).p_value > 1e-4
+
+
+@pytest.mark.slow
+def test_all_schemes_pass() -> None:
+    code, rows = command("--all", texts=200)
+    assert code == 0
+    assert set(rows) == {label for name in schemes.SCHEMES for label, _ in conform.variants(name)}
+    assert all(row["exact"] and row["texts"] == 200 for row in rows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verify", schemes.VERIFY)
+@pytest.mark.parametrize("name", ["topk", "lattice"])
+def test_a_conformal_cut_moves_in_its_tables_and_knows_no_dead_drafts(
+    monkeypatch: pytest.MonkeyPatch, name: str, verify: str
+) -> None:
+    sizes, sound = Counter[int](), Conformal.size
+
+    def size(self: Conformal, probs: np.ndarray, at: Place) -> int:
+        found = sound(self, probs, at)
+        sizes[found] += 1
+        return found
+
+    monkeypatch.setattr(Conformal, "size", size)
+    spec = structs.replace(dict(conform.variants(name))[f"{name}/conformal"], verify=verify)
+    given = conform.tables(1, spec)
+    assert conform.tested(given, "", spec, 1000, 1).p_value > 1e-4
+    assert min(sizes[1], sizes[cutting.WIDE]) > 500
+    if verify == "block":  # its random numbers belong to the round, so dead drafts say nothing of them
+        return
+    schemes.SCHEMES["twin"] = type("Twin", (cutting.DeadDrafts, schemes.SCHEMES[name]), {})
+    assert conform.tested(given, "", structs.replace(spec, name="twin"), 1000, 1).p_value < conform.BAR
 
 
 @pytest.mark.slow
@@ -122,7 +159,7 @@ def test_a_plug_in_that_cannot_be_used_is_named(
         ((), "say what to test"),
         (("--all", "--scheme", "topk"), "one of them"),
         (("--scheme", "telepathy"), "scheme 'telepathy' is unknown"),
-        (("--example", "nothing"), "choose one of inverted, raw-sample, no-residual"),
+        (("--example", "nothing"), "choose one of inverted, raw-sample, no-residual, dead-drafts"),
         (("--all", "--texts", "10"), "give at least 200"),
     ],
 )

@@ -33,7 +33,8 @@ def conform(
         str | None,
         typer.Option(
             help="Test a rule that is known to be wrong: `inverted` (the acceptance of DSSD's published code), "
-            "`raw-sample` (sampled before it is quantised) or `no-residual`."
+            "`raw-sample` (sampled before it is quantised), `no-residual`, or `dead-drafts` (a conformal cut that "
+            "knows drafts that died)."
         ),
     ] = None,
     broken: Annotated[
@@ -85,8 +86,11 @@ def conform(
     if fields:
         held = _of_fields(todo, texts, seed, plug_ins, as_json, no_color)
     else:
-        given = lab.models(draft, target, engine) if engine else lab.tables(seed)
-        found = [lab.tested(given, label, spec, texts, seed) for label, spec in _shown(todo, no_color)]
+        real = lab.models(draft, target, engine) if engine else None
+        found = [
+            lab.tested(real or lab.tables(seed, spec), label, spec, texts, seed)
+            for label, spec in _shown(todo, no_color)
+        ]
         held = all(each.is_wrong for each in found) if broken else all(each.exact for each in found)
         _show(found, {"seed": seed, "engine": engine, "bar": lab.BAR, "plug_ins": plug_ins}, as_json, no_color)
     if not held:

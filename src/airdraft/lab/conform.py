@@ -1,7 +1,7 @@
 """Are the texts of a scheme distributed as the target's own? The conformance test for every scheme, plug-ins too.
 
 A plug-in is a class with the members of `core.schemes.base.Scheme`, found by the entry point group `airdraft.schemes`;
-the entry point's name is the scheme's. Three rules that are known to be wrong show what a failure looks like.
+the entry point's name is the scheme's. Four rules that are known to be wrong show what a failure looks like.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from airdraft.core.noise import FloatArray
 from airdraft.core.sampling import SamplingParams, draw
 from airdraft.core.schemes import Drafted, Guess, Ruling, Traits
 from airdraft.errors import AirdraftError, BadParameterError
+from airdraft.lab import cutting
 from airdraft.lab.record import prompts
 from airdraft.models.registry import load
 from airdraft.sim.conformance import TableModel, conformance, remembered
@@ -73,7 +74,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     **{downlink: {"downlink": downlink} for downlink in schemes.DOWNLINKS},
     **{race: {"race": race} for race in schemes.RACES},
     "mass": {"mass": 0.7, "cut": "mass"},
-    "conformal": {"mass": 0.1, "cut": "conformal"},
+    "conformal": {"mass": cutting.MASS, "cut": "conformal", "k": cutting.WIDE},
     "several": {"candidates": 3},
     f"several{TREES}": {"candidates": 3},
     f"always{TREES}": {"race": "always"},
@@ -84,7 +85,10 @@ EXAMPLES: dict[str, tuple[type, SchemeSpec]] = {
     "inverted": (Inverted, SchemeSpec(schemes.SPLIT)),
     "raw-sample": (RawSample, SchemeSpec(schemes.LATTICE, k=VOCAB, resolution=3)),
     "no-residual": (NoResidual, SchemeSpec(schemes.DENSE)),
-}
+    "dead-drafts": (
+        cutting.DeadDrafts, SchemeSpec(schemes.LATTICE, k=cutting.WIDE, mass=cutting.MASS, cut="conformal")
+    ),
+}  # fmt: skip
 """Rules that are not exact, each with a scheme that it spoils."""
 
 
@@ -151,8 +155,13 @@ def variants(name: str) -> Iterator[tuple[str, SchemeSpec]]:
         yield f"{name}/{label}", structs.replace(spec, **values)
 
 
-def tables(seed: int) -> tuple[TableModel, TableModel, tuple[int, ...], SamplingParams]:
-    """A draft and a target that are tables, so that every probability is known; a prompt, and parameters."""
+def tables(seed: int, spec: SchemeSpec) -> tuple[TableModel, TableModel, tuple[int, ...], SamplingParams]:
+    """A draft and a target that are tables, so that every probability is known; a prompt, and parameters.
+
+    They are random, or such as move a conformal cut.
+    """
+    if spec.cut == "conformal":
+        return *cutting.tables(seed), (0,), SamplingParams()
 
     def model(which: int) -> TableModel:
         def row(prefix: tuple[int, ...]) -> NDArray[np.float32]:
