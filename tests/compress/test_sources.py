@@ -292,6 +292,19 @@ def test_a_layer_is_in_memory_at_a_time(method: Any, bits: str, tmp_path: Path) 
     assert peaks[1] - peaks[0] < 0.05 * (sizes[1] - sizes[0])
 
 
+@pytest.mark.slow
+def test_texts_go_through_a_layer_few_at_a_time(tmp_path: Path) -> None:
+    """What 40 texts more take is what they are between layers, not what they are within one: 1 MB of scores each."""
+    source, peaks = Published("llama").write(tmp_path / "model"), []
+    for count in (8, 48):
+        ids = np.random.default_rng(0).integers(0, VOCAB, (count, 256)).tolist()
+        tracemalloc.start()
+        compress(source, tmp_path / f"{count}.gguf", Recipe("rtn", "W4"), windows(ids, 256, count))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 25e6
+
+
 def test_the_command_takes_parts_in_half_precision(tmp_path: Path) -> None:
     """Any format is a draft for the same target, the report names what was asked for, and nothing else is left."""
     source = Published("qwen2").write(tmp_path / "model")

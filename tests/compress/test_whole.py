@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from airdraft.cli import app
-from airdraft.compress.layers import Run, layers, linear, normed
+from airdraft.compress.layers import Applied, Run, layers, linear, normed
 from airdraft.compress.methods import METHODS
 from airdraft.compress.quality import Comparison
 from airdraft.compress.whole import Recipe, Texts, compress, windows
@@ -59,6 +59,17 @@ def test_layers_in_numpy_are_the_models_own(variant: dict[str, Any], tmp_path: P
     found = rows(made.write(tmp_path / "model.gguf"), TOKENS)
     wanted = made.rows(TOKENS, rounded=False)
     assert np.abs(found - wanted).max() < 1e-4 * wanted.std()
+
+
+def test_what_is_seen_piece_by_piece_is_the_same() -> None:
+    x = np.random.default_rng(0).normal(size=(9000, 5))
+    whole, pieces = Applied.nothing(5, len(x)), Applied.nothing(5, len(x))
+    whole.add(x)
+    for first in range(0, len(x), 700):
+        pieces.add(x[first : first + 700])
+    assert whole.sample.shape == (3000, 5)
+    for name, wanted in vars(whole).items():
+        np.testing.assert_allclose(getattr(pieces, name), wanted, rtol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ MATRICES = {
 
 _SAMPLE = 4096
 """Positions that are kept as they are."""
+_TOGETHER = 1024
+"""Positions that go through a layer together, so that what is between its matrices takes less room than they."""
 At = Callable[[str, Reals], Reals]
 """A change of what matrices are applied to, by the kinds that are keys of `MATRICES`."""
 
@@ -43,19 +45,16 @@ class Applied:
     most: Reals
     """Largest x, [channels]."""
     positions: int = 0
+    every: int = 1
+    """Of so many positions one is in the sample."""
     sample: Reals = field(default_factory=lambda: np.zeros((0, 1), np.float32))
     """Some positions, [positions, channels]."""
 
     @classmethod
-    def nothing(cls, channels: int) -> Applied:
-        """Before any position."""
-        return cls(
-            np.zeros((channels, channels)),
-            np.zeros(channels),
-            np.zeros(channels),
-            np.zeros(channels),
-            np.zeros(channels),
-        )
+    def nothing(cls, channels: int, positions: int) -> Applied:
+        """Before any position. positions: how many there will be."""
+        total, signed, least, most = np.zeros((4, channels))
+        return cls(np.zeros((channels, channels)), total, signed, least, most, every=-(-positions // _SAMPLE))
 
     @property
     def largest(self) -> Reals:
@@ -69,8 +68,8 @@ class Applied:
         self.total += np.abs(rows).sum(0)
         self.sum += rows.sum(0)
         self.least, self.most = np.minimum(self.least, rows.min(0)), np.maximum(self.most, rows.max(0))
-        some = rows[:: -(-len(rows) // _SAMPLE)].astype(np.float32)
-        self.sample = np.concatenate([self.sample.reshape(-1, len(self.sum)), some])[:_SAMPLE]
+        some = rows[-self.positions % self.every :: self.every].astype(np.float32)
+        self.sample = np.concatenate([self.sample.reshape(-1, len(self.sum)), some])
         self.positions += len(rows)
         return x
 
@@ -90,8 +89,15 @@ class Run:
 
     def through(self, layer: Layer, at: At = lambda kind, x: x) -> Reals:
         """What comes out of `layer`. at: given what matrices are to be applied to, gives what they are applied to."""
-        d, [texts, n, _] = self.decoder, self.x.shape
-        h = normed(self.x, layer["attn_norm.weight"], d.eps)
+        few = max(1, _TOGETHER // self.x.shape[1])
+        return np.concatenate([
+            self._through(layer, at, self.x[first : first + few]) for first in range(0, len(self.x), few)
+        ])  # fmt: skip
+
+    def _through(self, layer: Layer, at: At, x: Reals) -> Reals:
+        """The same of some of the texts."""
+        d, [texts, n, _] = self.decoder, x.shape
+        h = normed(x, layer["attn_norm.weight"], d.eps)
         h = at("attn_norm", h)
         q, k, v = (linear(layer, f"attn_{part}", h).reshape(texts, n, -1, d.head_dim).swapaxes(1, 2) for part in "qkv")
         q, k = (self._turned(self._head_normed(layer, part, each)) for part, each in (("q", q), ("k", k)))
@@ -103,7 +109,7 @@ class Run:
         share /= share.sum(-1, keepdims=True)
         y = (share @ v[:, :, None]).reshape(texts, d.heads, n, d.head_dim).swapaxes(1, 2).reshape(texts, n, -1)
         y = at("attn_output", y)
-        x = self.x + linear(layer, "attn_output", y)
+        x = x + linear(layer, "attn_output", y)
         h = normed(x, layer["ffn_norm.weight"], d.eps)
         h = at("ffn_norm", h)
         gate = linear(layer, "ffn_gate", h)

@@ -279,7 +279,10 @@ class _Pass:
             yield self._file.numbers(name, first, _ROWS)
 
     def _layer(self, copy: GgufCopy, i: int, layer: Layer) -> None:
-        seen = {kind: Applied.nothing(layer[f"{names[0]}.weight"].shape[1]) for kind, names in MATRICES.items()}
+        positions = self._texts.calibration.size
+        seen = {
+            kind: Applied.nothing(layer[f"{names[0]}.weight"].shape[1], positions) for kind, names in MATRICES.items()
+        }
         calibration, small_run, whole = self._runs.values()
         calibration.through(layer, lambda kind, x: seen[kind].add(x))
         make = self._integers if self._recipe.of_integers else self._weights
