@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,13 @@ from airdraft.cli import app
 from airdraft.core import schemes
 from airdraft.core.law import Place
 from airdraft.core.schemes.cuts import Conformal
-from airdraft.errors import BadParameterError
+from airdraft.errors import BadParameterError, ModelError
 from airdraft.lab import conform, cutting
+from airdraft.models.engines.onnx import OnnxModel
+from airdraft.models.files.folder import shipped
+
+from ..models.http_engine import like_sglang, like_vllm, serve
+from ..models.test_llamaserver import like_llama_server
 
 EXACT = '''
 from dataclasses import replace
@@ -85,6 +91,41 @@ def test_all_schemes_pass() -> None:
     assert code == 0
     assert set(rows) == {label for name in schemes.SCHEMES for label, _ in conform.variants(name)}
     assert all(row["exact"] and row["texts"] == 200 for row in rows.values())
+
+
+LIKE = {"vllm": like_vllm, "sglang": like_sglang, "llamaserver": like_llama_server}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", LIKE)
+def test_a_target_that_runs_elsewhere(engine: str) -> None:
+    with serve(LIKE[engine](OnnxModel(shipped("target")))) as server:
+        words = ["conform", "--scheme", "coupled", "--engine", engine, "--url", server.url, "--texts", "200"]
+        done = CliRunner().invoke(app, [*words, "--json"])
+        asked = len(server.asked)
+    assert done.exit_code == 0, (done.output, done.exception)
+    found = json.loads(done.stdout)
+    (row,) = found["rows"]
+    assert (row["exact"], row["texts"], found["engine"]) == (True, 200, engine)
+    assert row["freedom"] > 5
+    assert f"each row of {engine} was asked once" in found["caveat"]
+    assert asked > 20
+
+
+@pytest.mark.slow
+def test_an_engine_elsewhere_that_answers_no_rows_fails() -> None:
+    sound = like_vllm(OnnxModel(shipped("target")))
+    asked = list[str]()
+
+    def failing(path: str, body: Any) -> tuple[int, Any]:
+        asked.append(path)
+        return sound(path, body) if len(asked) < 20 else (500, {"error": {"message": "out of memory"}})
+
+    with serve(failing) as server:
+        words = ["conform", "--scheme", "coupled", "--engine", "vllm", "--url", server.url, "--texts", "200", "--json"]
+        done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "the engine of target failed" in json.loads(done.stdout)["rows"][0]["fault"]
 
 
 @pytest.mark.slow
@@ -161,11 +202,14 @@ def test_a_plug_in_that_cannot_be_used_is_named(
         (("--scheme", "telepathy"), "scheme 'telepathy' is unknown"),
         (("--example", "nothing"), "choose one of inverted, raw-sample, no-residual, dead-drafts"),
         (("--all", "--texts", "10"), "give at least 200"),
+        (("--all", "--url", "http://127.0.0.1:9"), "say which, --engine vllm for one"),
+        (("--all", "--engine", "onnx", "--url", "http://127.0.0.1:9"), "a URL is for the engines vllm"),
+        (("--all", "--engine", "vllm"), "vllm runs elsewhere; name where it is, --url"),
     ],
 )
 def test_mistakes_are_named(words: tuple[str, ...], what: str) -> None:
     found = CliRunner().invoke(app, ["conform", *words]).exception
-    assert isinstance(found, BadParameterError)
+    assert isinstance(found, BadParameterError | ModelError)
     assert what in str(found)
 
 

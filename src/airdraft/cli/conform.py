@@ -47,6 +47,12 @@ def conform(
         str | None,
         typer.Option(help="Test on a real target that this engine runs, after a prompt of one word, not on tables."),
     ] = None,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--url", help="Where an engine is that runs elsewhere (vllm, sglang, llamaserver), with --engine."
+        ),
+    ] = None,
     target: Annotated[str, typer.Option(help="The target, with --engine.")] = "target",
     draft: Annotated[str, typer.Option(help="The draft, with --engine.")] = "draft",
     texts: Annotated[int, typer.Option(help="Texts for each test.")] = 1000,
@@ -76,6 +82,8 @@ def conform(
         raise BadParameterError(f"texts is {texts}; give at least {LEAST_TEXTS}, or a wrong rule could hide")
     if fields and (broken or example is not None or engine is not None):
         raise BadParameterError("fields are tested on tables, with --scheme or --all; leave the other option out")
+    if url and engine is None:
+        raise BadParameterError("--url says where an engine is; say which, --engine vllm for one, or leave it out")
     from airdraft.lab import conform as lab  # noqa: PLC0415  scipy takes long to import
 
     plug_ins = lab.plug_in()
@@ -86,13 +94,14 @@ def conform(
     if fields:
         held = _of_fields(todo, texts, seed, plug_ins, as_json, no_color)
     else:
-        real = lab.models(draft, target, engine) if engine else None
+        real = lab.models(draft, target, engine, url or ()) if engine else None
         found = [
             lab.tested(real or lab.tables(seed, spec), label, spec, texts, seed)
             for label, spec in _shown(todo, no_color)
         ]
         held = all(each.is_wrong for each in found) if broken else all(each.exact for each in found)
-        _show(found, {"seed": seed, "engine": engine, "bar": lab.BAR, "plug_ins": plug_ins}, as_json, no_color)
+        about = {"seed": seed, "engine": engine, "bar": lab.BAR, "plug_ins": plug_ins}
+        _show(found, about | {"caveat": lab.caveat(engine)}, as_json, no_color)
     if not held:
         raise typer.Exit(1)
 
@@ -113,6 +122,8 @@ def _show(found: list[Tested], about: dict[str, Any], as_json: bool, no_color: b
         figures = (str(each.texts), f"{each.statistic:.1f}", str(each.freedom), f"{each.p_value:.2g}")
         lines.append((each.scheme, *figures, verdict))
     _table(("scheme", "texts", "χ²", "degrees of freedom", "p", "verdict"), lines, no_color)
+    if about["caveat"]:
+        typer.echo(f"Note: {about['caveat']}.")
 
 
 def _of_fields(
