@@ -16,7 +16,7 @@ from airdraft.core.bits import BitWriter
 from airdraft.core.law import Law, Place
 from airdraft.core.messages import SchemeSpec
 from airdraft.core.noise import FloatArray
-from airdraft.core.sampling import SamplingParams
+from airdraft.core.sampling import SamplingParams, draw
 from airdraft.core.schemes import DEVICE, EDGE, Drafted, Drafts
 from airdraft.core.schemes.candidates import MOST, replaced, without_replacement
 from airdraft.errors import BadParameterError, RemoteProtocolError
@@ -60,9 +60,9 @@ def expected(target: FloatArray, draft: FloatArray, count: int) -> FloatArray:
 
 
 @st.composite
-def distributions(draw: st.DrawFn) -> FloatArray:
-    weights = np.array(draw(st.lists(st.sampled_from([0, 0, 1, 2, 5, 20]), min_size=VOCAB, max_size=VOCAB)), float)
-    weights[draw(st.integers(0, VOCAB - 1))] += 1
+def distributions(drawn: st.DrawFn) -> FloatArray:
+    weights = np.array(drawn(st.lists(st.sampled_from([0, 0, 1, 2, 5, 20]), min_size=VOCAB, max_size=VOCAB)), float)
+    weights[drawn(st.integers(0, VOCAB - 1))] += 1
     return weights / weights.sum()
 
 
@@ -100,6 +100,77 @@ def test_ours_is_that_rule(spec: SchemeSpec, count: int) -> None:
     assert chdtrc(VOCAB - 1, statistic) > 1e-4
     error = (want[-1] * (1 - want[-1]) / texts) ** 0.5
     assert abs(taken / texts - want[-1]) < 4.5 * error
+
+
+# ---- The rule of SpecInfer, to compare with --------------------------------------------------------------------------
+
+
+def specinfer(target: FloatArray, draft: FloatArray, count: int, rng: np.random.Generator) -> tuple[int, bool]:
+    """A token by SpecInfer's multi-step speculative sampling (Miao et al. 2024), and whether it is a candidate.
+
+    Candidates are drawn from the same distribution, each by itself, so they may be equal.
+    """
+    for _ in range(count):
+        token = draw(draft, rng)
+        if rng.random() * draft[token] < target[token]:
+            return token, True
+        target = np.maximum(target - draft, 0)
+        target = target / target.sum()
+    return draw(target, rng), False
+
+
+def of_specinfer(target: FloatArray, draft: FloatArray, count: int) -> FloatArray:
+    """The law of that token. The last entry is the chance that it is a candidate."""
+    left, found, rest = target, np.zeros(target.size + 1), 1.0
+    for _ in range(count):
+        shared = np.minimum(left, draft)
+        found[:-1] += rest * shared
+        found[-1] += rest * shared.sum()
+        rest *= max(0.0, 1 - shared.sum())
+        residual = left - shared
+        if rest < 1e-12:
+            return found
+        left = residual / residual.sum()
+    found[:-1] += rest * left
+    return found
+
+
+@given(distributions(), distributions(), st.integers(1, 4))
+@examples(100)
+def test_without_replacement_accepts_at_least_as_often_as_specinfers_rule(
+    target: FloatArray, draft: FloatArray, count: int
+) -> None:
+    ours, theirs = expected(target, draft, count), of_specinfer(target, draft, count)
+    assert np.allclose(ours[:-1], target, atol=1e-9)
+    assert np.allclose(theirs[:-1], target, atol=1e-9)
+    assert ours[-1] >= theirs[-1] - 1e-9
+    if count == 1:
+        assert np.isclose(ours[-1], theirs[-1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_specinfers_rule_drawn_beside_ours(count: int) -> None:
+    """Both 3,000 times, from one draft for one target."""
+    draft, target = (Law(SamplingParams(), 1, VOCAB).probs(table(seed).row((0,)), Place(1)) for seed in (1, 2))
+    ids, texts, rng = np.arange(VOCAB), 3000, np.random.default_rng(5)
+
+    def ours() -> tuple[int, bool]:
+        token, *others = without_replacement(draft, count, rng)
+        if rng.random() * draft[token] < target[token]:
+            return token, True
+        token, number = replaced(target, Drafted(token, ids, draft, 1.0, tuple(others)), rng)
+        return token, number is not None
+
+    rates = []
+    for write, law in ((lambda: specinfer(target, draft, count, rng), of_specinfer), (ours, expected)):
+        written, want = [write() for _ in range(texts)], law(target, draft, count)
+        seen = np.bincount([token for token, _ in written], minlength=VOCAB)
+        assert chdtrc(VOCAB - 1, float(((seen - texts * target) ** 2 / (texts * target)).sum())) > 1e-4
+        rates.append(sum(taken for _, taken in written) / texts)
+        assert abs(rates[-1] - want[-1]) < 4.5 * (want[-1] * (1 - want[-1]) / texts) ** 0.5
+    gain = expected(target, draft, count)[-1] - of_specinfer(target, draft, count)[-1]
+    assert gain > 0.03 if count > 1 else gain == pytest.approx(0)
+    assert rates[1] > rates[0] or count == 1
 
 
 def test_candidates_travel_in_the_order_drawn() -> None:
