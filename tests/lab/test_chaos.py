@@ -22,6 +22,7 @@ from airdraft.core.messages import SchemeSpec
 from airdraft.core.request import Request
 from airdraft.core.schemes import Ruling
 from airdraft.device.resume import Resumable
+from airdraft.errors import GuideError
 from airdraft.guides import Bias, of_bias, of_json, of_regex
 from airdraft.lab import chaos
 from airdraft.lab.chaos import faults, forms
@@ -268,6 +269,16 @@ def test_an_exception_of_no_error_of_ours_is_unhandled(monkeypatch: pytest.Monke
     record = chaos.record_of(lived, 5)
     assert (record["unhandled"], record["identical"]) == (1, 0)
     assert not chaos.held(record)
+
+
+def test_a_text_that_the_target_alone_cannot_write_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(case: chaos.Case) -> list[int]:
+        raise GuideError("it gave up")
+
+    monkeypatch.setattr(chaos, "expected", broken)
+    lived = [chaos.session(5, 0)]
+    assert "GuideError: it gave up" in lived[0].error
+    assert not chaos.held(chaos.record_of(lived, 5))
 
 
 def test_a_text_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -440,16 +440,18 @@ def expected(case: Case) -> list[int]:
 def live(number: int, case: Case, resume: Callable[[Request], Resumable] = Resumable) -> Outcome:
     """Live one session and compare its text."""
     outcome = Outcome(number, case.way, form=case.form or "", prediction=case.aid.prediction or "")
-    text = expected(case)
-    life = _Life(case, outcome, resume, text)
+    life: _Life | None = None
     try:
+        text = expected(case)
+        life = _Life(case, outcome, resume, text)
         tokens = life.live()
         outcome.identical, outcome.tokens = tokens == text, len(tokens)
     except AirdraftError as error:
         outcome.error = f"{type(error).__name__}: {error}"
     except Exception:
         outcome.unhandled = traceback.format_exc()
-    outcome.seconds, outcome.taken = life.now, dict(life.taken)
+    if life is not None:
+        outcome.seconds, outcome.taken = life.now, dict(life.taken)
     outcome.faults = dict(Counter(fault.kind for fault in case.faults if fault.hit))
     return outcome
 
