@@ -18,7 +18,7 @@ class Apart:
     """Such a process, as its parent sees it. One thread at a time may use it."""
 
     def __init__(self, module: str, environment: Mapping[str, str] | None = None) -> None:
-        """`environment`: variables besides this process's own."""
+        """`module` has a `main`, which reads and answers. `environment`: variables besides this process's own."""
         self._module, self._environment = module, {} if environment is None else environment
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -26,8 +26,10 @@ class Apart:
         """Begin the process unless it runs. Returns whether it was begun, and so knows nothing of earlier lines."""
         if self.process is not None and self.process.poll() is None:
             return False
+        # Not with -m, which warns of a module that its own package imports: an error where warnings are errors.
+        program = f"from {self._module} import main; main()"
         self.process = subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", self._module], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env={**os.environ, **self._environment},
         )  # fmt: skip
         weakref.finalize(self, _end, self.process)

@@ -19,15 +19,15 @@ from typer.main import get_command
 from airdraft.cli import app
 from bench import site
 
-BLOCK = re.compile(r"^```(?:sh|)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """Every `airdraft ...` in a block: the page's name, and the words of the command."""
     for page in site.pages():
-        for block in BLOCK.findall(page.read_text("utf-8")):
+        for kind, block in BLOCK.findall(page.read_text("utf-8")):
             for line in block.replace("\\\n", " ").splitlines():
-                if not re.match(r"([A-Z_]+=\S+ )*airdraft ", line):
+                if kind not in ("", "sh") or not re.match(r"([A-Z_]+=\S+ )*airdraft ", line):
                     continue
                 words = shlex.split(line, comments=True)
                 words = words[words.index("airdraft") + 1 :]

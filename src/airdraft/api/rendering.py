@@ -1,4 +1,4 @@
-"""`python -m airdraft.api.rendering`: a chat template in a process of its own, with limits on time, memory and length.
+"""A chat template in a process of its own, with limits on time, memory and length.
 
 A template is a program from a model's folder. Jinja's sandbox keeps it from other objects, but not from looping for
 ever or from `'a' * 10**10`. So the kernel sets the limits, on a process that holds nothing else. It reads requests and
@@ -92,7 +92,3 @@ def main() -> None:
             answer = {"error": f"{problem}"[:1000] or type(problem).__name__}
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(answer), flush=True)  # noqa: T201 - the answer
-
-
-if __name__ == "__main__":
-    main()

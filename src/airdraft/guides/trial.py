@@ -1,4 +1,4 @@
-"""`python -m airdraft.guides.trial`: grammars are read here first, in a process of their own with limits.
+"""The trial of grammars: they are read here first, in a process of their own with limits.
 
 llguidance bounds most of its work, but not all: `multipleOf` takes time and memory by the number that a schema names.
 It cannot be interrupted, and holds the interpreter, so that meanwhile nobody would be served. So the kernel sets the
@@ -80,7 +80,3 @@ def _bound(cpu_s: float) -> None:
     """
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
-
-
-if __name__ == "__main__":
-    main()
