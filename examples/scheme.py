@@ -34,5 +34,6 @@ class WholeBytes(Coupled):
 
 
 schemes.SCHEMES["whole-bytes"] = WholeBytes
-found = conform.tested(conform.tables(1), "whole-bytes", SchemeSpec("whole-bytes"), texts=2000, seed=1)
+spec = SchemeSpec("whole-bytes")
+found = conform.tested(conform.tables(1, spec), "whole-bytes", spec, texts=2000, seed=1)
 print(f"{found.texts} texts, p = {found.p_value:.2f}: {'exact' if found.exact else 'NOT the target'}")

@@ -21,7 +21,7 @@ from airdraft.core.connection import Machine
 from airdraft.core.edge import EdgeMachine
 from airdraft.core.edge.proposing import Load
 from airdraft.core.events import Event, Forward, Progress
-from airdraft.core.messages import Decoder, Message, More, Open, Ping, Pong, ToDevice, ToEdge
+from airdraft.core.messages import Decoder, Message, More, Open, Ping, Pong, ToDevice, ToEdge, encode
 from airdraft.lab.fuzz import HEADER_BYTES, PARTS, WIDE, WORLDS, hunt, run, stage, survey
 from airdraft.lab.fuzz.limits import limits
 from airdraft.lab.fuzz.mutate import HOSTILE, framed, frames, mutate, overheard, seeds
@@ -135,13 +135,21 @@ def found(tmp_path: Path, inputs: int = 1000) -> hunt.Hunt:
 
 @pytest.mark.slow
 def test_a_crash_is_found_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    sound = EdgeMachine._open
+    """An edge that breaks by every text that no honest device has asked for."""
+    sound, honest = EdgeMachine._open, set[bytes]()
+
+    def noted(self: EdgeMachine, message: Open) -> list[Event]:
+        honest.add(encode(message))
+        return sound(self, message)
 
     def broken(self: EdgeMachine, message: Open) -> list[Event]:
-        return sound(self, message) if message.session < 3 else [][int(message.session)]
+        return sound(self, message) if encode(message) in honest else [][len(honest)]
 
+    overheard.cache_clear()
+    monkeypatch.setattr(EdgeMachine, "_open", noted)
+    seeds()
     monkeypatch.setattr(EdgeMachine, "_open", broken)
-    result = found(tmp_path, 4000)
+    result = found(tmp_path, 2000)
     assert not result.clean
     (crash,) = result.crashes
     assert "IndexError" in crash
