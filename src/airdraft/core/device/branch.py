@@ -65,8 +65,8 @@ class Branch:
 
     def want(self, most: int) -> Ask | Sequence[Guess]:
         """Ask the drafter. See `Drafter.want`."""
-        if self.stuck or (forced := self.place.run(most)):
-            return () if self.stuck else forced
+        if forced := self.place.run(most):
+            return forced
         wanted = self._drafter.want(self._text.tokens, self.drafts, most, self.place)
         self.asking = isinstance(wanted, Ask)
         return wanted

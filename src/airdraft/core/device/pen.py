@@ -252,7 +252,7 @@ class Pen:
         """Ask the drafter for more. Returns the steps needed before it can go on, or None if it has drafted."""
         if branch.asking:
             return []
-        wanted = branch.want(most)
+        wanted = () if branch.stuck else branch.want(most)
         if isinstance(wanted, Ask):
             return [self._ask(wanted, now, most)]
         if wanted:
